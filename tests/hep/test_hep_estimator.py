@@ -119,6 +119,18 @@ def test_jets_of_weight_0_have_no_effect(files):
 
 
 @pytest.mark.slow
+def test_negative_weights_are_kept_with_a_warning_and_cancel_jets_as_in_the_command(files):
+    jets = read(files)
+    # each jet three times, twice with its own class, and once more with another one, which -1 takes back
+    rows = np.tile(np.arange(len(jets)), 3)
+    labels = np.concatenate([jets.labels, *[(jets.labels + 1) % 3] * 2])
+    weights = np.repeat([1.0, 1.0, -1.0], len(jets))
+    with pytest.warns(UserWarning, match="33.3 % of the weights are negative.*increase the variance of the training"):
+        model = PCNTagger(**{**SHORT, "epochs": 8}).fit(jets[rows], labels, sample_weight=weights)
+    assert model.score(jets, jets.labels) > 0.6
+
+
+@pytest.mark.slow
 def test_the_random_numbers_of_others_are_left_alone(files):
     jets = read(files)
     torch.manual_seed(5)
@@ -147,7 +159,12 @@ def test_errors_of_the_jets_are_reported(files):
         PCNTagger(**SHORT).fit(jets, ["one"] * len(jets))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         PCNTagger(**SHORT).fit(jets, jets.class_names[1:])
-    with pytest.raises(ValueError, match="sample_weight must be finite and not below 0"):
+    with pytest.raises(ValueError, match="sample_weight must be finite"):
+        PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=np.full(len(jets), np.nan))
+    with (
+        pytest.warns(UserWarning, match="100.0 % of the weights are negative. Negative weights are kept"),
+        pytest.raises(SubquadError, match="the weights of the training jets do not add up to more than 0"),
+    ):
         PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=-np.ones(len(jets)))
     arrays = uproot.open(files[0])["tree"].arrays()
     with pytest.raises(SubquadError, match=r"(?s)missing; read files.*part_px.*jet_pt"):

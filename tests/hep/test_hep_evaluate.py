@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit, predict
+from subquad.hep import EvaluateSettings, ExplainSettings, FitSettings, evaluate, explain, fit, predict
 from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.jets import iterate_jets, read
 from subquad.hep.evaluation import scoring
@@ -81,7 +82,7 @@ def pages_of(path):
 
 
 @pytest.mark.slow
-def test_event_weights_count_from_the_fit_to_the_evaluation(tables, holdout, no_figures, tmp_path, capsys):
+def test_event_weights_count_from_the_fit_to_evaluation_and_explanation(tables, holdout, no_figures, tmp_path, capsys):
     columns, write = tables
     files = []
     for label in CLASSES:
@@ -114,6 +115,13 @@ def test_event_weights_count_from_the_fit_to_the_evaluation(tables, holdout, no_
     assert any("of the weights are negative" in note for note in got["notes"])
     other = evaluate([run], EvaluateSettings(event_weights="jet_tau1"), files=files, out=tmp_path / "tau", quiet=True)
     assert other["models"][0]["trainings"][0]["negative_weights"] == 0
+    settings = ExplainSettings(repeats=1, displays=0)
+    found = explain(run, settings, files=files, out=tmp_path / "explained", quiet=True)
+    assert found["accuracy"] == pytest.approx(got["test"]["standard"]["accuracy"])
+    assert found["auc"] == pytest.approx(got["test"]["standard"]["auc_ovr"])
+    assert found["event_weights"] in (tmp_path / "explained" / "report.html").read_text()
+    with pytest.raises(SubquadError, match="has no branch none with event weights"):
+        explain(run, replace(settings, event_weights="none"), files=files, out=tmp_path / "no", quiet=True)
     with pytest.raises(
         SubquadError, match="has no branch genweight with event weights; name another one with --event-w"
     ):

@@ -23,6 +23,7 @@ from subquad.hep.explanation.permutation import (
     mean_auc,
     particle_importance,
 )
+from subquad.hep.explanation.summary import by_columns
 from subquad.hep.models.networks import forward
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
@@ -32,6 +33,7 @@ from subquad.ops.kinematics import VARIABLES
 
 SETTINGS = NetSettings(has_jet_features=False, k=2)
 H = len(STANDARD_FEATURES)
+FIELDS = ("accuracy", "accuracy_deviation", "auc", "auc_deviation")
 
 
 def batch_of(jets, settings=SETTINGS):
@@ -165,6 +167,25 @@ def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
     charged = table[:, STANDARD_FEATURES.index("isChargedHadron")] > 0
     assert [name == "charged hadron" for name in display.types] == charged.tolist()
     assert display.pt.sum() == pytest.approx(1)
+
+
+def test_a_jet_of_weight_2_counts_as_two_jets(jets):
+    dataset, _ = batch_of(jets)
+    rows = torch.arange(0, 141, 7)
+    weighted = collate(replace(dataset, weights=1.0 + (torch.arange(141) % 2)), rows)
+    twice = collate(dataset, rows.repeat_interleave(1 + rows % 2))
+    torch.testing.assert_close(input_means([weighted]).features, input_means([twice]).features)
+    net = of_one_feature()
+    with torch.no_grad():
+        scores = [forward(net, one).softmax(-1).numpy() for one in (weighted, twice)]
+    for only in (None, 1):
+        got = mean_auc(scores[0], weighted.labels.numpy(), only, weighted.weights.numpy())
+        assert got == pytest.approx(mean_auc(scores[1], twice.labels.numpy(), only))
+    values = {"features": np.abs(np.random.default_rng(0).normal(size=(5, 3)))}
+    weights = np.array([2.0, 1, 0, 1, 3])
+    found = by_columns(values, weights, {"first": [0]}, {"first": Importance(**dict.fromkeys(FIELDS, 0.0))})
+    means = values["features"].repeat([2, 1, 0, 1, 3], axis=0).mean(0)
+    assert found["first"]["attribution"] == pytest.approx(means[0] / means.sum())
 
 
 def test_jets_with_the_highest_score_come_first_then_the_most_confident_mistakes():

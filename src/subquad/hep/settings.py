@@ -236,6 +236,9 @@ class ExplainSettings:
 
     jets: Input[int] = 2000
     """Number of jets to explain: the first ones of each file, equally many from each."""
+    event_weights: Input[str | None] = None
+    """Branch with event weights of the files: jets count with them in all means and metrics. Default: that of the
+    run."""
     repeats: Model[int] = 3
     """Number of permutations of each feature."""
     displays: Output[int] = 2

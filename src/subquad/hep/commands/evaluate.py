@@ -4,7 +4,7 @@ Takes our runs, several trainings of each model, and scores that other programs 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
-from subquad.hep.data.layout import with_event_weights
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
 from subquad.hep.metrics.classification import background_class
@@ -124,9 +123,7 @@ class _Runs:
         for folder, name in self.names.items():
             tagger = TrainedTagger.load(folder)
             event_weights = tagger.layout.event_weights if event_weights is None else event_weights
-            if tagger.layout.event_weights != event_weights:
-                tagger = replace(tagger, layout=with_event_weights(tagger.layout, event_weights))
-            found.setdefault(name, []).append(tagger)
+            found.setdefault(name, []).append(tagger.weighted_by(event_weights))
         return found
 
 

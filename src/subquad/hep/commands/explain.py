@@ -29,6 +29,7 @@ from subquad.hep.explanation.summary import (
     fractions_by_class,
     permute_all,
 )
+from subquad.hep.metrics.weighting import weight_note, weighted_mean
 from subquad.hep.models.networks import forward, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.event_displays import JetDisplay
@@ -74,7 +75,7 @@ def explain(
     """
     settings = settings or ExplainSettings()
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
-    tagger = TrainedTagger.load(run)
+    tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:
         raise unknown("class", only, tagger.classes)
     paths = expand_files(files)
@@ -83,12 +84,16 @@ def explain(
         say(f"Warning: {note}", quiet=quiet)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)
     target = None if only is None else tagger.classes.index(only)
+    weight_text = _weight_text(inputs)
+    if weight_text:
+        say(weight_text, quiet=quiet)
     with using_threads(settings.threads):
         sample = _score(tagger, inputs, settings, target)
         found, displays = _explain(tagger, sample, settings, target, seed=seed, quiet=quiet)
     explanation = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
         **{"run": str(run), "files": [str(path) for path in paths], "class": only, "seed": seed, "note": note},
+        "event_weights": weight_text,
         **plain(found),
     }
     say("drawing figures", quiet=quiet)
@@ -102,6 +107,11 @@ def explain(
     return explanation
 
 
+def _weight_text(inputs: JetDataset) -> str:
+    """Return a sentence about the event weights of the jets; empty if all count the same."""
+    return weight_note(inputs.weights.double().numpy(), "Jets") if inputs.layout.event_weights else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
     """The jets, shortest first, in batches of similar length."""
@@ -110,6 +120,8 @@ class _Sample:
     batches: list[Batch]
     labels: np.ndarray
     """[J]."""
+    weights: np.ndarray
+    """[J], event weights; 1 without any."""
     probabilities: np.ndarray
     """[J, C]."""
     explained: np.ndarray
@@ -130,6 +142,7 @@ def _score(tagger: TrainedTagger, inputs: JetDataset, settings: ExplainSettings,
         inputs=inputs.subset(torch.cat(list(plan))),
         batches=batches,
         labels=labels,
+        weights=torch.cat([batch.weights for batch in batches]).double().numpy(),
         probabilities=probabilities,
         explained=np.unique(labels) if target is None else np.array([target]),
     )
@@ -147,21 +160,22 @@ def _explain(
     importance, grouped = permute_all(
         net, sample.batches, features, repeats=settings.repeats, seed=seed, only=target, quiet=quiet
     )
-    rows = {classes[i]: sample.labels == i for i in sample.explained}
+    by = {classes[i]: np.where(sample.labels == i, sample.weights, 0.0) for i in sample.explained}
     is_explained = np.isin(sample.labels, sample.explained)
+    explained = np.where(is_explained, sample.weights, 0.0)
     found = {
-        "classes": list(rows),
+        "classes": list(by),
         "net": type(net).__name__,
         "jets": len(sample.labels),
         "explained_jets": is_explained.sum(),
-        "accuracy": (sample.probabilities.argmax(1) == sample.labels)[is_explained].mean(),
-        "auc": mean_auc(sample.probabilities, sample.labels, target),
-        "graphs": fractions_by_class(attributions.get("graphs"), rows),
-        "variables": fractions_by_class(attributions.get("variables"), rows),
+        "accuracy": weighted_mean(sample.probabilities.argmax(1) == sample.labels, explained),
+        "auc": mean_auc(sample.probabilities, sample.labels, target, sample.weights),
+        "graphs": fractions_by_class(attributions.get("graphs"), by),
+        "variables": fractions_by_class(attributions.get("variables"), by),
         "exponents": net.exponents.detach().tolist() if isinstance(net, KinematicPCN) else None,
-        "features": by_columns(attributions, is_explained, features.singles, importance),
-        "groups": by_columns(attributions, is_explained, features.groups, grouped),
-        "by_class": by_class(attributions, rows, features),
+        "features": by_columns(attributions, explained, features.singles, importance),
+        "groups": by_columns(attributions, explained, features.groups, grouped),
+        "by_class": by_class(attributions, by, features),
     }
     displays = [
         display

@@ -53,10 +53,18 @@ class Attribution:
 
 
 def input_means(batches: Sequence[Batch]) -> InputMeans:
-    """Return the means of the inputs over all particles and all jets of the sample."""
+    """Return the means of the inputs over all particles and all jets of the sample, with the jets' weights."""
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
+    of_particles = torch.cat([batch.weights.repeat_interleave(batch.mask.sum(1)) for batch in batches])
+    weights = torch.cat([batch.weights for batch in batches])
     of_jets = [batch.jet_features for batch in batches if batch.jet_features is not None]
-    return InputMeans(features=particles.mean(0), jet_features=torch.cat(of_jets).mean(0) if of_jets else None)
+    return InputMeans(
+        features=_mean(particles, of_particles), jet_features=_mean(torch.cat(of_jets), weights) if of_jets else None
+    )
+
+
+def _mean(table: Tensor, weights: Tensor) -> Tensor:
+    return ((weights[:, None] * table).sum(0, dtype=torch.float64) / weights.sum(dtype=torch.float64)).to(table.dtype)
 
 
 def attribute_all(

@@ -2,7 +2,7 @@
 
 Attributions measure small changes of the scores of single jets, permutation importance changes of the metrics.
 Particle features are permuted among all particles of the sample, jet-level features among the jets; the graph and its
-edges stay unchanged.
+edges stay unchanged. Jets count in the metrics with the weights of their batches.
 
 Axes: J jets, B jets of a batch, P particles, H particle features, C classes.
 """
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subquad.errors import require
 from subquad.hep.data.batches import Batch
+from subquad.hep.metrics.classification import weighted_auc
 from subquad.hep.models.networks import Network, forward
 
 __all__ = [
@@ -56,14 +56,28 @@ class Importance:
     auc_deviation: float | None
 
 
-def mean_auc(probabilities: np.ndarray, labels: np.ndarray, only: int | None) -> float | None:
-    """Return the one-vs-rest AUC, averaged over the classes or of one class; None if a class has no jets."""
-    roc_auc_score = require("sklearn.metrics", extra="hep").roc_auc_score
+def mean_auc(
+    probabilities: np.ndarray, labels: np.ndarray, only: int | None, weights: np.ndarray | None = None
+) -> float | None:
+    """Return the one-vs-rest AUC, averaged over the classes or of one class.
+
+    Args:
+        probabilities: [J, C].
+        labels: [J], indices of the classes.
+        only: The class; None for all.
+        weights: [J], event weights; None counts all jets the same.
+
+    Returns:
+        None if the weights of a class, or of the other classes, do not add up to more than 0.
+    """
+    own = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
     classes = range(probabilities.shape[1]) if only is None else (only,)
     truths = [labels == i for i in classes]
-    if any(truth.all() or not truth.any() for truth in truths):
+    if any(not own[truth].sum() > 0 or not own[~truth].sum() > 0 for truth in truths):
         return None
-    return float(np.mean([roc_auc_score(truth, probabilities[:, i]) for i, truth in zip(classes, truths, strict=True)]))
+    return float(
+        np.mean([weighted_auc(probabilities[:, i], truth, own) for i, truth in zip(classes, truths, strict=True)])
+    )
 
 
 @torch.no_grad()
@@ -98,8 +112,10 @@ def particle_importance(
             outputs.append(forward(net, replace(batch, x=x)))
         return torch.cat(outputs)
 
-    particles, labels = torch.cat([batch.x[batch.mask] for batch in batches]), _labels(batches)
-    return _importances(particles, columns, logits, labels, repeats=repeats, seed=seed, only=only, advance=advance)
+    particles = torch.cat([batch.x[batch.mask] for batch in batches])
+    return _importances(
+        particles, columns, logits, *_truth(batches), repeats=repeats, seed=seed, only=only, advance=advance
+    )
 
 
 @torch.no_grad()
@@ -127,11 +143,12 @@ def jet_feature_importance(
     # the jet-level features are the last inputs of the head
     first = head_input.shape[1] - net.jet_features
     shifted = {name: [first + i for i in places] for name, places in columns.items()}
-    return _importances(head_input, shifted, net.head, _labels(batches), repeats=repeats, seed=seed, only=only)
+    return _importances(head_input, shifted, net.head, *_truth(batches), repeats=repeats, seed=seed, only=only)
 
 
-def _labels(batches: Sequence[Batch]) -> Tensor:
-    return torch.cat([batch.labels for batch in batches])
+def _truth(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Return labels and weights of all jets."""
+    return torch.cat([batch.labels for batch in batches]), torch.cat([batch.weights for batch in batches])
 
 
 def _importances(
@@ -139,6 +156,7 @@ def _importances(
     columns: Mapping[str, Sequence[int]],
     logits: Callable[[Tensor], Tensor],
     labels: Tensor,
+    weights: Tensor,
     *,
     repeats: int,
     seed: int,
@@ -147,14 +165,14 @@ def _importances(
 ) -> dict[str, Importance]:
     """Return the importance of columns of a table, of which `logits` computes the predictions."""
     generator = torch.Generator().manual_seed(seed)
-    accuracy, auc = _metrics(logits(table), labels, only)
+    accuracy, auc = _metrics(logits(table), labels, weights, only)
     found = {}
     for name, places in columns.items():
         after = []
         for _ in range(repeats):
             permuted = table.clone()
             permuted[:, list(places)] = table[torch.randperm(len(table), generator=generator)][:, list(places)]
-            after.append(_metrics(logits(permuted), labels, only))
+            after.append(_metrics(logits(permuted), labels, weights, only))
         of_accuracy = _mean_and_deviation([accuracy - lower for lower, _ in after])
         # permutations do not change which classes have jets
         of_auc = (None, None)
@@ -167,11 +185,11 @@ def _importances(
     return found
 
 
-def _metrics(logits: Tensor, labels: Tensor, only: int | None) -> tuple[float, float | None]:
+def _metrics(logits: Tensor, labels: Tensor, weights: Tensor, only: int | None) -> tuple[float, float | None]:
     """Return the top-1 accuracy, for the jets of one class if given, and the AUC."""
-    is_counted = torch.ones_like(labels, dtype=torch.bool) if only is None else labels == only
-    accuracy = (logits.argmax(-1) == labels)[is_counted].float().mean().item()
-    return accuracy, mean_auc(logits.double().softmax(-1).numpy(), labels.numpy(), only)
+    counted = weights.double() if only is None else weights.double() * (labels == only)
+    accuracy = ((logits.argmax(-1) == labels) * counted).sum() / counted.sum()
+    return accuracy.item(), mean_auc(logits.double().softmax(-1).numpy(), labels.numpy(), only, weights.numpy())
 
 
 def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

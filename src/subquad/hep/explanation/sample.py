@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, raise_errors
+from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.trained import TrainedTagger
@@ -19,14 +21,17 @@ __all__ = ["read_sample"]
 def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> JetDataset:
     """Return at most `settings.jets` jets as inputs of the network, equally many from each file.
 
+    Their weights are the event weights that the tagger's layout has, or 1.
+
     Raises:
-        SubquadError: Files that cannot be used, or no jet of the tagger's classes.
+        SubquadError: Files that cannot be used, no jet of the tagger's classes, or classes whose event weights do not
+            add up to more than 0.
     """
     taken: list[JetChunk] = []
     unknown_jets, left = 0, settings.jets
     for i, path in enumerate(files):
         quota = -(-left // (len(files) - i))
-        for chunk in tagger.read_chunks([path], tree=settings.tree):
+        for chunk in tagger.read_chunks([path], tree=settings.tree, needs_weights=True):
             labels = tagger.class_indices(chunk)
             rows = np.flatnonzero(labels >= 0)
             unknown_jets += len(labels) - len(rows)
@@ -39,7 +44,17 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
         raise SubquadError(f"{files[0]} …: no jet of the classes of {tagger.path} ({', '.join(tagger.classes)})")
     if unknown_jets:
         say(f"skipped {unknown_jets:,} jets of classes that {tagger.path} does not know", quiet=quiet)
-    return tagger.dataset(_concatenated(taken))
+    dataset = tagger.dataset(_concatenated(taken))
+    weights = dataset.observer(WEIGHT_COLUMN) if tagger.layout.event_weights else None
+    if weights is None:
+        return dataset
+    sums = np.bincount(dataset.labels, weights.astype(np.float64), minlength=len(tagger.classes))
+    present = np.unique(dataset.labels)
+    bad = [f"{tagger.classes[i]}: {sums[i]:g}" for i in present if not sums[i] > 0]
+    raise_errors(
+        f"The event weights ({tagger.layout.event_weights}) of some classes do not add up to more than 0:", bad
+    )
+    return replace(dataset, weights=torch.from_numpy(weights))
 
 
 def _selected(chunk: JetChunk, rows: np.ndarray) -> JetChunk:
@@ -59,6 +74,10 @@ def _concatenated(taken: Sequence[JetChunk]) -> JetChunk:
     names = ("particles", "lengths", "jet_features", "labels")
     return JetChunk(
         **{name: np.concatenate([getattr(chunk, name) for chunk in taken]) for name in names},
-        observers={},
+        observers={
+            name: np.concatenate([chunk.observers[name] for chunk in taken])
+            for name in (WEIGHT_COLUMN,)
+            if all(name in chunk.observers for chunk in taken)
+        },
         classes=taken[0].classes,
     )

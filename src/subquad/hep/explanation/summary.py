@@ -75,7 +75,7 @@ def permute_all(
 
 def by_columns(
     attributions: Mapping[str, np.ndarray],
-    rows: np.ndarray,
+    weights: np.ndarray,
     columns: Mapping[str, Sequence[int]],
     importance: Mapping[str, Importance],
 ) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def by_columns(
 
     Args:
         attributions: Attributions of all jets.
-        rows: [J] bool, the jets to include.
+        weights: [J], event weights of the jets to include, 0 for the others.
         columns: Indices of the features by name.
         importance: Permutation importance by the same names.
     """
-    fractions = _fractions(attributions, rows)
+    fractions = _fractions(attributions, weights)
     return {
         name: {"attribution": fractions[list(places)].sum(), "permutation": asdict(importance[name])}
         for name, places in columns.items()
@@ -95,35 +95,44 @@ def by_columns(
 
 
 def by_class(
-    attributions: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], features: Features
+    attributions: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], features: Features
 ) -> dict[str, dict[str, float]]:
-    """Return the attribution of each feature (a fraction of all) for the jets of each class."""
+    """Return the attribution of each feature (a fraction of all) for the jets of each class.
+
+    Args:
+        attributions: Attributions of all jets.
+        weights: [J] by class: event weights of its jets, 0 for the others.
+        features: Names of the features.
+    """
     return {
         label: dict(zip(features.names, _fractions(attributions, of).tolist(), strict=True))
-        for label, of in rows.items()
+        for label, of in weights.items()
     }
 
 
-def _fractions(attributions: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return [H + jet-level features]: mean attributions over some jets, scaled to a sum of 1."""
-    means = [attributions[name][rows].mean(0) for name in ("features", "jet_features") if name in attributions]
+def _fractions(attributions: Mapping[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Return [H + jet-level features]: weighted mean attributions, scaled to a sum of 1."""
+    given = [attributions[name] for name in ("features", "jet_features") if name in attributions]
+    means = [np.average(table, axis=0, weights=weights) for table in given]
     found = np.concatenate(means)
     return found / max(found.sum(), 1e-300)
 
 
-def fractions_by_class(values: np.ndarray | None, rows: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+def fractions_by_class(values: np.ndarray | None, weights: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """Return the mean fraction of each pair variable by class and over all jets, with the number of jets.
 
     Args:
         values: [J, G], each row with a sum of 1, or NaN for jets that are skipped; None if the network has no graphs.
-        rows: [J] bool by class.
+        weights: [J] by class: event weights of its jets, 0 for the others.
     """
     if values is None:
         return None
     is_known = ~np.isnan(values).any(1)
     found = {}
-    for label, of in {**rows, "all": np.any(list(rows.values()), axis=0)}.items():
-        known = values[of & is_known]
-        means = known.mean(0).tolist() if len(known) else [None] * len(VARIABLES)
-        found[label] = {**dict(zip(VARIABLES, means, strict=True)), "jets": len(known)}
+    for label, of in {**weights, "all": np.sum(list(weights.values()), axis=0)}.items():
+        known = is_known & (of != 0)
+        # negative weights may add up to nothing among these jets
+        is_some = of[known].sum() > 0
+        means = np.average(values[known], axis=0, weights=of[known]).tolist() if is_some else [None] * len(VARIABLES)
+        found[label] = {**dict(zip(VARIABLES, means, strict=True)), "jets": int(known.sum())}
     return found

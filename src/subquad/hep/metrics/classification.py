@@ -30,6 +30,7 @@ __all__ = [
     "rejections",
     "spread",
     "threshold_at",
+    "weighted_auc",
 ]
 
 SIGNAL_EFFICIENCIES = {"Hqql": 0.99, "Tbl": 0.995}
@@ -159,6 +160,19 @@ def _areas(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     # sums of rounded parts may be above 1 by the last digit
     value, errors = (value / C).round(14), np.sqrt((effect**2).sum(1)) / C
     return {name: (float(value[k]), float(errors[k])) for k, name in enumerate(("auc_ovo", "auc_ovr"))}
+
+
+def weighted_auc(scores: np.ndarray, is_signal: np.ndarray, weights: np.ndarray) -> float:
+    """Return the area under the ROC curve of jets that count with weights, some of which may be negative.
+
+    Args:
+        scores: [J], larger for signal.
+        is_signal: [J] bool.
+        weights: [J].
+    """
+    others = _sorted(scores[~is_signal], weights[~is_signal])
+    above = _fraction_below(scores[is_signal], *others)
+    return float((above * weights[is_signal]).sum() / weights[is_signal].sum())
 
 
 def _sorted(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,11 @@ def weight_note(weights: np.ndarray, what: str) -> str:
     """
     negative = float((weights < 0).mean())
     text = f"; {100 * negative:.1f} % of the weights are negative" if negative else ""
+    # events of opposite signs cancel in sums, and their fluctuations do not
+    advice = (
+        "Negative weights are kept and increase the variance of the training and of all metrics. " if negative else ""
+    )
     return (
-        f"{what} count with their event weights{text}. The effective number of jets, (Σw)²/Σw², is "
+        f"{what} count with their event weights{text}. {advice}The effective number of jets, (Σw)²/Σw², is "
         f"{effective_number(weights):,.0f} of {len(weights):,}."
     )

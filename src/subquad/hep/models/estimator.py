@@ -3,6 +3,7 @@
 Axes: J jets, C classes.
 """
 
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from subquad.hep.data.jets import as_jets
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.splits import check_counts, split_dataset, stratified_split
 from subquad.hep.data.store import dataset_of
+from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.trained import TrainedTagger
@@ -102,7 +104,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         Args:
             X: J jets.
             y: [J], their classes.
-            sample_weight: [J], weights of the jets in the loss and in the validation accuracy.
+            sample_weight: [J], weights of the jets in the loss and in the validation accuracy. Negative ones, as of
+                generators at next-to-leading order, are kept, with a warning, since they increase the variance.
 
         Raises:
             SubquadError: Jets cannot be used; all are listed. Or there are too few of a class.
@@ -224,6 +227,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
 
 def _checked_weights(given: Any, jets: int) -> np.ndarray:
     weights = np.ones(jets) if given is None else column_or_1d(given).astype(np.float64)
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError("sample_weight must be finite and not below 0")
+    if not np.isfinite(weights).all():
+        raise ValueError("sample_weight must be finite")
+    if (weights < 0).any():
+        warnings.warn(weight_note(weights, "sample_weight: jets"), UserWarning, stacklevel=3)
     return weights

@@ -1,7 +1,7 @@
 """A trained tagger in the folder of a run: the network, and how jets are read for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +58,16 @@ class TrainedTagger:
     def temperature(self) -> float:
         """Number by which the logits were divided after the training; the weights of the last layer contain it."""
         return float(self.config.get("temperature", 1.0))
+
+    def weighted_by(self, event_weights: str | None) -> Self:
+        """Return the tagger with jets that count with these event weights: a branch or, with a card, an expression.
+
+        Args:
+            event_weights: None keeps those of the run.
+        """
+        if event_weights is None or event_weights == self.layout.event_weights:
+            return self
+        return replace(self, layout=with_event_weights(self.layout, event_weights))
 
     def read_chunks(
         self,

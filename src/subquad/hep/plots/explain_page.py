@@ -136,7 +136,7 @@ def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) 
     displays = _display_section(explanation, figures)
     return page(
         "Explanation of a jet tagger",
-        lead=" ".join(filter(None, (accuracy, scope, explanation["note"]))),
+        lead=" ".join(filter(None, (accuracy, scope, explanation.get("event_weights"), explanation["note"]))),
         sections=[
             Section("Summary", [summary(explanation), _groups_table(explanation)]),
             *_graph_sections(explanation, figures),
