@@ -29,7 +29,10 @@ __all__ = ["evaluate"]
 
 KIND = "hep evaluation"
 
-VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "validation", "test", "layout", "background", "no_boosting")
+VARIES_BETWEEN_TRAININGS = (
+    *("seed", "threads", "files", "validation", "test", "layout", "background", "no_boosting"),
+    "origin_fingerprint",
+)
 """Settings that may differ between trainings of one model."""
 
 
@@ -150,7 +153,7 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
         # estimators store no files
         keys = sorted(set.intersection(*map(set, same_preset)) - {"preset", *VARIES_BETWEEN_TRAININGS})
         differing = [key for key in keys if any(other.get(key) != own.get(key) for other in same_preset)]
-        name = ", ".join([str(own.get("preset")), *(f"{key} {own.get(key)}" for key in differing)])
+        name = ", ".join([str(own.get("preset")), *(f"{key.rstrip('_')} {own.get(key)}" for key in differing)])
         training = (name, own.get("seed"))
         if training in trainings:
             raise SubquadError(

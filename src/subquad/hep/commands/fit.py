@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from subquad.hep.data.card import WEIGHT_COLUMN
+from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
@@ -26,6 +27,7 @@ from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predict
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
+from subquad.hep.models.fine_tuning import Origin, origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.training import FittedNetwork, fit_network
@@ -57,6 +59,10 @@ class _Fit:
     """Whether jets of the files to fit on are marked for another part."""
     digests: Mapping[str, str]
     """Size and fingerprint of each file for training and validation."""
+    origin: Origin | None
+    """The tagger that is fine-tuned."""
+    notes: Sequence[str]
+    """Warnings for the reader of the metrics."""
     seed: int
     quiet: bool
 
@@ -101,10 +107,14 @@ def fit(
     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
-    net = net_settings(settings)
-    source = source_of(fit_files(files, test), net, settings, quiet=quiet)
+    origin = origin_of(settings.from_)
+    settings = settings if origin is None else origin.settings(settings)
+    net = net_settings(settings) if origin is None else origin.net
+    source = source_of(fit_files(files, test), net, settings, default=origin and origin.card, quiet=quiet)
+    if origin is not None:
+        source = replace(source, layout=origin.layout(source.layout))
     net = replace(net, max_particles=source.layout.max_particles)
-    job = _read_and_split(source, net, settings, Path(out), seed=seed, force=force, quiet=quiet)
+    job = _read_and_split(source, net, settings, Path(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     fitted = fit_network(
         job.parts,
@@ -115,6 +125,7 @@ def fit(
         seed=seed,
         quiet=quiet,
         event_weights=_event_weights(job.parts["validation"]),
+        start=lambda net: () if origin is None else origin.load_into(net, job.classes),
     )
     seconds |= {"training": fitted.result.seconds, "waiting": fitted.waiting}
     if group.is_main_process:
@@ -127,7 +138,15 @@ def fit(
 
 
 def _read_and_split(
-    source: FitSource, net: NetSettings, settings: FitSettings, out: Path, *, seed: int, force: bool, quiet: bool
+    source: FitSource,
+    net: NetSettings,
+    settings: FitSettings,
+    out: Path,
+    *,
+    origin: Origin | None,
+    seed: int,
+    force: bool,
+    quiet: bool,
 ) -> _Fit:
     group = processes()
     stamp = {
@@ -135,6 +154,7 @@ def _read_and_split(
         **{"seed": seed, "data": source.data, "processes": group.num_processes},
         "files": list(map(str, source.files.train)),
         **{part: list(map(str, getattr(source.files, part))) for part in ("validation", "test")},
+        "origin_fingerprint": None if origin is None else origin.fingerprint,
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
     check_run_folder(out, kind="hep", settings=stamp, force=force)
@@ -154,13 +174,29 @@ def _read_and_split(
         if group.is_main_process and folder != run.directory / JETS:
             shutil.rmtree(run.directory / JETS, ignore_errors=True)
             folder.rename(run.directory / JETS)
+    notes = _origin_notes(origin, source, dataset.classes)
+    for note in notes:
+        say(note, quiet=quiet)
     return _Fit(
         **{"run": run, "settings": settings, "net": net, "parts": parts, "background": background, "seed": seed},
         split=_split_text(source, marked, settings, seed),
         is_marked=bool(marked),
-        digests=source.digests,
+        # jets that the origin was fitted on count as training jets of this tagger too
+        digests=source.digests if origin is None else {**origin.tagger.config.get("digests", {}), **source.digests},
+        origin=origin,
+        notes=notes,
         quiet=quiet,
     )
+
+
+def _origin_notes(origin: Origin | None, source: FitSource, classes: Sequence[str]) -> list[str]:
+    """Return what is taken from the tagger that is fine-tuned, and a warning if it may know the test jets."""
+    if origin is None:
+        return []
+    tested = source.files.test or source.files.all()
+    remedy = "test on jets of other files with --test"
+    note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
+    return [origin.note(classes), *([f"Warning: {note}"] if note else [])]
 
 
 def _event_weights(dataset: JetDataset) -> np.ndarray | None:
@@ -211,7 +247,7 @@ def _metrics(
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     return {
         **summarize(measured, models),
-        "notes": weight_notes(models[0].trainings),
+        "notes": [*job.notes, *weight_notes(models[0].trainings)],
         "jets": jets,
         # waiting is a part of the training
         "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},
@@ -236,6 +272,7 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
         **{"event_weights": layout.event_weights, "temperature": fitted.temperature},
         **{"split": job.split, "is_marked": job.is_marked},
+        "from": None if job.origin is None else job.origin.as_config(job.classes),
         **{name: run.settings[name] for name in ("data", "files", "validation", "test")},
         "digests": job.digests,
     }

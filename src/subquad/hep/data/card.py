@@ -16,7 +16,16 @@ from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.settings import Reweighting
 
-__all__ = ["LAYOUT_PREFIX", "WEIGHT_COLUMN", "Card", "Variable", "card_of", "read_card", "standardized_card"]
+__all__ = [
+    "LAYOUT_PREFIX",
+    "WEIGHT_COLUMN",
+    "Card",
+    "Variable",
+    "card_like",
+    "card_of",
+    "read_card",
+    "standardized_card",
+]
 
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
@@ -133,6 +142,19 @@ def standardized_card(card: Card, found: Mapping[str, tuple[float, float]]) -> C
             **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
             **{"center": center, "scale": scale, "min": variable.low, "max": variable.high},
         }
+    preprocess = {**(card.options.get("preprocess") or {}), "params": params}
+    return card_of({**card.options, "preprocess": preprocess}, card.name)
+
+
+def card_like(card: Card, other: Card) -> Card:
+    """Return the card with the standardization of another card's features of the same names."""
+    params = {
+        variable.name: {
+            **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
+            **{"center": variable.center, "scale": variable.scale, "min": variable.low, "max": variable.high},
+        }
+        for variable in other.features
+    }
     preprocess = {**(card.options.get("preprocess") or {}), "params": params}
     return card_of({**card.options, "preprocess": preprocess}, card.name)
 

@@ -204,7 +204,8 @@ def fit_standardization(
     """Return the layout with the standardization of training jets.
 
     Variables that a card leaves to automatic standardization are centered at the median and scaled by the larger
-    distance to the 16 % and 84 % quantiles, as in weaver; jet-level features are scaled to mean 0 and deviation 1.
+    distance to the 16 % and 84 % quantiles, as in weaver; jet-level features are scaled to mean 0 and deviation 1,
+    unless the layout has their standardization.
 
     Args:
         layout: Columns of the jets.
@@ -222,6 +223,6 @@ def fit_standardization(
                 width = max(high - center, center - low)
                 found[variable.name] = (float(center), float(1 / width) if width > 0 else 1.0)
         layout = layout_of(settings, standardized_card(card, found))
-    if not settings.has_jet_features:
+    if not settings.has_jet_features or layout.jet_standardizer is not None:
         return layout
     return replace(layout, jet_standardizer=Standardizer.fit(jet_features))

@@ -72,8 +72,17 @@ class FitSource:
         return read_chunks(files, self.layout, tree=self.tree, is_training=is_training, title=title, quiet=quiet)
 
 
-def source_of(files: FitFiles, net: NetSettings, settings: FitSettings, *, quiet: bool = True) -> FitSource:
+def source_of(
+    files: FitFiles, net: NetSettings, settings: FitSettings, *, default: Card | None = None, quiet: bool = True
+) -> FitSource:
     """Return how the files of a fit are read, and log their layout.
+
+    Args:
+        files: The files.
+        net: Settings of the network.
+        settings: Settings of the fit.
+        default: Data card of files for which neither a card nor a layout is given.
+        quiet: Print no progress.
 
     Raises:
         SubquadError: The card, the layout or the observers of the reweighting cannot be used, or a file is to be fitted
@@ -82,7 +91,8 @@ def source_of(files: FitFiles, net: NetSettings, settings: FitSettings, *, quiet
     reweighting = reweighting_of(settings.reweight_vars)
     if files.folders:
         say(f"folders: {files.folders}", quiet=quiet)
-    card = _card(files.train, settings, quiet=quiet)
+    is_default = default is not None and settings.card is None and settings.layout is None
+    card = default if is_default else _card(files.train, settings, quiet=quiet)
     digests = digests_of(files.all())
     # the selections of a card may take different jets of one file
     if card is None or card.test_selection == card.selection:

@@ -22,6 +22,7 @@ from subquad.hep.data.layout import layout_of
 from subquad.hep.data.splits import check_counts, split_dataset, stratified_split
 from subquad.hep.data.store import dataset_of
 from subquad.hep.metrics.weighting import weight_note
+from subquad.hep.models.fine_tuning import origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.trained import TrainedTagger
@@ -57,6 +58,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         net_: The fitted network.
         net_settings_: Its architecture.
         layout_: Its inputs and their standardization.
+        origin_: The run that was fine-tuned (`from_`), with the fingerprint of its weights; None without one.
+        preset_: Preset of the network: that of the run that was fine-tuned, or `preset`.
         seed_: Drawn from `random_state`.
         validation_: Accuracy and loss on the validation jets, at the best epoch.
         temperature_: Number by which the logits were divided, so that probabilities are calibrated on the validation
@@ -67,6 +70,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self,
         *,
         preset: PresetName = FitSettings.preset,
+        from_: Path | str | None = FitSettings.from_,
         k: int | None = FitSettings.k,
         graph: Graph | None = FitSettings.graph,
         chebyshev_order: int | None = FitSettings.chebyshev_order,
@@ -83,6 +87,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         random_state: Any = None,
     ) -> None:
         self.preset = preset
+        self.from_ = from_
         self.k = k
         self.graph = graph
         self.chebyshev_order = chebyshev_order
@@ -111,8 +116,9 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             SubquadError: Jets cannot be used; all are listed. Or there are too few of a class.
             ValueError: Shapes or types of y or of the weights do not fit.
         """
-        jets, settings = as_jets(X), self._settings()
-        net = net_settings(settings)
+        jets, settings, origin = as_jets(X), self._settings(), origin_of(self.from_)
+        settings = settings if origin is None else origin.settings(settings)
+        net = net_settings(settings) if origin is None else origin.net
         y = column_or_1d(y)
         check_consistent_length(jets, y, sample_weight)
         check_classification_targets(y)
@@ -121,7 +127,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         weights = _checked_weights(sample_weight, len(jets))
         # the first process draws the seed for all
         self.seed_ = seed = broadcast_object(int(check_random_state(self.random_state).randint(2**31 - 1)))
-        layout = layout_of(net)
+        layout = layout_of(net) if origin is None else origin.layout(layout_of(net))
         dataset = dataset_of(replace(chunk_of(jets, layout), labels=labels), layout)
         indices = stratified_split(labels, validation_fraction=self.validation_fraction, test_fraction=0.0, seed=seed)
         both = torch.cat([indices["train"], indices["validation"]])
@@ -135,7 +141,10 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             seed=seed,
             quiet=True,
             event_weights=None if sample_weight is None else weights[indices["validation"].numpy()],
+            start=lambda net: () if origin is None else origin.load_into(net, [*map(str, self.classes_)]),
         )
+        self.origin_ = None if origin is None else origin.as_config([*map(str, self.classes_)])
+        self.preset_ = settings.preset
         self.temperature_ = fitted.temperature
         self.validation_ = fitted.result.best
         self.net_, self.net_settings_, self.layout_ = fitted.net.eval(), net, parts["train"].layout
@@ -184,7 +193,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             config={
                 "estimator": {"classes": self.classes_.tolist(), "parameters": parameters},
                 **{"classes": list(map(str, self.classes_)), "background": None},
-                **{"preset": self.preset, "seed": self.seed_, "net": asdict(net)},
+                **{"preset": self.preset_, "seed": self.seed_, "net": asdict(net), "from": self.origin_},
                 "particle_features": layout.features.names,
                 "jet_features": layout.jet_features if net.has_jet_features else (),
                 **{"card": None, "files": [], "test": [], "temperature": self.temperature_},
@@ -210,6 +219,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         estimator.net_, estimator.net_settings_, estimator.layout_ = tagger.net, tagger.settings, tagger.layout
         estimator.seed_, estimator.temperature_ = tagger.config["seed"], tagger.temperature
         estimator.classes_ = np.array(saved["classes"])
+        estimator.preset_, estimator.origin_ = tagger.config["preset"], tagger.config.get("from")
         estimator.validation_ = read_json(Path(folder) / METRICS)["validation"]
         return estimator
 

@@ -9,6 +9,10 @@ from subquad.hep.settings import FitSettings, NetSettings
 __all__ = ["PRESETS", "Preset", "net_settings", "training_defaults"]
 
 
+FINE_TUNING = 1 / 3
+"""Default learning rate of fine-tuning, as a fraction of that of the preset."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A network with its training hyperparameters."""
@@ -88,8 +92,9 @@ def net_settings(settings: FitSettings) -> NetSettings:
 def training_defaults(settings: FitSettings) -> Preset:
     """Return the preset with the learning rate and the EMA decay of the settings where these are given."""
     preset = PRESETS[settings.preset]
+    default = preset.learning_rate * (1 if settings.from_ is None else FINE_TUNING)
     return replace(
         preset,
-        learning_rate=settings.learning_rate or preset.learning_rate,
+        learning_rate=settings.learning_rate or default,
         ema_decay=preset.ema_decay if settings.ema_decay is None else settings.ema_decay,
     )

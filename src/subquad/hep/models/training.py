@@ -1,13 +1,13 @@
 """Training of a tagger, for `subquad hep fit` and for the estimator: batches of jets of similar length, prefetched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
@@ -22,6 +22,9 @@ from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
 from subquad.train.optim import parameter_groups, schedule
 
 __all__ = ["FittedNetwork", "fit_network"]
+
+NEW_LAYER = 10
+"""Learning rate of layers with initial weights, in multiples of that of layers which fine-tuning takes from a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ def fit_network(
     seed: int,
     quiet: bool,
     event_weights: np.ndarray | None = None,
+    start: Callable[[Network], Sequence[nn.Parameter]] = lambda net: (),
 ) -> FittedNetwork:
     """Fit a network, and its temperature on the validation jets.
 
@@ -59,31 +63,48 @@ def fit_network(
         seed: Seed of the initial weights, the order of the jets, and dropout.
         quiet: Print no progress.
         event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
+        start: Loads weights into the network, and returns the parameters that it leaves with initial weights; these
+            learn `NEW_LAYER` times as fast.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         net = build_network(net_settings, parts["train"].layout, classes)
+    new = start(net)
     waiting = WaitingTime()
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
-        result = _train(net, parts, settings, pool=pool, waiting=waiting, directory=directory, seed=seed, quiet=quiet)
+        plan = _Plan(net=net, parts=parts, settings=settings, new=new, seed=seed)
+        result = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
     divide_logits(net.head, temperature)
     return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is trained, and how."""
+
+    net: Network
+    parts: Mapping[str, JetDataset]
+    settings: FitSettings
+    new: Sequence[nn.Parameter]
+    """Parameters that fine-tuning does not take from its run."""
+    seed: int
+
+    def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
+        groups, new = [], {id(parameter) for parameter in self.new}
+        for group in parameter_groups(self.net, learning_rate=learning_rate, weight_decay=self.settings.weight_decay):
+            for is_new, rate in ((False, group["lr"]), (True, NEW_LAYER * group["lr"])):
+                own = [parameter for parameter in group["params"] if (id(parameter) in new) == is_new]
+                groups += [{**group, "params": own, "lr": rate}] if own else []
+        return torch.optim.AdamW(groups)
+
+
 def _train(
-    net: Network,
-    parts: Mapping[str, JetDataset],
-    settings: FitSettings,
-    *,
-    pool: ThreadPoolExecutor,
-    waiting: WaitingTime,
-    directory: Path | None,
-    seed: int,
-    quiet: bool,
+    plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
 ) -> TrainingResult:
-    training, validation = parts["train"], parts["validation"]
+    net, settings, seed = plan.net, plan.settings, plan.seed
+    training, validation = plan.parts["train"], plan.parts["validation"]
     indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
 
     def batches(epoch: int) -> Sequence[Batch]:
@@ -108,13 +129,12 @@ def _train(
         }
 
     steps_per_epoch = max(1, len(batches(0)) // world)
-    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=settings.weight_decay)
     name, warmup = preset.schedule
     return train(
         net,
         batches=batches,
         step=step,
-        optimizer=torch.optim.AdamW(groups),
+        optimizer=plan.optimizer(preset.learning_rate),
         settings=LoopSettings(
             steps=steps_per_epoch * settings.epochs,
             evaluate_every=steps_per_epoch,

@@ -1,0 +1,230 @@
+"""Settings of `subquad hep fit`: inputs, network, training and reweighting. No heavy package is imported."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
+from subquad.runs.options import Input, Model, Training
+
+__all__ = [
+    "FitSettings",
+    "Graph",
+    "LayoutName",
+    "NetSettings",
+    "Precision",
+    "PresetName",
+    "Reweighting",
+    "bin_edges",
+    "check_threads",
+    "reweighting_of",
+]
+
+PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
+Graph = Literal["features", "angles"]
+Inputs = Literal["particles", "particles+jet"]
+Precision = Literal["float32", "bfloat16"]
+LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
+
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings:
+    """Inputs and architecture of a network; saved in `config.json`."""
+
+    kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
+    """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or PCN on graphs with learned weights."""
+    features: Literal["raw", "jetclass", "standard"] = "standard"
+    """Particle features: the 16 raw ones of the paper in GeV and mm; the 17 of JetClass, standardized; or these and two
+    impact parameter significances."""
+    graph: Graph = "angles"
+    """Space in which nearest neighbours are found: all features, as published, or Δη and Δφ."""
+    has_jet_features: bool = True
+    """Jet-level features are concatenated with the pooled particles before the head."""
+    k: int = 7
+    """Nearest neighbours of each particle."""
+    chebyshev_order: int = 8
+    """Chebyshev terms of each filter."""
+    width: int = 64
+    """Channels of each layer."""
+    layers: int = 3
+    """Number of Chebyshev layers."""
+    max_particles: int = 128
+    """Largest number of particles per jet; those of highest pT are kept."""
+    is_normalised: bool = True
+    """Layer normalization before each layer but the first."""
+    is_residual: bool = True
+    """Residual connection around each layer but the first."""
+    pool: Literal["mean", "mean_max"] = "mean_max"
+    """Pooling over the particles."""
+    hidden: int = 64
+    """Width of the head's hidden layer; 0 for a linear head."""
+    dropout: float = 0.1
+    """Dropout rate in the head."""
+    has_edges: bool = False
+    """Edge convolutions between the Chebyshev layers: the second network of the paper."""
+    graphs: int = 4
+    """Weighted graphs of a `kinematic` network, which divide the channels among them."""
+    feed: int = 2
+    """Expansion factor of the feed-forward blocks of a `kinematic` network."""
+    pool_heads: int = 4
+    """Attention pooling heads of a `kinematic` network, in addition to mean and maximum."""
+
+    def __post_init__(self) -> None:
+        """Refuse architectures that do not exist."""
+        if self.kind == "kinematic" and self.width % self.graphs:
+            raise SubquadError(
+                f"--width is {self.width}; this preset divides it among {self.graphs} graphs, so give a multiple of "
+                f"{self.graphs}"
+            )
+        if self.kind != "pcn" and self.graph != "angles":
+            raise SubquadError(f"--graph is {self.graph}; this preset finds neighbours by angles only; omit it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Settings of `subquad hep fit`: inputs, network and training."""
+
+    preset: Model[PresetName] = "auto"
+    """Inputs, graph and size of the network: `auto`, the most accurate one, with costs linear in the number of
+    particles; `standard`, PCN with standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
+    from_: Model[Path | None] = None
+    """Saved run to fine-tune: the fit starts from its weights, with its network and standardization. The jets need the
+    same inputs; their classes may be others. Default: random weights."""
+    epochs: Training[int] = 15
+    """Number of passes over the training set."""
+    batch_size: Training[int] = 128
+    """Batch size: jets per optimizer step."""
+    learning_rate: Training[float | None] = None
+    """Peak learning rate. Default: 2e-3 for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with
+    --from a third of that. A newly initialised output layer has ten times the rate of the others."""
+    card: Input[str | None] = None
+    """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
+    layout: Input[LayoutName | None] = None
+    """Layout of the files: JetClass, top tagging (Zenodo 2603256), EnergyFlow's quark and gluon jets (3164691), top and
+    QCD jets (16986897), or four-vectors with numbered labels. Default: recognized by content."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
+    test_fraction: Input[float] = 0.2
+    """Fraction of the jets, stratified by class, held out for testing if there are no test jets (--test, or a split
+    that comes with the data set)."""
+    validation_fraction: Input[float] = 0.1
+    """Fraction of the jets, stratified by class, held out for model selection, unless the data set has such jets."""
+    background: Input[str | None] = None
+    """Class whose rejection is measured. Default: QCD if it is present, else the first class."""
+    event_weights: Input[str | None] = None
+    """Branch with event weights, such as those of a generator, which may be negative: jets count with them in the loss
+    and in all metrics. Default: none, or those of the card."""
+    reweight: Training[Literal["none", "class"]] = "none"
+    """Reweighting in the loss only: `class` gives every class the same total weight."""
+    reweight_vars: Training[tuple[str, ...]] = ()
+    """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
+    jet_pt:500,600,800,1000."""
+    inputs: Model[Inputs | None] = None
+    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper`, `paper-edges` and
+    `epcn` the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
+    features, such as the soft-drop mass and τ1 to τ4, and impact parameter significances of the particles. Default:
+    `particles+jet` for `auto` and `standard`. With --card, the particle features are those of the card."""
+    k: Model[int | None] = None
+    """Number of nearest neighbours of each particle. Default: that of the preset."""
+    chebyshev_order: Model[int | None] = None
+    """Number of Chebyshev terms of each filter. Default: that of the preset."""
+    width: Model[int | None] = None
+    """Number of channels of each layer. Default: that of the preset."""
+    layers: Model[int | None] = None
+    """Number of Chebyshev layers. Default: that of the preset."""
+    graph: Model[Graph | None] = None
+    """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto` and
+    `epcn`). Default: that of the preset."""
+    no_boosting: Training[bool] = False
+    """Skip the gradient-boosting baseline on jet-level features."""
+    ema_decay: Training[float | None] = None
+    """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
+    `auto`, no average for the others."""
+    weight_decay: Training[float] = 0.01
+    """Weight decay of AdamW; applied to weight matrices only."""
+    precision: Training[Precision] = "float32"
+    """Floating-point type of matrix products; weights stay in float32."""
+    threads: Training[int] = 1
+    """Number of CPU threads. The operations of a step are small, so that more threads help little."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        validate_values(self)
+        check_threads(self.threads)
+        validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1)
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
+        reweighting_of(self.reweight_vars)
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
+        if not 0 <= self.weight_decay < math.inf:
+            raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighting:
+    """Reweighting of the classes to equal spectra in some observers, as in weaver."""
+
+    bins: Mapping[str, tuple[float, ...]]
+    """Bin edges of each observer."""
+    classes: tuple[str, ...] = ()
+    """Columns that are 1 for the jets of a class; empty for the classes of the labels."""
+    method: str = "flat"
+    """`flat`: every class gets a flat spectrum; `ref`: every class gets the spectrum of the first one."""
+    class_weights: tuple[float, ...] = field(default=())
+    """Total weight of each class after the reweighting; empty for equal weights."""
+    threshold: float = 10.0
+    """Percentile of the bin contents below which bins are not flattened, since the weights would become too large."""
+    drops_outside: bool = True
+    """Jets outside the bins get weight 0; otherwise they count in the nearest bin."""
+
+
+def check_threads(threads: int) -> None:
+    """Check a number of threads, of which torch starts as many as it is told.
+
+    Raises:
+        SubquadError: There are none, or too many for any machine.
+    """
+    if not 1 <= threads <= MAX_THREADS:
+        raise SubquadError(f"--threads must be from 1 to {MAX_THREADS:,}, got {threads:,}")
+
+
+def bin_edges(name: str, values: Any) -> tuple[float, ...]:
+    """Return the bin edges of an observer.
+
+    Raises:
+        SubquadError: There are fewer than two edges, or they do not increase.
+    """
+    if not isinstance(values, Sequence) or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
+        raise SubquadError(f"{name}: {values!r} are not bin edges; give two numbers or more")
+    if any(low >= high for low, high in pairwise(values)):
+        raise SubquadError(f"{name}: bin edges must increase, got {', '.join(f'{value:g}' for value in values)}")
+    return tuple(map(float, values))
+
+
+def reweighting_of(variables: Sequence[str]) -> Reweighting | None:
+    """Return the reweighting that `--reweight-vars` asks for, or None if it is empty.
+
+    Args:
+        variables: Each as `name:edge,edge,…`.
+
+    Raises:
+        SubquadError: An entry has another form.
+    """
+    bins = {}
+    for variable in variables:
+        name, _, numbers = variable.partition(":")
+        try:
+            bins[name] = bin_edges(name, [float(number) for number in numbers.split(",")])
+        except (ValueError, SubquadError) as error:
+            reason = error if isinstance(error, SubquadError) else "write it as jet_pt:500,600,800,1000"
+            raise SubquadError(f"--reweight-vars {variable}: {reason}") from None
+    return Reweighting(bins=bins) if bins else None
