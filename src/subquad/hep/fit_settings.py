@@ -124,6 +124,11 @@ class FitSettings:
     reweight_vars: Training[tuple[str, ...]] = ()
     """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
     jet_pt:500,600,800,1000."""
+    decorrelate: Training[str | None] = None
+    """Observer, such as jet_sdmass, that the scores of background jets are decorrelated from by a penalty in the loss:
+    the squared distance correlation (DisCo, arXiv:2001.05310) of each batch. Default: no penalty."""
+    decorrelation_weight: Training[float] = 5.0
+    """Weight of the penalty of --decorrelate beside the cross-entropy."""
     inputs: Model[Inputs | None] = None
     """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper`, `paper-edges` and
     `epcn` the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
@@ -165,6 +170,8 @@ class FitSettings:
             raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
+        if not 0 < self.decorrelation_weight < math.inf:
+            raise SubquadError(f"--decorrelation-weight is {self.decorrelation_weight}; give a value above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 

@@ -27,6 +27,7 @@ from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predict
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
+from subquad.hep.models.decorrelation import Decorrelation
 from subquad.hep.models.fine_tuning import Origin, origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
@@ -125,6 +126,7 @@ def fit(
         seed=seed,
         quiet=quiet,
         event_weights=_event_weights(job.parts["validation"]),
+        decorrelation=_decorrelation(job),
         start=lambda net: () if origin is None else origin.load_into(net, job.classes),
     )
     seconds |= {"training": fitted.result.seconds, "waiting": fitted.waiting}
@@ -199,6 +201,13 @@ def _origin_notes(origin: Origin | None, source: FitSource, classes: Sequence[st
     return [origin.note(classes), *([f"Warning: {note}"] if note else [])]
 
 
+def _decorrelation(job: _Fit) -> Decorrelation | None:
+    if job.settings.decorrelate is None:
+        return None
+    background = job.classes.index(job.background)
+    return Decorrelation(background=background, weight=job.settings.decorrelation_weight)
+
+
 def _event_weights(dataset: JetDataset) -> np.ndarray | None:
     """Return [J]; None without event weights."""
     return dataset.observer(WEIGHT_COLUMN) if dataset.layout.event_weights else None
@@ -216,6 +225,10 @@ def _split(
     dataset: JetDataset, source: FitSource, *, net: NetSettings, settings: FitSettings, seed: int
 ) -> dict[str, JetDataset]:
     indices = part_indices(dataset, settings, seed)
+    if settings.decorrelate is not None:
+        values = dataset.observer(settings.decorrelate)
+        assert values is not None
+        dataset = replace(dataset, decorrelated=torch.from_numpy(values))
     both = dataset.subset(torch.cat([indices["train"], indices["validation"]]))
     return split_dataset(dataset, indices, reweighted(both, settings, source.reweighting), net)
 
@@ -258,6 +271,7 @@ def _metrics(
         "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
+        "monitor": "accuracy" if job.settings.decorrelate is None else "loss",
         "models": measured,
     }
 

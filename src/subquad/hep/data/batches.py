@@ -43,6 +43,8 @@ class Batch:
     """Weights in the loss."""
     edges: Edges | None = None
     """Edges of the nearest neighbours; None if the network finds them."""
+    decorrelated: Float[Tensor, " B"] | None = None
+    """The observer that the background's scores are decorrelated from; None without a penalty."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
@@ -74,6 +76,7 @@ def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "
         vectors=None if layout.vectors is None else layout.vectors(table, mask),
         weights=dataset.weights[indices],
         edges=nearest_edges(points, mask, layout.neighbours) if layout.neighbours else None,
+        decorrelated=None if dataset.decorrelated is None else dataset.decorrelated[indices],
     ).to(device)
 
 

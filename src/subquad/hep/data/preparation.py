@@ -109,9 +109,12 @@ def source_of(
                 f"({layout.event_weights}); remove one of them"
             )
         layout = with_event_weights(layout, settings.event_weights)
-    for name in reweighting.bins if reweighting is not None else ():
-        if name not in layout.observers:
-            raise SubquadError(f"--reweight-vars: {unknown('observer', name, layout.observers)}")
+    needed = {"--reweight-vars": () if reweighting is None else tuple(reweighting.bins)}
+    needed["--decorrelate"] = () if settings.decorrelate is None else (settings.decorrelate,)
+    for flag, names in needed.items():
+        for name in names:
+            if name not in layout.observers:
+                raise SubquadError(f"{flag}: {unknown('observer', name, layout.observers)}")
     return FitSource(
         files=files,
         tree=settings.tree,

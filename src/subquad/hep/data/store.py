@@ -33,6 +33,9 @@ INTEGERS = ("lengths", "labels", "parts")
 PARTS = ("train", "test", "validation")
 """Names of the parts by their numbers."""
 
+OPTIONAL = ("decorrelated",)
+"""Columns of jets that only some fits have."""
+
 UNUSED = len(PARTS)
 """Part of jets that their file marks for another part than the one that other files are given for."""
 
@@ -61,14 +64,17 @@ class JetDataset:
     """[J] int64, index into `PARTS`."""
     weights: Float[Tensor, " J"]
     """Weights in the loss; their mean over the training jets is 1."""
+    decorrelated: Float[Tensor, " J"] | None = None
+    """The observer that the background's scores are decorrelated from; None without a penalty."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def subset(self, indices: Tensor) -> "JetDataset":
         """Return some of the jets, in the order of the indices."""
-        names = ("rows", "first", "lengths", "labels", "parts", "weights")
-        return replace(self, **{name: getattr(self, name)[indices] for name in names})
+        names = ("rows", "first", "lengths", "labels", "parts", "weights", *OPTIONAL)
+        columns = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if x is None else x[indices] for name, x in columns.items()})
 
     def observer(self, name: str) -> np.ndarray | None:
         """Return an observer [J], or None if the layout has none of this name."""

@@ -14,7 +14,20 @@ from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.weighting import weighted_fraction
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
-__all__ = ["GRID", "Curve", "Sculpted", "against_pt", "mass_edges", "pt_edges", "reliability", "roc", "sculpting"]
+__all__ = [
+    "GRID",
+    "MIN_JETS",
+    "Curve",
+    "Sculpted",
+    "against_pt",
+    "density",
+    "distance",
+    "mass_edges",
+    "pt_edges",
+    "reliability",
+    "roc",
+    "sculpting",
+]
 
 GRID = np.arange(1, 201) / 200
 """Signal efficiencies of a ROC curve; 0.5, 0.99 and 0.995 are among them."""
@@ -161,7 +174,7 @@ def sculpting(
     assert scored.sdmass is not None
     score, mass = discriminant(scored.probabilities, signal, background)[of], scored.sdmass[of].clip(0, edges[-1])
     weights = scored.weights_of(of)[1]
-    before = _density(mass, edges, weights)
+    before = density(mass, edges, weights)
     generator = np.random.default_rng(0)
     after = []
     for efficiency in CUTS:
@@ -169,15 +182,16 @@ def sculpting(
         count = int(passes.sum())
         if count < MIN_JETS:
             continue
-        density = _density(mass[passes], edges, None if weights is None else weights[passes])
+        passed = density(mass[passes], edges, None if weights is None else weights[passes])
         rows = [generator.choice(len(mass), count, replace=False) for _ in range(20)]
-        drawn = [_density(mass[own], edges, None if weights is None else weights[own]) for own in rows]
+        drawn = [density(mass[own], edges, None if weights is None else weights[own]) for own in rows]
         by_chance = float(np.mean([distance(before, one) for one in drawn]))
-        after.append(Sculpted(efficiency, count, density, distance(before, density), by_chance))
+        after.append(Sculpted(efficiency, count, passed, distance(before, passed), by_chance))
     return before, after
 
 
-def _density(values: np.ndarray, edges: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def density(values: np.ndarray, edges: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Return the histogram of values [J] with weights [J], scaled to a sum of 1."""
     # a density has no negative bins
     counts = np.histogram(values, edges, weights=weights)[0].clip(0)
     return counts / (counts.sum() or 1)

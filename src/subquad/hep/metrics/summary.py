@@ -1,11 +1,13 @@
 """Metrics of several models on labelled jets, with their uncertainties, and whether one of them is better."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from subquad.hep.metrics.classification import METRICS, classification_metrics, spread
+from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd, mass_shapes
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.weighting import effective_number, weight_note
 
@@ -25,6 +27,7 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
                 **_effective_jets(one, classes),
+                "mass_shapes": mass_shapes(one, classes, background),
                 **classification_metrics(
                     one.probabilities, one.labels, classes, background, weights=one.weights, temperature=one.temperature
                 ),
@@ -79,8 +82,8 @@ def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
 def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredictions]) -> dict[str, Any]:
     """Return `test` and `intervals`, by model and metric, and `wins`.
 
-    `intervals.test` covers jets and trainings; `intervals.trainings` is that of the mean over trainings alone, of
-    models with several.
+    `intervals.test` covers jets and trainings; for rejections of several trainings and for 1/JSD it is the range over
+    trainings. `intervals.trainings` is that of the mean over trainings alone, of models with several.
 
     A model wins if its top-1 accuracy exceeds that of every other model by more than two standard errors of the
     difference, which is paired by jet. No model wins if they were measured on different jets.
@@ -104,11 +107,22 @@ def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredi
 
 
 def _values(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mean of each metric over the trainings, and the median of each rejection."""
+    """Return the mean of each metric over the trainings, and the median of each rejection and of each 1/JSD."""
     rejections = {name: entry["median"] for name, entry in model["spread"]["rejection"].items()}
     return {name: model["spread"][name]["mean"] for name in METRICS if name in model["spread"]} | {
-        "rejection": rejections
+        "rejection": rejections,
+        **{key: {name: median(found) for name, found in by.items()} for key, by in _mass_shapes(model).items()},
     }
+
+
+def _mass_shapes(model: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return 1/JSD of the trainings by efficiency and signal, such as `inverse_jsd_50`; empty without masses."""
+    found = {}
+    for efficiency in EFFICIENCIES:
+        by = {name: inverse_jsd(model["trainings"], name, efficiency) for name in model["trainings"][0]["rejection"]}
+        if known := {name: values for name, values in by.items() if values}:
+            found[f"inverse_jsd_{100 * efficiency:.0f}"] = known
+    return found
 
 
 def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,13 +133,17 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
         return {name: interval for name, interval in first["intervals"].items() if interval is not None} | {
             "rejection": rejections
         }
-    errors = {name: uncertainty(model, name) for name in means if name != "rejection"}
+    shapes = _mass_shapes(model)
+    errors = {name: uncertainty(model, name) for name in means if name != "rejection" and name not in shapes}
     rejections = {name: [entry["min"], entry["max"]] for name, entry in model["spread"]["rejection"].items()}
     return {
         name: [max(0.0, means[name] - error), min(1.0, means[name] + error)]
         for name, error in errors.items()
         if error is not None
-    } | {"rejection": rejections}
+    } | {
+        "rejection": rejections,
+        **{key: {name: [min(one), max(one)] for name, one in by.items()} for key, by in shapes.items()},
+    }
 
 
 def _winner(models: Sequence[ModelPredictions]) -> str | None:

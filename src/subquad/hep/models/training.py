@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
+from subquad.hep.models.decorrelation import Decorrelation
 from subquad.hep.models.networks import Network, build_network, forward, predict_logits, using_threads
 from subquad.hep.models.presets import training_defaults
 from subquad.hep.models.temperature import divide_logits, fit_temperature
@@ -32,7 +33,7 @@ class FittedNetwork:
     """A fitted network and the record of its training."""
 
     net: Network
-    """With the weights of the best epoch by validation accuracy, and calibrated logits."""
+    """With the weights of the best epoch by the validation jets, and calibrated logits."""
     result: TrainingResult
     waiting: float
     """Seconds in which training waited for batches."""
@@ -50,6 +51,7 @@ def fit_network(
     seed: int,
     quiet: bool,
     event_weights: np.ndarray | None = None,
+    decorrelation: Decorrelation | None = None,
     start: Callable[[Network], Sequence[nn.Parameter]] = lambda net: (),
 ) -> FittedNetwork:
     """Fit a network, and its temperature on the validation jets.
@@ -63,6 +65,8 @@ def fit_network(
         seed: Seed of the initial weights, the order of the jets, and dropout.
         quiet: Print no progress.
         event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
+        decorrelation: Penalty for correlations of the background's scores with `decorrelated` of the parts; its loss
+            then selects the best epoch, in place of the accuracy.
         start: Loads weights into the network, and returns the parameters that it leaves with initial weights; these
             learn `NEW_LAYER` times as fast.
     """
@@ -72,7 +76,7 @@ def fit_network(
     new = start(net)
     waiting = WaitingTime()
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
-        plan = _Plan(net=net, parts=parts, settings=settings, new=new, seed=seed)
+        plan = _Plan(net=net, parts=parts, settings=settings, new=new, decorrelation=decorrelation, seed=seed)
         result = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
@@ -89,7 +93,15 @@ class _Plan:
     settings: FitSettings
     new: Sequence[nn.Parameter]
     """Parameters that fine-tuning does not take from its run."""
+    decorrelation: Decorrelation | None
     seed: int
+
+    def penalty(self, logits: Tensor, jets: Batch | JetDataset) -> Tensor | None:
+        """Return the weighted penalty for correlations of background jets; None without one."""
+        if self.decorrelation is None or jets.decorrelated is None:
+            return None
+        found = self.decorrelation.penalty(logits, jets.decorrelated, jets.labels, jets.weights)
+        return self.decorrelation.weight * found
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         groups, new = [], {id(parameter) for parameter in self.new}
@@ -115,18 +127,22 @@ def _train(
         batch = item.to(next(model.parameters()).device)
         logits = forward(model, batch)
         loss = (cross_entropy(logits, batch.labels, reduction="none") * batch.weights).mean()
-        backward(loss)
+        penalty = plan.penalty(logits, batch)
+        total = loss if penalty is None else loss + penalty
+        backward(total)
         is_right = (logits.detach().argmax(-1) == batch.labels).float()
-        return {"loss": loss, "accuracy": (is_right * batch.weights).mean()}
+        metrics = {"loss": total, "accuracy": (is_right * batch.weights).mean()}
+        return metrics if penalty is None else {**metrics, "penalty": penalty}
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         logits = predict_logits(model, validation)  # pyright: ignore[reportArgumentType]
         weights = validation.weights / validation.weights.sum().clamp(min=1e-12)
-        losses = cross_entropy(logits, validation.labels, reduction="none")
-        return {
-            "accuracy": ((logits.argmax(-1) == validation.labels) * weights).sum().item(),
-            "loss": (losses * weights).sum().item(),
-        }
+        loss = (cross_entropy(logits, validation.labels, reduction="none") * weights).sum().item()
+        penalty = plan.penalty(logits, validation)
+        accuracy = ((logits.argmax(-1) == validation.labels) * weights).sum().item()
+        if penalty is None:
+            return {"accuracy": accuracy, "loss": loss}
+        return {"accuracy": accuracy, "loss": loss + penalty.item(), "penalty": penalty.item()}
 
     steps_per_epoch = max(1, len(batches(0)) // world)
     name, warmup = preset.schedule
@@ -143,8 +159,9 @@ def _train(
         ),
         schedule=schedule(name, warmup=warmup),
         validate=validate,
-        monitor="accuracy",
-        maximize=True,
+        # the most accurate epoch may be the least decorrelated one
+        monitor="accuracy" if plan.decorrelation is None else "loss",
+        maximize=plan.decorrelation is None,
         directory=directory,
         name="fit",
         seed=seed,

@@ -27,13 +27,15 @@ from subquad.hep.plots.figures import (
     scores_figure,
     time_figure,
 )
+from subquad.hep.plots.mass_shape_figure import mass_shape_figure
 from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import metrics_table, rejections_table
+from subquad.hep.plots.tables import mass_shapes_table, metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, page, picture, show
 
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 
 TITLE = "Comparison of jet taggers"
+MASS_SHAPES = "Mass decorrelation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ def draw(
     drawings = [
         *_signal_drawings(evaluation, models, curves),
         *_model_drawings(models, classes, background, curves),
+        *_mass_shape_drawings(evaluation),
         Drawing(
             name="calibration",
             section="Calibration",
@@ -92,6 +95,18 @@ def draw(
             )
         )
     return drawings, curves
+
+
+def _mass_shape_drawings(evaluation: Mapping[str, Any]) -> list[Drawing]:
+    figure = mass_shape_figure(evaluation["models"], evaluation["background"])
+    if figure is None:
+        return []
+    caption = (
+        f"Rejection of {evaluation['background']} against the inverse Jensen–Shannon divergence between its mass "
+        "before and after the cut, at signal efficiencies of 50 % (circles) and 30 % (squares): upper right is better. "
+        "Pale bars: as many jets drawn at random, beyond which no sculpting can be measured on these jets."
+    )
+    return [Drawing(name="mass_shape", section=MASS_SHAPES, figure=figure, caption=caption)]
 
 
 def _signal_drawings(
@@ -220,6 +235,8 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
     for drawing in drawings:
         block = picture(drawing.figure, drawing.caption, is_half=drawing.is_half)
         figures.setdefault(drawing.section, []).append(block)
+    if (table := mass_shapes_table(evaluation["models"], evaluation["background"])) is not None:
+        figures.setdefault(MASS_SHAPES, []).append(table)
     return page(
         TITLE,
         lead=_lead(evaluation),

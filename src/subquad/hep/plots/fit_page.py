@@ -139,7 +139,8 @@ def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str
     seconds, speed = metrics["seconds"], metrics["jets_per_second"]
     return (
         f"Preset {config['preset']} with {metrics['parameters']:,} parameters, trained for {metrics['steps']:,} steps; "
-        f"the best validation accuracy was at step {metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
+        f"the best validation {metrics.get('monitor', 'accuracy')} was at step "
+        f"{metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
         f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
         + (f". Gradient boosting took {seconds['boosting']:.0f} s." if "boosting" in seconds else ".")
         + _temperature_text(metrics)

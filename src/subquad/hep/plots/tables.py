@@ -4,14 +4,16 @@ A model is a mapping with `name`, `trainings` (metrics as `classification_metric
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from subquad.hep.metrics.classification import METRICS
+from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd
 from subquad.reporting.page import Table
 
-__all__ = ["metrics_table", "rejections_table"]
+__all__ = ["mass_shapes_table", "metrics_table", "rejections_table"]
 
 
 UNSCALED = "calibration_error_unscaled"
@@ -73,6 +75,33 @@ def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Ta
         caption=f"Rejection 1/ε_B of {background} at fixed signal efficiency: {of_several}the value with its 68 % "
         "Clopper–Pearson interval.",
     )
+
+
+def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> Table | None:
+    """Return 1/JSD of the background's mass before and after cuts, one row per signal and efficiency; None without."""
+    signals = list(models[0]["trainings"][0]["mass_shapes"])
+    rows = [
+        [name, f"{100 * efficiency:g} %", *(_mass_shape(model, name, efficiency) for model in models)]
+        for name in signals
+        for efficiency in EFFICIENCIES
+    ]
+    if not rows:
+        return None
+    return Table(
+        ["signal", "efficiency", *(model["name"] for model in models)],
+        rows,
+        caption=f"Inverse of the Jensen–Shannon divergence between the mass of {background} before and after a cut at "
+        "fixed signal efficiency; larger is better. In brackets: of as many jets drawn at random, the largest value "
+        "that can be measured on these jets. Of several trainings the median. A dash: fewer than ten jets pass.",
+    )
+
+
+def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str:
+    known = inverse_jsd(model["trainings"], signal, efficiency)
+    if not known:
+        return "–"
+    cuts = [cut for one in model["trainings"] for cut in one["mass_shapes"][signal] if cut["efficiency"] == efficiency]
+    return f"{_round(median(known))}  ({_round(median([cut['by_chance'] or np.inf for cut in cuts]))})"
 
 
 def _with_error(model: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,75 @@
+"""Background rejection against the distance of the background's mass before and after a cut."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from subquad.hep.metrics.mass_shape import EFFICIENCIES
+from subquad.hep.plots.style import colours, in_style, latex_name, panel_grid
+
+__all__ = ["mass_shape_figure"]
+
+MARKERS = dict(zip(EFFICIENCIES, ("o", "s"), strict=True))
+
+
+@in_style
+def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str) -> Figure | None:
+    """Return rejection against 1/JSD, one panel per signal and one colour per model; None if no cut was measured.
+
+    Args:
+        models: As in `metrics.json`: `name` and `trainings` with `mass_shapes`.
+        background: Class whose mass is compared.
+    """
+    signals = [name for name, cuts in models[0]["trainings"][0]["mass_shapes"].items() if cuts]
+    if not signals:
+        return None
+    figure, grid = panel_grid(len(signals), columns=3, width=3.4, height=2.9, extra=0.7)
+    for axes, signal in zip(grid, signals, strict=True):
+        ends = []
+        for colour, model in zip(colours(len(models)), models, strict=True):
+            for efficiency, marker in MARKERS.items():
+                cuts = [
+                    cut
+                    for one in model["trainings"]
+                    for cut in one["mass_shapes"].get(signal, ())
+                    if cut["efficiency"] == efficiency and cut["inverse_jsd"] and cut["rejection"]["value"]
+                ]
+                if not cuts:
+                    continue
+                x = [cut["inverse_jsd"] for cut in cuts]
+                y = [cut["rejection"]["value"] for cut in cuts]
+                low, high = (cuts[0]["rejection"][end] for end in ("low", "high"))
+                # of several trainings the range, of one the interval over jets
+                ends_y = (min(y), max(y)) if len(cuts) > 1 else (low, high or y[0])
+                point = (median(x), median(y))
+                axes.errorbar(
+                    *point,
+                    xerr=[[point[0] - min(x)], [max(x) - point[0]]],
+                    yerr=[[point[1] - ends_y[0]], [ends_y[1] - point[1]]],
+                    **{"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1.2},
+                    label=f"{model['name']}, {100 * efficiency:g} %",
+                )
+                chance = [cut["by_chance"] for cut in cuts if cut["by_chance"]]
+                if chance:
+                    axes.plot([median(chance)] * 2, ends_y, color=colour, alpha=0.35, linewidth=3)
+                ends += [*ends_y]
+        axes.set(xscale="log", yscale="log")
+        if ends and max(ends) < 12 * min(ends):
+            # an axis without a power of ten has no labelled tick
+            middle = float(np.sqrt(max(ends) * min(ends)))
+            axes.set_ylim(middle / 4, middle * 4)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(latex_name(signal), loc="left", fontsize=10)
+    # a panel lacks the models of which too few jets pass
+    shown = {name: line for axes in grid for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        shown.values(), shown, ncols=max(1, min(4, len(shown))), loc="outside upper center", frameon=False, fontsize=8
+    )
+    figure.supxlabel(f"1 / JSD of the mass of {latex_name(background)}", fontsize=11)
+    figure.supylabel(r"rejection $1/\varepsilon_B$", fontsize=11)
+    return figure
