@@ -101,7 +101,7 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_command, "predict_logits", stop)
+        patch.setattr(fit_command, "predict_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "jets" / "index.json").is_file()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
 __all__ = [
@@ -119,6 +119,11 @@ class FitSettings:
     event_weights: Input[str | None] = None
     """Branch with event weights, such as those of a generator, which may be negative: jets count with them in the loss
     and in all metrics. Default: none, or those of the card."""
+    target: Input[tuple[str, ...]] = ()
+    """Regression targets beside the classes, such as the mass of the generated particle: branches with one number per
+    jet or, with a card, expressions, in addition to those of its `labels`. Default: none, or those of the card."""
+    target_weight: Training[float] = 1.0
+    """Weight of the regression loss, smooth L1 of standardized targets, beside the cross-entropy."""
     reweight: Training[Literal["none", "class"]] = "none"
     """Reweighting in the loss only: `class` gives every class the same total weight."""
     reweight_vars: Training[tuple[str, ...]] = ()
@@ -170,8 +175,10 @@ class FitSettings:
             raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
-        if not 0 < self.decorrelation_weight < math.inf:
-            raise SubquadError(f"--decorrelation-weight is {self.decorrelation_weight}; give a value above 0")
+        for name in ("decorrelation_weight", "target_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a value above 0")
+        validate_distinct(self, "target")
         if not 0 <= self.weight_decay < math.inf:
             raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 

@@ -29,9 +29,10 @@ from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.decorrelation import Decorrelation
 from subquad.hep.models.fine_tuning import Origin, origin_of
-from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
+from subquad.hep.models.networks import logits_and_targets, network_tensors, predict_outputs, using_threads
 from subquad.hep.models.presets import net_settings
-from subquad.hep.models.training import FittedNetwork, fit_network
+from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
+from subquad.hep.models.training import FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
@@ -62,6 +63,8 @@ class _Fit:
     """Size and fingerprint of each file for training and validation."""
     origin: Origin | None
     """The tagger that is fine-tuned."""
+    targets: Targets
+    """Regression targets, standardized by the training jets or as in the run that is fine-tuned."""
     notes: Sequence[str]
     """Warnings for the reader of the metrics."""
     seed: int
@@ -127,7 +130,8 @@ def fit(
         quiet=quiet,
         event_weights=_event_weights(job.parts["validation"]),
         decorrelation=_decorrelation(job),
-        start=lambda net: () if origin is None else origin.load_into(net, job.classes),
+        targets=job.targets,
+        start=lambda net: () if origin is None else origin.load_into(net, job.classes, job.targets.names),
     )
     seconds |= {"training": fitted.result.seconds, "waiting": fitted.waiting}
     if group.is_main_process:
@@ -166,7 +170,7 @@ def _read_and_split(
         assert dataset is not None
         dataset = with_present_classes(dataset, source.files.train[0])
         _say_weights(dataset, quiet=quiet)
-        parts = _split(dataset, source, net=net, settings=settings, seed=seed)
+        parts, targets = _with_targets(_split(dataset, source, net=net, settings=settings, seed=seed), origin)
         marked = _marked_parts(dataset, source)
         background = background_class(settings.background, dataset.classes)
         with group.main_process_first():
@@ -176,7 +180,7 @@ def _read_and_split(
         if group.is_main_process and folder != run.directory / JETS:
             shutil.rmtree(run.directory / JETS, ignore_errors=True)
             folder.rename(run.directory / JETS)
-    notes = _origin_notes(origin, source, dataset.classes)
+    notes = _origin_notes(origin, source, dataset)
     for note in notes:
         say(note, quiet=quiet)
     return _Fit(
@@ -186,19 +190,30 @@ def _read_and_split(
         # jets that the origin was fitted on count as training jets of this tagger too
         digests=source.digests if origin is None else {**origin.tagger.config.get("digests", {}), **source.digests},
         origin=origin,
+        targets=targets,
         notes=notes,
         quiet=quiet,
     )
 
 
-def _origin_notes(origin: Origin | None, source: FitSource, classes: Sequence[str]) -> list[str]:
+def _with_targets(parts: dict[str, JetDataset], origin: Origin | None) -> tuple[dict[str, JetDataset], Targets]:
+    """Return the parts with standardized regression targets, and the targets."""
+    names = parts["train"].layout.targets
+    if not names:
+        return parts, Targets()
+    is_kept = origin is not None and origin.tagger.targets.names == names
+    targets = origin.tagger.targets if origin is not None and is_kept else targets_of(parts["train"])
+    return {name: replace(part, targets=standardized_targets(part, targets)) for name, part in parts.items()}, targets
+
+
+def _origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) -> list[str]:
     """Return what is taken from the tagger that is fine-tuned, and a warning if it may know the test jets."""
     if origin is None:
         return []
     tested = source.files.test or source.files.all()
     remedy = "test on jets of other files with --test"
     note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
-    return [origin.note(classes), *([f"Warning: {note}"] if note else [])]
+    return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
 
 
 def _decorrelation(job: _Fit) -> Decorrelation | None:
@@ -236,7 +251,10 @@ def _split(
 def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) -> dict[str, np.ndarray]:
     """Return probabilities, labels and observers of the test jets; add the times to `seconds`."""
     test, began = job.parts["test"], time.perf_counter()
-    scores = {"probabilities": predict_logits(fitted.net, test).double().softmax(-1).float().numpy()}
+    logits, outputs = logits_and_targets(fitted.net, predict_outputs(fitted.net, test))
+    scores = {"probabilities": logits.double().softmax(-1).float().numpy()}
+    for name, values in job.targets.predicted(outputs).items():
+        scores |= {f"predicted.{name}": values, f"true.{name}": true_targets(test, [name])[:, 0].astype(np.float32)}
     seconds["predicting"] = time.perf_counter() - began
     if not job.settings.no_boosting:
         began = time.perf_counter()
@@ -271,7 +289,7 @@ def _metrics(
         "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
-        "monitor": "accuracy" if job.settings.decorrelate is None else "loss",
+        "monitor": monitor_of(job.settings, job.targets),
         "models": measured,
     }
 
@@ -286,7 +304,8 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
         **{"event_weights": layout.event_weights, "temperature": fitted.temperature},
         **{"split": job.split, "is_marked": job.is_marked},
-        "from": None if job.origin is None else job.origin.as_config(job.classes),
+        "from": None if job.origin is None else job.origin.as_config(job.classes, job.targets.names),
+        "targets": job.targets.as_config(),
         **{name: run.settings[name] for name in ("data", "files", "validation", "test")},
         "digests": job.digests,
     }

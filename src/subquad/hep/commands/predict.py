@@ -1,6 +1,6 @@
 """`subquad hep predict`: score jets in files with a trained tagger, chunk by chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from subquad.errors import SubquadError, require
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, file_of
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.models.networks import predict_logits
+from subquad.hep.models.networks import logits_and_targets, predict_outputs
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import PredictSettings
 from subquad.progress import say
@@ -31,8 +31,8 @@ def predict(
     """Score the jets of files, write the scores as one ROOT file, and return its path.
 
     Its tree `Events` has one entry per jet, in the order of the files and their entries: `score_<class>`, which sum to
-    1, the jet's observers, and labels if all files have them. If the tagger was fitted with a data card, the card saved
-    with it selects the jets and their inputs.
+    1, `predicted_<target>` for regression targets, the jet's observers, and labels if all files have them. If the
+    tagger was fitted with a data card, the card saved with it selects the jets and their inputs.
 
     Args:
         run: Folder that `subquad hep fit` wrote.
@@ -60,20 +60,24 @@ def predict(
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
         tree = None
         for chunk in tagger.read_chunks(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
-            logits = predict_logits(tagger.net, tagger.dataset(chunk), settings.batch_size)
-            columns = _columns(logits.softmax(-1).numpy(), tagger.classes, chunk)
+            outputs = predict_outputs(tagger.net, tagger.dataset(chunk), settings.batch_size)
+            logits, targets = logits_and_targets(tagger.net, outputs)
+            columns = _columns(logits.softmax(-1).numpy(), tagger.classes, chunk, tagger.targets.predicted(targets))
             if tree is None:
                 tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
             tree.extend(columns)
     return out
 
 
-def _columns(probabilities: np.ndarray, classes: Sequence[str], chunk: JetChunk) -> dict[str, np.ndarray]:
+def _columns(
+    probabilities: np.ndarray, classes: Sequence[str], chunk: JetChunk, targets: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     # classes that are numbers have no names in the files
     numbers = {name: int(name) for name in classes} if not chunk.classes and (chunk.labels >= 0).all() else {}
     labels = {name: i for i, name in enumerate(chunk.classes)} or numbers
     return {
         **{f"score_{name}": probabilities[:, i].astype(np.float32) for i, name in enumerate(classes)},
+        **{f"predicted_{name}": values for name, values in targets.items()},
         **chunk.observers,
         **{f"label_{name}": (chunk.labels == number).astype(np.int32) for name, number in labels.items()},
     }

@@ -45,6 +45,8 @@ class Batch:
     """Edges of the nearest neighbours; None if the network finds them."""
     decorrelated: Float[Tensor, " B"] | None = None
     """The observer that the background's scores are decorrelated from; None without a penalty."""
+    targets: Float[Tensor, "B T"] | None = None
+    """Standardized regression targets; None if there are none."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
@@ -77,6 +79,7 @@ def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "
         weights=dataset.weights[indices],
         edges=nearest_edges(points, mask, layout.neighbours) if layout.neighbours else None,
         decorrelated=None if dataset.decorrelated is None else dataset.decorrelated[indices],
+        targets=None if dataset.targets is None else dataset.targets[indices],
     ).to(device)
 
 

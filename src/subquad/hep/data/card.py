@@ -59,6 +59,8 @@ class Card:
     """One per class, 1 for its jets; or a single one that holds the class index."""
     classes: tuple[str, ...] | None
     """Names of the classes; None if they are numbers, as many as the jets have."""
+    targets: Mapping[str, Expression]
+    """Regression targets beside the classes."""
     observers: tuple[str, ...]
     """Columns that are copied to the predictions."""
     event_weights: Expression | None
@@ -119,6 +121,7 @@ class Card:
         }
         expressions = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
         expressions += [self.event_weights] if has_weights else []
+        expressions += self.targets.values() if has_labels else []
         for expression in expressions:
             if expression is not None:
                 asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}

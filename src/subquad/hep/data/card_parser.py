@@ -62,6 +62,7 @@ class CardParser:
         self._check_cycles(new_variables)
         groups, length = self._groups(options)
         labels, classes = self._labels(options)
+        targets = self._targets(options)
         self._check_definitions(options, new_variables)
         selection = self._optional(options, "selection")
         observers = self._names(options, "observers")
@@ -83,6 +84,7 @@ class CardParser:
             mask=mask[0].name if mask else None,
             labels=labels,
             classes=classes,
+            targets=targets,
             observers=observers,
             event_weights=event_weights,
             reweighting=reweighting,
@@ -256,21 +258,41 @@ class CardParser:
 
     def _labels(self, options: Mapping[str, Any]) -> tuple[tuple[Expression, ...], tuple[str, ...] | None]:
         labels = self._mapping(options, "labels")
-        self._known(labels, ("type", "value"), "key", "labels: ")
+        self._known(labels, ("type", "value", "value_custom"), "key", "labels: ")
         kind, value = labels.get("type"), labels.get("value")
-        if kind == "simple" and isinstance(value, list) and len(value) > 1:
+        if kind in ("simple", "hybrid") and isinstance(value, list) and len(value) > 1:
             found = [self._expression(entry, f"labels: {entry}") for entry in value]
             names = tuple(str(entry).removeprefix("label_") for entry in value)
             return tuple(entry for entry in found if entry), names
-        if kind == "custom" and isinstance(value, Mapping) and len(value) == 1:
+        if kind in ("custom", "hybrid") and isinstance(value, Mapping) and len(value) == 1:
             ((key, text),) = value.items()
             entry = self._expression(text, f"labels: {key}")
             return (entry,) if entry else (), None
+        if kind in ("custom", "hybrid") and isinstance(value, Mapping) and value:
+            self._error(
+                f"labels: value has {len(value)} expressions, and one gives the class index; list regression "
+                "targets under value_custom"
+            )
+            return (), None
         self._error(
             "labels: give type: simple with a list of two labels or more as value, or type: custom with "
             "one `name: expression` that gives the class index"
         )
         return (), None
+
+    def _targets(self, options: Mapping[str, Any]) -> dict[str, Expression]:
+        """Return the regression targets beside the classes, as weaver's hybrid labels have them."""
+        given = self._mapping(self._mapping(options, "labels"), "value_custom")
+        found = {}
+        for name, text in given.items():
+            expression = self._expression(text, f"regression target {name}")
+            if expression is not None:
+                found[str(name)] = expression
+            if name in (options.get("observers") or []) and _words(text) != name:
+                self._error(
+                    f"regression target {name} is {text!r}, and observers has another column of this name; rename it"
+                )
+        return found
 
     def _weights(
         self, options: Mapping[str, Any], observers: Sequence[str]

@@ -220,6 +220,10 @@ class CardReader:
         names = list(self.card.per_jet(is_training=self.is_training))
         jet_table(columns, names, errors)
         found = {name: np.asarray(columns[name]) for name in names if columns[name].ndim == 1}
+        for name, expression in self.card.targets.items():
+            # a target may be an observer too
+            column = f"the regression target {name}"
+            found[name] = jet_table({column: columns.evaluate(expression)}, [column], errors)[:, 0]
         if self.has_weights and self.card.event_weights is not None:
             text = self.card.event_weights.text
             values = columns.evaluate(self.card.event_weights)

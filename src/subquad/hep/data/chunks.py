@@ -42,6 +42,7 @@ def read_chunks(
     is_training: bool = False,
     needs_labels: bool = True,
     needs_weights: bool = True,
+    needs_targets: bool = True,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[JetChunk]:
@@ -55,6 +56,7 @@ def read_chunks(
             `test_time_selection`.
         needs_labels: Refuse files without labels.
         needs_weights: Refuse files without the layout's event weights.
+        needs_targets: Read the layout's regression targets, which files must have then.
         title: Title of the progress bar.
         quiet: Print no progress.
 
@@ -68,14 +70,14 @@ def read_chunks(
             needs_labels=needs_labels,
             event_weights=layout.event_weights,
             needs_weights=needs_weights,
+            targets=layout.targets if needs_targets else (),
             title=title,
             quiet=quiet,
         ):
             yield chunk_of(jets, layout)
         return
-    reader = CardReader(
-        layout, layout.card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights
-    )
+    card = layout.card if needs_targets else replace(layout.card, targets={})
+    reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
     sources = reader.inspect(files, tree)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
@@ -104,7 +106,7 @@ def first_jets(
         check_branches(sources, messages, needs_labels=False)
         names = [*PARTICLES, *OBSERVERS]
     else:
-        card = replace(card, selection=None, test_selection=None)
+        card = replace(card, selection=None, test_selection=None, targets={})
         own = replace(layout, card=card)
         reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
@@ -136,7 +138,7 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
         jet_features=jet_features(jets, layout.jet_features),
-        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights},
+        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights, **jets.targets},
         labels=jets.labels,
         classes=jets.classes,
     )

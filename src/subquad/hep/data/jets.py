@@ -6,7 +6,7 @@ Axes: J jets, C particles of all jets, one jet after the other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +68,8 @@ class Jets:
     """Names of the label branches, without `label_`, in the file's order."""
     weights: np.ndarray | None = None
     """[J] float32: event weights; None if they are not read."""
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[J] float32 each: regression targets, by their branches."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -110,6 +112,7 @@ class Jets:
             labels=self.labels[rows],
             classes=self.classes,
             weights=None if self.weights is None else self.weights[rows],
+            targets={name: column[rows] for name, column in self.targets.items()},
         )
 
 
@@ -150,6 +153,7 @@ def iterate_jets(
     needs_labels: bool = True,
     event_weights: str = "",
     needs_weights: bool = True,
+    targets: Sequence[str] = (),
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
@@ -161,6 +165,7 @@ def iterate_jets(
         needs_labels: Refuse files without labels.
         event_weights: Branch with event weights; empty for none.
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
+        targets: Branches with regression targets.
         title: Title of the progress bar.
         quiet: Print no progress.
     """
@@ -172,13 +177,25 @@ def iterate_jets(
             "--event-weights"
             for one in without
         ]
+    errors += [
+        f"{one.path}: {one.description} has no branch {name} with a regression target; name another one with --target"
+        for one in sources
+        for name in targets
+        if name not in one.columns
+    ]
     weights = [event_weights] if event_weights and not without else []
     classes = check_branches(sources, errors, needs_labels)
-    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights]))
+    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *targets]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
         jets = jets_of(columns, classes, errors)
-        return replace(jets, weights=jet_table(columns, weights, errors)[:, 0]) if weights else jets
+        named = {f"the regression target {name}": columns[name] for name in targets}
+        table = jet_table(named, list(named), errors) if named else None
+        return replace(
+            jets,
+            weights=jet_table(columns, weights, errors)[:, 0] if weights else None,
+            targets={} if table is None else {name: table[:, i] for i, name in enumerate(targets)},
+        )
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
 

@@ -31,6 +31,7 @@ __all__ = [
     "fit_standardization",
     "layout_of",
     "with_event_weights",
+    "with_targets",
 ]
 
 MOMENTUM = ("px", "py", "pz", "energy")
@@ -110,6 +111,8 @@ class Layout:
     """Number of nearest neighbours in a batch's list of edges; 0 for no list."""
     event_weights: str = ""
     """Branch or expression of the event weights; empty if all jets count the same."""
+    targets: tuple[str, ...] = ()
+    """Observers that are regression targets."""
 
     @property
     def has_jetclass_features(self) -> bool:
@@ -159,7 +162,8 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         points=features if settings.graph == "features" else points,
         vectors=_card_group(card.vectors, particles) if card.vectors else None,
         jet_features=jet_features,
-        observers=tuple(dict.fromkeys((*card.per_jet(is_training=True), *weight))),
+        observers=tuple(dict.fromkeys((*card.per_jet(is_training=True), *card.targets, *weight))),
+        targets=tuple(card.targets),
         max_particles=card.length,
         card=card,
         neighbours=neighbours,
@@ -182,6 +186,26 @@ def with_event_weights(layout: Layout, weights: str) -> Layout:
         card = card_of({**card.options, "weights": others, "event_weights": weights}, card.name)
     observers = (*(name for name in layout.observers if name != WEIGHT_COLUMN), WEIGHT_COLUMN)
     return replace(layout, card=card, observers=observers, event_weights=weights)
+
+
+def with_targets(layout: Layout, targets: Sequence[str]) -> Layout:
+    """Return the layout with further regression targets.
+
+    Args:
+        layout: With or without targets.
+        targets: Branches or, with a card, expressions.
+    """
+    if not targets:
+        return layout
+    card = layout.card
+    if card is None:
+        names = tuple(dict.fromkeys((*layout.targets, *targets)))
+        return replace(layout, targets=names, observers=tuple(dict.fromkeys((*layout.observers, *names))))
+    labels = dict(card.options["labels"])
+    labels["value_custom"] = {**(labels.get("value_custom") or {}), **{name: name for name in targets}}
+    card = card_of({**card.options, "labels": labels}, card.name)
+    observers = tuple(dict.fromkeys((*layout.observers, *card.targets)))
+    return replace(layout, card=card, targets=tuple(card.targets), observers=observers)
 
 
 def _group(names: Sequence[str], particles: Sequence[str]) -> InputGroup:

@@ -15,7 +15,7 @@ from subquad.hep.data.file_identity import digests_of
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import Source, inspect_file
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.layout import Layout, layout_of, with_event_weights
+from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
 from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_source, missing_inputs
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
@@ -109,6 +109,7 @@ def source_of(
                 f"({layout.event_weights}); remove one of them"
             )
         layout = with_event_weights(layout, settings.event_weights)
+    layout = with_targets(layout, settings.target)
     needed = {"--reweight-vars": () if reweighting is None else tuple(reweighting.bins)}
     needed["--decorrelate"] = () if settings.decorrelate is None else (settings.decorrelate,)
     for flag, names in needed.items():

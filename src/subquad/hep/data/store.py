@@ -33,7 +33,7 @@ INTEGERS = ("lengths", "labels", "parts")
 PARTS = ("train", "test", "validation")
 """Names of the parts by their numbers."""
 
-OPTIONAL = ("decorrelated",)
+OPTIONAL = ("decorrelated", "targets")
 """Columns of jets that only some fits have."""
 
 UNUSED = len(PARTS)
@@ -66,6 +66,8 @@ class JetDataset:
     """Weights in the loss; their mean over the training jets is 1."""
     decorrelated: Float[Tensor, " J"] | None = None
     """The observer that the background's scores are decorrelated from; None without a penalty."""
+    targets: Float[Tensor, "J T"] | None = None
+    """Standardized regression targets; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -19,7 +19,7 @@ from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.predictions import OBSERVERS, TEST_SCORES, Predictions, concatenated, predictions_of_run
-from subquad.hep.models.networks import predict_logits, using_threads
+from subquad.hep.models.networks import logits_and_targets, predict_outputs, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import EvaluateSettings
 from subquad.runs.storage import read_tensors
@@ -71,7 +71,7 @@ def _reader_key(tagger: TrainedTagger) -> str:
     """Return a key that is equal for taggers that make the same chunks of a file."""
     card = tagger.layout.card
     if card is None:
-        return f"event weights {tagger.layout.event_weights}"
+        return json.dumps([tagger.layout.event_weights, tagger.layout.targets])
     # centers and scales are applied to batches, not to chunks
     columns = {key: value for key, value in card.options.items() if key != "preprocess"}
     return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
@@ -82,11 +82,12 @@ def _chunks(
 ) -> Iterator[list[JetChunk]]:
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
-        weights = taggers[0].layout.event_weights
-        for jets in iterate_jets(files, tree=tree, event_weights=weights, title="scoring jets", quiet=quiet):
+        given = {"event_weights": taggers[0].layout.event_weights, "targets": taggers[0].layout.targets}
+        for jets in iterate_jets(files, tree=tree, **given, title="scoring jets", quiet=quiet):
             yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
-        for chunk in taggers[0].read_chunks(files, tree=tree, needs_weights=True, title="scoring jets", quiet=quiet):
+        needs = {"needs_weights": True, "needs_targets": True}
+        for chunk in taggers[0].read_chunks(files, tree=tree, **needs, title="scoring jets", quiet=quiet):
             yield [chunk] * len(taggers)
 
 
@@ -107,8 +108,9 @@ class _Scorer:
         inputs, batch_size = self.tagger.dataset(chunk), self.settings.batch_size
         if not self.parts:
             # the first call allocates memory, and its time would be attributed to the jets
-            self._timed_logits(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
-        outputs, batches = self._timed_logits(inputs)
+            self._timed_outputs(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
+        outputs, batches = self._timed_outputs(inputs)
+        logits, targets = logits_and_targets(self.tagger.net, outputs)
         order = [self.tagger.classes.index(name) for name in self.classes]
         observers = {key: chunk.observers.get(OBSERVERS[key]) for key in ("pt", "sdmass", "weights")}
         # an observer of this name is no weight
@@ -118,19 +120,21 @@ class _Scorer:
                 model=self.name,
                 source=str(self.tagger.path),
                 seed=self.tagger.config["seed"],
-                probabilities=outputs.softmax(-1).numpy()[:, order],
+                probabilities=logits.softmax(-1).numpy()[:, order],
                 labels=_labels(chunk, self.tagger, self.classes, files),
                 multiplicity=chunk.lengths.astype(np.float32),
                 batches=batches,
                 temperature=self.tagger.config.get("temperature"),
+                predicted=self.tagger.targets.predicted(targets),
+                true={name: chunk.observers[name].astype(np.float32) for name in self.tagger.targets.names},
                 **{key: None if column is None else column.astype(np.float32) for key, column in observers.items()},
             )
         )
 
-    def _timed_logits(self, inputs: JetDataset) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the logits and, of each batch, the mean number of particles, the number of jets and the seconds."""
+    def _timed_outputs(self, inputs: JetDataset) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the outputs and, of each batch, the mean number of particles, the number of jets and the seconds."""
         batch_size, clock = self.settings.batch_size, [time.perf_counter()]
-        outputs = predict_logits(
+        outputs = predict_outputs(
             self.tagger.net,
             inputs,
             batch_size,

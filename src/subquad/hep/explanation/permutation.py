@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from subquad.hep.data.batches import Batch
 from subquad.hep.metrics.classification import weighted_auc
-from subquad.hep.models.networks import Network, forward
+from subquad.hep.models.networks import Network, forward, logits_and_targets
 
 __all__ = [
     "FEATURE_GROUPS",
@@ -143,7 +143,8 @@ def jet_feature_importance(
     # the jet-level features are the last inputs of the head
     first = head_input.shape[1] - net.jet_features
     shifted = {name: [first + i for i in places] for name, places in columns.items()}
-    return _importances(head_input, shifted, net.head, *_truth(batches), repeats=repeats, seed=seed, only=only)
+    head = lambda table: logits_and_targets(net, net.head(table))[0]  # noqa: E731
+    return _importances(head_input, shifted, head, *_truth(batches), repeats=repeats, seed=seed, only=only)
 
 
 def _truth(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ Axes: J jets, C classes, N batches.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,9 @@ OBSERVERS: Mapping[str, str] = {
 }
 """Observers of `Predictions` and their branches."""
 
+TARGETS = ("predicted", "true")
+"""Fields of `Predictions` with regression targets; in the file of a run, names begin with these words and a dot."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -53,6 +56,10 @@ class Predictions:
     """[J], number of particles."""
     weights: np.ndarray | None = None
     """[J], event weights; None if all jets count the same."""
+    predicted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[J] each: predicted regression targets."""
+    true: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[J] each: their true values."""
     temperature: float | None = None
     """Number by which the logits were divided to calibrate the probabilities; None if unknown."""
     batches: np.ndarray | None = None
@@ -123,22 +130,35 @@ def predictions_of_run(
             multiplicity=scores["particles"],
             weights=scores.get("weights"),
             temperature=temperature if model == "net" else None,
+            **{prefix: _with_prefix(scores, prefix) if model == "net" else {} for prefix in TARGETS},
         )
         for model, key in keys.items()
         if key in scores
     ]
 
 
+def _with_prefix(scores: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): column for name, column in scores.items() if name.startswith(start)}
+
+
 def concatenated(parts: Sequence[Predictions]) -> Predictions:
     """Return the predictions of one training for several chunks of jets as one; observers that all chunks have."""
     names = ("probabilities", "labels", *OBSERVERS, "batches")
     columns = {name: [getattr(part, name) for part in parts] for name in names}
+    targets = {
+        prefix: {
+            name: np.concatenate([getattr(part, prefix)[name] for part in parts]) for name in getattr(parts[0], prefix)
+        }
+        for prefix in TARGETS
+    }
     return replace(
         parts[0],
         **{
             name: None if any(values is None for values in column) else np.concatenate(column)
             for name, column in columns.items()
         },
+        **targets,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from subquad.hep.metrics.classification import METRICS, classification_metrics, spread
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd, mass_shapes
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.hep.metrics.regression import regression_metrics, regression_summary
 from subquad.hep.metrics.weighting import effective_number, weight_note
 
 __all__ = ["measure", "summarize", "uncertainty", "weight_notes"]
@@ -27,6 +28,9 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
                 **_effective_jets(one, classes),
+                "targets": {
+                    name: regression_metrics(one.predicted[name], one.true[name], one.weights) for name in one.predicted
+                },
                 "mass_shapes": mass_shapes(one, classes, background),
                 **classification_metrics(
                     one.probabilities, one.labels, classes, background, weights=one.weights, temperature=one.temperature
@@ -112,6 +116,7 @@ def _values(model: Mapping[str, Any]) -> dict[str, Any]:
     return {name: model["spread"][name]["mean"] for name in METRICS if name in model["spread"]} | {
         "rejection": rejections,
         **{key: {name: median(found) for name, found in by.items()} for key, by in _mass_shapes(model).items()},
+        **regression_summary(model["trainings"])[0],
     }
 
 
@@ -128,13 +133,13 @@ def _mass_shapes(model: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
 def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the intervals over jets of a single training; of several, those over jets and trainings."""
     first, means = model["trainings"][0], _values(model)
+    targets = regression_summary(model["trainings"])[1]
     if len(model["trainings"]) == 1:
         rejections = {name: [first["rejection"][name][end] for end in ("low", "high")] for name in means["rejection"]}
-        return {name: interval for name, interval in first["intervals"].items() if interval is not None} | {
-            "rejection": rejections
-        }
+        known = {name: interval for name, interval in first["intervals"].items() if interval is not None}
+        return {**known, "rejection": rejections, **targets}
     shapes = _mass_shapes(model)
-    errors = {name: uncertainty(model, name) for name in means if name != "rejection" and name not in shapes}
+    errors = {name: uncertainty(model, name) for name in means if name in METRICS}
     rejections = {name: [entry["min"], entry["max"]] for name, entry in model["spread"]["rejection"].items()}
     return {
         name: [max(0.0, means[name] - error), min(1.0, means[name] + error)]
@@ -143,6 +148,7 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
     } | {
         "rejection": rejections,
         **{key: {name: [min(one), max(one)] for name, one in by.items()} for key, by in shapes.items()},
+        **targets,
     }
 
 

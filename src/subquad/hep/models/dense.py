@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.hep.data.layout import Layout
-from subquad.hep.models.networks import Network
+from subquad.hep.models.networks import Network, logits_and_targets
 from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
@@ -72,23 +72,35 @@ class DenseTagger(nn.Module):
         pf_vectors: Float[Tensor, "B 4 P"] | None = None,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the probabilities."""
+        """Return the probabilities; regression targets are no output."""
+        outputs = self._outputs(pf_features, pf_mask, pf_points, pf_vectors=pf_vectors, jet_features=jet_features)
+        return logits_and_targets(self.net, outputs)[0].softmax(-1)
+
+    def _outputs(
+        self,
+        pf_features: Tensor,
+        pf_mask: Tensor,
+        pf_points: Tensor | None,
+        *,
+        pf_vectors: Tensor | None,
+        jet_features: Tensor | None,
+    ) -> Tensor:
         x, mask = pf_features.mT, pf_mask[:, 0] != 0
         points = x if self.uses_features_as_points or pf_points is None else pf_points.mT
         net = self.net
         if isinstance(net, KinematicPCN):
             assert pf_vectors is not None
-            return dense_kinematic(net, x, points, mask, pf_vectors.mT, jet_features).softmax(-1)
+            return dense_kinematic(net, x, points, mask, pf_vectors.mT, jet_features)
         if isinstance(net, EPCN):
             assert pf_vectors is not None
             adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
             pairs = pair_kinematics(pf_vectors.mT, points, mask)
             laplacians = kinematic_laplacians(pairs, adjacency, torch.eye(len(VARIABLES)))
             parts = zip(laplacians.unbind(1), net.on_each, strict=True)
-            return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask).softmax(-1)
+            return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask)
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
         graph = _dense(scaled_laplacian(adjacency, mask))
-        return net.classify(x, graph, mask, jet_features=jet_features).softmax(-1)
+        return net.classify(x, graph, mask, jet_features=jet_features)
 
 
 def dense_kinematic(  # noqa: PLR0917

@@ -77,7 +77,7 @@ class Origin:
             errors.append(f"particles per jet: at most {own.max_particles} in the run, {given.max_particles} here")
         raise_errors(f"--from {self.tagger.path}: these jets do not have the inputs of the run:", errors)
         if given.card is not None and own.card is not None:
-            given = layout_of(self.net, card_like(given.card, own.card))
+            given = replace(layout_of(self.net, card_like(given.card, own.card)), observers=given.observers)
         return replace(given, jet_standardizer=own.jet_standardizer)
 
     @property
@@ -86,16 +86,17 @@ class Origin:
         card = self.tagger.layout.card
         return None if card is None or card.has_layout_names else card
 
-    def keeps_output_layer(self, classes: Sequence[str]) -> bool:
-        """Return whether these are the classes of the run, in any order."""
-        return set(classes) == set(self.tagger.classes)
+    def keeps_output_layer(self, classes: Sequence[str], targets: Sequence[str] = ()) -> bool:
+        """Return whether these are the classes of the run, in any order, and its regression targets."""
+        return set(classes) == set(self.tagger.classes) and tuple(targets) == self.tagger.targets.names
 
-    def load_into(self, net: Network, classes: Sequence[str]) -> list[nn.Parameter]:
+    def load_into(self, net: Network, classes: Sequence[str], targets: Sequence[str] = ()) -> list[nn.Parameter]:
         """Load the weights of the run into a network; the output layer of other classes stays as it is.
 
         Args:
             net: A network with initial weights.
             classes: Its classes.
+            targets: Its regression targets.
 
         Returns:
             The parameters that the run does not have.
@@ -104,28 +105,30 @@ class Origin:
         prefix = f"head.{len(net.head) - 1}" if isinstance(net.head, nn.Sequential) else "head"
         for name in ("weight", "bias"):
             saved = state.pop(f"{prefix}.{name}")
-            if self.keeps_output_layer(classes):
-                rows = torch.tensor([self.tagger.classes.index(label) for label in classes])
-                state[f"{prefix}.{name}"] = saved[rows]
+            if self.keeps_output_layer(classes, targets):
+                rows = [self.tagger.classes.index(label) for label in classes]
+                rows += range(len(classes), len(saved))
+                state[f"{prefix}.{name}"] = saved[torch.tensor(rows)]
         net.load_state_dict(state, strict=False)
         return [parameter for name, parameter in net.named_parameters() if name not in state]
 
-    def note(self, classes: Sequence[str]) -> str:
+    def note(self, classes: Sequence[str], targets: Sequence[str] = ()) -> str:
         """Return a sentence on what is taken from the run."""
         start = f"Fine-tuned from {self.tagger.path} (weights {self.fingerprint}), with its standardization"
-        if self.keeps_output_layer(classes):
+        if self.keeps_output_layer(classes, targets):
             return f"{start} and its output layer."
-        return (
-            f"{start}; the output layer is newly initialised, as the run has the classes {_some(self.tagger.classes)}."
-        )
+        own = f"the classes {_some(self.tagger.classes)}"
+        if self.tagger.targets.names or targets:
+            own += f" and the regression targets {_some(self.tagger.targets.names) or 'none'}"
+        return f"{start}; the output layer is newly initialised, as the run has {own}."
 
-    def as_config(self, classes: Sequence[str]) -> dict[str, Any]:
+    def as_config(self, classes: Sequence[str], targets: Sequence[str] = ()) -> dict[str, Any]:
         """Return the record of the origin in `config.json`."""
         return {
             "run": str(self.tagger.path.absolute()),
             "fingerprint": self.fingerprint,
             "classes": self.tagger.classes,
-            "keeps_output_layer": self.keeps_output_layer(classes),
+            "keeps_output_layer": self.keeps_output_layer(classes, targets),
         }
 
 

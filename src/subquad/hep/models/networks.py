@@ -23,7 +23,19 @@ from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.train.bucketing import batches_by_length
 
-__all__ = ["Network", "build_network", "forward", "load_network", "network_tensors", "predict_logits", "using_threads"]
+__all__ = [
+    "Network",
+    "build_network",
+    "forward",
+    "load_network",
+    "logits_and_targets",
+    "network_tensors",
+    "outputs_of",
+    "predict_logits",
+    "predict_outputs",
+    "target_count",
+    "using_threads",
+]
 
 Network = PCN | EPCN | KinematicPCN
 
@@ -31,17 +43,35 @@ _THREADS = Lock()
 """The number of threads of torch belongs to the whole process."""
 
 
-def build_network(settings: NetSettings, layout: Layout, classes: int) -> Network:
-    """Return a network with initial weights.
+def build_network(settings: NetSettings, layout: Layout, classes: int, *, targets: int = 0) -> Network:
+    """Return a network with initial weights, whose last outputs are the regression targets.
 
     Args:
         settings: Architecture.
         layout: Columns of the jets.
         classes: Number of classes.
+        targets: Number of regression targets.
 
     Raises:
         SubquadError: The network weights edges by momenta, and the layout has none.
     """
+    net = _network(settings, layout, classes + targets)
+    net.targets = targets  # pyright: ignore[reportAttributeAccessIssue]
+    return net
+
+
+def target_count(net: nn.Module) -> int:
+    """Return the number of regression targets of a network."""
+    return getattr(net, "targets", 0)
+
+
+def logits_and_targets(net: nn.Module, outputs: Float[Tensor, "B N"]) -> tuple[Tensor, Tensor]:
+    """Return the logits of the classes [B, C] and the standardized regression targets [B, T]."""
+    classes = outputs.shape[-1] - target_count(net)
+    return outputs[..., :classes], outputs[..., classes:]
+
+
+def _network(settings: NetSettings, layout: Layout, classes: int) -> Network:
     features = len(layout.features.names)
     jet_features = len(layout.jet_features) if settings.has_jet_features else 0
     shape = {"width": settings.width, "terms": settings.chebyshev_order, "layers": settings.layers, "k": settings.k}
@@ -80,15 +110,25 @@ def build_network(settings: NetSettings, layout: Layout, classes: int) -> Networ
 
 
 def forward(net: nn.Module, batch: Batch) -> Float[Tensor, "B C"]:
-    """Return the logits of a batch; networks with weighted edges also get the momenta, and edges if there are any."""
+    """Return the logits of a batch."""
+    return logits_and_targets(net, outputs_of(net, batch))[0]
+
+
+def outputs_of(net: nn.Module, batch: Batch) -> Float[Tensor, "B N"]:
+    """Return logits and targets of a batch; networks with weighted edges also get momenta and, if known, edges."""
     vectors: dict[str, Any] = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
     return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, edges=batch.edges, **vectors)
 
 
-def predict_logits(
+def predict_logits(net: Network, dataset: JetDataset, batch_size: int = 64) -> Float[Tensor, "J C"]:
+    """Return the logits of all jets, in their order; see `predict_outputs`."""
+    return logits_and_targets(net, predict_outputs(net, dataset, batch_size))[0]
+
+
+def predict_outputs(
     net: Network, dataset: JetDataset, batch_size: int = 64, *, advance: Callable[[int], object] | None = None
-) -> Float[Tensor, "J C"]:
-    """Return the logits of all jets, in their order.
+) -> Float[Tensor, "J N"]:
+    """Return logits and standardized targets of all jets, in their order; `logits_and_targets` divides them.
 
     On a CPU each of torch's threads takes batches of its own, since single operations are too small to be divided.
 
@@ -105,7 +145,7 @@ def predict_logits(
 
     def predict(indices: Tensor) -> None:
         with torch.no_grad():
-            out[indices] = forward(net, collate(dataset, indices, device)).float().cpu()
+            out[indices] = outputs_of(net, collate(dataset, indices, device)).float().cpu()
         if advance is not None:
             advance(len(indices))
 
@@ -149,13 +189,13 @@ def network_tensors(net: nn.Module, layout: Layout) -> dict[str, Tensor]:
 
 
 def load_network(
-    tensors: Mapping[str, Tensor], settings: NetSettings, layout: Layout, classes: int
+    tensors: Mapping[str, Tensor], settings: NetSettings, layout: Layout, classes: int, *, targets: int = 0
 ) -> tuple[Network, Layout]:
     """Return the network of saved tensors, in evaluation mode, and the layout with its standardization."""
     tensors = dict(tensors)
     center, scale = tensors.pop("jet_features.center", None), tensors.pop("jet_features.scale", None)
     if center is not None and scale is not None:
         layout = replace(layout, jet_standardizer=Standardizer.of(center, scale))
-    net = build_network(settings, layout, classes)
+    net = build_network(settings, layout, classes, targets=targets)
     net.load_state_dict(tensors)
     return net.eval(), layout

@@ -40,9 +40,16 @@ def fit_temperature(logits: Float[Tensor, "J C"], labels: Tensor, weights: np.nd
 
 
 @torch.no_grad()
-def divide_logits(head: nn.Module, temperature: float) -> None:
-    """Divide the weights of the last layer of a head, and so its logits, by the temperature."""
+def divide_logits(head: nn.Module, temperature: float, *, targets: int = 0) -> None:
+    """Divide the weights of the last layer of a head, and so its logits, by the temperature.
+
+    Args:
+        head: Head of a network.
+        temperature: The temperature.
+        targets: Number of its last outputs that are no logits.
+    """
     last = head[-1] if isinstance(head, nn.Sequential) else head
     assert isinstance(last, nn.Linear)
-    last.weight.div_(temperature)
-    last.bias.div_(temperature)
+    logits = slice(len(last.bias) - targets)
+    last.weight[logits].div_(temperature)
+    last.bias[logits].div_(temperature)

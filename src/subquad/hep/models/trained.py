@@ -1,7 +1,7 @@
 """A trained tagger in the folder of a run: the network, and how jets are read for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +11,10 @@ from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.layout import Layout, layout_of, with_event_weights
+from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
 from subquad.hep.data.store import JetDataset, dataset_of
 from subquad.hep.models.networks import Network, load_network
+from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
 from subquad.runs.folder import load_config, load_tensors
 
@@ -34,6 +35,8 @@ class TrainedTagger:
     layout: Layout
     """With fitted standardization."""
     classes: tuple[str, ...]
+    targets: Targets = field(default_factory=Targets)
+    """Regression targets beside the classes."""
 
     @classmethod
     def load(cls, run: Path | str) -> Self:
@@ -49,10 +52,21 @@ class TrainedTagger:
             layout = layout_of(settings, card)
             if card is None and config.get("event_weights"):
                 layout = with_event_weights(layout, config["event_weights"])
-            net, layout = load_network(tensors, settings, layout, len(classes))
+            targets = Targets.of_config(config.get("targets"))
+            # those of a card are part of it
+            layout = with_targets(layout, [name for name in targets.names if name not in layout.targets])
+            net, layout = load_network(tensors, settings, layout, len(classes), targets=len(targets))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
-        return cls(path=Path(run), config=config, net=net, settings=settings, layout=layout, classes=classes)
+        return cls(
+            path=Path(run),
+            config=config,
+            net=net,
+            settings=settings,
+            layout=layout,
+            classes=classes,
+            targets=targets,
+        )
 
     @property
     def temperature(self) -> float:
@@ -76,11 +90,12 @@ class TrainedTagger:
         tree: str = "tree",
         needs_labels: bool = True,
         needs_weights: bool = False,
+        needs_targets: bool = False,
         title: str = "scoring jets",
         quiet: bool = True,
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
-        needs = {"needs_labels": needs_labels, "needs_weights": needs_weights}
+        needs = {"needs_labels": needs_labels, "needs_weights": needs_weights, "needs_targets": needs_targets}
         yield from read_chunks(files, self.layout, tree=tree, **needs, title=title, quiet=quiet)
 
     def class_indices(self, chunk: JetChunk) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,17 @@ from torch.nn.functional import cross_entropy
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import Decorrelation
-from subquad.hep.models.networks import Network, build_network, forward, predict_logits, using_threads
+from subquad.hep.models.networks import (
+    Network,
+    build_network,
+    logits_and_targets,
+    outputs_of,
+    predict_logits,
+    predict_outputs,
+    using_threads,
+)
 from subquad.hep.models.presets import training_defaults
+from subquad.hep.models.targets import Targets
 from subquad.hep.models.temperature import divide_logits, fit_temperature
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.train.bucketing import bucketed_batches
@@ -22,7 +31,7 @@ from subquad.train.distributed import processes
 from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["FittedNetwork", "fit_network"]
+__all__ = ["FittedNetwork", "fit_network", "monitor_of"]
 
 NEW_LAYER = 10
 """Learning rate of layers with initial weights, in multiples of that of layers which fine-tuning takes from a run."""
@@ -52,6 +61,7 @@ def fit_network(
     quiet: bool,
     event_weights: np.ndarray | None = None,
     decorrelation: Decorrelation | None = None,
+    targets: Targets = Targets(),
     start: Callable[[Network], Sequence[nn.Parameter]] = lambda net: (),
 ) -> FittedNetwork:
     """Fit a network, and its temperature on the validation jets.
@@ -67,20 +77,22 @@ def fit_network(
         event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
         decorrelation: Penalty for correlations of the background's scores with `decorrelated` of the parts; its loss
             then selects the best epoch, in place of the accuracy.
+        targets: Regression targets; `targets` of the parts are standardized by them.
         start: Loads weights into the network, and returns the parameters that it leaves with initial weights; these
             learn `NEW_LAYER` times as fast.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        net = build_network(net_settings, parts["train"].layout, classes)
+        net = build_network(net_settings, parts["train"].layout, classes, targets=len(targets))
     new = start(net)
     waiting = WaitingTime()
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
-        plan = _Plan(net=net, parts=parts, settings=settings, new=new, decorrelation=decorrelation, seed=seed)
+        options = {"new": new, "decorrelation": decorrelation, "targets": targets}
+        plan = _Plan(net=net, parts=parts, settings=settings, seed=seed, **options)
         result = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
-    divide_logits(net.head, temperature)
+    divide_logits(net.head, temperature, targets=len(targets))
     return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature)
 
 
@@ -94,7 +106,14 @@ class _Plan:
     new: Sequence[nn.Parameter]
     """Parameters that fine-tuning does not take from its run."""
     decorrelation: Decorrelation | None
+    targets: Targets
     seed: int
+
+    def regression(self, predicted: Tensor, jets: Batch | JetDataset) -> Tensor:
+        """Return the weighted loss of the regression targets, summed over the jets; 0 without targets."""
+        if jets.targets is None:
+            return predicted.new_zeros(())
+        return self.settings.target_weight * self.targets.loss(predicted, jets.targets, jets.weights)
 
     def penalty(self, logits: Tensor, jets: Batch | JetDataset) -> Tensor | None:
         """Return the weighted penalty for correlations of background jets; None without one."""
@@ -112,6 +131,15 @@ class _Plan:
         return torch.optim.AdamW(groups)
 
 
+def monitor_of(settings: FitSettings, targets: Targets) -> str:
+    """Return the metric of the validation jets that selects the best epoch.
+
+    It is the accuracy, or the loss of a fit with more than one aim, as the most accurate epoch may be the least
+    decorrelated one.
+    """
+    return "accuracy" if settings.decorrelate is None and not targets else "loss"
+
+
 def _train(
     plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
 ) -> TrainingResult:
@@ -125,24 +153,29 @@ def _train(
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
         batch = item.to(next(model.parameters()).device)
-        logits = forward(model, batch)
+        logits, predicted = logits_and_targets(net, outputs_of(model, batch))
         loss = (cross_entropy(logits, batch.labels, reduction="none") * batch.weights).mean()
         penalty = plan.penalty(logits, batch)
         total = loss if penalty is None else loss + penalty
+        regression = plan.regression(predicted, batch) / len(batch.labels)
+        total = total + regression
         backward(total)
         is_right = (logits.detach().argmax(-1) == batch.labels).float()
         metrics = {"loss": total, "accuracy": (is_right * batch.weights).mean()}
-        return metrics if penalty is None else {**metrics, "penalty": penalty}
+        metrics |= {} if penalty is None else {"penalty": penalty}
+        return {**metrics, "regression": regression} if plan.targets else metrics
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        logits = predict_logits(model, validation)  # pyright: ignore[reportArgumentType]
+        outputs = predict_outputs(model, validation)  # pyright: ignore[reportArgumentType]
+        logits, predicted = logits_and_targets(net, outputs)
         weights = validation.weights / validation.weights.sum().clamp(min=1e-12)
         loss = (cross_entropy(logits, validation.labels, reduction="none") * weights).sum().item()
         penalty = plan.penalty(logits, validation)
         accuracy = ((logits.argmax(-1) == validation.labels) * weights).sum().item()
-        if penalty is None:
-            return {"accuracy": accuracy, "loss": loss}
-        return {"accuracy": accuracy, "loss": loss + penalty.item(), "penalty": penalty.item()}
+        parts = {} if penalty is None else {"penalty": penalty.item()}
+        if plan.targets:
+            parts["regression"] = plan.regression(predicted, replace(validation, weights=weights)).item()
+        return {"accuracy": accuracy, "loss": loss + sum(parts.values()), **parts}
 
     steps_per_epoch = max(1, len(batches(0)) // world)
     name, warmup = preset.schedule
@@ -159,9 +192,8 @@ def _train(
         ),
         schedule=schedule(name, warmup=warmup),
         validate=validate,
-        # the most accurate epoch may be the least decorrelated one
-        monitor="accuracy" if plan.decorrelation is None else "loss",
-        maximize=plan.decorrelation is None,
+        monitor=monitor_of(settings, plan.targets),
+        maximize=monitor_of(settings, plan.targets) == "accuracy",
         directory=directory,
         name="fit",
         seed=seed,

@@ -27,7 +27,8 @@ from subquad.hep.plots.figures import (
     scores_figure,
     time_figure,
 )
-from subquad.hep.plots.mass_shape_figure import mass_shape_figure
+from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
+from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.style import in_style
 from subquad.hep.plots.tables import mass_shapes_table, metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, page, picture, show
@@ -35,7 +36,7 @@ from subquad.reporting.page import Section, Table, page, picture, show
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 
 TITLE = "Comparison of jet taggers"
-MASS_SHAPES = "Mass decorrelation"
+MASS_SHAPES, TARGETS = "Mass decorrelation", "Regression targets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def draw(
         *_signal_drawings(evaluation, models, curves),
         *_model_drawings(models, classes, background, curves),
         *_mass_shape_drawings(evaluation),
+        *_regression_drawings(models, classes),
         Drawing(
             name="calibration",
             section="Calibration",
@@ -97,10 +99,23 @@ def draw(
     return drawings, curves
 
 
+def _regression_drawings(models: Sequence[ModelPredictions], classes: Sequence[str]) -> Iterator[Drawing]:
+    for number, model in enumerate(models, start=1):
+        for target in model.median_training.predicted:
+            yield Drawing(
+                name=f"target_{target}_{number}",
+                section=TARGETS,
+                figure=regression_figure(model.median_training, target, classes),
+                caption=f"{model.name}, {target}. {CAPTION}",
+            )
+
+
 def _mass_shape_drawings(evaluation: Mapping[str, Any]) -> list[Drawing]:
-    figure = mass_shape_figure(evaluation["models"], evaluation["background"])
-    if figure is None:
+    models, background = evaluation["models"], evaluation["background"]
+    signals = [name for name in models[0]["trainings"][0]["rejection"] if has_mass_shapes(models, name)]
+    if not signals:
         return []
+    figure = mass_shape_figure(models, background, signals)
     caption = (
         f"Rejection of {evaluation['background']} against the inverse Jensen–Shannon divergence between its mass "
         "before and after the cut, at signal efficiencies of 50 % (circles) and 30 % (squares): upper right is better. "
@@ -235,8 +250,13 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
     for drawing in drawings:
         block = picture(drawing.figure, drawing.caption, is_half=drawing.is_half)
         figures.setdefault(drawing.section, []).append(block)
-    if (table := mass_shapes_table(evaluation["models"], evaluation["background"])) is not None:
-        figures.setdefault(MASS_SHAPES, []).append(table)
+    tables = {
+        MASS_SHAPES: mass_shapes_table(evaluation["models"], evaluation["background"]),
+        TARGETS: regression_table(evaluation["models"]),
+    }
+    for section, table in tables.items():
+        if table is not None:
+            figures.setdefault(section, []).append(table)
     return page(
         TITLE,
         lead=_lead(evaluation),

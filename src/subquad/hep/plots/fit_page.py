@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.plots.figures import (
     calibration_figure,
@@ -16,6 +16,7 @@ from subquad.hep.plots.figures import (
     roc_figure,
     scores_figure,
 )
+from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.tables import metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, picture
 from subquad.runs.folder import CONFIG, METRICS
@@ -116,12 +117,21 @@ def sections_of(
                 "sculpting.",
             ],
         ),
+        *_target_sections(metrics, pcn, classes),
         Section("Jets", [_split_text(metrics, config), picture(observers_figure(pcn, classes), _OBSERVERS)]),
         Section(
             "Training",
             [_training_text(metrics, config), picture(history_figure(history), "Loss and accuracy during training.")],
         ),
     ]
+
+
+def _target_sections(metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str]) -> list[Section]:
+    table = regression_table(_measured(metrics))
+    if table is None:
+        return []
+    figures = [picture(regression_figure(net, name, classes), f"{name}. {CAPTION}") for name in net.predicted]
+    return [Section("Regression targets", [table, *figures])]
 
 
 _OBSERVERS = "Soft-drop mass, pT and number of particles of the test jets by class."

@@ -11,22 +11,25 @@ from matplotlib.ticker import NullFormatter
 from subquad.hep.metrics.mass_shape import EFFICIENCIES
 from subquad.hep.plots.style import colours, in_style, latex_name, panel_grid
 
-__all__ = ["mass_shape_figure"]
+__all__ = ["has_mass_shapes", "mass_shape_figure"]
 
 MARKERS = dict(zip(EFFICIENCIES, ("o", "s"), strict=True))
 
 
+def has_mass_shapes(models: Sequence[Mapping[str, Any]], signal: str) -> bool:
+    """Return whether a cut on the score of a signal was measured for any model."""
+    return any(one["mass_shapes"].get(signal) for model in models for one in model["trainings"])
+
+
 @in_style
-def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str) -> Figure | None:
-    """Return rejection against 1/JSD, one panel per signal and one colour per model; None if no cut was measured.
+def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, signals: Sequence[str]) -> Figure:
+    """Return rejection against 1/JSD, one panel per signal and one colour per model.
 
     Args:
         models: As in `metrics.json`: `name` and `trainings` with `mass_shapes`.
         background: Class whose mass is compared.
+        signals: Classes with measured cuts.
     """
-    signals = [name for name, cuts in models[0]["trainings"][0]["mass_shapes"].items() if cuts]
-    if not signals:
-        return None
     figure, grid = panel_grid(len(signals), columns=3, width=3.4, height=2.9, extra=0.7)
     for axes, signal in zip(grid, signals, strict=True):
         ends = []

@@ -79,7 +79,11 @@ def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Ta
 
 def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> Table | None:
     """Return 1/JSD of the background's mass before and after cuts, one row per signal and efficiency; None without."""
-    signals = list(models[0]["trainings"][0]["mass_shapes"])
+    signals = [
+        name
+        for name in models[0]["trainings"][0]["rejection"]
+        if any(one["mass_shapes"].get(name) for model in models for one in model["trainings"])
+    ]
     rows = [
         [name, f"{100 * efficiency:g} %", *(_mass_shape(model, name, efficiency) for model in models)]
         for name in signals
@@ -100,7 +104,12 @@ def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str
     known = inverse_jsd(model["trainings"], signal, efficiency)
     if not known:
         return "–"
-    cuts = [cut for one in model["trainings"] for cut in one["mass_shapes"][signal] if cut["efficiency"] == efficiency]
+    cuts = [
+        cut
+        for one in model["trainings"]
+        for cut in one["mass_shapes"].get(signal, ())
+        if cut["efficiency"] == efficiency
+    ]
     return f"{_round(median(known))}  ({_round(median([cut['by_chance'] or np.inf for cut in cuts]))})"
 
 
