@@ -89,7 +89,7 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
 @pytest.mark.slow
 def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path, monkeypatch):
     # figures take most of the time, and are tested elsewhere
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
     jets = read(files)
     for seed in (0, 1):
         model = PCNTagger(**{**SHORT, "epochs": 1, "random_state": seed}).fit(jets, jets.class_names)

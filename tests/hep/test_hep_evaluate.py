@@ -54,7 +54,7 @@ def holdout(tables, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Omit the figures, which take most of the time; the title page is drawn."""
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
 
 
 def external_scores(path, labels, order=(2, 0, 1), *, prefix="score_", without=(), tree="Events"):

@@ -329,7 +329,7 @@ def test_the_split_of_the_data_set_is_used(top, tmp_path, monkeypatch):
     metrics = fit(top, SETTINGS, out=tmp_path / "run", quiet=True)
     assert metrics["jets"] == {"train": 61, "validation": 23, "test": 31}
     # figures take most of the time, and are tested elsewhere
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
     own = evaluate(tmp_path / "run", out=tmp_path / "own", quiet=True)
     found = evaluate(tmp_path / "run", files=top / "test.h5", out=tmp_path / "files", quiet=True)
     # the test jets of the run are those of test.h5

@@ -125,7 +125,7 @@ def files(tables, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
     run = tmp_path / "run"
     given = ["hep", "fit", *map(str, files), "--out", str(run)]
     assert main([*given, "--target", "gen_mas"]) == 2

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import SubquadError, unknown, validate_minima, validate_values
+from subquad.errors import SubquadError, unknown, validate_distinct, validate_minima, validate_values
 from subquad.hep.fit_settings import (
     FitSettings,
     Graph,
@@ -90,6 +90,12 @@ class EvaluateSettings:
     event_weights: Input[str | None] = None
     """Branch with event weights of the files: jets count with them in all metrics. Default: that of the first run;
     in files of --scores, event_weight if there is such a branch."""
+    vary: Input[tuple[str, ...]] = ()
+    """Systematic variations of the particles of --files, each applied alone: pt_scale=1.02 multiplies all momenta,
+    pt_smear=0.05 smears them by 5 %, drop=0.03 drops particles with this probability, and rotate=0.5 turns jets around
+    the beam by an angle, which must change nothing."""
+    seed: Input[int] = 0
+    """Seed of the random numbers of --vary."""
     threads: Model[int] = 1
     """Number of CPU threads of the network."""
 
@@ -97,6 +103,8 @@ class EvaluateSettings:
         """Refuse values that cannot work."""
         check_threads(self.threads)
         validate_minima(self, batch_size=1)
+        validate_minima(self, seed=0)
+        validate_distinct(self, "vary")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
+from subquad.hep.data.variations import parse_variation
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
+from subquad.hep.evaluation.systematics import check_variable, varied_metrics
 from subquad.hep.metrics.classification import background_class
-from subquad.hep.metrics.predictions import Predictions, group_by_model, with_observers_of
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model, with_observers_of
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
@@ -70,21 +72,28 @@ def evaluate(
     settings = settings or EvaluateSettings()
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
     compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
-    paths = _files_to_score(list_files(files), compared, scores, settings.event_weights)
+    paths = _files_to_score(list_files(files), compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights)
     classes = compared.classes or external[0][1]
     of_first_run = next(iter(compared.configs.values()), {}).get("background")
     background = background_class(settings.background, classes, of_first_run)
+    variations = [parse_variation(text, settings.seed) for text in settings.vary]
+    varied: dict[str, list[ModelPredictions]] = {}
     if paths:
         taggers = compared.taggers(settings.event_weights)
+        check_variable(taggers, variations)
         predictions = score_files(taggers, paths, settings, classes, quiet=quiet)
+        for variation in variations:
+            scored = score_files(taggers, paths, settings, classes, variation=variation, quiet=quiet)
+            varied[variation.name] = group_by_model(scored)
     else:
         predictions = [
             one
             for folder, name in compared.names.items()
             for one in stored_predictions(folder, name, compared.configs[folder], classes)
         ]
+    own = group_by_model(predictions)
     predictions += [with_observers_of(one, predictions[0]) if predictions else one for one, _ in external]
     models = group_by_model(predictions)
     measured = measure(models, classes, background)
@@ -95,12 +104,13 @@ def evaluate(
         "background": background,
         "reference": _reference(settings.reference, [model.name for model in models]),
         "files": [str(path) for path in paths],
-        "notes": _notes(compared, paths, predictions),
+        "notes": [*_notes(compared, paths, predictions), *_variation_notes(settings)],
+        "variations": {name: varied_metrics(own, after, classes, background) for name, after in varied.items()},
         "threads": settings.threads,
         "models": measured,
     }
     say("drawing figures", quiet=quiet)
-    drawings, curves = draw(evaluation, models)
+    drawings, curves = draw(evaluation, models, varied)
     for model in measured:
         model.update(curves[model["name"]])
     with write_report_folder(out) as folder:
@@ -166,14 +176,17 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
 
 
 def _files_to_score(
-    files: Sequence[Path | str], compared: _Runs, scores: Sequence[str], event_weights: str | None
+    files: Sequence[Path | str], compared: _Runs, scores: Sequence[str], settings: EvaluateSettings
 ) -> list[Path]:
+    event_weights, vary = settings.event_weights, settings.vary
     if not compared.names and not scores:
         raise SubquadError(
             "nothing to evaluate; give folders that `subquad hep fit` wrote, or --scores name=scores.root"
         )
     if files and not compared.names:
         raise SubquadError("--files needs a run that scores these jets; files given by --scores hold their own jets")
+    if vary and not files:
+        raise SubquadError(f"--vary {' '.join(vary)}: give --files with the jets to vary")
     if event_weights is not None and not files and not scores:
         raise SubquadError(
             f"--event-weights {event_weights}: a run's own test jets have the weights that it was fitted with; give "
@@ -202,6 +215,16 @@ def _reference(given: str | None, names: Sequence[str]) -> str:
     if given is not None and given not in names:
         raise unknown("model", given, names)
     return given or names[0]
+
+
+def _variation_notes(settings: EvaluateSettings) -> list[str]:
+    """Return a sentence on the variations and their seed."""
+    if not settings.vary:
+        return []
+    return [
+        f"Systematic variations of the particles: {', '.join(settings.vary)}, with seed {settings.seed}; features are "
+        "recomputed from the varied momenta, and gradient boosting and external scores are not varied."
+    ]
 
 
 def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:

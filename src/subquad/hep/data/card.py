@@ -111,6 +111,16 @@ class Card:
         columns = self._columns(is_training=is_training, has_labels=has_labels, has_weights=has_weights)
         return columns.keys() & self.new_variables.keys()
 
+    def input_branches(self) -> set[str]:
+        """Return the branches that the inputs of the network are computed from."""
+        asked, found = [*self.per_particle(), *([self.mask] if self.mask else [])], set[str]()
+        while asked:
+            name = asked.pop()
+            if name not in found:
+                found.add(name)
+                asked += self.new_variables[name].names if name in self.new_variables else ()
+        return found - self.new_variables.keys()
+
     def _columns(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> dict[str, str]:
         """Return branches and new variables, each with the key of the card that asks for it."""
         asked: dict[str, str] = dict.fromkeys(self.per_particle(), "inputs")

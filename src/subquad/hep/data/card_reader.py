@@ -29,8 +29,9 @@ from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import inspect_files, jets_of
+from subquad.hep.data.jets import OBSERVERS, inspect_files, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
+from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
 __all__ = ["CardReader"]
 
@@ -76,6 +77,7 @@ class CardReader:
         self.layout, self.card, self.is_training = layout, card, is_training
         self.has_labels, self.has_weights = needs_labels, needs_weights
         self.not_numbers: Counter[str] = Counter()
+        self.variation: Variation | None = None
 
     def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
         """Return the contents of the files, which must have all columns that the card asks for."""
@@ -136,6 +138,9 @@ class CardReader:
         given = {name: given[self.card.branch(name)] for name in self._wanted()}
         for name, values in self.card.file_magic.items():
             given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
+        if self.variation is not None:
+            # branches have other values than the variables that are computed from varied ones
+            given, redefined = self._varied(given, self.variation, source, errors), {}
         columns = _CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
@@ -152,6 +157,27 @@ class CardReader:
         for name, branch in redefined.items():
             _check_definition(name, branch, columns, self.card, errors)
         return replace(self._selected(columns, errors), split=split)
+
+    def _varied(
+        self, given: Mapping[str, Any], variation: Variation, source: Source, errors: ChunkErrors
+    ) -> dict[str, Any]:
+        """Return the branches with varied momenta."""
+        inputs = {name: given[name] for name in self.card.input_branches() if name in given}
+        of_jets = [name for name, column in inputs.items() if column.ndim == 1 and name not in self.card.file_magic]
+        fixed = fixed_inputs([name for name, column in inputs.items() if column.ndim > 1], of_jets)
+        if fixed and variation.kind != "rotate":
+            raise SubquadError(
+                f"--vary {variation.name}: {self.card.name} takes {', '.join(fixed[:5])} from the files, which cannot "
+                "be recomputed from varied momenta; fit a tagger without such inputs"
+            )
+
+        def vectors(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+            own = _CardColumns(self.card, columns, len(errors.entries))
+            names = [variable.name for variable in self.card.vectors]
+            return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
+
+        generator = variation.generator(source.path.name, int(errors.entries[0]))
+        return vary(given, variation, vectors, generator, jets={*of_jets, *OBSERVERS})
 
     def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)

@@ -29,6 +29,7 @@ from subquad.hep.data.jets import (
     jets_of,
 )
 from subquad.hep.data.layout import Layout
+from subquad.hep.data.variations import Variation
 from subquad.progress import say
 
 __all__ = ["chunk_of", "first_jets", "read_chunks"]
@@ -43,6 +44,7 @@ def read_chunks(
     needs_labels: bool = True,
     needs_weights: bool = True,
     needs_targets: bool = True,
+    variation: Variation | None = None,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[JetChunk]:
@@ -56,6 +58,7 @@ def read_chunks(
             `test_time_selection`.
         needs_labels: Refuse files without labels.
         needs_weights: Refuse files without the layout's event weights.
+        variation: Systematic variation of the momenta.
         needs_targets: Read the layout's regression targets, which files must have then.
         title: Title of the progress bar.
         quiet: Print no progress.
@@ -71,6 +74,7 @@ def read_chunks(
             event_weights=layout.event_weights,
             needs_weights=needs_weights,
             targets=layout.targets if needs_targets else (),
+            variation=variation,
             title=title,
             quiet=quiet,
         ):
@@ -78,6 +82,7 @@ def read_chunks(
         return
     card = layout.card if needs_targets else replace(layout.card, targets={})
     reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
+    reader.variation = variation
     sources = reader.inspect(files, tree)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():

@@ -15,6 +15,7 @@ import numpy as np
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.columns import ChunkErrors, check_energies, class_indices, jet_table, particle_table
 from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
+from subquad.hep.data.variations import Variation, vary
 from subquad.progress import track
 
 __all__ = [
@@ -154,6 +155,7 @@ def iterate_jets(
     event_weights: str = "",
     needs_weights: bool = True,
     targets: Sequence[str] = (),
+    variation: Variation | None = None,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
@@ -166,6 +168,7 @@ def iterate_jets(
         event_weights: Branch with event weights; empty for none.
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
         targets: Branches with regression targets.
+        variation: Systematic variation of the momenta.
         title: Title of the progress bar.
         quiet: Print no progress.
     """
@@ -188,6 +191,9 @@ def iterate_jets(
     names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *targets]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
+        if variation is not None:
+            generator = variation.generator(source.path.name, int(errors.entries[0]))
+            columns = vary(columns, variation, _momenta, generator, jets=OBSERVERS)
         jets = jets_of(columns, classes, errors)
         named = {f"the regression target {name}": columns[name] for name in targets}
         table = jet_table(named, list(named), errors) if named else None
@@ -198,6 +204,13 @@ def iterate_jets(
         )
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
+
+
+def _momenta(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the four-momenta [C, 4] and the numbers of particles [J]."""
+    ak = require("awkward", extra="hep")
+    flat = [ak.to_numpy(ak.flatten(columns[name])).astype(np.float64) for name in PARTICLES[:4]]
+    return np.stack(flat, axis=1), ak.to_numpy(ak.num(columns["part_px"]))
 
 
 def inspect_files(files: Sequence[Path], tree: str | None, *, default: str = "tree") -> tuple[list[Source], list[str]]:

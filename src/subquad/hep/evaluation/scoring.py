@@ -18,6 +18,7 @@ from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
+from subquad.hep.data.variations import Variation
 from subquad.hep.metrics.predictions import OBSERVERS, TEST_SCORES, Predictions, concatenated, predictions_of_run
 from subquad.hep.models.networks import logits_and_targets, predict_outputs, using_threads
 from subquad.hep.models.trained import TrainedTagger
@@ -38,6 +39,7 @@ def score_files(
     settings: EvaluateSettings,
     classes: Sequence[str],
     *,
+    variation: Variation | None = None,
     quiet: bool,
 ) -> list[Predictions]:
     """Score the jets of files with all taggers and time the networks.
@@ -49,10 +51,11 @@ def score_files(
         files: Files of labelled jets.
         settings: Batch size, tree and threads.
         classes: Order of the classes.
+        variation: Systematic variation of the jets.
         quiet: Show no progress.
 
     Raises:
-        SubquadError: Files or jets that cannot be used, or jets of a class that the taggers do not know.
+        SubquadError: Files or jets that cannot be used or varied, or jets of a class that the taggers do not know.
     """
     scorers = [_Scorer(name, tagger, classes, settings) for name, each in taggers.items() for tagger in each]
     readers: dict[str, list[_Scorer]] = {}
@@ -61,7 +64,9 @@ def score_files(
         readers.setdefault(_reader_key(scorer.tagger), []).append(scorer)
     with using_threads(settings.threads):
         for group in readers.values():
-            for chunks in _chunks([scorer.tagger for scorer in group], files, tree=settings.tree, quiet=quiet):
+            options = {"tree": settings.tree, "variation": variation, "quiet": quiet}
+            options["title"] = "scoring jets" if variation is None else f"scoring jets, {variation.name}"
+            for chunks in _chunks([scorer.tagger for scorer in group], files, **options):
                 for scorer, chunk in zip(group, chunks, strict=True):
                     scorer.add(chunk, files)
     return [scorer.predictions(files) for scorer in scorers]
@@ -77,17 +82,15 @@ def _reader_key(tagger: TrainedTagger) -> str:
     return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
 
 
-def _chunks(
-    taggers: Sequence[TrainedTagger], files: Sequence[Path], *, tree: str, quiet: bool
-) -> Iterator[list[JetChunk]]:
+def _chunks(taggers: Sequence[TrainedTagger], files: Sequence[Path], **options: Any) -> Iterator[list[JetChunk]]:
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
         given = {"event_weights": taggers[0].layout.event_weights, "targets": taggers[0].layout.targets}
-        for jets in iterate_jets(files, tree=tree, **given, title="scoring jets", quiet=quiet):
+        for jets in iterate_jets(files, **given, **options):
             yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
         needs = {"needs_weights": True, "needs_targets": True}
-        for chunk in taggers[0].read_chunks(files, tree=tree, **needs, title="scoring jets", quiet=quiet):
+        for chunk in taggers[0].read_chunks(files, **needs, **options):
             yield [chunk] * len(taggers)
 
 

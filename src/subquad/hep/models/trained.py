@@ -13,6 +13,7 @@ from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
 from subquad.hep.data.store import JetDataset, dataset_of
+from subquad.hep.data.variations import Variation
 from subquad.hep.models.networks import Network, load_network
 from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
@@ -91,12 +92,13 @@ class TrainedTagger:
         needs_labels: bool = True,
         needs_weights: bool = False,
         needs_targets: bool = False,
+        variation: Variation | None = None,
         title: str = "scoring jets",
         quiet: bool = True,
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
         needs = {"needs_labels": needs_labels, "needs_weights": needs_weights, "needs_targets": needs_targets}
-        yield from read_chunks(files, self.layout, tree=tree, **needs, title=title, quiet=quiet)
+        yield from read_chunks(files, self.layout, tree=tree, **needs, variation=variation, title=title, quiet=quiet)
 
     def class_indices(self, chunk: JetChunk) -> np.ndarray:
         """Return [J] int64: index of each jet's label in `classes`; -1 for other labels."""

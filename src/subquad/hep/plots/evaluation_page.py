@@ -30,13 +30,13 @@ from subquad.hep.plots.figures import (
 from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import mass_shapes_table, metrics_table, rejections_table
+from subquad.hep.plots.tables import mass_shapes_table, metrics_table, rejections_table, shifts_table
 from subquad.reporting.page import Section, Table, page, picture, show
 
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 
 TITLE = "Comparison of jet taggers"
-MASS_SHAPES, TARGETS = "Mass decorrelation", "Regression targets"
+MASS_SHAPES, TARGETS, VARIATIONS = "Mass decorrelation", "Regression targets", "Systematic variations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,21 @@ class Drawing:
 
 
 def draw(
-    evaluation: Mapping[str, Any], models: Sequence[ModelPredictions]
+    evaluation: Mapping[str, Any],
+    models: Sequence[ModelPredictions],
+    varied: Mapping[str, Sequence[ModelPredictions]] | None = None,
 ) -> tuple[list[Drawing], dict[str, dict[str, Any]]]:
-    """Return the figures, and the values of the curves `mass` and `against_pt` by model."""
+    """Return the figures, and the values of the curves `mass` and `against_pt` by model.
+
+    Args:
+        evaluation: Content of `metrics.json`.
+        models: The models.
+        varied: Those of our runs on varied jets, by the name of the variation.
+    """
     classes, background = evaluation["classes"], evaluation["background"]
     curves: dict[str, dict[str, Any]] = {model.name: {"against_pt": {}, "mass": {}} for model in models}
     drawings = [
-        *_signal_drawings(evaluation, models, curves),
+        *_signal_drawings(evaluation, models, curves, varied or {}),
         *_model_drawings(models, classes, background, curves),
         *_mass_shape_drawings(evaluation),
         *_regression_drawings(models, classes),
@@ -125,7 +133,10 @@ def _mass_shape_drawings(evaluation: Mapping[str, Any]) -> list[Drawing]:
 
 
 def _signal_drawings(
-    evaluation: Mapping[str, Any], models: Sequence[ModelPredictions], curves: dict[str, dict[str, Any]]
+    evaluation: Mapping[str, Any],
+    models: Sequence[ModelPredictions],
+    curves: dict[str, dict[str, Any]],
+    varied: Mapping[str, Sequence[ModelPredictions]],
 ) -> Iterator[Drawing]:
     """Yield the ROC curves of each signal, and efficiency and rejection against pT."""
     section, classes, background = "ROC curves and pT dependence", evaluation["classes"], evaluation["background"]
@@ -149,14 +160,17 @@ def _signal_drawings(
         if rocs:
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
             jets = max(effective_jets(model.median_training, b) for model in models)
+            envelopes = _envelopes(rocs, varied, i, b)
             ratio = f" (top) and its ratio to {reference} (bottom)" * (len(rocs) > 1)
             yield Drawing(
                 name=f"roc_{name}",
                 section=section,
-                figure=ratio_figure(rocs, reference=reference, background_jets=jets, **labels),
+                figure=ratio_figure(rocs, reference=reference, background_jets=jets, envelopes=envelopes, **labels),
                 caption=f"{name}: rejection of {background}{ratio}. Bands: "
                 "range over trainings around their median, or the 68 % Clopper–Pearson interval of a single training. "
-                "Grey: fewer than ten background jets pass. Dotted: the working point of the table.",
+                "Grey: fewer than ten background jets pass. Dotted: the working point of the table."
+                + " Hatched: envelope of the systematic variations."
+                * bool(envelopes),
                 is_half=True,
             )
         pairs = {}
@@ -176,6 +190,18 @@ def _signal_drawings(
                 "background jet passes there.",
                 is_half=True,
             )
+
+
+def _envelopes(
+    rocs: Mapping[str, Curve], varied: Mapping[str, Sequence[ModelPredictions]], signal: int, background: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the smallest and the largest rejection over the variations, by model."""
+    found: dict[str, list[np.ndarray]] = {}
+    for model in (one for models in varied.values() for one in models):
+        curve = roc(model.trainings, signal, background)
+        if curve is not None and model.name in rocs:
+            found.setdefault(model.name, [rocs[model.name].value]).append(curve.value)
+    return {name: (np.min(values, axis=0), np.max(values, axis=0)) for name, values in found.items()}
 
 
 def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
@@ -253,6 +279,7 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
     tables = {
         MASS_SHAPES: mass_shapes_table(evaluation["models"], evaluation["background"]),
         TARGETS: regression_table(evaluation["models"]),
+        VARIATIONS: shifts_table(evaluation.get("variations") or {}),
     }
     for section, table in tables.items():
         if table is not None:

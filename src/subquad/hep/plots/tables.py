@@ -13,7 +13,7 @@ from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd
 from subquad.reporting.page import Table
 
-__all__ = ["mass_shapes_table", "metrics_table", "rejections_table"]
+__all__ = ["mass_shapes_table", "metrics_table", "rejections_table", "shifts_table"]
 
 
 UNSCALED = "calibration_error_unscaled"
@@ -98,6 +98,38 @@ def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> T
         "fixed signal efficiency; larger is better. In brackets: of as many jets drawn at random, the largest value "
         "that can be measured on these jets. Of several trainings the median. A dash: fewer than ten jets pass.",
     )
+
+
+def shifts_table(variations: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Return how much systematic variations shift the metrics, one row per variation and model; None without any."""
+    rows = [
+        [
+            name,
+            model,
+            f"{100 * shift['accuracy']:+.2f}"
+            + ("" if shift["accuracy_error"] is None else f" ± {100 * shift['accuracy_error']:.2f}"),
+            f"{100 * shift['auc_ovo']:+.3f}" if "auc_ovo" in shift else "–",
+            _largest(shift["rejection"]),
+        ]
+        for name, found in variations.items()
+        for model, shift in found["shifts"].items()
+    ]
+    if not rows:
+        return None
+    return Table(
+        ["variation", "model", "top-1 accuracy [points]", "AUC, ovo [points]", "rejection, largest shift"],
+        rows,
+        caption="Shifts against the same jets without the variation; the standard error of that of the accuracy is "
+        "paired by jet. The last column is the largest relative change of a background rejection; all of them are in "
+        "metrics.json.",
+    )
+
+
+def _largest(rejections: Mapping[str, float]) -> str:
+    if not rejections:
+        return "–"
+    name = max(rejections, key=lambda signal: abs(rejections[signal]))
+    return f"{100 * rejections[name]:+.1f} % ({name})"
 
 
 def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str:

@@ -1,0 +1,242 @@
+"""Systematic variations of jets: particles with other momenta, or without some of them, before features are computed.
+
+Each particle's four-momentum is multiplied by a factor, which keeps its direction, is dropped, or is turned around the
+beam. The momentum of the jet changes by that of the sum of its particles, and the angles to its axis with the axis.
+
+Axes: J jets, C particles of all jets, one jet after the other.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from subquad.errors import SubquadError, require, unknown
+from subquad.hep.data.columns import jet_totals
+
+__all__ = ["Variation", "fixed_inputs", "parse_variation", "vary"]
+
+KINDS = {
+    "pt_scale": "momenta of all particles multiplied by this factor",
+    "pt_smear": "momenta multiplied by 1 + this number times a normal random number, 0.1 at least",
+    "drop": "particles dropped with this probability; the hardest one of a jet stays",
+    "rotate": "jets turned around the beam by this angle in radians, which changes no input but rounding",
+}
+"""Kinds of variations, and what they do."""
+
+# endings of the names of branches of particles, and what a factor on the momentum does to them
+SCALED = ("px", "py", "pz", "p", "pt", "et", "energy", "e", "mass", "m")
+FIXED = re.compile(r"(^|_)(d?eta|d?phi|charge|q|pid|pdg\w*|is[A-Z]\w*|d[0z]\w*|mask)$")
+"""Branches of particles that a factor does not change, or only through the axis of the jet."""
+JETS = ("pt", "energy", "e", "eta", "phi", "mass", "nparticles")
+"""Endings of the names of branches of jets that are recomputed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """One variation, such as `pt_scale=1.02`."""
+
+    name: str
+    """As it is given."""
+    kind: str
+    """One of `KINDS`."""
+    value: float
+    seed: int = 0
+    """Seed of its random numbers, which depend on file and entry too, but not on the tagger."""
+
+    def generator(self, file: str, entry: int) -> np.random.Generator:
+        """Return the random numbers for a chunk of a file that begins at an entry."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), zlib.crc32(file.encode()), entry])
+
+
+def parse_variation(text: str, seed: int = 0) -> Variation:
+    """Return the variation that `--vary` names.
+
+    Raises:
+        SubquadError: There is no such kind, or the value cannot work.
+    """
+    kind, _, number = text.partition("=")
+    if kind not in KINDS:
+        raise SubquadError(f"--vary {text}: {unknown('variation', kind, KINDS)}; write it as pt_scale=1.02")
+    try:
+        value = float(number)
+    except ValueError:
+        raise SubquadError(f"--vary {text}: {number!r} is not a number; write it as {kind}=0.02") from None
+    limits = {"pt_scale": (0.0, np.inf), "pt_smear": (0.0, 1.0), "drop": (0.0, 1.0), "rotate": (-np.inf, np.inf)}
+    low, high = limits[kind]
+    if not low < value < high and not (kind != "pt_scale" and value == low):
+        raise SubquadError(f"--vary {text}: give a value from {low:g} to {high:g}")
+    return Variation(name=text, kind=kind, value=value, seed=seed)
+
+
+def fixed_inputs(particles: Iterable[str], jets: Iterable[str]) -> list[str]:
+    """Return the branches among the inputs that cannot be recomputed from varied momenta.
+
+    Args:
+        particles: Branches of particles that the inputs are computed from.
+        jets: Branches of jets likewise.
+    """
+    own = [name for name in particles if not FIXED.search(name) and _ending(name) not in SCALED]
+    return own + [name for name in jets if not _is_recomputed(name)]
+
+
+def _ending(name: str) -> str:
+    return name.lower().rpartition("_")[2]
+
+
+def _is_recomputed(name: str) -> bool:
+    return name.lower().endswith(tuple(f"_{ending}" for ending in JETS)) and "soft" not in name.lower()
+
+
+def vary(
+    columns: Mapping[str, Any],
+    variation: Variation,
+    vectors: Callable[[Mapping[str, Any]], tuple[np.ndarray, np.ndarray]],
+    generator: np.random.Generator,
+    *,
+    jets: Collection[str],
+) -> dict[str, Any]:
+    """Return the columns of some jets with varied momenta.
+
+    Args:
+        columns: Branches: awkward arrays [J, particles], and [J].
+        variation: What is varied.
+        vectors: Returns the four-momenta [C, 4] and numbers of particles [J] that belong to columns.
+        generator: Random numbers.
+        jets: Branches of jets that are recomputed, if their names say how; the others, such as labels, stay.
+
+    Raises:
+        SubquadError: The momenta that are computed from the varied branches are not the varied momenta.
+    """
+    ak = require("awkward", extra="hep")
+    momenta, lengths = vectors(columns)
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    factor, keep = _draw(variation, momenta, jet, generator)
+    turn = variation.value if variation.kind == "rotate" else 0.0
+    wanted = _turned(momenta * factor[:, None], turn)[keep]
+    kept = np.bincount(jet[keep], minlength=len(lengths))
+    before, after = (
+        np.stack([jet_totals(one, column, len(lengths)) for column in table.T], axis=1)
+        for one, table in ((jet, momenta), (jet[keep], wanted))
+    )
+    found = {}
+    for name, given in columns.items():
+        column = ak.Array(given)
+        if column.ndim == 1:
+            value = ak.to_numpy(column)
+            found[name] = _jet_column(name, value, before, after, kept - lengths) if name in jets else value
+            continue
+        flat = ak.to_numpy(ak.flatten(column))
+        # per-event collections of another length than the particles are left alone
+        if len(flat) != len(jet):
+            found[name] = column
+            continue
+        value = _particle_column(name, flat, columns, momenta, jet, factor=factor, turn=turn, sums=(before, after))
+        found[name] = ak.unflatten(value[keep].astype(flat.dtype, copy=False), kept)
+    got, _ = vectors(found)
+    size = np.abs(wanted).max(initial=1e-6)
+    if len(got) != len(wanted) or not np.allclose(got, wanted, rtol=1e-3, atol=1e-5 * size):
+        raise SubquadError(
+            f"--vary {variation.name}: the four-momenta of the card do not follow the varied branches "
+            f"({', '.join(sorted(columns))}); name branches of particles as px, py, pz, energy or as pt, eta, phi, mass"
+        )
+    return found
+
+
+def _draw(
+    variation: Variation, momenta: np.ndarray, jet: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factor on the momentum of each particle [C], and which particles stay [C]."""
+    factor, keep = np.ones(len(jet)), np.ones(len(jet), bool)
+    if variation.kind == "pt_scale":
+        factor[:] = variation.value
+    elif variation.kind == "pt_smear":
+        factor = np.maximum(1 + variation.value * generator.standard_normal(len(jet)), 0.1)
+    elif variation.kind == "drop":
+        keep = generator.random(len(jet)) >= variation.value
+        order = np.lexsort((-np.hypot(momenta[:, 0], momenta[:, 1]), jet))
+        keep[order[np.flatnonzero(np.diff(jet[order], prepend=-1))]] = True
+    return factor, keep
+
+
+def _turned(momenta: np.ndarray, angle: float) -> np.ndarray:
+    if not angle:
+        return momenta
+    px, py, pz, energy = momenta.T
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([cos * px - sin * py, sin * px + cos * py, pz, energy], axis=1)
+
+
+def _eta_phi(momenta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    px, py, pz, _ = momenta.T
+    return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
+
+
+def _wrapped(angle: np.ndarray) -> np.ndarray:
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
+def _particle_column(
+    name: str,
+    values: np.ndarray,
+    columns: Mapping[str, Any],
+    momenta: np.ndarray,
+    jet: np.ndarray,
+    *,
+    factor: np.ndarray,
+    turn: float,
+    sums: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Return a varied branch of particles [C]."""
+    ending = _ending(name)
+    if turn and ending in ("px", "py"):
+        partner = name[: -len(ending)] + {"px": "py", "py": "px"}[ending]
+        ak = require("awkward", extra="hep")
+        other = ak.to_numpy(ak.flatten(columns[partner])) if partner in columns else values
+        return np.cos(turn) * values + (np.sin(turn) if ending == "py" else -np.sin(turn)) * other
+    if turn and ending == "phi":
+        return _wrapped(values + turn)
+    if ending in ("deta", "dphi") and not turn:
+        index = ("deta", "dphi").index(ending)
+        own, (old, new) = _eta_phi(momenta)[index], (_eta_phi(table)[index] for table in sums)
+        difference, shift = own - old[jet], new - old
+        if index:
+            difference, shift = _wrapped(difference), _wrapped(shift)
+        # some files count Δη towards the beam as positive on both sides of the detector
+        sign = np.where(jet_totals(jet, values * difference, len(old)) < 0, -1.0, 1.0)
+        return values - (sign * shift)[jet]
+    return values * factor if ending in SCALED else values
+
+
+def _jet_column(
+    name: str, values: np.ndarray, before: np.ndarray, after: np.ndarray, dropped: np.ndarray
+) -> np.ndarray:
+    """Return a varied branch of jets [J]; those that are no momenta stay as they are."""
+    if not _is_recomputed(name):
+        return values
+    ending = _ending(name)
+    if ending == "nparticles":
+        return (values + dropped).astype(values.dtype)
+    if ending in ("eta", "phi"):
+        index = ("eta", "phi").index(ending)
+        shift = _eta_phi(after)[index] - _eta_phi(before)[index]
+        new = values + (_wrapped(shift) if index else shift)
+        return (_wrapped(new) if index else new).astype(values.dtype)
+    measure = {"pt": _pt, "energy": _energy, "e": _energy, "mass": _mass}[ending]
+    old, new = measure(before), measure(after)
+    return (values * np.divide(new, old, out=np.ones(len(old)), where=old > 0)).astype(values.dtype)
+
+
+def _pt(sums: np.ndarray) -> np.ndarray:
+    return np.hypot(sums[:, 0], sums[:, 1])
+
+
+def _energy(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 3]
+
+
+def _mass(sums: np.ndarray) -> np.ndarray:
+    return np.sqrt((sums[:, 3] ** 2 - (sums[:, :3] ** 2).sum(1)).clip(0))

@@ -1,0 +1,81 @@
+"""Systematic variations of an evaluation: which taggers can be varied, and how much the metrics shift."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from subquad.errors import raise_errors
+from subquad.hep.data.variations import Variation
+from subquad.hep.metrics.predictions import ModelPredictions
+from subquad.hep.metrics.summary import measure, summarize
+from subquad.hep.metrics.weighting import weighted_mean
+from subquad.hep.models.trained import TrainedTagger
+
+__all__ = ["check_variable", "varied_metrics"]
+
+PRECOMPUTED = ("log sdmass", "log tau", "tau")
+"""Beginnings of the names of jet-level features that need jet clustering."""
+
+
+def check_variable(taggers: Mapping[str, Sequence[TrainedTagger]], variations: Sequence[Variation]) -> None:
+    """Check that all inputs of the taggers can be recomputed from varied momenta.
+
+    Raises:
+        SubquadError: A tagger takes features that the files hold precomputed, or its card has no momenta.
+    """
+    errors = []
+    for tagger in (one for each in taggers.values() for one in each):
+        card, layout = tagger.layout.card, tagger.layout
+        if card is not None and (not card.vectors or card.collections is not None):
+            lacks = "describes collections of events" if card.vectors else "has no pf_vectors"
+            errors.append(f"{tagger.path}: {card.name} {lacks}, so that momenta cannot be varied")
+        takes = layout.jet_features if layout.jet_standardizer is not None else ()
+        fixed = [name for name in takes if layout.has_jetclass_features and name.startswith(PRECOMPUTED)]
+        if fixed and any(variation.kind != "rotate" for variation in variations):
+            errors.append(
+                f"{tagger.path}: takes {', '.join(fixed)}, which the files hold precomputed and which cannot be "
+                "recomputed from varied momenta; fit a tagger with --inputs particles, or evaluate rotate alone"
+            )
+    raise_errors("--vary: some taggers cannot be evaluated on varied jets:", errors)
+
+
+def varied_metrics(
+    nominal: Sequence[ModelPredictions], varied: Sequence[ModelPredictions], classes: Sequence[str], background: str
+) -> dict[str, Any]:
+    """Return the metrics on varied jets, and their shifts against those on the same jets without the variation.
+
+    Returns:
+        `test`, as in `metrics.json`; and `shifts` by model: differences of the metrics, `rejection` by signal as the
+        relative difference, and `accuracy_error`, the standard error of the difference of accuracies, paired by jet;
+        None if the variation selects other jets.
+    """
+    before, after = (summarize(measure(models, classes, background), models)["test"] for models in (nominal, varied))
+    shifts = {}
+    for old, new in zip(nominal, varied, strict=True):
+        first, second = before[old.name], after[new.name]
+        shifts[old.name] = {
+            **{
+                name: second[name] - value
+                for name, value in first.items()
+                if isinstance(value, float) and name in second
+            },
+            "rejection": {
+                name: second["rejection"][name] / value - 1
+                for name, value in first["rejection"].items()
+                if value and second["rejection"].get(name)
+            },
+            "accuracy_error": _paired_error(old, new),
+        }
+    return {"test": after, "shifts": shifts}
+
+
+def _paired_error(old: ModelPredictions, new: ModelPredictions) -> float | None:
+    one, other = old.median_training, next(t for t in new.trainings if t.source == old.median_training.source)
+    if not np.array_equal(one.labels, other.labels):
+        return None
+    right, later = ((each.probabilities.argmax(1) == each.labels).astype(float) for each in (one, other))
+    weights = np.ones(len(right)) if one.weights is None else one.weights.astype(np.float64)
+    change = later - right
+    spread = (weights**2 * (change - weighted_mean(change, weights)) ** 2).sum() ** 0.5
+    return float(spread / weights.sum())

@@ -1,0 +1,166 @@
+"""Systematic variations: features follow the varied momenta, seeds decide, and fixed inputs are refused."""
+
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import yaml
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
+from subquad.hep.data.card import card_of, read_card
+from subquad.hep.data.chunks import read_chunks
+from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.data.jets import OBSERVERS, iterate_jets
+from subquad.hep.data.layout import layout_of
+from subquad.hep.data.variations import fixed_inputs, parse_variation
+from subquad.hep.settings import NetSettings
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "hep_tagger"
+CARD = Path(__file__).parent / "cards" / "JetClass_kin.yaml"
+
+
+def chunk(files, text=None, seed=0):
+    """The jets of files, varied or not."""
+    (found,) = iterate_jets(files[:1], variation=None if text is None else parse_variation(text, seed))
+    return found
+
+
+def observer(jets, name):
+    return jets.observers[:, OBSERVERS.index(name)]
+
+
+def test_a_scale_multiplies_momenta_and_leaves_angles_and_ratios(jets):
+    before, after = chunk(jets), chunk(jets, "pt_scale=1.02")
+    np.testing.assert_allclose(after.particles[:, :4], 1.02 * before.particles[:, :4], rtol=1e-5)
+    np.testing.assert_allclose(after.particles[:, 4:], before.particles[:, 4:], atol=1e-6)
+    for name in ("jet_pt", "jet_energy"):
+        np.testing.assert_allclose(observer(after, name), 1.02 * observer(before, name), rtol=1e-5)
+    np.testing.assert_allclose(observer(after, "jet_sdmass"), observer(before, "jet_sdmass"))
+    index = STANDARD_FEATURES.index("log pt/jet")
+    tables = [particle_features(one, STANDARD_FEATURES)[:, index] for one in (before, after)]
+    np.testing.assert_allclose(*tables, atol=1e-4)
+
+
+def test_turned_jets_have_the_same_features(jets):
+    before, after = chunk(jets), chunk(jets, "rotate=2.5")
+    assert np.abs(after.particles[:, 0] - before.particles[:, 0]).max() > 1
+    for features in (lambda one: particle_features(one, STANDARD_FEATURES), jet_features):
+        np.testing.assert_allclose(features(after), features(before), rtol=1e-3, atol=2e-4)
+
+
+def test_dropped_particles_leave_the_hardest_one_and_move_the_axis(jets):
+    before, after = chunk(jets), chunk(jets, "drop=0.6")
+    assert 0.2 < len(after.particles) / len(before.particles) < 0.6
+    # the particles of each jet are ordered by pT
+    np.testing.assert_array_equal(after.particles[after.first[:-1], 0], before.particles[before.first[:-1], 0])
+    np.testing.assert_array_equal(
+        observer(after, "jet_nparticles") - observer(before, "jet_nparticles"), after.lengths - before.lengths
+    )
+    rows = np.flatnonzero((after.lengths > 1) & (after.lengths < before.lengths))
+    for j in rows:
+        own, its = (one.particles[one.first[j] : one.first[j + 1]] for one in (after, before))
+        kept = its[np.isin(its[:, 0], own[:, 0])]
+        # the axis moves all particles of a jet alike
+        shift = own[:, 4:6] - kept[:, 4:6]
+        np.testing.assert_allclose(shift, shift[:1].repeat(len(shift), 0), atol=1e-5)
+    assert len(rows) > 10
+    assert np.abs(after[rows].particles[:, 4] - 0).max() > 0
+
+
+def test_smearing_is_drawn_by_seed_file_and_entry(jets):
+    first, again, other = (chunk(jets, "pt_smear=0.1", seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.particles, again.particles)
+    before = chunk(jets)
+    # momenta keep their directions
+    order = [
+        np.lexsort((one.particles[:, 2] / one.particles[:, 3], np.repeat(np.arange(47), one.lengths)))
+        for one in (first, before)
+    ]
+    ratio = first.particles[order[0], 3] / before.particles[order[1], 3]
+    assert ratio.std() == pytest.approx(0.1, rel=0.2)
+    assert ratio.mean() == pytest.approx(1, abs=0.03)
+    assert not np.array_equal(first.particles, other.particles)
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_varied_jets_are_those_of_a_file_with_varied_branches(has_card, tables, tmp_path):
+    columns, write = tables
+    table = columns("Hbb", jets=23)
+    nominal = write(tmp_path / "a.root", table)
+    for name in ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy"):
+        table[name] = table[name] * np.float32(0.9)
+    varied = write(tmp_path / "b.root", table)
+    layout = layout_of(NetSettings(), kin_card() if has_card else None)
+    (expected,), (got,) = (
+        list(read_chunks([path], layout, variation=variation))
+        for path, variation in ((varied, None), (nominal, parse_variation("pt_scale=0.9")))
+    )
+    np.testing.assert_allclose(got.particles, expected.particles, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got.jet_features, expected.jet_features, rtol=1e-4, atol=1e-4)
+    assert (got.labels == expected.labels).all()
+
+
+def kin_card(**changes):
+    options = yaml.safe_load(CARD.read_text())
+    options["labels"] = {"type": "simple", "value": ["label_QCD", "label_Hbb", "label_Tbqq"]}
+    return card_of({**options, **changes}, "kin.yaml")
+
+
+def test_branches_that_momenta_do_not_determine_are_named():
+    assert fixed_inputs(["part_px", "part_d0val", "part_isMuon", "PFCands_btag"], ["jet_pt", "jet_sdmass"]) == [
+        *("PFCands_btag", "jet_sdmass"),
+    ]
+    assert not fixed_inputs(["PFCands_pt", "PFCands_eta", "PFCands_phi", "PFCands_mass", "part_charge"], ["jet_energy"])
+    assert {"part_px", "jet_energy"} <= read_card(CARD).input_branches()
+
+
+def test_what_cannot_be_varied_is_refused(jets, tables, tmp_path, capsys):
+    given = ["hep", "evaluate", str(GOLDEN), "--out", str(tmp_path / "out")]
+    assert main([*given, "--files", str(jets[0]), "--vary", "pt_scale=1.02"]) == 2
+    text = capsys.readouterr().err
+    assert "takes log sdmass, log tau1, log tau2, log tau3, log tau4, tau21, tau32, tau43, which the files hold" in text
+    assert "fit a tagger with --inputs particles" in text
+    assert main([*given, "--vary", "rotate=1"]) == 2
+    assert "--vary rotate=1: give --files with the jets to vary" in capsys.readouterr().err
+    for text, message in (
+        ("pt_scal=1", "did you mean 'pt_scale'"),
+        ("drop=x", "'x' is not a number; write it as drop=0.02"),
+        ("drop=1.5", "give a value from 0 to 1"),
+        ("pt_scale=0", "give a value from 0 to inf"),
+    ):
+        with pytest.raises(SubquadError, match=message):
+            parse_variation(text)
+    # a card of precomputed inputs
+    columns, write = tables
+    table = columns("Hbb", jets=7)
+    table["part_btag"] = ak.values_astype(table["part_px"], "float32")
+    inputs = yaml.safe_load(CARD.read_text())["inputs"]
+    inputs["pf_features"]["vars"].append(["part_btag", None])
+    layout = layout_of(NetSettings(), kin_card(inputs=inputs))
+    path = write(tmp_path / "a.root", table)
+    with pytest.raises(SubquadError, match=r"--vary drop=0.1: kin\.yaml takes part_btag from the files, which"):
+        list(read_chunks([path], layout, variation=parse_variation("drop=0.1")))
+    assert len(list(read_chunks([path], layout, variation=parse_variation("rotate=0.1")))) == 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_shifts_envelopes_and_seeds(jets, tmp_path):
+    settings = FitSettings(preset="standard", epochs=2, no_boosting=True, inputs="particles", batch_size=32)
+    fit(jets, settings, out=tmp_path / "run", quiet=True)
+    settings = EvaluateSettings(vary=("rotate=1", "pt_smear=0.5"), seed=3)
+    found = evaluate(tmp_path / "run", settings, files=jets, out=tmp_path / "out", quiet=True)
+    (model,) = found["test"]
+    none, some = (found["variations"][name]["shifts"][model] for name in ("rotate=1", "pt_smear=0.5"))
+    assert none["accuracy"] == pytest.approx(0, abs=1e-9)
+    assert none["auc_ovo"] == pytest.approx(0, abs=1e-3)
+    assert none["accuracy_error"] == 0
+    varied = found["variations"]["pt_smear=0.5"]["test"][model]
+    assert some["auc_ovo"] == pytest.approx(varied["auc_ovo"] - found["test"][model]["auc_ovo"])
+    assert some["auc_ovo"] != 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "rotate=1, pt_smear=0.5, with seed 3" in text
+    assert "Hatched: envelope of the systematic variations." in text
+    assert "Shifts against the same jets without the variation" in text
