@@ -132,7 +132,8 @@ def read_residues(
         y = np.full((len(column), width), np.nan)
         flat = _flat_numbers(path, str(column.name), rows, lists, found)
         _fill(y, rows, found, flat)
-        return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks + _constant_rows(y, str(column.name))
+        remarks += _constant_rows(y, str(column.name))
+        return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks
     labels, flat = _flat_labels(lists, is_list=is_list)
     if task_type == "residue_binary" and len(labels) > 2:
         raise SubquadError(
@@ -153,8 +154,9 @@ def _constant_rows(y: np.ndarray, name: str) -> list[str]:
     rows = np.flatnonzero(is_constant)
     shown = ", ".join(f"row {row + 1}: {low[row]:g}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")
     return [
-        f"column {name!r}: in {len(rows):,} of {is_known.sum():,} sequences all residues have the same value ({shown}); "
-        "empty these cells if the value marks missing measurements: models would learn to recognize such sequences"
+        f"column {name!r}: in {len(rows):,} of {is_known.sum():,} sequences all residues have the same value "
+        f"({shown}); empty these cells if the value marks missing measurements, because models would learn to "
+        "recognize such sequences"
     ]
 
 
