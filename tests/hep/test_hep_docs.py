@@ -1,4 +1,4 @@
-"""The guides docs/hep-*.md: all commands of a page run in order, on jets that ship with subquad.
+"""The guides docs/hep-*.md and the tutorial: commands of a page run in order, on jets that ship with subquad.
 
 The first command of three pages trains a tagger on 1,050 jets of ten classes. It is run once. What it and the commands
 after it give has quality floors, which shuffled weights must not reach; random guessing has an accuracy of 0.10.
@@ -159,6 +159,15 @@ def test_network_and_baseline_exceed_the_floor_on_test_jets(fitted):
         assert metrics["test"][model]["auc_ovo"] > 0.85
         low, high = metrics["intervals"]["test"][model]["accuracy"]
         assert low < metrics["test"][model]["accuracy"] < high
+
+
+def test_the_python_of_the_tutorial_runs(capsys):
+    """Its commands are those of other pages (tests/test_site.py)."""
+    text = (DOCS / "tutorial-jets.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block.replace("epochs=12", "epochs=2"), "tutorial-jets.md", "exec"), names)
+    assert float(capsys.readouterr().out.split()[-1]) > 0.15
 
 
 def test_the_commands_about_files_and_cards_run(folder, shuffled):

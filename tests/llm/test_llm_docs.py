@@ -1,4 +1,4 @@
-"""Every command of docs/llm.md runs, with small budgets, on text that comes with Python.
+"""The tutorial and the guides to language models: commands run, with small budgets, on text that comes with Python.
 
 SmolLM2 is linearized by the first command, whose model has a quality floor and serves the later commands. The other
 commands that train take a tiny checkpoint in its place. The name `smollm2` stands for its plain weights here, which
@@ -28,13 +28,24 @@ from subquad.llm.models.convert import feature_parameters
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.runs.storage import read_json, read_tensors
 
-DOCS = (Path(__file__).parents[2] / "docs" / "llm.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("subquad llm ")
-]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = (
+    *("tutorial-language-models", "llm-checkpoint", "llm-long-context", "llm-serving", "llm-evaluate", "llm-large"),
+)
+TEXTS = {page: (DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for text in TEXTS.values()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("subquad llm ")
+    )
+)
+"""Each command once, also if several pages show it."""
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXTS["tutorial-language-models"], re.DOTALL)
+TOPICS = dict(list(pydoc_data.topics.topics.items())[:21])
+"""Enough text for a test."""
 LENGTH = 256
 
 pytestmark = [
@@ -44,11 +55,11 @@ pytestmark = [
 
 
 def command(*words):
-    """Return the only command of the page with these words, with a budget that a test can afford."""
+    """Return the only command of the pages with these words, with a budget that a test can afford."""
     (line,) = [line for line in COMMANDS if all(word in line for word in words)]
     if "linearize" in line:
-        line = re.sub(r" --(minutes|transfer-tokens|lora-tokens) \d+", "", line)
-        if "--out linear" in line:
+        line = re.sub(r" --(minutes|transfer-tokens|lora-tokens|evaluation-tokens|sequence-length) \d+", "", line)
+        if line.endswith("--out linear"):
             # longer than the 128 tokens that a window of 64 shows; enough steps to be better than an untrained model
             line += f" --sequence-length {LENGTH} --transfer-tokens {10 * LENGTH} --lora-tokens {4 * LENGTH}"
             line += f" --evaluation-tokens {LENGTH}"
@@ -57,31 +68,37 @@ def command(*words):
             line = line.replace(" smollm2 ", " checkpoint ") + " --sequence-length 31 --attention.window 8"
             line += " --evaluation-tokens 93 --lora-tokens 124" + " --transfer-tokens 124" * ("--from" not in line)
     if "evaluate" in line:
-        line = line.replace("--passkey 1024 4096", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 --speed 32")
-        line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
+        line = re.sub(r" --(sequence-length|evaluation-tokens|passkey-trials|speed) \d+", "", line)
+        if "evaluate reader" in line:
+            # the tiny checkpoint has no room for a passkey
+            line = re.sub(r" --passkey [\d ]+", " --speed 0 ", line) + " --sequence-length 31 --evaluation-tokens 31"
+        else:
+            line = re.sub(r"--passkey [\d ]+", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 ", line)
+            line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
+            line += " --speed 32" if "--out evaluation" in line else " --speed 0"
     # a shell would redirect standard input
     return shlex.split(line.partition(" < ")[0])
 
 
 def run(*words):
-    """Run the only command of the page with these words."""
+    """Run the only command of the pages with these words."""
     assert main(command(*words)[1:]) == 0
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, folder, smollm2):
-    """Return a folder with the files that the page names, and with the first command's model."""
+    """Return a folder with the files that the pages name, and with the first command's model."""
     path = tmp_path_factory.mktemp("docs")
-    text = "\n\n".join(pydoc_data.topics.topics.values())
-    (path / "corpus.txt").write_text(text[:40_000], encoding="utf-8")
-    (path / "held_out.txt").write_text(text[40_000:60_000], encoding="utf-8")
+    text = "\n\n".join(TOPICS.values())
     row = {"messages": [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": text[:600]}]}
     (path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
     (path / "checkpoint").symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr(checkpoints, "_smollm2", lambda: smollm2)
-        run("linearize smollm2", "--minutes 10 --out linear")
+        patch.setattr(pydoc_data.topics, "topics", TOPICS)
+        exec(compile(SNIPPETS[0], "tutorial", "exec"), {})
+        run("--lora-tokens 8192", "--out linear")
         yield path
 
 
@@ -176,8 +193,33 @@ def test_serve_listens_until_it_is_stopped(workplace):
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.usefixtures("workplace")
+def test_transformers_opens_the_model(capsys):
+    exec(compile(SNIPPETS[1], "tutorial", "exec"), {})
+    assert capsys.readouterr().out.startswith("The list type")
+
+
+def test_an_own_checkpoint_is_linearized(workplace):
+    run("--out student")
+    assert (workplace / "student" / "model.safetensors").is_file()
+
+
+def test_students_with_a_cache_are_made_and_evaluated(workplace):
+    run("--out cached")
+    run("--out reader")
+    run("evaluate reader")
+    assert (workplace / "cached" / "report.html").is_file()
+    assert (workplace / "long" / "evaluation.json").is_file()
+
+
+def test_recall_is_measured_as_in_the_tutorial(workplace):
+    run("--out recall")
+    (model,) = json.loads((workplace / "recall" / "evaluation.json").read_text())["models"]
+    assert "150" in model["passkey"]
+
+
 def test_evaluate_shows_the_model_beside_its_controls(workplace):
-    run("llm evaluate")
+    run("evaluate linear", "--out evaluation")
     (model,) = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["models"]
     (text,) = model["perplexity"].values()
     values = {role: estimate["value"] for role, estimate in text["models"].items()}
@@ -194,7 +236,7 @@ def test_plan_estimates_costs(capsys):
     assert "406 B" in shown
 
 
-def test_no_command_of_the_page_is_left_out():
+def test_no_command_of_the_pages_is_left_out():
     tested = {"linearize", "merge", "generate", "chat", "serve", "evaluate", "plan"}
     assert {line.split()[2] for line in COMMANDS} == tested
-    assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 6
+    assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 9
