@@ -24,7 +24,10 @@ from subquad import hep
 from subquad.runs.storage import read_json
 
 SIMULATED = ("ZJetsToNuNu_000.root", "WToQQ_000.root")
-BINS = ("jet_sdmass:0,20,40,60,80,100,130,170,250", "jet_pt:500,600,700,800,1000")
+BINS = (
+    *("jet_sdmass", "0", "20", "40", "60", "80", "100", "130", "170", "250"),
+    *("jet_pt", "500", "600", "700", "800", "1000"),
+)
 
 
 def taggers(weights: list[float], epochs: int) -> dict[str, hep.FitSettings]:
@@ -36,7 +39,10 @@ def taggers(weights: list[float], epochs: int) -> dict[str, hep.FitSettings]:
         "plain": plain,
         "flat mass and pT": replace(plain, reweight_vars=BINS),
         **{
-            f"DisCo, weight {weight:g}": replace(plain, decorrelate="jet_sdmass", decorrelation_weight=weight)
+            # the noise of dropout would hide correlations
+            f"DisCo, weight {weight:g}": replace(
+                plain, decorrelate="jet_sdmass", decorrelation_weight=weight, dropout=0.0
+            )
             for weight in weights
         },
     }
@@ -60,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--files", nargs="+", help="files of QCD jets and of jets of one other class")
-    parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 5.0, 20.0], help="weights of the penalty")
+    parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 3.0], help="weights of the penalty")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

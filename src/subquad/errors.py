@@ -124,8 +124,9 @@ def _choices(kind: Any) -> tuple[str, ...]:
         return get_args(kind)
     if origin is Annotated or _is_list(kind):
         return _choices(get_args(kind)[0])
-    found = [choices for member in get_args(kind) if (choices := _choices(member))]
-    return found[0] if len(found) == 1 and type(None) in get_args(kind) else ()
+    members = [member for member in get_args(kind) if member is not type(None)]
+    # beside another type, as in float | Literal["auto"], other values are allowed
+    return _choices(members[0]) if len(members) == 1 and type(None) in get_args(kind) else ()
 
 
 def _is_list(kind: Any) -> bool:

@@ -183,7 +183,10 @@ def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):
         ({"weights": {"use_precomputed_weights": True}}, "weight_branches must list one branch or more"),
         ({"weights": {**FLAT, "reweight_vars": {"jet_pt": [3, 2]}}}, "bin edges must increase, got 3, 2"),
         ({"weights": {**FLAT, "class_weights": [1]}}, "class_weights has 1 numbers for 2 reweight_classes"),
-        ({"labels": {"type": "custom", "value": {"a": "x", "b": "y"}}}, "one `name: expression`"),
+        (
+            {"labels": {"type": "custom", "value": {"a": "x", "b": "y"}}},
+            "value has 2 expressions, and one gives the class index; list regression",
+        ),
         ({"preprocess": {"method": "magic"}}, "method is 'magic'; manual or auto"),
     ],
 )

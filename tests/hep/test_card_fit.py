@@ -369,10 +369,10 @@ def test_the_command_line_takes_a_card(files, tmp_path, capsys):
     names = [str(path) for path in files]
     card = str(CARDS / "JetClass_kin.yaml")
     flags = ["--out", str(tmp_path / "run"), "--epochs", "1", "--no-boosting", "--reweight", "class", "--quiet"]
-    assert main(["hep", "fit", *names, "--card", card, "--reweight-vars", "jet_sdmass:0,100,500", *flags]) == 0
+    assert main(["hep", "fit", *names, "--card", card, "--reweight-vars", "jet_sdmass", "0", "100", "500", *flags]) == 0
     assert main(["hep", "fit", *names, "--card", str(tmp_path / "no.yaml"), "--out", str(tmp_path / "x")]) == 2
     assert "no.yaml: no such file (--card)" in capsys.readouterr().err
-    assert main(["hep", "fit", *names, "--reweight-vars", "jet_sdmas:0,9", "--out", str(tmp_path / "x")]) == 2
+    assert main(["hep", "fit", *names, "--reweight-vars", "jet_sdmas", "0", "9", "--out", str(tmp_path / "x")]) == 2
     assert "--reweight-vars: no observer 'jet_sdmas'; did you mean 'jet_sdmass'?" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 

@@ -129,7 +129,7 @@ def test_an_unusable_folder_is_refused_before_jets_are_read(jets, tmp_path, monk
 
 @pytest.mark.slow
 def test_weights_enter_the_loss(jets, tmp_path):
-    settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass:0,100,140,300",))
+    settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass", "0", "100", "140", "300"))
     source = source_of(FitFiles(train=jets[:2]), NET, settings)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
         parts = split_store(source, folder, NET, settings)

@@ -1,12 +1,14 @@
 """Weights that equalize classes, or their spectra in some variables."""
 
+import re
+
 import numpy as np
 import pytest
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
-from subquad.hep.settings import Reweighting
+from subquad.hep.settings import Reweighting, reweighting_of
 
 NAMES = ("QCD", "Hbb")
 EDGES = (0.0, 1.0, 2.0, 3.0)
@@ -101,7 +103,24 @@ def test_a_class_without_jets_in_the_bins_is_reported():
             kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=classes), columns, labels, NAMES)
 
 
-@pytest.mark.parametrize("words", ["jet_pt", "jet_pt:", "jet_pt:1", "jet_pt:2,1", "jet_pt:a,b"])
-def test_texts_that_are_not_bins_are_refused(words):
-    with pytest.raises(SubquadError, match=f"--reweight-vars {words}: "):
-        FitSettings(reweight_vars=(words,))
+def test_observers_are_followed_by_their_bin_edges():
+    assert reweighting_of(("jet_pt", "500", "600", "jet_eta", "-2", "0.5")).bins == {
+        **{"jet_pt": (500.0, 600.0), "jet_eta": (-2.0, 0.5)},
+    }
+    assert reweighting_of(()) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("jet_pt", "jet_pt: () are not bin edges; give two numbers or more"),
+        ("jet_pt 1", "jet_pt: (1.0,) are not bin edges"),
+        ("jet_pt 2 1", "jet_pt: bin edges must increase, got 2, 1"),
+        ("500 600", "500: begin with the observer, as in jet_pt 500 600 800 1000"),
+        ("jet_pt 1 2 jet_pt 3 4", "jet_pt: give each observer once"),
+        ("jet_pt:500,600", "jet_pt:500,600: write it as jet_pt 500 600"),
+    ],
+)
+def test_words_that_are_not_bins_are_refused(words, message):
+    with pytest.raises(SubquadError, match=f"--reweight-vars {re.escape(message)}"):
+        FitSettings(reweight_vars=tuple(words.split()))

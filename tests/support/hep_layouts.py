@@ -11,10 +11,11 @@ import uproot
 from subquad.hep.data.energyflow import PARTICLES
 
 DOCS = Path(__file__).parents[2] / "docs"
-FLAVOUR_CARD, NANO_CARD = re.findall(
+_BLOCKS = re.findall(
     r"^```yaml\n(.*?)^```", (DOCS / "hep-data.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
 )
-"""The cards of docs/hep-data.md, for `write_flavour_tagging` and `write_nano`."""
+FLAVOUR_CARD, NANO_CARD = (block for block in _BLOCKS if "inputs:" in block)
+"""The complete cards of docs/hep-data.md, for `write_flavour_tagging` and `write_nano`."""
 
 TRUTH = ("truthE", "truthPX", "truthPY", "truthPZ")
 

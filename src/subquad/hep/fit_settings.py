@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Training
+from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = [
     "FitSettings",
     "Graph",
     "LayoutName",
     "NetSettings",
+    "Optimizer",
     "Precision",
     "PresetName",
     "Reweighting",
+    "ScheduleName",
     "bin_edges",
     "check_threads",
     "reweighting_of",
@@ -27,6 +29,8 @@ PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["adamw", "radam", "sgd"]
+ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
 MAX_THREADS = 1024
@@ -99,9 +103,10 @@ class FitSettings:
     """Number of passes over the training set."""
     batch_size: Training[int] = 128
     """Batch size: jets per optimizer step."""
-    learning_rate: Training[float | None] = None
-    """Peak learning rate. Default: 2e-3 for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with
-    --from a third of that. A newly initialised output layer has ten times the rate of the others."""
+    learning_rate: Training[float | Literal["auto"] | None] = None
+    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
+    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of that. A newly initialised
+    output layer has ten times the rate of the others."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -127,12 +132,12 @@ class FitSettings:
     reweight: Training[Literal["none", "class"]] = "none"
     """Reweighting in the loss only: `class` gives every class the same total weight."""
     reweight_vars: Training[tuple[str, ...]] = ()
-    """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
-    jet_pt:500,600,800,1000."""
+    """Observers whose spectrum is made flat in each class by weights in the loss, each followed by its bin edges; for
+    example jet_pt 500 600 800 1000 jet_eta -2 0 2."""
     decorrelate: Training[str | None] = None
     """Observer, such as jet_sdmass, that the scores of background jets are decorrelated from by a penalty in the loss:
     the squared distance correlation (DisCo, arXiv:2001.05310) of each batch. Default: no penalty."""
-    decorrelation_weight: Training[float] = 5.0
+    decorrelation_weight: Training[float] = 1.0
     """Weight of the penalty of --decorrelate beside the cross-entropy."""
     inputs: Model[Inputs | None] = None
     """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper`, `paper-edges` and
@@ -147,6 +152,9 @@ class FitSettings:
     """Number of channels of each layer. Default: that of the preset."""
     layers: Model[int | None] = None
     """Number of Chebyshev layers. Default: that of the preset."""
+    dropout: Model[float | None] = None
+    """Dropout rate in the head and, of `auto`, in its blocks. Default: 0.1 for `auto` and `standard`; the published
+    networks have no dropout."""
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto` and
     `epcn`). Default: that of the preset."""
@@ -155,8 +163,19 @@ class FitSettings:
     ema_decay: Training[float | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
     `auto`, no average for the others."""
+    optimizer: Training[Optimizer] = "adamw"
+    """Optimizer: AdamW, RAdam with decoupled weight decay, or SGD with Nesterov momentum 0.9."""
+    schedule: Training[ScheduleName | None] = None
+    """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
+    cosine for `auto`, one cycle for `standard`, constant for the published networks."""
+    warmup_fraction: Training[float | None] = None
+    """Fraction of the steps with linear warm-up. Default: 0.05 for `auto`, 0 for the others."""
+    patience: Training[int | None] = None
+    """Number of successive epochs without a better validation after which training stops. Default: all epochs."""
+    tensorboard: Output[bool] = False
+    """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: Training[float] = 0.01
-    """Weight decay of AdamW; applied to weight matrices only."""
+    """Weight decay; applied to weight matrices only."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1
@@ -166,13 +185,20 @@ class FitSettings:
         """Refuse values that cannot work."""
         validate_values(self)
         check_threads(self.threads)
-        validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1)
+        validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1, patience=1)
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
         reweighting_of(self.reweight_vars)
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
+        if isinstance(self.learning_rate, str):
+            if self.learning_rate != "auto":
+                raise SubquadError(f"--learning-rate is {self.learning_rate!r}; give a number above 0, or auto")
+        elif self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0, or auto")
+        for name in ("dropout", "warmup_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise SubquadError(f"{flag_name(name)} is {value}; give a fraction from 0 to less than 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
         for name in ("decorrelation_weight", "target_weight"):
@@ -224,21 +250,31 @@ def bin_edges(name: str, values: Any) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def reweighting_of(variables: Sequence[str]) -> Reweighting | None:
+def reweighting_of(variables: Sequence[str | float]) -> Reweighting | None:
     """Return the reweighting that `--reweight-vars` asks for, or None if it is empty.
 
     Args:
-        variables: Each as `name:edge,edge,…`.
+        variables: Names, each followed by its bin edges.
 
     Raises:
-        SubquadError: An entry has another form.
+        SubquadError: The first word is a number, a name is given twice, or its edges cannot be used.
     """
-    bins = {}
-    for variable in variables:
-        name, _, numbers = variable.partition(":")
+    found: dict[str, list[float]] = {}
+    for word in map(str, variables):
         try:
-            bins[name] = bin_edges(name, [float(number) for number in numbers.split(",")])
-        except (ValueError, SubquadError) as error:
-            reason = error if isinstance(error, SubquadError) else "write it as jet_pt:500,600,800,1000"
-            raise SubquadError(f"--reweight-vars {variable}: {reason}") from None
+            edge = float(word)
+        except ValueError:
+            name, _, edges = word.partition(":")
+            if edges or word in found:
+                advice = f"write it as {name} {edges.replace(',', ' ')}" if edges else "give each observer once"
+                raise SubquadError(f"--reweight-vars {word}: {advice}") from None
+            found[word] = []
+            continue
+        if not found:
+            raise SubquadError(f"--reweight-vars {word}: begin with the observer, as in jet_pt 500 600 800 1000")
+        next(reversed(found.values())).append(edge)
+    try:
+        bins = {name: bin_edges(name, tuple(edges)) for name, edges in found.items()}
+    except SubquadError as error:
+        raise SubquadError(f"--reweight-vars {error}") from None
     return Reweighting(bins=bins) if bins else None

@@ -125,6 +125,7 @@ def train(
     maximize: bool = False,
     directory: Path | None = None,
     name: str = "fit",
+    record: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     seed: int = 0,
     quiet: bool = False,
 ) -> TrainingResult:
@@ -148,6 +149,7 @@ def train(
         maximize: Whether a larger value of it is better.
         directory: Folder of `checkpoint-{name}.safetensors` and `history.jsonl`; None writes nothing.
         name: Name of this stage of the run, for the history, the checkpoint and the progress bar.
+        record: Called with each entry of the history.
         seed: Seed of dropout; the batches have their own.
         quiet: Show no progress bar.
 
@@ -183,6 +185,7 @@ def train(
         sign=-1.0 if maximize else 1.0,
         directory=directory,
         name=name,
+        record=record,
     )
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -195,14 +198,8 @@ def train(
             with track(name, settings.steps, done=state.step, quiet=quiet) as advance:
                 trainer.run(advance)
         trainer.load_best()
-    return TrainingResult(
-        steps=state.step,
-        best_step=state.best_step,
-        best=state.best,
-        seconds=state.seconds,
-        cpu_seconds=state.cpu_seconds,
-        stopped_early=state.stopped_early,
-    )
+    outcome = {name: getattr(state, name) for name in ("best_step", "best", "seconds", "cpu_seconds", "stopped_early")}
+    return TrainingResult(steps=state.step, **outcome)
 
 
 @dataclass(kw_only=True)
@@ -220,6 +217,7 @@ class _Trainer:
     sign: float
     directory: Path | None
     name: str
+    record: Callable[[Mapping[str, Any]], None]
     state: _State = field(default_factory=_State)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     ema: ExponentialMovingAverage | None = None
@@ -352,8 +350,8 @@ class _Trainer:
             state.since_best, state.since_halved = state.since_best + 1, state.since_halved + 1
         if settings.plateau and state.since_halved >= settings.plateau:
             state.rate_factor, state.since_halved = state.rate_factor / 2, 0
-        is_patient = settings.patience is None or state.since_best < settings.patience
-        state.stopped_early = not is_patient and state.step < settings.steps
+        is_impatient = settings.patience is not None and state.since_best >= settings.patience
+        state.stopped_early = is_impatient and state.step < settings.steps
         self._record({f"validation_{key}": value for key, value in metrics.items()})
         return {f"validation_{self.monitor}": metrics[self.monitor]}
 
@@ -363,6 +361,7 @@ class _Trainer:
         line = {"part": self.name, "step": self.state.step, "seconds": round(self.state.seconds, 2), **metrics}
         with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self.record(line)
 
     @property
     def _checkpoint(self) -> Path | None:

@@ -32,7 +32,7 @@ from subquad.hep.models.fine_tuning import Origin, origin_of
 from subquad.hep.models.networks import logits_and_targets, network_tensors, predict_outputs, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
-from subquad.hep.models.training import FittedNetwork, fit_network, monitor_of
+from subquad.hep.models.training import RANGE_TEST, FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
@@ -289,6 +289,8 @@ def _metrics(
         "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
+        "learning_rate": fitted.learning_rate,
+        "range_test": read_json(test) if (test := job.run.directory / RANGE_TEST).is_file() else None,
         "monitor": monitor_of(job.settings, job.targets),
         "models": measured,
     }

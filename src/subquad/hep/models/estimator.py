@@ -6,7 +6,7 @@ Axes: J jets, C classes.
 import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from subquad.hep.data.jets import as_jets
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.splits import check_counts, split_dataset, stratified_split
 from subquad.hep.data.store import dataset_of
+from subquad.hep.fit_settings import FitSettings, Graph, Optimizer, Precision, PresetName, ScheduleName
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.fine_tuning import origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.models.training import fit_network
-from subquad.hep.settings import FitSettings, Graph, Precision, PresetName
 from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, open_run
 from subquad.runs.storage import read_json
@@ -78,7 +78,12 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         layers: int | None = FitSettings.layers,
         epochs: int = FitSettings.epochs,
         batch_size: int = FitSettings.batch_size,
-        learning_rate: float | None = FitSettings.learning_rate,
+        learning_rate: float | Literal["auto"] | None = FitSettings.learning_rate,
+        dropout: float | None = FitSettings.dropout,
+        optimizer: Optimizer = FitSettings.optimizer,
+        schedule: ScheduleName | None = FitSettings.schedule,
+        warmup_fraction: float | None = FitSettings.warmup_fraction,
+        patience: int | None = FitSettings.patience,
         ema_decay: float | None = FitSettings.ema_decay,
         weight_decay: float = FitSettings.weight_decay,
         validation_fraction: float = FitSettings.validation_fraction,
@@ -96,6 +101,11 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.dropout = dropout
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_fraction = warmup_fraction
+        self.patience = patience
         self.ema_decay = ema_decay
         self.weight_decay = weight_decay
         self.validation_fraction = validation_fraction

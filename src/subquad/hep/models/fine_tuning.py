@@ -19,6 +19,9 @@ from subquad.runs.storage import fingerprint
 
 __all__ = ["Origin", "origin_of"]
 
+ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
+"""Settings of the network that a fit may ask for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -41,13 +44,13 @@ class Origin:
         """
         run, own, preset = self.tagger.path, self.net, self.tagger.config["preset"]
         asked = {
-            **{name: getattr(given, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")},
+            **{name: getattr(given, name) for name in ARCHITECTURE},
             "inputs": given.inputs,
             # the default cannot be told from --preset auto
             "preset": None if given.preset == FitSettings.preset else given.preset,
         }
         has = {
-            **{name: getattr(own, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")},
+            **{name: getattr(own, name) for name in ARCHITECTURE},
             "inputs": "particles+jet" if own.has_jet_features else "particles",
             "preset": preset,
         }

@@ -1,10 +1,9 @@
 """Presets: networks and the training hyperparameters that belong to them."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from subquad.errors import SubquadError
-from subquad.hep.settings import FitSettings, NetSettings
+from subquad.hep.fit_settings import FitSettings, NetSettings, ScheduleName
 
 __all__ = ["PRESETS", "Preset", "net_settings", "training_defaults"]
 
@@ -22,7 +21,7 @@ class Preset:
     """Where the network comes from, for the model card."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
-    schedule: tuple[Literal["cosine", "one_cycle", "constant"], float] = ("constant", 0.0)
+    schedule: tuple[ScheduleName, float] = ("constant", 0.0)
     """Learning rate schedule, and the fraction of the steps with linear warm-up."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights."""
@@ -73,9 +72,12 @@ def net_settings(settings: FitSettings) -> NetSettings:
     Raises:
         SubquadError: The preset does not support a change.
     """
-    given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")}
+    given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph", "dropout")}
+    base = PRESETS[settings.preset].net
+    if settings.dropout and (base.kind == "epcn" or not base.hidden):
+        raise SubquadError(f"--dropout is {settings.dropout}; the preset {settings.preset} has no dropout; omit it")
     changes = {name: value for name, value in given.items() if value is not None}
-    net = replace(PRESETS[settings.preset].net, **changes)
+    net = replace(base, **changes)
     if settings.inputs == "particles":
         net = replace(net, has_jet_features=False, features="jetclass" if net.features == "standard" else net.features)
     elif settings.inputs is not None:
@@ -90,11 +92,18 @@ def net_settings(settings: FitSettings) -> NetSettings:
 
 
 def training_defaults(settings: FitSettings) -> Preset:
-    """Return the preset with the learning rate and the EMA decay of the settings where these are given."""
+    """Return the preset with the learning rate, schedule and EMA decay of the settings where these are given."""
     preset = PRESETS[settings.preset]
     default = preset.learning_rate * (1 if settings.from_ is None else FINE_TUNING)
+    name, warmup = preset.schedule
     return replace(
         preset,
-        learning_rate=settings.learning_rate or default,
+        # one that is to be found takes the place of the default
+        learning_rate=settings.learning_rate if isinstance(settings.learning_rate, float | int) else default,
+        schedule=(
+            settings.schedule or name,
+            # the warm-up belongs to the schedule of the preset
+            settings.warmup_fraction if settings.warmup_fraction is not None else warmup * (settings.schedule is None),
+        ),
         ema_decay=preset.ema_decay if settings.ema_decay is None else settings.ema_decay,
     )

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +27,21 @@ from subquad.hep.models.presets import training_defaults
 from subquad.hep.models.targets import Targets
 from subquad.hep.models.temperature import divide_logits, fit_temperature
 from subquad.hep.settings import FitSettings, NetSettings
+from subquad.progress import say
+from subquad.runs.storage import read_json, write_json
 from subquad.train.bucketing import bucketed_batches
-from subquad.train.distributed import processes
+from subquad.train.distributed import broadcast_object, processes
+from subquad.train.events import event_writer
 from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
 from subquad.train.optim import parameter_groups, schedule
+from subquad.train.range_test import range_test
 
-__all__ = ["FittedNetwork", "fit_network", "monitor_of"]
+__all__ = ["RANGE_TEST", "FittedNetwork", "fit_network", "monitor_of"]
 
+RANGE_TEST = "learning_rate.json"
+"""File in the folder of a run with its learning-rate range test."""
+EVENTS = "tensorboard"
+"""Folder of TensorBoard's events in the folder of a run."""
 NEW_LAYER = 10
 """Learning rate of layers with initial weights, in multiples of that of layers which fine-tuning takes from a run."""
 
@@ -48,6 +57,8 @@ class FittedNetwork:
     """Seconds in which training waited for batches."""
     temperature: float
     """Number by which the logits, the weights of the last layer, were divided after the training."""
+    learning_rate: float
+    """Peak learning rate."""
 
 
 def fit_network(
@@ -89,11 +100,11 @@ def fit_network(
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
         options = {"new": new, "decorrelation": decorrelation, "targets": targets}
         plan = _Plan(net=net, parts=parts, settings=settings, seed=seed, **options)
-        result = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
+        result, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
     divide_logits(net.head, temperature, targets=len(targets))
-    return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature)
+    return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature, learning_rate=rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +133,21 @@ class _Plan:
         found = self.decorrelation.penalty(logits, jets.decorrelated, jets.labels, jets.weights)
         return self.decorrelation.weight * found
 
-    def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
-        groups, new = [], {id(parameter) for parameter in self.new}
-        for group in parameter_groups(self.net, learning_rate=learning_rate, weight_decay=self.settings.weight_decay):
+    def optimizer(self, learning_rate: float, net: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer of the network, or of a copy of it."""
+        names = {name for name, parameter in self.net.named_parameters() if any(parameter is one for one in self.new)}
+        net = self.net if net is None else net
+        groups: list[Any] = []
+        new = {id(parameter) for name, parameter in net.named_parameters() if name in names}
+        for group in parameter_groups(net, learning_rate=learning_rate, weight_decay=self.settings.weight_decay):
             for is_new, rate in ((False, group["lr"]), (True, NEW_LAYER * group["lr"])):
                 own = [parameter for parameter in group["params"] if (id(parameter) in new) == is_new]
                 groups += [{**group, "params": own, "lr": rate}] if own else []
+        match self.settings.optimizer:
+            case "radam":
+                return torch.optim.RAdam(groups, decoupled_weight_decay=True)
+            case "sgd":
+                return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
         return torch.optim.AdamW(groups)
 
 
@@ -142,7 +162,7 @@ def monitor_of(settings: FitSettings, targets: Targets) -> str:
 
 def _train(
     plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
-) -> TrainingResult:
+) -> tuple[TrainingResult, float]:
     net, settings, seed = plan.net, plan.settings, plan.seed
     training, validation = plan.parts["train"], plan.parts["validation"]
     indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
@@ -178,17 +198,22 @@ def _train(
         return {"accuracy": accuracy, "loss": loss + sum(parts.values()), **parts}
 
     steps_per_epoch = max(1, len(batches(0)) // world)
+    rate, found = preset.learning_rate, None
+    if settings.learning_rate == "auto":
+        found = _found_rate(plan, batches(0), step, directory, quiet=quiet)
+        rate = found["suggested"]
     name, warmup = preset.schedule
-    return train(
+    result = train(
         net,
         batches=batches,
         step=step,
-        optimizer=plan.optimizer(preset.learning_rate),
+        optimizer=plan.optimizer(rate),
         settings=LoopSettings(
             steps=steps_per_epoch * settings.epochs,
             evaluate_every=steps_per_epoch,
             precision=settings.precision,
             ema_decay=preset.ema_decay,
+            patience=settings.patience,
         ),
         schedule=schedule(name, warmup=warmup),
         validate=validate,
@@ -196,6 +221,26 @@ def _train(
         maximize=monitor_of(settings, plan.targets) == "accuracy",
         directory=directory,
         name="fit",
+        record=event_writer(directory / EVENTS) if directory and settings.tensorboard else lambda entry: None,
         seed=seed,
         quiet=quiet,
     )
+    return result, rate
+
+
+def _found_rate(
+    plan: _Plan, batches: Sequence[Batch], step: Any, directory: Path | None, *, quiet: bool
+) -> dict[str, Any]:
+    """Return the range test of a fit, which is saved in its folder; a resumed fit does not repeat it."""
+    path = None if directory is None else directory / RANGE_TEST
+    if path is not None and path.is_file():
+        return read_json(path)
+    found: dict[str, Any] = {}
+    if processes().is_main_process:
+        device = processes().device
+        tested = range_test(plan.net.to(device), batches, step, lambda net: plan.optimizer(1.0, net), seed=plan.seed)
+        found = asdict(tested)
+        say(f"learning rate {tested.suggested:.2g}, by a range test of {len(tested.rates)} steps", quiet=quiet)
+        if path is not None:
+            write_json(path, found)
+    return broadcast_object(found)

@@ -13,6 +13,7 @@ from subquad.hep.plots.figures import (
     confusion_figure,
     history_figure,
     observers_figure,
+    range_test_figure,
     roc_figure,
     scores_figure,
 )
@@ -121,7 +122,11 @@ def sections_of(
         Section("Jets", [_split_text(metrics, config), picture(observers_figure(pcn, classes), _OBSERVERS)]),
         Section(
             "Training",
-            [_training_text(metrics, config), picture(history_figure(history), "Loss and accuracy during training.")],
+            [
+                _training_text(metrics, config),
+                picture(history_figure(history), "Loss and accuracy during training."),
+                *_range_test(metrics),
+            ],
         ),
     ]
 
@@ -132,6 +137,17 @@ def _target_sections(metrics: Mapping[str, Any], net: Predictions, classes: Sequ
         return []
     figures = [picture(regression_figure(net, name, classes), f"{name}. {CAPTION}") for name in net.predicted]
     return [Section("Regression targets", [table, *figures])]
+
+
+def _range_test(metrics: Mapping[str, Any]) -> list[Any]:
+    found = metrics.get("range_test")
+    if found is None:
+        return []
+    caption = (
+        "Learning-rate range test: average loss at rates that grow from step to step, on a copy of the network. The "
+        "dashed line is the peak learning rate of the training, a tenth of the rate of the smallest loss."
+    )
+    return [picture(range_test_figure(**found), caption, is_half=True)]
 
 
 _OBSERVERS = "Soft-drop mass, pT and number of particles of the test jets by class."

@@ -1,0 +1,116 @@
+"""Flags of the training: optimizer, schedule, dropout, patience, the learning-rate range test, and TensorBoard."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from subquad.cli import main
+from subquad.errors import MissingExtra, SubquadError
+from subquad.hep import FitSettings, PCNTagger, fit, read
+from subquad.hep.commands import fit as fit_command
+from subquad.hep.models.presets import net_settings, training_defaults
+from subquad.hep.plots.figures import range_test_figure
+from subquad.train import events
+from subquad.train.range_test import range_test
+
+SHORT = FitSettings(preset="standard", epochs=2, batch_size=32, no_boosting=True)
+
+
+def test_the_preset_decides_what_is_not_given():
+    assert training_defaults(FitSettings()).schedule == ("cosine", 0.05)
+    # the warm-up of the preset belongs to its schedule
+    assert training_defaults(FitSettings(schedule="linear")).schedule == ("linear", 0.0)
+    assert training_defaults(FitSettings(warmup_fraction=0.2)).schedule == ("cosine", 0.2)
+    assert net_settings(FitSettings(dropout=0.4)).dropout == 0.4
+    assert net_settings(FitSettings()).dropout == 0.1
+
+
+def test_values_that_cannot_work_are_refused():
+    for given, message in (
+        ({"dropout": 1.0}, "--dropout is 1.0; give a fraction from 0 to less than 1"),
+        ({"warmup_fraction": -0.1}, "--warmup-fraction is -0.1"),
+        ({"patience": 0}, "--patience must be at least 1, got 0"),
+        ({"optimizer": "ranger"}, "--optimizer must be one of adamw, radam, sgd, got 'ranger'"),
+        ({"schedule": "plateau"}, "--schedule must be one of constant, linear, cosine, one_cycle"),
+        ({"learning_rate": "fast"}, "--learning-rate is 'fast'; give a number above 0, or auto"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0; give a value above 0, or auto"),
+    ):
+        with pytest.raises(SubquadError, match=message):
+            FitSettings(**given)
+    with pytest.raises(SubquadError, match=r"--dropout is 0\.2; the preset paper has no dropout; omit it"):
+        net_settings(FitSettings(preset="paper", dropout=0.2))
+
+
+def test_a_range_test_finds_the_scale_of_a_problem_and_leaves_the_model_alone():
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+
+    def found(scale):
+        torch.manual_seed(1)
+        net = torch.nn.Linear(3, 1)
+        before = net.weight.clone()
+
+        def step(model, item, backward):
+            # the gradient is bounded by clipping, so that the rate alone sets the size of a step
+            loss = (model(scale * item) - scale * item.sum(1, keepdim=True)).square().mean() / scale**2
+            backward(loss)
+            return {"loss": loss}
+
+        result = range_test(net, [x], step, lambda model: torch.optim.SGD(model.parameters(), lr=1.0), high=100.0)
+        assert torch.equal(net.weight, before)
+        assert len(result.rates) == len(result.losses) <= 100
+        return result
+
+    result = found(1.0)
+    assert 1e-3 < result.suggested < 1
+    assert result.suggested == pytest.approx(result.rates[result.losses.index(min(result.losses))] / 10)
+    # it ends soon after the loss diverges
+    assert result.rates[-1] < 100
+    assert found(1.0) == result
+    assert range_test_figure(result.rates, result.losses, result.suggested).axes[0].get_xscale() == "log"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "radam", "sgd"])
+def test_every_optimizer_fits_the_estimator(optimizer, jets, monkeypatch):
+
+    sample = read(jets)
+    model = PCNTagger(preset="standard", optimizer=optimizer, epochs=1, batch_size=47, width=8, random_state=0)
+    assert model.fit(sample, sample.class_names).validation_["loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_learning_rate_is_found_once_and_shown_and_patience_stops(jets, tmp_path, capsys):
+    given = ["hep", "fit", *map(str, jets), "--preset", "standard", "--epochs", "9", "--no-boosting", "--patience", "1"]
+    flags = ["--learning-rate", "auto", "--schedule", "cosine", "--dropout", "0.2", "--optimizer", "radam"]
+    assert main([*given, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert "learning rate" in capsys.readouterr().err
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    found = json.loads((tmp_path / "run" / "learning_rate.json").read_text())
+    assert metrics["learning_rate"] == found["suggested"]
+    assert metrics["range_test"] == found
+    assert metrics["steps"] < 9 * 4
+    assert "Learning-rate range test" in (tmp_path / "run" / "report.html").read_text()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["net"]["dropout"] == 0.2
+
+
+@pytest.mark.slow
+def test_tensorboard_has_the_history(jets, tmp_path, monkeypatch):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(fit_command, "sections_of", lambda *_: [])
+
+    fit(jets, replace(SHORT, tensorboard=True), out=tmp_path / "run", quiet=True)
+    found = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    expected = [entry["validation_loss"] for entry in history if "validation_loss" in entry]
+    assert [event.value for event in found.Scalars("loss/validation")] == pytest.approx(expected)
+    assert "accuracy/training" in found.Tags()["scalars"]
+
+
+def test_tensorboard_is_named_if_it_is_missing(tmp_path, monkeypatch):
+    def missing(module, extra):
+        raise MissingExtra(f"{module} is not installed; install it with: pip install 'subquad[{extra}]'")
+
+    monkeypatch.setattr(events, "require", missing)
+    with pytest.raises(MissingExtra, match=r"tensorboard is not installed; install it with: pip install 'subquad"):
+        events.event_writer(tmp_path)
