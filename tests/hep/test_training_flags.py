@@ -81,7 +81,7 @@ def test_every_optimizer_fits_the_estimator(optimizer, jets, monkeypatch):
 
 @pytest.mark.slow
 def test_a_learning_rate_is_found_once_and_shown_and_patience_stops(jets, tmp_path, capsys):
-    given = ["hep", "fit", *map(str, jets), "--preset", "standard", "--epochs", "9", "--no-boosting", "--patience", "1"]
+    given = ["hep", "fit", *map(str, jets), "--preset", "standard", "--epochs", "5", "--no-boosting", "--patience", "1"]
     flags = ["--learning-rate", "auto", "--schedule", "cosine", "--dropout", "0.2", "--optimizer", "radam"]
     assert main([*given, *flags, "--out", str(tmp_path / "run")]) == 0
     assert "learning rate" in capsys.readouterr().err
@@ -89,7 +89,7 @@ def test_a_learning_rate_is_found_once_and_shown_and_patience_stops(jets, tmp_pa
     found = json.loads((tmp_path / "run" / "learning_rate.json").read_text())
     assert metrics["learning_rate"] == found["suggested"]
     assert metrics["range_test"] == found
-    assert metrics["steps"] < 9 * 4
+    assert metrics["steps"] < 5 * 4
     assert "Learning-rate range test" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["net"]["dropout"] == 0.2
 

@@ -10,6 +10,8 @@ import yaml
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
+from subquad.hep.commands import evaluate as evaluate_command
+from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
@@ -147,7 +149,9 @@ def test_what_cannot_be_varied_is_refused(jets, tables, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_evaluation_has_shifts_envelopes_and_seeds(jets, tmp_path):
+def test_an_evaluation_has_shifts_envelopes_and_seeds(jets, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_command, "write_pdfs", lambda *_: None)
+    monkeypatch.setattr(fit_command, "sections_of", lambda *_: [])
     settings = FitSettings(preset="standard", epochs=2, no_boosting=True, inputs="particles", batch_size=32)
     fit(jets, settings, out=tmp_path / "run", quiet=True)
     settings = EvaluateSettings(vary=("rotate=1", "pt_smear=0.5"), seed=3)

@@ -21,7 +21,7 @@ from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
-from subquad.hep.settings import EvaluateSettings
+from subquad.hep.settings import EvaluateSettings, FitSettings
 from subquad.progress import say
 from subquad.runs.folder import METRICS, REPORT, load_config
 from subquad.runs.reports import check_report_folder, write_report_folder
@@ -158,12 +158,15 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     settings = {folder: config["subquad"]["settings"] for folder, config in configs.items()}
     names: dict[Path, str] = {}
     trainings: dict[tuple[str, Any], Path] = {}
+    differing = {folder: _differing(own, list(settings.values())) for folder, own in settings.items()}
+    distinct = {repr(own) for own in differing.values()}
+    for is_short in (True, False):
+        texts = {folder: _settings_text(own, is_short=is_short) for folder, own in differing.items()}
+        # bin edges and the like are shown only if they tell models apart
+        if len({*texts.values()}) == len(distinct):
+            break
     for folder, own in settings.items():
-        same_preset = [other for other in settings.values() if other.get("preset") == own.get("preset")]
-        # estimators store no files
-        keys = sorted(set.intersection(*map(set, same_preset)) - {"preset", *VARIES_BETWEEN_TRAININGS})
-        differing = [key for key in keys if any(other.get(key) != own.get(key) for other in same_preset)]
-        name = ", ".join([str(own.get("preset")), *(f"{key.rstrip('_')} {own.get(key)}" for key in differing)])
+        name = ", ".join([str(own.get("preset")), *texts[folder]])
         training = (name, own.get("seed"))
         if training in trainings:
             raise SubquadError(
@@ -173,6 +176,27 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
         trainings[training] = folder
         names[folder] = name
     return names
+
+
+def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of a run that differ among the runs of its preset, without those that have their defaults."""
+    same_preset = [other for other in others if other.get("preset") == own.get("preset")]
+    # estimators store no files
+    keys = sorted(set.intersection(*map(set, same_preset)) - {"preset", *VARIES_BETWEEN_TRAININGS})
+    found = {key: own.get(key) for key in keys if any(other.get(key) != own.get(key) for other in same_preset)}
+    defaults = plain(FitSettings())
+    return {key: value for key, value in found.items() if key not in defaults or value != defaults[key]}
+
+
+def _settings_text(own: Mapping[str, Any], *, is_short: bool) -> tuple[str, ...]:
+    """Return settings as words; of lists, without their numbers if they are to be short."""
+
+    def text(value: Any) -> str:
+        words = list(map(str, value)) if isinstance(value, list) else [str(value)]
+        names = [word for word in words if word[:1].isalpha()]
+        return " ".join(names if is_short and names else words)
+
+    return tuple(f"{key.rstrip('_')} {text(value)}" for key, value in own.items())
 
 
 def _files_to_score(

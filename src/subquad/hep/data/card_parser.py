@@ -281,7 +281,7 @@ class CardParser:
         return (), None
 
     def _targets(self, options: Mapping[str, Any]) -> dict[str, Expression]:
-        """Return the regression targets beside the classes, as weaver's hybrid labels have them."""
+        """Return the regression targets beside the classes."""
         given = self._mapping(self._mapping(options, "labels"), "value_custom")
         found = {}
         for name, text in given.items():

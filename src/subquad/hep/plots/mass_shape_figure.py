@@ -30,7 +30,11 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
         background: Class whose mass is compared.
         signals: Classes with measured cuts.
     """
-    figure, grid = panel_grid(len(signals), columns=3, width=3.4, height=2.9, extra=0.7)
+    # a legend of few columns for long names, above the panels
+    columns = 4 if len(signals) > 2 and max(len(model["name"]) for model in models) < 16 else 1
+    rows = -(-len(models) * len(MARKERS) // columns)
+    width = 3.4 if len(signals) > 1 else 5.2
+    figure, grid = panel_grid(len(signals), columns=3, width=width, height=2.9, extra=0.4 + 0.2 * rows)
     for axes, signal in zip(grid, signals, strict=True):
         ends = []
         for colour, model in zip(colours(len(models)), models, strict=True):
@@ -70,9 +74,7 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
         axes.set_title(latex_name(signal), loc="left", fontsize=10)
     # a panel lacks the models of which too few jets pass
     shown = {name: line for axes in grid for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        shown.values(), shown, ncols=max(1, min(4, len(shown))), loc="outside upper center", frameon=False, fontsize=8
-    )
+    figure.legend(shown.values(), shown, ncols=columns, loc="outside upper center", frameon=False, fontsize=8)
     figure.supxlabel(f"1 / JSD of the mass of {latex_name(background)}", fontsize=11)
     figure.supylabel(r"rejection $1/\varepsilon_B$", fontsize=11)
     return figure
