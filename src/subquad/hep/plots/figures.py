@@ -135,7 +135,10 @@ def scores_figure(predictions: Predictions, classes: Sequence[str], background: 
 def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     """Return loss and top-1 accuracy of the training and validation jets against the steps."""
     figure, grid = panels(8.4, 3.2, columns=2)
-    for axes, (name, label) in zip(grid, {"loss": "cross-entropy", "accuracy": "top-1 accuracy"}.items(), strict=True):
+    # a penalty or regression targets add to the cross-entropy
+    has_more = any(name in entry for entry in history for name in ("penalty", "regression"))
+    labels = {"loss": "loss" if has_more else "cross-entropy", "accuracy": "top-1 accuracy"}
+    for axes, (name, label) in zip(grid, labels.items(), strict=True):
         for key, part, style in ((name, "training", "-"), (f"validation_{name}", "validation", "o-")):
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
             if points:
@@ -226,7 +229,7 @@ def ratio_figure(
         if envelopes and name in envelopes:
             low, high = envelopes[name]
             is_kept = np.isfinite(low) & np.isfinite(high)
-            hatched = {"facecolor": "none", "edgecolor": look["color"], "hatch": "////", "linewidth": 0, "alpha": 0.6}
+            hatched = {"facecolor": "none", "edgecolor": look["color"], "hatch": "////", "linewidth": 0.7, "alpha": 0.7}
             top.fill_between(curve.x[is_kept], low[is_kept], high[is_kept], label=f"{name}, variations", **hatched)
         left = min([left, *_finite(curve)[0][:1]])
     for axes in below:
