@@ -130,7 +130,8 @@ def predictions_of_run(
             multiplicity=scores["particles"],
             weights=scores.get("weights"),
             temperature=temperature if model == "net" else None,
-            **{prefix: _with_prefix(scores, prefix) if model == "net" else {} for prefix in TARGETS},
+            predicted=_with_prefix(scores, TARGETS[0]) if model == "net" else {},
+            true=_with_prefix(scores, TARGETS[1]) if model == "net" else {},
         )
         for model, key in keys.items()
         if key in scores

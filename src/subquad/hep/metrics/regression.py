@@ -43,34 +43,33 @@ def regression_metrics(predicted: np.ndarray, true: np.ndarray, weights: np.ndar
     x, y = predicted.astype(np.float64), true.astype(np.float64)
 
     def values(drawn: np.ndarray) -> dict[str, float | None]:
-        low, middle, high = _quantiles(sorted_ratio, drawn[is_known][order], (0.16, 0.5, 0.84))
-        has_quantiles = low is not None and middle is not None and high is not None
-        return {
-            "bias": middle - 1 if has_quantiles else None,
-            "resolution": (high - low) / 2 if has_quantiles else None,
-            "pearson": _pearson(x, y, drawn),
-        }
+        quantiles = _quantiles(sorted_ratio, drawn[is_known][order], (0.16, 0.5, 0.84))
+        correlation = _pearson(x, y, drawn)
+        if quantiles is None:
+            return {"bias": None, "resolution": None, "pearson": correlation}
+        low, middle, high = quantiles
+        return {"bias": middle - 1, "resolution": (high - low) / 2, "pearson": correlation}
 
     generator = np.random.default_rng(0)
     found = values(own)
     resampled = [values(own * generator.poisson(1.0, len(true))) for _ in range(RESAMPLES)]
-    errors = {name: [one[name] for one in resampled if one[name] is not None] for name in REGRESSION_METRICS}
-    intervals = {
-        name: [value - np.std(errors[name]), value + np.std(errors[name])]
-        for name, value in found.items()
-        if value is not None and errors[name]
-    }
+    intervals = {}
+    for name, value in found.items():
+        others = [other for one in resampled if (other := one[name]) is not None]
+        if value is not None and others:
+            error = float(np.std(others))
+            intervals[name] = [value - error, value + error]
     return {**found, "jets": int(is_known.sum()), "intervals": intervals}
 
 
-def _quantiles(values: np.ndarray, weights: np.ndarray, parts: Sequence[float]) -> tuple[float | None, ...]:
+def _quantiles(values: np.ndarray, weights: np.ndarray, parts: Sequence[float]) -> list[float] | None:
     """Return weighted quantiles of sorted values; None if the weights do not add up to more than 0."""
     if not weights.sum() > 0:
-        return (None,) * len(parts)
+        return None
     # with negative weights the sum may decrease, and its first crossing counts
     sums = np.maximum.accumulate(np.cumsum(weights))
     places = np.searchsorted(sums, np.array(parts) * weights.sum())
-    return tuple(values[places.clip(0, len(values) - 1)].tolist())
+    return values[places.clip(0, len(values) - 1)].tolist()
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float | None:

@@ -56,7 +56,8 @@ def build_network(settings: NetSettings, layout: Layout, classes: int, *, target
         SubquadError: The network weights edges by momenta, and the layout has none.
     """
     net = _network(settings, layout, classes + targets)
-    net.targets = targets  # pyright: ignore[reportAttributeAccessIssue]
+    # read by `target_count`; the networks themselves know of outputs only
+    net.targets = targets  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return net
 
 

@@ -181,7 +181,7 @@ def _train(
         total = total + regression
         backward(total)
         is_right = (logits.detach().argmax(-1) == batch.labels).float()
-        metrics = {"loss": total, "accuracy": (is_right * batch.weights).mean()}
+        metrics: dict[str, Tensor | float] = {"loss": total, "accuracy": (is_right * batch.weights).mean()}
         metrics |= {} if penalty is None else {"penalty": penalty}
         return {**metrics, "regression": regression} if plan.targets else metrics
 
