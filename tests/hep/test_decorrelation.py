@@ -45,16 +45,17 @@ def test_a_classifier_with_the_penalty_keeps_the_independent_input_and_drops_the
     labels = torch.arange(1200) % 2
     mass = torch.randn(1200, generator=generator) + labels
     other = torch.randn(1200, generator=generator) + labels
+    torch.manual_seed(1)
     net = torch.nn.Linear(2, 2)
     optimizer, penalty = torch.optim.Adam(net.parameters(), lr=0.05), Decorrelation(background=0, weight=1.0).penalty
-    for _ in range(60):
+    for _ in range(100):
         logits = net(torch.stack([mass, other], 1))
         (cross_entropy(logits, labels) + weight * penalty(logits, mass, labels, torch.ones(1200))).backward()
         optimizer.step()
         optimizer.zero_grad()
     effects = (net.weight[1] - net.weight[0]).detach()
     assert effects[1] > 0.5
-    assert (effects[0] < 0.15) == bool(weight)
+    assert (effects[0].abs() < 0.15) == bool(weight)
 
 
 def predictions(is_sculpted, jets=4001, name="one"):

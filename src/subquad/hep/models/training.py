@@ -133,6 +133,20 @@ class _Plan:
         found = self.decorrelation.penalty(logits, jets.decorrelated, jets.labels, jets.weights)
         return self.decorrelation.weight * found
 
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Return accuracy and loss of the validation jets, and the parts of the loss beside the cross-entropy."""
+        jets = self.parts["validation"]
+        outputs = predict_outputs(model, jets)  # pyright: ignore[reportArgumentType]
+        logits, predicted = logits_and_targets(self.net, outputs)
+        weights = jets.weights / jets.weights.sum().clamp(min=1e-12)
+        loss = (cross_entropy(logits, jets.labels, reduction="none") * weights).sum().item()
+        accuracy = ((logits.argmax(-1) == jets.labels) * weights).sum().item()
+        penalty = self.penalty(logits, jets)
+        parts = {} if penalty is None else {"penalty": penalty.item()}
+        if self.targets:
+            parts["regression"] = self.regression(predicted, replace(jets, weights=weights)).item()
+        return {"accuracy": accuracy, "loss": loss + sum(parts.values()), **parts}
+
     def optimizer(self, learning_rate: float, net: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the network, or of a copy of it."""
         names = {name for name, parameter in self.net.named_parameters() if any(parameter is one for one in self.new)}
@@ -164,7 +178,7 @@ def _train(
     plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
 ) -> tuple[TrainingResult, float]:
     net, settings, seed = plan.net, plan.settings, plan.seed
-    training, validation = plan.parts["train"], plan.parts["validation"]
+    training = plan.parts["train"]
     indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
 
     def batches(epoch: int) -> Sequence[Batch]:
@@ -185,18 +199,6 @@ def _train(
         metrics |= {} if penalty is None else {"penalty": penalty}
         return {**metrics, "regression": regression} if plan.targets else metrics
 
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        outputs = predict_outputs(model, validation)  # pyright: ignore[reportArgumentType]
-        logits, predicted = logits_and_targets(net, outputs)
-        weights = validation.weights / validation.weights.sum().clamp(min=1e-12)
-        loss = (cross_entropy(logits, validation.labels, reduction="none") * weights).sum().item()
-        penalty = plan.penalty(logits, validation)
-        accuracy = ((logits.argmax(-1) == validation.labels) * weights).sum().item()
-        parts = {} if penalty is None else {"penalty": penalty.item()}
-        if plan.targets:
-            parts["regression"] = plan.regression(predicted, replace(validation, weights=weights)).item()
-        return {"accuracy": accuracy, "loss": loss + sum(parts.values()), **parts}
-
     steps_per_epoch = max(1, len(batches(0)) // world)
     rate, found = preset.learning_rate, None
     if settings.learning_rate == "auto":
@@ -216,7 +218,7 @@ def _train(
             patience=settings.patience,
         ),
         schedule=schedule(name, warmup=warmup),
-        validate=validate,
+        validate=plan.validate,
         monitor=monitor_of(settings, plan.targets),
         maximize=monitor_of(settings, plan.targets) == "accuracy",
         directory=directory,
