@@ -110,7 +110,7 @@ def _(bio, folder, mo, rows, run):
 
 @app.cell
 def _(mo, pd, scan):
-    best = pd.read_csv(scan / "scan.csv").head(20)
+    best = pd.read_csv(scan / "scan.csv").sort_values("prediction").head(20)
     mo.vstack([mo.md("The least toxic ones, by prediction:"), mo.ui.table(best, selection=None)])
 
 

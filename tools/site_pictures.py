@@ -36,7 +36,7 @@ COMMANDS = {
     "--evaluation-tokens 2048 --out linear",
 }
 """What a finished command has written, and the command, as the tutorials have it."""
-COLOURS, WIDTH = 128, 1400
+COLOURS, WIDTH = 128, 1800
 
 
 def as_png(figure: Figure, *, label: str = "") -> str:
@@ -99,7 +99,7 @@ def drawn(folder: Path) -> dict[str, bytes]:
             "assets/scan.png": (folder / "scan" / "heatmap.png").read_bytes(),
             "assets/perplexity.png": picture(llm_sections(folder / "linear"), "erplexity"),
             "assets/confusion.png": picture(hep_sections(folder / "tagger"), "onfusion"),
-            "images/tutorial-sequences-fit.png": picture(bio_sections(folder / "run"), "measured"),
+            "images/tutorial-sequences-fit.png": picture(bio_sections(folder / "run"), "easurements"),
             "images/tutorial-sequences-epistasis.png": epistasis.read_bytes(),
             "images/tutorial-jets-roc.png": picture(hep_sections(folder / "tagger"), "ROC"),
             "images/tutorial-jets-importance.png": importance.read_bytes(),
