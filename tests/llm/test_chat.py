@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
+from support.llm_models import TEMPLATE, byte_tokenizer, linear_model, tiny_model
 
 import subquad.llm
 from subquad.cli import main
@@ -297,3 +297,16 @@ def test_smollm2_reproduces_a_passkey_within_its_window(wide, smollm2, tmp_path)
     rates = {role: estimate["value"] for role, estimate in model["passkey"]["100"]["models"].items()}
     # chance is 1 in 90,000; the window shows everything, so all variants are the same model
     assert rates["fine_tuned"] == rates["teacher"] == 1
+
+
+def test_the_memory_of_a_chat_grows_with_softmax_attention_and_not_with_a_state(model, bytewise):
+    linear, softmax = (ChatSession(own, bytewise, GREEDY) for own in (model, tiny_model("llama", vocab_size=283)))
+    assert linear.memory == softmax.memory == 0
+    sizes = []
+    for question in ("the bird sings " * 20, "a river " * 20):
+        for session in (linear, softmax):
+            list(session.answer(question))
+        sizes.append((linear.memory, softmax.memory, softmax.length))
+    (first, cache, short), (second, longer, long) = sizes
+    assert first == second > 0
+    assert longer / cache == long / short > 1

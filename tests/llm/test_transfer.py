@@ -152,3 +152,11 @@ def test_transfer_reduces_the_cross_entropy(tokenizer, text, precision):
     transfer(model, made.training.ids, settings, tokens=31 * 40, precision=precision, quiet=True)
     assert loss() < 0.98 * before
     assert all(new < old for new, old in zip(transfer_errors(model, ids), errors, strict=True))
+
+
+@pytest.mark.parametrize("transfer_loss", ["mse", "relative", "attention_weights"])
+def test_a_step_tells_the_relative_error_of_each_layer(transfer_loss):
+    model = converted()
+    metrics = transfer_step(model, IDS, torch.Tensor.backward, settings=LinearizeSettings(transfer_loss=transfer_loss))
+    own = [float(metrics[f"error/{layer}"]) for layer in range(2)]
+    assert own == pytest.approx(transfer_errors(model, IDS), rel=1e-5)

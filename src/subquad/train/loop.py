@@ -254,7 +254,8 @@ class _Trainer:
                 shown = {**shown, **self._evaluate(self.validate)}
                 # the time of a validation counts as time of the stage
                 last_tick = state.tick(last_tick)
-            advance(1, **{key: shown[key] for key in list(shown)[:3]})
+            # metrics of single parts, such as the error of each layer, would fill the line
+            advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
             if count == 0 and time.monotonic() - last_saved > settings.save_seconds:
                 self.save()
                 last_saved = time.monotonic()

@@ -32,12 +32,16 @@ from subquad.runs.machine import peak_memory
 from subquad.runs.storage import read_json, write_json
 
 __all__ = [
+    "VALIDATION",
     "FittedModels",
     "fit_models",
     "fit_network",
     "models_of",
 ]
 
+VALIDATION = "validation.json"
+"""File of a run with a model as soon as it is fitted: its main metric on the validation rows, of several networks the
+mean, and its processor time in seconds."""
 STACK_FOLDS, FEW_VALIDATION_ROWS = 5, 30
 """Folds that determine the weights of the ensemble, and number of validation rows from which these do. They also stop
 the training of the networks, and few of them favour a network by chance."""
@@ -218,7 +222,18 @@ def _fit_all(
             seconds[name] = own.cpu_seconds + before
         if name in names:
             fitted[name] = own
+            _note_validation(directory, name, own, seconds[name])
     return fitted, {name: seconds[name] for name in names}
+
+
+def _note_validation(directory: Path, name: str, own: Baseline | NetworkEnsemble, seconds: float) -> None:
+    """Add a model to `validation.json`, from which the progress of a fit can be followed; see `VALIDATION`."""
+    path = directory / VALIDATION
+    known = read_json(path) if path.is_file() else {}
+    each = own.selected if isinstance(own.selected, list) else [own.selected]
+    values = [one["validation"] for one in each if one.get("validation") is not None]
+    value = float(np.mean(values)) if values else None
+    write_json(path, {**known, name: {"validation": value, "cpu_seconds": round(seconds, 2)}})
 
 
 def _fit_baseline(

@@ -7,7 +7,7 @@ from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import histograms
 from subquad.reporting.page import Picture, Table, picture
 
-__all__ = ["blocks"]
+__all__ = ["LEAK_LABELS", "blocks"]
 
 Block = str | Table | Picture
 LEAK_LABELS = {

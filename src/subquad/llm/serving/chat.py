@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.decoding import eos_tokens, new_cache
+from subquad.llm.models.decoding import cache_bytes, eos_tokens, new_cache
 from subquad.llm.serving.generation import generate_tokens
 from subquad.llm.serving.sampling import TokenSampler, parameters_of
 from subquad.llm.serving.settings import ChatSettings
@@ -29,7 +29,7 @@ class ChatSession:
         """Start a chat.
 
         Args:
-            model: A linearized model.
+            model: A linearized model, or one with softmax attention.
             tokenizer: Its tokenizer.
             settings: System message, length of answers and sampling parameters.
             seed: Seed of the sampled tokens.
@@ -48,6 +48,11 @@ class ChatSession:
     def length(self) -> int:
         """Tokens in the state."""
         return self._cache.get_seq_length()
+
+    @property
+    def memory(self) -> int:
+        """Size of the state in bytes: of softmax attention the key-value cache, which grows with the chat."""
+        return cache_bytes(self._cache) if self.length else 0
 
     def reset(self, system: str | None) -> None:
         """Start again with this system message.

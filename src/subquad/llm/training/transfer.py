@@ -65,7 +65,8 @@ def transfer_step(
         documents: Number of each token's document, if tokens must not attend to other documents.
 
     Returns:
-        Mean over layers of the loss and, for `attention_weights`, of its parts `outputs` and `weights`.
+        Mean over layers of the loss and, for `attention_weights`, of its parts `outputs` and `weights`; and of each
+        layer its squared error relative to the teacher's outputs, as `error/LAYER`.
 
     Raises:
         ValueError: Documents are given with the loss `attention_weights`, which does not support them.
@@ -85,6 +86,7 @@ def transfer_step(
                 loss = (1 - beta) * outputs + beta * cross_entropy
                 parts = {"loss": loss, "outputs": outputs, "weights": cross_entropy}
         backward(parts["loss"])
+        parts[f"error/{layer}"] = outputs / target.float().square().mean()
         for name, part in parts.items():
             # a clone, since the mean shares memory with all squares that it was taken of
             layers.setdefault(name, []).append(part.detach().clone())
