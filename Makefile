@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 # shapes are checked while the operators and networks are tested; trainings would become a tenth slower
 FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
-.PHONY: demo test test-fast test-oldest test-minimal golden lint format api docs release-check clean
+.PHONY: demo test test-fast test-e2e test-oldest test-minimal golden lint format api docs release-check clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
@@ -22,6 +22,10 @@ test: .venv/.ready-dev
 # no training, no processes, few examples per law: under 2 minutes on two cores
 test-fast: .venv/.ready-dev
 	SUBQUAD_HYPOTHESIS=fast $(FAST)
+
+# the page in a browser: Chromium of the system, or one that playwright downloads; pictures are in tests/e2e/screenshots
+test-e2e: .venv/.ready-e2e
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e --timeout 1800
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.7 from PyPI needs 5 GB of disk
@@ -80,6 +84,11 @@ clean:
 
 .venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+.venv/.ready-e2e: .venv/.ready-dev
+	$(BIN)/pip install -e '.[e2e]'
+	command -v chromium || $(BIN)/playwright install chromium
 	touch $@
 
 .venv-oldest/.ready: .venv-oldest/bin/python pyproject.toml constraints/oldest.txt

@@ -18,7 +18,7 @@ def command_names():
     for name in app:
         children = [child for child in app[name] if not child.startswith("-")] if not name.startswith("-") else []
         yield from (f"{name} {child}" for child in children)
-    yield "demo"
+    yield from ("demo", "app")
 
 
 COMMANDS = list(command_names())
@@ -33,7 +33,7 @@ def test_help_is_there_without_anything_heavy():
     code = "import sys, subquad.cli; subquad.cli.main(['--help']); print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
-    for field in ("bio", "llm", "hep", "demo"):
+    for field in ("bio", "llm", "hep", "demo", "app"):
         assert f" {field} " in done.stdout
 
 
@@ -69,7 +69,8 @@ def readme_commands():
 
 
 def test_the_readme_shows_every_command():
-    shown_commands = {" ".join(line.split()[1:3]) for line in readme_commands()}
+    words = [line.split() for line in readme_commands()]
+    shown_commands = {" ".join(line[1:3]) for line in words} | {line[1] for line in words}
     assert {command for command in COMMANDS if command != "demo"} <= shown_commands
 
 

@@ -148,6 +148,7 @@ def test_every_command_and_flag_has_an_entry(generated):
                 if argument.show and argument.name.startswith("--"):
                     assert f"`{argument.name}" in section, f"{field} {name} {argument.name}"
     assert "## `subquad demo` { #demo }" in generated["reference/cli.md"]
+    assert "## `subquad app` { #app }" in generated["reference/cli.md"]
 
 
 def test_every_public_name_has_an_entry(generated):

@@ -42,8 +42,10 @@ CHECKS = {
             ("bio fit example:tdp43 --out bio", "subquad[bio]"),
             ("llm plan config.json", "subquad[llm]"),
             ("hep fit example:jets --out tagger", "subquad[hep]"),
+            ("app --port 0", "subquad[app]"),
         ),
     ),
+    "app": Check(missing=(("app --host 0.0.0.0", "--password-file"),)),
     "bio": Check(
         fields=("bio",),
         works=(BIO_FIT,),

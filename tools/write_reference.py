@@ -91,7 +91,7 @@ def _overview() -> str:
             summary = _markdown(_help([field, name]).description.split("\n\n")[0])
             lines.append(f"| [`{field} {name}`](cli-{field}.md#{_anchor(field, name)}) | {summary} |")
         lines.append("")
-    return "\n".join([*lines, *_command(["demo"])])
+    return "\n".join([*lines, *_command(["demo"]), *_command(["app"])])
 
 
 def _field(field: str) -> str:

@@ -85,6 +85,17 @@ app.command(
         subquad demo --quick --out demo
     """,
 )
+app.command(
+    "subquad.app.cli:app_command",
+    name="app",
+    help="""Open the web page: sequences, language models and jets in the browser, on this computer.
+
+    For example:
+
+        subquad app
+        subquad app --workspace work --port 8080
+    """,
+)
 
 
 @app.meta.default

@@ -1,0 +1,159 @@
+"""Who may use the page: hosts, password, the cookie of a browser, the size of requests, and headers for the browser.
+
+One ASGI layer in front of everything else, so that no route can be forgotten.
+"""
+
+import asyncio
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from subquad.app.sessions import new_token
+
+__all__ = ["SESSION_COOKIE", "Access", "token_of"]
+
+SESSION_COOKIE, LOGIN_COOKIE = "subquad_session", "subquad_login"
+YEAR = 31_536_000
+SECONDS_AFTER_WRONG_PASSWORD = 1.0
+ROOM = 1_000_000
+"""Bytes that a request may have beyond its file."""
+
+# scripts and styles stand in the page itself; nothing is loaded from or sent to another host
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+}
+LOGIN_PAGE = Path(__file__).parent / "assets" / "login.html"
+
+
+@dataclass
+class Access:
+    """The layer: refuses what is not allowed, gives each browser a cookie, and adds headers to all answers."""
+
+    app: ASGIApp
+    password: str | None
+    """Password of the page; None for none."""
+    largest: int
+    """Largest upload in bytes."""
+    hosts: frozenset[str] | None = None
+    """Names by which this computer may be called; None: any. Protects a page without a password from other pages,
+    whose name resolves to this computer's address."""
+    logins: set[str] = field(default_factory=set)
+    """Cookies of browsers that gave the password."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            # the page uses no web sockets
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers, token = Headers(scope=scope), token_of(scope)
+        refusal = self._refusal(headers)
+        if refusal is None and self.password is not None and cookies_of(scope).get(LOGIN_COOKIE) not in self.logins:
+            refusal = await self._login(scope, receive)
+        if refusal is not None:
+            await refusal(scope, receive, _with_headers(send, None))
+            return
+        new = None
+        if token is None:
+            new = new_token()
+            scope = {**scope, "headers": _with_cookie(scope["headers"], f"{SESSION_COOKIE}={new}")}
+        await self.app(scope, receive, _with_headers(send, new))
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
+        if self.hosts is not None and host not in self.hosts:
+            return PlainTextResponse(f"This page is served as {' or '.join(sorted(self.hosts))} only.", 403)
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self.largest + ROOM:
+            return PlainTextResponse(
+                f"Files of up to {self.largest / 1e6:,.0f} MB can be uploaded. Use the command line for larger ones, "
+                "or start the page with a larger --max-upload.",
+                413,
+            )
+        return None
+
+    async def _login(self, scope: Scope, receive: Receive) -> Response:
+        request = Request(scope, receive)
+        if request.url.path != "/login":
+            # the page itself leads to the form; its parts only fail
+            is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+            return RedirectResponse("/login", 303) if is_page else PlainTextResponse("Give the password first.", 401)
+        if request.method != "POST":
+            return HTMLResponse(_login_page(""))
+        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
+        if not hmac.compare_digest(given.encode(), (self.password or "").encode()):
+            await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
+            return HTMLResponse(_login_page("This is not the password."), 401)
+        token = secrets.token_urlsafe(24)
+        self.logins.add(token)
+        response = RedirectResponse("/", 303)
+        response.headers["set-cookie"] = _cookie(LOGIN_COOKIE, token)
+        return response
+
+
+def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cookies of a request."""
+    jar: SimpleCookie = SimpleCookie()
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            try:
+                jar.load(value.decode("latin-1"))
+            except CookieError:
+                continue
+    return {name: morsel.value for name, morsel in jar.items()}
+
+
+def token_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the token of the browser that sent a request; None if it has none yet."""
+    token = cookies_of(scope).get(SESSION_COOKIE, "")
+    return token if re.fullmatch(r"[\w-]{32}", token) else None
+
+
+def _cookie(name: str, value: str) -> str:
+    return f"{name}={value}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Strict"
+
+
+def _with_cookie(headers: list[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
+    """Return headers of a request as if the browser had sent this cookie too."""
+    own = [value.decode("latin-1") for name, value in headers if name == b"cookie"]
+    rest = [(name, value) for name, value in headers if name != b"cookie"]
+    return [*rest, (b"cookie", "; ".join([*own, cookie]).encode("latin-1"))]
+
+
+def _with_headers(send: Send, token: str | None) -> Send:
+    """Return `send` with the headers of all answers, and with the cookie of a new browser."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if token is not None:
+                headers.append("set-cookie", _cookie(SESSION_COOKIE, token))
+        await send(message)
+
+    return sending
+
+
+def _login_page(message: str) -> str:
+    return LOGIN_PAGE.read_text(encoding="utf-8").replace("{{ message }}", message)

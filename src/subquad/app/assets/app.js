@@ -1,0 +1,47 @@
+// Values of charts and heat maps by mouse and by keyboard; maps are visited with the arrow keys.
+(() => {
+  let float = null;
+  const show = (text, x, y) => {
+    if (!float) {
+      float = document.createElement("div");
+      float.id = "sq-float";
+      float.setAttribute("aria-hidden", "true");
+      document.body.append(float);
+    }
+    float.textContent = text;
+    float.hidden = false;
+    const box = float.getBoundingClientRect();
+    float.style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
+    float.style.top = (y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18) + "px";
+  };
+  const hide = () => { if (float) float.hidden = true; };
+  const pick = (cell) => {
+    const map = cell.closest(".sq-map");
+    map.querySelectorAll(".sq-here").forEach((other) => other.classList.remove("sq-here"));
+    cell.classList.add("sq-here");
+    map.querySelector(".sq-tip").textContent = cell.dataset.tip;
+  };
+  document.addEventListener("mousemove", (event) => {
+    const cell = event.target.closest?.("[data-tip]");
+    if (!cell) return hide();
+    show(cell.dataset.tip, event.clientX, event.clientY);
+    if (cell.closest(".sq-map")) pick(cell);
+  });
+  document.addEventListener("click", (event) => {
+    const cell = event.target.closest?.(".sq-map [data-tip]");
+    if (cell) pick(cell);
+  });
+  document.addEventListener("keydown", (event) => {
+    const map = event.target.closest?.(".sq-map [data-columns]");
+    const columns = map && Number(map.dataset.columns);
+    const step = map && { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const cells = [...map.querySelectorAll("rect[data-tip]")];
+    const at = cells.findIndex((cell) => cell.classList.contains("sq-here"));
+    const next = cells[at < 0 ? 0 : at + step];
+    if (!next) return;
+    pick(next);
+    next.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+})();

@@ -1,0 +1,257 @@
+"""Charts as SVG in the page: they take the colours of its light or dark theme, and show values by mouse or keyboard.
+
+Axes: A letters, L positions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from subquad.reporting.page import show
+
+__all__ = ["COLOURS", "HeatMap", "Line", "heat_map", "line_chart"]
+
+# colours that stay distinguishable with colour vision deficiencies, on white and on black (Okabe and Ito)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f")
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 68, 14, 12, 44
+MOST_POINTS = 240
+"""Points of a line that are drawn."""
+CELL, HEAD, SIDE = 14, 30, 26
+NEGATIVE, MIDDLE, POSITIVE = (178, 34, 40), (246, 246, 246), (33, 102, 172)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: int = 0
+    """Number of its colour."""
+    dash: int = 0
+    """Number of its pattern of dashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """Cells of a heat map, as `heat_map` draws them."""
+
+    letters: str
+    """Rows."""
+    positions: Sequence[int]
+    """Columns: numbers of positions."""
+    wild_type: str
+    """Letter of each column."""
+    values: dict[tuple[int, str], float]
+    """Value of the cells by position and letter."""
+    texts: dict[tuple[int, str], str]
+    """What is shown of a cell."""
+    marked: set[tuple[int, str]] = field(default_factory=set)
+    """Cells with a dot: those that were measured."""
+    faint: set[tuple[int, str]] = field(default_factory=set)
+    """Cells with a stroke: those that training does not support."""
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    is_log_x: bool = False,
+    is_log_y: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+    zero: bool = False,
+) -> Markup:
+    """Return a line chart.
+
+    Args:
+        lines: The lines; points that are not finite are left out.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        title: What the chart shows.
+        is_log_x: Logarithmic horizontal axis.
+        is_log_y: Logarithmic vertical axis.
+        marks: Vertical lines, by place and label.
+        zero: The vertical axis begins at 0.
+    """
+    shown = [(line, _thinned(line, is_log_x, is_log_y)) for line in lines]
+    shown = [(line, points) for line, points in shown if points]
+    if not shown:
+        return Markup("")
+    xs = [a for _, points in shown for a, _ in points] + [place for place, _ in marks]
+    ys = [b for _, points in shown for _, b in points]
+    across = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, is_log_x)
+    up = _Axis(0.0 if zero else min(ys), max(ys), HEIGHT - BOTTOM, TOP, is_log_y)
+    body = _frame(across, up, x, y) + _marks(marks, across)
+    for line, points in shown:
+        colour, dash = COLOURS[line.colour % len(COLOURS)], DASHES[line.dash % len(DASHES)]
+        path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in points)
+        body += Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>').format(
+            path, colour, dash
+        )
+        for a, b in points[:: max(1, len(points) // 60)]:
+            tip = f"{line.name}: {y} {show(float(b))} at {x} {show(float(a))}"
+            body += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" fill="{}" class="sq-dot" data-tip="{}"/>').format(
+                across(a), up(b), colour, tip
+            )
+    keys = Markup("").join(_key(line) for line, _ in shown)
+    last = "; ".join(f"{line.name} {show(float(points[-1][1]))}" for line, points in shown[:8])
+    return Markup(
+        '<figure class="sq-chart"><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+        '<figcaption>{}<span class="sq-keys">{}</span></figcaption></figure>'
+    ).format(WIDTH, HEIGHT, f"{title}. Last values: {last}", body, title, keys)
+
+
+def _key(line: Line) -> Markup:
+    colour, dash = COLOURS[line.colour % len(COLOURS)], DASHES[line.dash % len(DASHES)]
+    return Markup(
+        '<span><svg width="26" height="8" aria-hidden="true"><line x1="0" y1="4" x2="26" y2="4" stroke="{}" '
+        'stroke-width="3" stroke-dasharray="{}"/></svg> {}</span>'
+    ).format(colour, dash, line.name)
+
+
+def _thinned(line: Line, is_log_x: bool, is_log_y: bool) -> list[tuple[float, float]]:
+    points = [
+        (float(a), float(b))
+        for a, b in zip(line.x, line.y, strict=True)
+        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not is_log_x) and (b > 0 or not is_log_y)
+    ]
+    step = -(-len(points) // MOST_POINTS) or 1
+    kept = points[::step]
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+class _Axis:
+    """Maps values to places, and chooses round ticks."""
+
+    def __init__(self, low: float, high: float, start: float, end: float, is_log: bool) -> None:
+        self.is_log, self.start, self.end = is_log, start, end
+        if low == high:
+            low, high = (low / 2, high * 2) if is_log else (low - 0.5, high + 0.5)
+        # a little room, so that no point lies on the frame
+        room = 0.0 if is_log else 0.03 * (high - low)
+        self.low, self.high = (low if low == 0 else low - room), high + room
+
+    def __call__(self, value: float) -> float:
+        low, high = (math.log(self.low), math.log(self.high)) if self.is_log else (self.low, self.high)
+        part = ((math.log(value) if self.is_log else value) - low) / (high - low)
+        return self.start + part * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        if self.is_log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            wide = self.high / self.low
+            factors = (1,) if wide > 300 else (1, 2, 5) if wide > 6 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+            found = [factor * 10.0**k for k in decades for factor in factors]
+            found = found if sum(self.low <= tick <= self.high for tick in found) > 1 else [self.low, self.high]
+        else:
+            step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
+            step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= 5)
+            found = [step * k for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [tick for tick in found if self.low <= tick <= self.high]
+
+
+def _frame(across: _Axis, up: _Axis, x: str, y: str) -> Markup:
+    body = Markup("")
+    for tick in up.ticks:
+        body += Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="sq-grid"/>').format(
+            LEFT, WIDTH - RIGHT, up(tick), up(tick)
+        )
+        body += Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+            LEFT - 7, up(tick) + 4, f"{tick:.4g}"
+        )
+    for tick in across.ticks:
+        body += Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+            across(tick), HEIGHT - BOTTOM + 18, f"{tick:g}" if abs(tick) < 1e5 else f"{tick:.0e}"
+        )
+    body += Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" class="sq-axis"/>').format(
+        LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+    )
+    body += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
+        (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x
+    )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    return body + Markup('<text x="13" y="{0}" text-anchor="middle" transform="rotate(-90 13 {0})">{1}</text>').format(
+        middle, y
+    )
+
+
+def _marks(marks: Sequence[tuple[float, str]], across: _Axis) -> Markup:
+    body = Markup("")
+    for place, label in marks:
+        at = across(place)
+        anchor, shift = ("end", -4) if at > (LEFT + WIDTH - RIGHT) / 2 else ("start", 4)
+        body += Markup(
+            '<line x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}" class="sq-mark"/>'
+            '<text x="{3:.1f}" y="{4}" text-anchor="{5}">{6}</text>'
+        ).format(at, TOP, HEIGHT - BOTTOM, at + shift, TOP + 12, anchor, label)
+    return body
+
+
+def heat_map(cells: HeatMap, *, title: str, limit: float, caption: str) -> Markup:
+    """Return a heat map whose cells can be visited by mouse and by arrow keys.
+
+    Args:
+        cells: What is drawn.
+        title: Name of the map.
+        limit: Absolute value at which the colours are saturated.
+        caption: How to read it.
+    """
+    L, A = len(cells.positions), len(cells.letters)
+    width, height = SIDE + CELL * L + 4, HEAD + CELL * A + 4
+    body = Markup("")
+    for row, letter in enumerate(cells.letters):
+        y = HEAD + CELL * row
+        body += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(SIDE - 6, y + 11, letter)
+        for column, position in enumerate(cells.positions):
+            body += _cell(cells, row, column, (position, letter))
+    for column, (position, letter) in enumerate(zip(cells.positions, cells.wild_type, strict=True)):
+        x = SIDE + CELL * column + CELL / 2
+        body += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, HEAD - 5, letter)
+        if position % 5 == 0:
+            body += Markup('<text x="{}" y="11" text-anchor="middle" class="sq-small">{}</text>').format(x, position)
+    return Markup(
+        '<figure class="sq-map"><div class="sq-wide" tabindex="0" role="application" aria-roledescription="heat map" '
+        'aria-label="{0}. Move over the cells with the arrow keys." data-columns="{1}">'
+        '<svg width="{2}" height="{3}" aria-hidden="true">{4}</svg></div>'
+        '<p class="sq-legend"><span>{5}</span><span class="sq-scale"></span><span>{6}</span></p>'
+        '<p class="sq-tip" role="status" aria-live="polite">Point at a cell, or move over the map with the arrow keys.'
+        "</p><figcaption>{7}</figcaption></figure>"
+    ).format(title, L, width, height, body, show(-limit).replace("-", "−"), "+" + show(limit), caption)
+
+
+def _cell(cells: HeatMap, row: int, column: int, key: tuple[int, str]) -> Markup:
+    x, y = SIDE + CELL * column, HEAD + CELL * row
+    text, value = cells.texts.get(key, ""), cells.values.get(key)
+    is_wild_type = cells.wild_type[column] == key[1]
+    colour = Markup("#8a94a6") if value is None else Markup(_colour(value))
+    if is_wild_type:
+        text, colour = f"{key[1]}{key[0]}: wild type", Markup("#ffffff")
+    found = Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}" data-tip="{}"/>').format(
+        x, y, CELL - 1, CELL - 1, colour, text
+    )
+    middle = (x + CELL / 2 - 0.5, y + CELL / 2 - 0.5)
+    if is_wild_type or key in cells.marked:
+        look = Markup("") if is_wild_type else Markup(' stroke="#fff" stroke-width="0.8"')
+        found += Markup('<circle cx="{}" cy="{}" r="{}" fill="#000"{} pointer-events="none"/>').format(
+            *middle, 1.8 if is_wild_type else 2.6, look
+        )
+    if key in cells.faint:
+        found += Markup(
+            '<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="#000" stroke-opacity="0.55" pointer-events="none"/>'
+        ).format(x + 1, y + CELL - 3, x + CELL - 3, y + 1)
+    return found
+
+
+def _colour(part: float) -> str:
+    """Return the colour of a value between -1 and 1: red, white, blue."""
+    part = max(-1.0, min(1.0, part))
+    end = POSITIVE if part > 0 else NEGATIVE
+    mixed = [round(m + (e - m) * abs(part)) for m, e in zip(MIDDLE, end, strict=True)]
+    return f"rgb({mixed[0]},{mixed[1]},{mixed[2]})"

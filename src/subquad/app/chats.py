@@ -1,0 +1,154 @@
+"""Chats with a softmax teacher and its linear student side by side: both answer the same questions, token by token."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from subquad.llm.evaluation.model_variants import models_to_evaluate
+from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.decoding import beyond_training, trained_length
+from subquad.llm.models.loading import load
+from subquad.llm.serving.chat import ChatSession
+from subquad.llm.serving.settings import ChatSettings
+
+__all__ = ["SIDES", "Chat", "Chats", "Side"]
+
+SIDES = {"teacher": "Softmax teacher", "student": "Linear student"}
+"""The two models, and their names on the page."""
+MOST_CHATS = 8
+"""Chats that are kept in memory; the oldest ones are forgotten."""
+TOKENS_PER_POINT = 4
+SECONDS_BETWEEN_VIEWS = 0.2
+
+
+@dataclass
+class Side:
+    """One of the two models in a chat."""
+
+    chat: ChatSession
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    """Questions and answers."""
+    tokens: int = 0
+    """Tokens of the last answer."""
+    seconds: float = 0.0
+    """Time that they took, without reading the question."""
+    reading: float = 0.0
+    """Time until the first token of the last answer."""
+    memory: list[tuple[int, int]] = field(default_factory=list)
+    """Tokens of the context, and bytes of the cache or state."""
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second after the first one; None before there are any."""
+        return (self.tokens - 1) / self.seconds if self.tokens > 1 and self.seconds else None
+
+    def note_memory(self) -> None:
+        """Add the present size of the cache or state."""
+        point = (self.chat.length, self.chat.memory)
+        if point[0] and point not in self.memory[-1:]:
+            self.memory.append(point)
+
+
+@dataclass
+class Chat:
+    """A chat with both models."""
+
+    folder: Path
+    """The linearized model."""
+    sides: dict[str, Side]
+    warning: str | None = None
+    trained: int | None = None
+    """Tokens of the sequences that the student was trained on."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
+        """Let both models answer in turns of one token; yields whenever there is something new to show."""
+        self.stopped.clear()
+        streams = {}
+        for name, side in self.sides.items():
+            streams[name] = side.chat.answer(question, self.stopped.is_set)
+            side.turns.append((question, ""))
+            side.tokens, side.seconds, side.reading = 0, 0.0, 0.0
+        last = time.monotonic()
+        # one chat computes at a time, so that its speed is that of the model
+        with lock:
+            while streams:
+                for name in list(streams):
+                    if not self._advance(self.sides[name], streams[name]):
+                        del streams[name]
+                if time.monotonic() - last > SECONDS_BETWEEN_VIEWS:
+                    last = time.monotonic()
+                    yield
+        student = self.sides["student"].chat
+        self.warning = beyond_training(student._model, student.length)
+        yield
+
+    def _advance(self, side: Side, stream: Iterator[str]) -> bool:
+        began = time.perf_counter()
+        delta = next(stream, None)
+        taken = time.perf_counter() - began
+        if delta is None:
+            side.note_memory()
+            return False
+        question, answer = side.turns[-1]
+        side.turns[-1] = (question, answer + delta)
+        if side.tokens:
+            side.seconds += taken
+        else:
+            side.reading = taken
+        side.tokens += 1
+        if side.tokens % TOKENS_PER_POINT == 1:
+            side.note_memory()
+        return True
+
+
+class Chats:
+    """The chats of all users, and the pair of models that was opened last."""
+
+    def __init__(self) -> None:
+        self._chats: OrderedDict[str, Chat] = OrderedDict()
+        self._models: tuple[Path, dict[str, Any]] | None = None
+        self._opening = threading.Lock()
+        self.computing = threading.Lock()
+        """Held while a chat computes."""
+
+    def find(self, user: str) -> Chat | None:
+        """Return the chat of a user, if there is one."""
+        return self._chats.get(user)
+
+    def forget(self, user: str) -> None:
+        """End the chat of a user."""
+        chat = self._chats.pop(user, None)
+        if chat is not None:
+            chat.stopped.set()
+
+    def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
+        """Open both models, unless they are open, and start a chat.
+
+        Raises:
+            SubquadError: The folder holds no linearized model, or its teacher is not found.
+        """
+        models, tokenizer = self._open(folder)
+        sides = {name: Side(ChatSession(model, tokenizer, settings)) for name, model in models.items()}
+        chat = Chat(folder=folder, sides=sides, trained=trained_length(models["student"]))
+        self._chats[user] = chat
+        self._chats.move_to_end(user)
+        while len(self._chats) > MOST_CHATS:
+            self._chats.popitem(last=False)
+        return chat
+
+    def _open(self, folder: Path) -> tuple[dict[str, Any], Any]:
+        with self._opening:
+            if self._models is None or self._models[0] != folder:
+                # released first, so that at most two models are in memory
+                self._models = None
+                teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
+                student, tokenizer = load(folder)
+                softmax, _ = open_checkpoint(teacher.path)
+                models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
+                self._models = (folder, {"models": models, "tokenizer": tokenizer})
+            return self._models[1]["models"], self._models[1]["tokenizer"]

@@ -1,0 +1,72 @@
+"""Downloads: files of a session's own jobs, single or as one zip archive."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+
+from subquad.app.access import token_of
+from subquad.app.jobs import Job
+from subquad.app.sessions import Workspace
+
+__all__ = ["add_routes", "file_url", "zip_url"]
+
+# a report needs no script, and nothing but what stands in it
+REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox allow-popups"
+
+
+def file_url(job: Job, path: Path, *, download: bool = False) -> str:
+    """Return the address of a file in the folder of a job."""
+    return f"/files/{job.name}/{path.relative_to(job.folder).as_posix()}{'?download=1' * download}"
+
+
+def zip_url(job: Job) -> str:
+    """Return the address of the output of a job as a zip archive."""
+    return f"/archives/{job.name}.zip"
+
+
+def add_routes(app: Any, workspace: Workspace) -> None:
+    """Add the routes of downloads to a FastAPI application."""
+
+    def job_of(request: Request, name: str) -> Job | None:
+        token = token_of(request.scope)
+        return None if token is None else workspace.session(token).job(name)
+
+    @app.get("/files/{name}/{path:path}")
+    def file(request: Request, name: str, path: str) -> Response:
+        job = job_of(request, name)
+        found = None if job is None else (job.folder / path).resolve()
+        if job is None or found is None or not found.is_relative_to(job.folder.resolve()) or not found.is_file():
+            return PlainTextResponse("There is no such file.", 404)
+        headers = {"cache-control": "no-cache"}
+        if found.suffix == ".html":
+            headers["content-security-policy"] = REPORT_POLICY
+        name = f"{found.stem}-{job.name[:6]}{found.suffix}" if "download" in request.query_params else found.name
+        how = "attachment" if "download" in request.query_params else "inline"
+        text = "text/plain; charset=utf-8" if found.suffix in (".txt", ".jsonl", ".md") else None
+        return FileResponse(found, filename=name, content_disposition_type=how, headers=headers, media_type=text)
+
+    @app.get("/archives/{name}.zip")
+    def archive(request: Request, name: str) -> Response:
+        job = job_of(request, name)
+        if job is None or not job.out.exists():
+            return PlainTextResponse("There is no such job.", 404)
+        with tempfile.NamedTemporaryFile(dir=workspace.received, suffix=".zip", delete=False) as temporary:
+            _pack(job, temporary)
+        path = Path(temporary.name)
+        return FileResponse(
+            path,
+            filename=f"subquad-{job.kind.replace(' ', '-')}-{job.name[:6]}.zip",
+            background=BackgroundTask(path.unlink, missing_ok=True),
+        )
+
+
+def _pack(job: Job, file: Any) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(job.out.rglob("*")):
+            if path.is_file():
+                archive.write(path, Path(job.kind.replace(" ", "-")) / path.relative_to(job.out))

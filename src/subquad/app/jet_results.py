@@ -1,0 +1,231 @@
+"""What the page shows of jets: files, progress of a fit, curves of a tagger, and displays of single jets."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from subquad.app.charts import Line, line_chart
+from subquad.app.files import file_url, zip_url
+from subquad.app.jobs import Job
+from subquad.app.markup import blocks, columns, join, links, notice, pairs, picture, table
+from subquad.hep.metrics.predictions import Predictions
+from subquad.reporting.page import picture as as_picture
+from subquad.runs.folder import METRICS, REPORT, load_config
+from subquad.runs.history import HISTORY, read_history
+from subquad.runs.storage import read_json
+
+__all__ = [
+    "describe_files", "display_jets", "fit_progress", "fit_result", "performance", "score_result", "signals_of",
+    "simulate_result",
+]  # fmt: skip
+
+MOST_JETS = 400
+"""Jets of the files that single ones are chosen from."""
+MOST_NAMES = 12
+MODELS = {"net": "tagger", "boosting": "gradient boosting"}
+
+
+def describe_files(paths: Sequence[Path]) -> str:
+    """Return what files hold: jets, layout and classes.
+
+    Raises:
+        SubquadError: A file is damaged, has no jets or an unknown layout; all are listed.
+    """
+    from subquad.errors import raise_errors
+    from subquad.hep.data.jets import LABEL, inspect_files
+
+    sources, errors = inspect_files(paths, None)
+    raise_errors("Some files cannot be used:", errors)
+    labels = list(dict.fromkeys(name for one in sources for name in one.columns if name.startswith(LABEL)))
+    names = [name.removeprefix(LABEL) for name in labels]
+    shown = ", ".join(names[:MOST_NAMES]) + " …" * (len(names) > MOST_NAMES)
+    facts = {"jets": sum(one.entries for one in sources), "files": len(sources), "columns": len(sources[0].columns)}
+    return join(pairs(facts), Markup("<p>Classes: {}.</p>").format(shown) if names else None)
+
+
+def fit_progress(job: Job) -> str:
+    """Return loss and accuracy so far."""
+    history = read_history(job.out) if (job.out / HISTORY).is_file() else []
+    if not history:
+        return Markup("<p>The jets are read and prepared; the curves follow.</p>")
+    charts = []
+    for key, title in (("accuracy", "top-1 accuracy"), ("loss", "cross-entropy")):
+        lines = []
+        for k, (name, part) in enumerate(((key, "training"), (f"validation_{key}", "validation"))):
+            own = [entry for entry in history if name in entry]
+            lines.append(
+                Line(name=part, x=[e["step"] for e in own], y=[e[name] for e in own], colour=k, dash=k)
+            )  # fmt: skip
+        charts.append(line_chart(lines, x="step", y=title, title=title.capitalize()))
+    return columns(*charts)
+
+
+def fit_result(job: Job) -> str:
+    """Return the metrics of a fitted tagger beside gradient boosting, and its files."""
+    from subquad.hep.plots.fit_page import comparison_table, verdict
+
+    metrics = read_json(job.out / METRICS)
+    return join(
+        Markup("<p>{}</p>").format(verdict(metrics)),
+        table(comparison_table(metrics)),
+        links({
+            "Open the report": file_url(job, job.out / REPORT),
+            "Tagger folder (zip)": zip_url(job),
+            "Model card": file_url(job, job.out / "README.md", download=True),
+        }),
+        fit_progress(job),
+    )  # fmt: skip
+
+
+def simulate_result(job: Job) -> str:
+    """Return the simulated files."""
+    files = sorted(job.out.glob("*.root"))
+    return join(describe_files(files), links({"Simulated jets (zip)": zip_url(job)}))
+
+
+def signals_of(run: Path) -> tuple[list[str], list[str]]:
+    """Return the signals and all classes of a tagger.
+
+    Raises:
+        SubquadError: There is no such tagger.
+    """
+    config = load_config(run, "hep")
+    return [name for name in config["classes"] if name != config["background"]], list(config["classes"])
+
+
+def performance(run: Path, signal: str | None) -> str:
+    """Return curves and tables of a tagger on its own test jets.
+
+    Raises:
+        SubquadError: There is no such tagger, or it has no test jets.
+    """
+    from subquad.hep.evaluation.scoring import stored_predictions
+
+    config = load_config(run, "hep")
+    predictions = stored_predictions(run, MODELS["net"], config, config["classes"])
+    models = read_json(run / METRICS)["models"]
+    return _curves(predictions, config["classes"], config["background"], signal, measured=models)
+
+
+def _curves(
+    predictions: Sequence[Predictions],
+    classes: Sequence[str],
+    background: str,
+    signal: str | None,
+    *,
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    from subquad.hep.metrics.classification import SIGNAL_EFFICIENCIES
+    from subquad.hep.metrics.curves import roc
+    from subquad.hep.plots.figures import confusion_figure, effective_jets, ratio_figure
+    from subquad.hep.plots.tables import rejections_table
+
+    signal = signal if signal in classes and signal != background else next(n for n in classes if n != background)
+    b, i, efficiency = classes.index(background), classes.index(signal), SIGNAL_EFFICIENCIES.get(signal, 0.5)
+    found = {one.model: roc([one], i, b) for one in predictions}
+    rocs = {name: curve for name, curve in found.items() if curve is not None}
+    shown: list[Any] = []
+    if rocs:
+        figure = ratio_figure(
+            rocs, reference=list(rocs)[-1], signal=signal, background=background, efficiency=efficiency,
+            background_jets=effective_jets(predictions[0], b),
+        )  # fmt: skip
+        ratio = f", and below its ratio to {list(rocs)[-1]}" if len(rocs) > 1 else ""
+        caption = (
+            f"Rejection of {background} against the efficiency of {signal}{ratio}. Bands: 68 % intervals. Grey: fewer "
+            f"than ten background jets pass. Dotted: the working point, {100 * efficiency:g} %."
+        )
+        shown.append(as_picture(figure, caption))
+    else:
+        shown.append(f"There are no jets of {signal}, or none of {background}, so that no curve can be drawn.")
+    caption = (
+        f"Confusion matrix of {predictions[0].model}: predicted class of the jets of each true class, in per cent."
+    )
+    shown.append(as_picture(confusion_figure(predictions[0], list(classes)), caption))
+    names = [{**model, "name": MODELS.get(model["name"], model["name"])} for model in measured]
+    return join(
+        columns(*(blocks([one]) for one in shown)),
+        table(rejections_table(names, background)) if names else None,
+    )
+
+
+def score_result(job: Job) -> str:
+    """Return the scores of files, with curves if their jets have labels."""
+    from subquad.errors import SubquadError
+    from subquad.hep.evaluation.external_scores import read_external_scores
+
+    shown: Any = None
+    try:
+        predictions, classes = read_external_scores(job.out, MODELS["net"])
+        background = job.about.get("background")
+        if background in classes:
+            accuracy = (
+                f"Top-1 accuracy on the {len(predictions.labels):,} jets of these files: {predictions.accuracy:.3f}."
+            )
+            curves = _curves([predictions], list(classes), background, job.about.get("signal"))
+            shown = join(Markup("<p>{}</p>").format(accuracy), curves)
+    except SubquadError as error:
+        shown = notice(f"No curves are drawn. {error}")
+    warnings = [notice(text, "warning") for text in job.warnings]
+    return join(links({"Scores (ROOT)": file_url(job, job.out, download=True)}), *warnings, shown)
+
+
+@lru_cache(maxsize=2)
+def _sample(run: Path, files: tuple[Path, ...]) -> tuple[Any, Any, np.ndarray, Any]:
+    """Return the tagger, its first jets of some files, their probabilities, and the means of the inputs."""
+    import torch
+
+    from subquad.hep.data.batches import collate
+    from subquad.hep.explanation.attributions import input_means
+    from subquad.hep.explanation.sample import read_sample
+    from subquad.hep.models.networks import predict_logits
+    from subquad.hep.models.trained import TrainedTagger
+    from subquad.hep.settings import ExplainSettings
+
+    tagger = TrainedTagger.load(run)
+    inputs = read_sample(tagger, files, ExplainSettings(jets=MOST_JETS), quiet=True)
+    probabilities = predict_logits(tagger.net, inputs).double().softmax(-1).numpy()
+    means = input_means([collate(inputs, rows) for rows in torch.arange(len(inputs)).split(64)])
+    return tagger, inputs, probabilities, means
+
+
+def display_jets(run: Path, files: Sequence[Path], label: str | None, number: int) -> str:
+    """Return the display of one jet of a class, and its probabilities.
+
+    Args:
+        run: Folder of the tagger.
+        files: Labelled jets.
+        label: Class of the jet; None: any.
+        number: Which of its jets, from 1.
+
+    Raises:
+        SubquadError: There is no such tagger, or the files have no such jets.
+    """
+    from subquad.errors import SubquadError
+    from subquad.hep.explanation.displays import displays_of
+    from subquad.hep.plots.event_displays import displays_figure
+    from subquad.reporting.page import Table
+
+    tagger, inputs, probabilities, means = _sample(run, tuple(files))
+    labels = inputs.labels.numpy()
+    rows = np.arange(len(labels)) if label is None else np.flatnonzero(labels == tagger.classes.index(label))
+    if not len(rows):
+        raise SubquadError(f"the first {len(labels):,} jets of these files have none of class {label}; choose another")
+    row = rows[(number - 1) % len(rows)]
+    found = displays_of(tagger.net, inputs, np.array([row]), probabilities, classes=tagger.classes, means=means)
+    caption = (
+        "Particles in Δη and Δφ; areas are proportional to pT, symbols are particle types. Lines are edges of the "
+        "graph. Yellow halos and red lines: particles and edges that the score of the predicted class depends on most."
+    )
+    order = np.argsort(-probabilities[row])[:5]
+    best = Table(["class", "probability"], [[tagger.classes[k], float(probabilities[row, k])] for k in order])
+    image = as_picture(displays_figure(found), caption)
+    of = "these files" if label is None else f"class {label}"
+    which = (
+        f"Jet {(number - 1) % len(rows) + 1} of {len(rows)} of {of}; its true class is {tagger.classes[labels[row]]}."
+    )
+    return join(Markup("<p>{}</p>").format(which), columns(picture(image.source, caption, width="36rem"), table(best)))

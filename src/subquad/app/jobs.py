@@ -1,0 +1,280 @@
+"""Jobs: commands of subquad in processes of their own, each with a folder that holds its record, log and output.
+
+A job is known by its folder alone, so that it is found again after a reload of the page or a new start of the server.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from subquad.runs.storage import read_json, write_json
+
+__all__ = ["Command", "Job", "JobRunner", "State"]
+
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
+
+SECONDS_TO_STOP = 15.0
+"""Seconds that a process has to write a checkpoint after it was told to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What a job runs: words of the command line, and settings that may hold any text."""
+
+    words: Sequence[str]
+    """Words of the command line, such as `bio fit FILE`; none of them is text that a user wrote."""
+    settings: Mapping[str, Any]
+    """Flags, which are passed in a file, so that no text of a user is read as a flag."""
+    title: str
+    """Name of the job on the page."""
+    output: str = "out"
+    """Name of the output in the job's folder."""
+    about: Mapping[str, Any] | None = None
+    """What the page needs to know of the job, as JSON values."""
+    continues: Path | None = None
+    """Output of an earlier job, a copy of which the command continues."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, by its folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the job, which identifies it within its session."""
+        return self.folder.name
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Contents of `job.json`: kind, title, words of the command, time of the start."""
+        return read_json(self.folder / "job.json")
+
+    @property
+    def kind(self) -> str:
+        """What the job does, such as `bio fit`."""
+        return self.record["kind"]
+
+    @property
+    def created(self) -> float:
+        """Time of the first start, in seconds since 1970."""
+        return self.record["created"]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the page noted about the job."""
+        return self.record["about"]
+
+    @property
+    def out(self) -> Path:
+        """Output of the command."""
+        return self.folder / self.record["output"]
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Contents of `status.json`: `state`, `pid`, `began`, `ended` and `exit_status`."""
+        path = self.folder / "status.json"
+        return read_json(path) if path.is_file() else {"state": "waiting"}
+
+    @property
+    def state(self) -> State:
+        """State of the job; one whose process ended together with the server counts as stopped."""
+        status = self.status
+        if status["state"] == "running" and not _is_alive(status["pid"]):
+            # the thread that waits for the process may be about to write its end
+            time.sleep(0.2)
+            status = self.status
+        if status["state"] == "running" and not _is_alive(status["pid"]):
+            return "stopped"
+        if status["state"] == "waiting" and not _is_alive(self.record["server"]):
+            return "stopped"
+        return status["state"]
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the job waits or runs."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the job has run since its last start."""
+        status = self.status
+        return max(0.0, status.get("ended", time.time()) - status["began"]) if "began" in status else 0.0
+
+    @property
+    def log(self) -> str:
+        """What the command printed."""
+        path = self.folder / "log.txt"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the command warned of, each once."""
+        lines = [line.strip() for line in self.log.split("\n")]
+        found = [
+            line for line in lines if re.match(r"(warning|caution)\b", line, re.IGNORECASE) or "extrapolat" in line
+        ]
+        return list(dict.fromkeys(re.sub(r"^warning: ", "", line, flags=re.IGNORECASE) for line in found))
+
+    @property
+    def message(self) -> str:
+        """Why the job failed, as the command said it."""
+        found = re.split(r"^subquad: ", self.log, flags=re.MULTILINE)
+        if self.status.get("exit_status") == 2 and len(found) > 1:
+            return found[-1].strip()
+        code = self.status.get("exit_status")
+        if code in (-signal.SIGKILL, 137):
+            return "The system ended the command, probably because the memory did not suffice."
+        return f"The command ended unexpectedly (exit status {code}). Its log says more."
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class JobRunner:
+    """Starts jobs, a few at a time, and stops them."""
+
+    def __init__(self, most: int = 2) -> None:
+        """Prepare to run at most so many jobs at the same time."""
+        self._free = threading.Semaphore(most)
+        self._processes: dict[Path, subprocess.Popen] = {}
+        self._stopped: set[Path] = set()
+        self._lock = threading.Lock()
+
+    def start(self, folder: Path, kind: str, command: Command) -> Job:
+        """Write the record of a job into its folder, and run it as soon as there is room."""
+        out = folder / command.output
+        if command.continues is not None:
+            shutil.copytree(command.continues, out)
+        write_json(
+            folder / "job.json",
+            {
+                "kind": kind,
+                "title": command.title,
+                "words": [*command.words, "--out", str(out)],
+                "output": command.output,
+                "created": time.time(),
+                "server": os.getpid(),
+                "about": dict(command.about or {}),
+            },
+        )
+        settings = {key: value for key, value in command.settings.items() if value not in (None, "", (), [])}
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        job = Job(folder)
+        self._begin(job)
+        return job
+
+    def resume(self, job: Job) -> None:
+        """Run the command of a stopped job again; commands that train go on where they were."""
+        if not job.is_active:
+            write_json(job.folder / "job.json", {**job.record, "server": os.getpid()})
+            self._begin(Job(job.folder))
+
+    def _begin(self, job: Job) -> None:
+        self._stopped.discard(job.folder)
+        write_json(job.folder / "status.json", {"state": "waiting"})
+        threading.Thread(target=self._run, args=(job,), daemon=True, name=f"job {job.name}").start()
+
+    def _run(self, job: Job) -> None:
+        with self._free:
+            if job.folder in self._stopped or not job.folder.is_dir():
+                self._finish(job, {"state": "stopped"})
+                return
+            began, process = time.time(), self._open(job)
+            write_json(job.folder / "status.json", {"state": "running", "pid": process.pid, "began": began})
+            code = process.wait()
+            with self._lock:
+                self._processes.pop(job.folder, None)
+            state = "stopped" if job.folder in self._stopped else "finished" if code == 0 else "failed"
+            ended = {"began": began, "ended": time.time(), "exit_status": code, "pid": process.pid}
+            self._finish(job, {"state": state, **ended})
+
+    def _finish(self, job: Job, status: Mapping[str, Any]) -> None:
+        # the folder may have been deleted by its user
+        if job.folder.is_dir():
+            write_json(job.folder / "status.json", status)
+
+    def _open(self, job: Job) -> subprocess.Popen:
+        config = ("--config", str(job.folder / "settings.yaml")) if _has_settings(job) else ()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "120"}
+        with self._lock, (job.folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "subquad", *job.record["words"], *config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=job.folder,
+                # a group of its own, so that processes which the command starts are stopped with it
+                start_new_session=True,
+            )
+            self._processes[job.folder] = process
+        return process
+
+    def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
+        """Stop a job; it can be resumed."""
+        self._stopped.add(job.folder)
+        with self._lock:
+            process = self._processes.get(job.folder)
+        if process is None:
+            if job.state == "waiting":
+                write_json(job.folder / "status.json", {"state": "stopped"})
+            return
+        _signal(process, signal.SIGINT)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+    def delete(self, job: Job) -> None:
+        """Stop a job, and delete its folder."""
+        self.stop(job)
+        # renamed first, so that the job is gone at once
+        gone = job.folder.with_name(f".{job.name}{secrets.token_hex(2)}")
+        if job.folder.is_dir():
+            job.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop all jobs."""
+        with self._lock:
+            folders = list(self._processes)
+        stopping = [threading.Thread(target=self.stop, args=(Job(folder),)) for folder in folders]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+
+def _has_settings(job: Job) -> bool:
+    return bool(yaml.safe_load((job.folder / "settings.yaml").read_text(encoding="utf-8")))
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        # it has ended in the meantime
+        return

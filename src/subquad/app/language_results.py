@@ -1,0 +1,155 @@
+"""What the page shows of language models: progress of a linearization, chats, perplexity by position."""
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from subquad.app.charts import Line, line_chart
+from subquad.app.chats import SIDES, Chat
+from subquad.app.files import file_url, zip_url
+from subquad.app.jobs import Job
+from subquad.app.markup import blocks, columns, join, links, notice, table
+from subquad.llm.plots.evaluation_tables import LABELS
+from subquad.reporting.page import Table, show
+from subquad.runs.folder import REPORT
+from subquad.runs.history import HISTORY, read_history
+from subquad.runs.storage import read_json
+
+__all__ = ["chat_view", "linearize_progress", "linearize_result", "perplexity_result"]
+
+STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
+FIRST_POSITION = 16
+MOST_LAYERS = 6
+"""Layers whose error is drawn: evenly spaced, with the first and the last."""
+
+
+def linearize_progress(job: Job) -> str:
+    """Return losses and the error of layers so far."""
+    history = read_history(job.out) if (job.out / HISTORY).is_file() else []
+    if not history:
+        return Markup("<p>The model is opened and measured before training; the curves follow.</p>")
+    parts = list(dict.fromkeys(entry["part"] for entry in history))
+    losses = [_line(history, part, "loss", STAGES.get(part, part), number) for number, part in enumerate(parts)]
+    transfer = [entry for entry in history if any(key.startswith("error/") for key in entry)]
+    layers = sorted({int(key[6:]) for entry in transfer for key in entry if key.startswith("error/")})
+    step = max(1, -(-(len(layers) - 1) // (MOST_LAYERS - 1))) if layers else 1
+    drawn = sorted({*layers[::step], *layers[-1:]})
+    errors = [_line(transfer, "transfer", f"error/{layer}", f"layer {layer}", k) for k, layer in enumerate(drawn)]
+    latest = transfer[-1] if transfer else {}
+    rows = [[f"{layer}", latest[f"error/{layer}"]] for layer in layers if f"error/{layer}" in latest]
+    caption = "Squared difference of each layer's output to its softmax attention, relative to the latter's square."
+    return join(
+        columns(
+            line_chart(
+                errors, x="step", y="relative error", title="Error of layers in attention transfer", is_log_y=True
+            ),
+            line_chart(losses, x="step", y="loss", title="Training loss of each stage", is_log_y=True),
+        ),
+        Markup("<details><summary>Error of every layer now</summary>{}</details>").format(
+            table(Table(["layer", "relative error"], rows, caption=caption), compact=True)
+        )
+        if rows
+        else None,
+    )
+
+
+def _line(history: list[dict[str, Any]], part: str, key: str, name: str, number: int) -> Line:
+    own = [entry for entry in history if entry["part"] == part and key in entry]
+    return Line(
+        name=name, x=[entry["step"] for entry in own], y=[entry[key] for entry in own], colour=number, dash=number
+    )
+
+
+def linearize_result(job: Job) -> str:
+    """Return the result of a linearization as its report begins, and its files."""
+    from subquad.llm.plots.linearize_page import sections
+
+    return join(
+        blocks(sections(job.out)[0].blocks),
+        links({
+            "Open the report": file_url(job, job.out / REPORT),
+            "Model folder (zip)": zip_url(job),
+            "Model card": file_url(job, job.out / "README.md", download=True),
+        }),
+        linearize_progress(job),
+    )  # fmt: skip
+
+
+def chat_view(chat: Chat | None) -> str:
+    """Return both sides of a chat, with their speed and memory."""
+    if chat is None:
+        return Markup('<p class="sq-hint">Ask something: both models answer the same questions, word by word.</p>')
+    sides = Markup("")
+    for name, side in chat.sides.items():
+        turns = Markup("").join(
+            Markup('<p class="sq-turn sq-question">{}</p><p class="sq-turn">{}</p>').format(question, answer or "…")
+            for question, answer in side.turns
+        )
+        sides += Markup('<section class="sq-side"><h3>{}</h3><p class="sq-numbers">{}</p>{}</section>').format(
+            SIDES[name], _numbers(side), turns
+        )
+    return join(
+        Markup('<div class="sq-chat">{}</div>').format(sides),
+        notice(chat.warning, "warning") if chat.warning else None,
+        _memory(chat),
+    )
+
+
+def _numbers(side: Any) -> str:
+    what = "cache" if side is not None and _is_growing(side) else "state"
+    size = f"{side.chat.memory / 2**20:,.2f} MiB {what} for {side.chat.length:,} tokens"
+    if side.speed is None:
+        return f"{size}; reading the question …" if side.turns and not side.tokens else size
+    return f"{side.speed:,.1f} tokens per second; {size}"
+
+
+def _is_growing(side: Any) -> bool:
+    """Return whether the memory grows with the context, as that of softmax attention does."""
+    return len(side.memory) > 1 and side.memory[-1][1] > 1.01 * side.memory[0][1]
+
+
+def _memory(chat: Chat) -> Markup | None:
+    lines = []
+    for number, (name, side) in enumerate(chat.sides.items()):
+        x, y = [tokens for tokens, _ in side.memory], [size / 2**20 for _, size in side.memory]
+        lines.append(Line(name=SIDES[name], x=x, y=y, colour=number, dash=number))
+    if not any(len(line.x) > 1 for line in lines):
+        return None
+    return line_chart(
+        lines, x="tokens of the context", y="memory, MiB", zero=True,
+        title="Memory: the key-value cache of the teacher grows with every token, the state of the student does not",
+    )  # fmt: skip
+
+
+def perplexity_result(job: Job) -> str:
+    """Return perplexity by position, with the trained length marked."""
+    model = read_json(job.out / "evaluation.json")["models"][0]
+    about = model["about"]
+    found: list[Any] = []
+    for name, text in model["perplexity"].items():
+        bins = [own for own in text["positions"] if own["from"] >= FIRST_POSITION] or text["positions"]
+        roles = [role for role in LABELS if role in bins[0]["models"]]
+        x = [(own["from"] * own["to"]) ** 0.5 for own in bins]
+        lines = [
+            Line(name=LABELS[role], x=x, y=[own["models"][role]["value"] for own in bins], colour=k, dash=k)
+            for k, role in enumerate(roles)
+        ]
+        marks = [
+            (place, label)
+            for place, label in ((about["visible"], "window"), (about["trained_length"], "trained length"))
+            if place is not None and place <= x[-1]
+        ] if "visible" in about else []  # fmt: skip
+        rows = [[f"{own['from']}–{own['to']}", *(show(own["models"][role]["value"]) for role in roles)] for own in bins]
+        beyond = about.get("trained_length")
+        note = f" The student was trained on sequences of {beyond:,} tokens." if beyond else ""
+        found += [
+            line_chart(
+                lines, x="position in the text", y="perplexity", is_log_x=True, is_log_y=True, marks=marks,
+                title=f"Perplexity by position on {Path(name).name}; lower is better.{note}",
+            ),
+            Markup("<details><summary>As a table</summary>{}</details>").format(
+                table(Table(["positions", *(LABELS[role] for role in roles)], rows), compact=True)
+            ),
+        ]  # fmt: skip
+    return join(*found, links({"Open the report": file_url(job, job.out / REPORT)}))

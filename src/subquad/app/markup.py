@@ -1,0 +1,130 @@
+"""Pieces of HTML for the page: tables, notices, links and pictures. All text is escaped here."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+
+from subquad.reporting.page import Link, Picture, Table, show
+
+__all__ = [
+    "Cell",
+    "blocks",
+    "columns",
+    "details",
+    "heading",
+    "join",
+    "links",
+    "notice",
+    "pairs",
+    "picture",
+    "remarks",
+    "table",
+]
+
+Cell = str | float | int | None
+Kind = Literal["note", "error", "warning", "success"]
+LABELS = {"error": "Error", "warning": "Warning", "success": "Done", "note": "Note"}
+
+
+def join(*pieces: str | Markup | None) -> Markup:
+    """Return pieces of HTML below each other; text is escaped, and empty pieces are left out."""
+    return Markup("\n").join(escape(piece) for piece in pieces if piece)
+
+
+def notice(text: str, kind: Kind = "note") -> Markup:
+    """Return a notice; the first line of an error is its sentence, and the other lines are a list."""
+    first, *others = text.strip().split("\n")
+    rows = Markup("").join(Markup("<li>{}</li>").format(line.strip()) for line in others if line.strip())
+    body = Markup("<ul>{}</ul>").format(rows) if rows else Markup("")
+    role = ' role="alert"' if kind == "error" else ""
+    return Markup('<div class="sq-notice sq-{}"{}><strong>{}.</strong> {}{}</div>').format(
+        kind, Markup(role), LABELS[kind], first, body
+    )
+
+
+def heading(text: str) -> Markup:
+    """Return a heading within a tab."""
+    return Markup("<h3>{}</h3>").format(text)
+
+
+def table(found: Table | None, *, compact: bool = False) -> Markup:
+    """Return a table as the reports have it: numbers are rounded, and the best row is marked."""
+    if found is None or not found.rows:
+        return Markup("")
+    texts = {k for row in found.rows for k, cell in enumerate(row) if isinstance(cell, str) and len(cell) > 24}
+    head = Markup("").join(_cell("th", name, k in texts, Markup(' scope="col"')) for k, name in enumerate(found.header))
+    rows = Markup("")
+    for number, row in enumerate(found.rows):
+        best = Markup(' class="sq-best"') if number == found.winner else Markup("")
+        cells = Markup("").join(_cell("td", show(cell), k in texts) for k, cell in enumerate(row))
+        rows += Markup("<tr{}>{}</tr>\n").format(best, cells)
+    caption = Markup("<caption>{}</caption>").format(found.caption) if found.caption else Markup("")
+    label = found.caption or ", ".join(found.header)
+    return Markup(
+        '<div class="sq-wide{}" tabindex="0" role="region" aria-label="{}"><table>{}<thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(" sq-compact" * compact, f"Table: {label}"[:120], caption, head, rows)
+
+
+def _cell(tag: str, text: str, is_text: bool, more: Markup = Markup("")) -> Markup:
+    return Markup("<{0}{1}{2}>{3}</{0}>").format(tag, Markup(' class="sq-text"') if is_text else Markup(""), more, text)
+
+
+def remarks(lines: Sequence[str]) -> Markup:
+    """Return a list of sentences."""
+    rows = Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
+    return Markup('<ul class="sq-remarks">{}</ul>').format(rows) if lines else Markup("")
+
+
+def pairs(values: Mapping[str, Cell]) -> Markup:
+    """Return named values as tiles."""
+    tiles = Markup("").join(
+        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, show(value)) for name, value in values.items()
+    )
+    return Markup('<dl class="sq-tiles">{}</dl>').format(tiles)
+
+
+def links(targets: Mapping[str, str]) -> Markup:
+    """Return links as buttons: text → address. Those to pages open beside this one."""
+    found = []
+    for text, target in targets.items():
+        is_page = target.endswith(".html") or target.endswith(".txt")
+        how = Markup(' target="_blank" rel="noopener"') if is_page else Markup(' download=""')
+        found.append(Markup('<a class="sq-link" href="{}"{}>{}</a>').format(target, how, text))
+    return Markup('<p class="sq-links">{}</p>').format(Markup(" ").join(found)) if found else Markup("")
+
+
+def picture(source: str, caption: str, *, width: str = "") -> Markup:
+    """Return a figure with its caption, on white as it is printed."""
+    style = Markup(' style="max-width:{}"').format(width) if width else Markup("")
+    return Markup('<figure class="sq-figure"{}><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
+        style, source, caption, caption
+    )
+
+
+def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
+    """Return the blocks of a report's section; its links lead to files of the report, and are left out."""
+    pieces = []
+    for block in found:
+        match block:
+            case Table():
+                pieces.append(table(block))
+            case Picture():
+                pieces.append(picture(block.source, block.caption))
+            case str():
+                text = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(block)))
+                pieces.append(Markup("<p>{}</p>").format(Markup(text)))
+    return join(*pieces)
+
+
+def details(title: str, content: str | Markup) -> Markup:
+    """Return content that is opened by a click or a key."""
+    return Markup("<details><summary>{}</summary>{}</details>").format(title, content)
+
+
+def columns(*pieces: Any) -> Markup:
+    """Return pieces beside each other where there is room."""
+    cells = Markup("").join(Markup("<div>{}</div>").format(piece) for piece in pieces if piece)
+    return Markup('<div class="sq-columns">{}</div>').format(cells)

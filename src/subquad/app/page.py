@@ -1,0 +1,98 @@
+"""The page: its head, its three tabs, and how it looks."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from subquad import __version__
+from subquad.app.markup import notice
+from subquad.app.panels import Context
+from subquad.app.runs import missing_field
+
+__all__ = ["build_page", "look"]
+
+ASSETS = Path(__file__).parent / "assets"
+TABS = {
+    "bio": ("Sequences", "subquad.app.sequences:build_sequences"),
+    "llm": ("Language", "subquad.app.language:build_language"),
+    "hep": ("Jets", "subquad.app.jets:build_jets"),
+}
+"""Field → title of its tab, and the function that builds it."""
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
+FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def build_page(context: Context) -> gr.Blocks:
+    """Return the page."""
+    with gr.Blocks(title="subquad", analytics_enabled=False) as page:
+        gr.HTML(_head(), elem_id="sq-head")
+        with gr.Tabs(elem_id="sq-fields"):
+            for field, (title, builder) in TABS.items():
+                with gr.Tab(title, id=field, elem_id=f"sq-{field}", render_children=True):
+                    missing = missing_field(field)
+                    if missing is None:
+                        _open_with(page, _function(builder)(context))
+                    else:
+                        gr.HTML(notice(f"This tab needs packages that are missing: {missing}"))
+        gr.HTML(_foot(), elem_id="sq-foot")
+    return page
+
+
+def _function(name: str) -> Callable[[Context], list[tuple[Any, Any]]]:
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
+
+
+def _open_with(page: gr.Blocks, loads: list[tuple[Any, Any]]) -> None:
+    """Call functions when the page is opened or loaded again."""
+    for function, (inputs, outputs) in loads:
+        page.load(function, inputs, outputs, show_progress="hidden", api_visibility="private")
+
+
+def _head() -> Markup:
+    return Markup(
+        '<header class="sq-head"><h1>subquad</h1><p>Sub-quadratic models of sequences, language and jets, beside their '
+        "baselines. Everything runs on the computer that serves this page.</p></header>"
+    )
+
+
+def _foot() -> Markup:
+    return Markup(
+        '<footer class="sq-foot">subquad {}. Uploads are kept until you delete them or the server ends; jobs run on '
+        "when this page is closed or loaded again.</footer>"
+    ).format(__version__)
+
+
+def look() -> dict[str, Any]:
+    """Return theme, styles and scripts of the page; nothing of them is loaded from another host."""
+    green = gr.themes.Color(
+        c50="#effaf5", c100="#d8f1e6", c200="#b3e3cf", c300="#80cdb0", c400="#4caf8c", c500="#27825f",
+        c600="#1f6f54", c700="#195a45", c800="#154838", c900="#123b2f", c950="#08211a",
+    )  # fmt: skip
+    theme = gr.themes.Base(
+        primary_hue=green, secondary_hue=green, neutral_hue="slate", radius_size="md", font=FONT, font_mono=FIXED_FONT
+    ).set(
+        button_primary_background_fill="#1f6f54",
+        button_primary_background_fill_hover="#195a45",
+        button_primary_background_fill_dark="#27825f",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_title_text_weight="600",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+    # in the head, since gradio rewrites the selectors of styles that it is given
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("app.css", "app.js"))
+    return {"theme": theme, "head": f"<style>{style}</style><script>{script}</script>"}

@@ -1,0 +1,226 @@
+"""A panel of the page: inputs, a button that starts a job, its progress while it runs, and its result.
+
+All panels of a tab work on one run, such as a fitted model. What a panel shows is read from the folders of jobs, so
+that it is the same after a reload of the page.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from subquad.app.files import file_url
+from subquad.app.jobs import Command, Job, JobRunner
+from subquad.app.markup import details, join, links, notice
+from subquad.app.sessions import Session, Workspace
+from subquad.errors import SubquadError
+
+__all__ = ["DRAWING", "Context", "Panel", "run_of", "session_of"]
+
+SECONDS_BETWEEN_LOOKS = 1.5
+LOG_LINES = 12
+MOST_KEPT = 50
+"""Results that each panel keeps in memory."""
+DRAWING = threading.Lock()
+"""Held while figures are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the parts of the page share."""
+
+    workspace: Workspace
+    runner: JobRunner
+    shared: Sequence[Path] = ()
+    """Folders of runs that all users may open."""
+    is_private: bool = True
+    """Only this computer reaches the page, so that folders on it may be named."""
+
+
+def session_of(context: Context, request: gr.Request) -> Session:
+    """Return the session of the browser that sent an event."""
+    from subquad.app.access import SESSION_COOKIE
+
+    token = request.cookies.get(SESSION_COOKIE)
+    if not token:
+        raise gr.Error(
+            "This browser refuses the cookie by which it would be recognized again; allow it.", duration=None
+        )
+    session = context.workspace.session(token)
+    session.touch()
+    return session
+
+
+def run_of(context: Context, session: Session, name: str | None, kind: str) -> Path:
+    """Return the folder of a run by its entry in a list: a job of the session, or a folder on this computer.
+
+    Raises:
+        SubquadError: There is no such run, or the user may not open it.
+    """
+    if not name:
+        raise SubquadError(f"no run is chosen; train one first, or choose a folder that `subquad {kind}` wrote")
+    job = session.job(name)
+    if job is not None:
+        return job.out
+    path = Path(name)
+    if not (context.is_private or path in context.shared):
+        raise SubquadError(f"{name}: this page opens folders named by --runs only, since other computers can reach it")
+    return path
+
+
+@dataclass(kw_only=True)
+class Panel:
+    """A panel; see the module."""
+
+    context: Context
+    kind: str
+    """Kind of its jobs."""
+    action: str
+    """Text of the button."""
+    command: Callable[..., Command]
+    """Function from the session, the run and the values of the inputs to what is run."""
+    result: Callable[[Job], str]
+    """HTML of a finished job."""
+    progress: Callable[[Job], str] = lambda job: ""
+    """HTML of a running job."""
+    waiting: str = ""
+    """What stands here before anything was started."""
+    needs_run: bool = True
+    """Jobs belong to a run, which is chosen elsewhere in the tab."""
+    keeps_going: bool = False
+    """A stopped job can be resumed."""
+    view: Any = field(init=False)
+    _drawn: dict[Path, Markup] = field(init=False, default_factory=dict)
+    finished: Any = field(init=False)
+    """State that changes to the name of a job when it has finished."""
+
+    def build(self, inputs: Sequence[Any], run: Any, *, is_view_elsewhere: bool = False) -> None:
+        """Add buttons, view and events to the page.
+
+        Args:
+            inputs: Components whose values the command takes.
+            run: Component with the run.
+            is_view_elsewhere: The caller renders `view` at another place.
+        """
+        with gr.Row(elem_classes="sq-actions"):
+            start = gr.Button(self.action, variant="primary", size="md", min_width=160)
+            stop = gr.Button("Stop", variant="stop", size="md", interactive=False, min_width=90, scale=0)
+            resume = gr.Button("Resume", size="md", visible=False, min_width=90, scale=0)
+        name = f"sq-{self.kind.replace(' ', '-')}"
+        self.view = gr.HTML(_hint(self.waiting), elem_classes="sq-view", elem_id=name, render=not is_view_elsewhere)
+        self.finished, timer = gr.State(""), gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
+        outputs = [self.view, start, stop, resume, timer, self.finished]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+        def on_start(request: gr.Request, own: str | None, *values: Any) -> Any:
+            session = session_of(self.context, request)
+            try:
+                command = self.command(session, own, *values)
+            except SubquadError as error:
+                return notice(session.readable(str(error)), "error"), *(gr.skip() for _ in outputs[1:])
+            folder = session.new_job_folder()
+            about = {**(command.about or {}), "run": own if self.needs_run else None}
+            self.context.runner.start(folder, self.kind, _with_about(command, about))
+            return self._look(session, own)
+
+        def on_look(own: str | None, request: gr.Request) -> Any:
+            return self._look(session_of(self.context, request), own)
+
+        def on_stop(own: str | None, request: gr.Request) -> Any:
+            session = session_of(self.context, request)
+            if (job := self.job(session, own)) is not None:
+                self.context.runner.stop(job)
+            return self._look(session, own)
+
+        def on_resume(own: str | None, request: gr.Request) -> Any:
+            session = session_of(self.context, request)
+            if (job := self.job(session, own)) is not None:
+                self.context.runner.resume(job)
+            return self._look(session, own)
+
+        started = start.click(on_start, [run, *inputs], outputs, **quiet)
+        started.success(None, js=f"() => document.getElementById('{name}')?.scrollIntoView({{block: 'nearest'}})")
+        stop.click(on_stop, [run], outputs, **quiet)
+        resume.click(on_resume, [run], outputs, **quiet)
+        timer.tick(on_look, [run], outputs, **quiet)
+        if self.needs_run:
+            run.change(on_look, [run], outputs, **quiet)
+        self.look, self.look_outputs = on_look, outputs
+
+    def job(self, session: Session, run: str | None) -> Job | None:
+        """Return the newest job of the panel, of the chosen run."""
+        jobs = (job for job in session.jobs if job.kind == self.kind)
+        return next((job for job in jobs if not self.needs_run or job.about.get("run") == run), None)
+
+    def _look(self, session: Session, run: str | None) -> Any:
+        """Return what the panel shows now."""
+        job = self.job(session, run)
+        if job is None:
+            return _hint(self.waiting), gr.update(), *_buttons(can_stop=False, can_resume=False), ""
+        state = job.state
+        is_active = state in ("waiting", "running")
+        html = Markup(self.html(session, job, state))
+        done = job.name if state == "finished" else ""
+        can_resume = self.keeps_going and state in ("stopped", "failed")
+        return html, gr.update(), *_buttons(can_stop=is_active, can_resume=can_resume), done
+
+    def html(self, session: Session, job: Job, state: str) -> str:
+        """Return the HTML of a job in a state."""
+        log = links({"Log": file_url(job, job.folder / "log.txt")})
+        match state:
+            case "waiting":
+                return join(_status(f"{job.record['title']} waits until another job has ended", is_busy=True))
+            case "running":
+                text = f"{job.record['title']}: running for {job.seconds:,.0f} s"
+                return join(_status(text, is_busy=True), self._shown(self.progress, job), _tail(session, job))
+            case "stopped":
+                text = f"{job.record['title']} was stopped after {job.seconds:,.0f} s."
+                more = " Resume goes on where it was." if self.keeps_going else ""
+                return join(notice(text + more), self._shown(self.progress, job), log)
+            case "failed":
+                return join(notice(session.readable(job.message), "error"), log)
+        head = _status(f"{job.record['title']}: finished in {job.seconds:,.0f} s", is_busy=False)
+        return join(head, self._result(job))
+
+    def _result(self, job: Job) -> Markup:
+        """Return what a finished job found; it is drawn once."""
+        if job.folder not in self._drawn:
+            if len(self._drawn) > MOST_KEPT:
+                self._drawn.clear()
+            self._drawn[job.folder] = self._shown(self.result, job)
+        return self._drawn[job.folder]
+
+    def _shown(self, draw: Callable[[Job], str], job: Job) -> Markup:
+        try:
+            # figures share settings of matplotlib
+            with DRAWING:
+                return Markup(draw(job))
+        except SubquadError as error:
+            return notice(str(error), "error")
+
+
+def _with_about(command: Command, about: dict[str, Any]) -> Command:
+    return replace(command, about=about)
+
+
+def _buttons(*, can_stop: bool, can_resume: bool) -> tuple[Any, Any, Any]:
+    return gr.update(interactive=can_stop), gr.update(visible=can_resume), gr.Timer(active=can_stop)
+
+
+def _hint(text: str) -> Markup:
+    return Markup('<p class="sq-hint">{}</p>').format(text) if text else Markup("")
+
+
+def _status(text: str, *, is_busy: bool) -> Markup:
+    mark = Markup('<span class="sq-spinner" aria-hidden="true"></span>') if is_busy else Markup("✓ ")
+    return Markup('<p class="sq-status" role="status">{}{}</p>').format(mark, text)
+
+
+def _tail(session: Session, job: Job) -> Markup:
+    lines = session.readable(job.log).strip().split("\n")[-LOG_LINES:]
+    log = Markup('<pre class="sq-log" tabindex="0">{}</pre>').format("\n".join(lines))
+    return details("Messages of the command", log) if lines and lines[-1] else Markup("")

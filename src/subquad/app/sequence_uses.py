@@ -1,0 +1,203 @@
+"""What a fitted model of sequences is used for: predictions, maps, designs, rounds of measurement, epistasis."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from subquad.app.jobs import Command
+from subquad.app.markup import notice
+from subquad.app.panels import Context, Panel, run_of, session_of
+from subquad.app.sequence_data import ENDINGS, example_names
+from subquad.app.sequence_results import (
+    design_result,
+    epistasis_result,
+    predict_result,
+    predict_sequences,
+    rounds_result,
+    scan_result,
+)
+from subquad.app.sessions import Session
+from subquad.errors import SubquadError
+
+__all__ = ["build_uses"]
+
+QUIET: dict[str, Any] = {"api_visibility": "private"}
+DIRECTIONS = [("higher is better", "maximize"), ("lower is better", "minimize")]
+NO_MODEL = "Train a model above, or choose one."
+
+
+def build_uses(context: Context, run: gr.Dropdown) -> list[Panel]:
+    """Build one tab for each use of the chosen model; return their panels."""
+    panels = []
+    with gr.Tabs(elem_classes="sq-tabs"):
+        with gr.Tab("Predict"):
+            panels.append(_predict(context, run))
+        with gr.Tab("Single mutants"):
+            panels.append(_scan(context, run))
+        with gr.Tab("Designs"):
+            panels.append(_design(context, run))
+        with gr.Tab("Next round"):
+            panels.append(_rounds(context, run))
+        with gr.Tab("Epistasis"):
+            panels.append(_epistasis(context, run))
+    return panels
+
+
+def _predict(context: Context, run: gr.Dropdown) -> Panel:
+    text = gr.Textbox(
+        label="Sequences", lines=3, max_lines=12, placeholder="One sequence or variant (A24G:K30R) per line, or FASTA",
+        info="Each gets a prediction with its 90 % interval, where the fit calibrated one.",
+    )  # fmt: skip
+    predict = gr.Button("Predict", variant="primary", size="md")
+    view = gr.HTML(elem_classes="sq-view", elem_id="sq-prediction")
+
+    def on_predict(own: str | None, pasted: str, request: gr.Request) -> str:
+        session = session_of(context, request)
+        try:
+            if not pasted.strip():
+                raise SubquadError("no sequence is given; paste at least one")
+            return predict_sequences(run_of(context, session, own, "bio fit"), pasted, folder=session.folder / "pasted")
+        except SubquadError as error:
+            text = session.readable(str(error)).replace("/pasted/pasted.txt: ", "")
+            # the text has no columns that its user could name
+            lines = [line for line in text.split("\n") if "with --sequence" not in line]
+            return notice("\n".join(lines) or text, "error")
+
+    predict.click(on_predict, [run, text], [view], **QUIET)
+    text.submit(on_predict, [run, text], [view], **QUIET)
+    with gr.Accordion("Predict a whole table", open=False):
+        file = gr.File(label="Table with sequences or variants", file_types=list(ENDINGS), height=150)
+
+        def command(session: Session, own: str | None, path: str | None) -> Command:
+            folder = run_of(context, session, own, "bio fit")
+            if not path:
+                raise SubquadError("no table is chosen; drop one first")
+            table = session.take(path)
+            return Command(
+                words=["bio", "predict", str(folder), str(table)], settings={}, title=f"Predictions of {table.name}",
+                output="predictions.csv",
+            )  # fmt: skip
+
+        panel = Panel(
+            context=context, kind="bio predict", action="Predict the table", command=command, result=predict_result
+        )
+        panel.build([file], run)
+    return panel
+
+
+def _scan(context: Context, run: gr.Dropdown) -> Panel:
+    direction = gr.Radio(DIRECTIONS, value="maximize", label="Direction of the target")
+    sequence = gr.Textbox(label="Sequence to mutate", info="Nothing given: the wild type of the model.", max_lines=3)
+
+    def command(session: Session, own: str | None, better: str, letters: str) -> Command:
+        return Command(
+            words=["bio", "scan", str(run_of(context, session, own, "bio fit"))],
+            settings={"direction": better, "sequence": _letters(letters)},
+            title="Scan of all single mutants",
+        )
+
+    panel = Panel(
+        context=context, kind="bio scan", action="Scan all single mutants", command=command, result=scan_result,
+        waiting=f"{NO_MODEL} The heat map shows residue, prediction, interval, and what was measured.",
+    )  # fmt: skip
+    panel.build([direction, sequence], run)
+    return panel
+
+
+def _letters(text: str | None) -> str | None:
+    """Return a sequence; a path, which the command line would read as a file, is none."""
+    letters = re.sub(r"\s", "", text or "")
+    if not re.fullmatch(r"[A-Za-z*\-]*", letters):
+        raise SubquadError(f"{letters[:40]!r} is not a sequence; give letters only")
+    return letters.upper() or None
+
+
+def _design(context: Context, run: gr.Dropdown) -> Panel:
+    with gr.Row():
+        direction = gr.Radio(DIRECTIONS, value="maximize", label="Direction of the target", min_width=220)
+        number = gr.Number(24, label="Number of designs", precision=0, minimum=1, maximum=2000, min_width=140)
+        mutations = gr.Number(3, label="Mutations, at most", precision=0, minimum=1, maximum=40, min_width=140)
+    with gr.Row():
+        fixed = gr.Textbox(label="Positions that stay", placeholder="1-10 24", min_width=180)
+        only = gr.Textbox(label="The only positions that mutate", placeholder="30-60", min_width=180)
+    with gr.Row():
+        allow = gr.Textbox(label="Substitutions allowed at positions", placeholder="24=AGS 30=KR", min_width=180)
+        forbid = gr.Textbox(label="Letters never introduced", placeholder="CM", min_width=180)
+
+    def command(session: Session, own: str | None, *values: Any) -> Command:
+        better, count, most, stay, free, allowed, forbidden = values
+        return Command(
+            words=["bio", "design", str(run_of(context, session, own, "bio fit"))],
+            settings={
+                "direction": better, "number": int(count or 24), "max_mutations": int(most or 3),
+                "fixed": (stay or "").split(), "only": (free or "").split(), "allow": (allowed or "").split(),
+                "forbid_letters": (forbidden or "").strip(),
+            },
+            title="Designs",
+        )  # fmt: skip
+
+    panel = Panel(
+        context=context, kind="bio design", action="Design variants", command=command, result=design_result,
+        waiting=f"{NO_MODEL} The search takes about half a minute and lays the designs out on plates.",
+    )  # fmt: skip
+    panel.build([direction, number, mutations, fixed, only, allow, forbid], run)
+    return panel
+
+
+def _rounds(context: Context, run: gr.Dropdown) -> Panel:
+    with gr.Row():
+        direction = gr.Radio(DIRECTIONS, value="maximize", label="Direction of the target", min_width=220)
+        number = gr.Number(24, label="Variants to propose", precision=0, minimum=1, maximum=1000, min_width=140)
+        mutations = gr.Number(3, label="Mutations, at most", precision=0, minimum=1, maximum=40, min_width=140)
+    file = gr.File(
+        label="From the second round on: the batch before, with its measurements", file_types=list(ENDINGS), height=150
+    )
+
+    def command(session: Session, own: str | None, *values: Any) -> Command:
+        better, count, most, path = values
+        folder = run_of(context, session, own, "bio fit")
+        settings: dict[str, Any] = {"direction": better, "propose": int(count or 24), "max_mutations": int(most or 3)}
+        before = None
+        if path:
+            before = next((job for job in session.jobs if job.kind == panel.kind and job.about.get("run") == own), None)
+            if before is None or before.state != "finished":
+                raise SubquadError("no batch was proposed from this model yet; propose one without measurements first")
+            settings["measured"] = [str(session.take(path))]
+        name = "Next round of measurements" if path else "First round of measurements"
+        return Command(
+            words=["bio", "rounds", str(folder)], settings=settings, title=name,
+            continues=None if before is None else before.out,
+        )  # fmt: skip
+
+    panel = Panel(
+        context=context, kind="bio rounds", action="Propose a batch", command=command, result=rounds_result,
+        waiting=f"{NO_MODEL} A round proposes variants; the next one reads their measurements and fits again.",
+    )  # fmt: skip
+    panel.build([direction, number, mutations, file], run)
+    return panel
+
+
+def _epistasis(context: Context, run: gr.Dropdown) -> Panel:
+    sources = [("measurements of the table", "table"), ("predictions of the model", "model")]
+    source = gr.Radio(sources, value="table", label="Double mutants from")
+
+    def command(session: Session, own: str | None, which: str) -> Command:
+        folder, job = run_of(context, session, own, "bio fit"), session.job(own)
+        if which == "model":
+            return Command(
+                words=["bio", "epistasis", str(folder)], settings={"max_double_mutants": 10_000},
+                title="Epistasis of predictions",
+            )  # fmt: skip
+        table = None if job is None else job.about["table"]
+        if table is None or not (table in example_names() or Path(table).is_file()):
+            raise SubquadError("the table of this model is no longer here; take the predictions of the model")
+        return Command(words=["bio", "epistasis", table], settings={}, title="Epistasis of measurements")
+
+    panel = Panel(
+        context=context, kind="bio epistasis", action="Map epistasis", command=command, result=epistasis_result,
+        waiting=f"{NO_MODEL} The map shows pairs of positions whose effects do not add up.",
+    )  # fmt: skip
+    panel.build([source], run)
+    return panel

@@ -1,0 +1,105 @@
+"""`subquad app`: the web page on this computer."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
+from subquad.errors import require
+from subquad.progress import say
+
+__all__ = ["make_app", "serve"]
+
+HOUR = 3600.0
+LOOPBACK_NAMES = frozenset(("127.0.0.1", "localhost", "::1"))
+
+
+def serve(settings: AppSettings | None = None) -> None:
+    """Serve the page until it is interrupted; jobs that are running are stopped then, and can be resumed.
+
+    Raises:
+        SubquadError: gradio is not installed, the workspace cannot be written, or the page would be open to other
+            computers without a password.
+    """
+    settings = settings or AppSettings()
+    read_password(settings)
+    _prepare_gradio()
+    uvicorn = require("uvicorn", "app")
+    say("opening the page …")
+    with make_app(settings) as app:
+        config = uvicorn.Config(
+            app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3
+        )
+        server = uvicorn.Server(config)
+        sockets = [config.bind_socket()]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        say(f"subquad is at http://{host}:{sockets[0].getsockname()[1]} (Ctrl-C ends it)")
+        server.run(sockets=sockets)
+
+
+def _prepare_gradio() -> None:
+    """Import gradio without anything that it would send or load.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    require("gradio", "app")
+
+
+@contextmanager
+def make_app(settings: AppSettings) -> Iterator[Any]:
+    """Yield the application for an ASGI server; at the end jobs are stopped and uploads deleted.
+
+    Raises:
+        SubquadError: As `serve`.
+    """
+    password = read_password(settings)
+    root = cache_folder() if settings.workspace is None else settings.workspace
+    from subquad.app.sessions import Workspace
+
+    workspace = Workspace.open(root, settings.upload_bytes)
+    workspace.clear_received()
+    # read by gradio when it is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(workspace.received)
+    _prepare_gradio()
+    import fastapi
+    import gradio as gr
+
+    from subquad.app.access import Access
+    from subquad.app.files import add_routes
+    from subquad.app.jobs import JobRunner
+    from subquad.app.page import build_page, look
+    from subquad.app.panels import Context
+
+    runner, ended = JobRunner(settings.max_jobs), threading.Event()
+    context = Context(workspace=workspace, runner=runner, shared=settings.runs, is_private=is_loopback(settings.host))
+    inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_routes(inner, workspace)
+    blocks = build_page(context)
+    app = gr.mount_gradio_app(
+        inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
+        enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, **look(),
+    )  # fmt: skip
+    hosts = LOOPBACK_NAMES if is_loopback(settings.host) and password is None else None
+
+    def clean() -> None:
+        while True:
+            workspace.remove_old(settings.keep_days)
+            workspace.clear_received(seconds=HOUR)
+            if ended.wait(HOUR):
+                return
+
+    threading.Thread(target=clean, daemon=True, name="cleaning").start()
+    try:
+        yield Access(app, password=password, largest=settings.upload_bytes, hosts=hosts)
+    finally:
+        ended.set()
+        runner.close()
+        for session in workspace.sessions:
+            session.clear_uploads()
+        workspace.clear_received()

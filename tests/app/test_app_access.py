@@ -1,0 +1,157 @@
+"""Who gets which answer: hosts, cookies, password, sizes and headers, and files of one's own jobs only."""
+
+import asyncio
+import zipfile
+from http.cookies import SimpleCookie
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from subquad.app import access as access_module
+from subquad.app.access import SESSION_COOKIE, Access, token_of
+from subquad.app.sessions import new_token
+from subquad.runs.storage import write_json
+
+
+async def hello(scope, receive, send):
+    """Answer with the token of the browser."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": (token_of(scope) or "").encode()})
+
+
+def ask(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **headers):
+    """Send one request to an ASGI application; return status, headers and body."""
+    sent = []
+    lines = {"host": host, "accept": "text/html", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": [(key.encode(), value.encode()) for key, value in lines.items()], "scheme": "http",
+        "server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 1), "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+
+    requests = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        # the browser stays until it has its answer
+        return requests.pop() if requests else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], [(k.decode(), v.decode()) for k, v in sent[0]["headers"]], content
+
+
+def cookies(headers):
+    jar = SimpleCookie()
+    for name, value in headers:
+        if name == "set-cookie":
+            jar.load(value)
+    return dict(jar)
+
+
+def test_a_new_browser_gets_a_cookie_and_keeps_it():
+    app = Access(hello, password=None, largest=1000)
+    status, headers, body = ask(app)
+    assert status == 200
+    cookie = cookies(headers)[SESSION_COOKIE]
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
+    assert body.decode() == cookie.value
+    _, headers, again = ask(app, cookie=f"{SESSION_COOKIE}={cookie.value}")
+    assert again == body
+    assert SESSION_COOKIE not in cookies(headers)
+    assert ask(app)[2] != body
+
+
+def test_a_cookie_of_another_form_is_replaced():
+    _, headers, body = ask(Access(hello, password=None, largest=1000), cookie=f"{SESSION_COOKIE}=../../etc")
+    assert cookies(headers)[SESSION_COOKIE].value == body.decode() != "../../etc"
+
+
+def test_nothing_is_loaded_from_other_hosts():
+    headers = dict(ask(Access(hello, password=None, largest=1000))[1])
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "connect-src 'self'" in policy
+    assert "http" not in policy
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_a_page_for_this_computer_answers_to_its_own_names_only():
+    app = Access(hello, password=None, largest=1000, hosts=frozenset(("127.0.0.1", "localhost", "::1")))
+    for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
+        assert ask(app, host=host)[0] == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example:7860", ""):
+        assert ask(app, host=host)[0] == 403, host
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_is_read():
+    status, _, body = ask(Access(hello, password=None, largest=50_000_000), method="POST", content_length="60000000")
+    assert status == 413
+    assert body.decode().startswith("Files of up to 50 MB can be uploaded.")
+    assert ask(Access(hello, password=None, largest=50_000_000), method="POST", content_length="x")[0] == 413
+
+
+def test_the_password_opens_the_page(monkeypatch):
+    monkeypatch.setattr(access_module, "SECONDS_AFTER_WRONG_PASSWORD", 0.0)
+    app = Access(hello, password="eleven little ducks", largest=1000)
+    status, headers, _ = ask(app)
+    assert (status, dict(headers)["location"]) == (303, "/login")
+    assert ask(app, "/gradio_api/info", accept="application/json")[0] == 401
+    assert ask(app, "/files/x/y", method="POST")[0] == 401
+    assert b'type="password"' in ask(app, "/login")[2]
+    status, headers, body = ask(app, "/login", method="POST", body=b"password=wrong")
+    assert (status, "subquad_login" in cookies(headers)) == (401, False)
+    assert b"This is not the password." in body
+    status, headers, _ = ask(app, "/login", method="POST", body=b"password=eleven+little+ducks")
+    login = cookies(headers)["subquad_login"]
+    assert (status, login["httponly"], login["samesite"]) == (303, True, "Strict")
+    assert ask(app, cookie=f"subquad_login={login.value}")[0] == 200
+    assert ask(app, cookie="subquad_login=guessed")[0] == 303
+
+
+@pytest.fixture
+def downloads(workspace):
+    fastapi = pytest.importorskip("fastapi")
+    from subquad.app.files import add_routes
+
+    app = fastapi.FastAPI()
+    add_routes(app, workspace)
+    token = new_token()
+    folder = workspace.session(token).new_job_folder()
+    record = {"kind": "bio fit", "title": "Fit", "words": [], "output": "out", "created": 0.0, "server": 1, "about": {}}
+    write_json(folder / "job.json", record)
+    (folder / "out").mkdir()
+    (folder / "out" / "report.html").write_text("<p>report</p>")
+    return Access(app, password=None, largest=1000), token, folder.name
+
+
+def test_a_browser_gets_the_files_of_its_own_jobs_only(downloads):
+    app, token, job = downloads
+    own = {"cookie": f"{SESSION_COOKIE}={token}"}
+    status, headers, body = ask(app, f"/files/{job}/out/report.html", **own)
+    assert (status, body) == (200, b"<p>report</p>")
+    assert "sandbox" in dict(headers)["content-security-policy"]
+    assert ask(app, f"/files/{job}/out/report.html", cookie=f"{SESSION_COOKIE}={new_token()}")[0] == 404
+    assert ask(app, f"/files/{job}/out/report.html")[0] == 404
+    for path in (f"/files/{job}/out/none.csv", f"/files/{job}/../../used", "/files/../../x/y", f"/files/{job}/out"):
+        assert ask(app, path, **own)[0] == 404, path
+
+
+def test_a_download_is_named_after_its_job(downloads):
+    app, token, job = downloads
+    headers = dict(ask(app, f"/files/{job}/out/report.html?download=1", cookie=f"{SESSION_COOKIE}={token}")[1])
+    assert headers["content-disposition"] == f'attachment; filename="report-{job[:6]}.html"'
+
+
+def test_the_output_of_a_job_is_one_archive(downloads, tmp_path, workspace):
+    app, token, job = downloads
+    status, _, body = ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
+    assert status == 200
+    (tmp_path / "a.zip").write_bytes(body)
+    assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["bio-fit/report.html"]
+    assert not list(workspace.received.iterdir())
+    assert ask(app, f"/archives/{job}.zip")[0] == 404

@@ -1,0 +1,65 @@
+"""A chat asks a softmax teacher and a linear student the same question, and shows their speed and memory."""
+
+import threading
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from support.llm_models import byte_tokenizer, linear_model, tiny_model
+
+from subquad.app.chats import Chat, Chats, Side
+from subquad.app.language_results import chat_view
+from subquad.errors import SubquadError
+from subquad.llm.serving.chat import ChatSession
+from subquad.llm.serving.settings import ChatSettings
+
+
+@pytest.fixture
+def chat(tmp_path):
+    tokenizer = byte_tokenizer(tmp_path)
+    models = {"teacher": tiny_model("llama", vocab_size=283), "student": linear_model()}
+    settings = ChatSettings(temperature=0.0, max_new_tokens=40)
+    return Chat(
+        folder=tmp_path,
+        sides={name: Side(ChatSession(model, tokenizer, settings)) for name, model in models.items()},
+    )
+
+
+def test_both_models_answer_and_only_the_cache_grows(chat):
+    for question in ("the bird sings " * 8, "a river " * 8):
+        for _ in chat.answers(question, threading.Lock()):
+            pass
+    teacher, student = chat.sides["teacher"], chat.sides["student"]
+    assert [question for question, _ in teacher.turns] == [question for question, _ in student.turns]
+    assert all(answer for side in (teacher, student) for _, answer in side.turns)
+    assert teacher.speed > 0
+    assert student.speed > 0
+    sizes = {name: [size for _, size in side.memory] for name, side in chat.sides.items()}
+    assert sizes["teacher"] == sorted(sizes["teacher"])
+    assert sizes["teacher"][-1] > 2 * sizes["teacher"][0]
+    assert sizes["student"][-1] == sizes["student"][0]
+    html = chat_view(chat)
+    assert "MiB cache for" in html
+    assert "MiB state for" in html
+    assert html.count("tokens per second") == 2
+
+
+def test_what_a_model_writes_is_escaped(chat):
+    chat.sides["student"].turns.append(("<b>", "<script>"))
+    assert "<script>" not in chat_view(chat)
+
+
+def test_a_stopped_answer_is_kept(chat):
+    answers = chat.answers("the bird", threading.Lock())
+    chat.stopped.set()
+    for _ in answers:
+        chat.stopped.set()
+    assert len(chat.sides["teacher"].turns) == 1
+
+
+def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
+    with pytest.raises(SubquadError, match="no such model folder"):
+        Chats().start("user", tmp_path / "none", ChatSettings())
+    assert Chats().find("user") is None
+    assert chat_view(None).startswith('<p class="sq-hint">')

