@@ -58,7 +58,7 @@ def test_a_new_browser_gets_a_cookie_and_keeps_it():
     status, headers, body = ask(app)
     assert status == 200
     cookie = cookies(headers)[SESSION_COOKIE]
-    assert (cookie["httponly"], cookie["samesite"]) == (True, "Strict")
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
     assert body.decode() == cookie.value
     _, headers, again = ask(app, cookie=f"{SESSION_COOKIE}={cookie.value}")
     assert again == body
@@ -108,7 +108,7 @@ def test_the_password_opens_the_page(monkeypatch):
     assert b"This is not the password." in body
     status, headers, _ = ask(app, "/login", method="POST", body=b"password=eleven+little+ducks")
     login = cookies(headers)["subquad_login"]
-    assert (status, login["httponly"], login["samesite"]) == (303, True, "Strict")
+    assert (status, login["httponly"], login["samesite"]) == (303, True, "Lax")
     assert ask(app, cookie=f"subquad_login={login.value}")[0] == 200
     assert ask(app, cookie="subquad_login=guessed")[0] == 303
 

@@ -116,5 +116,10 @@ def test_other_computers_need_the_password(chromium, tmp_path):
             page.get_by_role("button", name="Open the page").click()
             page.get_by_text("What was read").wait_for()
             assert not page.get_by_text("Or type the folder").count()
+            (tmp_path / "table.csv").write_text("sequence,y\n" + "".join(f"ACDEF{a},1\n" for a in "ACDEFGHIKLM"))
+            page.locator("#sq-table input[type=file]").set_input_files(tmp_path / "table.csv")
+            page.locator("#sq-data").get_by_text("same").or_(page.get_by_role("alert")).first.wait_for()
+            assert server.uploads
     finally:
         server.stop()
+    assert not server.uploads

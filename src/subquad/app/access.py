@@ -130,7 +130,8 @@ def token_of(scope: Mapping[str, Any]) -> str | None:
 
 
 def _cookie(name: str, value: str) -> str:
-    return f"{name}={value}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Strict"
+    # lax: a link on another page leads here as the same browser, but other pages cannot start anything
+    return f"{name}={value}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Lax"
 
 
 def _with_cookie(headers: list[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:

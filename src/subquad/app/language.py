@@ -112,8 +112,10 @@ def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
         stop = gr.Button("Stop", variant="stop", size="md", min_width=90, scale=0)
         again = gr.Button("New chat", size="md", min_width=110, scale=0)
     with gr.Row():
-        tokens = gr.Slider(16, 512, value=96, step=16, label="Tokens of an answer, at most", min_width=220)
-        temperature = gr.Slider(0, 1.5, value=0.7, step=0.1, label="Temperature", min_width=220)
+        tokens = gr.Slider(
+            16, 512, value=96, step=16, label="Tokens of an answer, at most", info="Of new chats.", min_width=220
+        )
+        temperature = gr.Slider(0, 1.5, value=0.7, step=0.1, label="Temperature", info="Of new chats.", min_width=220)
     view = gr.HTML(chat_view(None), elem_classes="sq-view", elem_id="sq-chat")
 
     def on_ask(request: gr.Request, own: str | None, text: str, most: int, heat: float) -> Iterator[Any]:

@@ -40,8 +40,13 @@ def notice(text: str, kind: Kind = "note") -> Markup:
     body = Markup("<ul>{}</ul>").format(rows) if rows else Markup("")
     role = ' role="alert"' if kind == "error" else ""
     return Markup('<div class="sq-notice sq-{}"{}><strong>{}.</strong> {}{}</div>').format(
-        kind, Markup(role), LABELS[kind], first, body
+        kind, Markup(role), LABELS[kind], _with_code(first), body
     )
+
+
+def _with_code(text: str) -> Markup:
+    """Return text with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def heading(text: str) -> Markup:
@@ -114,8 +119,7 @@ def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
             case Picture():
                 pieces.append(picture(block.source, block.caption))
             case str():
-                text = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(block)))
-                pieces.append(Markup("<p>{}</p>").format(Markup(text)))
+                pieces.append(Markup("<p>{}</p>").format(_with_code(block)))
     return join(*pieces)
 
 

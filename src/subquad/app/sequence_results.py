@@ -45,7 +45,7 @@ def fit_progress(job: Job) -> str:
         found = []
         for part in parts:
             own = [entry for entry in history if entry["part"] == part and key in entry]
-            base, member = re.fullmatch(r"(\S+?)(?: (\d+))?", part).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            base, _, member = part.partition(" ")
             if own:
                 name = f"{label_of(base)}{f' {member}' if member else ''}" if base in order else part
                 colour = list(dict.fromkeys(p.split(" ")[0] for p in parts)).index(base)

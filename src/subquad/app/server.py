@@ -1,9 +1,10 @@
 """`subquad app`: the web page on this computer."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
@@ -28,7 +29,9 @@ def serve(settings: AppSettings | None = None) -> None:
     _prepare_gradio()
     uvicorn = require("uvicorn", "app")
     say("opening the page …")
-    with make_app(settings) as app:
+    # the end of the process is an interruption too, so that jobs are stopped and uploads deleted
+    signal.signal(signal.SIGTERM, _interrupt)
+    with suppress(KeyboardInterrupt), make_app(settings) as app:
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3
         )
@@ -37,6 +40,10 @@ def serve(settings: AppSettings | None = None) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{sockets[0].getsockname()[1]} (Ctrl-C ends it)")
         server.run(sockets=sockets)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _prepare_gradio() -> None:
