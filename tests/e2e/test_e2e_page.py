@@ -66,12 +66,15 @@ def test_a_bad_file_is_refused_with_a_sentence_and_leaves_nothing(browser, serve
     assert not server.uploads
 
 
-def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(browser, server, tmp_path):
+def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(chromium, server, tmp_path):
     with (tmp_path / "large.csv").open("wb") as file:
         file.write(b"sequence,y\n" + b"nonsense" * 7_000_000)
-    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "large.csv")
-    browser.get_by_text("exceeds").first.wait_for()
-    keep(browser, "refused-large")
+    with browser_of(chromium, server.address) as (page, _):
+        page.get_by_text("What was read").wait_for()
+        page.locator("#sq-table input[type=file]").set_input_files(tmp_path / "large.csv")
+        page.wait_for_timeout(patience(3))
+        keep(page, "refused-large")
+        page.get_by_text("exceed the maximum allowed size").first.wait_for()
     assert not server.uploads
 
 

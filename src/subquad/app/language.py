@@ -22,7 +22,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
 OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
 SMOLLM2 = "smollm2"
-LENGTHS = (64, 256, 512, 1024, 2048, 4096)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 
 
 def build_language(context: Context) -> list[tuple[Any, Any]]:
@@ -105,7 +105,7 @@ def _linearization(context: Context) -> Panel:
 def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
     chats = Chats()
     question = gr.Textbox(
-        label="Your question", placeholder="Write it here, and press Enter", lines=2, max_lines=8, submit_btn=False
+        label="Your question", placeholder="Write it here; Shift+Enter asks", lines=2, max_lines=8, submit_btn=False
     )
     with gr.Row(elem_classes="sq-actions"):
         ask = gr.Button("Ask both", variant="primary", size="md", min_width=140)

@@ -39,6 +39,8 @@ def build_page(context: Context) -> gr.Blocks:
                     else:
                         gr.HTML(notice(f"This tab needs packages that are missing: {missing}"))
         gr.HTML(_foot(), elem_id="sq-foot")
+    # users do not wait for each other
+    page.queue(default_concurrency_limit=8, api_open=False)
     return page
 
 
