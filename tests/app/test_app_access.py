@@ -89,10 +89,10 @@ def test_a_page_for_this_computer_answers_to_its_own_names_only():
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_is_read():
-    status, _, body = ask(Access(hello, password=None, largest=50_000_000), method="POST", content_length="60000000")
+    status, _, body = ask(Access(hello, password=None, largest=50 * 2**20), method="POST", content_length="60000000")
     assert status == 413
     assert body.decode().startswith("Files of up to 50 MB can be uploaded.")
-    assert ask(Access(hello, password=None, largest=50_000_000), method="POST", content_length="x")[0] == 413
+    assert ask(Access(hello, password=None, largest=50 * 2**20), method="POST", content_length="x")[0] == 413
 
 
 def test_the_password_opens_the_page(monkeypatch):

@@ -86,7 +86,7 @@ class Access:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.largest + ROOM:
             return PlainTextResponse(
-                f"Files of up to {self.largest / 1e6:,.0f} MB can be uploaded. Use the command line for larger ones, "
+                f"Files of up to {self.largest / 2**20:,.0f} MB can be uploaded. Use the command line for larger ones, "
                 "or start the page with a larger --max-upload.",
                 413,
             )

@@ -69,14 +69,14 @@ class Session:
             size, most = file.stat().st_size, self.max_upload
             if size > most:
                 raise SubquadError(
-                    f"{file.name}: {size / 1e6:,.0f} MB, and files of up to {most / 1e6:,.0f} MB can be uploaded; use "
-                    "the command line for larger ones, or start the page with a larger --max-upload"
+                    f"{file.name}: {size / 2**20:,.0f} MB, and files of up to {most / 2**20:,.0f} MB can be uploaded; "
+                    "use the command line for larger ones, or start the page with a larger --max-upload"
                 )
             held = sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
             if held + size > UPLOADS_PER_SESSION * most:
                 raise SubquadError(
-                    f"{file.name}: your files would take more than {UPLOADS_PER_SESSION * most / 1e6:,.0f} MB; delete "
-                    "some of them first"
+                    f"{file.name}: your files would take more than {UPLOADS_PER_SESSION * most / 2**20:,.0f} MB; "
+                    "delete some of them first"
                 )
             folder = self.uploads / secrets.token_hex(4)
             folder.mkdir(parents=True)

@@ -58,7 +58,7 @@ class AppSettings:
     @property
     def upload_bytes(self) -> int:
         """Largest file that can be uploaded, in bytes."""
-        return self.max_upload * 1_000_000
+        return self.max_upload * 2**20
 
 
 def is_loopback(host: str) -> bool:
