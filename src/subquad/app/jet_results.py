@@ -11,7 +11,7 @@ from markupsafe import Markup
 from subquad.app.charts import Line, line_chart
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
-from subquad.app.markup import blocks, columns, join, links, notice, pairs, picture, table
+from subquad.app.markup import blocks, columns, drawing, join, links, notice, pairs, table
 from subquad.hep.metrics.predictions import Predictions
 from subquad.reporting.page import picture as as_picture
 from subquad.runs.folder import METRICS, REPORT, load_config
@@ -124,7 +124,8 @@ def _curves(
     from subquad.hep.plots.figures import confusion_figure, effective_jets, ratio_figure
     from subquad.hep.plots.tables import rejections_table
 
-    signal = signal if signal in classes and signal != background else next(n for n in classes if n != background)
+    if signal is None or signal not in classes or signal == background:
+        signal = next(name for name in classes if name != background)
     b, i, efficiency = classes.index(background), classes.index(signal), SIGNAL_EFFICIENCIES.get(signal, 0.5)
     found = {one.model: roc([one], i, b) for one in predictions}
     rocs = {name: curve for name, curve in found.items() if curve is not None}
@@ -228,4 +229,4 @@ def display_jets(run: Path, files: Sequence[Path], label: str | None, number: in
     which = (
         f"Jet {(number - 1) % len(rows) + 1} of {len(rows)} of {of}; its true class is {tagger.classes[labels[row]]}."
     )
-    return join(Markup("<p>{}</p>").format(which), columns(picture(image.source, caption, width="36rem"), table(best)))
+    return join(Markup("<p>{}</p>").format(which), columns(drawing(image, width="36rem"), table(best)))

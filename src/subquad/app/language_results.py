@@ -29,7 +29,7 @@ def linearize_progress(job: Job) -> str:
     history = read_history(job.out) if (job.out / HISTORY).is_file() else []
     if not history:
         return Markup("<p>The model is opened and measured before training; the curves follow.</p>")
-    parts = list(dict.fromkeys(entry["part"] for entry in history))
+    parts: list[str] = list(dict.fromkeys(str(entry["part"]) for entry in history))
     losses = [_line(history, part, "loss", STAGES.get(part, part), number) for number, part in enumerate(parts)]
     transfer = [entry for entry in history if any(key.startswith("error/") for key in entry)]
     layers = sorted({int(key[6:]) for entry in transfer for key in entry if key.startswith("error/")})
@@ -97,7 +97,7 @@ def chat_view(chat: Chat | None) -> str:
 
 
 def _numbers(side: Any) -> str:
-    what = "cache" if side is not None and _is_growing(side) else "state"
+    what = "cache" if _is_growing(side) else "state"
     size = f"{side.chat.memory / 2**20:,.2f} MiB {what} for {side.chat.length:,} tokens"
     if side.speed is None:
         return f"{size}; reading the question …" if side.turns and not side.tokens else size

@@ -1,18 +1,18 @@
 """Pieces of HTML for the page: tables, notices, links and pictures. All text is escaped here."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
-from subquad.reporting.page import Link, Picture, Table, show
+from subquad.reporting.page import Link, Picture, Table, show, with_code
 
 __all__ = [
     "Cell",
     "blocks",
     "columns",
     "details",
+    "drawing",
     "heading",
     "join",
     "links",
@@ -40,13 +40,8 @@ def notice(text: str, kind: Kind = "note") -> Markup:
     body = Markup("<ul>{}</ul>").format(rows) if rows else Markup("")
     role = ' role="alert"' if kind == "error" else ""
     return Markup('<div class="sq-notice sq-{}"{}><strong>{}.</strong> {}{}</div>').format(
-        kind, Markup(role), LABELS[kind], _with_code(first), body
+        kind, Markup(role), LABELS[kind], with_code(first), body
     )
-
-
-def _with_code(text: str) -> Markup:
-    """Return text with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def heading(text: str) -> Markup:
@@ -109,6 +104,14 @@ def picture(source: str, caption: str, *, width: str = "") -> Markup:
     )
 
 
+def drawing(block: Picture, *, width: str = "") -> Markup:
+    """Return a figure of a report, on white as it is printed."""
+    style = Markup(' style="max-width:{}"').format(width) if width else Markup("")
+    return Markup('<figure class="sq-figure"{}>{}<figcaption>{}</figcaption></figure>').format(
+        style, Markup(block.svg), block.caption
+    )
+
+
 def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
     """Return the blocks of a report's section; its links lead to files of the report, and are left out."""
     pieces = []
@@ -117,9 +120,9 @@ def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
             case Table():
                 pieces.append(table(block))
             case Picture():
-                pieces.append(picture(block.source, block.caption))
+                pieces.append(drawing(block))
             case str():
-                pieces.append(Markup("<p>{}</p>").format(_with_code(block)))
+                pieces.append(Markup("<p>{}</p>").format(with_code(block)))
     return join(*pieces)
 
 

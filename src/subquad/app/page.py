@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import themes
 from markupsafe import Markup
 
 from subquad import __version__
@@ -71,11 +72,11 @@ def _foot() -> Markup:
 
 def look() -> dict[str, Any]:
     """Return theme, styles and scripts of the page; nothing of them is loaded from another host."""
-    green = gr.themes.Color(
+    green = themes.Color(
         c50="#effaf5", c100="#d8f1e6", c200="#b3e3cf", c300="#80cdb0", c400="#4caf8c", c500="#27825f",
         c600="#1f6f54", c700="#195a45", c800="#154838", c900="#123b2f", c950="#08211a",
     )  # fmt: skip
-    theme = gr.themes.Base(
+    theme = themes.Base(
         primary_hue=green, secondary_hue=green, neutral_hue="slate", radius_size="md", font=FONT, font_mono=FIXED_FONT
     ).set(
         button_primary_background_fill="#1f6f54",

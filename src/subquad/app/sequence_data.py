@@ -54,9 +54,9 @@ def fit_settings(
         target=tuple(target or ()),
         sequence=sequence or None,
         group=group or None,
-        split_by=split_by or "random",
+        split_by=split_by or "random",  # pyright: ignore[reportArgumentType] (one of a list of choices)
         **more,
-    )  # pyright: ignore[reportArgumentType] (the values of a list of choices)
+    )
 
 
 def describe(path: Path | str, settings: FitSettings, *, seed: int = 0) -> str:

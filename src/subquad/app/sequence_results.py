@@ -208,7 +208,7 @@ def _variants(path: Path, title: str) -> Markup | None:
 
 def _rows(frame: pd.DataFrame, names: Sequence[str], caption: str = "", most: int = MOST_SHOWN) -> Table:
     """Return the first rows of a data frame as a table; columns without values are left out."""
-    names = [name for name in names if frame[name].notna().any()]
+    names = [name for name in names if len(frame[name].dropna())]
     shown = frame[names].head(most).astype(object)
     cells = shown.where(shown.notna(), None).to_numpy().tolist()
     return Table(names, [[_plain(cell) for cell in row] for row in cells], caption=caption)

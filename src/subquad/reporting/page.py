@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from subquad.reporting.vector_figure import DARK, vector_figure
 
-__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show", "signed"]
+__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show", "signed", "with_code"]
 
 LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
 """Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
@@ -100,7 +100,7 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
     environment.filters["show"] = show
     environment.tests["table"] = lambda block: isinstance(block, Table)
     environment.filters["text_columns"] = _text_columns
-    environment.filters["with_code"] = _with_code
+    environment.filters["with_code"] = with_code
     environment.tests["link"] = lambda block: isinstance(block, Link)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
     dark_colours = Markup(" ".join(f"--c{colour[1:]}: {light};" for colour, light in DARK.items()))
@@ -114,6 +114,6 @@ def _text_columns(table: Table) -> set[int]:
     return {k for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str) and len(cell) > 24}
 
 
-def _with_code(text: str) -> Markup:
+def with_code(text: str) -> Markup:
     """Return a paragraph as HTML, with what stands between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
