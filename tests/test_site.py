@@ -25,8 +25,8 @@ RUN = (
     *("tutorial-sequences.md", "tutorial-language-models.md", *JET_GUIDES),
 )
 """Pages whose commands run in the tests of their field."""
-SHOWN = ("from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md", "from-weaver.md")
-"""Pages whose commands need files that are not there."""
+SHOWN = ("app.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md", "from-weaver.md")
+"""Pages whose commands need files that are not there, or run until they are stopped."""
 
 
 class Loader(yaml.SafeLoader):

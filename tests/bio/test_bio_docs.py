@@ -108,6 +108,7 @@ def test_the_pages_show_every_command():
         *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
         "compared/report.html",
+        "comparison.html",
         *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
         "variants.safetensors",
         "disorder_with_embeddings/report.html",
