@@ -150,7 +150,7 @@ def _text(row: dict) -> str:
     low, high = row["prediction_low"], row["prediction_high"]
     interval = f", 90 % interval {show(low)} to {show(high)}" if pd.notna(low) else ""
     measured = f"measured {show(row['measured'])}" if pd.notna(row["measured"]) else "not measured"
-    support = "; residue not seen here in training" if row["observed"] == "no" else ""
+    support = "; letter not observed here in training" if row["observed"] == "no" else ""
     return (
         f"{row['mutant']}: predicted {show(row['prediction'])}{interval}; difference to the wild type "
         f"{show(row['difference'])}; {measured}{support}"
