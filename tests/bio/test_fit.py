@@ -59,7 +59,8 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
         assert (tmp_path / "run" / name).is_file(), name
     validation = json.loads((tmp_path / "run" / "validation.json").read_text())
     assert list(validation) == list(models)
-    assert all(own["validation"] > 0.5 and own["cpu_seconds"] > 0 for own in validation.values())
+    assert validation["lyra"]["validation"] > 0.9
+    assert all(own["cpu_seconds"] > 0 for own in validation.values())
     drawn = json.loads((tmp_path / "run" / "bootstrap.json").read_text())
     assert set(drawn) == set(metrics["test"])
     predict_cli(tmp_path / "run", str(tmp_path / "t.csv"), options=OutputOptions(out=tmp_path / "p.csv.gz"))

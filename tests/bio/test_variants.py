@@ -108,6 +108,12 @@ def test_two_offsets_that_fit_are_both_remarked_on():
     assert made("K2R", offset=-7).sequences == ["MKAEFGHIRLW"]
 
 
+def test_a_wrong_letter_that_fits_at_several_offsets_is_counted_from_1_and_refused():
+    message = said(made, "K3R")
+    assert "1 of 1 rows do not fit the wild type" in message
+    assert "row 1: expected K at 3, found A" in message
+
+
 def test_a_wrong_wild_type_letter_is_reported_with_row_and_offset():
     message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
     assert message.splitlines() == [

@@ -97,9 +97,13 @@ def _infer_offset(path: Path | str, variants: Variants, wild: np.ndarray, given:
             "check --wild-type, or set --offset"
         )
     first = best[0]
+    is_ambiguous = len(best) > 1 and votes[best[1]] == votes[first]
+    if is_ambiguous and first != 0:
+        # a wrong letter fits somewhere; positions are then counted from 1, and the check names the letter
+        return 0, []
     rows = f"all {total:,} rows" if fits[first] == total else f"{fits[first]:,} of {total:,} rows"
     remark = f"positions of the variants: offset {first} fits {rows}"
-    if len(best) > 1 and votes[best[1]] == votes[first]:
+    if is_ambiguous:
         remark += f", and so does {best[1]}; set --offset if {first} is wrong"
     return first, [remark]
 
