@@ -15,8 +15,11 @@ from subquad.app.sessions import Workspace
 
 __all__ = ["add_routes", "file_url", "zip_url"]
 
-# a report needs no script, and nothing but what stands in it
-REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox allow-popups"
+# what stands in the report and nothing else; its script runs in an origin of its own
+REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "sandbox allow-scripts allow-popups"
+)
 
 
 def file_url(job: Job, path: Path, *, download: bool = False) -> str:
