@@ -74,6 +74,8 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     assert browser.locator("#sq-bio-design tbody tr").count() == 4
     browser.get_by_role("tab", name="Next round").click()
     browser.get_by_label("Variants to propose").fill("3")
+    # a number counts when its field is left
+    browser.get_by_label("Variants to propose").press("Tab")
     browser.get_by_role("button", name="Propose a batch").click()
     wait_finished(browser, "bio-rounds")
     assert browser.locator("#sq-bio-rounds tbody tr").count() == 3
@@ -105,7 +107,7 @@ def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path)
     wait_finished(browser, "hep-fit")
     opened_report(browser, "hep-fit")
     browser.get_by_role("tab", name="Curves").click()
-    browser.get_by_alt_text("Rejection of QCD").wait_for()
+    browser.get_by_role("img", name="Rejection of QCD").first.wait_for()
     keep(browser, "jets-curves")
     browser.get_by_role("tab", name="Single jets").click()
     browser.get_by_role("button", name="Show the jet").click()
