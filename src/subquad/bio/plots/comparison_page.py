@@ -58,7 +58,7 @@ def comparison_page(runs: Runs, bootstraps: Mapping[str, Mapping[str, Sequence[f
         if _are_paired(first, run)
     }
     values = "; ".join(f"{name} {run.metrics['test'][run.shown][run.main]:.3f}" for name, run in runs.items())
-    lead = f"{first.title} of the model that `predict` takes: {values}. {_verdict(runs, gaps)}".replace("`", "")
+    lead = f"{first.title} of the model that predict takes: {values}. {_verdict(runs, gaps)}"
     title = f"Comparison of {len(runs)} runs: {', '.join(first.names[:3])}"
     return page(title, lead=lead, sections=[
         Section("Metrics", _metrics(runs)),
