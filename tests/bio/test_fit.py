@@ -72,6 +72,21 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     # what was measured in the fit is what the saved ensemble predicts
     np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["ensemble"], atol=1e-5)
     assert got["sequence"].tolist() == frame["sequence"].tolist()
+    # without Lyra in the saved ensemble, predictions change by its weight
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    stacking = config["stacking"]
+    weight = metrics["weights"]["ensemble"]["lyra"]
+    assert 0 < weight < 1
+    stacking["weights"] = {
+        name: 0.0 if name == "lyra" else own / (1 - weight) for name, own in stacking["weights"].items()
+    }
+    path.write_text(json.dumps(config))
+    rest = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "rest.csv", quiet=True)["prediction"]
+    lyra = stacking["shift"]["lyra"][0] + stacking["scale"]["lyra"][0] * test["lyra"]
+    np.testing.assert_allclose(
+        test["ensemble"] - rest[test["row"] - 1].to_numpy(), weight * (lyra - rest[test["row"] - 1].to_numpy()), atol=1e-4
+    )
 
 
 @pytest.mark.slow
