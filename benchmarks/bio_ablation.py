@@ -11,6 +11,9 @@ stop the training as always, and the test rows of the table are not read. Forms:
 - linear head: no hidden layer between what was read out and the outputs.
 - no motifs: Lyra without the convolution beside its linear encoder.
 - no state space, no gates: Lyra without its state-space block, or without its gated convolutions.
+- attention: attention over all positions in place of the state-space block.
+- transformer: two transformer blocks in place of state-space block and gated convolutions; all else is Lyra's.
+- transformer, slower: the same with a third of the learning rate.
 - lyra-alone: without linear model and curve. lyra-additive: linear model and curve without Lyra.
 - lyra-paper: the published network, trained until the validation metric no longer improves.
 - cnn, mlp, boosting, ridge: baselines; the CNN reads the letters as Lyra does.
@@ -30,6 +33,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from attention_block import SelfAttention, Transformer
 from bio_speed import machine
 from torch import nn
 
@@ -39,7 +43,7 @@ from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import BOOSTING_SECONDS, fit_baseline
 from subquad.bio.models.fit import FEW_EPOCHS, fit_network
-from subquad.bio.models.lyra import BioNet
+from subquad.bio.models.lyra import WIDTH, BioNet
 from subquad.bio.models.training import seconds_for
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
@@ -58,9 +62,10 @@ TABLES = (
     "dna/splice_uci",
     "idr/disorder",
 )
-CHANGED = ("no direct head", "linear head", "no motifs", "no state space", "no gates")
+CHANGED = ("no direct head", "linear head", "no motifs", "no state space", "no gates", "attention", "transformer")
+SLOWER = "transformer, slower"
 UNTRAINED = "no trained start"
-NETWORKS = ("lyra", *CHANGED, UNTRAINED, "lyra-alone", "lyra-additive", "lyra-paper", "cnn", "mlp")
+NETWORKS = ("lyra", *CHANGED, SLOWER, UNTRAINED, "lyra-alone", "lyra-additive", "lyra-paper", "cnn", "mlp")
 FORMS = (*NETWORKS, "boosting", "ridge")
 
 
@@ -125,6 +130,8 @@ def development_data(name, options, seed):
 
 def measure(form, data, settings, seed):
     began = time.process_time()
+    if form == SLOWER:
+        settings, form = replace(settings, learning_rate=settings.learning_rate / 3), "transformer"
     if form in NETWORKS:
         own = changed(form) if form in CHANGED else BioNet
         few = 0.0 if form == UNTRAINED else FEW_EPOCHS
@@ -160,6 +167,11 @@ def changed(form):
                 self.lyra.state_space = Nothing()
             elif form == "no gates":
                 self.lyra.gates = nn.ModuleList()
+            elif form == "attention":
+                self.lyra.state_space = SelfAttention(WIDTH, spec.dropout)
+            elif form == "transformer":
+                self.lyra.gates, self.lyra.norm, self.lyra.dropout = nn.ModuleList(), nn.Identity(), nn.Dropout(0.0)
+                self.lyra.state_space = Transformer(WIDTH, spec.dropout)
             else:
                 raise ValueError(form)
 
