@@ -75,10 +75,11 @@ def _lines(title: str, total: int, done: int) -> Advance:
             return
         last = now
         left = (now - began) * (total - count) / max(count - done, 1)
-        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left {_show(metrics)}".rstrip())
+        shown = f", {_show(metrics)}" if metrics else ""
+        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left{shown}")
 
     return advance
 
 
 def _show(metrics: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return " ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())

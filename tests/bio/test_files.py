@@ -77,12 +77,26 @@ def test_duplicate_columns_and_rows_that_are_too_long_are_an_error(tmp_path):
         f"{path}: the header has 3 columns; rows with more values: 1; correct them",
         "  row 3: 'ACDEF, 1, train, 7' …",
     ]
+    path = write(tmp_path / "t.csv", "sequence,score,set", ["ACDEF,1,train", "ACDEF,1,train,7,8"])
+    assert said(read_frame, path).splitlines() == [
+        f"{path}: the header has 3 columns; rows with more values: 1; correct them",
+        "  row 2: 'ACDEF, 1, train, 7, 8' …",
+    ]
+
+
+def test_decimal_commas_that_divide_a_number_are_not_taken_for_names_of_rows(tmp_path):
+    path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,0,0424", "ACDEG,-1,5"])
+    assert said(read_frame, path) == (
+        f"{path}: rows have 3 values, the header has 2, and row 1 ends with 0,0424: if this is one number with a "
+        "decimal comma, separate the columns by semicolons, or write decimal points; if it is two, name all columns"
+    )
 
 
 def test_row_names_trailing_separators_and_empty_ends_do_no_harm(tmp_path):
     named = read_frame(write(tmp_path / "r.tsv", "sequence\tscore", ["1\tACDEF\t2", "2\tACDEG\t3"]))
     assert list(named.columns) == ["", "sequence", "score"]
     assert named["score"].tolist() == ["2", "3"]
+    assert named.attrs["remarks"] == ["the first column has no name; its values are taken as names of the rows"]
     trailing = read_frame(write(tmp_path / "t.csv", "sequence,score,", ["ACDEF,2,", ",,", ",,"]))
     assert trailing.to_dict("list") == {"sequence": ["ACDEF"], "score": ["2"]}
 
@@ -98,7 +112,7 @@ def test_a_sheet_is_chosen_and_all_digits_of_numbers_are_kept(tmp_path):
     book.save(tmp_path / "b.xlsx")
     first = read_frame(tmp_path / "b.xlsx")
     assert first["score"].tolist() == ["0.1234567890123456"]
-    assert first.attrs["remarks"] == ["reading sheet 'Sheet', the first of 2 (b.xlsx#NAME selects another)"]
+    assert first.attrs["remarks"] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'second'"]
     assert read_frame(f"{tmp_path}/b.xlsx#second")["count"].tolist()[1] == ""
     message = said(read_frame, f"{tmp_path}/b.xlsx#secnd")
     assert message == f"{tmp_path}/b.xlsx: no sheet 'secnd'; did you mean 'second'? There are: second, Sheet"

@@ -85,7 +85,9 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     rest = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "rest.csv", quiet=True)["prediction"]
     lyra = stacking["shift"]["lyra"][0] + stacking["scale"]["lyra"][0] * test["lyra"]
     np.testing.assert_allclose(
-        test["ensemble"] - rest[test["row"] - 1].to_numpy(), weight * (lyra - rest[test["row"] - 1].to_numpy()), atol=1e-4
+        test["ensemble"] - rest[test["row"] - 1].to_numpy(),
+        weight * (lyra - rest[test["row"] - 1].to_numpy()),
+        atol=1e-4,
     )
 
 
@@ -356,8 +358,8 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
     assert str(error.value).splitlines() == [
         f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; correct or remove them",
         "  row 5: '1' at position 4 is not in the DNA alphabet (ACGT)",
-        f"{tmp_path}/t.csv: column 'split' must hold train, validation or test (or unused)",
-        "  row 2: 'trian'",
+        f"{tmp_path}/t.csv: column 'split' must hold train, validation or test (or unused), or numbers of folds",
+        "  'trian': row 2; did you mean 'train'?",
     ]
 
 

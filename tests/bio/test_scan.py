@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from support.bio_models import WILD, AdditiveModel
 
+from subquad.bio.analysis import scan_page
 from subquad.bio.analysis.scan_page import grid_of, information
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import scan_table, single_mutants
@@ -95,6 +96,23 @@ def test_scan_writes_table_figures_and_a_page(with_run, tmp_path):
 def test_the_page_warns_if_the_wild_type_is_an_extrapolation(with_run, tmp_path):
     scan(with_run(AdditiveModel(), mutations={"2": 5, "3": 7}), out=tmp_path / "scan", quiet=True)
     assert "all of its variants have 2 or more mutations" in (tmp_path / "scan" / "scan.html").read_text()
+
+
+@pytest.mark.parametrize(("direction", "best"), [("maximize", "high"), ("minimize", "low")])
+def test_the_logo_shows_the_letters_that_are_better(with_run, tmp_path, monkeypatch, direction, best):
+    drawn = []
+    monkeypatch.setattr(
+        scan_page,
+        "logo",
+        lambda heights, letters, **options: drawn.append(heights) or logo(heights, letters, **options),
+    )
+    frame = scan(with_run(AdditiveModel()), ScanSettings(direction=direction), out=tmp_path / "scan", quiet=True)
+    position = frame.groupby("position")["difference"].apply(lambda own: own.abs().max()).idxmax()
+    own = frame[frame["position"] == position].set_index("to")["difference"]
+    own = pd.concat([own, pd.Series({WILD[position - 1]: 0.0})])
+    expected = own.idxmin() if direction == "minimize" else own.idxmax()
+    assert "ACGT"[int(drawn[0][position - 1].argmax())] == expected
+    assert f"{best} predictions are preferred" in (tmp_path / "scan" / "scan.html").read_text()
 
 
 def test_an_existing_scan_is_overwritten_only_with_force(with_run, tmp_path):

@@ -563,7 +563,8 @@ def test_mutations_are_read_from_canonical_variants():
         (
             table(random_sequences(3), split=["train", "tset", "test"]),
             {},
-            r"column 'split' must hold train, validation or test \(or unused\)\n  row 2: 'tset'",
+            r"column 'split' must hold train, validation or test \(or unused\), or numbers of "
+            r"folds\n  'tset': row 2; did you mean 'test'\?",
         ),
         (table(random_sequences(3), set=["train"] * 3), {}, "column 'set' has no measured row with the value test"),
         (
@@ -659,7 +660,7 @@ def test_homologs_of_a_given_split_are_counted_and_said():
     assert split.leakage.homologs == 3
     assert split.leakage.removed == 0
     assert split.leakage.homology == (
-        "at least 30 % identity over half of the sequence, E-value at most 0.001, of 7 test rows"
+        "at least 30 % identity over half of the sequence, E-value at most 0.001; 7 test rows were searched"
     )
     assert "3 test rows have homologs in training or validation" in split.how
     split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.3), seed=0)

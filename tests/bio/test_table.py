@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -114,7 +115,7 @@ def test_unreadable_variants_do_not_hide_variants_that_do_not_fit_the_wild_type(
     assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
         f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
         "  row 5: 'p.Ala5del' is a deletion; only substitutions are supported; give such rows as full sequences",
-        f"{path}: 1 of 29 rows do not fit the wild type; offset 0 fits 27 of 28 variants; correct or remove the others",
+        f"{path}: rows that do not fit the wild type: 1 of 29; offset 0 fits 27 of 28 variants; correct or remove these rows",
         f"  row 8: expected {words[7][0]} at 8, found {wild[7]}",
         f"{path}: not all measurements in column 'score' are finite numbers (1 wrong); correct or empty them",
         "  row 1: 'high'",
@@ -312,8 +313,8 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     full = write(tmp_path / "full.csv", sequence=table.sequences)
     assert_same_inputs(table, again(full, table))
     assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
-        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; offset 4 fits 1 of 2 variants; "
-        "correct or remove the others",
+        f"{tmp_path}/bad.csv: rows that do not fit the wild type: 1 of 2; offset 4 fits 1 of 2 variants; "
+        "correct or remove these rows",
         f"  row 1: expected C at 5, found {wild[0]}",
     ]
 
@@ -494,7 +495,8 @@ def test_a_fasta_file_without_measurements_is_named(tmp_path):
     path = tmp_path / "t.fa"
     path.write_text("".join(f">s{k}\n{text}\n" for k, text in enumerate(proteins(12, 29))))
     assert said(read_table, path, FitSettings()) == (
-        f"{path}: no column has measurements (id, sequence); add one, or name it with --target"
+        f"{path}: no column has measurements (id, sequence); read as something else: 'sequence'; add "
+        "one, or name it with --target"
     )
 
 
@@ -505,10 +507,32 @@ def test_a_table_without_a_header_is_refused(tmp_path):
     assert f"table.csv: no header: its first line has the sequence '{proteins()[0]}' and the number 0.000" in message
 
 
+def test_a_sheet_without_sequences_names_the_others(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["notes"])
+    book.active.append(["measured in May"])
+    book.create_sheet("data")
+    book.save(tmp_path / "b.xlsx")
+    lines = said(read_table, tmp_path / "b.xlsx", FitSettings()).splitlines()
+    assert lines[0].endswith(
+        "no column looks like sequences or variants (notes); name the column with --sequence or --mutant"
+    )
+    assert lines[1:] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'data'"]
+
+
+def test_a_table_that_is_separated_by_spaces_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence score\nACDEF 1.0\n")
+    message = said(read_table, tmp_path / "t.csv", FitSettings())
+    assert message.endswith("(sequence score); it is the only column: separate columns by commas, tabs or semicolons")
+
+
 def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):
     path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
     message = said(read_table, path, FitSettings(wild_type="MKVL"))
-    assert "the wild type has 4 letters, and no sequence has: they have 17; give" in message
+    assert message.startswith(f"{path}: the wild type has 4 letters, and no sequence has: they have 17; give")
+    table = read_table(path, FitSettings(wild_type=proteins()[0]))
+    other = write(tmp_path / "o.csv", sequence=["MKV"] * 11)
+    assert said(again, other, table) == f"{other}: 3 letters, but the model was trained on sequences of 17 letters"
 
 
 @pytest.mark.parametrize("flag", ["target", "weight"])

@@ -277,12 +277,13 @@ def _orders(landscape: Landscape) -> Part:
 
 def _explanation(landscape: Landscape) -> list[str]:
     texts = [
-        "Dark cells are pairs of positions whose mutations do not act independently. Two deleterious mutations that "
-        "together harm less than the sum of their effects have positive epistasis; those that harm more, negative."
+        "Pairs of positions with large values have mutations that do not act independently. Epistasis is positive "
+        "where a double mutant is above what its two mutations alone would give, and negative where it is below. "
+        "Whether that is better or worse depends on the assay."
     ]
     if MEASURED in landscape.cycles:
         texts.append(
-            "Measured cycles contain measurement noise, so cells are not white even without epistasis. The mean over "
+            "Measured cycles contain measurement noise, so values are not 0 even without epistasis. The mean over "
             "many substitutions is more reliable than a single double mutant."
         )
     if PREDICTED in landscape.cycles:

@@ -18,6 +18,7 @@ from subquad.bio.models.support import (
     interval_text,
     measured_range,
     range_warning,
+    sign_of,
 )
 from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
 from subquad.bio.settings import Direction
@@ -33,9 +34,9 @@ HEAT_MAP_CAPTION = (
 )
 HATCH_CAPTION = " Hatched: no training sequence had the letter at the position, so that its effect is an extrapolation."
 LOGO_CAPTION = (
-    "Sequence logo of the predicted preferences. The height of a column is the information content of the position, in "
-    "bits; the height of a letter is its part of it. Letter frequencies are the softmax of the effects above, in units "
-    "of their mean absolute value."
+    "Sequence logo of the predicted preferences: {} predictions are preferred. The height of a column is the "
+    "information content of the position, in bits; the height of a letter is its part of it. Letter frequencies are "
+    "the softmax of the effects above{}, in units of their mean absolute value."
 )
 
 
@@ -92,12 +93,13 @@ def scan_page(
     unobserved = grid_of(frame, len(wild_type), letters, "observed", offset=offset) == "no"
     notes = grid_of(frame.assign(note=_notes(frame)), len(wild_type), letters, "note", offset=offset)
     effects = heat_map(grid, wild_type, letters, label=label, offset=offset, unobserved=unobserved, notes=notes)
-    preferred = logo(information(grid), letters, label="bits", offset=offset)
+    preferred = logo(information(sign_of(direction) * grid), letters, label="bits", offset=offset)
+    preference = LOGO_CAPTION.format(*(("low", " with the opposite sign") if sign_of(direction) < 0 else ("high", "")))
     measured = _measured_blocks(frame, wild_type, letters, name=scorer.name, offset=offset)
     caption = HEAT_MAP_CAPTION + (HATCH_CAPTION if unobserved.any() else "")
     sections = [
         Section("All single mutants", [*cautions, picture(effects, caption), *measured]),
-        Section("Preferred letters", [picture(preferred, LOGO_CAPTION)]),
+        Section("Preferred letters", [picture(preferred, preference)]),
         Section("Positions and mutants", [_positions(frame), *_extremes(frame, direction)]),
     ]
     lead = (

@@ -1,5 +1,6 @@
 """Column roles of a table: named by the user, or inferred from column names and a sample of the rows."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,10 @@ def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant
         return likely[0]
     shown = ", ".join(likely or [name for name in left if name])
     what = "several columns may be the sequences" if likely else "no column looks like sequences or variants"
-    raise SubquadError(f"{path}: {what} ({shown}); name the column with --sequence or --mutant")
+    remedy = "name the column with --sequence or --mutant"
+    if len(left) == 1 and re.search(r"[ |]", left[0].strip()):
+        remedy = "it is the only column: separate columns by commas, tabs or semicolons"
+    raise SubquadError(f"{path}: {what} ({shown}); {remedy}")
 
 
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
@@ -183,7 +187,11 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
             return (candidate,)
     shown = ", ".join(numbers or left or [name for name in frame.columns if name])
     if not left:
-        raise SubquadError(f"{path}: no column has measurements ({shown}); add one, or name it with --target")
+        used = ", ".join(repr(name) for name in taken if name in frame.columns)
+        raise SubquadError(
+            f"{path}: no column has measurements ({shown}); read as something else: {used}; add one, or name it with "
+            "--target"
+        )
     raise SubquadError(f"{path}: several columns may be the target ({shown}); name it with --target")
 
 

@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,10 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         start = stream.tell()
         first = pd.read_csv(stream, nrows=1, **options)
         if first.shape[1] == len(header) + 1 and first.iloc[0, -1] != "":
+            _check_decimal_commas(path, first.iloc[0].tolist(), separator)
             # tables written by R have no header for the row names
             header.insert(0, "")
+            remarks.append("the first column has no name; its values are taken as names of the rows")
         _check_duplicates(path, header)
         stream.seek(start)
         # one additional name catches rows that are too long
@@ -163,6 +165,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=header)
     except (csv.Error, pd.errors.ParserError) as error:
+        _check_lengths(path, text[start:], header, separator)
         raise SubquadError(f"{path}: not a table ({str(error).strip()})") from error
     collect_errors(lambda: _check_long_rows(path, frame, header), note=note)
     frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
@@ -203,12 +206,32 @@ def _note_on_blank_lines(body: str, options: dict[str, Any]) -> str:
 
 
 def _check_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
-    width = len(header)
-    rows = np.flatnonzero((frame[width] != "").to_numpy())
+    rows = np.flatnonzero((frame[len(header)] != "").to_numpy())
+    _raise_long_rows(path, {int(row): frame.iloc[row].tolist() for row in rows}, header)
+
+
+def _check_lengths(path: Path, body: str, header: Sequence[str], separator: str) -> None:
+    """Check the number of values of each row, of a table that pandas cannot read."""
+    rows = [row for row in csv.reader(io.StringIO(body), delimiter=separator) if row]
+    _raise_long_rows(path, {k: row for k, row in enumerate(rows) if len(row) > len(header)}, header)
+
+
+def _raise_long_rows(path: Path, rows: Mapping[int, Sequence[str]], header: Sequence[str]) -> None:
     raise_errors(
-        f"{path}: the header has {width} columns; rows with more values: {len(rows):,}; correct them",
-        [f"row {row + 1}: {', '.join(frame.iloc[row])[:60]!r} …" for row in rows],
+        f"{path}: the header has {len(header)} columns; rows with more values: {len(rows):,}; correct them",
+        [f"row {row + 1}: {', '.join(values)[:60]!r} …" for row, values in rows.items()],
     )
+
+
+def _check_decimal_commas(path: Path, values: Sequence[str], separator: str) -> None:
+    """Check that a row of one value more than the header does not end with a number that its decimal comma divides."""
+    whole, decimals = values[-2:]
+    if separator == "," and re.fullmatch(r"\s*[-+]?\d+", whole) and re.fullmatch(r"\d+(e[-+]?\d+)?\s*", decimals):
+        raise SubquadError(
+            f"{path}: rows have {len(values)} values, the header has {len(values) - 1}, and row 1 ends with "
+            f"{whole.strip()},{decimals.strip()}: if this is one number with a decimal comma, separate the columns by "
+            "semicolons, or write decimal points; if it is two, name all columns"
+        )
 
 
 def _check_duplicates(path: Path, header: Sequence[str]) -> None:
@@ -256,9 +279,9 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     body = [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
     frame = pd.DataFrame(body, columns=header, dtype=str)
     if sheet is None and len(book.sheetnames) > 1:
-        frame.attrs["remarks"] = [
-            f"reading sheet {chosen.title!r}, the first of {len(book.sheetnames)} ({path.name}#NAME selects another)"
-        ]
+        others = ", ".join(map(repr, book.sheetnames[1:]))
+        note = f"reading sheet {chosen.title!r}; {path.name}#NAME selects another: {others}"
+        frame.attrs |= {"remarks": [note], "note": note}
     return frame
 
 

@@ -259,9 +259,13 @@ def _sequence_set(
             return found, remarks
         remarks += found.remarks
     assert sequences is not None, "without sequences there are variants"
-    if wild is None and options.schema is not None:
+    if options.schema is not None and (wild is None or all(len(text) != len(wild) for text in sequences)):
+        # sequences of another length than in training are reported where they are encoded
         return SequenceSet(sequences=sequences), remarks
-    return from_sequences(sequences, wild_type=wild), remarks
+    try:
+        return from_sequences(sequences, wild_type=wild), remarks
+    except SubquadError as error:
+        raise SubquadError(f"{path}: {error}") from error
 
 
 def _from_variants(

@@ -86,7 +86,8 @@ def read_table(
     """
     path = resolve_table(path)
     frame = read_frame(path)
-    columns, remarks = find_columns(path, frame, settings)
+    note = frame.attrs.get("note", "")
+    ((columns, remarks),) = collect_errors(lambda: find_columns(path, frame, settings), note=note)
     read: list[ReadInputs] = []
 
     def inputs() -> ReadInputs:
@@ -104,7 +105,6 @@ def read_table(
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_covariates(path, frame, columns.covariates, None)]
     checks += [lambda: _weight(path, frame, columns), lambda: check(frame)]
-    note = frame.attrs.get("note", "")
     made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
@@ -177,7 +177,10 @@ def read_sequences(
     """
     path = resolve_table(path)
     frame = read_frame(path)
-    columns, remarks = find_inputs(path, frame, sequence=sequence, mutant=mutant, partner=None)
+    ((columns, remarks),) = collect_errors(
+        lambda: find_inputs(path, frame, sequence=sequence, mutant=mutant, partner=None),
+        note=frame.attrs.get("note", ""),
+    )
     made = read_inputs(
         path,
         frame,

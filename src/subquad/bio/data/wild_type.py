@@ -151,14 +151,14 @@ def _check(path: Path | str, variants: Variants, wild: np.ndarray, place: np.nda
     for k in order[1:][twice]:
         row = int(variants.row[k])
         errors.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
-    remedy = f"offset {offset} fits {fit:,} of {total:,} variants; correct or remove the others"
+    remedy = f"offset {offset} fits {fit:,} of {total:,} variants; correct or remove these rows"
     if fit < total / 2:
         best = next(iter(_ranked(_votes(variants, wild))), offset)
         better = _rows_that_fit(variants, wild, best)
         is_better = better > total / 2
         remedy = f"--offset {best} fits {better:,} of {total:,} variants" if is_better else "check --wild-type"
     raise_errors(
-        f"{path}: {len(errors):,} of {variants.rows:,} rows do not fit the wild type; {remedy}",
+        f"{path}: rows that do not fit the wild type: {len(errors):,} of {variants.rows:,}; {remedy}",
         [errors[row] for row in sorted(errors)],
     )
 

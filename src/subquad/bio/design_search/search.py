@@ -194,7 +194,8 @@ def _evolve(
             if still >= PATIENCE:
                 advance(settings.generations - done)
                 return
-            advance(1, best=float(scored.mean[top[0]]))
+            # the acquisition and not the prediction: it only rises, whichever direction is better
+            advance(1, best_acquisition=float(scored.value[top[0]]))
 
 
 def _children(

@@ -230,6 +230,8 @@ def _readable_errors(name: str) -> Iterator[None]:
     ) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         reason = " ".join(lines[0].split())
+        if isinstance(error, SafetensorError):
+            reason = f"its weights are damaged or incomplete ({reason}); download them again"
         if "trust_remote_code" in str(error):
             reason = "its architecture or tokenizer is defined by code in the checkpoint, which is not run"
         raise SubquadError(f"{name}: transformers cannot open this checkpoint: {reason}") from error

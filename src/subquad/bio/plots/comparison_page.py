@@ -40,7 +40,7 @@ def check_comparable(runs: Runs) -> None:
         ):
             if a != b:
                 raise SubquadError(
-                    f"{name}: its {what} is {b}, that of {first} is {a}; runs of the same target can be compared"
+                    f"{name}: its {what} is {b}, that of {first} is {a}; only runs of the same target can be compared"
                 )
 
 
@@ -58,7 +58,7 @@ def comparison_page(runs: Runs, bootstraps: Mapping[str, Mapping[str, Sequence[f
         if _are_paired(first, run)
     }
     values = "; ".join(f"{name} {run.metrics['test'][run.shown][run.main]:.3f}" for name, run in runs.items())
-    lead = f"{first.title} of the model that predict takes: {values}. {_verdict(runs, gaps)}"
+    lead = f"{first.title} of the model that `predict` uses: {values}. {_verdict(runs, gaps)}"
     title = f"Comparison of {len(runs)} runs: {', '.join(first.names[:3])}"
     return page(title, lead=lead, sections=[
         Section("Metrics", _metrics(runs)),
@@ -138,7 +138,7 @@ def _metrics(runs: Runs) -> list[Block]:
                 rows.append((name, model, value, low, high))
         cells.append(line)
     table = Table(["model", *runs], cells, caption=f"{main} on each run's test rows, with 95 % intervals over rows.")
-    caption = f"{main} of the model that predict takes in each run, with 95 % bootstrap intervals over the test rows."
+    caption = f"{main} of the model that `predict` uses in each run, with 95 % bootstrap intervals over the test rows."
     return [table, picture(forest(rows, label=main), caption)]
 
 

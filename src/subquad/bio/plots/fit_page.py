@@ -176,7 +176,7 @@ def _metrics(run: FinishedRun) -> list[Block]:
     cells = [
         [_metric_title(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.metric_names
     ]
-    blocks.append(Table(header, cells, caption="All metrics, with 95 % intervals in parentheses."))
+    blocks.append(Table(header, cells, caption="All metrics, with their 95 % intervals below them."))
     single = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
     if single:
         rows = [[_metric_title(name), *(run.metric(model, name) for model in run.models)] for name in single[:MAX_ROWS]]
@@ -217,7 +217,7 @@ def _with_interval(run: FinishedRun, model: str, name: str) -> str:
     value, ends = run.metric(model, name), run.interval(model, name)
     if value is None:
         return "–"
-    return f"{value:.3f}" if ends is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
+    return f"{value:.3f}" if ends is None else f"{value:.3f}\n{ends[0]:.3f}–{ends[1]:.3f}"
 
 
 def _training(run: FinishedRun) -> list[Block]:

@@ -157,7 +157,7 @@ def _homologs(table: Table, test: np.ndarray, known: np.ndarray) -> tuple[int | 
         found = have_homologs([table.sequences[row] for row in test], [table.sequences[row] for row in known])
     except SubquadError as error:
         return None, f"homologs were not searched for: {error}"
-    return int(found.sum()), f"{HOMOLOG}, of {len(test):,} test rows"
+    return int(found.sum()), f"{HOMOLOG}; {len(test):,} test rows were searched"
 
 
 def _known_chains(table: Table, test: np.ndarray, known: np.ndarray) -> dict[str, int]:

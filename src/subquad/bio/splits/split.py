@@ -6,6 +6,7 @@ selection faces the same shift as the test. Cost: one pass over the rows, plus M
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,23 @@ def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSetti
         return
     values = _values(frame, name)
     invalid = [] if _are_folds(values) else np.flatnonzero(~values.isin(list(PART_OF)))
+    found: dict[str, list[int]] = {}
+    for row in invalid:
+        found.setdefault(str(frame[name].iloc[row]), []).append(int(row) + 1)
     raise_errors(
-        f"{path}: column {name!r} must hold train, validation or test (or unused)",
-        [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in invalid],
+        f"{path}: column {name!r} must hold train, validation or test (or unused), or numbers of folds",
+        [f"{value!r}: {_rows(rows)}{_nearest(value)}" for value, rows in found.items()],
     )
+
+
+def _rows(rows: list[int]) -> str:
+    shown = ", ".join(map(str, rows[:3]))
+    return f"row {shown}" if len(rows) == 1 else f"{len(rows):,} rows ({shown}{' …' if len(rows) > 3 else ''})"
+
+
+def _nearest(value: str) -> str:
+    near = get_close_matches(value.strip().lower(), PART_OF, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def find_split(frame: pd.DataFrame) -> str | None:
@@ -280,7 +294,10 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
             how += f" (empty in {empty:,} measured rows, which are not used)"
         for word in ("train", "test"):
             if not len(parts[word]):
-                raise SubquadError(f"{table.path}: column {name!r} has no measured row with the value {word}")
+                raise SubquadError(
+                    f"{table.path}: column {name!r} has no measured row with the value {word}; mark some rows as "
+                    f"{word}, or rename the column, so that subquad splits the table"
+                )
     groups = _own_groups(table, parts)
     if not len(parts["validation"]):
         # the validation set is drawn from training, in whole groups if the test set has groups of its own
