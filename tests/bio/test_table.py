@@ -115,7 +115,8 @@ def test_unreadable_variants_do_not_hide_variants_that_do_not_fit_the_wild_type(
     assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
         f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
         "  row 5: 'p.Ala5del' is a deletion; only substitutions are supported; give such rows as full sequences",
-        f"{path}: rows that do not fit the wild type: 1 of 29; offset 0 fits 27 of 28 variants; correct or remove these rows",
+        f"{path}: rows that do not fit the wild type: 1 of 29; offset 0 fits 27 of 28 variants; "
+        "correct or remove these rows",
         f"  row 8: expected {words[7][0]} at 8, found {wild[7]}",
         f"{path}: not all measurements in column 'score' are finite numbers (1 wrong); correct or empty them",
         "  row 1: 'high'",

@@ -117,7 +117,8 @@ def test_a_wrong_letter_that_fits_at_several_offsets_is_counted_from_1_and_refus
 def test_a_wrong_wild_type_letter_is_reported_with_row_and_offset():
     message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
     assert message.splitlines() == [
-        "t.csv: rows that do not fit the wild type: 3 of 7; offset 23 fits 5 of 7 variants; correct or remove these rows",
+        "t.csv: rows that do not fit the wild type: 3 of 7; offset 23 fits 5 of 7 variants; "
+        "correct or remove these rows",
         "  row 5: expected G at 28, found F",
         "  row 6: 50 is outside the wild type, which has the positions 24 to 34",
         "  row 7: two variants at 33 (L33I:L33V)",
