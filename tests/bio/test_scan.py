@@ -152,6 +152,35 @@ def test_classes_are_scanned_by_their_probability(with_run, tmp_path, task_type,
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "cells", "expected"),
+    [
+        (AdditiveModel("binary", classes=("0", "1")), ["1.0", "0.0"], [1, 0]),
+        (AdditiveModel("multiclass", classes=("x", "y", "z")), ["y", "x"], [0, 1]),
+        (AdditiveModel("multilabel", names=("a", "score")), ["1", "0"], [1, 0]),
+        (AdditiveModel(), ["0,25", "\u22121,5"], [0.25, -1.5]),
+    ],
+)
+def test_measurements_of_a_table_are_read_as_the_fit_reads_them(tmp_path, model, cells, expected):
+    pd.DataFrame({"sequence": ["CCGTACG", "ACGTACC"], "score": cells}).to_csv(tmp_path / "t.csv", index=False)
+    model.names = model.names if "score" in model.names else ["score"]
+    target = {"multiclass": "x", "multilabel": "score"}.get(model.task_type)
+    settings = ScanSettings(target=target, table=str(tmp_path / "t.csv"))
+    frame = scan(model, settings, out=tmp_path / "scan", quiet=True).set_index("mutant")
+    assert frame.loc[["A1C", "G7C"], "measured"].tolist() == expected
+    assert frame["measured"].notna().sum() == 2
+
+
+def test_measurements_that_the_fit_would_refuse_are_refused(tmp_path):
+    pd.DataFrame({"sequence": ["CCGTACG"], "score": ["w"]}).to_csv(tmp_path / "t.csv", index=False)
+    settings = ScanSettings(table=str(tmp_path / "t.csv"))
+    with pytest.raises(SubquadError, match=r"classes that the fit does not have \(x, y\):\s+row 1: 'w'"):
+        scan(AdditiveModel("binary", classes=("x", "y")), settings, out=tmp_path / "scan", quiet=True)
+    with pytest.raises(SubquadError, match="finite numbers"):
+        scan(AdditiveModel(), settings, out=tmp_path / "scan", quiet=True)
+    assert not (tmp_path / "scan").exists()
+
+
 def test_one_of_several_targets_is_scanned(with_run, tmp_path):
     columns = {"sequence": ["CCGTACG"], "measured:one": [1.0], "measured:two": [7.0]}
     model = with_run(AdditiveModel(names=("one", "two")), **columns)

@@ -5,12 +5,12 @@ Axes: L positions, A letters.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.models.finished_run import TEST_ROWS
+from subquad.bio.models.finished_run import TEST_ROWS, read_test_rows
+from subquad.bio.models.measured import read_measured
 from subquad.bio.models.members import deviation
 from subquad.bio.models.scorer import SEPARATOR, Scorer
 from subquad.bio.models.support import (
@@ -21,7 +21,7 @@ from subquad.bio.models.support import (
     yes_no,
 )
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError
 
 __all__ = ["measured_values", "scan_table", "single_mutants"]
 
@@ -105,17 +105,13 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
         table: Table with the columns of the fit; None: the test rows of the model's run folder.
 
     Raises:
-        SubquadError: The table cannot be read or lacks the target column.
+        SubquadError: The table cannot be read, lacks the target column, or has measurements that the fit would refuse.
     """
     found = _test_rows(scorer) if table is None else _table_rows(scorer, table)
     if found is None:
         return {}
-    sequences, texts = found
-    if scorer.model.task_type in ("binary", "multiclass"):
-        values: Any = (texts.astype(str).str.strip() == scorer.name).astype(float).where(texts.notna())
-    else:
-        values = pd.to_numeric(texts, errors="coerce")
-    means = values.groupby(np.asarray(sequences)).mean().dropna()
+    sequences, values = found
+    means = pd.Series(values).groupby(np.asarray(sequences)).mean().dropna()
     known = dict(zip(means.index, means, strict=True))
     if scorer.partner is None:
         return known
@@ -123,22 +119,25 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
     return {pair.removeprefix(prefix): value for pair, value in known.items() if pair.startswith(prefix)}
 
 
-def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:
-    path = scorer.model.directory / TEST_ROWS
-    # a saved estimator keeps no rows
-    if not path.is_file():
-        return None
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    column = "measured" if "measured" in frame.columns else f"measured:{scorer.name}"
-    return frame["sequence"], frame[column]
-
-
-def _table_rows(scorer: Scorer, table: Path | str) -> tuple[Any, Any]:
-    from subquad.bio.data.table import read_like
-
+def _test_rows(scorer: Scorer) -> tuple[Sequence[str], np.ndarray] | None:
     model = scorer.model
-    read = read_like(table, model.schema)
-    column = scorer.name if model.task_type in ("regression", "multilabel") else model.names[0]
-    if column not in read.frame.columns:
-        raise unknown(f"column of measurements in {table}", column, read.frame.columns)
-    return read.sequences, read.frame[column].reset_index(drop=True)
+    # a saved estimator keeps no rows
+    if not (model.directory / TEST_ROWS).is_file():
+        return None
+    frame = read_test_rows(model.directory, model.task_type)
+    if model.task_type in ("binary", "multiclass"):
+        values = frame["measured"] == scorer.name
+    else:
+        values = frame["measured" if "measured" in frame.columns else f"measured:{scorer.name}"]
+    return frame["sequence"].tolist(), values.to_numpy(dtype=np.float64)
+
+
+def _table_rows(scorer: Scorer, table: Path | str) -> tuple[Sequence[str], np.ndarray]:
+    model = scorer.model
+    if model.task_type in ("binary", "multiclass"):
+        read = read_measured(table, model)
+        values = np.where(read.has, read.y == model.classes.index(scorer.name), np.nan)
+    else:
+        read = read_measured(table, model, column=scorer.name)
+        values = read.y[:, 0]
+    return read.table.sequences, values

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.files import column_of, is_missing, read_frame
-from subquad.bio.data.table import read_like, read_table
-from subquad.bio.data.targets import read_target
+from subquad.bio.data.table import read_table
 from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.measured import read_measured
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import make_split
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
@@ -99,8 +98,8 @@ def read_measurements(
         SubquadError: A table cannot be read or lacks a column, has no measurement, or a measurement differs from
             another one of the same sequence.
     """
-    known = _read(Path(table), model, settings, is_new=False)
-    read = collect_errors(*(lambda path=path: _read(Path(path), model, settings, is_new=True) for path in paths))
+    known = _read(Path(table), model, settings)
+    read = collect_errors(*(lambda path=path: _read(Path(path), model, settings) for path in paths))
     seen = {}
     for row in np.flatnonzero(known.has):
         seen.setdefault(known.sequences[row], []).append((known, int(row)))
@@ -140,31 +139,13 @@ def read_measurements(
     )
 
 
-def _read(path: Path, model: BioModel, settings: FitSettings, *, is_new: bool) -> _Rows:
-    frame = read_frame(path)
-    columns = [*model.names, *(name for name in (settings.group, settings.weight, settings.error) if name)]
-    absent = [name for name in columns if name not in frame.columns]
+def _read(path: Path, model: BioModel, settings: FitSettings) -> _Rows:
+    read = read_measured(path, model)
+    frame = read.table.frame
+    absent = [name for name in (settings.group, settings.weight, settings.error) if name and name not in frame.columns]
     if absent:
         raise SubquadError(f"{path}: {unknown('column', absent[0], frame.columns)}; the fit reads it")
-    texts = [column_of(frame, name) for name in model.names]
-    if is_new and all(is_missing(text).all() for text in texts):
-        raise SubquadError(f"{path}: column {model.names[0]!r} is empty; write the measurements into it")
-    read = read_like(path, model.schema)
-    target, has, _ = read_target(path, frame, model.names, None, task_type=model.task_type)
-    y: np.ndarray = np.asarray(target.y)
-    if model.classes and model.task_type in ("binary", "multiclass"):
-        y = _as_known_classes(path, target.classes, target.y, model.classes)
-    return _Rows(path=path, frame=frame, sequences=read.sequences, y=y, has=has)
-
-
-def _as_known_classes(path: Path, classes: Sequence[str], y: np.ndarray, known: Sequence[str]) -> np.ndarray:
-    """Return indices of classes in the order of the model."""
-    place = {name: k for k, name in enumerate(known)}
-    raise_errors(
-        f"{path}: classes that the fit does not have ({', '.join(known)}):",
-        [f"row {row + 1}: {classes[y[row]]!r}" for row in np.flatnonzero(y >= 0) if classes[y[row]] not in place],
-    )
-    return np.array([place[classes[int(value)]] if value >= 0 else -1 for value in y])
+    return _Rows(path=path, frame=frame, sequences=read.table.sequences, y=read.y, has=read.has)
 
 
 def _with_split(known: _Rows, settings: FitSettings, *, seed: int) -> tuple[pd.DataFrame, FitSettings]:

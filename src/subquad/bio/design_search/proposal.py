@@ -19,7 +19,7 @@ from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
 from subquad.bio.design_search.settings import AcquisitionKind, SearchSettings
-from subquad.bio.models.finished_run import TEST_ROWS
+from subquad.bio.models.finished_run import TEST_ROWS, read_test_rows
 from subquad.bio.models.scorer import SEPARATOR, Scorer, input_sequence
 from subquad.bio.models.support import (
     beyond_measured,
@@ -103,8 +103,8 @@ def measured_sequences(run: Any, scorer: Scorer, table: str | None, *, quiet: bo
     )
     if folder is None or not (folder / TEST_ROWS).is_file():
         return MeasuredSequences(sequences=[], is_complete=False)
-    rows = pd.read_csv(folder / TEST_ROWS, dtype=str)["sequence"].dropna()
-    return MeasuredSequences(sequences=_with_partner(scorer, rows), is_complete=False)
+    rows = read_test_rows(folder, scorer.model.task_type)
+    return MeasuredSequences(sequences=_with_partner(scorer, rows["sequence"]), is_complete=False)
 
 
 def _with_partner(scorer: Scorer, sequences: Iterable[str]) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "lead_of",
     "no_comparison",
     "read_finished_run",
+    "read_test_rows",
 ]
 
 TEST_ROWS = "test.csv"
@@ -163,6 +164,23 @@ def lead_of(metrics: Mapping[str, Any]) -> str:
     return "The test rows do not separate it from at least one other single model."
 
 
+def read_test_rows(directory: Path | str, task_type: str) -> pd.DataFrame:
+    """Return the test rows of a run: sequences, groups, variants and measured classes as text, the rest as numbers.
+
+    Raises:
+        SubquadError: The file is missing or damaged.
+    """
+    path = Path(directory) / TEST_ROWS
+    text: Any = dict.fromkeys(("sequence", "group", "mutant"), str)
+    if task_type in ("binary", "multiclass"):
+        text["measured"] = str
+    # a group or class named NA is not a missing value
+    try:
+        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise SubquadError(f"{path}: missing or damaged ({error}); fit again") from error
+
+
 def read_finished_run(directory: Path | str) -> FinishedRun:
     """Return the finished run in a folder.
 
@@ -177,14 +195,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / TEST_SEQUENCES)
     else:
-        text: Any = dict.fromkeys(("sequence", "group", "mutant"), str)
-        if metrics["task_type"] in ("binary", "multiclass"):
-            text["measured"] = str
-        # a group or class named NA is not a missing value
-        try:
-            rows = pd.read_csv(directory / TEST_ROWS, dtype=text, keep_default_na=False, na_values=[""])
-        except (OSError, ValueError) as error:
-            raise SubquadError(f"{directory / TEST_ROWS}: missing or damaged ({error}); fit again") from error
+        rows = read_test_rows(directory, metrics["task_type"])
     config = {**config, "settings": config["subquad"]["settings"]}
     return FinishedRun(
         metrics=metrics,

@@ -1,0 +1,69 @@
+"""Measurements in a table that is read like the table of a fit. Cost: one pass over the rows.
+
+Axes: n rows, K columns of measurements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from subquad.bio.data.files import column_of, is_missing
+from subquad.bio.data.table import Table, read_like
+from subquad.bio.data.targets import read_target
+from subquad.errors import SubquadError, raise_errors, unknown
+
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
+
+__all__ = ["MeasuredTable", "read_measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTable:
+    """A table with measurements of what a model predicts."""
+
+    table: Table
+    y: np.ndarray
+    """`(n, K)` measurements, NaN where missing; or `(n,)` indices into the classes of the model, -1 where missing."""
+    has: np.ndarray
+    """`(n,)` whether the row has a measurement."""
+
+
+def read_measured(path: Path | str, model: "BioModel", *, column: str | None = None) -> MeasuredTable:
+    """Read the measurements of a table as the fit of a model reads them.
+
+    Args:
+        path: Table with the columns of the fit.
+        model: The fitted model.
+        column: Read the numbers of this column only. Default: all target columns of the model.
+
+    Raises:
+        SubquadError: The table cannot be read, lacks a target column or has no measurement in it, or has a class that
+            the model does not have.
+    """
+    table = read_like(path, model.schema)
+    frame = table.frame
+    names, task_type = ([column], "regression") if column is not None else (list(model.names), model.task_type)
+    for name in names:
+        if name not in frame.columns:
+            raise SubquadError(f"{path}: {unknown('column', name, frame.columns)}; the fit reads it")
+    if all(is_missing(column_of(frame, name)).all() for name in names):
+        raise SubquadError(f"{path}: column {names[0]!r} is empty; write the measurements into it")
+    target, has, _ = read_target(path, frame, names, None, task_type=task_type)
+    y: np.ndarray = np.asarray(target.y)
+    if model.classes and task_type in ("binary", "multiclass"):
+        y = _as_known_classes(path, target.classes, y, model.classes)
+    return MeasuredTable(table=table, y=y, has=has)
+
+
+def _as_known_classes(path: Path | str, classes: Sequence[str], y: np.ndarray, known: Sequence[str]) -> np.ndarray:
+    """Return indices of classes in the order of the model."""
+    place = {name: k for k, name in enumerate(known)}
+    raise_errors(
+        f"{path}: classes that the fit does not have ({', '.join(known)}):",
+        [f"row {row + 1}: {classes[y[row]]!r}" for row in np.flatnonzero(y >= 0) if classes[y[row]] not in place],
+    )
+    return np.array([place[classes[int(value)]] if value >= 0 else -1 for value in y])
