@@ -384,6 +384,25 @@ def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
     assert [job["id"] for job in make_jobs([a, b], settings, tmp_path / "out", force=False)] == ["a", "b"]
 
 
+def test_training_rows_of_another_task_are_found_by_all_names_of_the_parts(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "sequence,target,split\nAAA,1,Training\nCCC,2,val\nGGG,3,Test\nTTT,4,dev\nACA,5,unused\n"
+    )
+    (tmp_path / "b.csv").write_text("sequence;target;split\nGGT;1;Test\nGGC;2;train\n")
+    (tmp_path / "c.csv").write_text("sequence,target,split\nGGT,1,train\n")
+    (tmp_path / "d.csv").write_text("sequence,score,split\nGGT,1,probe\n")
+    entries = [{"id": name, "file": f"{name}.csv", "kind": "reg"} for name in "abcd"]
+    (tmp_path / "tasks.json").write_text(json.dumps(entries))
+    own = BenchSettings(train_on=("b=a",), only=("b",))
+    (task,) = read_tasks(tmp_path / "tasks.json", own, tmp_path / "out")
+    assert pd.read_csv(task.table, dtype=str)["sequence"].tolist() == ["AAA", "CCC", "TTT", "GGT"]
+    with pytest.raises(SubquadError) as error:
+        read_tasks(tmp_path / "tasks.json", BenchSettings(train_on=("c=a", "d=a")), tmp_path / "out")
+    assert f"c: {tmp_path / 'c.csv'}: train_on needs test rows, and column 'split' has none" in str(error.value)
+    assert f"d: {tmp_path / 'd.csv'}: train_on needs more columns:" in str(error.value)
+    assert "no column 'target'" in str(error.value)
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA does not say where the files are")
 def test_the_tasks_of_the_paper_are_read(tmp_path):

@@ -24,6 +24,7 @@ from subquad.bio.metrics.scores import (
     undefined_metrics,
 )
 from subquad.bio.models.finished_run import FinishedRun, best_model
+from subquad.bio.plots import split_section
 from subquad.bio.plots.figures import dot_plot
 from subquad.bio.plots.fit_page import card, render, sections
 from subquad.bio.settings import ALPHABETS
@@ -491,3 +492,12 @@ def test_runs_of_other_targets_and_a_run_with_itself_are_not_compared(tmp_path):
     with pytest.raises(SubquadError, match="needs an output file: name it with --out"):
         report(one, other)
     assert not out.exists()
+
+
+def test_the_advice_on_homologs_is_not_what_was_done_already():
+    run = finished("regression")
+    run.metrics["leakage"] |= {"homologs": 3, "homology": "alike"}
+    assert "--split-by homology holds out whole clusters" in str(split_section.blocks(run))
+    run.config["settings"]["split_by"] = "homology"
+    assert "a lower --identity separates more of them" in str(split_section.blocks(run))
+    assert "--split-by homology" not in str(split_section.blocks(run))

@@ -13,7 +13,10 @@ from subquad.bio.cli import cross_validate as cross_validate_cli
 from subquad.bio.commands import cross_validate as cross_validate_command
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.cross_validate import cross_validate
+from subquad.bio.data.dataset import Target
+from subquad.bio.metrics.scores import difference
 from subquad.bio.plots.cross_validation_page import is_tied
+from subquad.bio.splits import split as split_module
 from subquad.errors import SubquadError
 from subquad.runs.options import RunOptions
 
@@ -101,17 +104,19 @@ def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypat
     assert metrics["folds"] == done[1]["folds"]
 
 
-def test_the_table_is_read_once_for_all_folds(genes, tmp_path, monkeypatch):
-    whole, calls = cross_validate_command.read_table, []
+def test_the_table_is_read_and_its_units_are_found_once_for_all_folds(genes, tmp_path, monkeypatch):
+    whole, calls, units_of, found = cross_validate_command.read_table, [], split_module.units_of, []
 
     def read_table(*arguments, **more):
         calls.append(arguments[0])
         return whole(*arguments, **more)
 
+    monkeypatch.setattr(split_module, "units_of", lambda *given: found.append(given) or units_of(*given))
     for module in (cross_validate_command, fit_command):
         monkeypatch.setattr(module, "read_table", read_table)
     metrics = cross_validate(genes, by_gene(models=("ridge",)), out=tmp_path / "out", quiet=True)
     assert calls == [genes]
+    assert len(found) == 1
     # a single model has no ensemble, and nothing to be compared with
     assert metrics["differences"] == {"ridge": {}}
     assert metrics["best_folds"] == {"ridge": 3}
@@ -140,6 +145,27 @@ def test_a_column_may_have_more_folds_than_are_made_by_default(tmp_path):
     assert pd.read_csv(tmp_path / "out" / "predictions.csv")["fold"].tolist() == frame["part"].tolist()
     with pytest.raises(SubquadError, match="column 'part' has 7 folds with measured rows, no fold 7"):
         fit_command.fit(tmp_path / "t.csv", replace(own, fold=7), out=tmp_path / "fit", quiet=True)
+
+
+def test_classes_and_groups_keep_their_names_as_text(tmp_path):
+    frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
+    frame["bound"], frame["batch"] = np.where(frame["active"] == 1, "TRUE", "FALSE"), "01"
+    frame.loc[frame.index % 3 > 0, "batch"] = "02"
+    # replicates, which bootstrap samples keep together
+    frame = pd.concat([frame] * 3)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    own = settings(target=("bound",), group="batch", models=("ridge", "boosting"), folds=2)
+    metrics = cross_validate(tmp_path / "t.csv", own, out=tmp_path / "out", quiet=True)
+    assert metrics["pooled"]["ridge"]["auroc"] > 0.9
+    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str)
+    frame = frame.iloc[predicted["row"].astype(int) - 1]
+    assert predicted["measured"].tolist() == frame["bound"].tolist()
+    assert predicted["group"].tolist() == frame["batch"].tolist()
+    truth = Target(task_type="binary", y=(frame["bound"] == "TRUE").to_numpy(dtype=np.int64), classes=("FALSE", "TRUE"))
+    own, other = (predicted[[name]].to_numpy(dtype=float) for name in ("ensemble", "ridge"))
+    expected = difference(truth, own, other, units=predicted["sequence"].to_numpy())
+    assert metrics["differences"]["ensemble"]["ridge"] == pytest.approx(expected)
+    assert expected != pytest.approx(difference(truth, own, other))
 
 
 def test_residues_have_means_over_the_folds_only(tmp_path):

@@ -216,6 +216,17 @@ def test_every_task_type_has_its_main_metric_and_weights_equal_repeated_rows(mon
     assert seen == set(TASK_TYPES)
 
 
+def test_the_interval_of_a_difference_counts_replicates_as_one_unit():
+    y, a = numbers(53)
+    b = numbers(53, seed=1)[1]
+    once = difference(Target(task_type="regression", y=y), a, b)
+    y, a, b = (np.repeat(values, 5, axis=0) for values in (y, a, b))
+    target = Target(task_type="regression", y=y)
+    assert difference(target, a, b, units=np.repeat(np.arange(53), 5)) == pytest.approx(once)
+    narrow = difference(target, a, b)
+    assert narrow["high"] - narrow["low"] < 0.7 * (once["high"] - once["low"])
+
+
 def test_the_interval_of_a_difference_is_paired():
     y, p = numbers(499)
     target = Target(task_type="regression", y=y)

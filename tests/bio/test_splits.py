@@ -663,8 +663,13 @@ def test_homologs_of_a_given_split_are_counted_and_said():
         "at least 30 % identity over half of the sequence, E-value at most 0.001; 7 test rows were searched"
     )
     assert "3 test rows have homologs in training or validation" in split.how
+    assert "--split-by homology separates them" in split.how
     split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.3), seed=0)
     assert split.leakage.homologs == 0
+    split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.9), seed=0)
+    assert split.leakage.homologs
+    assert "a lower --identity separates more of them" in split.how
+    assert "--split-by" not in split.how
 
 
 def test_homologs_are_not_searched_among_variants_of_one_protein():

@@ -9,15 +9,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.compared_models import models_suiting
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import separator_of
+from subquad.bio.data.files import read_frame, separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
-from subquad.errors import SubquadError, raise_errors, unknown
+from subquad.bio.splits.split import parts_of_column
+from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["Task", "read_tasks"]
@@ -261,21 +263,19 @@ def _chosen(tasks: Sequence[Task], settings: BenchSettings) -> list[Task]:
 def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, errors: list[str]) -> Task:
     """Return the task with a table of its test rows and the training rows of another task."""
     donor = by_id[str(task.train_on)]
-    before = len(errors)
     if donor.task_type != task.task_type:
         errors.append(f"{task.id}: train_on {donor.id} is a task of type {donor.task_type}, not {task.task_type}")
-    errors += [
-        f"{own.id}: {own.table}: train_on needs a column {name!r} (CSV or TSV)"
-        for own in (task, donor)
-        for name in _missing(_header(own.table))
-    ]
-    if len(errors) > before:
         return task
-    own, other = (_read(each.table) for each in (task, donor))
+    try:
+        (own, part), (other, part_of_other) = collect_errors(lambda: _with_parts(task), lambda: _with_parts(donor))
+        test, training = own[part == "test"], other[np.isin(part_of_other, ("train", "validation"))]
+        if not len(test):
+            raise SubquadError(f"{task.id}: {task.table}: train_on needs test rows, and column 'split' has none")
+    except SubquadError as error:
+        errors.append(str(error))
+        return task
     kept = [name for name in own.columns if name in other.columns]
     letters = [name for name in ("sequence", "guide", "context") if name in kept]
-    test = own[own["split"] == "test"]
-    training = other[other["split"].isin(["train", "validation"])]
     in_test = set(test[letters].itertuples(index=False, name=None))
     is_new = [row not in in_test for row in training[letters].itertuples(index=False, name=None)]
     path = folder / "tables" / f"{task.id}.csv.gz"
@@ -287,11 +287,21 @@ def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, errors: list[st
     return replace(task, table=path, has_training=bool(any(is_new)), size=max(task.size, donor.size))
 
 
+def _with_parts(task: Task) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the table of a task as text, and the part of its split that each row is in.
+
+    Raises:
+        SubquadError: The table cannot be read or lacks a column, or its split has other values than names of parts.
+    """
+    frame = read_frame(task.table)
+    raise_errors(
+        f"{task.id}: {task.table}: train_on needs more columns:",
+        [str(unknown("column", name, frame.columns)) for name in _missing(set(frame.columns))],
+    )
+    return frame, parts_of_column(f"{task.id}: {task.table}", frame, "split")
+
+
 def _missing(names: set[str]) -> Iterator[str]:
     yield from (name for name in ("target", "split") if name not in names)
     if "sequence" not in names and not {"guide", "context"} <= names:
         yield "sequence"
-
-
-def _read(table: Path) -> Any:
-    return pd.read_csv(table, dtype=str, keep_default_na=False, sep=separator_of(table), encoding="utf-8-sig")

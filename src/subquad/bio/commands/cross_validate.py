@@ -15,14 +15,14 @@ import pandas as pd
 
 from subquad.bio.commands.fit import fit_table, run_settings
 from subquad.bio.compared_models import ENSEMBLE
-from subquad.bio.data.dataset import Target
+from subquad.bio.data.dataset import ROW_TASK_TYPES, Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
-from subquad.bio.models.finished_run import TEST_ROWS
+from subquad.bio.models.finished_run import read_test_rows
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.split import check_split_column, count_folds, make_split
+from subquad.bio.splits.split import check_split_column, count_folds, make_split, split_method
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, METRICS, check_run_folder, open_run
@@ -67,7 +67,8 @@ def cross_validate(
     identity = run_settings(path, settings, seed)
     check_run_folder(out, kind="bio folds", settings=identity, force=force)
     # impossible folds are refused before anything is written
-    first = make_split(read, replace(settings, fold=0), seed=seed)
+    method = split_method(read, replace(settings, fold=0))
+    first = make_split(read, replace(settings, fold=0), seed=seed, method=method)
     run = open_run(out, kind="bio folds", settings=identity, force=force)
     for remark in read.remarks:
         say(remark, quiet=quiet)
@@ -77,15 +78,17 @@ def cross_validate(
         # the settings of the whole run identify its folds, so that a finished one is not repeated
         if not (folder / METRICS).is_file():
             say(f"fold {fold} of {count}, counted from 0", quiet=quiet)
-            own, split = replace(settings, fold=fold), first if fold == 0 else None
+            own = replace(settings, fold=fold)
+            split = make_split(read, own, seed=seed, method=method) if fold else first
             fit_table(read, own, out=folder, seed=seed, quiet=quiet, split=split)
         folds.append(read_json(folder / METRICS))
-    frame = _predictions(run.directory, count)
+    frame = _predictions(run.directory, count, folds[0]["task_type"])
     if frame is not None:
         with atomic(run.directory / PREDICTIONS) as temporary:
             frame.to_csv(temporary, index=False)
     config = read_json(run.directory / "fold-0" / CONFIG)
-    metrics = _metrics(folds, frame, config["target"])
+    units = None if frame is None else frame["group" if settings.split_by == "group" else "sequence"].to_numpy()
+    metrics = _metrics(folds, frame, config["target"], units)
     name = f"{', '.join(config['target']['names'][:3])} from sequence, {count} folds: {path.name}"
     card = f"# {name}\n\n{verdict(metrics)}\n"
     html = render(metrics, name, how=config["split"]["how"])
@@ -93,17 +96,16 @@ def cross_validate(
     return metrics
 
 
-def _predictions(directory: Path, count: int) -> pd.DataFrame | None:
+def _predictions(directory: Path, count: int, task_type: str) -> pd.DataFrame | None:
     """Return the test rows of all folds, in the order of the table; None for residues and pairs."""
-    paths = [directory / f"fold-{fold}" / TEST_ROWS for fold in range(count)]
-    if not all(path.is_file() for path in paths):
+    if task_type not in ROW_TASK_TYPES:
         return None
-    frames = [pd.read_csv(path, dtype={"sequence": str}).assign(fold=fold) for fold, path in enumerate(paths)]
+    frames = [read_test_rows(directory / f"fold-{fold}", task_type).assign(fold=fold) for fold in range(count)]
     return pd.concat(frames).sort_values("row", kind="stable", ignore_index=True)
 
 
 def _metrics(
-    folds: Sequence[Mapping[str, Any]], frame: pd.DataFrame | None, target: Mapping[str, Any]
+    folds: Sequence[Mapping[str, Any]], frame: pd.DataFrame | None, target: Mapping[str, Any], units: np.ndarray | None
 ) -> dict[str, Any]:
     """Return means and standard deviations over the folds, and metrics of all rows together."""
     task_type, main = folds[0]["task_type"], folds[0]["main_metric"]
@@ -126,19 +128,25 @@ def _metrics(
         "seconds": round(sum(fold["seconds"]["total"] for fold in folds), 2),
     }
     if frame is not None and task_type in ("regression", "binary") and len(target["names"]) == 1:
-        metrics |= _pooled(frame, models, target)
+        metrics |= _pooled(frame, models, target, units)
     return metrics
 
 
-def _pooled(frame: pd.DataFrame, models: Sequence[str], target: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of all rows together, and the advantage of the ensemble (else Lyra) over each other model."""
+def _pooled(
+    frame: pd.DataFrame, models: Sequence[str], target: Mapping[str, Any], units: np.ndarray | None
+) -> dict[str, Any]:
+    """Return the metrics of all rows together, and the advantage of the ensemble (else Lyra) over each other model.
+
+    Rows of one unit, a group or equal sequences, stay together in bootstrap samples.
+    """
     task_type, classes = target["task_type"], target["classes"]
     if task_type == "binary":
-        y = (frame["measured"].astype(str) == str(classes[1])).to_numpy(dtype=np.int64)
+        y = (frame["measured"] == classes[1]).to_numpy(dtype=np.int64)
     else:
         y = frame[["measured"]].to_numpy(dtype=np.float64)
     truth = Target(task_type=task_type, y=y, classes=tuple(classes))
     predicted = {model: frame[[model]].to_numpy(dtype=np.float64) for model in models}
     first = next((name for name in (ENSEMBLE, "lyra") if name in predicted), models[0])
-    gaps = {model: difference(truth, predicted[first], own) for model, own in predicted.items() if model != first}
+    others = {model: own for model, own in predicted.items() if model != first}
+    gaps = {model: difference(truth, predicted[first], own, units=units) for model, own in others.items()}
     return {"pooled": {model: score(truth, own) for model, own in predicted.items()}, "differences": {first: gaps}}

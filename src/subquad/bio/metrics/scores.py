@@ -217,13 +217,14 @@ def _is_constant(target: Target, prediction: Any) -> bool:
     return bool((values == values[:1]).all())
 
 
-def difference(target: Target, first: Any, second: Any) -> dict[str, float]:
+def difference(target: Target, first: Any, second: Any, *, units: np.ndarray | None = None) -> dict[str, float]:
     """Return by how much the main metric of the first predictions is higher, with a 95 % paired bootstrap interval.
 
     Args:
         target: Measured values of the rows.
         first: Predictions of the rows by one model.
         second: Predictions of the same rows by another model.
+        units: `(n,)` unit of each row, which bootstrap samples keep together; see `compare_models`.
 
     Returns:
         `value`, `low` and `high`.
@@ -231,7 +232,7 @@ def difference(target: Target, first: Any, second: Any) -> dict[str, float]:
     name = MAIN_METRIC[target.task_type]
     value = score(target, first)[name] - score(target, second)[name]
     # equal seeds draw equal rows
-    one, other = (bootstrap_metric(target, side, name) for side in (first, second))
+    one, other = (_drawn(target, side, names=(name,), units=units)[name] for side in (first, second))
     low, high = _interval(one - other, value)
     return {"value": value, "low": low, "high": high}
 

@@ -38,7 +38,8 @@ def blocks(run: FinishedRun) -> list[Block]:
         found.append(Table(["leakage", "rows"], counts))
     elif leaks:
         found.append("No test sequence occurs in training or validation, and no sequence has several rows.")
-    found += _near_duplicates(leaks, used=rows["train"] + rows["validation"])
+    is_clustered = run.config["settings"].get("split_by") == "homology"
+    found += _near_duplicates(leaks, used=rows["train"] + rows["validation"], is_clustered=is_clustered)
     if audit.get("unseen"):
         found.append(_unseen(audit["unseen"], run))
     nearest = audit.get("nearest")
@@ -72,7 +73,7 @@ def _nearest(nearest: Mapping[str, Any]) -> Picture:
     return picture(histograms([panel]), caption)
 
 
-def _near_duplicates(leaks: Mapping[str, Any], *, used: int) -> list[Block]:
+def _near_duplicates(leaks: Mapping[str, Any], *, used: int, is_clustered: bool) -> list[Block]:
     texts = []
     if leaks.get("near_duplicates") and leaks.get("kept_because"):
         texts.append(
@@ -92,9 +93,10 @@ def _near_duplicates(leaks: Mapping[str, Any], *, used: int) -> list[Block]:
     if leaks.get("homologs") == 0:
         texts.append(f"No test row has a homolog in training or validation ({leaks['homology']}).")
     if leaks.get("homologs"):
-        texts.append(
-            "Rows with homologs are easier to predict than new families; --split-by homology holds out whole clusters."
-        )
+        remedy = "--split-by homology holds out whole clusters"
+        if is_clustered:
+            remedy = "a lower --identity separates more of them from training"
+        texts.append(f"Rows with homologs are easier to predict than new families; {remedy}.")
     if leaks.get("homologs") is None and leaks.get("homology"):
         texts.append(f"{leaks['homology']}.".capitalize())
     return [" ".join(texts)] if texts else []

@@ -79,7 +79,7 @@ class Leakage:
 
 
 def find_leakage(
-    table: Table, settings: FitSettings, parts: dict[str, np.ndarray], *, is_given: bool
+    table: Table, settings: FitSettings, parts: dict[str, np.ndarray], equal: np.ndarray, *, is_given: bool
 ) -> tuple[Leakage, np.ndarray]:
     """Return the leakage of a split, and the test rows that stay.
 
@@ -87,9 +87,10 @@ def find_leakage(
         table: The table.
         settings: `leak_distance` and `keep_duplicates` decide what is removed from the test set.
         parts: Rows of each part.
+        equal: `(n,)` index of the sequence of each row; see `equal_sequences`.
         is_given: The split comes from a column of the table.
     """
-    equal, test = equal_sequences(table.inputs), parts["test"]
+    test = parts["test"]
     known = np.concatenate([parts["train"], parts["validation"]])
     is_exact = np.isin(equal[test], equal[known])
     compared = _sample(table, test, known)
@@ -97,7 +98,7 @@ def find_leakage(
     is_near &= ~is_exact
     reason = _reason_to_keep(table, settings, is_given=is_given)
     is_removed = (is_near & (not reason)) | (is_exact & (not settings.keep_duplicates))
-    homologs, homology = _homologs(table, test[~is_removed], known)
+    homologs, homology = _homologs(table, test[~is_removed], known, equal)
     replicated, conflicts = _replicates(table.target, equal, np.concatenate([known, test]))
     leakage = Leakage(
         exact=int(is_exact.sum()),
@@ -139,7 +140,7 @@ def _near_duplicates(table: Table, test: np.ndarray, others: np.ndarray, *, dist
     return found, definition
 
 
-def _homologs(table: Table, test: np.ndarray, known: np.ndarray) -> tuple[int | None, str]:
+def _homologs(table: Table, test: np.ndarray, known: np.ndarray, equal: np.ndarray) -> tuple[int | None, str]:
     """Return the number of test rows with homologs among the known rows, and the definition; None if not searched."""
     inputs = table.inputs
     # variants of one protein are homologs by design, and lengths that are all equal are mostly those of variants
@@ -148,7 +149,7 @@ def _homologs(table: Table, test: np.ndarray, known: np.ndarray) -> tuple[int | 
         return None, ""
     if _is_library(table) or not len(test) or np.median(inputs.lengths) < SHORTEST["protein"]:
         return None, ""
-    known = known[np.unique(equal_sequences(inputs)[known], return_index=True)[1]]
+    known = known[np.unique(equal[known], return_index=True)[1]]
     letters = inputs.lengths
     most = int(MAX_PAIRS / max(float(letters[known].sum()) * max(float(letters[test].mean()), 1.0), 1.0))
     if len(test) > max(most, 1):

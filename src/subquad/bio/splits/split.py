@@ -32,7 +32,17 @@ from subquad.bio.splits.near_duplicates import equal_sequences
 from subquad.bio.splits.units import KINDS, units_of
 from subquad.errors import SubquadError, raise_errors, unknown
 
-__all__ = ["Split", "check_split_column", "count_folds", "fewer_rows", "find_split", "make_split"]
+__all__ = [
+    "Split",
+    "SplitMethod",
+    "check_split_column",
+    "count_folds",
+    "fewer_rows",
+    "find_split",
+    "make_split",
+    "parts_of_column",
+    "split_method",
+]
 
 PART_OF = {
     "train": "train",
@@ -70,8 +80,8 @@ class Split:
 
 
 @dataclass(frozen=True)
-class _Method:
-    """A method to split a table."""
+class SplitMethod:
+    """A method to split a table; it serves all folds."""
 
     hold_out_test: Holdout
     hold_out_validation: Holdout
@@ -79,9 +89,11 @@ class _Method:
     """Function from the parts to a description."""
     units: np.ndarray
     """See `Split`."""
+    equal: np.ndarray
+    """`(n,)` index of the sequence of each row; see `equal_sequences`."""
 
 
-def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
+def make_split(table: Table, settings: FitSettings, *, seed: int, method: SplitMethod | None = None) -> Split:
     """Split a table as the settings ask for, or as one of its columns says.
 
     A column named split or set that contains the value train is used unless the settings ask for another split.
@@ -90,6 +102,12 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     in the training or validation set are removed unless `settings.keep_duplicates`; near-duplicates are removed as
     `settings.leak_distance` says.
 
+    Args:
+        table: The table.
+        settings: Method, fractions and fold.
+        seed: Seed of the split.
+        method: Its `split_method`, which serves all folds. Default: made here.
+
     Raises:
         SubquadError: There is no such column, it has invalid values, the table does not have what the method needs, or
             a part is empty.
@@ -97,7 +115,7 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     column = _column(table.frame, settings)
     if column is not None:
         return _from_column(table, settings, column, seed=seed)
-    method, random = _method(table, settings), np.random.default_rng(seed)
+    method, random = method or _method(table, settings), np.random.default_rng(seed)
     rows = np.flatnonzero(table.has_target)
     fold = None if settings.fold is None else (settings.fold, settings.folds)
     try:
@@ -109,7 +127,16 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
     parts = {"train": train, "validation": validation, "test": test}
     how = f"{method.describe(parts)}{which}"
-    return _finish(table, settings, parts, how, units=method.units, is_given=False, seed=seed)
+    return _finish(table, settings, parts, how, units=method.units, equal=method.equal, is_given=False, seed=seed)
+
+
+def split_method(table: Table, settings: FitSettings) -> SplitMethod | None:
+    """Return the method by which the settings split a table; None if a column of the table says the split.
+
+    Raises:
+        SubquadError: The table does not have what the method needs.
+    """
+    return _method(table, settings) if _column(table.frame, settings) is None else None
 
 
 def fewer_rows(
@@ -138,15 +165,25 @@ def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSetti
     name = _column(frame, settings)
     if name is None or name not in frame.columns:
         return
+    if not _are_folds(_values(frame, name)):
+        parts_of_column(path, frame, name)
+
+
+def parts_of_column(path: Path | str, frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return the part of the split that a column gives each row, `(n,)`, as in `PART_OF`.
+
+    Raises:
+        SubquadError: The column has other values than names of parts.
+    """
     values = _values(frame, name)
-    invalid = [] if _are_folds(values) else np.flatnonzero(~values.isin(list(PART_OF)))
     found: dict[str, list[int]] = {}
-    for row in invalid:
+    for row in np.flatnonzero(~values.isin(list(PART_OF))):
         found.setdefault(str(frame[name].iloc[row]), []).append(int(row) + 1)
     raise_errors(
         f"{path}: column {name!r} must hold train, validation or test (or unused), or numbers of folds",
         [f"{value!r}: {_rows(rows)}{_nearest(value)}" for value, rows in found.items()],
     )
+    return values.map(PART_OF).to_numpy(dtype=object)
 
 
 def _rows(rows: list[int]) -> str:
@@ -202,18 +239,17 @@ def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
     return find_split(frame) if settings.split_by == "random" and settings.fold is None else None
 
 
-def _method(table: Table, settings: FitSettings) -> _Method:
-    name = settings.split_by
+def _method(table: Table, settings: FitSettings) -> SplitMethod:
+    name, equal = settings.split_by, equal_sequences(table.inputs)
     if name == "random":
         # rare classes have at least one row in each part
-        test, validation = _random(table, keep=2), _random(table, keep=1)
-        units = equal_sequences(table.inputs)
+        test, validation = _random(table, equal, keep=2), _random(table, equal, keep=1)
         what = "pairs" if table.schema.partner else "sequences"
-        return _Method(test, validation, lambda _: f"random rows, equal {what} together", units)
+        return SplitMethod(test, validation, lambda _: f"random rows, equal {what} together", equal, equal)
     if name in KINDS:
         units, description = units_of(table, settings)
         hold_out = hold_out_units(units, KINDS[name])
-        return _Method(hold_out, hold_out, lambda _: description, units)
+        return SplitMethod(hold_out, hold_out, lambda _: description, units, equal)
     if table.mutants is None:
         raise SubquadError(
             f"{table.path}: --split-by {name} needs variants of one wild type; name their column with --mutant, "
@@ -222,20 +258,20 @@ def _method(table: Table, settings: FitSettings) -> _Method:
     mutations = Mutations.of(table.mutants)
     match name:
         case "mutations":
-            return _by_number(mutations, equal_sequences(table.inputs))
+            return _by_number(mutations, equal)
         case "position" | "modulo" | "contiguous":
-            return _by_position(mutations, settings)
+            return _by_position(mutations, equal, settings)
         case _:
             raise ValueError(f"no split {name!r}")
 
 
-def _random(table: Table, *, keep: int = 0) -> Holdout:
+def _random(table: Table, equal: np.ndarray, *, keep: int = 0) -> Holdout:
     target = table.target
     classes = target.y if target is not None and target.task_type in ("binary", "multiclass") else None
-    return hold_out_random(equal_sequences(table.inputs), classes, keep=keep)
+    return hold_out_random(equal, classes, keep=keep)
 
 
-def _by_number(mutations: Mutations, units: np.ndarray) -> _Method:
+def _by_number(mutations: Mutations, equal: np.ndarray) -> SplitMethod:
     def hold_out_test(rows: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         return hold_out_mutated(mutations, rows, **options)
 
@@ -249,10 +285,10 @@ def _by_number(mutations: Mutations, units: np.ndarray) -> _Method:
         most, least = mutations.count[parts["train"]].max(initial=0), mutations.count[parts["test"]].min(initial=99)
         return f"trained on variants with up to {most} mutation{'s' if most != 1 else ''}, tested on {least} or more"
 
-    return _Method(hold_out_test, hold_out_validation, describe, units)
+    return SplitMethod(hold_out_test, hold_out_validation, describe, equal, equal)
 
 
-def _by_position(mutations: Mutations, settings: FitSettings) -> _Method:
+def _by_position(mutations: Mutations, equal: np.ndarray, settings: FitSettings) -> SplitMethod:
     is_contiguous = settings.split_by == "contiguous"
 
     def hold_out_test(
@@ -269,7 +305,7 @@ def _by_position(mutations: Mutations, settings: FitSettings) -> _Method:
     if settings.split_by != "position":
         first = "" if settings.fold is not None else f", fold 0 of {settings.folds}"
         description = f"{settings.split_by} positions as in ProteinGym; variants across folds are not used{first}"
-    return _Method(hold_out_test, hold_out_validation, lambda _: description, mutations.first())
+    return SplitMethod(hold_out_test, hold_out_validation, lambda _: description, mutations.first(), equal)
 
 
 def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -> Split:
@@ -285,8 +321,7 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
             raise SubquadError(
                 f"{table.path}: column {name!r} assigns rows to the test set; leave out --fold, or --split"
             )
-        check_split_column(table.path, frame, settings)
-        part = np.where(table.has_target, values.map(PART_OF).to_numpy(), "")
+        part = np.where(table.has_target, parts_of_column(table.path, frame, name), "")
         parts = {word: np.flatnonzero(part == word) for word in PARTS}
         how, marked = f"column {name!r}", int((part == "duplicate").sum())
         empty = int((table.has_target & (frame[name].astype(str).str.strip() == "").to_numpy()).sum())
@@ -298,18 +333,18 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
                     f"{table.path}: column {name!r} has no measured row with the value {word}; mark some rows as "
                     f"{word}, or rename the column, so that subquad splits the table"
                 )
-    groups = _own_groups(table, parts)
+    groups, equal = _own_groups(table, parts), equal_sequences(table.inputs)
     if not len(parts["validation"]):
         # the validation set is drawn from training, in whole groups if the test set has groups of its own
-        hold_out, drawn = _random(table), "validation rows drawn from training"
+        hold_out, drawn = _random(table, equal), "validation rows drawn from training"
         if groups is not None:
             hold_out, drawn = hold_out_units(groups, "groups"), "validation groups drawn from training"
         parts["validation"], parts["train"] = hold_out(
             parts["train"], fraction=settings.validation_fraction, fold=None, random=np.random.default_rng(seed)
         )
         how += f", {drawn}"
-    units = equal_sequences(table.inputs) if groups is None else groups
-    return _finish(table, settings, parts, how, units=units, is_given=True, marked=marked, seed=seed)
+    units = equal if groups is None else groups
+    return _finish(table, settings, parts, how, units=units, equal=equal, is_given=True, marked=marked, seed=seed)
 
 
 def _folds_of_column(
@@ -342,22 +377,24 @@ def _finish(
     how: str,
     *,
     units: np.ndarray,
+    equal: np.ndarray,
     is_given: bool,
     marked: int = 0,
     seed: int,
 ) -> Split:
     """Return the split without leaking test rows, and with at most `settings.train_rows` training rows."""
     _check_parts(table, parts)
-    leakage, test = find_leakage(table, settings, parts, is_given=is_given)
+    leakage, test = find_leakage(table, settings, parts, equal, is_given=is_given)
     notes = [how]
     if leakage.removed:
         has_near = leakage.near_duplicates and not leakage.kept_because
         near = f", or near-duplicates ({leakage.definition})" if has_near else ""
         notes.append(f"{leakage.removed:,} test rows removed that are in training or validation{near}")
     if leakage.homologs:
+        is_clustered = settings.split_by == "homology"
+        remedy = "a lower --identity separates more of them" if is_clustered else "--split-by homology separates them"
         notes.append(
-            f"{leakage.homologs:,} test rows have homologs in training or validation ({leakage.homology}); --split-by "
-            "homology separates them"
+            f"{leakage.homologs:,} test rows have homologs in training or validation ({leakage.homology}); {remedy}"
         )
     if not len(test):
         raise SubquadError(
