@@ -45,7 +45,7 @@ from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.data.dataset import PAD, Dataset, Inputs
 from subquad.bio.data.table import read_table
-from subquad.bio.metrics.scores import MAIN_METRIC, TITLES, difference, intervals, score, verdict
+from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, difference, intervals, score, verdict
 from subquad.bio.models.baselines import Baseline, baseline_file, fit_boosting
 from subquad.bio.models.fit import fit_models
 from subquad.bio.models.linear import logistic_path, ridge_path, unit_scale
@@ -312,7 +312,7 @@ def print_tables(results):
         gap = own["differences"]["lyra"]
         rows = f"{own['rows']['train']:,} / {own['rows']['test']:,}"
         last = f"{gap['value']:+.3f} ({gap['low']:+.3f}, {gap['high']:+.3f})"
-        print(f"| {name} | {rows} | {TITLES[own['metric']]} | {' | '.join(cells)} | {last} |")
+        print(f"| {name} | {rows} | {METRICS[own['metric']].title} | {' | '.join(cells)} | {last} |")
     print()
     print("| task | length | Lyra / s | UniRep / s, float32 / bfloat16 | ratio | CPU s: Lyra | UniRep, ridge | ratio |")
     print("|---" * 8 + "|")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICTS
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
-from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
+from subquad.bio.metrics.scores import METRICS, MIN_TEST_ROWS
 from subquad.bio.plots.maps import GREEN, INK
 from subquad.reporting.page import Picture, Section, Table, page, picture, show, signed
 
@@ -160,7 +160,7 @@ def _tables(entries: Sequence[Results]) -> list[Table]:
 
 
 def _table(entries: Sequence[Results], models: Sequence[str]) -> Table:
-    titles = [TITLES[entry["main"]] for entry in entries]
+    titles = [METRICS[entry["main"]].title for entry in entries]
     usual = max(titles, key=titles.count)
     rows = []
     for entry, title in zip(entries, titles, strict=True):
@@ -215,7 +215,7 @@ def _published(entries: Sequence[Results]) -> Table:
     for entry in entries:
         name = entry["published_metric"] or entry["main"]
         values = entry["published_values"] or entry["values"]
-        title = TITLES.get(name, name)
+        title = METRICS[name].title
         rows.append([entry["id"], title, values.get("lyra"), values.get(ENSEMBLE), entry["published"]])
     return Table(
         header=["task", "metric", label_of("lyra"), label_of(ENSEMBLE), "published"],
@@ -324,7 +324,7 @@ def _values(entries: Sequence[Results]) -> Picture:
     # a single failed fit must not compress the axis of all others
     left = min(value for entry in own for value in entry["values"].values())
     axes.set_xlim(left=max(-0.2, left - 0.03))
-    titles = dict.fromkeys(TITLES[entry["main"]] for entry in own)
+    titles = dict.fromkeys(METRICS[entry["main"]].title for entry in own)
     axes.set_xlabel(" or ".join(titles) + " on the test rows")
     _style(axes)
     axes.legend(

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of, selected_model
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
-from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS, verdict
+from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, MIN_TEST_ROWS, verdict
 from subquad.runs.storage import read_json
 
 __all__ = ["COMPARISONS", "MAX_LOSS", "STATES", "VERDICTS", "result_rows", "summarize", "task_entries"]
@@ -45,16 +45,9 @@ TIE = VERDICTS[1]
 MAX_LOSS = 0.01
 """Largest loss of the ensemble to the best single model that still counts as equal."""
 PUBLISHED_METRICS = {
-    "spearman": ("spearman",),
-    "pearson": ("pearson",),
-    "r2": ("r2",),
-    "auroc": ("auroc",),
-    "ap": ("average_precision",),
-    "accuracy": ("accuracy",),
-    "mcc": ("mcc",),
-    "f1": ("f1", "f1_macro"),
-    "fmax": ("f1_max",),
-    "rmse": ("rmse",),
+    info.published: [name for name, own in METRICS.items() if own.published == info.published]
+    for info in METRICS.values()
+    if info.published
 }
 """Metric as named in publications, and the keys of `metrics.json` that match it."""
 

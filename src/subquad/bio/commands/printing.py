@@ -8,7 +8,7 @@ import pandas as pd
 
 from subquad.bio.compared_models import ENSEMBLE, label_of
 from subquad.bio.design_search.simulation_page import result_table
-from subquad.bio.metrics.scores import title
+from subquad.bio.metrics.scores import overall, title
 from subquad.bio.models.finished_run import best_single, lead_of, no_comparison
 from subquad.bio.models.support import interval_text
 from subquad.reporting.tables import print_table
@@ -20,7 +20,7 @@ def print_models(metrics: dict[str, Any], out: Path) -> None:
     """Print one row of metrics per model, and what comes next."""
     test, weights = metrics["test"], metrics["weights"].get(ENSEMBLE, {})
     # the other metrics, and those of single columns and classes, are in the report
-    names = [name for name in next(iter(test.values())) if ":" not in name][:4]
+    names = overall(next(iter(test.values())))[:4]
     rows = [
         [
             label_of(model),
@@ -45,7 +45,7 @@ def print_models(metrics: dict[str, Any], out: Path) -> None:
 def print_folds(metrics: dict[str, Any], out: Path) -> None:
     """Print the mean and standard deviation of the metrics of each model over the folds."""
     mean, std = metrics["test"], metrics["std"]
-    names = [name for name in next(iter(mean.values())) if ":" not in name][:6]
+    names = overall(next(iter(mean.values())))[:6]
     rows = [
         [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
         for model, own in mean.items()

@@ -7,8 +7,9 @@ Axes: D bootstrap samples, n rows, O outputs. Rows are resampled, or units of ro
 base pairs of a sequence stay together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,15 +19,16 @@ from subquad.bio.metrics.task_metrics import task_metrics
 
 __all__ = [
     "BOOTSTRAP",
-    "LOWER_IS_BETTER",
     "MAIN_METRIC",
+    "METRICS",
     "MIN_TEST_ROWS",
-    "TITLES",
+    "MetricInfo",
     "bootstrap_metric",
     "by_group",
     "compare_models",
     "difference",
     "intervals",
+    "overall",
     "score",
     "title",
     "undefined_metrics",
@@ -48,31 +50,45 @@ MAIN_METRIC: dict[TaskType, str] = {
 MIN_TEST_ROWS = 20
 """Minimum number of test rows for which models are ranked."""
 
-LOWER_IS_BETTER = ("rmse", "brier")
 
-TITLES = {
-    "spearman": "Spearman",
-    "pearson": "Pearson",
-    "r2": "R²",
-    "rmse": "RMSE",
-    "ndcg": "NDCG",
-    "top10_recall": "top-10 % recall",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "mcc": "MCC",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "f1_macro": "F1, macro average",
-    "f1_micro": "F1, micro average",
-    "f1_shifted": "F1, ±1 position",
-    "f1_max": "maximum F1",
-    "brier": "Brier score",
-    "precision": "precision",
-    "recall": "recall",
-    "auroc_per_sequence": "AUROC, mean over sequences",
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """What is known about a metric."""
+
+    title: str
+    """Display name; `title` also handles metrics of single columns and classes."""
+    chance: float = 0.0
+    """Value that stands for an undefined metric."""
+    needs: Literal["", "positives", "both classes"] = ""
+    """What rows of two classes must have for the metric to be defined."""
+    is_lower_better: bool = False
+    published: str = ""
+    """Name in publications."""
+
+
+METRICS = {
+    "spearman": MetricInfo(title="Spearman", published="spearman"),
+    "pearson": MetricInfo(title="Pearson", published="pearson"),
+    "r2": MetricInfo(title="R²", published="r2"),
+    "rmse": MetricInfo(title="RMSE", is_lower_better=True, published="rmse"),
+    "ndcg": MetricInfo(title="NDCG"),
+    "top10_recall": MetricInfo(title="top-10 % recall"),
+    "auroc": MetricInfo(title="AUROC", chance=0.5, needs="both classes", published="auroc"),
+    "average_precision": MetricInfo(title="average precision", needs="positives", published="ap"),
+    "mcc": MetricInfo(title="MCC", needs="both classes", published="mcc"),
+    "accuracy": MetricInfo(title="accuracy", published="accuracy"),
+    "balanced_accuracy": MetricInfo(title="balanced accuracy"),
+    "f1": MetricInfo(title="F1", needs="positives", published="f1"),
+    "f1_macro": MetricInfo(title="F1, macro average", published="f1"),
+    "f1_micro": MetricInfo(title="F1, micro average"),
+    "f1_shifted": MetricInfo(title="F1, ±1 position"),
+    "f1_max": MetricInfo(title="maximum F1", needs="positives", published="fmax"),
+    "brier": MetricInfo(title="Brier score", is_lower_better=True),
+    "precision": MetricInfo(title="precision"),
+    "recall": MetricInfo(title="recall"),
+    "auroc_per_sequence": MetricInfo(title="AUROC, mean over sequences", chance=0.5, needs="both classes"),
 }
-"""Display name of each metric; `title` also handles metrics of single columns and classes."""
+"""All metrics by their key in `metrics.json`."""
 
 BOOTSTRAP = "bootstrap.json"
 """File of a run with the main metric of each model in the bootstrap samples of its test rows."""
@@ -83,18 +99,19 @@ MIN_UNITS = 10
 MAX_CELLS = 4_000_000
 """Maximum number of samples times items in memory at a time."""
 
-CHANCE = {"auroc": 0.5, "auroc_per_sequence": 0.5}
-"""Value that stands for an undefined metric; 0 for all others."""
-NEEDS_BOTH_CLASSES = ("auroc", "auroc_per_sequence", "mcc")
-NEEDS_POSITIVES = ("average_precision", "f1", "f1_max")
-
 
 def title(name: str) -> str:
     """Return the display name of a metric, such as `Spearman` or `Spearman, brightness`."""
     metric, _, column = name.partition(":")
     if metric == "recall" and column:
         return f"recall of {column}"
-    return f"{TITLES.get(metric, metric)}, {column}" if column else TITLES.get(metric, metric)
+    own = METRICS[metric].title if metric in METRICS else metric
+    return f"{own}, {column}" if column else own
+
+
+def overall(metrics: Iterable[str]) -> list[str]:
+    """Return the keys of metrics without those of single columns and classes, such as `spearman:brightness`."""
+    return [name for name in metrics if ":" not in name]
 
 
 def score(target: Target, prediction: Any) -> dict[str, float]:
@@ -279,12 +296,13 @@ def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray
 
 def _undefined(is_positive: np.ndarray) -> dict[str, str]:
     if not is_positive.any():
-        return dict.fromkeys((*NEEDS_BOTH_CLASSES, *NEEDS_POSITIVES), "no positive")
-    return dict.fromkeys(NEEDS_BOTH_CLASSES, "no negative") if is_positive.all() else {}
+        return {name: "no positive" for name, info in METRICS.items() if info.needs}
+    is_short = is_positive.all()
+    return {name: "no negative" for name, info in METRICS.items() if is_short and info.needs == "both classes"}
 
 
 def _defined(name: str, value: float) -> float:
-    return CHANCE.get(name.partition(":")[0], 0.0) if np.isnan(value) else float(value)
+    return METRICS[name.partition(":")[0]].chance if np.isnan(value) else float(value)
 
 
 def _drawn(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.scores import MIN_TEST_ROWS, title
+from subquad.bio.metrics.scores import MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
@@ -79,7 +79,7 @@ class FinishedRun:
     @property
     def metric_names(self) -> list[str]:
         """Keys of the metrics over all columns."""
-        return [name for name in self.metrics["test"][self.models[0]] if ":" not in name]
+        return overall(self.metrics["test"][self.models[0]])
 
     @property
     def undefined(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.compared_models import label_of
-from subquad.bio.metrics.scores import title
+from subquad.bio.metrics.scores import overall, title
 from subquad.bio.plots.figures import dot_plot
 from subquad.reporting.page import Link, Section, Table, page, picture, signed
 
@@ -58,7 +58,7 @@ def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:
     main, mean, std, folds = metrics["main_metric"], metrics["test"], metrics["std"], metrics["folds"]
-    names = [name for name in next(iter(mean.values())) if ":" not in name][:MAX_METRICS]
+    names = overall(next(iter(mean.values())))[:MAX_METRICS]
     rows = [
         [
             label_of(model),

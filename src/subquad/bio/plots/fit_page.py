@@ -6,7 +6,7 @@ from typing import Any
 
 from subquad.bio.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
+from subquad.bio.metrics.scores import METRICS, title, verdict
 from subquad.bio.models.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
@@ -210,7 +210,7 @@ def _intervals(run: FinishedRun) -> list[Block]:
 
 
 def _metric_title(name: str) -> str:
-    return title(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
+    return title(name) + (" (lower is better)" if name in METRICS and METRICS[name].is_lower_better else "")
 
 
 def _with_interval(run: FinishedRun, model: str, name: str) -> str:
