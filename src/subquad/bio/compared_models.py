@@ -54,6 +54,8 @@ class ComparedModel:
     """Whether it is trained by gradient descent."""
     has_path: bool = False
     """Whether the network has an additive path, which starts at ridge regression, if there is one value per row."""
+    has_posterior: bool = False
+    """Whether it has a joint posterior of new rows, from which samples can be drawn."""
 
 
 _network = partial(ComparedModel, is_network=True)
@@ -64,7 +66,7 @@ COMPARED_MODELS = {
     "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
     "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
-    "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=6000),
+    "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=6000, has_posterior=True),
     "mlp": _network("MLP", "baseline", "#9a6fb0", ROWS, has_path=True),
     "cnn": _network("CNN", "baseline", "#5b8fa8", (*ROWS, "residues"), is_default=False, needs_sequence=True),
     "mlp-more": _network("more MLPs", "control", "#c9b3d6", ROWS, is_default=False, has_path=True),

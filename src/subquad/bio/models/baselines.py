@@ -14,14 +14,16 @@ from zipfile import is_zipfile
 
 import numpy as np
 
-from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
+from subquad.bio.compared_models import COMPARED_MODELS
+from subquad.bio.data.dataset import PAD, Dataset, Inputs, TaskType
 from subquad.bio.features.pairs import features_for, features_from_dict
 from subquad.bio.features.residues import ResidueFeatures, vector_cost
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
-from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
+from subquad.bio.models.linear import Linear
 from subquad.bio.models.members import Members
+from subquad.bio.models.ridge import fit_linear
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError
 
@@ -35,13 +37,10 @@ __all__ = [
     "fit_boosting",
     "fit_gp",
     "fit_ridge",
-    "refit_ridge",
 ]
 
 MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
-MAX_PENALTY_ROWS = 50_000
-"""Maximum number of rows or residues on which penalties of logistic regression are compared."""
 MAX_BOOSTING_RESIDUES = 100_000
 """Maximum number of training residues of boosting; a random subset beyond."""
 BOOSTING_SECONDS = 40.0
@@ -103,10 +102,10 @@ class Baseline:
         return Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
 
     def draws(self, inputs: Inputs, count: int, *, seed: int) -> np.ndarray:
-        """Return samples from the joint posterior of a Gaussian process, `(count, n, K)`, of one strand of the inputs.
+        """Return samples from the joint posterior, `(count, n, K)`, of one strand of the inputs.
 
         Raises:
-            ValueError: The baseline is no Gaussian process.
+            ValueError: The baseline has no posterior.
         """
         if self._process is None:
             raise ValueError(f"{self.name} has no posterior")
@@ -158,7 +157,7 @@ class Baseline:
 
     @property
     def _process(self) -> "GaussianProcess | None":
-        return cast("GaussianProcess", self.model) if self.name == "gp" else None
+        return cast("GaussianProcess", self.model) if COMPARED_MODELS[self.name].has_posterior else None
 
     def _values(self, inputs: Inputs, *residues: np.ndarray) -> np.ndarray:
         if isinstance(self.model, Linear):
@@ -229,62 +228,9 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseli
     features = _features(dataset, train)
     if name == "embedding-ridge":
         features = features.of_block("embedding")
-    X, V = (features.matrix(part.inputs, *part.residues) for part in (train, validation))
-    scale, task_type = scale_of(X, features.is_unit), train.target.task_type
-    if task_type == "regression":
-        found = _ridge(X, train, V, validation, scale=scale)
-    else:
-        found = []
-        for column in range(train.target.outputs if task_type == "multilabel" else 1):
-            (rows, own), (known, held_out) = train.column(column), validation.column(column)
-            found.append(_logistic(X[rows], own, V[known], held_out.target, scale=scale, seed=seed))
-    linear = Linear(
-        weight=np.concatenate([own.weight for _, own in found]),
-        bias=np.concatenate([own.bias for _, own in found]),
-        scale=scale,
-    )
-    penalties = [penalty for penalty, _ in found]
-    predicted = linear.predict(V, task_type)
-    selected = {
-        "penalty": penalties[0] if len(penalties) == 1 else penalties,
-        "validation": score(validation.target, predicted)[MAIN_METRIC[dataset.target.task_type]],
-    }
+    metric = MAIN_METRIC[dataset.target.task_type]
+    linear, selected = fit_linear(features, train, validation, metric=metric, seed=seed)
     return Baseline(name=name, task_type=dataset.target.task_type, selected=selected, features=features, model=linear)
-
-
-def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:
-    """Return ridge or logistic regression on some rows, with the features and penalties of a fitted one.
-
-    Args:
-        ridge: Fitted to training rows with one value or class per row.
-        dataset: Targets and weights.
-        X: Features of all rows.
-        rows: Rows to fit it to.
-    """
-    target, scale = dataset.target.take(rows), cast(Linear, ridge.model).scale
-    weight = None if dataset.weight is None else dataset.weight[rows]
-    part = Part(inputs=dataset.inputs.take(rows), target=target, residues=(), weight=weight)
-    columns = target.outputs if target.task_type in ("regression", "multilabel") else 1
-    penalties = np.broadcast_to(ridge.selected["penalty"], columns)
-    found = []
-    for k in range(columns):
-        (known, own), penalty = part.column(k), (float(penalties[k]),)
-        if not len(known):
-            # the mean on the training scale, or even odds
-            found.append(Linear(weight=np.zeros((1, len(scale))), bias=np.zeros(1), scale=scale))
-            continue
-        if target.task_type == "regression":
-            path = ridge_path(X[rows[known]], own.target.y, own.weight, scale, penalties=penalty)
-        else:
-            classes = len(own.target.classes)
-            options = {"weight": own.weight, "scale": scale, "penalties": penalty}
-            path = logistic_path(X[rows[known]], own.target.y, classes, **options)
-        found.append(next(iter(path))[1])
-    return Linear(
-        weight=np.concatenate([own.weight for own in found]),
-        bias=np.concatenate([own.bias for own in found]),
-        scale=scale,
-    )
 
 
 def fit_boosting(
@@ -330,54 +276,3 @@ def fit_gp(dataset: Dataset, *, seed: int = 0) -> Baseline:
 
 def _features(dataset: Dataset, train: Part) -> Any:
     return (ResidueFeatures.for_inputs if dataset.target.is_residue else features_for)(train.inputs)
-
-
-def _ridge(
-    X: SparseMatrix, train: Part, V: SparseMatrix, validation: Part, *, scale: np.ndarray
-) -> list[tuple[float, Linear]]:
-    """Return the penalty and the model of each column with the best R² on the validation rows."""
-    outputs = train.target.outputs
-    best: list[tuple[float, Linear] | None] = [None] * outputs
-    values, held_out = np.full(outputs, -np.inf), [validation.column(k) for k in range(outputs)]
-    # columns that miss the same rows share their normal equations
-    patterns, group = np.unique(np.isfinite(train.target.y), axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        rows, columns = np.flatnonzero(patterns[:, number]), np.flatnonzero(group.ravel() == number)
-        weight = None if train.weight is None else train.weight[rows]
-        own = X if len(rows) == X.shape[0] else X[rows]
-        for penalty, linear in ridge_path(own, train.target.y[np.ix_(rows, columns)], weight, scale):
-            predicted = linear(V)
-            for k, column in enumerate(columns):
-                known, part = held_out[column]
-                # squared error instead of ranks, which do not depend on the scale of the predictions
-                value = score(part.target, predicted[known][:, [k]])["r2"]
-                if value > values[column]:
-                    one = Linear(weight=linear.weight[[k]], bias=linear.bias[[k]], scale=scale)
-                    values[column], best[column] = value, (penalty, one)
-    return cast(list[tuple[float, Linear]], best)
-
-
-def _logistic(
-    X: SparseMatrix, train: Part, V: SparseMatrix, validation: Target, *, scale: np.ndarray, seed: int
-) -> tuple[float, Linear]:
-    """Return the penalty and the model with the lowest log loss on the validation rows."""
-    task_type, classes = train.target.task_type, len(train.target.classes)
-    subset, x = train, X
-    if X.shape[0] > MAX_PENALTY_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(X.shape[0], MAX_PENALTY_ROWS, replace=False))
-        subset, x = train.take(rows), X[rows]
-    path = logistic_path(x, subset.target.y, classes, weight=subset.weight, scale=scale)
-    losses = ((_log_loss(validation, linear.predict(V, task_type)), penalty, linear) for penalty, linear in path)
-    _, penalty, linear = min(losses, key=lambda one: one[0])
-    if subset is not train:
-        (penalty, linear), *_ = logistic_path(
-            X, train.target.y, classes, weight=train.weight, scale=scale, penalties=(penalty,)
-        )
-    return penalty, linear
-
-
-def _log_loss(target: Target, probabilities: np.ndarray) -> float:
-    if probabilities.shape[1] == 1:
-        probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
-    own = probabilities[np.arange(len(target)), np.asarray(target.y, dtype=np.int64).reshape(-1)]
-    return float(-np.log(np.maximum(own, 1e-9)).mean())

@@ -181,8 +181,8 @@ class BioModel:
         return self.members(self.inputs_of(sequences))
 
     def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray:
-        """Return samples from the joint posterior of the Gaussian process, `(count, n, K)`; see `Baseline.draws`."""
-        return self._baseline("gp").draws(self.inputs_of(sequences), count, seed=seed)
+        """Return samples from the joint posterior of the default model, `(count, n, K)`; see `Baseline.draws`."""
+        return self._baseline(self.default).draws(self.inputs_of(sequences), count, seed=seed)
 
 
 def network_tensors(networks: Mapping[str, NetworkEnsemble]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subquad.bio.compared_models import COMPARED_MODELS
 from subquad.bio.data.alphabet import is_nucleotide, normalize
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
@@ -130,11 +131,11 @@ class Scorer:
         return members.mean, deviation(members.each, members.weights)
 
     def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray | None:
-        """Return samples from the joint posterior of the scores, `(count, n)`; None unless a Gaussian process predicts.
+        """Return samples from the joint posterior of the scores, `(count, n)`; None if the model has no posterior.
 
         Costs the cube of n: pass a few thousand sequences at most.
         """
-        if self.default != "gp":
+        if not COMPARED_MODELS[self.default].has_posterior:
             return None
         return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
 
