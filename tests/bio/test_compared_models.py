@@ -1,5 +1,6 @@
 """Which models a run fits: by default, those that are named, and errors for those that do not suit the task."""
 
+import inspect
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from subquad.bio.compared_models import (
     models_for,
     models_suiting,
 )
+from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
 
@@ -26,6 +28,11 @@ from subquad.errors import SubquadError
 )
 def test_all_models_that_suit_a_task_are_fitted_by_default_except_those_on_request(task_type, has_sequence, models):
     assert models_for(task_type, has_sequence=has_sequence) == models
+
+
+def test_the_help_names_the_models_that_are_fitted_on_request_only():
+    text = inspect.getsource(FitSettings).partition("    models: ")[2].partition("    ensemble_size: ")[0]
+    assert set(re.findall(r"`([\w-]+)`", text)) == {name for name, own in COMPARED_MODELS.items() if not own.is_default}
 
 
 def test_a_gaussian_process_is_fitted_to_large_tables_only_if_it_is_named():

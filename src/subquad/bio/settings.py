@@ -124,8 +124,8 @@ class FitSettings:
     on the reverse complements and average their predictions over both strands."""
     models: Model[tuple[str, ...]] = ()
     """Models to fit, such as ridge lyra; two or more also form an ensemble. Default: all that suit the task, without
-    `cnn` (convolutions), `lyra-alone` (Lyra without its additive path) and `lyra-paper` (as published), which are
-    compared on request."""
+    `cnn` (convolutions), `mlp-more` (more MLPs, which replace Lyra in the ensemble without it), `lyra-alone` (Lyra
+    without its additive path) and `lyra-paper` (as published), which are compared on request."""
     ensemble_size: Model[int | None] = None
     """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
     `--tokens` allows, at most 5."""

@@ -32,7 +32,7 @@ __all__ = ["fit", "fit_table", "run_settings"]
 EXAMPLES = 200
 """Number of test sequences whose residues or pairs are saved in `test.json`."""
 FEW = 5
-"""Test rows of a class, fewer of which are named."""
+"""Classes with fewer test rows are logged."""
 
 
 def fit(

@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 VALIDATION = "validation.json"
-"""File of a run with a model as soon as it is fitted: its main metric on the validation rows, of several networks the
-mean, and its processor time in seconds."""
+"""File of a run to which each model is added when it is fitted: its main metric on the validation rows (mean over its
+networks) and its processor time in seconds."""
 STACK_FOLDS, FEW_VALIDATION_ROWS = 5, 30
-"""Folds that determine the weights of the ensemble, and number of validation rows from which these do. They also stop
-the training of the networks, and few of them favour a network by chance."""
+"""Number of folds for the weights of the ensemble if there are fewer validation rows than this. With so few rows,
+networks that were also stopped on them would be favoured."""
 FEW_EPOCHS = 10.0
 """Passes over the rows below which Lyra starts at a trained additive path: linear model and curve need more of them."""
 

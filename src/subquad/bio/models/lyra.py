@@ -46,7 +46,7 @@ HEAD_WIDTH, HEAD_DROPOUT = 128, 0.3
 class NetSpec:
     """Architecture of a network.
 
-    What saved networks have in two forms is a field here, whose default is the old form.
+    A change of the architecture is a field whose default is the former architecture, so that saved networks load.
     """
 
     task_type: str

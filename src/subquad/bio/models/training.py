@@ -51,7 +51,7 @@ VALIDATION_TIME = 0.15
 """Maximum fraction of the training time that validation takes."""
 VALIDATIONS = 12
 MIN_STEPS, FEW_STEPS = 2000, 300
-"""Wanted number of steps, and the number that is made, unless `epochs` is set, even if smaller ones are no faster."""
+"""Target number of steps, and minimum number that is kept by smaller batches unless `epochs` is set."""
 TOKENS_PER_STEP, MAX_BATCH = 1500, 128
 """Tokens below which a step is no faster, and maximum number of sequences of a step."""
 SECONDS_PER_TOKEN = 12e-6
@@ -129,7 +129,7 @@ def _paper_epochs(dataset: Dataset, settings: FitSettings) -> float:
 def ensemble_size_for(dataset: Dataset, settings: FitSettings, kind: str) -> int:
     """Return the number of networks of a model.
 
-    Of Lyra these are `ensemble_size` if set, otherwise as many as `tokens` allows, at most five.
+    Lyra has `ensemble_size` networks if set; otherwise as many as `tokens` allows, at most five.
     """
     if kind in ("mlp", "mlp-more"):
         return MLP_NETWORKS

@@ -30,7 +30,7 @@ def check_comparable(runs: Runs) -> None:
         runs: Finished runs by name.
 
     Raises:
-        SubquadError: Runs differ in their main metric or target, which are named.
+        SubquadError: Runs differ in their task type or target.
     """
     (first, one), *others = runs.items()
     for name, other in others:

@@ -1,7 +1,4 @@
-"""Figures of a report: comparisons of models, data, calibration, residuals, training and single sequences.
-
-The colours are the same on all pages: green for Lyra, grey for ridge, ochre for boosting, blue for the ensemble.
-"""
+"""Figures of a report: comparisons of models, data, calibration, residuals, training and single sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -33,7 +33,7 @@ def hold_out_random(equal: np.ndarray, classes: np.ndarray | None = None, *, kee
     Args:
         equal: `(n,)` index of the sequence of each row.
         classes: `(n,)` class of each row, for a stratified split; None if there are no classes.
-        keep: Of each class with more than this many sequences, at least one is held out and at least this many are
+        keep: In each class with more than this many sequences, at least one is held out and at least this many are
             kept; 0 follows the proportions. Folds always follow the proportions, since each row is in one of them.
     """
 

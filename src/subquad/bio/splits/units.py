@@ -48,7 +48,7 @@ def units_of(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
     sizes = np.unique(units[rows], return_counts=True)[1]
     count, what = len(sizes), KINDS[settings.split_by]
     if count < 3:
-        remedy = f" at --identity {settings.identity} (raise it)" if what == "clusters" else ""
+        remedy = f" at --identity {settings.identity} (raise it)" if settings.split_by == "homology" else ""
         raise SubquadError(
             f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but "
             "training, validation and test need three; use another --split-by"
@@ -76,9 +76,17 @@ def _indices(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.
                     "sequences with --partner"
                 )
             return partners, f"whole partner sequences of {table.schema.partner!r}"
-    sequences = [table.sequences[row] for row in rows]
-    if inputs.partner_chain is not None:
+        case "homology":
+            return _clusters(table, settings, rows)
+        case _:
+            raise ValueError(f"no units for the split {settings.split_by!r}")
+
+
+def _clusters(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the index of the cluster of each of the rows, and a description."""
+    sequences, is_pair = [table.sequences[row] for row in rows], table.inputs.partner_chain is not None
+    if is_pair:
         # the chains may have different alphabets
         sequences = [text.rpartition("|")[2] for text in sequences]
     found, description = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide(table.schema.alphabet))
-    return found, description + (" of the first chain" if inputs.partner_chain is not None else "")
+    return found, description + (" of the first chain" if is_pair else "")
