@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bio_models import AMINO, Landscape, constraints_of, run_design
 
-from subquad.bio.commands.design import COLUMNS, design
+from subquad.bio.commands.design import design
 from subquad.bio.design_search.acquisition import Acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
+from subquad.bio.design_search.proposal import COLUMNS
 from subquad.bio.design_search.search import EXHAUSTIVE, ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_scorer

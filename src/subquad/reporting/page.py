@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from subquad.reporting.vector_figure import DARK, vector_figure
 
-__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show", "signed", "with_code"]
+__all__ = ["Block", "Link", "Picture", "Section", "Table", "page", "picture", "show", "signed", "with_code"]
 
 LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
 """Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
@@ -41,6 +41,10 @@ class Table:
     caption: str = ""
     winner: int | None = None
     """Index of the row that is highlighted."""
+
+
+Block = str | Table | Picture
+"""A paragraph, a table or a figure."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from subquad.bio.analysis.landscape import MEASURED, PREDICTED, Landscape
 from subquad.bio.models.support import count_of
 from subquad.bio.plots.maps import correlation_text, scatter
 from subquad.bio.plots.pair_maps import order_bars, pair_map, pair_stems
-from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.page import Block, Picture, Section, Table, page, picture
 
 __all__ = ["page_and_figures", "support_warnings"]
 
-Block = str | Table | Picture
 Part = tuple[list[Block], dict[str, Figure]]
 """Blocks of a section, and figures by the name of their file."""
 AXIS = "position, with the wild-type letter"

@@ -11,7 +11,7 @@ from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICT
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
 from subquad.bio.metrics.scores import METRICS, MIN_TEST_ROWS
 from subquad.bio.plots.maps import GREEN, INK
-from subquad.reporting.page import Picture, Section, Table, page, picture, show, signed
+from subquad.reporting.page import Block, Picture, Section, Table, page, picture, show, signed
 
 __all__ = ["markdown", "render", "summary_lines"]
 
@@ -23,7 +23,6 @@ OUTLIER = 3.0
 NBSP = "\N{NO-BREAK SPACE}"
 
 Results = Mapping[str, Any]
-Block = str | Table | Picture
 
 
 def render(results: Results) -> str:

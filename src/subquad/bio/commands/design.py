@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from subquad import __version__
-from subquad.bio.design_search.proposal import Proposal, measured_sequences, propose
+from subquad.bio.design_search.proposal import COLUMNS, Proposal, measured_sequences, propose
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_model, open_scorer, partner_sequence
 from subquad.errors import SubquadError
@@ -16,29 +16,9 @@ from subquad.runs.storage import plain, write_json
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
 
-__all__ = ["COLUMNS", "design"]
+__all__ = ["design"]
 
 KIND, RECORD = "bio design", "design.json"
-
-COLUMNS = (
-    "name",
-    "mutants",
-    "sequence",
-    "mutations",
-    "prediction",
-    "prediction_std",
-    "prediction_low",
-    "prediction_high",
-    "ucb",
-    "distance",
-    "observed",
-    "beyond_measured",
-    "plate",
-    "well",
-)
-"""Columns of designs.csv: `prediction_low` and `prediction_high` are the 90 % interval, `distance` the number of
-substitutions to the nearest measured variant, `observed` whether training sequences had each new letter at its
-position, and `beyond_measured` whether the prediction is better than any measurement."""
 
 
 def design(

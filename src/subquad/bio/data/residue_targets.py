@@ -13,7 +13,7 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import sample_of, to_numbers
+from subquad.bio.data.files import MISSING, sample_of, to_numbers
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -77,7 +77,7 @@ def _as_list(value: str) -> list | None:
 
 
 def _item(text: str) -> str | float | None:
-    if text.lower() in ("", "na", "nan", "null", "none", *UNKNOWN):
+    if text.lower() in (*MISSING, *UNKNOWN):
         return None
     try:
         return float(text)

@@ -18,7 +18,7 @@ from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 from subquad.reporting.vector_figure import BAND, ON_LIGHT
 
-__all__ = ["render"]
+__all__ = ["render", "setting_text"]
 
 LABELS = {"ucb": "UCB", "expected_improvement": "expected improvement", "draw": "draw"}
 MEANINGS = {
@@ -200,10 +200,11 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
 
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
     given = {name: value for name, value in settings.items() if value not in (None, [], "") and name != "start"}
-    rows = [[name.replace("_", " "), _text(value)] for name, value in given.items()]
+    rows = [[name.replace("_", " "), setting_text(value)] for name, value in given.items()]
     rows += [["beta (used)", show(float(record["beta"]))], ["seed", str(record["subquad"]["seed"])]]
     return Table(["setting", "value"], rows, caption="design.json holds all settings and the start sequence.")
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """Return the value of a setting as pages write it."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -36,10 +36,29 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import fingerprint
 
-__all__ = ["MeasuredSequences", "Proposal", "measured_sequences", "propose", "table_of_fit"]
+__all__ = ["COLUMNS", "MeasuredSequences", "Proposal", "measured_sequences", "propose", "table_of_fit"]
 
 RANKED_BY: dict[AcquisitionKind, str] = {"ucb": "ucb", "ei": "expected_improvement", "thompson": "draw"}
 """Name of the column by which a batch is ranked."""
+COLUMNS = (
+    "name",
+    "mutants",
+    "sequence",
+    "mutations",
+    "prediction",
+    "prediction_std",
+    "prediction_low",
+    "prediction_high",
+    "ucb",
+    "distance",
+    "observed",
+    "beyond_measured",
+    "plate",
+    "well",
+)
+"""Columns of designs.csv: `prediction_low` and `prediction_high` are the 90 % interval, `distance` the number of
+substitutions to the nearest measured variant, `observed` whether training sequences had each new letter at its
+position, and `beyond_measured` whether the prediction is better than any measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +77,7 @@ class Proposal:
 
     scored: ScoredVariants
     designs: pd.DataFrame
-    """One row per variant, best first; see `subquad.bio.commands.design.COLUMNS`."""
+    """One row per variant, best first; see `COLUMNS`."""
     plates: pd.DataFrame
     """One row per filled well."""
     direction: str

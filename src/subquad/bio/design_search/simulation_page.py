@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from subquad.bio.compared_models import colour_of
+from subquad.bio.design_search.page import setting_text
 from subquad.bio.metrics.scores import verdict
 from subquad.bio.plots.maps import INK, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture
@@ -179,7 +180,11 @@ def _curves(metrics: Mapping[str, Any], key: str, label: str, limits: tuple[floa
 
 
 def _method(settings: Mapping[str, Any]) -> list[str | Table]:
-    rows = [[name.replace("_", " "), _text(settings[name])] for name in METHOD if settings[name] not in (None, [], "")]
+    rows = [
+        [name.replace("_", " "), setting_text(settings[name])]
+        for name in METHOD
+        if settings[name] not in (None, [], "")
+    ]
     return [
         "In each round every strategy is fitted to the rows that it measured so far, and ranks all others by the "
         "acquisition function; a fifth of the measured rows selects hyperparameters and weights of the ensemble. The "
@@ -204,7 +209,3 @@ METHOD = (
     "assay_rows",
 )
 """Settings that the page lists."""
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -12,11 +12,10 @@ from subquad.bio.metrics.scores import MIN_TEST_ROWS, verdict
 from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import forest
 from subquad.errors import SubquadError
-from subquad.reporting.page import Picture, Section, Table, page, picture, signed
+from subquad.reporting.page import Block, Section, Table, page, picture, signed
 
 __all__ = ["check_comparable", "comparison_page"]
 
-Block = str | Table | Picture
 Runs = Mapping[str, FinishedRun]
 IGNORED_SETTINGS = ("fingerprint", "table")
 MAX_SETTING = 60

@@ -23,11 +23,10 @@ from subquad.bio.plots.figures import (
     reliability_diagram,
     residual_plot,
 )
-from subquad.reporting.page import Picture, Section, Table, picture, show
+from subquad.reporting.page import Block, Picture, Section, Table, picture, show
 
 __all__ = ["main_figures", "sections"]
 
-Block = str | Table | Picture
 MAX_WORST_ROWS = 15
 MAX_GROUPS = 25
 MAX_CLASSES = 60

@@ -18,11 +18,10 @@ from subquad.bio.plots.figures import (
     probability_histogram,
     profiles,
 )
-from subquad.reporting.page import Picture, Table, picture
+from subquad.reporting.page import Block, Picture, Table, picture
 
 __all__ = ["blocks", "main_figures", "sequence_metric"]
 
-Block = str | Table | Picture
 MAX_POSITIONS = 600
 """Positions of a sequence that are drawn."""
 

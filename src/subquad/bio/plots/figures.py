@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from subquad.bio.compared_models import COMPARED_MODELS, colour_of, label_of
-from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
+from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, draw_points, tidy
 from subquad.reporting.page import signed
 from subquad.reporting.vector_figure import FILL, ON_DARK, ON_LIGHT
 
@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 PARTS = {"train": GREY, "validation": OCHRE, "test": GREEN}
-MAX_POINTS = 5000
-"""Points that are drawn singly; more are drawn as a density."""
 LEGEND_COLUMNS = 4
 FINE_RANGE = 0.05
 """Range of an axis below which values have four decimals."""
@@ -92,10 +90,7 @@ def measured_predicted(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], *, 
         max(max(float(x.max()), float(y.max())) for _, x, y in panels),
     ]
     for axes, (title, x, y) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        if len(x) > MAX_POINTS:
-            axes.hexbin(x, y, gridsize=60, bins="log", cmap="Greens", mincnt=1, linewidths=0, extent=(*ends, *ends))
-        else:
-            axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
+        draw_points(axes, x, y, extent=(*ends, *ends))
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
         axes.set_title(title, fontsize=10)
         axes.set(xlabel=f"measured {target}", ylabel=f"predicted {target}")
@@ -176,11 +171,7 @@ def residual_plot(predicted: np.ndarray, residual: np.ndarray) -> Figure:
     """Return residuals against predictions, with their running mean and central 80 %."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    if len(predicted) > MAX_POINTS:
-        axes.hexbin(predicted, residual, gridsize=60, bins="log", cmap="Greens", mincnt=1, linewidths=0)
-    else:
-        alpha = min(0.6, 60 / len(predicted) ** 0.6 + 0.05)
-        axes.scatter(predicted, residual, s=8, alpha=alpha, color=GREEN, linewidths=0)
+    draw_points(axes, predicted, residual)
     bins = np.array_split(np.argsort(predicted), max(1, min(20, len(predicted) // 15)))
     x = [predicted[own].mean() for own in bins]
     axes.plot(x, [residual[own].mean() for own in bins], color=OCHRE, linewidth=2, label="mean")

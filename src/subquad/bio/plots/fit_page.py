@@ -10,11 +10,10 @@ from subquad.bio.metrics.scores import METRICS, title, verdict
 from subquad.bio.models.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
-from subquad.reporting.page import Picture, Section, Table, page, picture, signed
+from subquad.reporting.page import Block, Section, Table, page, picture, signed
 
 __all__ = ["card", "render", "sections"]
 
-Block = str | Table | Picture
 MAX_COLUMNS = 7
 """Metrics in the first table; a later one has all."""
 MAX_ROWS = 60

@@ -32,6 +32,7 @@ __all__ = [
     "base_pair_figure",
     "correlation_text",
     "draw_base_pairs",
+    "draw_points",
     "hatch",
     "hatch_patch",
     "heat_map",
@@ -54,6 +55,8 @@ HATCH, HATCH_INK = "////", "#5a6375"
 HATCH_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 7.5, "handlelength": 1.6, "borderaxespad": 0.2}
 WIDEST = 80
 """Most positions in one row of a heat map."""
+MAX_POINTS = 5000
+"""Points that are drawn singly; more are drawn as a density."""
 
 
 def tidy(axes: Axes) -> None:
@@ -259,6 +262,14 @@ def base_pair_figure(pairs: np.ndarray, length: int) -> Figure:
     return figure
 
 
+def draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, **options: Any) -> Any:
+    """Draw points, or the density of more than `MAX_POINTS`, which is returned; `options` are those of `hexbin`."""
+    if len(x) > MAX_POINTS:
+        return axes.hexbin(x, y, gridsize=60, bins="log", cmap="Greens", mincnt=1, linewidths=0, **options)
+    axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
+    return None
+
+
 def scatter(
     x: np.ndarray,
     y: np.ndarray,
@@ -269,11 +280,9 @@ def scatter(
     """Return a scatter plot, or a density plot of many points, with the line of agreement and, if given, a curve."""
     figure = Figure(figsize=(5.2, 4.4))
     axes = figure.add_subplot()
-    if len(x) > 5000:
-        image = axes.hexbin(x, y, gridsize=70, bins="log", cmap="Greens", mincnt=1, linewidths=0)
-        figure.colorbar(image, ax=axes, label="rows")
-    else:
-        axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
+    density = draw_points(axes, x, y)
+    if density is not None:
+        figure.colorbar(density, ax=axes, label="rows")
     if curve is not None:
         axes.plot(*curve, color=OCHRE, linewidth=2)
     ends = [max(x.min(), y.min()), min(x.max(), y.max())]

@@ -5,11 +5,10 @@ from typing import Any
 
 from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import histograms
-from subquad.reporting.page import Picture, Table, picture
+from subquad.reporting.page import Block, Picture, Table, picture
 
 __all__ = ["LEAK_LABELS", "blocks"]
 
-Block = str | Table | Picture
 LEAK_LABELS = {
     "exact": "Test rows with the same sequence, or the same pair, as a training or validation row",
     "near_duplicates": "Other test rows that are near-duplicates of a training or validation row: {definition}",
