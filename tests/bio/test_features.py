@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.features.composition import kmers_of
 from subquad.bio.features.residues import ResidueFeatures
-from subquad.bio.features.sequences import SequenceFeatures, kmers_of
+from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.features.substitutions import PROPERTIES, properties
 from subquad.bio.settings import ALPHABETS
 

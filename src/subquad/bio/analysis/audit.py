@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subquad.bio.data.dataset import ANY, PARTS, Inputs, Target
-from subquad.bio.features.sequences import is_nucleic
+from subquad.bio.features.composition import is_nucleic
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.splits.near_duplicates import equal_sequences
 

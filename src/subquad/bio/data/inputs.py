@@ -146,9 +146,22 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         texts = normalize(partners, partner_alphabet)[0]
         pairs = [f"{partner}|{sequence}" for partner, sequence in zip(texts, found.sequences, strict=True)]
         found = replace(found, sequences=pairs)
+    return _assembled(options, found, codes, paired, alphabet=alphabet, remarks=remarks)
+
+
+def _assembled(
+    options: InputOptions,
+    found: SequenceSet,
+    codes: np.ndarray,
+    paired: Partners,
+    *,
+    alphabet: str,
+    remarks: list[str],
+) -> ReadInputs:
+    """Return inputs and schema of codes."""
     is_aligned = bool((codes[:, -1] != PAD).all())
-    if is_training and not is_aligned:
-        remarks += _few_other_lengths((codes != PAD).sum(1))
+    if options.schema is None and not is_aligned:
+        remarks = remarks + _few_other_lengths((codes != PAD).sum(1))
     schema = options.schema or InputSchema(
         sequence=options.sequence,
         mutant=options.mutant,

@@ -13,7 +13,7 @@ from scipy import sparse
 from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import PAD, Inputs
 from subquad.bio.features.base import Features, common_fields, vector_statistics
-from subquad.bio.features.sequences import is_nucleic, kmers_of
+from subquad.bio.features.composition import is_nucleic, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
 

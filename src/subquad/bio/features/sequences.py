@@ -16,18 +16,25 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.alphabet import alphabet_of
-from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.data.dataset import Inputs
 from subquad.bio.features.base import Features, common_fields, standardized
-from subquad.bio.features.substitutions import Substitutions, properties, reference_of
+from subquad.bio.features.composition import (
+    are_open,
+    codons_of,
+    ends_of,
+    global_names,
+    global_values,
+    is_nucleic,
+    kmer_name,
+    kmers_of,
+)
+from subquad.bio.features.substitutions import Substitutions, reference_of
 from subquad.bio.settings import ALPHABETS
 
 __all__ = [
     "LETTERS",
     "PRODUCTS",
     "SequenceFeatures",
-    "is_nucleic",
-    "kmer_name",
-    "kmers_of",
 ]
 
 MAX_PAIR_POSITIONS = 120
@@ -35,16 +42,8 @@ MAX_PAIR_POSITIONS = 120
 MIN_DIVERSITY, MIN_KMER_POSITIONS = 0.25, 10
 """Fraction of letters that differ from the reference, and number of varying positions, from which aligned sequences
 also have k-mers as features."""
-MIN_CODONS, MIN_OPEN = 10, 0.95
-"""Number of codons, and fraction of rows without a stop codon inside, from which sequences are open reading frames."""
-STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
-"""Codes of the stop codons TAA, TAG and TGA."""
-MAX_NUCLEIC_LETTERS = 5
-"""Letters of DNA or RNA with the gap of an alignment."""
 ENDS = 5
 """Number of letters at either end that are features if lengths vary."""
-HELIX = np.deg2rad(100.0)
-"""Rotation of an α-helix per residue, for the hydrophobic moment (Eisenberg 1982)."""
 CHUNK, MAX_DENSE = 1 << 14, 1 << 22
 """Rows at a time, and numbers of their embeddings."""
 LETTERS, PRODUCTS = ("letters", "partner", "mismatch"), ("pairs", "type")
@@ -52,11 +51,6 @@ LETTERS, PRODUCTS = ("letters", "partner", "mismatch"), ("pairs", "type")
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""
-
-
-def is_nucleic(letters: int) -> bool:
-    """Return whether an alphabet with so many letters is DNA or RNA, with or without a gap."""
-    return letters <= MAX_NUCLEIC_LETTERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +113,7 @@ class SequenceFeatures(Features):
             **common_fields(inputs),
             **fields,
             positions=codes.shape[1] if inputs.is_aligned else 0,
-            has_codons=is_dna_or_rna and _are_open(inputs),
+            has_codons=is_dna_or_rna and are_open(inputs),
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -198,7 +192,7 @@ class SequenceFeatures(Features):
                 layout += [("partner", T * A, True), ("mismatch", T, True)]
                 layout += [("type", T * A**2, True)] if is_nucleic(A) else []
         layout += [(f"kmer {k}", A**k, False) for k in range(1, self.kmer + 1)]
-        layout += [("global", len(_globals(A)), False)] if self.kmer else []
+        layout += [("global", len(global_names(A)), False)] if self.kmer else []
         layout += [("first", self.ends * A, True), ("last", self.ends * A, True)] if self.ends else []
         layout += [("codons", A**3, False)] if self.has_codons else []
         layout += [("mismatches", 1, False)] if self.has_partner else []
@@ -241,43 +235,6 @@ class SequenceFeatures(Features):
             yield sparse.csr_matrix((values, (rows, columns)), shape=(len(some), self.count), dtype=np.float32)
 
 
-def kmers_of(channels: Sequence[np.ndarray], letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, position, index and weight of each k-mer: the letters at one position of k channels `(n, T)`.
-
-    K-mers with `PAD` are skipped; those with `ANY` are all k-mers that they may stand for, with equal weights.
-    """
-    rows: Any
-    positions: Any
-    rows, positions = np.nonzero(np.all([channel != PAD for channel in channels], axis=0))
-    kmer, weight = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
-    for channel in channels:
-        letter = channel[rows, positions].astype(np.int64)
-        if (letter == ANY).any():
-            times = np.where(letter == ANY, letters, 1)
-            rows, positions, kmer, weight, letter, times = (
-                np.repeat(values, times) for values in (rows, positions, kmer, weight / times, letter, times)
-            )
-            # repeats of one position are adjacent and count up from 0
-            starts = np.flatnonzero(
-                np.r_[True, (np.diff(rows) != 0) | (np.diff(positions) != 0) | (np.diff(kmer) != 0)]
-            )
-            within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
-            letter = np.where(letter == ANY, within, letter)
-        kmer = kmer * letters + letter
-    return rows, positions, kmer, weight
-
-
-def kmer_name(index: int, length: int, alphabet: str) -> str:
-    """Return the letters of a k-mer from its index."""
-    return "".join(alphabet[index // len(alphabet) ** k % len(alphabet)] for k in reversed(range(length)))
-
-
-def _globals(letters: int) -> list[str]:
-    if is_nucleic(letters):
-        return ["length", "log length", "GC"]
-    return ["length", "log length", "net charge", "mean hydropathy", "aromatic fraction", "hydrophobic moment"]
-
-
 def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
     A, codes = features.letters, inputs.codes
     match kind:
@@ -296,10 +253,10 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
             column = {"mismatch": positions, "type": positions * A**2 + kmer, "mismatches": np.zeros_like(rows)}
             return rows, column[kind], weight
         case "first" | "last":
-            rows, positions, kmer, weight = kmers_of([_ends(inputs, features.ends, kind)], A)
+            rows, positions, kmer, weight = kmers_of([ends_of(inputs, features.ends, kind)], A)
             return rows, positions * A + kmer, weight
         case "global":
-            return _dense(_global_values(inputs))
+            return _dense(global_values(inputs))
         case "covariates":
             return _dense(features.standardize(inputs))
         case "embedding":
@@ -308,7 +265,7 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
             assert features.substitutions is not None
             return _dense(features.substitutions.matrix(codes))
         case "codons":
-            rows, _, codon, weight = kmers_of(_codons(codes), A)
+            rows, _, codon, weight = kmers_of(codons_of(codes), A)
             return rows, codon, weight / np.maximum(inputs.lengths // 3, 1)[rows]
     length = int(kind.removeprefix("kmer "))
     T = codes.shape[1]
@@ -319,53 +276,6 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
 def _dense(values: np.ndarray) -> Entries:
     rows, columns = np.nonzero(values)
     return rows, columns, values[rows, columns]
-
-
-def _codons(codes: np.ndarray) -> list[np.ndarray]:
-    """Return the first, second and third letters of the codons, counted from the first letter."""
-    whole = codes[:, : codes.shape[1] // 3 * 3]
-    return [whole[:, place::3] for place in range(3)]
-
-
-def _are_open(inputs: Inputs) -> bool:
-    """Return whether nearly all sequences are open reading frames: whole codons, and no stop before the last one."""
-    lengths = inputs.lengths
-    if not len(lengths) or lengths.min() < 3 * MIN_CODONS or inputs.is_double_stranded:
-        return False
-    first, second, third = _codons(inputs.codes)
-    is_stop = np.any([(first == a) & (second == b) & (third == c) for a, b, c in STOPS], axis=0)
-    is_inside = np.arange(first.shape[1]) < lengths[:, None] // 3 - 1
-    is_open = (lengths % 3 == 0) & ~(is_stop & is_inside).any(1)
-    return float(is_open.mean()) >= MIN_OPEN
-
-
-def _ends(inputs: Inputs, count: int, kind: str) -> np.ndarray:
-    """Return the first letters, or the last ones in reverse order."""
-    places = np.arange(count)[None] if kind == "first" else inputs.lengths[:, None] - 1 - np.arange(count)
-    is_there = (places >= 0) & (places < inputs.lengths[:, None])
-    padded = np.pad(inputs.codes, ((0, 0), (0, 1)), constant_values=PAD)
-    return np.where(is_there, np.take_along_axis(padded, np.where(is_there, places, -1), axis=1), PAD)
-
-
-def _global_values(inputs: Inputs) -> np.ndarray:
-    lengths = np.maximum(inputs.lengths, 1)
-    columns = [inputs.lengths / 100, np.log(lengths)]
-    A = inputs.letters
-    if is_nucleic(A):
-        is_gc = np.isin(np.arange(A), (1, 2)).astype(np.float64)
-        return np.stack([*columns, _values(inputs.codes, is_gc).sum(1) / lengths], axis=1)
-    table = properties(A)
-    hydropathy, charge, aromatic = (_values(inputs.codes, table[:, k]) for k in (0, 1, 3))
-    turn = HELIX * np.arange(inputs.codes.shape[1])
-    moment = np.hypot(hydropathy @ np.cos(turn), hydropathy @ np.sin(turn))
-    columns += [charge.sum(1), hydropathy.sum(1) / lengths, aromatic.sum(1) / lengths, moment / lengths]
-    return np.stack(columns, axis=1)
-
-
-def _values(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the value of each letter: 0 in the padding, the mean over all letters for `ANY`."""
-    # codes -2 and -1 index from the end
-    return np.r_[table, table.mean(), 0.0][codes.astype(np.int64)]
 
 
 def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Sequence[str]) -> list[str]:
@@ -386,7 +296,7 @@ def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Seq
         case "mismatches":
             return ["mismatches"]
         case "global":
-            return _globals(A)
+            return global_names(A)
         case "first":
             return [f"{letter}{t}" for t in range(1, features.ends + 1) for letter in alphabet]
         case "last":

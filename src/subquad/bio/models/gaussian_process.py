@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Inputs
+from subquad.bio.features.composition import is_nucleic
 from subquad.bio.features.pairs import RowFeatures, letter_channels
 from subquad.bio.features.rows import Part
-from subquad.bio.features.sequences import LETTERS, PRODUCTS, is_nucleic
+from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.features.substitutions import blosum62
 from subquad.bio.models.linear import SparseMatrix, scale_of
 
