@@ -80,10 +80,13 @@ def rounds(
     if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
         number = len(done)
         is_resumed = _check_last(out, done.pop(), step, number, force=force)
-    run, table = _current(done, out, source, settings)
-    folder = out / f"round-{number}"
+    run, table = _current(done, out, source)
+    model, folder = BioModel.load(run), out / f"round-{number}"
+    if model.schema.partner:
+        raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
+    if table is None:
+        table = table_of_fit(run, model) if settings.table is None else resolve_table(settings.table)
     if settings.measured:
-        model = BioModel.load(run)
         if table is None:
             raise SubquadError(f"{run}: the table of the fit was not found; name it with --table")
         fit_settings, fit_seed = settings_of_run(model)
@@ -94,19 +97,19 @@ def rounds(
         if not is_resumed:
             shutil.rmtree(folder, ignore_errors=True)
         _save(out, record, step)
-        step |= _compare(run, found, target, direction, folder / MEASURED)
+        step |= _compare(model, found, target, direction, folder / MEASURED)
         table = folder / TABLE
         _write_csv(found.table, table)
         run = folder / RUN
         if not (run / METRICS).is_file():
             fit(table, found.settings, out=run, seed=fit_seed, quiet=quiet)
         step |= {"run": f"{folder.name}/{RUN}", "table": f"{folder.name}/{TABLE}"}
+        model = BioModel.load(run)
     if settings.propose:
         for remark in _unlike_before(done, settings):
             say(remark, quiet=quiet)
-        step |= _propose(
-            run, table, replace(settings, direction=direction, target=target), folder, seed=seed, quiet=quiet
-        )
+        own = replace(settings, direction=direction, target=target)
+        step |= _propose(run, model, table, own, folder, seed=seed, quiet=quiet)
     _save(out, record, step | {"is_finished": True})
     return record
 
@@ -114,8 +117,6 @@ def rounds(
 def _record(out: Path, source: Path) -> dict[str, Any]:
     """Return the record of the rounds in a folder, or a new one."""
     if not out.is_dir() or not any(out.iterdir()):
-        if BioModel.load(source).schema.partner:
-            raise SubquadError(f"{source}: reads pairs of sequences, and rounds propose single ones; use design")
         stamp = {"kind": KIND, "version": __version__}
         return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "target": None, "rounds": []}
     record = read_json(out / RECORD) if (out / RECORD).is_file() else {}
@@ -211,19 +212,15 @@ def _unlike_before(done: list[Step], settings: RoundsSettings) -> list[str]:
     return remarks
 
 
-def _current(done: list[Step], out: Path, source: Path, settings: RoundsSettings) -> tuple[Path, Path | None]:
-    """Return the newest run and its table."""
+def _current(done: list[Step], out: Path, source: Path) -> tuple[Path, Path | None]:
+    """Return the newest run, and its table if a round wrote it."""
     step = next((own for own in reversed(done) if "run" in own), None)
-    if step is not None:
-        return out / step["run"], out / step["table"]
-    if settings.table is not None:
-        return source, resolve_table(settings.table)
-    return source, table_of_fit(source, BioModel.load(source))
+    return (source, None) if step is None else (out / step["run"], out / step["table"])
 
 
-def _compare(run: Path, found: Measurements, target: str | None, direction: Direction | None, path: Path) -> Step:
+def _compare(model: BioModel, found: Measurements, target: str | None, direction: Direction | None, path: Path) -> Step:
     """Write the new measurements beside their predictions by the model that had not seen them, and summarize them."""
-    scorer = open_scorer(run, target=target)
+    scorer = open_scorer(model, target=target)
     summary: Step = {"new_measurements": len(found.sequences)}
     if scorer.model.task_type != "regression":
         return summary
@@ -245,6 +242,7 @@ def _compare(run: Path, found: Measurements, target: str | None, direction: Dire
 
 def _propose(
     run: Path,
+    model: BioModel,
     table: Path | None,
     settings: RoundsSettings,
     folder: Path,
@@ -255,7 +253,7 @@ def _propose(
     from subquad.bio.design_search.page import render
 
     assert settings.propose is not None
-    scorer = open_scorer(run, target=settings.target)
+    scorer = open_scorer(model, target=settings.target)
     measured = measured_sequences(run, scorer, None if table is None else str(table), quiet=quiet)
     proposal = propose(
         scorer,

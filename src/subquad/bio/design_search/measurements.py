@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.table import read_table
+from subquad.bio.data.table import Table, read_table
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.models.measured import read_measured
+from subquad.bio.models.measured import classes_of_model, read_measured
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import make_split
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
@@ -98,7 +98,8 @@ def read_measurements(
         SubquadError: A table cannot be read or lacks a column, has no measurement, or a measurement differs from
             another one of the same sequence.
     """
-    known = _read(Path(table), model, settings)
+    base = read_table(table, settings)
+    known = _known(Path(table), base, model)
     read = collect_errors(*(lambda path=path: _read(Path(path), model, settings) for path in paths))
     seen = {}
     for row in np.flatnonzero(known.has):
@@ -128,7 +129,7 @@ def read_measurements(
     new = pd.DataFrame([rows.frame.iloc[row].to_dict() for rows, row in kept]).reindex(
         columns=known.frame.columns, fill_value=""
     )
-    frame, settings = _with_split(known, settings, seed=seed)
+    frame, settings = _with_split(base, settings, seed=seed)
     new[SPLIT] = "train"
     return Measurements(
         table=pd.concat([frame, new], ignore_index=True),
@@ -148,18 +149,25 @@ def _read(path: Path, model: BioModel, settings: FitSettings) -> _Rows:
     return _Rows(path=path, frame=frame, sequences=read.table.sequences, y=read.y, has=read.has)
 
 
-def _with_split(known: _Rows, settings: FitSettings, *, seed: int) -> tuple[pd.DataFrame, FitSettings]:
+def _known(path: Path, table: Table, model: BioModel) -> _Rows:
+    """Return the rows of the table of the fit."""
+    assert table.target is not None, "the table of a fit has a target"
+    y = classes_of_model(path, table.target, model)
+    return _Rows(path=path, frame=table.frame, sequences=table.sequences, y=y, has=table.has_target)
+
+
+def _with_split(table: Table, settings: FitSettings, *, seed: int) -> tuple[pd.DataFrame, FitSettings]:
     """Return the table of a fit with the part of each row as a column, and the settings that use the column."""
     if settings.split == SPLIT:
-        return known.frame, settings
-    if SPLIT in known.frame.columns:
-        raise SubquadError(f"{known.path}: has a column {SPLIT!r}, which rounds write; rename it")
-    split = make_split(read_table(known.path, settings), settings, seed=seed)
-    part = np.full(len(known.frame), "unused", dtype=object)
+        return table.frame, settings
+    if SPLIT in table.frame.columns:
+        raise SubquadError(f"{table.path}: has a column {SPLIT!r}, which rounds write; rename it")
+    split = make_split(table, settings, seed=seed)
+    part = np.full(len(table.frame), "unused", dtype=object)
     for name, rows in split.parts.items():
         part[rows] = name
     fixed = replace(settings, split=SPLIT, split_by="random", fold=None, train_rows=None)
-    return known.frame.assign(**{SPLIT: part}), fixed
+    return table.frame.assign(**{SPLIT: part}), fixed
 
 
 def _short(sequence: str) -> str:

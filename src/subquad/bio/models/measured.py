@@ -3,13 +3,13 @@
 Axes: n rows, K columns of measurements.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subquad.bio.data.dataset import Target
 from subquad.bio.data.files import column_of, is_missing
 from subquad.bio.data.table import Table, read_like
 from subquad.bio.data.targets import read_target
@@ -18,7 +18,7 @@ from subquad.errors import SubquadError, raise_errors, unknown
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
 
-__all__ = ["MeasuredTable", "read_measured"]
+__all__ = ["MeasuredTable", "classes_of_model", "read_measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,19 @@ def read_measured(path: Path | str, model: "BioModel", *, column: str | None = N
     if all(is_missing(column_of(frame, name)).all() for name in names):
         raise SubquadError(f"{path}: column {names[0]!r} is empty; write the measurements into it")
     target, has, _ = read_target(path, frame, names, None, task_type=task_type)
+    return MeasuredTable(table=table, y=classes_of_model(path, target, model), has=has)
+
+
+def classes_of_model(path: Path | str, target: Target, model: "BioModel") -> np.ndarray:
+    """Return measurements as they are, and classes of rows as indices into those of the model.
+
+    Raises:
+        SubquadError: There are classes that the model does not have.
+    """
     y: np.ndarray = np.asarray(target.y)
-    if model.classes and task_type in ("binary", "multiclass"):
-        y = _as_known_classes(path, target.classes, y, model.classes)
-    return MeasuredTable(table=table, y=y, has=has)
-
-
-def _as_known_classes(path: Path | str, classes: Sequence[str], y: np.ndarray, known: Sequence[str]) -> np.ndarray:
-    """Return indices of classes in the order of the model."""
+    if target.task_type not in ("binary", "multiclass"):
+        return y
+    classes, known = target.classes, model.classes
     place = {name: k for k, name in enumerate(known)}
     raise_errors(
         f"{path}: classes that the fit does not have ({', '.join(known)}):",
