@@ -666,8 +666,10 @@ def test_homologs_of_a_given_split_are_counted_and_said():
     assert "--split-by homology separates them" in split.how
     split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.3), seed=0)
     assert split.leakage.homologs == 0
-    split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.9), seed=0)
-    assert split.leakage.homologs
+    # at 90 % the three pairs are clusters of their own, and some fold tests one of a pair
+    folds = [FitSettings(split_by="homology", identity=0.9, folds=5, fold=fold) for fold in range(5)]
+    made = [make_split(table(known + test), settings, seed=0) for settings in folds]
+    split = next(own for own in made if own.leakage.homologs)
     assert "a lower --identity separates more of them" in split.how
     assert "--split-by" not in split.how
 
