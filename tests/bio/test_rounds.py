@@ -117,10 +117,15 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
 def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_path, capsys):
     out = tmp_path / "rounds"
     propose(start, out)
-    measure(out / "round-1" / "batch.csv")
-    measured = (str(out / "round-1" / "batch.csv"),)
+    frame = measure(out / "round-1" / "batch.csv").iloc[:3].copy()
+    frame.loc[3] = {**frame.loc[2], "protein": "W" * len(WILD), "activity": 11.0}
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    measured = (str(tmp_path / "m.csv"),)
     rounds(start / "run", RoundsSettings(measured=measured, propose=3, generations=1, max_mutations=3), out=out)
-    assert "--max-mutations (round 1: 2, now: 3)" in " ".join(capsys.readouterr().err.split())
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "--max-mutations (round 1: 2, now: 3)" in shown
+    assert "of these, 1 not in the batch of round 1" in shown
+    assert "2 of its 5 variants have no new measurement" in shown
     rounds(start / "run", RoundsSettings(propose=3, generations=1, max_mutations=3), out=out)
     shown = " ".join(capsys.readouterr().err.split())
     assert "round 2 is not measured yet; this round does not know of its variants" in shown

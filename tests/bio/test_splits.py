@@ -20,7 +20,8 @@ from subquad.bio.splits.near_duplicates import (
     within_one_indel,
     within_substitutions,
 )
-from subquad.bio.splits.split import find_split, make_split
+from subquad.bio.splits.split import make_split
+from subquad.bio.splits.split_column import find_split
 from subquad.errors import SubquadError
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

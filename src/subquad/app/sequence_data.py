@@ -12,7 +12,8 @@ from subquad.bio.data.files import file_of, read_frame
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.plots.split_section import LEAK_LABELS
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.split import Split, check_split_column, make_split
+from subquad.bio.splits.split import Split, make_split
+from subquad.bio.splits.split_column import check_split_column
 from subquad.reporting.page import Table as Rows
 
 __all__ = ["ENDINGS", "columns_of", "describe", "example_names", "fit_settings"]

@@ -18,7 +18,7 @@ from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import read_frame, separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
-from subquad.bio.splits.split import parts_of_column
+from subquad.bio.splits.split_column import parts_of_column
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json
 

@@ -22,7 +22,8 @@ from subquad.bio.metrics.scores import difference, score
 from subquad.bio.models.finished_run import read_test_rows
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.split import check_split_column, count_folds, make_split, split_method
+from subquad.bio.splits.split import make_split, split_method
+from subquad.bio.splits.split_column import check_split_column, count_folds
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, METRICS, check_run_folder, open_run

@@ -20,7 +20,8 @@ from subquad.bio.models.predictions import test_examples, test_frame
 from subquad.bio.models.training_data import check_trainable
 from subquad.bio.plots.fit_page import card, render
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.split import Split, check_split_column, make_split
+from subquad.bio.splits.split import Split, make_split
+from subquad.bio.splits.split_column import check_split_column
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import Run, check_run_folder, open_run

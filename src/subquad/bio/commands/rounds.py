@@ -16,6 +16,7 @@ from subquad import __version__
 from subquad.bio.commands.fit import fit
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import file_of
+from subquad.bio.data.table import read_like
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
 from subquad.bio.design_search.settings import ONLY_SIMULATED, RoundsSettings, SearchSettings
@@ -91,7 +92,7 @@ def rounds(
             raise SubquadError(f"{run}: the table of the fit was not found; name it with --table")
         fit_settings, fit_seed = settings_of_run(model)
         found = read_measurements(settings.measured, table, model, fit_settings, seed=fit_seed)
-        for remark in found.remarks:
+        for remark in [*found.remarks, *_beside_batch(done, out, found, model)]:
             say(remark, quiet=quiet)
         # from here on the round has begun, and the same command resumes it
         if not is_resumed:
@@ -210,6 +211,17 @@ def _unlike_before(done: list[Step], settings: RoundsSettings) -> list[str]:
     if changed:
         remarks.append(f"settings are not taken over from the round before, and differ: {', '.join(changed)}")
     return remarks
+
+
+def _beside_batch(done: list[Step], out: Path, found: Measurements, model: BioModel) -> list[str]:
+    """Return how many of the measured variants the last batch does not have, and how many of its own are missing."""
+    number = next((k for k in range(len(done), 0, -1) if "proposed" in done[k - 1]), None)
+    if number is None:
+        return []
+    batch = set(read_like(out / f"round-{number}" / BATCH, model.schema).sequences)
+    other, missing = len(set(found.sequences) - batch), len(batch - set(found.sequences))
+    remarks = [f"of these, {other:,} not in the batch of round {number}"] if other else []
+    return remarks + ([f"{missing:,} of its {len(batch):,} variants have no new measurement"] if missing else [])
 
 
 def _current(done: list[Step], out: Path, source: Path) -> tuple[Path, Path | None]:

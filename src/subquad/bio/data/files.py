@@ -145,7 +145,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
     separator = _separator_in(head)
     stream = io.StringIO(text)
     options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
-    header: list[str] = []
+    header, start = list[str](), 0
     try:
         # a quoted name may hold a line break
         header = [name.strip() for name in next(csv.reader(iter(stream.readline, ""), delimiter=separator))]

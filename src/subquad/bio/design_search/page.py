@@ -22,7 +22,8 @@ __all__ = ["render", "setting_text"]
 
 LABELS = {"ucb": "UCB", "expected_improvement": "expected improvement", "draw": "draw"}
 MEANINGS = {
-    "ucb": "upper confidence bound, by which designs are ranked",
+    "ucb": "confidence bound, by which designs are ranked: the prediction, moved by `beta` standard deviations in the "
+    "better direction, so that a design may lead because it is uncertain",
     "expected_improvement": "mean improvement over the best measurement, by which designs are ranked",
     "draw": "prediction by the random member, or sample of the posterior, that chose the design",
 }

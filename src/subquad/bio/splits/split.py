@@ -6,14 +6,11 @@ selection faces the same shift as the test. Cost: one pass over the rows, plus M
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.columns import SPLIT_NAMES
 from subquad.bio.data.dataset import PARTS
 from subquad.bio.data.files import to_numbers
 from subquad.bio.data.table import Table
@@ -29,35 +26,18 @@ from subquad.bio.splits.holdout import (
 )
 from subquad.bio.splits.leakage import Leakage, find_leakage
 from subquad.bio.splits.near_duplicates import equal_sequences
+from subquad.bio.splits.split_column import are_folds, column_values, parts_of_column, split_column
 from subquad.bio.splits.units import KINDS, units_of
 from subquad.errors import SubquadError, raise_errors, unknown
 
 __all__ = [
     "Split",
     "SplitMethod",
-    "check_split_column",
-    "count_folds",
     "fewer_rows",
-    "find_split",
     "make_split",
-    "parts_of_column",
     "split_method",
 ]
 
-PART_OF = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "": "",
-    "unused": "",
-    "test_duplicate": "duplicate",
-}
-"""Part of each value in a split column; rows of the empty part are not used."""
 MIN_VALIDATION = 10
 """Minimum number of validation rows if they are reduced along with the training rows."""
 MIN_DISTINCT = 10
@@ -112,7 +92,7 @@ def make_split(table: Table, settings: FitSettings, *, seed: int, method: SplitM
         SubquadError: There is no such column, it has invalid values, the table does not have what the method needs, or
             a part is empty.
     """
-    column = _column(table.frame, settings)
+    column = split_column(table.frame, settings)
     if column is not None:
         return _from_column(table, settings, column, seed=seed)
     method, random = method or _method(table, settings), np.random.default_rng(seed)
@@ -136,7 +116,7 @@ def split_method(table: Table, settings: FitSettings) -> SplitMethod | None:
     Raises:
         SubquadError: The table does not have what the method needs.
     """
-    return _method(table, settings) if _column(table.frame, settings) is None else None
+    return _method(table, settings) if split_column(table.frame, settings) is None else None
 
 
 def fewer_rows(
@@ -154,89 +134,6 @@ def fewer_rows(
     # a random order of all rows is the same for all numbers of rows, so that smaller sets are subsets of larger ones
     chosen = {part: np.sort(own.permutation(parts[part])[:size]) for part, (own, size) in draws.items()}
     return {**parts, **chosen}
-
-
-def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> None:
-    """Check the values of the split column, before the rest of the table is read.
-
-    Raises:
-        SubquadError: The column has other values than names of parts or numbers of folds.
-    """
-    name = _column(frame, settings)
-    if name is None or name not in frame.columns:
-        return
-    if not _are_folds(_values(frame, name)):
-        parts_of_column(path, frame, name)
-
-
-def parts_of_column(path: Path | str, frame: pd.DataFrame, name: str) -> np.ndarray:
-    """Return the part of the split that a column gives each row, `(n,)`, as in `PART_OF`.
-
-    Raises:
-        SubquadError: The column has other values than names of parts.
-    """
-    values = _values(frame, name)
-    found: dict[str, list[int]] = {}
-    for row in np.flatnonzero(~values.isin(list(PART_OF))):
-        found.setdefault(str(frame[name].iloc[row]), []).append(int(row) + 1)
-    raise_errors(
-        f"{path}: column {name!r} must hold train, validation or test (or unused), or numbers of folds",
-        [f"{value!r}: {_rows(rows)}{_nearest(value)}" for value, rows in found.items()],
-    )
-    return values.map(PART_OF).to_numpy(dtype=object)
-
-
-def _rows(rows: list[int]) -> str:
-    shown = ", ".join(map(str, rows[:3]))
-    return f"row {shown}" if len(rows) == 1 else f"{len(rows):,} rows ({shown}{' …' if len(rows) > 3 else ''})"
-
-
-def _nearest(value: str) -> str:
-    near = get_close_matches(value.strip().lower(), PART_OF, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def find_split(frame: pd.DataFrame) -> str | None:
-    """Return the column named split or set that contains the value train, or None."""
-    for column in frame.columns:
-        if str(column).lower() in SPLIT_NAMES and set(_values(frame, column)) & {"train", "training"}:
-            return str(column)
-    return None
-
-
-def count_folds(table: Table, settings: FitSettings) -> int:
-    """Return the number of folds: of a column of fold numbers, otherwise `settings.folds`.
-
-    Raises:
-        SubquadError: The split column has no fold numbers.
-    """
-    name = settings.split
-    if name is None:
-        return settings.folds
-    if name not in table.frame.columns:
-        raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
-    values = _values(table.frame, name).loc[np.asarray(table.has_target)]
-    if not _are_folds(values):
-        raise SubquadError(
-            f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out "
-            "--split to have folds made"
-        )
-    return len(np.unique(to_numbers(values.loc[values != ""])))
-
-
-def _values(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column in lower case, indexed from 0."""
-    return frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
-
-
-def _are_folds(values: pd.Series) -> bool:
-    return bool(values.loc[values != ""].str.fullmatch(r"\d+(\.0+)?").all() and (values != "").any())
-
-
-def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
-    if settings.split is not None:
-        return settings.split
-    return find_split(frame) if settings.split_by == "random" and settings.fold is None else None
 
 
 def _method(table: Table, settings: FitSettings) -> SplitMethod:
@@ -312,9 +209,9 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
     frame = table.frame
     if name not in frame.columns:
         raise SubquadError(f"{table.path}: {unknown('column', name, frame.columns)} (--split)")
-    values = _values(frame, name)
+    values = column_values(frame, name)
     marked = 0
-    if _are_folds(values):
+    if are_folds(values):
         parts, how = _folds_of_column(table, settings, name, values)
     else:
         if settings.fold is not None:
