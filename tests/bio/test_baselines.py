@@ -13,8 +13,7 @@ from subquad.bio.features import rows as row_features
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
-from subquad.bio.models.baselines import Baseline, fit_boosting, fit_ridge
-from subquad.bio.models.ridge import refit_ridge
+from subquad.bio.models.baselines import Baseline, fit_boosting, fit_ridge, refit_ridge
 from subquad.errors import SubquadError
 
 

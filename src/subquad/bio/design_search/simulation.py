@@ -19,10 +19,9 @@ from subquad.bio.design_search.acquisition import draws_of_members, make_acquisi
 from subquad.bio.design_search.batch import MAX_DRAWN, pick_batch
 from subquad.bio.design_search.settings import RoundsSettings, Strategy
 from subquad.bio.features.substitutions import reference_of
-from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp, fit_ridge
+from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp, fit_ridge, refit_ridge
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.members import Members, deviation
-from subquad.bio.models.ridge import refit_ridge
 from subquad.bio.models.stacking import combine, fit_stacking
 from subquad.bio.models.support import sign_of
 from subquad.bio.models.training_data import prepare

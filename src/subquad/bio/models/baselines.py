@@ -21,9 +21,9 @@ from subquad.bio.features.residues import ResidueFeatures, vector_cost
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
-from subquad.bio.models.linear import Linear
+from subquad.bio.models.linear import Linear, SparseMatrix
 from subquad.bio.models.members import Members
-from subquad.bio.models.ridge import fit_linear
+from subquad.bio.models.ridge import fit_linear, refit_linear
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError
 
@@ -37,6 +37,7 @@ __all__ = [
     "fit_boosting",
     "fit_gp",
     "fit_ridge",
+    "refit_ridge",
 ]
 
 MAX_RESIDUES = 200_000
@@ -231,6 +232,18 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseli
     metric = MAIN_METRIC[dataset.target.task_type]
     linear, selected = fit_linear(features, train, validation, metric=metric, seed=seed)
     return Baseline(name=name, task_type=dataset.target.task_type, selected=selected, features=features, model=linear)
+
+
+def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:
+    """Return ridge or logistic regression on some rows, with the features and penalties of a fitted one.
+
+    Args:
+        ridge: Fitted to training rows with one value or class per row.
+        dataset: Targets and weights.
+        X: Features of all rows.
+        rows: Rows to fit it to.
+    """
+    return refit_linear(ridge.selected["penalty"], cast(Linear, ridge.model).scale, dataset, X, rows)
 
 
 def fit_boosting(

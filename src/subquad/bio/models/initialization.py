@@ -13,9 +13,8 @@ import numpy as np
 
 from subquad.bio.data.dataset import Dataset
 from subquad.bio.features.pairs import RowFeatures
-from subquad.bio.models.baselines import Baseline, fit_ridge
+from subquad.bio.models.baselines import Baseline, fit_ridge, refit_ridge
 from subquad.bio.models.linear import Linear, SparseMatrix
-from subquad.bio.models.ridge import refit_ridge
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 

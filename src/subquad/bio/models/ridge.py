@@ -5,7 +5,7 @@ Costs one pass over the rows per penalty; see `subquad.bio.models.linear`.
 Axes: n rows, F features, K columns of measurements, O outputs.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from subquad.bio.features.rows import Part
 from subquad.bio.metrics.scores import score
 from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
 
-if TYPE_CHECKING:
-    from subquad.bio.models.baselines import Baseline
-
-__all__ = ["fit_linear", "refit_ridge"]
+__all__ = ["fit_linear", "refit_linear"]
 
 MAX_PENALTY_ROWS = 50_000
 """Maximum number of rows or residues on which penalties of logistic regression are compared."""
@@ -58,20 +55,23 @@ def fit_linear(
     return linear, selected
 
 
-def refit_ridge(ridge: "Baseline", dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:
-    """Return ridge or logistic regression on some rows, with the features and penalties of a fitted one.
+def refit_linear(
+    penalty: float | list[float], scale: np.ndarray, dataset: Dataset, X: SparseMatrix, rows: np.ndarray
+) -> Linear:
+    """Return ridge or logistic regression on some rows with one value or class per row, with known penalties.
 
     Args:
-        ridge: Fitted to training rows with one value or class per row.
+        penalty: Penalty of each column, or of all.
+        scale: `(F,)` scale of the features.
         dataset: Targets and weights.
         X: Features of all rows.
         rows: Rows to fit it to.
     """
-    target, scale = dataset.target.take(rows), cast(Linear, ridge.model).scale
+    target = dataset.target.take(rows)
     weight = None if dataset.weight is None else dataset.weight[rows]
     part = Part(inputs=dataset.inputs.take(rows), target=target, residues=(), weight=weight)
     columns = target.outputs if target.task_type in ("regression", "multilabel") else 1
-    penalties = np.broadcast_to(ridge.selected["penalty"], columns)
+    penalties = np.broadcast_to(penalty, columns)
     found = []
     for k in range(columns):
         (known, own), penalty = part.column(k), (float(penalties[k]),)
