@@ -111,8 +111,8 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
     if found is None:
         return {}
     sequences, values = found
-    means = pd.Series(values).groupby(np.asarray(sequences)).mean().dropna()
-    known = dict(zip(means.index, means, strict=True))
+    frame = pd.DataFrame({"value": values, "sequence": sequences}).dropna()
+    known = {str(sequence): float(own["value"].mean()) for sequence, own in frame.groupby("sequence")}
     if scorer.partner is None:
         return known
     prefix = f"{scorer.partner}{SEPARATOR}"

@@ -74,16 +74,16 @@ def refit_linear(
     penalties = np.broadcast_to(penalty, columns)
     found = []
     for k in range(columns):
-        (known, own), penalty = part.column(k), (float(penalties[k]),)
+        (known, own), chosen = part.column(k), (float(penalties[k]),)
         if not len(known):
             # the mean on the training scale, or even odds
             found.append(Linear(weight=np.zeros((1, len(scale))), bias=np.zeros(1), scale=scale))
             continue
         if target.task_type == "regression":
-            path = ridge_path(X[rows[known]], own.target.y, own.weight, scale, penalties=penalty)
+            path = ridge_path(X[rows[known]], own.target.y, own.weight, scale, penalties=chosen)
         else:
             classes = len(own.target.classes)
-            options = {"weight": own.weight, "scale": scale, "penalties": penalty}
+            options = {"weight": own.weight, "scale": scale, "penalties": chosen}
             path = logistic_path(X[rows[known]], own.target.y, classes, **options)
         found.append(next(iter(path))[1])
     return Linear(
