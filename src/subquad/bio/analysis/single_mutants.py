@@ -112,7 +112,7 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
         return {}
     sequences, values = found
     frame = pd.DataFrame({"value": values, "sequence": sequences}).dropna()
-    known = {str(sequence): float(own["value"].mean()) for sequence, own in frame.groupby("sequence")}
+    known = {str(sequence): float(np.mean(own["value"])) for sequence, own in frame.groupby("sequence")}
     if scorer.partner is None:
         return known
     prefix = f"{scorer.partner}{SEPARATOR}"
