@@ -174,7 +174,9 @@ class Linearization:
         }
 
     def fine_tune_controls(self, model: PreTrainedModel, budget: TokenBudget) -> None:
-        """Train, measure and save the controls one after the other; the model is left as it was."""
+        """Train, measure and save the controls, if there are any, one after the other; the model is left as it was."""
+        if not self.settings.controls:
+            return
         tokens = budget.transfer_tokens + budget.lora_tokens
         for control in controls_of(model, self.settings.attention):
             directory = self.run.directory / control_folder(control.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -24,12 +25,14 @@ from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.meta_model import can_stream, open_meta_model
 from subquad.llm.settings import LinearizeSettings
+from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import process_device, processes
+from subquad.train.loop import TrainingResult
 
 __all__ = ["linearize"]
 
@@ -65,60 +68,48 @@ def linearize(
     Raises:
         SubquadError: The model, a text, the settings or the folder cannot be used.
     """
-    settings, start = settings or LinearizeSettings(), time.monotonic()
+    start = time.monotonic()
     # only the first process prints and writes
     quiet = quiet or not processes().is_main_process
     checkpoint = locate(model)
-    if settings.from_ is not None:
-        _check_from(settings.from_, Path(out))
-        settings = adapter_settings(settings.from_, checkpoint, settings, quiet=quiet)
+    settings = _with_adapter(settings or LinearizeSettings(), checkpoint, Path(out), quiet=quiet)
     files, evaluation_files = _check(text, eval_text, settings)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
-    processes().wait_for_everyone()
-    say(f"opening {checkpoint.name}", quiet=quiet)
-    net, tokenizer = _open(checkpoint, settings)
-    check_targets(net, settings.lora_targets)
-    _check_layers(net, settings)
-    data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
-    if settings.block_layers is None:
-        net = _convert(checkpoint, net, settings)
+    net, tokenizer, data = _prepare(checkpoint, files, evaluation_files, settings, quiet=quiet)
     run = _create(out, run_settings, force=force)
-
     job = Linearization(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
     job.note("seconds", "load", lambda: time.monotonic() - start)
-    blockwise = None
-    if settings.block_layers is not None:
-        blockwise = job.transfer_blocks(checkpoint, net)
-        net = _convert(checkpoint, None, settings)
+
+    blockwise = None if settings.block_layers is None else job.transfer_blocks(checkpoint, net)
+    net = net if blockwise is None else _convert(checkpoint, None, settings)
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
     job.evaluate_untrained(net)
     stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
     if settings.softmax_layers:
         settings, maps = job.choose_softmax_layers(net)
-        # opened again, since the attention of all layers was replaced; one model at a time
+        # one model at a time
         net = None
-        net = _convert(checkpoint, None, settings)
-        net.load_state_dict({name: maps[name] for name in net.state_dict() if name in maps}, strict=False)
+        net = _reopen(checkpoint, settings, maps)
         job.evaluate_restored(net)
-    if settings.controls:
-        job.fine_tune_controls(net, budget)
+    job.fine_tune_controls(net, budget)
     stages["lora"], linear, tensors = job.fine_tune(net, budget)
     job.evaluate_fine_tuned(linear)
-    metrics = job.metrics(stages)
-    if processes().is_main_process:
-        job.write(linear, metrics, tensors)
-        if blockwise is not None:
-            blockwise.remove()
-    processes().wait_for_everyone()
-    return metrics
+    return _write(job, linear, tensors, stages, blockwise)
 
 
-def _check_from(adapter: Path, out: Path) -> None:
-    if out.resolve() in (adapter.resolve(), *adapter.resolve().parents):
-        raise SubquadError(f"--from {adapter} lies in --out {out}, which would be overwritten; choose another --out")
+def _with_adapter(settings: LinearizeSettings, checkpoint: Path, out: Path, *, quiet: bool) -> LinearizeSettings:
+    """Return the settings; with `--from`, with the attention and LoRA settings of the adapter."""
+    if settings.from_ is None:
+        return settings
+    adapter = settings.from_.resolve()
+    if out.resolve() in (adapter, *adapter.parents):
+        raise SubquadError(
+            f"--from {settings.from_} lies in --out {out}, which would be overwritten; choose another --out"
+        )
+    return adapter_settings(settings.from_, checkpoint, settings, quiet=quiet)
 
 
 def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -> tuple[list[Path], list[Path]]:
@@ -161,10 +152,27 @@ def _run_settings(
     }
 
 
-def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
-    """Create or resume the run's folder; the first process writes, the others find what it wrote."""
-    with processes().main_process_first():
-        return open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
+def _prepare(
+    checkpoint: Path,
+    files: Sequence[Path],
+    evaluation_files: Sequence[Path],
+    settings: LinearizeSettings,
+    *,
+    quiet: bool,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TextDataset]:
+    """Open the model, check that it can be linearized, tokenize the texts, and convert the model.
+
+    For block-wise transfer the model is not converted, and stays on the meta device.
+    """
+    processes().wait_for_everyone()
+    say(f"opening {checkpoint.name}", quiet=quiet)
+    model, tokenizer = _open(checkpoint, settings)
+    check_targets(model, settings.lora_targets)
+    _check_layers(model, settings)
+    data = _tokenize(model, tokenizer, files, evaluation_files, settings, quiet=quiet)
+    if settings.block_layers is None:
+        model = _convert(checkpoint, model, settings)
+    return model, tokenizer, data
 
 
 def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -177,6 +185,15 @@ def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedMode
 def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
     """Return whether each process reads its shards layer by layer, and never the whole model."""
     return settings.shard and can_stream(checkpoint) and open_meta_model(checkpoint, settings.attention).is_plain
+
+
+def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
+    layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
+    if settings.softmax_layers and settings.softmax_layers >= layers:
+        raise SubquadError(
+            f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
+            "has to be left"
+        )
 
 
 def _tokenize(
@@ -209,15 +226,6 @@ def _tokenize(
     return data
 
 
-def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
-    layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
-    if settings.softmax_layers and settings.softmax_layers >= layers:
-        raise SubquadError(
-            f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
-            "has to be left"
-        )
-
-
 def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: LinearizeSettings) -> PreTrainedModel:
     """Return the converted model, sharded or whole on the process's device; `model`: the open checkpoint, if it is."""
     dtype = getattr(torch, settings.dtype)
@@ -225,3 +233,33 @@ def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: Lineariz
         return read_shards(open_meta_model(checkpoint, settings.attention, dtype), settings.attention)
     model = convert(model or open_checkpoint(checkpoint, dtype)[0], settings.attention)
     return shard(model) if settings.shard else to_device(model)
+
+
+def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
+    """Create or resume the run's folder; the first process writes, the others find what it wrote."""
+    with processes().main_process_first():
+        return open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
+
+
+def _reopen(checkpoint: Path, settings: LinearizeSettings, maps: Mapping[str, Tensor]) -> PreTrainedModel:
+    """Return the checkpoint converted again, with the feature maps of the layers that are still linearized."""
+    model = _convert(checkpoint, None, settings)
+    model.load_state_dict({name: maps[name] for name in model.state_dict() if name in maps}, strict=False)
+    return model
+
+
+def _write(
+    job: Linearization,
+    model: PreTrainedModel,
+    tensors: Mapping[str, Tensor],
+    stages: Mapping[str, TrainingResult | BlockwiseResult],
+    blockwise: BlockwiseResult | None,
+) -> dict[str, Any]:
+    """Write the run in the first process, and return its metrics in all."""
+    metrics = job.metrics(stages)
+    if processes().is_main_process:
+        job.write(model, metrics, tensors)
+        if blockwise is not None:
+            blockwise.remove()
+    processes().wait_for_everyone()
+    return metrics

@@ -174,8 +174,7 @@ def prepare_text(
     groups = [[path] for path in files] if weights else [list(files)]
     streams = [(_names(group), read(group)) for group in groups]
     file_weights = tuple(map(float, weights)) or (1.0,)
-    if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
-        raise SubquadError(f"--train-on answers: {_names(files)} has no conversations, only plain text")
+    _check_answers(streams, train_on)
     if evaluation_files:
         training_streams, holdout_streams = streams, [(_names(evaluation_files), read(evaluation_files))]
         holdout_source, note = holdout_streams[0][0], ""
@@ -197,6 +196,12 @@ def prepare_text(
         mixture=Mixture(sizes=tuple(_sizes(training)), weights=file_weights) if weights else None,
         descriptions=(*(line for _, stream in streams for line in stream.descriptions), *holdout_descriptions),
     )
+
+
+def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
+    if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
+        names = ", ".join(names for names, _ in streams)
+        raise SubquadError(f"--train-on answers: {names} has no conversations, only plain text")
 
 
 def epoch_batches(

@@ -160,14 +160,8 @@ def transfer_blockwise(
     Raises:
         SubquadError: The checkpoint cannot be read layer by layer, or the disk is too small.
     """
-    path = locate(checkpoint)
-    if block_layers < 1:
-        raise SubquadError(f"--block-layers must be at least 1, got {block_layers}")
-    if processes().num_processes > 1:
-        raise SubquadError(
-            f"--block-layers {block_layers} runs in one process, but {processes().num_processes} were started"
-        )
-    meta = open_meta_model(path, settings.attention)
+    _check_block_layers(block_layers)
+    meta = open_meta_model(locate(checkpoint), settings.attention)
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
@@ -190,6 +184,15 @@ def transfer_blockwise(
     header = read_tensors_and_metadata(directory / FEATURE_MAPS)[1]
     blocks = [TrainingResult(**block) for block in json.loads(header["blocks"])]
     return BlockwiseResult(feature_maps=directory / FEATURE_MAPS, blocks=blocks, seconds=float(header["seconds"]))
+
+
+def _check_block_layers(block_layers: int) -> None:
+    if block_layers < 1:
+        raise SubquadError(f"--block-layers must be at least 1, got {block_layers}")
+    if processes().num_processes > 1:
+        raise SubquadError(
+            f"--block-layers {block_layers} runs in one process, but {processes().num_processes} were started"
+        )
 
 
 def _sequences_read(
