@@ -175,7 +175,7 @@ def _perplexity(context: Context, run: gr.Dropdown) -> Panel:
 
     panel = Panel(
         context=context, kind="llm evaluate", action="Measure perplexity", command=command, result=perplexity_result,
-        waiting="Measures the student, its teacher, and both without the linear branch, on the same texts.",
+        waiting="Measures the student, its teacher, and both with the window alone, on the same texts.",
     )  # fmt: skip
     panel.build([file, length, total], run)
     return panel

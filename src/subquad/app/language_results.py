@@ -10,7 +10,7 @@ from subquad.app.chats import SIDES, Chat
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, join, links, notice, table
-from subquad.llm.plots.evaluation_tables import LABELS
+from subquad.llm.plots.evaluation_tables import LABELS, labels
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import REPORT
 from subquad.runs.history import HISTORY, read_history
@@ -130,9 +130,10 @@ def perplexity_result(job: Job) -> str:
     for name, text in model["perplexity"].items():
         bins = [own for own in text["positions"] if own["from"] >= FIRST_POSITION] or text["positions"]
         roles = [role for role in LABELS if role in bins[0]["models"]]
+        names = labels(about)
         x = [(own["from"] * own["to"]) ** 0.5 for own in bins]
         lines = [
-            Line(name=LABELS[role], x=x, y=[own["models"][role]["value"] for own in bins], colour=k, dash=k)
+            Line(name=names[role], x=x, y=[own["models"][role]["value"] for own in bins], colour=k, dash=k)
             for k, role in enumerate(roles)
         ]
         marks = [
@@ -149,7 +150,7 @@ def perplexity_result(job: Job) -> str:
                 title=f"Perplexity by position on {Path(name).name}; lower is better.{note}",
             ),
             Markup("<details><summary>As a table</summary>{}</details>").format(
-                table(Table(["positions", *(LABELS[role] for role in roles)], rows), compact=True)
+                table(Table(["positions", *(names[role] for role in roles)], rows), compact=True)
             ),
         ]  # fmt: skip
     return join(*found, links({"Open the report": file_url(job, job.out / REPORT)}))

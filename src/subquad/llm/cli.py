@@ -225,10 +225,12 @@ def evaluate(
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.linearize_page import LABELS
+    from subquad.llm.plots.linearize_page import labels
     from subquad.reporting.tables import print_table
+    from subquad.runs.storage import read_json
 
-    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in LABELS.items() if name in metrics["test"]]
+    names = labels(read_json(out / "evaluations.json")["about"])
+    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in names.items() if name in metrics["test"]]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
     print(f"Trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens in {seconds['total']:.0f} s.")
@@ -241,7 +243,7 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     for model in evaluation["models"]:
-        folder, names = model["about"]["folder"], columns(model["about"]["roles"])
+        folder, names = model["about"]["folder"], columns(model["about"])
         for header, rows, title in (
             (["text", "tokens", *names], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
             (["task", "items", "beyond window", *names], task_rows(model), "accuracy in percent"),

@@ -18,7 +18,7 @@ from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore, Row
 from subquad.llm.evaluation.task_items import find, missing, subject_files, subjects
 from subquad.llm.models.attention import Mode
-from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
+from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, labels
 from subquad.runs.storage import fingerprint
 
 __all__ = ["MeasuredRows", "Measurement", "available_tasks", "measure_rows", "measurements_of"]
@@ -215,7 +215,7 @@ def measure_rows(
                 measurement.total,
                 _measuring(measurement, variant, loader, known=known),
                 step=measurement.step,
-                title=f"{LABELS[variant.role]}: {measurement.kind} {measurement.name}",
+                title=f"{labels(model.about)[variant.role]}: {measurement.kind} {measurement.name}",
             )
             found[measurement.kind][variant.role].append((measurement, rows))
     return found

@@ -1,4 +1,4 @@
-"""The models of an evaluation: a linearized model, and the controls that show what its linear branch contributes."""
+"""The models of an evaluation: a linearized model, and the controls that show what linear attention contributes."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class EvaluatedModel:
 
     @property
     def visible(self) -> int:
-        """Longest text that lies within the window as a whole; the linear branch contributes beyond it only."""
+        """Longest text that lies within the window as a whole; only in longer ones are there tokens before it."""
         return seen_whole(self.attention.window, self.attention.window_shape, self.attention.sinks or 0)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -129,6 +129,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
         "teacher": name,
         "window": attention.window,
         "window_shape": attention.window_shape,
+        "has_moments": attention.feature_map == "moments",
         "tokens": _training_tokens(folder),
         "trained_length": config.get("trained_length"),
     }

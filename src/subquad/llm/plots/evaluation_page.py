@@ -10,11 +10,12 @@ from matplotlib.ticker import LogLocator
 
 from subquad.llm.plots.evaluation_tables import (
     FINE_TUNED,
-    LABELS,
     STUDENT,
     TEACHER,
+    branch,
     columns,
     gap_rows,
+    labels,
     perplexity_rows,
     reasons,
     task_rows,
@@ -51,11 +52,11 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
 
 def _lead(about: Mapping[str, Any]) -> str:
     if about["window_shape"] == "none":
-        window = "There is no window: without its linear branch the student attends to nothing."
+        window = f"There is no window: without its {branch(about)} the student attends to nothing."
     else:
         window = (
             f"A text of up to {about['visible']} tokens lies within the window ({about['window']} tokens, "
-            f"{about['window_shape']}) as a whole; the linear branch can contribute only to longer ones."
+            f"{about['window_shape']}) as a whole; the {branch(about)} can contribute only to longer ones."
         )
     tuned = (
         "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
@@ -64,17 +65,19 @@ def _lead(about: Mapping[str, Any]) -> str:
         else "No control was fine-tuned on the student's training texts (`subquad llm linearize --controls`), so a "
         "part of its advantage over a window may be their style."
     )
+    kind = "moments" if about.get("has_moments") else "linear"
     return (
-        "The student, with hybrid attention (linear plus window), is compared with its teacher, the softmax model that "
-        "it was made from, and with models that have a window alone: the teacher's weights and the student without its "
-        f"linear branch. {tuned} {window}"
+        f"The student, with hybrid attention ({kind} plus window), is compared with its teacher, the softmax model it "
+        "was made from, and with models that have a window alone: the teacher's weights and the student without its "
+        f"{branch(about)}. {tuned} {window}"
     )
 
 
 def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one: bool) -> list[Section]:
+    has_moments = model["about"].get("has_moments", False)
     prefix = "" if is_one else f"{Path(model['about']['folder']).name}: "
     sections = [
-        ("Contribution of linear attention", _gaps(model)),
+        (f"Contribution of {'moments' if has_moments else 'linear attention'}", _gaps(model)),
         ("Perplexity", _perplexity(model)),
         ("Tasks", _tasks(model)),
         ("Passkey retrieval", _passkey(model)),
@@ -95,7 +98,7 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
     are_tuned = all(role in roles for role in FINE_TUNED.values())
     ends = "the fine-tuned teacher and the fine-tuned wide window" if are_tuned else "teacher and window untrained"
     table = _table(
-        ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"]["roles"])[:-1])],
+        ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"])[:-1])],
         rows,
         caption="The student minus each control on the same items: loss in nats per token (negative is better), "
         "otherwise percentage points (positive is better). Gap closed: (student - window) / (teacher - window), with "
@@ -109,7 +112,7 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
     if not texts:
         return []
     table = _table(
-        ["text", "tokens", *columns(model["about"]["roles"])],
+        ["text", "tokens", *columns(model["about"])],
         perplexity_rows(texts),
         caption=f"Lower is better. {INTERVAL} over sequences; the paired differences above have narrower ones, since "
         "all models read the same sequences.",
@@ -120,8 +123,12 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
         "window. Right of the dotted line texts are longer than the training sequences. Bands: 95 % interval over "
         "sequences."
     )
-    lines = [("--", model["about"]["visible"]), (":", model["about"]["trained_length"])]
-    figures = [picture(_by_position(text["positions"], lines), f"{name}: {caption}") for name, text in texts.items()]
+    about = model["about"]
+    lines = [("--", about["visible"]), (":", about["trained_length"])]
+    figures = [
+        picture(_by_position(text["positions"], lines, labels(about)), f"{name}: {caption}")
+        for name, text in texts.items()
+    ]
     return [table, *figures]
 
 
@@ -133,16 +140,18 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str
     return Table(list(map(str, first)), [list(row) for row in others], caption=caption)
 
 
-def _by_position(positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, int | None]]) -> Figure:
+def _by_position(
+    positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, int | None]], names: Mapping[str, str]
+) -> Figure:
     figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.subplots()
     # after the first words everything is possible, and the rest of the curves would be flat beside them
     positions = [bin_ for bin_ in positions if bin_["from"] >= FIRST_SHOWN] or positions
     centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
-    for role in [role for role in LABELS if role in positions[0]["models"]]:
+    for role in [role for role in names if role in positions[0]["models"]]:
         own = [bin_["models"][role] for bin_ in positions]
         style = {"color": COLOURS[role], "zorder": 3 if role == STUDENT else 2}
-        axes.plot(centres, [estimate["value"] for estimate in own], "o-", markersize=3.5, label=LABELS[role], **style)
+        axes.plot(centres, [estimate["value"] for estimate in own], "o-", markersize=3.5, label=names[role], **style)
         if all(estimate["low"] is not None for estimate in own):
             lows, highs = ([estimate[end] for estimate in own] for end in ("low", "high"))
             axes.fill_between(centres, lows, highs, color=COLOURS[role], alpha=0.13, linewidth=0)
@@ -172,12 +181,12 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         return []
     return [
         Table(
-            ["task", "items", "beyond window", *columns(model["about"]["roles"])],
+            ["task", "items", "beyond window", *columns(model["about"])],
             task_rows({**model, "passkey": {}}),
             caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
             "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
             f"examples before each question. Beyond window: fraction of items longer than {model['about']['visible']} "
-            "tokens; on all others the student computes the same with and without its linear branch.",
+            f"tokens; on all others the student computes the same with and without its {branch(model['about'])}.",
         )
     ]
 
@@ -187,14 +196,14 @@ def _passkey(model: Mapping[str, Any]) -> list[Block]:
     if not lengths:
         return []
     table = Table(
-        ["length", "trials", "", *columns(model["about"]["roles"])],
+        ["length", "trials", "", *columns(model["about"])],
         task_rows({**model, "tasks": {}}),
         caption=f"Passkeys reproduced, in percent. {INTERVAL} (Wilson).",
     )
     blocks: list[Block] = [
         table,
         picture(
-            _heat_maps(lengths),
+            _heat_maps(lengths, labels(model["about"])),
             "Percentage of five-digit passkeys that are reproduced, by length of the prompt in tokens and by depth of "
             "the passkey in it (0: start, 1: end).",
         ),
@@ -208,9 +217,9 @@ def _passkey(model: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def _heat_maps(lengths: Mapping[str, Any]) -> Figure:
+def _heat_maps(lengths: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
     first = next(iter(lengths.values()))["by_depth"]
-    roles = [role for role in LABELS if role in first]
+    roles = [role for role in names if role in first]
     depths = list(first[roles[0]])
     figure = Figure(figsize=(1.55 * len(roles) + 0.7, 0.36 * len(depths) + 1.15))
     for place, (axes, role) in enumerate(zip(figure.subplots(1, len(roles), squeeze=False)[0], roles, strict=True)):
@@ -222,7 +231,7 @@ def _heat_maps(lengths: Mapping[str, Any]) -> Figure:
                 axes.text(column, row, f"{100 * rate:.0f}", ha="center", va="center", fontsize=8, color=colour)
         axes.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths], fontsize=8)
         axes.set_yticks(range(len(depths)), depths if place == 0 else [""] * len(depths), fontsize=8)
-        axes.set_title(LABELS[role].replace(" without", "\nwithout"), fontsize=9)
+        axes.set_title(names[role].replace(" without", "\nwithout"), fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         if place == 0:
@@ -293,10 +302,12 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         "teacher_fine_tuned": f"{tuned}; softmax attention",
         "window_fine_tuned": f"{tuned}; the student's window alone",
         "wide_window_fine_tuned": f"{tuned}; a window whose keys and values take as much memory as the student's state",
-        "fine_tuned_without_linear": "the student with its linear branch switched off",
+        "fine_tuned_without_linear": f"the student with its {branch(about)} switched off",
         "fine_tuned": f"{about['folder']}, {_tokens(about['tokens'])}",
     }
-    blocks: list[Block] = [Table(["model", "description"], [[LABELS[role], meanings[role]] for role in about["roles"]])]
+    blocks: list[Block] = [
+        Table(["model", "description"], [[labels(about)[role], meanings[role]] for role in about["roles"]])
+    ]
     if model["tasks"] and settings["limit"] is not None:
         blocks.append(f"Only the first {settings['limit']:,} items of each task (of each subject of MMLU) were used.")
     if evaluation["not_measured"]:

@@ -9,8 +9,10 @@ __all__ = [
     "STUDENT",
     "TEACHER",
     "WINDOW",
+    "branch",
     "columns",
     "gap_rows",
+    "labels",
     "perplexity_rows",
     "reasons",
     "task_rows",
@@ -43,9 +45,20 @@ Estimate = Mapping[str, float | None]
 """A `value` with the limits of its 95 % interval, `low` and `high`."""
 
 
-def columns(roles: Sequence[str]) -> list[str]:
-    """Return the headers of the models' columns."""
-    return [LABELS[role] for role in roles]
+def branch(about: Mapping[str, Any]) -> str:
+    """Return the name of what a model has for the tokens before its window."""
+    return "moment branch" if about.get("has_moments") else "linear branch"
+
+
+def labels(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the model variants of one model."""
+    without = "student without moments" if about.get("has_moments") else LABELS["fine_tuned_without_linear"]
+    return {**LABELS, "fine_tuned_without_linear": without}
+
+
+def columns(about: Mapping[str, Any]) -> list[str]:
+    """Return the headers of the columns of a model's variants."""
+    return [labels(about)[role] for role in about["roles"]]
 
 
 def _cell(estimate: Estimate, write: Callable[[float], str]) -> str:

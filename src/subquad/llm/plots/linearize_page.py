@@ -12,13 +12,14 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
+from subquad.llm.plots.evaluation_tables import branch
 from subquad.llm.training.controls import CONTROLS, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["LABELS", "card", "describe_attention", "linearize_page", "sections", "training_blocks"]
+__all__ = ["LABELS", "card", "describe_attention", "labels", "linearize_page", "sections", "training_blocks"]
 
 LABELS = {
     "teacher": "teacher (softmax)",
@@ -46,7 +47,6 @@ DESCRIPTIONS = {
     "restored": "the same with softmax attention again in the layers that matter most; this model is fine-tuned",
     "earlier": "the adapter that this run continues",
     "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
-    "fine_tuned_without_linear": "the saved model with its linear branch switched off",
 }
 TRANSFER_LOSSES = {
     "mse": "mean squared error",
@@ -66,7 +66,7 @@ def sections(directory: Path | str) -> list[Section]:
     directory = Path(directory)
     metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
     first, *others = _sections(metrics, notes, read_history(directory))
-    return [Section(first.title, [_verdict(_perplexities(metrics)), *first.blocks]), *others]
+    return [Section(first.title, [_verdict(_perplexities(metrics), notes["about"]), *first.blocks]), *others]
 
 
 def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
@@ -78,10 +78,19 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
         history: Entries of `history.jsonl`.
     """
     return page(
-        f"{notes['about']['model']} with linear attention",
-        lead=_verdict(_perplexities(metrics)),
+        _title(notes["about"]),
+        lead=_verdict(_perplexities(metrics), notes["about"]),
         sections=_sections(metrics, notes, history),
     )
+
+
+def labels(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the models that a run may measure."""
+    return {**LABELS, "fine_tuned_without_linear": f"fine-tuned, without {branch(about)}"}
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    return f"{about['model']} with {'moments' if about.get('has_moments') else 'linear attention'}"
 
 
 def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
@@ -111,11 +120,12 @@ def training_blocks(directory: Path) -> list[Block]:
 
 def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Return the model card, the `README.md` of the folder."""
-    rows = "\n".join(f"| {LABELS[name]} | {value:.2f} |" for name, value in _perplexities(metrics).items())
+    names = labels(about)
+    rows = "\n".join(f"| {names[name]} | {value:.2f} |" for name, value in _perplexities(metrics).items())
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
     return f"""{card_metadata(about["model"], teacher)}
-# {about["model"]} with linear attention
+# {_title(about)}
 
 {_lead(about)}
 
@@ -145,9 +155,12 @@ def _sections(
     metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> list[Section]:
     about, values = notes["about"], _perplexities(metrics)
+    names = labels(about)
+    off = f"the saved model with its {branch(about)} switched off"
+    descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
     table = Table(
         ["attention", "perplexity", "description"],
-        [[LABELS[name], value, DESCRIPTIONS[name]] for name, value in values.items()],
+        [[names[name], value, descriptions[name]] for name, value in values.items()],
         caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
         f"{about['held_out']}. The highlighted row is the saved model.",
         winner=list(values).index("fine_tuned"),
@@ -156,7 +169,7 @@ def _sections(
         _lead(about),
         _budget(metrics, about),
         table,
-        picture(_bars(values), "Perplexity on a logarithmic axis."),
+        picture(_bars(values, names), "Perplexity on a logarithmic axis."),
         _limits(about),
     ]
     return [
@@ -174,10 +187,9 @@ def _lead(about: Mapping[str, Any]) -> str:
         others.append(f"to {about['cache']} earlier tokens that each key head keeps")
     besides = f" and {' and '.join(others)}" if others else ""
     window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){besides}"
-    branch = "moments of earlier keys and values" if about.get("has_moments") else "linear attention"
     return (
         f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by "
-        f"{branch} "
+        f"{'moments of earlier keys and values' if about.get('has_moments') else 'linear attention'} "
         f"{'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "
         f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of {about['state_numbers']:,} "
         f"numbers, the size of a key-value cache of {about['state_as_tokens']:,} tokens"
@@ -210,17 +222,14 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(values: Mapping[str, float]) -> str:
+def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
     without = values["fine_tuned_without_linear"]
-    branch = (
-        f"Without its linear branch it is {without:.1f}, so this model depends on its linear branch"
-        if without > student
-        else f"Without its linear branch it is {without:.1f}, so the linear branch contributes nothing on this text"
-    )
+    own = branch(about)
+    depends = f"this model depends on its {own}" if without > student else f"the {own} contributes nothing on this text"
     found = (
         f"The fine-tuned model has perplexity {student:.1f}; teacher {teacher:.1f}, window only, untrained "
-        f"{window:.1f}. {branch}"
+        f"{window:.1f}. Without its {own} it is {without:.1f}, so {depends}"
     )
     controls = {name: values[name] for name in CONTROLS if name in values}
     if not controls:
@@ -236,16 +245,16 @@ def _verdict(values: Mapping[str, float]) -> str:
     )
 
 
-def _bars(values: Mapping[str, float]) -> Figure:
+def _bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
     figure = Figure(figsize=(7.5, 3.1))
     axes = figure.subplots()
-    names = list(values)[::-1]
+    order = list(values)[::-1]
     axes.barh(
-        [LABELS[name] for name in names],
-        [values[name] for name in names],
-        color=[COLOURS.get(name, GREY) for name in names],
+        [names[name] for name in order],
+        [values[name] for name in order],
+        color=[COLOURS.get(name, GREY) for name in order],
     )
-    for place, name in enumerate(names):
+    for place, name in enumerate(order):
         axes.annotate(
             f"{values[name]:.1f}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
         )
@@ -365,7 +374,8 @@ def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]
 def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
     targets = about.get("lora_targets", [])
     where = "all linear layers" if targets == ["all-linear"] else ", ".join(targets) or "some layers"
-    maps = " and continues to train the feature maps" if about.get("feature_map_learning_rate") else ""
+    maps = "the parameters of the moments" if about.get("has_moments") else "feature maps"
+    also = f" and continues to train {maps}" if about.get("feature_map_learning_rate") else ""
     weight = about.get("distillation_weight", 0.0)
     loss = "next-token loss"
     if weight:
@@ -375,11 +385,11 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]
         f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
         if about.get("from")
         else "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the "
-        "output projection and on the teacher's hidden states, and trains feature maps (or the parameters of moments) "
-        "and mixing terms only. Stage 2 trains"
+        "output projection and on the teacher's hidden states, and trains "
+        f"{maps} and mixing terms only. Stage 2 trains"
     )
     return [
-        f"{first} LoRA updates of {where}{maps} by {loss}; the updates are merged into the saved weights.",
+        f"{first} LoRA updates of {where}{also} by {loss}; the updates are merged into the saved weights.",
         Table(
             ["step", "seconds"],
             [[name, value] for name, value in metrics["seconds"].items()],
