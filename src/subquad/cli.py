@@ -4,13 +4,14 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import evolve
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Yaml
+from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
@@ -104,7 +105,8 @@ def _launch(
     config: Annotated[
         Path | None,
         Parameter(
-            help="YAML file whose keys are the names of the command's flags; or a name: for llm linearize, paper."
+            help="YAML file whose keys are the names of the command's flags; or a name: for llm linearize and llm "
+            "plan, paper, 135m, 0.5b, 1.5b, 8b or 70b."
         ),
     ] = None,
 ) -> None:
@@ -113,9 +115,12 @@ def _launch(
     app(tokens, exit_on_error=False, print_error=False)
 
 
-def _settings_file(path: Path, command: Sequence[str]) -> Yaml:
+def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
+    is_plan = tuple(command) == ("llm", "plan")
     if not path.is_file():
-        recipes = Path(__file__).parent / "llm" / "recipes" if tuple(command) == ("llm", "linearize") else None
+        recipes = (
+            Path(__file__).parent / "llm" / "recipes" if is_plan or tuple(command) == ("llm", "linearize") else None
+        )
         shipped = {} if recipes is None else {file.stem: file for file in recipes.glob("*.yaml")}
         if str(path) not in shipped:
             known = f"; the recipes of this command are: {', '.join(sorted(shipped))}" if shipped else ""
@@ -129,7 +134,23 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise SubquadError(f"{path}: must hold lines `flag: value`, such as `epochs: 3` (--config)")
+    if is_plan:
+        return Dict(_of_plan(content), source=str(path), use_commands_as_keys=False)
     return Yaml(path, must_exist=True, search_parents=False, use_commands_as_keys=False)
+
+
+def _of_plan(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what `linearize` has and `plan` has not, so that both read the same file."""
+    from subquad.llm.planning.settings import PlanSettings
+    from subquad.llm.settings import LinearizeSettings
+    from subquad.runs.options import RunOptions
+
+    known, own = (
+        {field.name.strip("_") for settings in group for field in fields(settings)}
+        for group in ((LinearizeSettings, RunOptions), (PlanSettings,))
+    )
+    skipped = {*known, "text", "eval_text"} - own
+    return {name: value for name, value in content.items() if str(name).replace("-", "_") not in skipped}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -67,6 +67,24 @@ def maps_of(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
 
 
+def test_frozen_weights_are_read_in_the_type_of_the_settings(llama, sequences, tmp_path, monkeypatch):
+    seen, real = [], blockwise.transfer
+
+    def recorded(block, *arguments, **options):
+        seen.extend(tensor.dtype for name, tensor in block.named_parameters() if ".hybrid." not in name)
+        return real(block, *arguments, **options)
+
+    monkeypatch.setattr(blockwise, "transfer", recorded)
+    settings, how = replace(SMALL, dtype="bfloat16", precision="auto"), {**HOW, "precision": "bfloat16"}
+    result = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **how)
+    assert set(seen) == {torch.bfloat16}
+    model = convert(open_checkpoint(llama, torch.bfloat16)[0], settings.attention)
+    transfer(model, sequences, settings, **how)
+    given = read_tensors(result.feature_maps)
+    assert all(tensor.dtype == torch.float32 for tensor in given.values())
+    assert distance(maps_of(model), given) < 0.1
+
+
 def distance(a, b):
     """Return the distance of two sets of feature maps, relative to how far training moved the first."""
     assert a.keys() == b.keys()

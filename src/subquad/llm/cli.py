@@ -128,10 +128,12 @@ def plan(
     Loads no weights. For example:
 
         subquad llm plan llama-3.1-8b llama-3.1-70b llama-3.1-405b --gradient-checkpointing
+        subquad llm plan llama-3.1-70b --config 70b --gpus 8
 
     Args:
         configs: config.json of a Hugging Face model, its folder, or one of the names llama-3.1-8b, llama-3.1-70b,
-            llama-3.1-405b, llama-3-8b, mistral-7b and smollm2-135m; several are shown side by side.
+            llama-3.1-405b, llama-3-8b, mistral-7b, qwen2.5-0.5b, qwen2.5-1.5b and smollm2-135m; several are shown side
+            by side.
         as_json: Print all estimates as JSON.
     """
     import json

@@ -154,6 +154,10 @@ class LinearizeSettings:
     distillation_weight: Training[float] = 0.0
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""
+    random_windows: Training[tuple[int, ...]] = ()
+    """Windows from which fine-tuning draws one for each training sequence, such as `0 16 32 64`, so that the linear
+    branch learns to carry weight; 0 for linear attention alone. Evaluation, and the saved model, have
+    `--attention.window`. Default: the window of the model."""
     train_on: Training[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
     controls: Training[bool] = False
@@ -212,6 +216,7 @@ class LinearizeSettings:
         if not all(0 < weight < math.inf for weight in self.text_weights):
             shown = " ".join(f"{weight:g}" for weight in self.text_weights)
             raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
+        self._check_random_windows()
         self._check_budget()
         self._check_schedule()
         self._check_combinations()
@@ -239,6 +244,25 @@ class LinearizeSettings:
             raise SubquadError(
                 f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} cannot be combined with other names; omit them"
             )
+
+    def _check_random_windows(self) -> None:
+        # a JSON file gives a list
+        windows, attention = tuple(self.random_windows), self.attention
+        object.__setattr__(self, "random_windows", windows)
+        shown = f"--random-windows {' '.join(map(str, windows))}"
+        if not windows:
+            return
+        if attention.window_shape == "none":
+            raise SubquadError(f"{shown}: cannot be used with --attention.window-shape none, which has no window")
+        fewest = max(1, attention.sinks or 0)
+        wrong = [window for window in windows if window and not fewest <= window <= attention.window]
+        if wrong:
+            raise SubquadError(
+                f"{shown}: {wrong[0]} must be 0, or from {fewest} (--attention.sinks) to {attention.window} "
+                "(--attention.window)"
+            )
+        if 0 in windows and attention.feature_map == "moments":
+            raise SubquadError(f"{shown}: moments need a window; omit 0")
 
     def _check_budget(self) -> None:
         if self.from_ is not None:

@@ -165,8 +165,7 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
     """Write named tensors as safetensors, with `metadata` in the header."""
     from safetensors.torch import save_file
 
-    # clones: safetensors refuses tensors that share memory, as tied weights and views do
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    owned = _without_shared_memory(tensors)
     with atomic(path) as temporary:
         try:
             # created here, with the permissions of other files; safetensors makes it readable by its owner only
@@ -179,6 +178,20 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
             if f"os error {errno.ENOSPC}" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
+
+
+def _without_shared_memory(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return tensors that safetensors takes: it refuses those that share memory, as tied weights and views do."""
+    owned, seen = {}, set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage()
+        # a clone of each would take the memory of a large model twice
+        if memory.data_ptr() in seen or memory.nbytes() != own.nbytes:
+            own = own.clone()
+        seen.add(own.untyped_storage().data_ptr())
+        owned[name] = own
+    return owned
 
 
 def read_tensors(path: Path | str) -> "dict[str, Tensor]":

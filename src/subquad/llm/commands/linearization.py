@@ -49,7 +49,7 @@ __all__ = ["Linearization"]
 
 NOTES = "evaluations.json"
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
-DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
+DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
 """Settings that the page describes."""
 
 
@@ -182,8 +182,10 @@ class Linearization:
             directory = self.run.directory / control_folder(control.name)
             if (directory / METRICS).is_file() and control.name in self.notes["losses"]:
                 continue
-            # linear attention is not computed, so its feature maps do not change
-            settings = replace(self.settings, feature_map_learning_rate=0.0, attention=control.attention)
+            # linear attention is not computed, so its feature maps do not change, and a window is needed
+            settings = replace(
+                self.settings, feature_map_learning_rate=0.0, attention=control.attention, random_windows=()
+            )
             tuned = add_lora(model, settings, seed=self.seed)
             with as_control(model, control):
                 options = self.stage_options(budget, tokens)

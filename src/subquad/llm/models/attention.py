@@ -6,7 +6,7 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 
 from subquad.llm.models.cache import hybrid_layer
 from subquad.llm.models.documents import Spans, concatenated, each_document, packed_documents
+from subquad.llm.models.windows import each_window
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
@@ -123,6 +124,7 @@ class HybridSelfAttention(nn.Module):
         self.mode = "hybrid"
         self.on_transfer: TransferCallback | None = None
         self.documents: Spans | None = None
+        self.windows: Sequence[int] | None = None
 
     @torch.compiler.disable
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -162,7 +164,14 @@ class HybridSelfAttention(nn.Module):
             case "transfer":
                 y = self._transfer(qkv, inputs, attention_mask, documents)
             case _:
-                y = each_document(documents, lambda *given: self._hybrid(*given, mask=mask, cache=cache), *qkv, *inputs)
+                y = each_window(
+                    self.hybrid,
+                    self.windows,
+                    documents,
+                    lambda *given: self._hybrid(*given, mask=mask, cache=cache),
+                    *qkv,
+                    *inputs,
+                )
         return self.o_proj(y.to(qkv[2].dtype).transpose(1, 2).flatten(2)), None
 
     def _project(

@@ -130,7 +130,7 @@ class MetaModel:
     def _read_rows(self, name: str, rows: Int[Tensor, " V"]) -> Float[Tensor, "V D"]:
         file, stored = self._find(name)
         with _open(file) as tensors:
-            return tensors.get_tensor(stored)[rows].float()
+            return tensors.get_tensor(stored)[rows].to(self.dtype)
 
     def layer_arguments(self, ids: Int[Tensor, "1 T"]) -> list[LayerArguments]:
         """Return the arguments with which the model calls each layer for sequences of this length.

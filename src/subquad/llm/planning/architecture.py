@@ -48,14 +48,20 @@ def _architecture(
 
 
 # From the config.json of meta-llama/Llama-3.1-8B, -70B and -405B, meta-llama/Meta-Llama-3-8B,
-# mistralai/Mistral-7B-Instruct-v0.2 (v0.1 has the same weights, and a sliding window) and HuggingFaceTB/SmolLM2-135M
-# on the Hugging Face Hub; those of Llama also stand in Table 3 of arXiv:2407.21783
+# mistralai/Mistral-7B-Instruct-v0.2 (v0.1 has the same weights, and a sliding window), Qwen/Qwen2.5-0.5B and -1.5B, and
+# HuggingFaceTB/SmolLM2-135M on the Hugging Face Hub; those of Llama also stand in Table 3 of arXiv:2407.21783
 KNOWN = {
     "llama-3.1-8b": _architecture("llama", 128256, 4096, 14336, layers=32, heads=32, kv_heads=8, length=131072),
     "llama-3.1-70b": _architecture("llama", 128256, 8192, 28672, layers=80, heads=64, kv_heads=8, length=131072),
     "llama-3.1-405b": _architecture("llama", 128256, 16384, 53248, layers=126, heads=128, kv_heads=8, length=131072),
     "llama-3-8b": _architecture("llama", 128256, 4096, 14336, layers=32, heads=32, kv_heads=8, length=8192),
     "mistral-7b": _architecture("mistral", 32000, 4096, 14336, layers=32, heads=32, kv_heads=8, length=32768),
+    "qwen2.5-0.5b": _architecture(
+        "qwen2", 151936, 896, 4864, layers=24, heads=14, kv_heads=2, length=32768, is_tied=True
+    ),
+    "qwen2.5-1.5b": _architecture(
+        "qwen2", 151936, 1536, 8960, layers=28, heads=12, kv_heads=2, length=32768, is_tied=True
+    ),
     "smollm2-135m": _architecture("llama", 49152, 576, 1536, layers=30, heads=9, kv_heads=3, length=8192, is_tied=True),
 }
 

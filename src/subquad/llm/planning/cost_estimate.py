@@ -23,6 +23,12 @@ and fragmentation. Softmax kernels are assumed to be fused. Activations, in byte
   and the float32 copy of the maps' inputs. At the end it needs the larger of $3 b$ bytes per entry of the vocabulary
   and $W$. With gradient checkpointing it keeps $b D$ per layer, and everything else of one layer only.
 
+**Main memory** of the machine, over all processes, one per GPU. A single process holds the whole model there when it
+opens and when it saves it, and one block of layers (or the embeddings) in block-wise transfer. With several GPUs each
+process holds a layer or the weights outside the layers, and the first one the whole model when it saves it, unless
+with `--save adapter`. Each process adds 6 bytes per token of text, as much text as the longer stage reads, and
+`HOST_RUNTIME`, an allowance for Python, its libraries and CUDA (0.5 GB were measured without CUDA).
+
 **Disk.** Block-wise transfer (Eq. 8 of arXiv:2410.10254) stores the hidden states before and after the current block:
 $4 T D$ bytes in bfloat16 for $T$ different tokens, and $2 T D$ if there is one block. All boundaries at once, as the
 paper counts them, would be $2 T D \lceil L/k \rceil$.
@@ -71,6 +77,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 CONTEXTS = (1024, 4096, 16384, 32768, 131072)
 """Context lengths at which the key-value cache is compared."""
 RUNTIME = 2_000_000_000
+HOST_RUNTIME = 2_000_000_000
+TEXT_BYTES = 6
+"""Main memory of one token of text."""
 GB = 1_000_000_000
 
 
@@ -142,7 +151,8 @@ def memory(sizes: ModelSizes, settings: PlanSettings, stage: Stage) -> dict[str,
 
     Returns:
         Bytes of `weights`, `trained`, `gradients`, `optimizer`, `activations`, `gathered`, `runtime` and their `total`;
-        `gpus`; whether it `fits`; and `fewest_gpus`, None if no number of GPUs is enough.
+        `gpus`; whether it `fits`; `fewest_gpus`, None if no number of GPUs is enough; and `host`, the bytes of main
+        memory of all processes.
     """
     parts = _parts(sizes, settings, stage, gpus=settings.gpus)
     limit = settings.gpu_memory * GB
@@ -152,6 +162,7 @@ def memory(sizes: ModelSizes, settings: PlanSettings, stage: Stage) -> dict[str,
         "gpus": settings.gpus,
         "fits": sum(parts.values()) <= limit,
         "fewest_gpus": _fewest_gpus(sizes, settings, stage, limit=limit),
+        "host": _host_memory(sizes, settings, stage),
     }
 
 
@@ -175,6 +186,23 @@ def _parts(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, gpus: int
         "runtime": RUNTIME,
     }
     return {name: math.ceil(value) for name, value in parts.items()}
+
+
+def _host_memory(sizes: ModelSizes, settings: PlanSettings, stage: Stage) -> int:
+    """Return the bytes of main memory of all processes on one machine."""
+    b, is_block = settings.item_size, stage == "transfer_in_blocks"
+    processes = 1 if is_block else settings.gpus
+    if is_block:
+        layers = min(settings.block_layers, sizes.layers) * sizes.layer_parameters
+        weights = max(layers, sizes.outer_parameters) * b
+    elif processes == 1:
+        weights = sizes.parameters * b
+    else:
+        weights = processes * max(sizes.layer_parameters, sizes.outer_parameters) * b
+    if stage == "lora" and settings.save == "model":
+        weights = max(weights, sizes.parameters * b)
+    text = TEXT_BYTES * max(settings.transfer_tokens, settings.lora_tokens)
+    return weights + processes * (HOST_RUNTIME + text)
 
 
 def _fewest_gpus(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, limit: float) -> int | None:

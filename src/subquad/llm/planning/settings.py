@@ -5,7 +5,7 @@ from typing import Literal
 
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.llm.settings import AttentionSettings
-from subquad.runs.options import Input, Model, Training
+from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["PlanSettings"]
 
@@ -33,7 +33,7 @@ class PlanSettings:
     lora_tokens: Training[int] = 20_000_000
     """Training tokens of fine-tuning (stage 2)."""
     batch_size: Training[int] = 1
-    """Batch size: sequences per optimizer step and GPU."""
+    """Batch size: sequences in one forward pass on one GPU."""
     sequence_length: Input[int] = 1024
     """Tokens per training sequence."""
     gradient_checkpointing: Training[bool] = False
@@ -46,6 +46,8 @@ class PlanSettings:
     """Measured rate of fine-tuning on all GPUs together. Default: estimated."""
     flops: Training[float | None] = None
     """Sustained operations per second of one GPU. Default: 1.6e14 in bfloat16 and 2.7e13 in float32 (H100)."""
+    save: Output[Literal["model", "adapter"]] = "model"
+    """Whether the whole model is saved, which then lies in main memory, or the trained tensors alone."""
 
     def __post_init__(self) -> None:
         validate_values(self)

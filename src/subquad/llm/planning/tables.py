@@ -6,7 +6,7 @@ from subquad.llm.planning.cost_estimate import CONTEXTS, GB, STAGES, CostEstimat
 from subquad.llm.planning.settings import PlanSettings
 from subquad.reporting.tables import print_table
 
-__all__ = ["print_costs"]
+__all__ = ["digits", "print_costs"]
 
 Estimates = Mapping[str, CostEstimate]
 
@@ -23,7 +23,7 @@ def _print_sizes(estimates: Estimates) -> None:
     rows = []
     for name, estimate in estimates.items():
         counts = [_count(estimate.parameters[key]) for key in ("model", "trained_in_transfer", "trained_in_lora")]
-        hours = [f"{_digits(t['gpu_hours'])}{'' if t['is_estimate'] else '*'}" for t in estimate.time.values()]
+        hours = [f"{digits(t['gpu_hours'])}{'' if t['is_estimate'] else '*'}" for t in estimate.time.values()]
         rows.append([name, *counts, *hours, _size(estimate.disk_bytes)])
     print_table(
         ["model", "weights", "stage 1", "stage 2", "hours 1", "hours 2", "disk"],
@@ -35,18 +35,19 @@ def _print_sizes(estimates: Estimates) -> None:
 def _print_memory(estimates: Estimates, settings: PlanSettings) -> None:
     rows = []
     for name, estimate in estimates.items():
-        rows.append([name, *[""] * 6])
+        rows.append([name, *[""] * 7])
         titles = ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2")
         for stage, title in zip(STAGES, titles, strict=True):
             own = estimate.memory[stage]
             training = own["trained"] + own["gradients"] + own["optimizer"]
-            cells = [_digits(size / GB) for size in (own["weights"], training, own["activations"], own["total"])]
-            rows.append([title, *cells, "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")])
-    gpus = "1 GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
+            cells = [digits(size / GB) for size in (own["weights"], training, own["activations"], own["total"])]
+            fits, gpus = "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")
+            rows.append([title, *cells, fits, gpus, digits(own["host"] / GB)])
+    of = "1 GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
     print_table(
-        ["", "frozen", "trained", "activations", "total", "fits", "GPUs"],
+        ["", "frozen", "trained", "activations", "total", "fits", "GPUs", "host"],
         rows,
-        title=f"Memory of {gpus} in GB ({settings.dtype}, {settings.batch_size} × {settings.sequence_length:,} tokens "
+        title=f"Memory of {of} in GB ({settings.dtype}, {settings.batch_size} × {settings.sequence_length:,} tokens "
         f"per step{', gradient checkpointing' * settings.gradient_checkpointing})",
     )
 
@@ -73,7 +74,7 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
         "subquad.llm.planning.cost_estimate for the formulas.",
         "trained: weights, gradients and AdamW's moments of what is trained. total: with CUDA's own memory, and with "
         f"several GPUs (--shard) the layers that each gathers. fits: within {settings.gpu_memory:g} GB. GPUs: the "
-        "smallest number that is enough.",
+        "smallest number that is enough. host: main memory of all processes together.",
         "state: with a feature map per query head or per key-value head (--attention.feature-heads). from: number of "
         "tokens from which on it is smaller than the key-value cache.",
         f"Time is for {_count(settings.transfer_tokens)} + {_count(settings.lora_tokens)} tokens at "
@@ -93,18 +94,18 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
 def _count(number: int) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if number >= size:
-            return f"{_digits(number / size)} {letter}"
+            return f"{digits(number / size)} {letter}"
     return f"{number:,}"
 
 
 def _size(number: int) -> str:
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if number >= size:
-            return f"{_digits(number / size)} {unit}"
-    return f"{_digits(number / 1e3)} kB"
+            return f"{digits(number / size)} {unit}"
+    return f"{digits(number / 1e3)} kB"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Return a number with three digits, or all digits before the point."""
     if value >= 100:
         return f"{value:,.0f}"

@@ -388,8 +388,10 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]
         "output projection and on the teacher's hidden states, and trains "
         f"{maps} and mixing terms only. Stage 2 trains"
     )
+    windows = " ".join(map(str, about.get("random_windows") or ()))
+    drawn = f" Each of its training sequences has a window drawn from {windows} tokens." if windows else ""
     return [
-        f"{first} LoRA updates of {where}{also} by {loss}; the updates are merged into the saved weights.",
+        f"{first} LoRA updates of {where}{also} by {loss}; the updates are merged into the saved weights.{drawn}",
         Table(
             ["step", "seconds"],
             [[name, value] for name, value in metrics["seconds"].items()],

@@ -101,6 +101,11 @@ class Block(nn.Module):
             self.hybrids[-1].register_forward_hook(_stop_after_transfer)
 
     @property
+    def _weight(self) -> Tensor:
+        """A frozen weight; feature maps are in float32."""
+        return next(parameter for name, parameter in self.named_parameters() if ".hybrid." not in name)
+
+    @property
     def base_model(self) -> nn.Module:
         """The module that attention transfer runs."""
         return self
@@ -109,8 +114,8 @@ class Block(nn.Module):
         """Return the hidden states after the last layer; in transfer mode, those at the last trained layer."""
         # the teacher has no dropout
         self.layers.eval()
-        device = next(self.parameters()).device
-        x = self._read(input_ids[:, 0]).to(device)
+        device, dtype = self._weight.device, self._weight.dtype
+        x = self._read(input_ids[:, 0]).to(device, dtype)
         with suppress(_TransferDone):
             for layer, arguments in zip(self.layers, self._arguments, strict=True):
                 args, kwargs = send_to_device(arguments, device)
@@ -161,7 +166,7 @@ def transfer_blockwise(
         SubquadError: The checkpoint cannot be read layer by layer, or the disk is too small.
     """
     _check_block_layers(block_layers)
-    meta = open_meta_model(locate(checkpoint), settings.attention)
+    meta = open_meta_model(locate(checkpoint), settings.attention, getattr(torch, settings.dtype))
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]

@@ -7,7 +7,7 @@ forward and one backward pass; distillation adds a forward pass of the teacher, 
 Axes: N sequences, B of a batch, T positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Unpack
 
@@ -21,13 +21,18 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.models.documents import separate_documents
+from subquad.llm.models.windows import drawn_windows
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import language_model_loss
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import StageOptions, train_stage
 from subquad.train.loop import Backward, TrainingResult
 
-__all__ = ["fine_tune", "fine_tune_step", "trainable_parameters"]
+__all__ = ["draw_windows", "fine_tune", "fine_tune_step", "trainable_parameters"]
+
+
+WINDOW_SEED = 2
+"""Added to the seed of drawn windows; the order of the sequences has 0 and 1."""
 
 
 def trainable_parameters(model: nn.Module) -> int:
@@ -43,6 +48,7 @@ def fine_tune_step(
     loss_mask: Bool[Tensor, "B T"] | None = None,
     documents: Int[Tensor, "B T"] | None = None,
     distillation_weight: float = 0.0,
+    windows: Sequence[int] | None = None,
 ) -> Mapping[str, Tensor | float]:
     """Compute the loss of one batch and run the backward pass.
 
@@ -54,6 +60,7 @@ def fine_tune_step(
         documents: Number of each token's document, if tokens must not attend to other documents; the first token of a
             document then does not count in the loss.
         distillation_weight: Weight of the divergence from the teacher.
+        windows: Window of each sequence, from `draw_windows`; None for that of the model.
 
     Returns:
         The loss and, with distillation, its parts `divergence` and `next_token`.
@@ -63,7 +70,7 @@ def fine_tune_step(
         continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
         loss_mask = continues if loss_mask is None else loss_mask & continues
     student, teacher_logits = _callable_model(model), None
-    with separate_documents(model, documents):
+    with separate_documents(model, documents), drawn_windows(model, windows):
         if distillation_weight:
             with torch.no_grad(), _as_teacher(model):
                 teacher_logits = student(input_ids=ids, use_cache=False).logits
@@ -128,9 +135,14 @@ def fine_tune(
         loss_mask: Tokens that count in the loss; None for all.
         **options: See `StageOptions`.
     """
-    documents = options.get("documents")
+    documents, seed = options.get("documents"), options.get("seed", 0)
 
-    def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
+    def items(epoch: int, batches: Sequence[Tensor]) -> list[tuple[Tensor, list[int] | None]]:
+        sizes = [len(batch) for batch in batches]
+        return list(zip(batches, draw_windows(sizes, settings.random_windows, seed=seed, epoch=epoch), strict=True))
+
+    def step(net: nn.Module, item: tuple[Tensor, list[int] | None], backward: Backward) -> Mapping[str, Tensor | float]:
+        rows, windows = item
         return fine_tune_step(
             net,
             sequences[rows],
@@ -138,6 +150,7 @@ def fine_tune(
             loss_mask=None if loss_mask is None else loss_mask[rows],
             documents=None if documents is None else documents[rows],
             distillation_weight=settings.distillation_weight,
+            windows=windows,
         )
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
@@ -156,4 +169,23 @@ def fine_tune(
             default_warmup=0.1,
             # a short stage then sees other sequences than stage 1 did
             order_seed=1,
+            items=items,
         )
+
+
+def draw_windows(
+    sizes: Sequence[int], choices: Sequence[int], *, seed: int, epoch: int
+) -> list[list[int]] | list[None]:
+    """Return the windows of an epoch, one per sequence, by seed and epoch alone; without choices there are none.
+
+    Args:
+        sizes: Number of sequences of each batch.
+        choices: Windows, all equally likely.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+    """
+    if not choices:
+        return [None] * len(sizes)
+    generator = torch.Generator().manual_seed((seed + WINDOW_SEED) * 1_000_003 + epoch)
+    drawn = torch.randint(len(choices), (sum(sizes),), generator=generator)
+    return [[choices[place] for place in batch.tolist()] for batch in drawn.split(list(sizes))]

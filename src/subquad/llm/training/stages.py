@@ -51,11 +51,12 @@ def train_stage(
     options: StageOptions,
     *,
     name: str,
-    step: Callable[[nn.Module, Tensor, Backward], Mapping[str, Tensor | float]],
+    step: Callable[[nn.Module, Any, Backward], Mapping[str, Tensor | float]],
     validation_loss: Callable[[nn.Module, Tensor], float],
     parameter_groups: list[dict[str, Any]],
     default_warmup: float,
     order_seed: int = 0,
+    items: Callable[[int, Sequence[Tensor]], Sequence[Any]] = lambda epoch, batches: batches,
 ) -> TrainingResult:
     """Train one stage in place with AdamW, and keep the best weights by validation.
 
@@ -65,18 +66,21 @@ def train_stage(
         settings: Batch size, schedule, validation and early stopping.
         options: Tokens, precision, validation sequences and so on; `documents` is for `step` to use.
         name: Name of the stage in the history and of its checkpoint.
-        step: Function of the model, the indices of the batch's sequences and `backward`; returns metrics.
+        step: Function of the model, an item and `backward`; returns metrics.
         validation_loss: Function of the model and the validation sequences.
         parameter_groups: Groups of the optimizer with their peak learning rates.
         default_warmup: Fraction of the steps with warm-up, unless the settings have one.
         order_seed: Added to the seed for the order of the sequences, so that stages see different ones.
+        items: Function from an epoch and the indices of its batches' sequences to one item per batch; by default an
+            item is these indices.
     """
     seed, validation = options.get("seed", 0), options.get("validation")
 
-    def batches(epoch: int) -> Sequence[Tensor]:
-        return epoch_batches(
+    def batches(epoch: int) -> Sequence[Any]:
+        found = epoch_batches(
             count, batch_size=settings.batch_size, seed=seed + order_seed, epoch=epoch, mixture=options.get("mixture")
         )
+        return items(epoch, found)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         assert validation is not None

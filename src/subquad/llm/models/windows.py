@@ -1,0 +1,81 @@
+"""Windows that are drawn for each training sequence, so that the linear branch learns to carry weight.
+
+Window dropout of arXiv:2510.05901 and windows of random size of arXiv:2509.24552. A model keeps its own window: drawn
+ones exist within `drawn_windows` only.
+
+Axes: B sequences.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subquad.llm.models.documents import Spans, each_document
+from subquad.nn.attention import HybridAttention
+
+__all__ = ["drawn_windows", "each_window"]
+
+WINDOW = ("window", "window_shape", "sinks", "cache")
+
+
+@contextmanager
+def drawn_windows(model: nn.Module, windows: Sequence[int] | None) -> Iterator[None]:
+    """Give each sequence of a batch a window of its own, within a `with` block that includes the backward pass.
+
+    Args:
+        model: A converted model, called without padding or cache.
+        windows: Tokens of each sequence's window in all layers; 0 for linear attention alone, without window, sinks and
+            sparse cache. None changes nothing.
+    """
+    layers: list[Any] = [module for module in model.modules() if isinstance(getattr(module, "hybrid", None), nn.Module)]
+    for layer in layers:
+        layer.windows = windows
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.windows = None
+
+
+def each_window(
+    hybrid: HybridAttention,
+    windows: Sequence[int] | None,
+    documents: Spans | None,
+    attend: Callable[..., Tensor],
+    *given: Tensor,
+) -> Tensor:
+    """Return the outputs of `attend` for sequences, each with its window and its documents.
+
+    Args:
+        hybrid: The attention that `attend` calls.
+        windows: Window of each sequence; None for that of the model.
+        documents: See `each_document`.
+        attend: Function of these tensors.
+        given: Tensors [B, H, T, C].
+    """
+    if windows is None:
+        return each_document(documents, attend, *given)
+    parts, order = [], []
+    for window in sorted(set(windows)):
+        rows = [row for row, own in enumerate(windows) if own == window]
+        own_documents = None if documents is None else [documents[row] for row in rows]
+        with _with_window(hybrid, window):
+            parts.append(each_document(own_documents, attend, *(x[rows] for x in given)))
+        order += rows
+    return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
+
+
+@contextmanager
+def _with_window(hybrid: HybridAttention, window: int) -> Iterator[None]:
+    before = {name: getattr(hybrid, name) for name in WINDOW}
+    drawn = {"window": window} if window else {"window_shape": "none", "sinks": 0, "cache": 0}
+    try:
+        for name, value in drawn.items():
+            setattr(hybrid, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(hybrid, name, value)
