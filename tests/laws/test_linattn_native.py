@@ -9,27 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 
+from subquad.nn import native
 from subquad.nn.attention import Hedgehog, HybridAttention
-from subquad.ops import linattn_native
+from subquad.nn.native import step_library
 from subquad.ops.linattn import hybrid_state, hybrid_step, step_place
 from subquad.ops.linattn_native import hedgehog_native, is_native
 
-pytestmark = pytest.mark.skipif(linattn_native._library() is None, reason="there is no C compiler")
+pytestmark = pytest.mark.skipif(step_library() is None, reason="there is no C compiler")
 
 K, V, F, U = 5, 7, 11, 3
-
-
-def in_torch(monkeypatch, work):
-    """Return the result without the C code."""
-    with monkeypatch.context() as patch:
-        patch.setattr(linattn_native, "_library", lambda: None)
-        return work()
-
-
-@pytest.fixture(scope="module")
-def patch():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 @torch.no_grad()
@@ -41,7 +29,7 @@ def patch():
     length=st.integers(0, 40), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_steps_equal_those_of_torch_and_leave_the_same_state(
-    patch, *, rows, kv_heads, groups, has_own_maps, has_inputs, use_linear, sinks, layout, has_moments, length, seed
+    *, rows, kv_heads, groups, has_own_maps, has_inputs, use_linear, sinks, layout, has_moments, length, seed
 ):
     (shape, cache), window, heads = layout, 3, kv_heads * groups
     generator = torch.Generator().manual_seed(seed)
@@ -80,8 +68,8 @@ def test_steps_equal_those_of_torch_and_leave_the_same_state(
         # the first tokens become sinks, which torch writes
         assert is_native(q, k, v, **given, state=state, place=place) == (place.sink is None)
         copies = [type(state)(*(x.clone() for x in state)) for _ in range(2)]
-        given_y, given_state = hybrid_step(q, k, v, state=copies[0], **how)
-        y, state = in_torch(patch, partial(hybrid_step, q, k, v, state=copies[1], **how))
+        given_y, given_state = hybrid_step(q, k, v, state=copies[0], **how, library=step_library())
+        y, state = hybrid_step(q, k, v, state=copies[1], **how)
         torch.testing.assert_close(given_y, y, rtol=1e-5, atol=1e-5)
         for name, one, other in zip(state._fields, given_state, state, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
@@ -93,8 +81,11 @@ def test_features_equal_those_of_torch(monkeypatch, heads, of_input):
     own = Hedgehog(heads, K, features=F)
     torch.nn.init.normal_(own.weight)
     x = 3 * torch.randn(2, of_input, 1, K)
-    torch.testing.assert_close(own(x), in_torch(monkeypatch, lambda: own(x)), rtol=1e-5, atol=1e-6)
-    assert hedgehog_native(x, own.weight) is not None
+    given = own(x)
+    assert hedgehog_native(x, own.weight, library=step_library()) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "step_library", lambda: None)
+        torch.testing.assert_close(given, own(x), rtol=1e-5, atol=1e-6)
     large = torch.full((1, of_input, 1, K), 1e4)
     assert own(large).isfinite().all()
 
@@ -111,7 +102,7 @@ def test_gradients_and_other_types_are_left_to_torch(monkeypatch):
         place = step_place(state.length, window=3, window_shape="terrace", sinks=2)
         return attention(q, k, v, state=state, return_state=True, place=place)[0]
 
-    monkeypatch.setattr(linattn_native, "_library", fails)
+    monkeypatch.setattr(native, "step_library", fails)
     step(q.requires_grad_(), k, v).sum().backward()
     assert q.grad is not None
     with torch.no_grad():
@@ -129,7 +120,7 @@ def test_gradients_and_other_types_are_left_to_torch(monkeypatch):
     ],
     ids=str,
 )  # fmt: skip
-def test_sizes_that_do_not_fit_are_left_to_torch(monkeypatch, change):
+def test_sizes_that_do_not_fit_are_left_to_torch(change):
     attention = HybridAttention(heads=4, kv_heads=2, head_width=K, window=3, sinks=2, cache=4, has_inputs=True)
     state = attention.empty_state(2)._replace(length=torch.tensor([20, 21]))
     place = step_place(state.length, window=3, window_shape="terrace", sinks=2, cache=4)
@@ -138,11 +129,6 @@ def test_sizes_that_do_not_fit_are_left_to_torch(monkeypatch, change):
         state = state._replace(**{name: getattr(state, name)[..., :1].contiguous()})
     rows, width = change.get("rows", 2), change.get("width", K)
     q, k, v = (torch.randn(rows, heads, 1, width) for heads in (4, 2, 2))
-
-    def fails(*_):
-        raise AssertionError("the C code was called")
-
-    monkeypatch.setattr(linattn_native._library(), "subquad_hybrid_step", fails)
     phi_q = torch.rand(rows, 4, 1, 2 * K)
     given = {"phi_q": phi_q, "spread": None, "mix": attention.mix, "state": state, "inputs": k, "place": place}
     assert not is_native(q, k, v, **given)
@@ -162,7 +148,7 @@ def test_a_place_of_another_window_is_an_error_and_no_damage():
 def test_features_of_other_sizes_and_places_are_left_to_torch():
     weight = torch.randn(4, K, F)
     # without the checks of types and shapes that tests add
-    features = inspect.unwrap(hedgehog_native)
+    features = partial(inspect.unwrap(hedgehog_native), library=step_library())
     assert features(torch.randn(1, 4, 1, K + 1), weight) is None
     assert features(torch.randn(1, 8, 1, K), weight) is None
     assert features(torch.randn(1, 4, 2, K), weight) is None
@@ -182,8 +168,8 @@ def test_the_default_type_of_torch_does_not_matter():
 
 
 def test_without_a_temporary_folder_torch_is_used(monkeypatch, tmp_path):
-    monkeypatch.setattr(linattn_native.tempfile, "tempdir", str(tmp_path / "missing"))
-    assert linattn_native._library.__wrapped__() is None
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path / "missing"))
+    assert step_library.__wrapped__() is None
 
 
 @pytest.mark.parametrize(
@@ -191,17 +177,17 @@ def test_without_a_temporary_folder_torch_is_used(monkeypatch, tmp_path):
 )
 def test_without_the_code_torch_is_used(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert linattn_native._library.__wrapped__() is None
+    assert step_library.__wrapped__() is None
 
 
 def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
     (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "cc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert linattn_native._library.__wrapped__() is None
+    assert step_library.__wrapped__() is None
 
 
 def test_loading_the_code_leaves_small_numbers_as_they_are():
-    assert linattn_native._library() is not None
+    assert step_library() is not None
     # with -ffast-math at linking, numbers this small would become 0
     assert float(torch.tensor(1e-40) * 0.5) > 0

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from subquad.nn.native import library_for
 from subquad.ops.linattn import (
     HybridState,
     Kernel,
@@ -57,7 +58,8 @@ class Hedgehog(nn.Module):
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
         """Return the features, all positive, in the weights' dtype; several heads of W can share a head of x."""
-        if x.shape[2] == 1 and (features := hedgehog_native(x, self.weight)) is not None:
+        library = library_for(x) if x.shape[2] == 1 else None
+        if library is not None and (features := hedgehog_native(x, self.weight, library=library)) is not None:
             return features
         z = _project(x, self.weight)
         return torch.cat((z.softmax(-1), (-z).softmax(-1)), -1)
@@ -226,7 +228,7 @@ class HybridAttention(nn.Module):
         if place is None:
             y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
         else:
-            y, state = hybrid_step(q, k, v, **how, place=place)
+            y, state = hybrid_step(q, k, v, **how, place=place, library=library_for(q))
         return (y, state) if return_state else y
 
     def weights(

@@ -46,6 +46,7 @@ Inside: N blocks, G query heads per key head, w positions of a block.
 """
 
 from collections.abc import Sequence
+from ctypes import CDLL
 from typing import Literal, cast
 
 import torch
@@ -266,6 +267,7 @@ def hybrid_step(
     sinks: int = 0,
     cache: int = 0,
     place: StepPlace | None = None,
+    library: CDLL | None = None,
 ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
@@ -273,6 +275,7 @@ def hybrid_step(
     `map_k` reads `inputs`, or the keys if there are none.
     `place` is the result of `step_place` for the state's number of tokens, with the same window, shape, sinks and mask;
     layers can share it. None computes it here.
+    `library` is the compiled code of `subquad.nn.native`, used where it can compute this step; None for torch.
     """
     check_arguments(
         q,
@@ -291,9 +294,9 @@ def hybrid_step(
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
     leave(state, has_inputs=inputs is not None, map_k=map_k, place=place, sinks=sinks)
     given = {"mix": mix, "state": state, "inputs": inputs, "place": place}
-    if mask is None and is_native(q, k, v, phi_q=phi_q, spread=spread, **given):
+    if library is not None and mask is None and is_native(q, k, v, phi_q=phi_q, spread=spread, **given):
         linear = {"phi_q": phi_q, "spread": spread} if use_linear else {"phi_q": None, "spread": None}
-        y = native_step(q, k, v, sinks=sinks, scale=scale_of(q, scale), **linear, **given)
+        y = native_step(q, k, v, sinks=sinks, scale=scale_of(q, scale), library=library, **linear, **given)
         state.length.add_(1)
         return y, state
     push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)

@@ -1,20 +1,14 @@
 """`hybrid_step` and the Hedgehog map of one position as C code, for float32 on a CPU: decoding one token takes too
 little arithmetic for dozens of calls of torch per layer.
 
-The code is compiled where a C compiler is found, once per process and in less than a second; otherwise, and with the
-environment variable SUBQUAD_NATIVE=0, torch is used. Both give the same result up to rounding.
+These functions check and pass tensors; the code is compiled and loaded by `subquad.nn.native`. It gives the same result
+as torch up to rounding.
 
 Axes: B rows, Hq query heads, Hkv key and value heads, K key width, V value width, F features, U width of the inputs of
 the keys' map.
 """
 
 import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -25,7 +19,6 @@ from subquad.ops.linattn_step import StepPlace
 
 __all__ = ["hedgehog_native", "is_native", "native_step"]
 
-SOURCE = Path(__file__).with_name("linattn_step.c")
 CPU = torch.device("cpu")
 MOST_ROWS = 16
 """Rows times threads up to which one thread of C code is used rather than torch's threads."""
@@ -80,7 +73,6 @@ def is_native(
         and state.mass.is_contiguous()
         and place.hidden.is_contiguous()
         and place.slot.is_contiguous()
-        and _library() is not None
     )
 
 
@@ -105,18 +97,18 @@ def native_step(
     place: StepPlace,
     sinks: int,
     scale: float,
+    library: ctypes.CDLL,
 ) -> Float[Tensor, "B Hq 1 V"]:
     """Write one token per row into the state, in place, and return the output.
 
     Without `phi_q` and `spread` there are no linear terms.
 
-    The number of tokens in the state is not changed. `is_native` has to have checked the arguments.
+    The number of tokens in the state is not changed. `is_native` has to have checked the arguments; `library` is the
+    compiled code.
 
     Raises:
         ValueError: The place is that of another window, or the state of other sinks.
     """
-    library = _library()
-    assert library is not None
     rows, heads = q.shape[:2]
     slots, ring = state.keys.shape[2], state.keys.shape[2] - sinks - state.novelty.shape[2]
     y = q.new_empty(*q.shape[:3], v.shape[3])
@@ -141,7 +133,9 @@ def native_step(
     return y
 
 
-def hedgehog_native(x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H 1 F"] | None:
+def hedgehog_native(
+    x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"], *, library: ctypes.CDLL
+) -> Float[Tensor, "B H 1 F"] | None:
     """Return the Hedgehog features of one position per row; None where the C code cannot compute them."""
     heads, width, columns = weight.shape
     if (
@@ -150,7 +144,6 @@ def hedgehog_native(x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"]
         or not x.device == weight.device == CPU
         or x.shape[2:] != (1, width)
         or heads % x.shape[1]
-        or (library := _library()) is None
     ):
         return None
     x, weight = x.contiguous(), weight.contiguous()
@@ -158,31 +151,3 @@ def hedgehog_native(x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"]
     sizes = len(x), heads, x.shape[1], width, columns
     failed = library.subquad_hedgehog(*sizes, x.data_ptr(), weight.data_ptr(), y.data_ptr())
     return None if failed else y
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    """Return the compiled code; None if it cannot be compiled here."""
-    compiler = shutil.which("cc")
-    # a model's folder with its own code has no C code
-    if compiler is None or not SOURCE.is_file() or os.environ.get("SUBQUAD_NATIVE") == "0":
-        return None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            part, target = Path(folder) / "step.o", Path(folder) / "step.so"
-            # linked without -ffast-math, with which loading the library would change the arithmetic of the process
-            for command in (
-                [compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", "-c", str(SOURCE), "-o", str(part)],
-                [compiler, "-shared", str(part), "-o", str(target), "-lm"],
-            ):
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
-            # it stays in memory when the file is deleted
-            library = ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.subquad_hybrid_step.argtypes = [size] * 11 + [ctypes.c_float] + [pointer] * 16
-    library.subquad_hedgehog.argtypes = [size] * 5 + [pointer] * 3
-    for function in (library.subquad_hybrid_step, library.subquad_hedgehog):
-        function.restype = ctypes.c_int
-    return library

@@ -4,7 +4,7 @@
    Sizes: B rows, Hq query heads, Hkv key heads, H heads of the sum or of the map, K key width, V value width, F
    features, U width of the inputs of the keys' map, R slots, of which E are sinks and S the ring; the cache has the
    other R - E - S.
-   All arrays are contiguous, with the shapes that `linattn_native.py` checks. */
+   All arrays are contiguous, with the shapes that `subquad.ops.linattn_native` checks. */
 
 #include <float.h>
 #include <math.h>
