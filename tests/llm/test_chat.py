@@ -152,6 +152,28 @@ def test_a_model_without_a_chat_template_cannot_chat(model, tmp_path):
         ChatSession(model, byte_tokenizer(tmp_path, template=None))
 
 
+def test_half_a_character_is_an_error_of_the_turn_and_the_chat_goes_on(model, bytewise):
+    session = ChatSession(model, bytewise, GREEDY)
+    with pytest.raises(SubquadError, match=r"character \d+ of the text is a lone surrogate \(U\+D83D\)"):
+        list(session.answer("cut \ud83d"))
+    assert session.messages == []
+    first = "".join(session.answer("the bird"))
+    assert first == "".join(ChatSession(model, bytewise, GREEDY).answer("the bird"))
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_standard_input_that_is_not_utf_8_is_an_error(chatty, monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 noir\n"), encoding="utf-8"))
+    assert main(["llm", command, str(chatty)]) == 2
+    assert re.search(r"standard input: .*not utf-8; give the .* as UTF-8", capsys.readouterr().err)
+
+
+def test_a_prompt_with_a_byte_that_is_not_utf_8_is_an_error(chatty, capsys):
+    # as Python passes such bytes of the command line
+    assert main(["llm", "generate", str(chatty), "--prompt", "caf\udce9"]) == 2
+    assert "character 3 of the text is a lone surrogate (U+DCE9)" in capsys.readouterr().err
+
+
 def chat_by_pipe(folder, lines, *flags):
     return subprocess.run(
         [*COMMAND, str(folder), *flags],

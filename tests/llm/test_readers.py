@@ -187,6 +187,16 @@ def test_the_context_of_a_question_is_optional(tmp_path):
             b'[{"messages": [{"role": "bird", "content": "la"}]}]',
             "row 1: unknown role 'bird' .known: system, user, assistant.; other roles require a tokenizer with a chat",
         ),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n{"text": "cut \\ud83d"}',
+            r"a.jsonl, line 2: character 4 of the text is a lone surrogate \(U\+D83D\): half a character",
+        ),
+        (
+            "a.json",
+            b'[{"question": "1?", "answer": "\\udc00"}]',
+            r"row 1: character \d+ of the text is a lone surrogate \(U\+DC00\)",
+        ),
         ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or truncated"),
     ],
 )

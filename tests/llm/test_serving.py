@@ -331,7 +331,13 @@ def test_a_server_with_a_key_answers_only_those_who_send_it(bytewise, monkeypatc
         asked = {"model": "tiny", "prompt": "the", "max_tokens": 3}
         status, body = ask(server, "/v1/completions", asked)
         assert (status, body["error"]["code"]) == (401, "invalid_api_key")
-        assert "no Authorization header" in body["error"]["message"]
+        assert "no Authorization header with a Bearer key" in body["error"]["message"]
+        assert "send the header `Authorization: Bearer KEY`" in body["error"]["message"]
+        other = urllib.request.Request(f"{server.url}/v1/models", headers={"Authorization": "Basic czNjcmV0"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(other)
+        with refused.value as error:
+            assert b"no Authorization header with a Bearer key" in error.read()
         # who may not use the model does not learn what is wrong with a request either
         assert ask(server, "/v1/models")[0] == ask(server, "/v1/completions", {**asked, "prompt": ""})[0] == 401
         assert ask(server, "/health")[0] == 200

@@ -101,6 +101,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
             lambda run: (run / "config.json").write_text(json.dumps({"subquad": {"kind": "bio", "format": 99}})),
             "format 99 is newer than this subquad",
         ),
+        (
+            lambda run: (run / "config.json").write_text(json.dumps({"subquad": {"kind": "bio", "format": 0}})),
+            r"has no valid format number \(0\); the folder is damaged, or from a version before the first release",
+        ),
     ],
 )
 def test_a_broken_model_folder_is_refused_with_its_reason(tmp_path, break_it, text):

@@ -184,7 +184,12 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
         if stamp.get("kind") == "bio folds":
             raise SubquadError(f"{directory}: holds a cross-validation; give one of its folds, {directory / 'fold-0'}")
         raise SubquadError(f"{directory}: holds a model of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
-    if not isinstance(stamp.get("format"), int) or stamp["format"] > FORMAT:
+    if not isinstance(stamp.get("format"), int) or stamp["format"] < 1:
+        raise SubquadError(
+            f"{directory}: {CONFIG} has no valid format number ({stamp.get('format')!r}); the folder is damaged, or "
+            "from a version before the first release; make it again"
+        )
+    if stamp["format"] > FORMAT:
         raise SubquadError(
             f"{directory}: format {stamp.get('format')} is newer than this subquad {__version__} reads "
             f"(up to {FORMAT}); upgrade subquad"

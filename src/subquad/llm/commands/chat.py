@@ -32,7 +32,8 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
         seed: Seed of the sampled tokens.
 
     Raises:
-        SubquadError: The folder holds no linearized model, or its tokenizer has no chat template.
+        SubquadError: The folder holds no linearized model, its tokenizer has no chat template, or standard input is not
+            UTF-8.
     """
     settings = settings or ChatSettings()
     model, tokenizer = load_for_generation(run, settings)
@@ -80,6 +81,8 @@ def _lines(console: Console, *, is_terminal: bool) -> Iterator[str]:
             line = console.input("[bold green]> [/]") if is_terminal else sys.stdin.readline()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise SubquadError(f"standard input: not {error.encoding}; give the turns as UTF-8") from error
         except KeyboardInterrupt:
             if not is_terminal:
                 return

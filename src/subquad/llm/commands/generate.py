@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers.cache_utils import Cache
 
 from subquad.errors import SubquadError
+from subquad.llm.data.readers import check_characters
 from subquad.llm.serving.generation import load_for_generation, stream_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.state_files import check_has_state, check_state_file, read_state, write_state
@@ -38,8 +39,8 @@ def generate(
         is_printed: Also print the prompt, and the text as it is generated.
 
     Raises:
-        SubquadError: The folder holds no linearized model, the prompt is empty, the text would be too long, or a state
-            cannot be used or written.
+        SubquadError: The folder holds no linearized model, the prompt is empty or not UTF-8, the text would be too
+            long, or a state cannot be used or written.
     """
     settings = settings or GenerateSettings()
     target = None
@@ -49,7 +50,8 @@ def generate(
         check_state_file(Path(state))
     if prompt is None and sys.stdin.isatty():
         raise SubquadError("give the text to continue with --prompt, or on standard input")
-    text = sys.stdin.read() if prompt is None else prompt
+    text = _standard_input() if prompt is None else prompt
+    check_characters(text)
     model, tokenizer = load_for_generation(run, settings)
     if state is not None or target is not None:
         check_has_state(model)
@@ -69,3 +71,12 @@ def generate(
     if is_printed:
         print()
     return "".join(deltas)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise SubquadError(
+            f"standard input: byte {error.start} is not {error.encoding}; give the text as UTF-8"
+        ) from error

@@ -20,7 +20,7 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 
-__all__ = ["Document", "Source", "open_documents"]
+__all__ = ["Document", "Source", "check_characters", "open_documents"]
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
 PARQUET = ".parquet"
@@ -150,9 +150,27 @@ def _contents(record_format: RecordFormat, row: object) -> list[str | list[Messa
 
 def _document(content: str | list[Message], render: Callable[[Sequence[Message]], Rendered]) -> Document:
     if isinstance(content, str):
+        check_characters(content)
         return Document(blocks=[content])
     rendered = render(content)
+    check_characters(rendered.text)
     return Document(blocks=[rendered.text], answers=rendered.answers, has_special_tokens=rendered.has_special_tokens)
+
+
+def check_characters(text: str) -> None:
+    """Check that a text has whole characters only, as tokenizers need.
+
+    Raises:
+        SubquadError: It contains a lone surrogate: one half of a character that was cut in two, or a byte that is not
+            UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SubquadError(
+            f"character {error.start} of the text is a lone surrogate (U+{ord(text[error.start]):04X}): half a "
+            "character, or a byte that is not UTF-8; remove or replace it"
+        ) from error
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def stream_text(
     if longest and len(text) + settings.max_new_tokens > longest:
         raise SubquadError(
             f"--max-new-tokens {settings.max_new_tokens}: together with the {len(text)} tokens of the prompt this "
-            f"exceeds the model's maximum of {longest} tokens"
+            f"exceeds the model's maximum of {longest} tokens; shorten one of them"
         )
     if warning := beyond_training(model, len(text) + settings.max_new_tokens):
         say(f"warning: {warning}")

@@ -93,8 +93,14 @@ def _key_check(key: str | None) -> Callable[[Request], None]:
         # in constant time, so that an answer's delay does not tell how much of a key is right
         if key is None or (scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), key.encode())):
             return
-        missing = "there is no Authorization header with a Bearer key" if not given else "the API key is wrong"
-        raise RequestError(f"{missing}; this server was started with --api-key", status=401, code="invalid_api_key")
+        is_missing = scheme.lower() != "bearer" or not given
+        reason = "there is no Authorization header with a Bearer key" if is_missing else "the API key is wrong"
+        raise RequestError(
+            f"{reason}; this server was started with --api-key: send the header "
+            "`Authorization: Bearer KEY`, which OpenAI's clients make of their api_key",
+            status=401,
+            code="invalid_api_key",
+        )
 
     return check
 

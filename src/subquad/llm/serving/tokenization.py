@@ -6,6 +6,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
+from subquad.llm.data.readers import check_characters
 
 __all__ = ["Detokenizer", "chat_text", "encode"]
 
@@ -79,7 +80,12 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> list[int]:
-    """Return the tokens of a text; chat templates write their special tokens themselves."""
+    """Return the tokens of a text; chat templates write their special tokens themselves.
+
+    Raises:
+        SubquadError: The text contains half of a character.
+    """
+    check_characters(text)
     # no warning about the length: positions beyond the context are checked by the callers
     return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
