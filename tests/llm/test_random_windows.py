@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,4 +166,8 @@ def test_a_resumed_stage_draws_the_same_windows(tmp_path, monkeypatch):
 def test_windows_that_cannot_be_drawn_are_refused(windows, attention, message):
     with pytest.raises(SubquadError, match=message):
         LinearizeSettings(attention=attention, random_windows=windows)
+    # an adapter has its own attention, which is not known yet
+    continued = LinearizeSettings(random_windows=(96,), from_=Path("adapter"))
+    with pytest.raises(SubquadError, match="96 must be 0, or from 4"):
+        continued.check_random_windows()
     assert LinearizeSettings(attention=OWN, random_windows=[0, 7]).random_windows == (0, 7)  # pyright: ignore

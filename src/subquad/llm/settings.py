@@ -202,6 +202,8 @@ class LinearizeSettings:
 
     def __post_init__(self) -> None:
         self._check_targets()
+        # a JSON file gives a list
+        object.__setattr__(self, "random_windows", tuple(self.random_windows))
         validate_values(self)
         validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
         validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
@@ -216,7 +218,8 @@ class LinearizeSettings:
         if not all(0 < weight < math.inf for weight in self.text_weights):
             shown = " ".join(f"{weight:g}" for weight in self.text_weights)
             raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
-        self._check_random_windows()
+        if self.from_ is None:
+            self.check_random_windows()
         self._check_budget()
         self._check_schedule()
         self._check_combinations()
@@ -245,10 +248,13 @@ class LinearizeSettings:
                 f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} cannot be combined with other names; omit them"
             )
 
-    def _check_random_windows(self) -> None:
-        # a JSON file gives a list
-        windows, attention = tuple(self.random_windows), self.attention
-        object.__setattr__(self, "random_windows", windows)
+    def check_random_windows(self) -> None:
+        """Check that the attention can have the windows that are drawn; with `from_` it is that of the adapter.
+
+        Raises:
+            SubquadError: It cannot.
+        """
+        windows, attention = self.random_windows, self.attention
         shown = f"--random-windows {' '.join(map(str, windows))}"
         if not windows:
             return

@@ -117,6 +117,7 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
     files, evaluation_files = _paths(text), _paths(eval_text)
     if settings.from_ is None:
         settings.check_window()
+    settings.check_random_windows()
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":

@@ -86,27 +86,30 @@ def train_stage(
         assert validation is not None
         return {"loss": validation_loss(net, validation)}
 
-    is_plateau = settings.schedule == "plateau"
     warmup = default_warmup if settings.warmup_fraction is None else settings.warmup_fraction
     return train(
         model,
         batches=batches,
         step=step,
         optimizer=torch.optim.AdamW(parameter_groups, weight_decay=0.0),
-        settings=LoopSettings(
-            steps=steps_for(options["tokens"], settings),
-            accumulation=settings.gradient_accumulation,
-            precision=options["precision"],
-            evaluate_every=settings.validate_every,
-            patience=settings.patience,
-            plateau=PLATEAU if is_plateau else None,
-        ),
-        schedule=schedule("constant" if is_plateau else "linear", warmup=warmup),
+        settings=_loop_settings(settings, options),
+        schedule=schedule("constant" if settings.schedule == "plateau" else "linear", warmup=warmup),
         validate=validate if settings.validate_every else None,
         directory=options.get("directory"),
         name=name,
         seed=seed,
         quiet=options.get("quiet", False),
+    )
+
+
+def _loop_settings(settings: LinearizeSettings, options: StageOptions) -> LoopSettings:
+    return LoopSettings(
+        steps=steps_for(options["tokens"], settings),
+        accumulation=settings.gradient_accumulation,
+        precision=options["precision"],
+        evaluate_every=settings.validate_every,
+        patience=settings.patience,
+        plateau=PLATEAU if settings.schedule == "plateau" else None,
     )
 
 
