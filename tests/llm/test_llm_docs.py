@@ -228,12 +228,13 @@ def test_evaluate_shows_the_model_beside_its_controls(workplace):
     assert (workplace / "evaluation" / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.usefixtures("workplace")
 def test_plan_estimates_costs(capsys):
-    run("llm plan")
+    run("llm plan", "llama-3.1-405b")
     shown = capsys.readouterr().out
     assert "8.03 B" in shown
     assert "406 B" in shown
+    run("llm plan", "--config 70b")
+    assert "70.6 B" in capsys.readouterr().out
 
 
 def test_no_command_of_the_pages_is_left_out():
