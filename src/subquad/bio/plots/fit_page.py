@@ -216,7 +216,8 @@ def _with_interval(run: FinishedRun, model: str, name: str) -> str:
     value, ends = run.metric(model, name), run.interval(model, name)
     if value is None:
         return "–"
-    return f"{value:.3f}" if ends is None else f"{value:.3f}\n{ends[0]:.3f}–{ends[1]:.3f}"
+    text = f"{value:.3f}" if ends is None else f"{value:.3f}\n{ends[0]:.3f} to {ends[1]:.3f}"
+    return text.replace("-", "−")
 
 
 def _training(run: FinishedRun) -> list[Block]:
