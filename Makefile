@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 # shapes are checked while the operators and networks are tested; trainings would become a tenth slower
 FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
-.PHONY: demo test test-fast test-e2e test-oldest test-minimal golden lint format api docs release-check clean
+.PHONY: demo test test-fast test-e2e test-faults test-oldest test-minimal golden lint format api docs release-check clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
@@ -26,6 +26,11 @@ test-fast: .venv/.ready-dev
 # the page in a browser: Chromium of the system, or one that playwright downloads; pictures are in tests/e2e/screenshots
 test-e2e: .venv/.ready-e2e
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e --timeout 1800
+
+# long commands that are killed KILLS times each, terminated, and short of disk space: half an hour on one core
+test-faults: KILLS ?= 20
+test-faults: .venv/.ready-dev
+	SUBQUAD_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -s
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.7 from PyPI needs 5 GB of disk

@@ -16,6 +16,7 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
 from subquad.errors import SubquadError, missing_extra
+from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 __all__ = ["app", "main"]
 
@@ -160,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0 on success, 2 after an error that the user can correct, 130 after an interruption.
+        The exit status: 0 on success, 2 after an error that the user can correct, 130 after an interruption and 143
+        after SIGTERM.
     """
+    end_on_sigterm()
     # threads that spin while they wait make a training step ten times slower beside one other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -180,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno in DISK_FULL:
             where = f" ({error.filename})" if error.filename else ""
             message = f"the disk is full{where}; free some space and run the same command to resume"
+        elif error.errno == errno.EFBIG:
+            message = "a file became larger than this process may write (ulimit -f); run the same command to resume"
         elif error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"
         else:
@@ -189,4 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("subquad: interrupted; run the same command to resume", file=sys.stderr)
         return 130
+    except Terminated:
+        print("subquad: terminated; run the same command to resume", file=sys.stderr)
+        return TERMINATED
     return 0

@@ -88,7 +88,8 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
     ]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 9, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == [".run.jets"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.jets", "run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     metrics = fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     assert metrics["test"] == fit(jets, SETTINGS, out=tmp_path / "whole", quiet=True)["test"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]

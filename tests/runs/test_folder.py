@@ -89,6 +89,39 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_run_that_was_killed_in_its_first_write_is_begun_again(tmp_path):
+    (tmp_path / ".config.json.subquad-x1").mkdir()
+    (tmp_path / ".config.json.subquad-x1" / "config.json").write_text("{")
+    (tmp_path / ".lock").touch()
+    assert not open_run(tmp_path, kind="bio", settings={"seed": 3}).is_resumed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+
+
+def test_what_a_killed_run_left_of_its_files_is_removed_when_it_is_resumed(tmp_path):
+    open_run(tmp_path, kind="bio", settings={"seed": 3})
+    left = tmp_path / "fold-0" / ".model.safetensors.subquad-x1"
+    left.mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("*.html")
+    assert open_run(tmp_path, kind="bio", settings={"seed": 3}).is_resumed
+    assert not left.exists()
+    assert (tmp_path / ".gitignore").exists()
+
+
+def test_a_run_that_was_killed_while_it_was_replaced_can_be_replaced_again(tmp_path, monkeypatch):
+    finish(tmp_path, seed=3)
+    (tmp_path / "fold-0").mkdir()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subquad.runs.folder.shutil.rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True)
+    assert not open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True).is_resumed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("break_it", "text"),
     [

@@ -1,6 +1,7 @@
 """The training loop: it learns, stops at the best weights, and a killed run ends as if it had not been killed."""
 
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 
 from subquad.errors import SubquadError
+from subquad.runs.history import read_history
+from subquad.runs.storage import read_tensors_and_metadata
+from subquad.runs.termination import Terminated, end_on_sigterm
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import schedule
 
@@ -29,7 +33,7 @@ def network(seed=5):
         return nn.Sequential(nn.Linear(WIDTH, 11), nn.BatchNorm1d(11), nn.Dropout(0.2), nn.Linear(11, 1))
 
 
-def run(model, *, steps=53, directory=None, stop_at=None, **settings):
+def run(model, *, steps=53, directory=None, stop_at=None, terminate_at=None, **settings):
     x, y = problem()
 
     def batches(epoch):
@@ -43,6 +47,8 @@ def run(model, *, steps=53, directory=None, stop_at=None, **settings):
         calls += 1
         if calls == stop_at:
             raise KeyboardInterrupt
+        if calls == terminate_at:
+            signal.raise_signal(signal.SIGTERM)
         loss = nn.functional.mse_loss(module(x[rows]), y[rows])
         backward(loss)
         return {"loss": loss}
@@ -58,6 +64,10 @@ def run(model, *, steps=53, directory=None, stop_at=None, **settings):
         directory=directory,
         quiet=True,
     )
+
+
+def history(folder):
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in read_history(folder)]
 
 
 def test_the_loss_falls_and_the_model_holds_the_best_weights():
@@ -82,12 +92,7 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights_and_history(tmp_pa
     run(again, directory=stopped, ema_decay=ema_decay)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-
-    def lines(folder):
-        entries = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
-
-    assert lines(whole) == lines(stopped)
+    assert history(whole) == history(stopped)
 
 
 def test_the_average_of_the_weights_is_validated_and_kept():
@@ -151,6 +156,40 @@ def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path):
     assert outcome.steps == 53
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_no_entry_twice(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    run(network(), directory=whole)
+    earlier = json.dumps({"part": "transfer", "step": 1, "seconds": 0.1})
+    own = (whole / "history.jsonl").read_text().splitlines()[0]
+    (killed / "history.jsonl").write_text(f"{earlier}\n{own}\n{own[:7]}")
+    run(network(), directory=killed)
+    assert history(killed) == [{"part": "transfer", "step": 1}, *history(whole)]
+
+
+def test_sigterm_saves_a_checkpoint_at_the_end_of_its_step(tmp_path):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    whole.mkdir(), ended.mkdir()
+    # the history has an entry for every third step, and SIGTERM comes between two of them
+    options = {"steps": 601, "evaluate_every": 200}
+    model, again = network(), network()
+    run(model, directory=whole, **options)
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm()
+        with pytest.raises(Terminated) as ending:
+            run(network(), directory=ended, terminate_at=299, **options)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert ending.value.code == 143
+    _, header = read_tensors_and_metadata(ended / "checkpoint-fit.safetensors")
+    assert json.loads(header["state"])["step"] == 299
+    run(again, directory=ended, **options)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert history(whole) == history(ended)
 
 
 def test_a_stage_that_had_ended_returns_at_once_with_its_weights(tmp_path):

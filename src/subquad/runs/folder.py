@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from subquad import __version__
 from subquad.errors import SubquadError
+from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     as_folder,
     atomic,
@@ -15,6 +16,7 @@ from subquad.runs.storage import (
     plain,
     read_json,
     read_tensors,
+    remove_temporaries,
     write_json,
     write_tensors,
 )
@@ -94,7 +96,9 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
     """
     directory, wanted = check_run_folder(out, kind=kind, settings=settings, force=force), plain(settings)
     is_resumed = (directory / CONFIG).is_file() and not force
-    if not is_resumed:
+    if is_resumed:
+        remove_temporaries(directory)
+    else:
         _clear(directory)
         write_json(directory / CONFIG, {"subquad": _stamp(kind, wanted)})
     return Run(directory=directory, kind=kind, settings=wanted, is_resumed=is_resumed)
@@ -104,7 +108,7 @@ def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any],
     """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is changed."""
     directory = as_folder(out)
     check_writable(directory)
-    if directory.is_dir() and any(directory.iterdir()):
+    if not is_blank(directory, CONFIG):
         _check_begun(directory, kind, plain(settings), force)
     return directory
 
@@ -150,8 +154,10 @@ def _clear(directory: Path) -> None:
     for entry in directory.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        else:
+        elif entry.name not in (CONFIG, LOCK):
             entry.unlink()
+    # and the file that shows whose folder it is last
+    (directory / CONFIG).unlink(missing_ok=True)
 
 
 def stamp_of(config: Any, directory: Path | str) -> dict[str, Any]:

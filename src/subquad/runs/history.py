@@ -5,10 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError
+from subquad.runs.storage import atomic
 
-__all__ = ["HISTORY", "read_history"]
+__all__ = ["HISTORY", "read_history", "remove_part"]
 
 HISTORY = "history.jsonl"
+
+
+def remove_part(directory: Path | str, part: str) -> None:
+    """Remove the entries of a stage that starts again, and the half of a line that a killed process may have left."""
+    path = Path(directory) / HISTORY
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["part"] != part]
+    if kept != lines:
+        with atomic(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def read_history(directory: Path | str) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,10 +32,16 @@ __all__ = [
     "read_json",
     "read_tensors",
     "read_tensors_and_metadata",
+    "remove_temporaries",
     "shipped_file",
+    "temporaries_of",
     "write_json",
     "write_tensors",
 ]
+
+
+MARK = "subquad-"
+"""In the names of temporary folders, by which those of killed processes are recognised."""
 
 
 @contextmanager
@@ -42,10 +50,21 @@ def atomic(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the same suffix, since writers such as uproot and numpy look at it
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.{MARK}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+def temporaries_of(path: Path) -> list[Path]:
+    """Return what killed processes left of a file that they were writing."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{MARK}*"))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing to a folder, which must be locked."""
+    for path in list(folder.rglob(f".*.{MARK}*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_writable(path: Path | str) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
-from subquad.runs.history import HISTORY
+from subquad.runs.history import HISTORY, remove_part
+from subquad.runs.termination import sigterm_deferred
 from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
 from subquad.train.ema import ExponentialMovingAverage
@@ -104,6 +105,9 @@ class _State:
     history_bytes: int = 0
     stopped_early: bool = False
     has_ended: bool = False
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Sums of the metrics of `count` batches, whose means are not logged yet."""
+    count: int = 0
 
     def tick(self, last: tuple[float, float]) -> tuple[float, float]:
         """Add the time since the last tick, and return that of this one."""
@@ -195,8 +199,13 @@ def train(
         trainer.restore()
         state = trainer.state
         if not state.has_ended:
-            with track(name, settings.steps, done=state.step, quiet=quiet) as advance:
-                trainer.run(advance)
+            # of several processes, none may stop between two steps while the others wait for it
+            is_alone = accelerator.num_processes == 1
+            with (
+                track(name, settings.steps, done=state.step, quiet=quiet) as advance,
+                sigterm_deferred(enabled=is_alone) as is_terminated,
+            ):
+                trainer.run(advance, is_terminated)
         trainer.load_best()
     outcome = {name: getattr(state, name) for name in ("best_step", "best", "seconds", "cpu_seconds", "stopped_early")}
     return TrainingResult(steps=state.step, **outcome)
@@ -222,11 +231,10 @@ class _Trainer:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     ema: ExponentialMovingAverage | None = None
 
-    def run(self, advance: Advance) -> None:
+    def run(self, advance: Advance, is_terminated: Callable[[], bool]) -> None:
         settings, state = self.settings, self.state
         batches = self._batches_of(state.epoch)
-        sums: dict[str, Tensor | float] = {}
-        count, last_saved = 0, time.monotonic()
+        last_saved = time.monotonic()
         last_tick = time.monotonic(), time.process_time()
         shown: dict[str, float] = {}
         log_every = max(1, settings.steps // 200)
@@ -238,9 +246,9 @@ class _Trainer:
                     state.epoch, state.index = state.epoch + 1, 0
                     batches = self._batches_of(state.epoch)
                 for key, value in self._compute(batches[state.index]).items():
-                    sums[key] = sums.get(key, 0.0) + value
+                    state.sums[key] = state.sums.get(key, 0.0) + value
                 state.index += 1
-                count += 1
+                state.count += 1
             self._update()
             state.step += 1
             if self.ema is not None:
@@ -248,15 +256,16 @@ class _Trainer:
             last_tick = state.tick(last_tick)
             is_last = state.step == settings.steps
             if state.step % log_every == 0 or is_last:
-                shown = self._log(sums, count)
-                sums, count = {}, 0
+                shown = self._log()
             if self.validate is not None and self._is_validated():
                 shown = {**shown, **self._evaluate(self.validate)}
                 # the time of a validation counts as time of the stage
                 last_tick = state.tick(last_tick)
             # metrics of single parts, such as the error of each layer, would fill the line
             advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
-            if count == 0 and time.monotonic() - last_saved > settings.save_seconds:
+            if is_terminated():
+                return self.save()
+            if state.count == 0 and time.monotonic() - last_saved > settings.save_seconds:
                 self.save()
                 last_saved = time.monotonic()
         state.has_ended = True
@@ -305,8 +314,10 @@ class _Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _log(self, sums: Mapping[str, Tensor | float], count: int) -> dict[str, float]:
-        metrics = self._mean({key: float(value) / count for key, value in sums.items()})
+    def _log(self) -> dict[str, float]:
+        state = self.state
+        metrics = self._mean({key: float(value) / state.count for key, value in state.sums.items()})
+        state.sums, state.count = {}, 0
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise SubquadError(
                 f"{self.name}: the loss is {metrics['loss']} after {self.state.step} steps; "
@@ -374,6 +385,7 @@ class _Trainer:
             return
         history = self._checkpoint.with_name(HISTORY)
         self.state.history_bytes = history.stat().st_size if history.exists() else 0
+        self.state.sums = {key: float(value) for key, value in self.state.sums.items()}
         save_checkpoint(
             self._checkpoint,
             accelerator=self.accelerator,
@@ -384,8 +396,12 @@ class _Trainer:
         )
 
     def restore(self) -> None:
-        """Restore the checkpoint, if there is one, and cut off the lines of the history that were written after it."""
-        if self._checkpoint is None or not self._checkpoint.exists():
+        """Restore the checkpoint, if there is one, and remove the entries of the history that were written after it."""
+        if self._checkpoint is None:
+            return
+        if not self._checkpoint.exists():
+            if self.accelerator.is_main_process:
+                remove_part(self._checkpoint.parent, self.name)
             return
         state, weights = load_checkpoint(
             self._checkpoint, accelerator=self.accelerator, model=self.model, optimizer=self.optimizer

@@ -26,14 +26,16 @@ from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.errors import SubquadError
 from subquad.progress import say, track
+from subquad.runs.lock import locks_output
 from subquad.runs.machine import describe_machine, peak_memory
-from subquad.runs.storage import as_folder, atomic, read_json, write_json
+from subquad.runs.storage import as_folder, atomic, read_json, remove_temporaries, write_json
 
 __all__ = ["bench"]
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "viennarna")
 
 
+@locks_output
 def bench(
     tasks: Path | str,
     settings: BenchSettings | None = None,
@@ -61,6 +63,7 @@ def bench(
     chosen = read_tasks(tasks, settings, folder)
     jobs = make_jobs(chosen, settings, folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
     without = [task.id for task in chosen if not task.has_training]
     if without:
         say(f"skipped for lack of training rows (--train-on adds some): {', '.join(without)}", quiet=quiet)

@@ -27,6 +27,7 @@ from subquad.bio.splits.split_column import check_split_column, count_folds
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, METRICS, check_run_folder, open_run
+from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["cross_validate"]
@@ -34,6 +35,7 @@ __all__ = ["cross_validate"]
 PREDICTIONS = "predictions.csv"
 
 
+@locks_output
 def cross_validate(
     table: Path | str,
     settings: FitSettings | None = None,

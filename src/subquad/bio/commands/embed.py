@@ -16,6 +16,7 @@ from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import Run, open_run
+from subquad.runs.lock import lock_folder
 from subquad.runs.storage import as_file, check_output
 
 __all__ = ["embed"]
@@ -76,17 +77,19 @@ def embed(
         "fingerprint": sequences_fingerprint(read.sequences),
         "fingerprint_model": checkpoint_fingerprint(settings.model),
     }
-    run = _open_partial(out.with_name(f"{out.name}.partial"), identity, force=force)
-    if run.is_resumed:
-        say(f"{run.directory}: resuming an unfinished command", quiet=quiet)
-    found = embed_rows(task, model, run.directory, quiet=quiet)
-    if settings.scores:
-        scores = score_variants(read, model, run.directory, batch_tokens=settings.batch_tokens, quiet=quiet)
-        found, absent = replace(found, scores=scores), int(np.isnan(scores).sum())
-        if absent:
-            say(f"{absent:,} variants have no score, since they have a stop codon or an ambiguous letter", quiet=quiet)
-    write_embeddings(out, found, read.sequences)
-    shutil.rmtree(run.directory)
+    partial = out.with_name(f"{out.name}.partial")
+    with lock_folder(partial):
+        run = _open_partial(partial, identity, force=force)
+        if run.is_resumed:
+            say(f"{run.directory}: resuming an unfinished command", quiet=quiet)
+        found = embed_rows(task, model, run.directory, quiet=quiet)
+        if settings.scores:
+            scores = score_variants(read, model, run.directory, batch_tokens=settings.batch_tokens, quiet=quiet)
+            found, absent = replace(found, scores=scores), int(np.isnan(scores).sum())
+            if absent:
+                say(f"{absent:,} variants have no score: they have a stop codon or an ambiguous letter", quiet=quiet)
+        write_embeddings(out, found, read.sequences)
+        shutil.rmtree(run.directory)
     return found
 
 

@@ -26,6 +26,7 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import Run, check_run_folder, open_run
 from subquad.runs.history import read_history
+from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, fingerprint, plain, write_json
 
 __all__ = ["fit", "fit_table", "run_settings"]
@@ -36,6 +37,7 @@ FEW = 5
 """Classes with fewer test rows are logged."""
 
 
+@locks_output
 def fit(
     table: Path | str,
     settings: FitSettings | None = None,

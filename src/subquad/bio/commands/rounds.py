@@ -27,7 +27,17 @@ from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, flag_name
 from subquad.progress import say, track
 from subquad.runs.folder import METRICS, open_run
-from subquad.runs.storage import as_folder, atomic, check_writable, fingerprint, plain, read_json, write_json
+from subquad.runs.lock import is_blank, locks_output
+from subquad.runs.storage import (
+    as_folder,
+    atomic,
+    check_writable,
+    fingerprint,
+    plain,
+    read_json,
+    remove_temporaries,
+    write_json,
+)
 
 __all__ = ["rounds"]
 
@@ -38,6 +48,7 @@ Step = dict[str, Any]
 """Entry of a round in `rounds.json`."""
 
 
+@locks_output
 def rounds(
     source: Path | str,
     settings: RoundsSettings,
@@ -75,6 +86,7 @@ def rounds(
     out, source = as_folder(out), Path(source)
     check_writable(out)
     record = _record(out, source)
+    remove_temporaries(out)
     direction, target = _direction(record, settings), _target(record, settings)
     step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
     done = record["rounds"]
@@ -117,7 +129,7 @@ def rounds(
 
 def _record(out: Path, source: Path) -> dict[str, Any]:
     """Return the record of the rounds in a folder, or a new one."""
-    if not out.is_dir() or not any(out.iterdir()):
+    if is_blank(out, RECORD):
         stamp = {"kind": KIND, "version": __version__}
         return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "target": None, "rounds": []}
     record = read_json(out / RECORD) if (out / RECORD).is_file() else {}

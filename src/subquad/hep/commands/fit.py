@@ -39,6 +39,7 @@ from subquad.progress import say
 from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
+from subquad.runs.lock import locks_output
 from subquad.runs.storage import plain, read_json, write_tensors
 from subquad.train.distributed import processes
 
@@ -75,6 +76,7 @@ class _Fit:
         return self.parts["train"].classes
 
 
+@locks_output
 def fit(
     files: Files,
     settings: FitSettings | None = None,

@@ -7,7 +7,6 @@ decays that produced them (arXiv:2202.03772). The steps are modules of `subquad.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from subquad.hep.settings import SimulateSettings
 from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
-from subquad.runs.storage import as_folder, write_json
+from subquad.runs.lock import locks_output
+from subquad.runs.storage import as_folder, remove_temporaries, write_json
 
 __all__ = ["simulate"]
 
@@ -29,6 +29,7 @@ PHYSICS = 2
 do not name, kept K⁰S and hyperons undecayed and counted particles that curl up in the field as tracks."""
 
 
+@locks_output
 def simulate(
     settings: SimulateSettings | None = None,
     *,
@@ -112,10 +113,7 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
         for path in [*_files_of(before, out), *existing]:
             path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    for job in jobs:
-        # remains of killed workers
-        for folder in out.glob(f".{job.path.name}.*"):
-            shutil.rmtree(folder)
+    remove_temporaries(out)
     if force or before is None:
         write_json(record, asked)
 

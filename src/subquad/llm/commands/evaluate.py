@@ -14,12 +14,14 @@ from subquad.llm.evaluation.store import RESULT, MeasurementStore
 from subquad.llm.evaluation.summary import summarize
 from subquad.llm.plots.evaluation_page import evaluation_page
 from subquad.progress import say
-from subquad.runs.storage import atomic, plain, write_json
+from subquad.runs.lock import locks_output
+from subquad.runs.storage import atomic, plain, remove_temporaries, write_json
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
 
 
+@locks_output
 def evaluate(
     runs: str | Path | Sequence[str | Path],
     settings: EvaluateSettings | None = None,
@@ -54,6 +56,7 @@ def evaluate(
     tasks, missing = available_tasks(tasks_folder, settings)
     _check(folders, texts, tasks_folder, settings)
     store = MeasurementStore(out, force=force, extend=extend, quiet=quiet)
+    remove_temporaries(store.directory)
     for line in missing:
         say(f"not measured: {line}", quiet=quiet)
 

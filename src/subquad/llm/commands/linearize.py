@@ -30,6 +30,7 @@ from subquad.llm.training.sharding import check_processes, read_shards, shard
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
+from subquad.runs.lock import locks_output
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import process_device, processes
 from subquad.train.loop import TrainingResult
@@ -39,6 +40,7 @@ __all__ = ["linearize"]
 TextFiles = str | Path | Sequence[str | Path]
 
 
+@locks_output
 def linearize(
     model: str | Path,
     text: TextFiles,

@@ -34,8 +34,8 @@ class MeasurementStore:
             SubquadError: The folder contains other files, or a finished evaluation and neither flag is given.
         """
         self.directory, self.quiet = as_folder(out), quiet
-        names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
-        if (names and FOLDER not in names) or names - OWN - {name for name in names if name.startswith(".")}:
+        names = {path.name for path in self.directory.glob("[!.]*")}
+        if (names and FOLDER not in names) or names - OWN:
             raise SubquadError(f"{out}: contains something other than an evaluation; choose another --out")
         if RESULT in names and not (force or extend):
             raise SubquadError(

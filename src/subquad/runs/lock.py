@@ -1,0 +1,99 @@
+"""A lock on an output folder, so that two processes never write to it. It ends with its process, however that ends."""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from subquad.errors import SubquadError
+from subquad.runs.storage import as_folder, check_writable, temporaries_of
+
+__all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
+
+LOCK = ".lock"
+WAIT = 3.0
+"""Seconds to wait for a process that was just killed, or whose parent was."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def locks_output(command: Command) -> Command:
+    """Decorate a command `verb(…, *, out, …)`: while it runs, no other process writes to its folder."""
+
+    @functools.wraps(command)
+    def locked(*arguments: Any, out: Path | str, **options: Any) -> Any:
+        with lock_folder(out):
+            return command(*arguments, out=out, **options)
+
+    return cast(Command, locked)
+
+
+@contextmanager
+def lock_folder(out: Path | str) -> Iterator[None]:
+    """Hold the lock of a folder, which is made for that and removed if it stays empty.
+
+    Of several processes that `torchrun` started, the first one holds it for all. Where the file system has no locks
+    (some network file systems), nothing is locked.
+
+    Raises:
+        SubquadError: Another process holds the lock, or the folder cannot be written.
+    """
+    folder = as_folder(out)
+    check_writable(folder)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    created = [own for own in (folder, *folder.parents) if not own.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _acquire(folder)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(file)
+        for own in created:
+            with suppress(OSError):
+                own.rmdir()
+
+
+def is_blank(folder: Path, first: str) -> bool:
+    """Return whether a folder is missing, or holds nothing but its lock and parts of the file written first."""
+    if not folder.is_dir():
+        return True
+    return not {*folder.iterdir()} - {folder / LOCK, *temporaries_of(folder / first)}
+
+
+def _acquire(folder: Path) -> int:
+    """Return the open file that holds the lock."""
+    end = time.monotonic() + WAIT
+    while (file := _try(folder / LOCK)) is None:
+        if time.monotonic() > end:
+            raise SubquadError(
+                f"{folder}: another process is writing to it; wait until it has ended, or choose another folder with "
+                "--out"
+            )
+        time.sleep(0.05)
+    return file
+
+
+def _try(path: Path) -> int | None:
+    """Return the open file that holds the lock, or None while another process holds it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except (ModuleNotFoundError, OSError):
+        # Windows, or a file system without locks
+        return file
+    # the process that held it before may have removed the file in between
+    if not path.exists() or not os.path.samestat(os.fstat(file), path.stat()):
+        os.close(file)
+        return None
+    return file

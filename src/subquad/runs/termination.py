@@ -1,0 +1,49 @@
+"""SIGTERM, which batch systems send before they kill a process: a training saves a checkpoint first."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["TERMINATED", "Terminated", "end_on_sigterm", "sigterm_deferred"]
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM ended."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM was received; without a handler the process exits with status 143."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+def end_on_sigterm() -> None:
+    """Raise `Terminated` in the main thread at SIGTERM, so that temporary files are removed and child processes end."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+@contextmanager
+def sigterm_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGTERM was received; it is handled at the end of the `with` block.
+
+    Args:
+        enabled: Off: it is handled at once, as it is outside the main thread.
+    """
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if received:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated

@@ -1,0 +1,27 @@
+"""Each command once without any fault, to compare with."""
+
+import time
+
+import pytest
+from support.long_commands import COMMANDS, OUTPUTS, Whole
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Return the function that returns a command and its output when it was left alone, by name."""
+    found = {}
+
+    def get(name):
+        if name == "hep simulate":
+            pytest.importorskip("pythia8mc")
+        if name not in found:
+            folder = tmp_path_factory.mktemp("whole")
+            words, out = COMMANDS[name](folder), folder / "second" / OUTPUTS.get(name, "out")
+            # the first start imports what the others find imported
+            for own in ("first", "second"):
+                began = time.monotonic()
+                Whole(name, words, out, 0.0).end(folder / own)
+            found[name] = Whole(name, words, out, time.monotonic() - began)
+        return found[name]
+
+    return get

@@ -1,0 +1,68 @@
+"""The lock of an output folder: one process writes, others are refused, and it ends with its process."""
+
+import subprocess
+import sys
+
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.runs import lock
+from subquad.runs.lock import lock_folder, locks_output
+
+HOLDER = """
+import sys
+from subquad.runs.lock import lock_folder
+with lock_folder(sys.argv[1]):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start a process that holds the lock of the folder `run`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_until_the_first_one_is_killed(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    with pytest.raises(SubquadError, match="run: another process is writing to it; wait until it has ended"):
+        lock_folder(tmp_path / "run").__enter__()
+    holder.kill()
+    holder.wait()
+    with lock_folder(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").is_file()
+    # the folder was not made here
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_stays_empty_is_removed_with_the_folders_above_it(tmp_path):
+    with pytest.raises(SubquadError, match="nothing to do"), lock_folder(tmp_path / "a" / "b"):
+        raise SubquadError("nothing to do")
+    assert list(tmp_path.iterdir()) == []
+    with lock_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "file").touch()
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_a_failed_command_can_be_called_again_while_its_traceback_is_kept(tmp_path):
+    @locks_output
+    def command(*, out):
+        raise SubquadError("a mistake")
+
+    with pytest.raises(SubquadError, match="a mistake"):
+        command(out=tmp_path)
+    with pytest.raises(SubquadError, match="a mistake"):
+        command(out=tmp_path)
+
+
+def test_of_several_processes_the_first_one_holds_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with lock_folder(tmp_path / "run"):
+        assert not (tmp_path / "run").exists()

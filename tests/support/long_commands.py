@@ -1,0 +1,119 @@
+"""The long commands of the three fields, each on an input of a second or two."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from support.bio_language_models import esm
+from support.bio_tables import table
+from support.forked import Command
+from support.hep_jets import CLASSES, columns, write
+from support.llm_models import word_tokenizer, write_checkpoint, write_text
+
+SMALL_FIT = ["--epochs", "2", "--boosting-iterations", "3", "--ensemble-size", "1", "--stack-folds", "1"]
+
+
+def bio_fit(folder):
+    table(folder / "table.csv", rows=149)
+    target = ["--sequence", "sequence", "--target", "score"]
+    return ["bio", "fit", folder / "table.csv", *target, "--models", "ridge", "boosting", "lyra", *SMALL_FIT]
+
+
+def bio_bench(folder):
+    tasks = []
+    for seed, name in enumerate(("one", "two")):
+        table(folder / f"{name}.csv", rows=149, seed=seed)
+        settings = {"sequence": "sequence", "target": ["score"]}
+        tasks.append({"id": f"tiny/{name}", "file": f"{name}.csv", "task_type": "regression", "settings": settings})
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    budget = ["--tokens", "3000", "--boosting-iterations", "3", "--models", "ridge", "boosting", "lyra"]
+    return ["bio", "bench", folder / "tasks.json", *budget]
+
+
+def bio_embed(folder):
+    random = np.random.default_rng(0)
+    letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
+    texts = ["".join(random.choice(letters, random.integers(30, 90))) for _ in range(401)]
+    pd.DataFrame({"sequence": texts}).to_csv(folder / "proteins.csv", index=False)
+    (folder / "model").mkdir()
+    model = esm(folder / "model")
+    return ["bio", "embed", folder / "proteins.csv", "--model", model, "--residues", "--batch-tokens", "97"]
+
+
+def bio_rounds(folder):
+    table(folder / "assay.csv", rows=211)
+    columns = ["--sequence", "sequence", "--target", "score", "--direction", "maximize"]
+    plan = ["--start-rows", "30", "--rounds", "3", "--propose", "10", "--seeds", "0", "1"]
+    return [
+        "bio",
+        "rounds",
+        folder / "assay.csv",
+        "--simulate",
+        *columns,
+        *plan,
+        "--strategies",
+        "gp",
+        "ridge",
+        "random",
+    ]
+
+
+def hep_simulate(folder):
+    sizes = ["--jets-per-class", "23", "--jets-per-file", "7", "--workers", "1"]
+    return ["hep", "simulate", *sizes, "--classes", "WToQQ", "ZJetsToNuNu"]
+
+
+def hep_fit(folder):
+    files = [write(folder / f"{label}.root", columns(label, jets=47)) for label in CLASSES]
+    return ["hep", "fit", *files, "--epochs", "3", "--batch-size", "17"]
+
+
+def llm_linearize(folder):
+    text = write_text(folder / "words.txt", words=2_003)
+    model = write_checkpoint(folder / "model", word_tokenizer(text))
+    tokens = ["--transfer-tokens", "217", "--lora-tokens", "155", "--evaluation-tokens", "93"]
+    sizes = ["--attention.window", "3", "--sequence-length", "31", "--precision", "float32"]
+    return ["llm", "linearize", model, "--text", text, *tokens, *sizes]
+
+
+COMMANDS = {
+    "bio fit": bio_fit,
+    "bio bench": bio_bench,
+    "bio embed": bio_embed,
+    "bio rounds": bio_rounds,
+    "hep simulate": hep_simulate,
+    "hep fit": hep_fit,
+    "llm linearize": llm_linearize,
+}
+"""Name → function that writes the input of the command into a folder and returns its words, without `--out`."""
+OUTPUTS = {"bio embed": "out.safetensors"}
+"""Names of outputs that are files."""
+
+LONGEST = 300.0
+"""Seconds that no start of a command takes."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A command, and its output when it was left alone."""
+
+    name: str
+    words: list
+    out: Path
+    seconds: float
+
+    def start(self, folder, **options):
+        """Start the command; its output goes into a folder of its own, and what it prints beside that."""
+        folder.mkdir(exist_ok=True)
+        return Command(
+            [*self.words, "--out", folder / self.out.name], folder.with_name(f"{folder.name}.log"), **options
+        )
+
+    def end(self, folder):
+        """Start the command and return what it printed, after it has ended without an error."""
+        command = self.start(folder)
+        assert command.wait(LONGEST) == 0, command.output()
+        return command.output()

@@ -1,0 +1,49 @@
+"""Equality of what two runs of one command wrote: the same files, weights bitwise, metrics without times."""
+
+import json
+
+import uproot
+from safetensors.numpy import load_file
+
+TIMES = ("seconds", "jets_per_second", "memory_mb", "core_hours", "date", "machine", "cpu_seconds")
+"""Keys of values that differ between two runs."""
+
+
+def differences(first, second):
+    """Return what differs between the files of two folders, as lines; none: they are equal."""
+    mine, other = _files(first), _files(second)
+    lines = [f"only in {first if name in mine else second}: {name}" for name in sorted(mine.keys() ^ other.keys())]
+    common = sorted(mine.keys() & other.keys())
+    return lines + [
+        f"{name} differs" for name in common if _content(mine[name], first) != _content(other[name], second)
+    ]
+
+
+def _files(output):
+    return {str(path.relative_to(output)): path for path in output.rglob("*") if not path.is_dir()}
+
+
+def _content(path, output):
+    """Return the content of a file as a value that can be compared."""
+    match path.suffix:
+        case ".safetensors":
+            return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in load_file(path).items()}
+        case ".root":
+            with uproot.open(path) as file:
+                return {key: file[key].arrays().to_list() for key in file.keys(filter_classname="TTree")}
+        case ".json" | ".jsonl":
+            # an output may name itself
+            text = path.read_text(encoding="utf-8").replace(str(output), "")
+            return [_timeless(json.loads(one)) for one in ([text] if path.suffix == ".json" else text.splitlines())]
+        case ".skops" | ".html" | ".md" | ".log":
+            # archives with the times of their entries, whose predictions are compared; and pages that show times
+            return None
+        case _:
+            return path.read_bytes()
+
+
+def _timeless(value):
+    """Return JSON values without times."""
+    if isinstance(value, dict):
+        return {key: _timeless(entry) for key, entry in value.items() if key not in TIMES}
+    return [_timeless(entry) for entry in value] if isinstance(value, list) else value
