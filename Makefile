@@ -8,7 +8,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 # shapes are checked while the operators and networks are tested; trainings would become a tenth slower
 FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
-.PHONY: demo test test-fast test-e2e test-faults test-oldest test-minimal golden lint format api docs release-check clean
+.PHONY: demo test test-fast test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
+  clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
@@ -53,6 +54,10 @@ lint: .venv/.ready-dev
 	$(BIN)/pyright
 	$(BIN)/python tools/write_api.py --check
 
+# a bill of materials of all that is installed, and known vulnerabilities; fails without an advisory service
+audit: .venv/.ready-dev .venv-audit/.ready
+	.venv-audit/bin/python tools/audit.py $(BIN)/python
+
 format: .venv/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -72,9 +77,9 @@ release-check: .venv/.ready-dev
 	$(BIN)/python tools/release_check.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-docs demo dist docs/reference site
+	rm -rf .venv .venv-oldest .venv-docs .venv-audit build demo dist docs/reference site
 
-.venv/bin/python .venv-oldest/bin/python .venv-docs/bin/python:
+.venv/bin/python .venv-oldest/bin/python .venv-docs/bin/python .venv-audit/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "subquad needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(@D:/bin=)
@@ -98,6 +103,12 @@ clean:
 
 .venv-oldest/.ready: .venv-oldest/bin/python pyproject.toml constraints/oldest.txt
 	.venv-oldest/bin/pip install -c constraints/oldest.txt -e '.[test]'
+	touch $@
+
+.venv-audit/.ready: .venv-audit/bin/python pyproject.toml
+	.venv-audit/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["optional-dependencies"]["audit"], sep="\n")' > .venv-audit/requirements.txt
+	.venv-audit/bin/pip install -r .venv-audit/requirements.txt
 	touch $@
 
 # the extra `docs`, and what the command line imports before a command runs: not torch, which takes most of the time
