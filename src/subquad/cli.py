@@ -16,6 +16,7 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
 from subquad.errors import SubquadError, missing_extra
+from subquad.runs.markup import parse_yaml
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 __all__ = ["app", "main"]
@@ -130,7 +131,7 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):

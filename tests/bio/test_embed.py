@@ -155,6 +155,23 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
     assert not (tmp_path / "out.safetensors.partial").exists()
 
 
+def test_what_a_process_left_that_was_killed_after_its_output_was_complete_is_removed(model, proteins, tmp_path):
+    out, partial = tmp_path / "out.safetensors", tmp_path / "out.safetensors.partial"
+    partial.mkdir()
+    (partial / "config.json").write_text("{}")
+    run(proteins, model, tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").rename(out)
+    with pytest.raises(SubquadError, match="exists already"):
+        run(proteins, model, out)
+    assert not partial.exists()
+    # with --force a command may have been interrupted that computes the output again
+    partial.mkdir()
+    (partial / "config.json").write_text("{}")
+    with pytest.raises(SubquadError, match="exists already"):
+        run(proteins, model, out)
+    assert partial.exists()
+
+
 def test_an_existing_file_is_kept_without_force(model, proteins, tmp_path):
     out = tmp_path / "out.safetensors"
     run(proteins, model, out)

@@ -26,8 +26,8 @@ PRELOADED = [
     "support.forked",
 ]
 
-_forks = get_context("forkserver")
-_forks.set_forkserver_preload(PRELOADED)
+forks = get_context("forkserver")
+forks.set_forkserver_preload(PRELOADED)
 
 
 class Command:
@@ -36,7 +36,7 @@ class Command:
     def __init__(self, arguments, log, *, save_seconds=0.0, prepare=None):
         self.arguments, self.log = [str(word) for word in arguments], Path(log)
         # a process that is no daemon may start others
-        self.process = _forks.Process(target=_run, args=(self.arguments, str(log), save_seconds, prepare))
+        self.process = forks.Process(target=_run, args=(self.arguments, str(log), save_seconds, prepare))
         self.process.start()
 
     def wait(self, seconds=None):

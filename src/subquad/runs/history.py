@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError
+from subquad.runs.markup import parse_json
 from subquad.runs.storage import atomic
 
 __all__ = ["HISTORY", "read_history", "remove_part"]
@@ -40,9 +41,9 @@ def read_history(directory: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            entries.append(parse_json(line.decode("utf-8")))
+        except ValueError as error:
             raise SubquadError(f"{path}, line {number}: not JSON ({error}); the file is damaged") from error
     return entries

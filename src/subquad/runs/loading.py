@@ -36,7 +36,7 @@ def load_run(directory: Path | str) -> Any:
     if not (path / CONFIG).is_file():
         raise SubquadError(f"{path}: no {CONFIG} in it; give a folder that subquad wrote")
     kind = stamp_of(read_json(path / CONFIG), path).get("kind")
-    if kind not in LOADERS:
+    if not isinstance(kind, str) or kind not in LOADERS:
         raise unknown("kind of run", str(kind), LOADERS)
     module, function = LOADERS[kind].split(":")
     return getattr(import_module(module), function)(path)

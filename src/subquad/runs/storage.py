@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 
 from subquad.errors import SubquadError
+from subquad.runs.damage import damage_as_error
+from subquad.runs.markup import parse_json
 
 if TYPE_CHECKING:
     # commands that read no weights start a second earlier without torch
@@ -173,7 +175,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -227,12 +229,12 @@ def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dic
     path = Path(path)
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise SubquadError(f"{path}: not a safetensors file, or cut short ({error})") from error
+    with (
+        damage_as_error(f"{path}: not a safetensors file, or cut short"),
+        safetensors.safe_open(path, framework="pt") as file,
+    ):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return tensors, file.metadata() or {}
 
 
 def fingerprint(*parts: Path | bytes | str) -> str:

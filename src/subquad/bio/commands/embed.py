@@ -16,7 +16,7 @@ from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import Run, open_run
-from subquad.runs.lock import lock_folder
+from subquad.runs.lock import LOCK, lock_folder
 from subquad.runs.storage import as_file, check_output
 
 __all__ = ["embed"]
@@ -48,6 +48,8 @@ def embed(
         SubquadError: The table or the checkpoint cannot be read, the model does not suit the sequences, or the output
             exists; nothing has been written then.
     """
+    partial = Path(out).with_name(f"{Path(out).name}.partial")
+    _remove_complete(Path(out), partial)
     out, path = check_output(as_file(out), force=force), resolve_table(table)
     if out.suffix.lower() != ".safetensors":
         raise SubquadError(f"{out}: --out must end in .safetensors")
@@ -77,7 +79,6 @@ def embed(
         "fingerprint": sequences_fingerprint(read.sequences),
         "fingerprint_model": checkpoint_fingerprint(settings.model),
     }
-    partial = out.with_name(f"{out.name}.partial")
     with lock_folder(partial):
         run = _open_partial(partial, identity, force=force)
         if run.is_resumed:
@@ -91,6 +92,15 @@ def embed(
         write_embeddings(out, found, read.sequences)
         shutil.rmtree(run.directory)
     return found
+
+
+def _remove_complete(out: Path, partial: Path) -> None:
+    """Remove the shards of an output that is complete: a process was killed before it had removed them."""
+    if not out.is_file() or not partial.is_dir():
+        return
+    with lock_folder(partial):
+        if all(path.stat().st_mtime_ns <= out.stat().st_mtime_ns for path in partial.iterdir() if path.name != LOCK):
+            shutil.rmtree(partial)
 
 
 def _open_partial(folder: Path, identity: dict[str, Any], *, force: bool) -> Run:

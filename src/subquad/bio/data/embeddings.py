@@ -17,6 +17,7 @@ from subquad import __version__
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, InputSchema
 from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.errors import SubquadError, raise_errors, require
+from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import atomic, read_tensors_and_metadata
 
 __all__ = [
@@ -212,7 +213,7 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
     tensors, header = read_tensors_and_metadata(path)
     if header.get("kind") != KIND:
         raise SubquadError(f"{path}: not written by `subquad bio embed`; give such a file, or an array as {ENDINGS}")
-    if not header.get("format", "").isdigit() or int(header["format"]) > FORMAT:
+    if header.get("format") not in map(str, range(FORMAT + 1)):
         raise SubquadError(
             f"{path}: format {header.get('format')} is newer than this subquad {__version__} reads (up to {FORMAT}); "
             "upgrade subquad"
@@ -222,26 +223,26 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
             f"{path}: embeddings of another table: its sequences are not those of {table}, row by row; run "
             f"`subquad bio embed {table}` with the same columns"
         )
-    found = {name: x.numpy() for name, x in tensors.items()}
-    if not {"mean"} <= set(found) <= TENSORS:
+    if not {"mean"} <= set(tensors) <= TENSORS or "model" not in header:
         raise SubquadError(
-            f"{path}: damaged: has the arrays {', '.join(sorted(found)) or 'none'}; write the file again"
+            f"{path}: damaged: has the arrays {', '.join(sorted(tensors)) or 'none'}; write the file again"
         )
+    with damage_as_error(f"{path}: damaged; write the file again"):
+        found = {name: x.numpy() for name, x in tensors.items()}
+        found["mean"] = _matrix(path, found["mean"])
     residues, lengths = found.get("residues"), found.get("lengths")
     if (residues is None) != (lengths is None) or (
         residues is not None
         and lengths is not None
-        and (lengths.shape != found["mean"].shape[:1] or lengths.sum() != len(residues))
+        and (residues.ndim != 2 or lengths.shape != found["mean"].shape[:1] or lengths.sum() != len(residues))
     ):
         raise SubquadError(f"{path}: the lengths of the rows do not fit the vectors of letters; write the file again")
     return Embeddings(**found, model=header["model"])
 
 
 def _numpy(path: Path) -> np.ndarray:
-    try:
+    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"):
         return np.load(path, allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
-        raise SubquadError(f"{path}: not a NumPy array of numbers, or cut short ({error})") from error
 
 
 def _numpy_archive(path: Path) -> np.ndarray:
@@ -250,22 +251,17 @@ def _numpy_archive(path: Path) -> np.ndarray:
         return archive
     with archive:
         _check_single(path, "arrays", archive.files)
-        try:
+        with damage_as_error(f"{path}: its array does not hold numbers, or is cut short"):
             return archive[archive.files[0]]
-        except (EOFError, OSError, ValueError) as error:
-            raise SubquadError(f"{path}: its array does not hold numbers, or is cut short ({error})") from error
 
 
 def _hdf5(path: Path) -> np.ndarray:
     h5py = require("h5py", extra="embed")
-    try:
-        with h5py.File(path, "r") as file:
-            names: list[str] = []
-            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            _check_single(path, "data sets", names)
-            return file[names[0]][()]
-    except OSError as error:
-        raise SubquadError(f"{path}: not an HDF5 file, or cut short ({error})") from error
+    with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        _check_single(path, "data sets", names)
+        return file[names[0]][()]
 
 
 def _check_single(path: Path, what: str, names: Sequence[str]) -> None:

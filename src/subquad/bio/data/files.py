@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import re
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 
 from subquad.bio.data.fasta import parse_fasta
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
+from subquad.runs.damage import damage_as_error
 
 __all__ = [
     "MISSING",
@@ -261,15 +261,14 @@ def _without_empty_end(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     openpyxl = require("openpyxl", extra="bio")
-    try:
+    with damage_as_error(f"{path}: not a readable Excel file"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise SubquadError(f"{path}: not a readable Excel file ({error})") from error
-    if sheet is not None and sheet not in book.sheetnames:
-        raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
-    chosen = book[sheet or book.sheetnames[0]]
-    read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
-    rows = list(dropwhile(lambda row: not any(row), read))
+        if sheet is not None and sheet not in book.sheetnames:
+            raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
+        chosen = book[sheet or book.sheetnames[0]]
+        # read at the first row that is asked for
+        read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
+        rows = list(dropwhile(lambda row: not any(row), read))
     if not rows:
         raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; it needs a header and one row per sequence")
     width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
@@ -292,18 +291,16 @@ def _as_text(value: Any) -> str:
 
 def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     parquet, arrow = require("pyarrow.parquet", extra="bio"), require("pyarrow", extra="bio")
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except arrow.ArrowException as error:
-        raise SubquadError(f"{path}: not a readable Parquet file ({error})") from error
-    _check_duplicates(path, table.schema.names)
     columns = {}
-    for name in table.schema.names:
-        values = table[name].to_pylist()
-        nested = arrow.types.is_nested(table.schema.field(name).type)
-        columns["" if name.startswith("__index_level_") else name.strip()] = [
-            "" if value is None else json.dumps(value) if nested else _as_text(value) for value in values
-        ]
+    with damage_as_error(f"{path}: not a readable Parquet file"):
+        table = parquet.read_table(io.BytesIO(data))
+        _check_duplicates(path, table.schema.names)
+        for name in table.schema.names:
+            values = table[name].to_pylist()
+            nested = arrow.types.is_nested(table.schema.field(name).type)
+            columns["" if name.startswith("__index_level_") else name.strip()] = [
+                "" if value is None else json.dumps(value) if nested else _as_text(value) for value in values
+            ]
     return pd.DataFrame(columns, dtype=str)
 
 

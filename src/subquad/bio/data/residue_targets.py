@@ -15,6 +15,7 @@ from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.data.files import MISSING, sample_of, to_numbers
 from subquad.errors import SubquadError, raise_errors
+from subquad.runs.markup import parse_json
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
 
@@ -67,7 +68,7 @@ def _as_list(value: str) -> list | None:
     """Return a JSON list, or a list of at least two values between commas; None for anything else."""
     if value.startswith("["):
         try:
-            found = json.loads(value)
+            found = parse_json(value)
         except json.JSONDecodeError:
             return None
         return found if isinstance(found, list) else None
@@ -288,7 +289,7 @@ def read_pairs(
 
 def _from_list(value: str) -> np.ndarray | str:
     try:
-        return np.array(json.loads(value), dtype=np.int64).reshape(-1, 2)
+        return np.array(parse_json(value), dtype=np.int64).reshape(-1, 2)
     except (json.JSONDecodeError, ValueError, TypeError, OverflowError):
         return f"{value[:40]!r} is not a list of pairs such as [[1, 9], [2, 8]]"
 

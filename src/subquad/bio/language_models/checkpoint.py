@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, require
+from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
@@ -218,16 +218,9 @@ def _readable_errors(name: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except (
-        AttributeError,
-        ImportError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except SubquadError:
+        raise
+    except OF_TRANSFORMERS as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         reason = " ".join(lines[0].split())
         if isinstance(error, SafetensorError):

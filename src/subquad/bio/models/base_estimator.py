@@ -29,7 +29,8 @@ from subquad.bio.settings import AlphabetName, FitSettings
 from subquad.bio.splits.holdout import hold_out_strata
 from subquad.errors import SubquadError, unknown
 from subquad.reporting.page import page
-from subquad.runs.folder import load_config, open_run
+from subquad.runs.damage import damage_as_error
+from subquad.runs.folder import CONFIG, load_config, open_run
 
 __all__ = ["Estimator", "set_parameters"]
 
@@ -191,12 +192,13 @@ class Estimator(BaseEstimator):
         saved = config.get("estimator")
         if saved is None:
             raise SubquadError(f"{folder}: not written by an estimator; predict with `subquad bio predict`")
-        if saved["class"] != cls.__name__:
-            raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
-        estimator = cls(**saved["parameters"])
-        (estimator.ensemble_,) = load_networks(folder, config).values()
-        estimator._schema = InputSchema.from_dict(config["inputs"])
-        vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items()})
+        with damage_as_error(f"{folder}: its {CONFIG} is damaged; save it again"):
+            if saved["class"] != cls.__name__:
+                raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
+            estimator = cls(**saved["parameters"])
+            (estimator.ensemble_,) = load_networks(folder, config).values()
+            estimator._schema = InputSchema.from_dict(config["inputs"])
+            vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items() if key in FITTED})
         return estimator
 
     def __sklearn_tags__(self) -> Any:

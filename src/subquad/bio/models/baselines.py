@@ -26,6 +26,7 @@ from subquad.bio.models.members import Members
 from subquad.bio.models.ridge import fit_linear, refit_linear
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError
+from subquad.runs.damage import damage, damage_as_error
 
 if TYPE_CHECKING:
     from subquad.bio.models.gaussian_process import GaussianProcess
@@ -141,19 +142,21 @@ class Baseline:
             raise SubquadError(f"{path}: no such file; fit again")
         if not is_zipfile(path):
             raise SubquadError(f"{path}: damaged, or not the file of a fitted baseline; fit again")
-        untrusted = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
+        with damage_as_error(f"{path}: damaged; fit again"):
+            untrusted = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
         if untrusted:
             raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
-        values = load(path, trusted=list(TRUSTED))
-        is_residue = values["task_type"].startswith("residue")
+        with damage_as_error(f"{path}: damaged; fit again"):
+            values = load(path, trusted=list(TRUSTED))
         try:
+            is_residue = values["task_type"].startswith("residue")
             if values["features"] is not None:
                 features = ResidueFeatures.from_dict if is_residue else features_from_dict
                 values["features"] = features(values["features"])
             if values["model"] is not None:
                 values["model"] = _model_class(values["name"]).from_dict(values["model"])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except damage() as error:
             raise SubquadError(f"{path}: written by another version of subquad ({error}); fit again") from error
 
     @property

@@ -25,7 +25,7 @@ from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_l
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
-from subquad.runs.folder import load_config
+from subquad.runs.folder import CONFIG, load_config
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
@@ -355,4 +355,9 @@ def load(directory: Path | str) -> BioModel | Estimator:
         SubquadError: There is none, or it is damaged.
     """
     saved = load_config(directory, "bio").get("estimator")
-    return BioModel.load(directory) if saved is None else CLASSES[saved["class"]].load(directory)
+    if saved is None:
+        return BioModel.load(directory)
+    name = saved.get("class") if isinstance(saved, dict) else None
+    if name not in CLASSES:
+        raise SubquadError(f"{directory}: its {CONFIG} is damaged (no estimator {name!r}); save it again")
+    return CLASSES[name].load(directory)

@@ -17,6 +17,7 @@ from subquad.bio.models.members import Members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
+from subquad.runs.damage import damage
 from subquad.runs.folder import load_config, load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
@@ -50,7 +51,7 @@ class BioModel:
             _ = (model.classes, model.names, model.models, model.default, schema.letters, config["observed_letters"])
             if ENSEMBLE in model.models:
                 Stacking.from_dict(config["stacking"])
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except damage() as error:
             raise SubquadError(f"{directory}: its config.json is damaged ({error!r}); fit again") from error
         return model
 
@@ -205,6 +206,6 @@ def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str,
             starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
             prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
             found[name] = NetworkEnsemble.from_dict(values, own, prior)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except damage() as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
     return found

@@ -6,7 +6,6 @@ decays that produced them (arXiv:2202.03772). The steps are modules of `subquad.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
 from subquad.runs.lock import locks_output
+from subquad.runs.markup import parse_json
 from subquad.runs.storage import as_folder, remove_temporaries, write_json
 
 __all__ = ["simulate"]
@@ -122,7 +122,7 @@ def _read(record: Path) -> dict[str, Any] | None:
     if not record.is_file():
         return None
     try:
-        return json.loads(record.read_text(encoding="utf-8"))
+        return parse_json(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SubquadError(f"{record}: not valid JSON ({error}); remove it, or choose another folder") from error
 

@@ -15,6 +15,7 @@ from subquad.hep.data.card_parser import WEIGHT_COLUMN, CardParser, Variable
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.settings import Reweighting
+from subquad.runs.markup import parse_yaml
 
 __all__ = [
     "LAYOUT_PREFIX",
@@ -181,7 +182,7 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        options, twice = yaml.safe_load(text), _defined_twice(yaml.compose(text, yaml.SafeLoader))
+        options, twice = parse_yaml(text), _defined_twice(yaml.compose(text, yaml.SafeLoader))
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file (--card)") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:

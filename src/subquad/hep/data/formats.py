@@ -5,10 +5,6 @@ A column has one number per jet, or a list of numbers per jet, one for each part
 
 import glob
 import re
-import struct
-import sys
-import zipfile
-import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +16,7 @@ from subquad.hep.data.array_files import hdf5, npz
 from subquad.hep.data.examples import EXAMPLES, example_path
 from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_files
 from subquad.hep.data.top_landscape import SPLIT
+from subquad.runs.damage import damage, reason_of
 
 __all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files"]
 
@@ -31,22 +28,6 @@ _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04"
 
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
-
-# what readers raise for a file that is truncated, overwritten or of another kind
-_DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, RuntimeError, OverflowError, MemoryError, AssertionError),
-)
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    found = list(_DAMAGE)
-    if uproot := sys.modules.get("uproot"):
-        found.append(uproot.deserialization.DeserializationError)
-    if cramjam := sys.modules.get("cramjam"):
-        # with which uproot decompresses
-        found.append(cramjam.DecompressionError)
-    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +182,7 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
             for arrays in chunks:
                 begin += len(arrays[names[0]])
                 yield {name: _normalized(ak.Array(arrays[name])) for name in names}
-    except _damage() as error:
+    except damage() as error:
         readable = f"; its first {begin:,} entries could be read" if begin else ""
         raise SubquadError(_damage_message(source.path, source.kind, error) + readable) from error
 
@@ -268,13 +249,13 @@ def _inspect_root(given: Path, own_tree: str | None, tree: str | None, default: 
 def _damage_as_error(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except _damage() as error:
+    except damage() as error:
         raise SubquadError(_damage_message(path, kind, error)) from error
 
 
 def _damage_message(path: Path, kind: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = reason_of(error)
     if isinstance(path, RemotePath):
         what = "is damaged or truncated, or its server does not send parts of files"
-        return f"{path}: is not a {kind} file, or {what} ({reason[:160]}); copy it to this machine, and give the copy"
-    return f"{path}: is not a {kind} file, or is damaged or truncated ({reason[:160]}); copy it again"
+        return f"{path}: is not a {kind} file, or {what} ({reason}); copy it to this machine, and give the copy"
+    return f"{path}: is not a {kind} file, or is damaged or truncated ({reason}); copy it again"

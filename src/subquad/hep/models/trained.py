@@ -17,6 +17,7 @@ from subquad.hep.data.variations import Variation
 from subquad.hep.models.networks import Network, load_network
 from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
+from subquad.runs.damage import damage
 from subquad.runs.folder import load_config, load_tensors
 
 __all__ = ["TrainedTagger", "load"]
@@ -57,7 +58,7 @@ class TrainedTagger:
             # those of a card are part of it
             layout = with_targets(layout, [name for name in targets.names if name not in layout.targets])
             net, layout = load_network(tensors, settings, layout, len(classes), targets=len(targets))
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except damage() as error:
             raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(
             path=Path(run),

@@ -19,6 +19,7 @@ from typing import Any
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
+from subquad.runs.markup import parse_json
 
 __all__ = ["Document", "Source", "check_characters", "open_documents"]
 
@@ -231,7 +232,7 @@ def _starts_object(line: bytes) -> bool:
     if not text.startswith("{"):
         return False
     try:
-        json.loads(text)
+        parse_json(text)
     except json.JSONDecodeError as error:
         return error.pos >= len(text)
     return False
@@ -239,7 +240,7 @@ def _starts_object(line: bytes) -> bool:
 
 def _parse_line(line: bytes) -> object:
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return SubquadError(f"byte {error.start} of the line is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
@@ -248,7 +249,7 @@ def _parse_line(line: bytes) -> object:
 
 def _parse_whole(path: Path, first: int, data: bytes, on_progress: OnProgress) -> Rows:
     try:
-        content = json.loads(data.decode("utf-8-sig"))
+        content = parse_json(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = first + data.count(b"\n", 0, error.start)
         raise SubquadError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
@@ -263,7 +264,7 @@ def _parse_whole(path: Path, first: int, data: bytes, on_progress: OnProgress) -
 
 def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[RecordFormat, Rows]:
     arrow, parquet = require("pyarrow", extra="llm"), require("pyarrow.parquet", extra="llm")
-    damage = (arrow.ArrowInvalid, OSError)
+    damage = (arrow.ArrowException, OSError, ValueError)
     try:
         file = parquet.ParquetFile(path)
     except damage as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, raise_errors
+from subquad.runs.markup import parse_json
 
 __all__ = ["Item", "Splits", "find", "missing", "read", "subject_files", "subjects"]
 
@@ -122,7 +123,7 @@ def _parse(path: Path, unit: str, entries: Sequence[Any], parse: Callable[[Any],
 def _json_lines(path: Path, parse: Callable[[Any], Item]) -> list[Item]:
     # not splitlines, which also splits at characters that occur within texts
     lines = [line for line in _text(path).split("\n") if line.strip()]
-    return _parse(path, "line", lines, lambda line: parse(json.loads(line)))
+    return _parse(path, "line", lines, lambda line: parse(parse_json(line)))
 
 
 def _answer_index(value: Any, count: int) -> int:
@@ -164,9 +165,11 @@ def _arc(row: Any) -> Item:
 
 def _wrapped(path: Path) -> list[Item]:
     try:
-        rows = json.loads(_text(path))
+        rows = parse_json(_text(path))
     except json.JSONDecodeError as error:
         raise SubquadError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise SubquadError(f"{path}: must hold a list of items")
     return _parse(path, "item", rows, _unwrap)
 
 

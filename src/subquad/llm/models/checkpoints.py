@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
 from subquad.llm.settings import MODEL_TYPE
+from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -65,8 +66,10 @@ def checkpoint_kind(path: Path | str) -> CheckpointKind | None:
     if not (path / "config.json").is_file():
         return None
     config = read_json(path / "config.json")
-    kinds: dict[Any, CheckpointKind] = {MODEL_TYPE: "linearized", ADAPTER_TYPE: "adapter"}
-    return kinds.get(config.get("model_type"), "unfinished" if "subquad" in config else "softmax")
+    if not isinstance(config, dict):
+        raise SubquadError(f"{path / 'config.json'}: no JSON object; not the config of a model")
+    kinds: dict[str, CheckpointKind] = {MODEL_TYPE: "linearized", ADAPTER_TYPE: "adapter"}
+    return kinds.get(str(config.get("model_type")), "unfinished" if "subquad" in config else "softmax")
 
 
 def locate(model: str | Path) -> Path:
@@ -191,7 +194,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
                 use_safetensors=None if is_file else True,
                 **extra,
             )
-    except (OSError, ValueError) as error:
+    except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
     # it describes the stored file; the weights are plain now, and saving would fail with it
     quantizer = getattr(model, "hf_quantizer", None)
@@ -211,7 +214,7 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
 
 
@@ -241,7 +244,7 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
     Raises:
         SubquadError: It has none.
     """
-    model_type = config.get("model_type")
+    model_type = config.get("model_type") if isinstance(config, Mapping) else None
     if not isinstance(model_type, str):
         raise SubquadError(f"{path / 'config.json'}: no model_type in it; not the config of a transformers model")
     if "auto_map" in config and model_type not in CONFIG_MAPPING:

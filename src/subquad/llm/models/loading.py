@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -14,6 +13,7 @@ from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import checkpoint_kind, download, is_hub_name, without_progress_bars
 from subquad.llm.settings import PlacementSettings
+from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
@@ -84,7 +84,9 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
 def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except SubquadError:
+        raise
+    except OF_TRANSFORMERS as error:
         reason = str(error).split("\n")[0]
         raise SubquadError(f"{directory}: {files} is missing or damaged ({reason}); linearize again") from error
 

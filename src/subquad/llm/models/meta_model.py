@@ -21,6 +21,7 @@ from subquad.llm.models.attention import IMPLEMENTATION
 from subquad.llm.models.checkpoints import check_known, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.settings import AttentionSettings
+from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
 __all__ = ["LayerArguments", "MetaModel", "can_stream", "open_meta_model"]
@@ -177,7 +178,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
             model = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
     meta = MetaModel(
         path=path,
@@ -197,13 +198,19 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
 
 def can_stream(path: Path) -> bool:
     """Return whether a checkpoint is a folder of plain weights, as `open_meta_model` needs."""
-    return path.is_dir() and not read_json(path / "config.json").get("quantization_config")
+    if not path.is_dir():
+        return False
+    content = read_json(path / "config.json")
+    check_known(path, content)
+    return not content.get("quantization_config")
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
     index = path / INDEX
     if index.is_file():
-        files = {name: path / file for name, file in read_json(index)["weight_map"].items()}
+        with damage_as_error(f"{index}: damaged"):
+            # names of files in this folder
+            files = {name: path / Path(file).name for name, file in read_json(index)["weight_map"].items()}
         missing = sorted({file.name for file in files.values() if not file.is_file()})
         if missing:
             raise SubquadError(f"{path}: {len(missing)} of its files are missing, such as {missing[0]} (see {INDEX})")
@@ -213,10 +220,8 @@ def _tensor_files(path: Path) -> dict[str, Path]:
 
 
 def _open(file: Path) -> Any:
-    try:
+    with damage_as_error(f"{file}: not a safetensors file, or truncated"):
         return safetensors.safe_open(file, framework="pt")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise SubquadError(f"{file}: not a safetensors file, or truncated ({error})") from error
 
 
 def _record(calls: list[tuple[Tensor, LayerArguments]], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

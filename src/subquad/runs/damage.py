@@ -1,0 +1,61 @@
+"""Damaged files: whatever a library raises when it reads one becomes an error that names the file."""
+
+import lzma
+import struct
+import sys
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import safetensors
+
+from subquad.errors import SubquadError
+
+__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "reason_of"]
+
+OF_TRANSFORMERS: tuple[type[Exception], ...] = (Exception,)
+"""What transformers raises for a damaged checkpoint: its library tokenizers raises `Exception` itself."""
+
+_DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
+    *(SyntaxError, MemoryError, AssertionError, ImportError, struct.error, tokenize.TokenError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, safetensors.SafetensorError),
+)
+_OF_MODULES = {
+    "uproot.deserialization": "DeserializationError",
+    # with which uproot decompresses
+    "cramjam": "DecompressionError",
+    "pyarrow": "ArrowException",
+}
+
+
+def damage() -> tuple[type[Exception], ...]:
+    """Return the exceptions that readers raise for a file that is truncated, overwritten or of another kind."""
+    modules = [(sys.modules.get(name), error) for name, error in _OF_MODULES.items()]
+    return (*_DAMAGE, *(getattr(module, error) for module, error in modules if module is not None))
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return line[:160] or type(error).__name__
+
+
+@contextmanager
+def damage_as_error(message: str) -> Iterator[None]:
+    """Raise whatever a reader raises inside the `with` block as an error of the user.
+
+    Args:
+        message: The file, and what is wrong with it; the reason follows in brackets.
+
+    Raises:
+        SubquadError: The file is damaged.
+    """
+    try:
+        yield
+    except SubquadError:
+        raise
+    except damage() as error:
+        raise SubquadError(f"{message} ({reason_of(error)})") from error

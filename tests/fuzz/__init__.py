@@ -1,0 +1,1 @@
+"""Readers that are called with damaged and drawn input."""

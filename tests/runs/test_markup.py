@@ -1,0 +1,49 @@
+"""JSON and YAML of users: each mistake is one type of error, and no text takes the memory or the time of a computer."""
+
+import json
+
+import pytest
+import yaml
+
+from subquad.errors import SubquadError
+from subquad.runs.markup import parse_json, parse_yaml
+from subquad.runs.storage import read_json
+
+BOMB = "\n".join(["a0: &a0 [x, x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 12))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "Too many brackets inside each other"),
+        ("9" * 5_000, "Exceeds the limit"),
+    ],
+)
+def test_whatever_is_no_json_is_the_error_of_a_file(text, message, tmp_path):
+    with pytest.raises(json.JSONDecodeError, match=message):
+        parse_json(text)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SubquadError, match=rf"config.json: not JSON \({message}"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "expected the node content"),
+        ("a: 2001-99-99", "month must be in 1..12"),
+        ("a: !!int x", "invalid literal"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("[" * 100_000, "too many values inside each other"),
+        (BOMB, "more than 100,000 values"),
+        ("a: &a [*a]", "an alias that contains itself"),
+    ],
+)
+def test_whatever_is_no_yaml_is_one_type_of_error(text, message):
+    with pytest.raises(yaml.YAMLError, match=message):
+        parse_yaml(text)
+
+
+def test_anchors_and_merged_keys_are_read():
+    assert parse_yaml("base: &base {a: 1}\nother: {<<: *base, b: 2}")["other"] == {"a": 1, "b": 2}
