@@ -272,6 +272,49 @@ def test_a_file_of_another_table_or_with_invalid_values_is_an_error_that_names_t
     assert "no such file (--embeddings)" in error(tmp_path / "missing.npy")
 
 
+def npy(header, data=b""):
+    """Return a file of NumPy with a header as it is."""
+    text = f"{header}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def test_a_damaged_file_of_embeddings_is_refused_whatever_its_library_says(rows, tmp_path):
+    frame, mean = rows
+    sequences, damaged = frame["sequence"].tolist(), {}
+    np.savez(tmp_path / "sum.npz", mean=mean)
+    data = (tmp_path / "sum.npz").read_bytes()
+    # zipfile's own errors: of the checksum, and of the directory
+    damaged["sum.npz"] = data[:2_000] + bytes([data[2_000] ^ 255]) + data[2_001:]
+    damaged["directory.npy"] = data[:-30]
+    # a header that is no Python, and an array of 56 TB
+    damaged["header.npy"] = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (211, 7), '''")
+    damaged["large.npy"] = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000000, 7), }")
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["mean"] = mean
+    damaged["tree.h5"] = (tmp_path / "whole.h5").read_bytes().replace(b"TREE", b"TREF").replace(b"SNOD", b"SNOE")
+    for name, content in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SubquadError, match=f"{name}: (not|its array|has)"):
+            read_embeddings(tmp_path / name, sequences, table="t.csv")
+
+
+def test_arrays_that_numpy_does_not_have_and_strange_formats_are_refused(rows, tmp_path):
+    from safetensors.torch import save_file
+
+    frame, mean = rows
+    header = {"kind": "bio embeddings", "sequences": sequences_fingerprint(frame["sequence"].tolist()), "format": "1"}
+    whole = torch.from_numpy(mean)
+    for name, tensor, metadata, message in [
+        ("halves", whole.bfloat16(), header | {"model": "m"}, "damaged; write the file again"),
+        ("unnamed", whole, header, "damaged: has the arrays mean"),
+        ("digit", whole, header | {"format": "²"}, "format ² is newer"),
+        ("flat", whole[:, 0].clone(), header | {"model": "m"}, r"has the shape \(211,\)"),
+    ]:
+        save_file({"mean": tensor}, tmp_path / f"{name}.safetensors", metadata=metadata)
+        with pytest.raises(SubquadError, match=message):
+            read_embeddings(tmp_path / f"{name}.safetensors", frame["sequence"].tolist(), table="t.csv")
+
+
 def test_embeddings_of_a_newer_format_or_another_program_are_an_error(rows, tmp_path):
     from safetensors.numpy import save_file
 

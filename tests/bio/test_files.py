@@ -3,6 +3,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from zipfile import ZipFile
 
 import openpyxl
 import pandas as pd
@@ -193,6 +194,21 @@ def test_lines_of_labels_under_a_sequence_become_targets(tmp_path):
     assert read_frame(path)["sequence"].tolist() == ["ACDEFACDEF", "ACDEFGHIKL"]
     path.write_text(">p1\nACDEF\n01100\n11111\n>p2\nACDEF\n00000\n11111\n")
     assert list(read_frame(path).columns) == ["id", "sequence", "target_1", "target_2"]
+
+
+def test_a_damaged_sheet_or_column_is_refused_whatever_its_library_says(tmp_path):
+    frame = pd.DataFrame({"sequence": ["ACGT", "ACGA"] * 50, "score": [1.0, 2.0] * 50})
+    frame.to_excel(tmp_path / "whole.xlsx", index=False)
+    with ZipFile(tmp_path / "whole.xlsx") as whole, ZipFile(tmp_path / "sheet.xlsx", "w") as cut:
+        for name in whole.namelist():
+            content = whole.read(name)
+            # a sheet is read row by row, after the book was opened
+            cut.writestr(name, content[: len(content) // 2] if "worksheets/" in name else content)
+    assert "sheet.xlsx: not a readable Excel file (" in said(read_frame, tmp_path / "sheet.xlsx")
+    frame.to_parquet(tmp_path / "whole.parquet", compression="gzip")
+    data = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "page.parquet").write_bytes(data[:40] + bytes(20) + data[60:])
+    assert "page.parquet: not a readable Parquet file (" in said(read_frame, tmp_path / "page.parquet")
 
 
 def test_missing_values_are_nan_and_infinite_ones_are_errors():

@@ -1,0 +1,60 @@
+"""A saved run with a file that is truncated, changed or swapped is refused with the name of its folder or file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from subquad import bio
+from subquad.errors import SubquadError
+from subquad.runs.loading import load_run
+
+HERE = Path(__file__).parent
+FILES = {
+    "bio_model": ("config.json", "model.safetensors", "ridge.skops", "gp.skops", "boosting.skops"),
+    "bio_estimator": ("config.json", "model.safetensors"),
+    "hep_tagger": ("config.json", "model.safetensors"),
+    "llm_model": ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+}
+DAMAGE = {
+    "truncated": lambda path: path.read_bytes()[: path.stat().st_size // 2],
+    "empty": lambda path: b"",
+    "changed at its start": lambda path: bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:],
+    "swapped with another": lambda path: path.with_name("README.md").read_bytes(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(("kind", "file"), [(kind, file) for kind, files in FILES.items() for file in files])
+def test_a_damaged_file_of_a_saved_run_is_refused(kind, file, damage, tmp_path):
+    folder = shutil.copytree(HERE / kind, tmp_path / "copy")
+    content = DAMAGE[damage](folder / file)
+    (folder / file).write_bytes(content)
+    with pytest.raises(SubquadError) as error:
+        opened(folder, tmp_path / "out.csv")
+    assert str(folder) in str(error.value)
+
+
+def opened(folder, out):
+    load_run(folder)
+    # baselines are opened when they predict
+    bio.predict(folder, folder / "input.csv", out=out, quiet=True)
+
+
+def test_a_damaged_part_of_a_fitted_baseline_is_refused(tmp_path):
+    from subquad.bio.models.baselines import Baseline
+
+    data = (HERE / "bio_model" / "ridge.skops").read_bytes()
+    for place in range(40, len(data), len(data) // 23):
+        (tmp_path / "ridge.skops").write_bytes(data[:place] + b"\xff\xff" + data[place + 2 :])
+        with pytest.raises(SubquadError, match=r"ridge\.skops: (damaged|written by another version|contains)"):
+            Baseline.load(tmp_path / "ridge.skops")
+
+
+@pytest.mark.parametrize("kind", [[], {}, None, "physics"])
+def test_a_config_of_an_unknown_kind_is_refused(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"subquad": {"kind": kind, "format": 1}}))
+    with pytest.raises(SubquadError, match="no kind of run"):
+        load_run(tmp_path)
