@@ -90,6 +90,15 @@ def test_variants_that_change_the_length_are_an_error():
     ]
 
 
+def test_a_position_that_no_sequence_has_is_an_error():
+    words = ["A3G", "T36600146250156228771U", "p.Lys99999999999999999999Ala"]
+    lines = said(parse, *words).splitlines()
+    assert lines[1:] == [
+        f"  row {row}: {words[row - 1]!r} is not a variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G"
+        for row in (2, 3)
+    ]
+
+
 def test_the_offset_is_inferred_and_remarked_on():
     words = [f"{letter}{place + 23}{'V' if letter != 'V' else 'A'}" for place, letter in enumerate(WILD, 1)]
     construct = made(*words)

@@ -1,6 +1,7 @@
 """No reader answers a damaged file with anything but a value or an error of the user, in time and memory.
 
-`SUBQUAD_FUZZ_SECONDS` is the time of each reader: 60 in `make fuzz`; `SUBQUAD_FUZZ_SEED` draws other inputs.
+`SUBQUAD_FUZZ_SECONDS` of the processor are spent on each reader: 60 in `make fuzz`. Another `SUBQUAD_FUZZ_SEED` draws
+other input.
 """
 
 import os

@@ -39,9 +39,10 @@ LENGTH_CHANGES = {
 PREFIX = re.compile(r"^[pcngmr]\.")
 ACCESSION = re.compile(r"^([^\s:;,]+):(?=[pcngmr]\.)")
 SEPARATORS = re.compile(r"[:;,\s+/&|]+")
-ONE_LETTER = re.compile(r"([A-Z*])(-?\d+)([A-Z*=])")
-THREE_LETTERS = re.compile(r"([A-Za-z]{3})(-?\d+)([A-Za-z]{3}|=|\*)")
-BASE = re.compile(r"(-?\d+)([ACGTU])(?:>([ACGTU])|=)")
+# no sequence has a position of ten digits, and no array one of twenty
+ONE_LETTER = re.compile(r"([A-Z*])(-?\d{1,9})([A-Z*=])")
+THREE_LETTERS = re.compile(r"([A-Za-z]{3})(-?\d{1,9})([A-Za-z]{3}|=|\*)")
+BASE = re.compile(r"(-?\d{1,9})([ACGTU])(?:>([ACGTU])|=)")
 
 
 @dataclass(frozen=True, kw_only=True)
