@@ -252,14 +252,14 @@ def write_gguf(folder):
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(16)
-    tokens = ["<unk>", "<s>", "</s>", *"abcdefgh"]
+    tokens = ["<unk>", "<s>", "</s>", *"abcdefgh", "ab"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3] + [1] * 8)
+    writer.add_token_types([3, 3, 3] + [1] * 9)
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    shapes = {"token_embd": (11, 32), "output": (11, 32), "output_norm": (32,), "blk.0.attn_norm": (32,)}
+    shapes = {"token_embd": (12, 32), "output": (12, 32), "output_norm": (32,), "blk.0.attn_norm": (32,)}
     shapes |= {"blk.0.ffn_norm": (32,), **{f"blk.0.attn_{k}": (32, 32) for k in ("q", "k", "v", "output")}}
     shapes |= {f"blk.0.ffn_{k}": (32, 32) for k in ("gate", "up", "down")}
     for name, shape in shapes.items():

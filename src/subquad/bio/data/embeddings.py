@@ -102,7 +102,7 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
             that is not a finite number.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _numpy, ".npz": _numpy_archive}
+    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _numpy, ".npz": _numpy}
     readers |= dict.fromkeys(HDF5, _hdf5)
     ending = path.suffix.lower()
     if not path.is_file():
@@ -241,18 +241,14 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
 
 
 def _numpy(path: Path) -> np.ndarray:
-    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"):
-        return np.load(path, allow_pickle=False)
-
-
-def _numpy_archive(path: Path) -> np.ndarray:
-    archive: Any = _numpy(path)
-    if isinstance(archive, np.ndarray):
-        return archive
-    with archive:
-        _check_single(path, "arrays", archive.files)
-        with damage_as_error(f"{path}: its array does not hold numbers, or is cut short"):
-            return archive[archive.files[0]]
+    """Return the array of an `.npy` file, or the only one of an `.npz` file."""
+    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"), path.open("rb") as file:
+        found: Any = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            _check_single(path, "arrays", found.files)
+            return found[found.files[0]]
 
 
 def _hdf5(path: Path) -> np.ndarray:
