@@ -33,14 +33,15 @@ def test_a_damaged_file_of_a_saved_run_is_refused(kind, file, damage, tmp_path):
     content = DAMAGE[damage](folder / file)
     (folder / file).write_bytes(content)
     with pytest.raises(SubquadError) as error:
-        opened(folder, tmp_path / "out.csv")
+        opened(folder, file, tmp_path / "out.csv")
     assert str(folder) in str(error.value)
 
 
-def opened(folder, out):
+def opened(folder, file, out):
     load_run(folder)
     # baselines are opened when they predict
-    bio.predict(folder, folder / "input.csv", out=out, quiet=True)
+    model = file.removesuffix(".skops") if file.endswith(".skops") else None
+    bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
 
 
 def test_a_damaged_part_of_a_fitted_baseline_is_refused(tmp_path):

@@ -110,7 +110,7 @@ def _explore(name, folder, seconds, seed):
         @hypothesis.settings(**options, suppress_health_check=list(HealthCheck))
         @given(explorer.inputs())
         def call(drawn):
-            if time.process_time() < end:
+            if time.process_time() < end or not explorer.tried:
                 explorer.try_one(drawn)
 
         call()
@@ -187,7 +187,7 @@ class Explorer:
         """Keep the shortest input of each fault."""
         key = f"{text.partition(':')[0]} {where}"
         kept = self.folder / "faults" / f"{abs(hash(key)) % 10**8:08}" / path.name
-        if key in self.faults and kept.stat().st_size <= path.stat().st_size:
+        if key in self.faults and Path(self.faults[key]["input"]).stat().st_size <= path.stat().st_size:
             return
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, kept)

@@ -213,7 +213,7 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
     tensors, header = read_tensors_and_metadata(path)
     if header.get("kind") != KIND:
         raise SubquadError(f"{path}: not written by `subquad bio embed`; give such a file, or an array as {ENDINGS}")
-    if header.get("format") not in map(str, range(FORMAT + 1)):
+    if header.get("format") not in [str(number) for number in range(FORMAT + 1)]:
         raise SubquadError(
             f"{path}: format {header.get('format')} is newer than this subquad {__version__} reads (up to {FORMAT}); "
             "upgrade subquad"

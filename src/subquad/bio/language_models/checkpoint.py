@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, require
-from subquad.runs.damage import OF_TRANSFORMERS
+from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
@@ -159,7 +160,10 @@ def open_language_model(
             "transformers would draw them at random. The checkpoint is incomplete, or its architecture is defined by "
             "code in it, which is not run"
         )
-    is_spaced, is_letterwise, replaced = _reading(name, tokenizer, sequence, alphabet)
+    # a damaged vocabulary is noticed when it is used
+    with damage_as_error(f"{name}: its tokenizer cannot be used"):
+        is_spaced, is_letterwise, replaced = _reading(name, tokenizer, sequence, alphabet)
+        special_tokens = len(tokenizer("")["input_ids"])
     if with_head and tokenizer.mask_token_id is None:
         raise SubquadError(f"{name}: its tokenizer has no mask token, which --scores needs; leave out --scores")
     return LanguageModel(
@@ -170,7 +174,7 @@ def open_language_model(
         is_letterwise=is_letterwise,
         replaced=replaced,
         max_tokens=_max_tokens(tokenizer, config),
-        special_tokens=len(tokenizer("")["input_ids"]),
+        special_tokens=special_tokens,
     )
 
 

@@ -191,7 +191,8 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
     )
     meta.fill_outside()
     if (path / GENERATION).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+        with damage_as_error(f"{path / GENERATION}: damaged"):
+            model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     model.generation_config = plain_generation(model.generation_config)
     return meta
 
