@@ -17,13 +17,12 @@ from subquad.bio.commands.predict import predict
 from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.data.table import read_table
-from subquad.bio.models.estimator_data import equal_rows, read_X
+from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.holdout import hold_out_strata
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run
 
@@ -558,8 +557,7 @@ def held(X, strata=None, groups=None, fraction=0.2):
     numbers = np.asarray(X, dtype=float)[:, None]
     inputs = Inputs(codes=np.zeros((len(X), 0), dtype=np.int8), letters=4, covariates=numbers, is_aligned=True)
     strata = np.zeros(len(X)) if strata is None else strata
-    units = equal_rows(inputs) if groups is None else groups
-    return hold_out_strata(units, strata, fraction=fraction, random=np.random.default_rng(0))
+    return holdout_mask(inputs, strata, groups, fraction=fraction, random=np.random.default_rng(0))
 
 
 def test_equal_rows_and_whole_groups_are_held_out_together_within_each_class():

@@ -19,14 +19,13 @@ from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
-from subquad.bio.models.estimator_data import check_weights, equal_rows, read_X, take_rows
+from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
-from subquad.bio.splits.holdout import hold_out_strata
 from subquad.errors import SubquadError, unknown
 from subquad.reporting.page import page
 from subquad.runs.damage import damage_as_error
@@ -227,8 +226,7 @@ class Estimator(BaseEstimator):
         if validation is None:
             strata = target.y if target.task_type in ("binary", "multiclass") else np.zeros(len(rows))
             random, fraction = np.random.default_rng(seed), self.validation_fraction
-            units = equal_rows(inputs) if groups is None else np.asarray(groups)
-            is_held_out = hold_out_strata(units, strata, fraction=fraction, random=random)
+            is_held_out = holdout_mask(inputs, strata, groups, fraction=fraction, random=random)
         else:
             is_held_out = np.asarray(validation)
             if is_held_out.dtype != bool or is_held_out.shape != rows.shape:

@@ -24,18 +24,19 @@ from subquad.bio.data.inputs import fill_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.wild_type import from_sequences, with_stops
 from subquad.bio.settings import ALPHABETS
-from subquad.bio.splits.near_duplicates import equal_sequences
 from subquad.errors import SubquadError, raise_errors, unknown
 
 __all__ = [
     "check_weights",
-    "equal_rows",
+    "holdout_mask",
     "read_X",
     "take_rows",
 ]
 
 WHERE = "X"
 """Name of the table in error messages."""
+MIN_ROWS, MIN_HELD_OUT, MAX_FRACTION = 10, 20, 0.25
+"""Number of rows below which none is held out; minimum number of held-out rows; maximum fraction for that minimum."""
 
 
 def read_X(
@@ -292,8 +293,33 @@ def check_weights(values: Any, rows: int) -> np.ndarray | None:
     return weight
 
 
-def equal_rows(inputs: Inputs) -> np.ndarray:
-    """Return an index of the sequence of each row, or without sequences of its numbers, `(n,)`."""
-    if inputs.codes.shape[1]:
-        return equal_sequences(inputs)
-    return np.unique(inputs.covariates, axis=0, return_inverse=True)[1].reshape(-1)
+def holdout_mask(
+    inputs: Inputs, strata: np.ndarray, groups: Any, *, fraction: float, random: np.random.Generator
+) -> np.ndarray:
+    """Return `(n,)` bool: the rows held out for model selection, stratified and in whole groups.
+
+    Args:
+        inputs: Rows with equal sequences (or equal numbers, without sequences) are one group.
+        strata: `(n,)` class of each row, or zeros; a group has the class of its first row.
+        groups: `(n,)` groups instead of equal sequences, or None.
+        fraction: Fraction of the rows; a larger one if there are few rows, and none below ten rows or with one group.
+        random: Random generator.
+    """
+    if groups is None:
+        own = inputs.all_codes if inputs.codes.shape[1] else inputs.covariates
+        flat = np.ascontiguousarray(own).view(np.uint8).reshape(len(own), -1)
+        groups = flat.view(f"V{flat.shape[1]}").ravel()
+    names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    is_out = np.zeros(len(names), dtype=bool)
+    if len(group) < MIN_ROWS:
+        return is_out[group]
+    fraction = max(fraction, min(MIN_HELD_OUT / len(group), MAX_FRACTION))
+    sizes, strata = np.bincount(group), strata[first]
+    for stratum in np.unique(strata):
+        own = random.permutation(np.flatnonzero(strata == stratum))
+        wanted = fraction * sizes[own].sum()
+        # groups larger than the wanted number of rows come last
+        own = own[np.argsort(sizes[own] > wanted, kind="stable")]
+        reached = np.cumsum(sizes[own]) - sizes[own]
+        is_out[own[: len(own) - 1][reached[: len(own) - 1] < wanted]] = True
+    return is_out[group]

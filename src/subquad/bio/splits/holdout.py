@@ -19,16 +19,12 @@ __all__ = [
     "hold_out_mutated",
     "hold_out_positions",
     "hold_out_random",
-    "hold_out_strata",
     "hold_out_units",
     "proteingym_folds",
 ]
 
 Holdout = Callable[..., tuple[np.ndarray, np.ndarray]]
 POSITION = re.compile(r"(?<=\D)\d+")
-MIN_ROWS, MIN_HELD_OUT, MAX_FRACTION = 10, 20, 0.25
-"""Of `hold_out_strata`: number of rows below which none is held out; minimum number of held-out rows; maximum fraction
-for that minimum."""
 
 
 def hold_out_random(equal: np.ndarray, classes: np.ndarray | None = None, *, keep: int = 0) -> Holdout:
@@ -99,33 +95,6 @@ def hold_out_units(units: np.ndarray, what: str, *, flag: str = "--folds") -> Ho
         return rows[is_out], rows[~is_out]
 
     return hold_out
-
-
-def hold_out_strata(
-    units: np.ndarray, strata: np.ndarray, *, fraction: float, random: np.random.Generator
-) -> np.ndarray:
-    """Return `(n,)` bool: the rows held out for model selection, stratified and in whole units; possibly none.
-
-    Args:
-        units: `(n,)` unit of each row, such as equal sequences or a group.
-        strata: `(n,)` class of each row, or zeros; a unit has the class of its first row.
-        fraction: Fraction of the rows; a larger one if there are few rows, and none below ten rows or with one unit.
-        random: Random generator.
-    """
-    names, first, unit = np.unique(units, return_index=True, return_inverse=True)
-    is_out = np.zeros(len(names), dtype=bool)
-    if len(unit) < MIN_ROWS:
-        return is_out[unit]
-    fraction = max(fraction, min(MIN_HELD_OUT / len(unit), MAX_FRACTION))
-    sizes, strata = np.bincount(unit), strata[first]
-    for stratum in np.unique(strata):
-        own = random.permutation(np.flatnonzero(strata == stratum))
-        wanted = fraction * sizes[own].sum()
-        # units larger than the wanted number of rows come last
-        own = own[np.argsort(sizes[own] > wanted, kind="stable")]
-        reached = np.cumsum(sizes[own]) - sizes[own]
-        is_out[own[: len(own) - 1][reached[: len(own) - 1] < wanted]] = True
-    return is_out[unit]
 
 
 def _require_units(count: int, needed: int, what: str, *, remedy: str = "reduce --folds") -> None:
