@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             timeout_graceful_shutdown=settings.shutdown_timeout,
             lifespan="on",
         )
+        # uvicorn ends the process by SIGTERM itself, after its requests
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
