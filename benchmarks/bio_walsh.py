@@ -26,8 +26,9 @@ from sklearn.metrics import r2_score
 from torch import nn
 
 from subquad.nn.sequence import Lyra
-from subquad.train.loop import LoopSettings, train
+from subquad.train.loop import train
 from subquad.train.optim import parameter_groups, schedule
+from subquad.train.settings import LoopSettings
 
 SITES, TRAIN = 12, 2048
 ORDERS = (1, 2, 3, 4)

@@ -25,7 +25,7 @@ from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.formats import inspect_file
 from subquad.hep.models import training as training_module
 from subquad.hep.models.training import FittedNetwork
-from subquad.train.loop import LoopSettings
+from subquad.train.settings import LoopSettings
 
 
 class Watch:

@@ -23,7 +23,6 @@ from subquad.llm.training import activation_store, blockwise, stages
 from subquad.llm.training.blockwise import load_feature_maps, transfer_blockwise
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
-from subquad.train import loop
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +101,7 @@ def start(name, tensor):
 
 
 def unclipped(monkeypatch):
-    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, clip=None))
+    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, clip=None))
 
 
 def stop(*_, **__):
@@ -212,7 +211,7 @@ def test_weights_are_found_in_shards_and_without_the_prefix_of_the_body(
 
 
 def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=2, **HOW)
     expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
     out, read, calls = tmp_path / "out", activation_store.ActivationStore.read, []

@@ -171,10 +171,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_p
 def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
     from subquad.llm.training import stages
     from subquad.llm.training import transfer as transfer_module
-    from subquad.train import loop
 
     # a checkpoint behind every step
-    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     sequences = prepare_text(tokenizer, [text], sequence_length=31).training.ids
     results = {}
     for name, stop_after in (("whole", None), ("stopped", 3)):

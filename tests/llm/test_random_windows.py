@@ -17,7 +17,6 @@ from subquad.llm.models.windows import drawn_windows
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training import stages
 from subquad.llm.training.lora import draw_windows, fine_tune, fine_tune_step
-from subquad.train import loop
 
 IDS = torch.randint(2, 151, (3, 29), generator=torch.Generator().manual_seed(0))
 OWN = AttentionSettings(window=7, sinks=2)
@@ -140,7 +139,7 @@ def test_drawn_windows_are_those_of_training_and_never_of_validation():
 
 def test_a_resumed_stage_draws_the_same_windows(tmp_path, monkeypatch):
     # a checkpoint behind every step
-    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     whole = trained(SETTINGS)
     with pytest.raises(KeyboardInterrupt):
         trained(SETTINGS, tmp_path, stop_after=3)

@@ -15,7 +15,6 @@ from subquad.llm.models.convert import convert
 from subquad.llm.training import lora, stages, transfer
 from subquad.llm.training.blockwise import transfer_blockwise
 from subquad.runs.storage import read_tensors, read_tensors_and_metadata
-from subquad.train import loop
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +133,7 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
         SMALL, **TOKENS, schedule="plateau", warmup_fraction=0.1, patience=3, validate_every=1, block_layers=block,
         transfer_learning_rate=1.0, transfer_loss="attention_weights",
     )  # fmt: skip
-    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     run = partial(subquad.llm.linearize, folder, text, settings, quiet=True)
     whole = run(out=tmp_path / "whole")
     part = "transfer" if block is None else "transfer-0"

@@ -60,7 +60,7 @@ class Command:
 
 def _run(arguments, log, save_seconds, prepare):
     from subquad.cli import main
-    from subquad.train.loop import LoopSettings
+    from subquad.train.settings import LoopSettings
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):

@@ -5,7 +5,7 @@ import sys
 
 from subquad.cli import main
 from subquad.llm.training import lora
-from subquad.train.loop import LoopSettings
+from subquad.train.settings import LoopSettings
 
 real, calls = lora.fine_tune_step, []
 

@@ -14,8 +14,9 @@ from subquad.errors import SubquadError
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_tensors_and_metadata
 from subquad.runs.termination import Terminated, end_on_sigterm
-from subquad.train.loop import LoopSettings, train
+from subquad.train.loop import train
 from subquad.train.optim import schedule
+from subquad.train.settings import LoopSettings
 
 ROWS, WIDTH = 61, 7
 

@@ -1,9 +1,5 @@
-"""Reading of model inputs from the columns of a table: sequences, variants, partner sequences and covariates.
+"""Reading of model inputs from the columns of a table: sequences, variants and partner sequences."""
 
-Axes: n rows, T positions, E covariates.
-"""
-
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,20 +19,18 @@ from subquad.bio.data.alphabet import (
 )
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of, is_missing, read_number_columns
+from subquad.bio.data.files import column_of, is_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
-from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
+from subquad.errors import SubquadError, collect_errors, raise_errors
 
 __all__ = [
     "InputOptions",
     "ReadInputs",
     "check_strands",
     "check_task",
-    "fill_missing",
-    "read_covariates",
     "read_inputs",
 ]
 
@@ -328,56 +322,6 @@ def _upper_case(column: pd.Series) -> tuple[list[str], list[str]]:
         texts[row] = "".join(texts[row].split())
     remark = f"spaces inside {len(blocks):,} sequences of column {column.name!r} are removed"
     return texts, [remark] if blocks else []
-
-
-def read_covariates(
-    path: Path | str, frame: pd.DataFrame, names: Sequence[str], fill: Mapping[str, float] | None
-) -> tuple[np.ndarray, Mapping[str, float], list[str]]:
-    """Return the covariates `(n, E)`, the value that replaces missing ones in each column, and remarks.
-
-    Raises:
-        SubquadError: A column is missing, has values that are no numbers, or has none at all.
-    """
-    missing = [name for name in names if name not in frame.columns]
-    raise_errors(
-        f"{path}: the model was trained with covariates that the table does not have; add the columns",
-        [str(unknown("column", name, frame.columns)) for name in missing],
-    )
-    values, remarks = read_number_columns(path, frame, names, "covariates")
-    values, fill, filled = fill_missing(path, values, names, fill, flag="--covariates")
-    return values, fill, remarks + filled
-
-
-def fill_missing(
-    path: Path | str, values: np.ndarray, names: Sequence[str], fill: Mapping[str, float] | None, *, flag: str
-) -> tuple[np.ndarray, Mapping[str, float], list[str]]:
-    """Replace missing values; return the values `(n, E)`, the replacement of each column, and remarks.
-
-    Args:
-        path: The table, for messages.
-        values: `(n, E)`, NaN where missing.
-        names: Columns.
-        fill: Replacements of the training table; None if this is the training table, whose medians are taken.
-        flag: Flag that names the columns, for messages.
-
-    Raises:
-        SubquadError: Columns of the training table without any number.
-    """
-    if fill is None:
-        raise_errors(
-            f"{path}: covariates without any number; remove them from {flag}",
-            [repr(name) for k, name in enumerate(names) if np.isnan(values[:, k]).all()],
-        )
-        fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
-    values, remarks = values.copy(), []
-    for k, name in enumerate(names):
-        is_missing = np.isnan(values[:, k])
-        if is_missing.any():
-            values[is_missing, k] = fill[name]
-            remarks.append(
-                f"column {name!r}: {int(is_missing.sum()):,} missing values replaced by the median, {fill[name]:.4g}"
-            )
-    return values, fill, remarks
 
 
 def check_task(inputs: Inputs, *, alphabet: str, task_type: TaskType) -> None:

@@ -13,11 +13,12 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
+from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import column_of, is_missing, read_frame, read_numbers
-from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_covariates, read_inputs
+from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_inputs
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown

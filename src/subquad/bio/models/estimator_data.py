@@ -19,8 +19,8 @@ from subquad.bio.data.alphabet import (
     normalize,
     remove_few_gaps,
 )
+from subquad.bio.data.covariates import fill_missing
 from subquad.bio.data.dataset import PAD, Inputs, InputSchema
-from subquad.bio.data.inputs import fill_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.wild_type import from_sequences, with_stops
 from subquad.bio.settings import ALPHABETS

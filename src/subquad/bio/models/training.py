@@ -25,8 +25,9 @@ from subquad.bio.models.lyra import BioNet
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
-from subquad.train.loop import LoopSettings, train
+from subquad.train.loop import train
 from subquad.train.optim import ScheduleName, parameter_groups, schedule
+from subquad.train.settings import LoopSettings
 
 __all__ = [
     "TrainOptions",

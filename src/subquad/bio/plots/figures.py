@@ -77,7 +77,7 @@ def histograms(panels: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylabel("fraction of the part" if len(panel["counts"]) > 1 else "rows", fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panel["counts"]) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(loc="upper right", frameon=False, fontsize=8)
         tidy(axes)
     return figure
 
@@ -109,7 +109,7 @@ def probability_histogram(
         label = f"measured {names[k]} ({len(values):,} {unit})"
         axes.hist(values, bins=np.linspace(0, 1, 31).tolist(), density=True, alpha=0.65, color=own, label=label)
     axes.set(xlabel=f"predicted probability of {names[1]}", ylabel="density")
-    axes.legend(frameon=False)
+    axes.legend(loc="upper center", frameon=False)
     tidy(axes)
     return figure
 
@@ -148,7 +148,7 @@ def reliability_diagram(tables: Mapping[str, Sequence[Mapping[str, float]]], *, 
             low, high = ([entry[key] for entry in bins] for key in ("low", "high"))
             axes.fill_between(x, low, high, color=colour_of(model), alpha=0.15, linewidth=0)
     axes.set(xlabel="predicted probability", ylabel="observed rate", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
@@ -180,7 +180,7 @@ def residual_plot(predicted: np.ndarray, residual: np.ndarray) -> Figure:
         axes.plot(x, line, color=OCHRE, linewidth=1, linestyle=":", label=label)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="predicted", ylabel="measured − predicted")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="upper right", frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
@@ -234,7 +234,7 @@ def learning_curve(
             axes.fill_between(rows, middle - half, middle + half, color=colour_of(model), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set(xlabel="training rows", ylabel=label)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
@@ -264,7 +264,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], main: str, title: str)
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="step", ylabel=f"{title}, validation rows")
     if len(labelled) > 1:
-        right.legend(frameon=False, fontsize=8)
+        right.legend(loc="lower right", frameon=False, fontsize=8)
     tidy(left)
     tidy(right)
     return figure

@@ -103,6 +103,6 @@ def order_bars(fractions: Mapping[str, Sequence[float]], *, label: str) -> Figur
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.margins(y=0.12)
     if len(fractions) > 1:
-        axes.legend(frameon=False, fontsize=8.5)
+        axes.legend(loc="upper right", frameon=False, fontsize=8.5)
     tidy(axes)
     return figure

@@ -32,9 +32,10 @@ from subquad.runs.storage import read_json, write_json
 from subquad.train.bucketing import bucketed_batches
 from subquad.train.distributed import broadcast_object, processes
 from subquad.train.events import event_writer
-from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
+from subquad.train.loop import Backward, train
 from subquad.train.optim import parameter_groups, schedule
 from subquad.train.range_test import range_test
+from subquad.train.settings import LoopSettings, TrainingResult
 
 __all__ = ["RANGE_TEST", "FittedNetwork", "fit_network", "monitor_of"]
 

@@ -144,7 +144,7 @@ def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=part, markersize=3.5)
         axes.set(xlabel="step", ylabel=label)
-        axes.legend(frameon=False)
+        axes.legend(loc="lower right" if name == "accuracy" else "upper right", frameon=False)
     return figure
 
 
@@ -155,7 +155,7 @@ def range_test_figure(rates: Sequence[float], losses: Sequence[float], suggested
     axes.plot(rates, losses)
     axes.axvline(suggested, color=RED, linewidth=1.0, linestyle="--", label=f"{suggested:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="average loss")
-    axes.legend(frameon=False)
+    axes.legend(loc="upper center", frameon=False)
     return figure
 
 

@@ -45,7 +45,7 @@ def regression_figure(one: Predictions, target: str, classes: Sequence[str]) -> 
     right.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
     right.set(xlim=(0, 2), ylim=(0, None), xlabel="predicted / true", ylabel="fraction of jets")
     if right.get_legend_handles_labels()[0]:
-        right.legend(frameon=False, fontsize=8)
+        right.legend(loc="upper right", frameon=False, fontsize=8)
     return figure
 
 

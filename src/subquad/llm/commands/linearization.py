@@ -43,7 +43,7 @@ from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, write_json
 from subquad.train.distributed import broadcast_object, device_name, process_device, processes
-from subquad.train.loop import TrainingResult
+from subquad.train.settings import TrainingResult
 
 __all__ = ["Linearization"]
 

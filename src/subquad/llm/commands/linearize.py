@@ -33,7 +33,7 @@ from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import process_device, processes
-from subquad.train.loop import TrainingResult
+from subquad.train.settings import TrainingResult
 
 __all__ = ["linearize"]
 

@@ -287,7 +287,7 @@ def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
         axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.axes[0].legend(loc="lower left", frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 

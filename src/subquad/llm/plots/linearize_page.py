@@ -308,7 +308,7 @@ def _layer_choice(choice: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("layer with softmax attention")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("nats per token")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -332,8 +332,7 @@ def _curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> F
             steps, values = zip(*points, strict=True)
             is_noisy = key == "loss" and len(values) >= SMOOTHED
             # a line needs two points
-            style = "o" if len(steps) == 1 else shape
-            axes.plot(steps, values, style, color=GREY if is_noisy else GREEN, label=key.replace("_", " "))
+            axes.plot(steps, values, "o" if len(steps) == 1 else shape, color=GREY if is_noisy else GREEN)
             if is_noisy:
                 width = len(values) // 10
                 means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
@@ -356,7 +355,7 @@ def _layer_errors(errors: Mapping[str, Sequence[float]]) -> Figure:
     axes.set_xlabel("layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("relative error")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -37,7 +37,7 @@ from subquad.llm.training.transfer import transfer
 from subquad.progress import say, track
 from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metadata, write_json, write_tensors
 from subquad.train.distributed import process_device, processes
-from subquad.train.loop import TrainingResult
+from subquad.train.settings import TrainingResult
 
 __all__ = ["FEATURE_MAPS", "BlockwiseResult", "load_feature_maps", "transfer_blockwise"]
 

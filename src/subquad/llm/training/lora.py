@@ -26,7 +26,8 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import language_model_loss
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import StageOptions, train_stage
-from subquad.train.loop import Backward, TrainingResult
+from subquad.train.loop import Backward
+from subquad.train.settings import TrainingResult
 
 __all__ = ["draw_windows", "fine_tune", "fine_tune_step", "trainable_parameters"]
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from subquad.llm.data.packing import Mixture, epoch_batches
 from subquad.llm.settings import PLATEAU, LinearizeSettings
 from subquad.train.distributed import processes
-from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
+from subquad.train.loop import Backward, train
 from subquad.train.optim import schedule
+from subquad.train.settings import LoopSettings, TrainingResult
 
 __all__ = ["Precision", "StageOptions", "steps_for", "tokens_per_step", "train_stage"]
 

@@ -32,8 +32,9 @@ from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.metrics import run_teacher, transfer_errors
 from subquad.llm.training.stages import StageOptions, train_stage
-from subquad.train.loop import Backward, TrainingResult
+from subquad.train.loop import Backward
 from subquad.train.optim import parameter_groups
+from subquad.train.settings import TrainingResult
 
 __all__ = ["attention_weights_loss", "freeze_for_transfer", "transfer", "transfer_step"]
 
