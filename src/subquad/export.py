@@ -27,9 +27,9 @@ def export_onnx(
     inputs: Mapping[str, Tensor],
     axes: Mapping[str, Mapping[int, str]],
     min_sizes: Mapping[str, int] | None = None,
-    output: str,
+    outputs: Mapping[str, float | Tensor],
     examples: Sequence[Mapping[str, Tensor]],
-    expected: Sequence[Tensor] | None = None,
+    expected: Sequence[Sequence[Tensor]] | None = None,
     argument: str | None = None,
     metadata: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
@@ -37,17 +37,17 @@ def export_onnx(
     """Write a module as ONNX and return the largest difference between torch and onnxruntime for each example.
 
     Args:
-        module: Module in evaluation mode that takes its inputs by name and returns one tensor.
+        module: Module in evaluation mode that takes its inputs by name and returns a tensor or several.
         path: File to write.
         inputs: Inputs with which the module is traced.
         axes: Dynamic axes of each input: index and name.
         min_sizes: Smallest sizes of axes for tracing, by name; smaller ones must be among the examples.
-        output: Name of the output.
+        outputs: Name of each output, and the unit in which its differences are measured.
         examples: Inputs of other sizes for the comparison.
         expected: Outputs that the examples must have. Default: those of the module.
         argument: Name of the argument that takes all inputs as a mapping. Default: each input is an argument.
         metadata: Entries of the model's metadata.
-        tolerance: Largest accepted difference.
+        tolerance: Largest accepted difference, in the units of the outputs.
 
     Raises:
         SubquadError: A difference exceeds the tolerance.
@@ -70,13 +70,14 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    _name_output(program.model.graph, output, list(inputs))
+    _name_outputs(program.model.graph, list(outputs), list(inputs))
     program.model.metadata_props.update(metadata or {})
     program.save(path, external_data=False)
     if expected is None:
         with torch.no_grad():
-            expected = [module(**_arguments(example, argument)) for example in examples]
-    return _differences(path, examples, expected, tolerance)
+            given = [module(**_arguments(example, argument)) for example in examples]
+        expected = [(one,) if isinstance(one, Tensor) else one for one in given]
+    return _differences(path, examples, expected, units=list(outputs.values()), tolerance=tolerance)
 
 
 def _arguments(inputs: Mapping[str, Any], argument: str | None) -> dict[str, Any]:
@@ -107,23 +108,33 @@ def _hypot() -> Any:
     return hypot
 
 
-def _name_output(graph: Any, output: str, inputs: Sequence[str]) -> None:
+def _name_outputs(graph: Any, outputs: Sequence[str], inputs: Sequence[str]) -> None:
     # an inner value of one of these names would clash with it
     for node in graph.all_nodes():
         for value in node.outputs:
-            if value.name == output or value.name in inputs:
+            if value.name in outputs or value.name in inputs:
                 value.name = f"{value.name}_inside"
-    graph.outputs[0].name = output
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
 
 
 def _differences(
-    path: Path, examples: Sequence[Mapping[str, Tensor]], expected: Sequence[Tensor], tolerance: float
+    path: Path,
+    examples: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Sequence[Tensor]],
+    *,
+    units: Sequence[float | Tensor],
+    tolerance: float,
 ) -> list[float]:
     session = require("onnxruntime", extra="export").InferenceSession(path, providers=["CPUExecutionProvider"])
     found = []
     for example, of_torch in zip(examples, expected, strict=True):
-        (given,) = session.run(None, {name: value.numpy() for name, value in example.items()})
-        found.append(float((torch.from_numpy(given) - of_torch).abs().max()))
+        given = session.run(None, {name: value.numpy() for name, value in example.items()})
+        each = [
+            ((torch.from_numpy(one) - other).abs() / unit).max()
+            for one, other, unit in zip(given, of_torch, units, strict=True)
+        ]
+        found.append(float(torch.stack(each).max()))
         # a difference of NaN is refused too
         if not found[-1] <= tolerance:
             sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())

@@ -165,7 +165,7 @@ class _Sum(torch.nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("off", [0.0, 0.5])
 def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
-    how = {"inputs": {"x": torch.ones(2, 3)}, "axes": {"x": {0: "rows"}}, "output": "y"}
+    how = {"inputs": {"x": torch.ones(2, 3)}, "axes": {"x": {0: "rows"}}, "outputs": {"y": 1.0}}
     given = [{"x": torch.randn(rows, 3)} for rows in (1, 5)]
     if not off:
         assert export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given) == [0, 0]

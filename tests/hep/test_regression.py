@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import uproot
@@ -11,7 +12,17 @@ from support.hep_jets import dataset_in_memory
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.hep import ExplainSettings, FitSettings, TrainedTagger, evaluate, explain, fit, predict
+from subquad.hep import (
+    ExplainSettings,
+    ExportSettings,
+    FitSettings,
+    TrainedTagger,
+    evaluate,
+    explain,
+    export,
+    fit,
+    predict,
+)
 from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.card import card_of
@@ -19,6 +30,7 @@ from subquad.hep.data.jets import read
 from subquad.hep.data.layout import layout_of, with_targets
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import regression_metrics
+from subquad.hep.models.branch_tagger import padded_branches
 from subquad.hep.models.dense import DenseTagger
 from subquad.hep.models.networks import build_network, forward, outputs_of
 from subquad.hep.models.targets import Targets
@@ -160,6 +172,19 @@ def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_
         evaluate(run, files=jets, out=tmp_path / "none", quiet=True)
     tagger = TrainedTagger.load(run)
     assert tagger.layout.targets == tagger.targets.names == ("gen_mass",)
+    # the exported graph predicts what `predict` writes
+    found = export(run, files=files, out=tmp_path / "tagger.onnx", quiet=True)
+    assert found["target_names"] == json.loads(json.dumps(found["metadata"]["targets"])) == ["gen_mass"]
+    session = onnxruntime.InferenceSession(tmp_path / "tagger.onnx")
+    assert [(one.name, one.shape[1]) for one in session.get_outputs()] == [("softmax", 3), ("targets", 1)]
+    arrays = uproot.open(files[0])["tree"].arrays(
+        [*found["metadata"]["particle_branches"], *found["metadata"]["jet_branches"]], library="ak"
+    )
+    padded = padded_branches({name: arrays[name] for name in arrays.fields})
+    (graph,) = session.run(["targets"], {one.name: padded[one.name].numpy() for one in session.get_inputs()})
+    assert graph[:, 0] == pytest.approx(predicted[: len(graph)], rel=1e-4)
+    preprocessing = export(run, ExportSettings(inputs="weaver"), out=tmp_path / "weaver.onnx", quiet=True)
+    assert preprocessing["subquad"]["targets"] == ["gen_mass"]
 
 
 @pytest.mark.slow

@@ -58,6 +58,8 @@ class InputOptions:
     """The user named the column of variants, so it must be readable."""
     schema: InputSchema | None = None
     """Schema of the training table; None if this is the training table, from which missing options are inferred."""
+    names_parameters: bool = False
+    """Messages name parameters of Python in place of flags."""
 
     @classmethod
     def of_schema(
@@ -76,6 +78,16 @@ class InputOptions:
             partner_alphabet=schema.alphabet if schema.partner_chain is None else schema.partner_chain.alphabet,
             schema=schema,
         )
+
+    @property
+    def alphabet_flag(self) -> str:
+        """What sets the alphabet."""
+        return "alphabet=" if self.names_parameters else "--alphabet"
+
+    @property
+    def ambiguity_flag(self) -> str:
+        """What accepts ambiguous letters."""
+        return 'ambiguity="any"' if self.names_parameters else "--ambiguity any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +121,9 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         remarks += notes
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
     partners, partner_alphabet = _partner_texts(path, frame, options)
-    if is_inferred and partners is not None and options.partner_alphabet == "auto":
+    if partners is not None and options.partner_alphabet == "auto":
         joint = joint_alphabet(alphabet, partner_alphabet)
-        alphabet, partner_alphabet = joint or alphabet, joint or partner_alphabet
+        alphabet, partner_alphabet = joint if joint and is_inferred else alphabet, joint or partner_alphabet
     if texts is not None and has_gap(alphabet) and is_training:
         check_aligned(path, texts, column=str(options.sequence))
     elif texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):
@@ -119,7 +131,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         alphabet = "protein_stop" if truncated else alphabet
         remarks = remarks + truncated
     if is_inferred and texts is not None:
-        remarks = remarks + check_mixed(path, texts, alphabet)
+        remarks = remarks + check_mixed(path, texts, alphabet, flag=options.alphabet_flag)
     if texts is None:
         found, notes = _sequence_set(path, frame, options, None, wild=wild, alphabet=alphabet)
         if is_inferred:
@@ -134,7 +146,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         )
         notes = changed + notes
     if is_inferred:
-        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
+        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; {options.alphabet_flag} overrides)")
     remarks += notes + found.remarks + more
     if partners is not None:
         texts = normalize(partners, partner_alphabet)[0]
@@ -226,18 +238,21 @@ def _codes(
 ) -> tuple[np.ndarray, Partners, list[str]]:
     """Return the codes of the sequences, the partner sequences, and remarks."""
     schema, (alphabet, partner_alphabet) = options.schema, alphabets
+    accepted = {"ambiguity": options.ambiguity, "flag": options.ambiguity_flag}
 
     def sequences() -> tuple[np.ndarray, list[str]]:
         length = None if schema is None else schema.length
-        return encode(path, texts, alphabet, ambiguity=options.ambiguity, length=length)
+        return encode(path, texts, alphabet, length=length, **accepted)
 
     if partners is None:
         codes, remarks = sequences()
         return codes, Partners(), remarks
     chain, what = None if schema is None else schema.partner_chain, f"{options.partner} sequence"
     short, changed = normalize(partners, partner_alphabet)
-    asked = {"ambiguity": options.ambiguity, "length": None if chain is None else chain.length, "what": what}
-    (codes, remarks), (short, more) = collect_errors(sequences, lambda: encode(path, short, partner_alphabet, **asked))
+    length = None if chain is None else chain.length
+    (codes, remarks), (short, more) = collect_errors(
+        sequences, lambda: encode(path, short, partner_alphabet, length=length, what=what, **accepted)
+    )
     paired = pair(path, codes, short, alphabets=alphabets, pairing=options.pairing, schema=schema)
     return codes, paired, [*remarks, *changed, *more, *paired.remarks]
 

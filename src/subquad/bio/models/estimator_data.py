@@ -4,25 +4,16 @@ Axes: n rows, T positions, L letters of a sequence, p base pairs.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import (
-    alphabet_of,
-    check_aligned,
-    check_mixed,
-    encode,
-    has_gap,
-    infer_alphabet,
-    normalize,
-    remove_few_gaps,
-)
+from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.covariates import fill_missing
-from subquad.bio.data.dataset import PAD, Inputs, InputSchema
-from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
-from subquad.bio.data.wild_type import from_sequences, with_stops
+from subquad.bio.data.dataset import Inputs, InputSchema
+from subquad.bio.data.inputs import InputOptions, read_inputs
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 
@@ -173,66 +164,33 @@ def _same_columns(frame: pd.DataFrame, schema: InputSchema) -> tuple[str, str | 
 def _sequences(
     frame: pd.DataFrame,
     sequence: str,
-    partner_column: str | None,
+    partner: str | None,
     covariate_columns: list[str],
     schema: InputSchema | None,
     *,
     alphabet: str,
     ambiguity: str,
 ) -> tuple[Inputs, InputSchema]:
-    sequences = _texts(frame[sequence])
-    if schema is None and alphabet == "auto":
-        sequences, _ = remove_few_gaps(sequences)
-    name, is_inferred = infer_alphabet(sequences, alphabet if schema is None else schema.alphabet)
-    partners = None if partner_column is None else _texts(frame[partner_column])
-    known = None if schema is None else schema.partner_chain
-    other, _ = infer_alphabet(partners or [], known.alphabet if known else "auto" if schema is None else name)
-    if is_inferred and schema is None:
-        if partners is not None:
-            joint = joint_alphabet(name, other)
-            name, other = joint or name, joint or other
-        check_mixed(WHERE, sequences, name, flag="alphabet=")
-    elif schema is None:
-        other = joint_alphabet(name, other) or other
-    for column, texts, own in ((sequence, sequences, name), (partner_column, partners, other)):
-        if texts is not None and has_gap(own) and schema is None:
-            check_aligned(WHERE, texts, column=str(column))
-    wild_type = None if schema is None else schema.wild_type
-    if partners is None and name.startswith("protein") and not has_gap(name) and (schema is None or wild_type):
-        sequences, truncated = with_stops(sequences, wild_type)
-        if truncated and schema is None:
-            name, wild_type = "protein_stop", from_sequences(sequences).wild_type
-    asked: dict[str, Any] = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
-    length = None if schema is None else schema.length
-    codes, _ = encode(WHERE, normalize(sequences, name)[0], name, length=length, **asked)
-    paired = Partners()
-    if partners is not None:
-        length, what = None if known is None else known.length, f"{partner_column} sequence"
-        short, _ = encode(WHERE, normalize(partners, other)[0], other, length=length, what=what, **asked)
-        paired = pair(WHERE, codes, short, alphabets=(name, other), pairing="auto", schema=schema)
+    columns = (sequence,) if partner is None else (sequence, partner)
+    texts = pd.DataFrame({name: _texts(frame[name]) for name in columns}, dtype=object)
+    if schema is None:
+        options = InputOptions(
+            sequence=sequence,
+            mutant=None,
+            partner=partner,
+            alphabet=alphabet,
+            ambiguity=ambiguity,
+            wild_type=None,
+            offset=None,
+        )
+    else:
+        options = InputOptions.of_schema(schema, sequence=sequence, partner=partner)
+    made = read_inputs(WHERE, texts, replace(options, names_parameters=True))
     covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
-    is_aligned = bool((codes[:, -1] != PAD).all()) if schema is None else schema.is_aligned
-    inputs = Inputs(
-        codes=codes,
-        letters=len(ALPHABETS[name]),
-        partner=paired.aligned,
-        partner_chain=paired.chain,
-        covariates=covariates,
-        is_aligned=is_aligned,
-    )
-    return inputs, schema or InputSchema(
-        source="sequences",
-        sequence=sequence,
-        partner=partner_column,
-        covariates=fill,
-        alphabet=name,
-        ambiguity=ambiguity,
-        wild_type=wild_type,
-        is_aligned=is_aligned,
-        length=codes.shape[1] if is_aligned else None,
-        alignment=paired.alignment,
-        partner_chain=paired.chain_schema,
-    )
+    # the wild type completes truncated proteins; as variants the sequences are not read
+    wild_type = made.schema.wild_type if made.schema.alphabet == "protein_stop" else None
+    own = schema or replace(made.schema, source="sequences", covariates=fill, wild_type=wild_type)
+    return replace(made.inputs, covariates=covariates), own
 
 
 def _texts(column: Any) -> list[str]:
@@ -241,8 +199,7 @@ def _texts(column: Any) -> list[str]:
         f"row {row + 1}: {value!r} is not a sequence" for row, value in enumerate(values) if not isinstance(value, str)
     ]
     raise_errors(f"{WHERE}: {len(errors):,} of {len(values):,} rows have no sequence; leave them out", errors)
-    # sequences may be written in blocks of ten letters
-    return ["".join(value.split()).upper() for value in values]
+    return values
 
 
 def _to_numbers(column: Any) -> np.ndarray:

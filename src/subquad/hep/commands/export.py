@@ -14,7 +14,7 @@ from subquad.hep.data.features import STANDARD_FEATURES, STANDARDIZATION, TYPES
 from subquad.hep.data.formats import Files
 from subquad.hep.data.layout import InputGroup, Layout, Standardizer
 from subquad.hep.models.branch_export import comparison_files, export_branches
-from subquad.hep.models.dense import OUTPUT, DenseTagger, example_inputs, input_names
+from subquad.hep.models.dense import OUTPUT, TARGETS, DenseTagger, example_inputs, input_names, outputs_of_graph
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExportSettings
 from subquad.progress import say
@@ -93,7 +93,8 @@ def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
     """Write a tagger as ONNX and compare it with torch.
 
     Returns:
-        For each size of the inputs `jets`, `particles` and `difference`, the largest one of a probability.
+        For each size of the inputs `jets`, `particles` and `difference`, the largest one of a probability, or of a
+        target in its standard deviations.
 
     Raises:
         SubquadError: A difference exceeds 1e-4.
@@ -105,14 +106,14 @@ def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
         axes["jet_features"] = {0: "batch"}
     sizes = [example["pf_mask"].shape for example in examples]
     differences = export_onnx(
-        DenseTagger(tagger.net, uses_features_as_points=tagger.settings.graph == "features"),
+        DenseTagger(tagger.net, targets=tagger.targets, uses_features_as_points=tagger.settings.graph == "features"),
         path,
         # traced with more particles than k, so that all k neighbours are searched for; in a smaller jet the neighbours
         # that do not exist change none of its edges
         inputs=next(one for one, (B, _, P) in zip(examples, sizes, strict=True) if B > 1 and k + 1 < P),
         axes=axes,
         min_sizes={"particles": k + 1},
-        output=OUTPUT,
+        outputs=outputs_of_graph(tagger),
         examples=examples,
     )
     return [
@@ -134,6 +135,7 @@ def graph_of(tagger: TrainedTagger) -> dict[str, Any]:
         "output": OUTPUT,
         "output_shape": ["batch", len(tagger.classes)],
         "classes": list(tagger.classes),
+        **({TARGETS: list(tagger.targets.names)} if len(tagger.targets) else {}),
     }
 
 

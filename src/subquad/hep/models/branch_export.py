@@ -19,8 +19,8 @@ from subquad.hep.data.formats import Files, expand_files, inspect_file
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.data.layout import Layout
 from subquad.hep.models.branch_tagger import MASK, BranchTagger, branches_read, padded_branches
-from subquad.hep.models.dense import OUTPUT
-from subquad.hep.models.networks import predict_logits
+from subquad.hep.models.dense import outputs_of_graph
+from subquad.hep.models.networks import logits_and_targets, predict_outputs
 from subquad.hep.models.trained import TrainedTagger
 
 __all__ = ["comparison_files", "export_branches"]
@@ -70,12 +70,17 @@ def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tre
         `input_names`, `output_names`, `metadata` and `checked`.
 
     Raises:
-        SubquadError: The file lacks branches, the card cannot be translated, or a difference exceeds 1e-4.
+        SubquadError: The file lacks branches, the card cannot be translated, or a difference exceeds 1e-4; those of
+            regression targets are divided by their standard deviation.
     """
     columns, chunk = first_jets(files, tagger.layout, COMPARED, tree=tree)
     if not len(chunk):
         raise SubquadError(f"{files[0]}: its first {COMPARED} entries have no jets to compare; give another --files")
-    expected = predict_logits(tagger.net, tagger.dataset(chunk)).softmax(-1)
+    logits, targets = logits_and_targets(tagger.net, predict_outputs(tagger.net, tagger.dataset(chunk)))
+    expected = [logits.softmax(-1)]
+    if len(tagger.targets):
+        columns_of_targets = tagger.targets.predicted(targets).values()
+        expected.append(torch.stack([torch.from_numpy(column) for column in columns_of_targets], 1))
     module, jets = BranchTagger(tagger), padded_branches(columns, particles=tagger.net.k + 2)
     names = branches_read(module, {name: values[:2] for name, values in jets.items()})
     jets = {name: jets[name] for name in names}
@@ -91,15 +96,16 @@ def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tre
         inputs={name: torch.cat([values[:3], values[:3]])[:3] for name, values in jets.items()},
         axes={name: {0: "jets", 1: "particles"} if x.ndim == 2 else {0: "jets"} for name, x in jets.items()},
         min_sizes={"particles": tagger.net.k + 1},
-        output=OUTPUT,
+        outputs=outputs_of_graph(tagger),
         examples=examples,
-        expected=[expected[rows] for rows, _ in groups],
+        expected=[[output[rows] for output in expected] for rows, _ in groups],
         argument="branches",
         metadata={name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()},
     )
     return {
         "input_names": names,
         "output_names": [f"label_{name}" for name in tagger.classes],
+        **({"target_names": list(tagger.targets.names)} if len(tagger.targets) else {}),
         "metadata": metadata,
         "checked": {
             "file": files[0].name,
@@ -133,6 +139,7 @@ def _metadata(tagger: TrainedTagger, jets: Mapping[str, Tensor]) -> dict[str, An
     selection = card.test_selection.text if card is not None and card.test_selection is not None else ""
     return {
         "classes": list(tagger.classes),
+        **({"targets": list(tagger.targets.names)} if len(tagger.targets) else {}),
         "particle_branches": [name for name, x in jets.items() if x.ndim == 2 and name != MASK],
         "jet_branches": [name for name, x in jets.items() if x.ndim == 1],
         "mask": MASK,

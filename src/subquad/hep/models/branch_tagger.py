@@ -1,8 +1,8 @@
-"""A tagger that takes the branches of files, with everything between them and the probabilities, for export.
+"""A tagger that takes the branches of files, with everything between them and the outputs, for export.
 
 The network is the dense form of `subquad.hep.models.dense`, O(P²) per jet.
 
-Axes: B jets, P particles of a padded batch, L particles that the network takes, H features, C classes.
+Axes: B jets, P particles of a padded batch, L particles that the network takes, H features, C classes, T targets.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,10 +45,17 @@ class BranchTagger(nn.Module):
     def __init__(self, tagger: TrainedTagger) -> None:
         super().__init__()
         self.layout, self.names = tagger.layout, input_names(tagger)
-        self.dense = DenseTagger(tagger.net, uses_features_as_points=tagger.settings.graph == "features")
+        self.dense = DenseTagger(
+            tagger.net, targets=tagger.targets, uses_features_as_points=tagger.settings.graph == "features"
+        )
 
-    def forward(self, branches: Mapping[str, Tensor]) -> Float[Tensor, "B C"]:
-        """Return the probabilities of the classes; `branches` also holds the mask, under the name `MASK`."""
+    def forward(
+        self, branches: Mapping[str, Tensor]
+    ) -> Float[Tensor, "B C"] | tuple[Float[Tensor, "B C"], Float[Tensor, "B T"]]:
+        """Return the probabilities of the classes, and with regression targets their predictions.
+
+        `branches` also holds the mask, under the name `MASK`.
+        """
         mask = branches[MASK] != 0
         card = self.layout.card
         inputs = self._of_jetclass(branches, mask) if card is None else self._of_card(card, branches, mask)

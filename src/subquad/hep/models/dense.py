@@ -2,12 +2,12 @@
 
 ONNX has no neighbour lists. The dense form gives the same values with O(P²) instead of O(P E) operations.
 
-Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes; inputs are [B, H, P] as in
-weaver.
+Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes, T regression targets; inputs
+are [B, H, P] as in weaver.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,21 @@ from torch import Tensor, nn
 
 from subquad.hep.data.layout import Layout
 from subquad.hep.models.networks import Network, logits_and_targets
+from subquad.hep.models.targets import Targets
 from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import Neighbours, chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = ["OUTPUT", "DenseTagger", "dense_kinematic", "example_inputs", "input_names"]
+__all__ = ["OUTPUT", "TARGETS", "DenseTagger", "dense_kinematic", "example_inputs", "input_names", "outputs_of_graph"]
 
 MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
 """Sizes of the example inputs."""
 OUTPUT = "softmax"
 """Name of the output in ONNX: the probabilities of the classes."""
+TARGETS = "targets"
+"""Name of the second output of taggers with regression targets: their predictions."""
 
 
 class _DenseFilter(nn.Module):
@@ -48,15 +51,17 @@ def _dense(laplacian: Tensor) -> Neighbours:
 
 
 class DenseTagger(nn.Module):
-    """A network with weaver's inputs that returns probabilities.
+    """A network with weaver's inputs that returns probabilities, and the predictions of regression targets.
 
     Args:
         net: A PCN, an EPCN or a KinematicPCN; it is copied.
+        targets: Regression targets beside the classes.
         uses_features_as_points: Nearest neighbours are found in the features, and there is no input `pf_points`.
     """
 
-    def __init__(self, net: Network, *, uses_features_as_points: bool = False) -> None:
+    def __init__(self, net: Network, *, targets: Targets = Targets(), uses_features_as_points: bool = False) -> None:
         super().__init__()
+        self.center, self.scale = (torch.tensor(numbers) for numbers in (targets.center, targets.scale))
         self.net: Network = copy.deepcopy(net).eval()
         self.uses_features_as_points = uses_features_as_points
         parts: list[Any] = [self.net] if isinstance(self.net, PCN) else [*getattr(self.net, "on_each", [])]
@@ -71,10 +76,12 @@ class DenseTagger(nn.Module):
         pf_points: Float[Tensor, "B 2 P"] | None = None,
         pf_vectors: Float[Tensor, "B 4 P"] | None = None,
         jet_features: Float[Tensor, "B J"] | None = None,
-    ) -> Float[Tensor, "B C"]:
-        """Return the probabilities; regression targets are no output."""
+    ) -> Float[Tensor, "B C"] | tuple[Float[Tensor, "B C"], Float[Tensor, "B T"]]:
+        """Return the probabilities; with regression targets also their predictions."""
         outputs = self._outputs(pf_features, pf_mask, pf_points, pf_vectors=pf_vectors, jet_features=jet_features)
-        return logits_and_targets(self.net, outputs)[0].softmax(-1)
+        logits, targets = logits_and_targets(self.net, outputs)
+        probabilities = logits.softmax(-1)
+        return (probabilities, targets * self.scale + self.center) if len(self.center) else probabilities
 
     def _outputs(
         self,
@@ -116,6 +123,11 @@ def dense_kinematic(  # noqa: PLR0917
         terms = chebyshev_terms(parts.flatten(0, 1), block.terms, laplacians.flatten(0, 1))
         x = block.mix(x, torch.stack(terms, dim=2).unflatten(0, parts.shape[:2]).transpose(1, 2))
     return net.pool(x, mask, jet_features)
+
+
+def outputs_of_graph(tagger: TrainedTagger) -> Mapping[str, float | Tensor]:
+    """Return the names of the outputs, and the unit of each: 1, and the standard deviations of the targets."""
+    return {OUTPUT: 1.0, TARGETS: torch.tensor(tagger.targets.scale)} if len(tagger.targets) else {OUTPUT: 1.0}
 
 
 def input_names(tagger: TrainedTagger) -> list[str]:
