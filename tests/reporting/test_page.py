@@ -48,7 +48,7 @@ def test_numbers_are_shown_as_people_write_them():
         "–", "x", "True", "12,345", "0.123", "12.3", "1,234",
     ]  # fmt: skip
     # of the size of concentrations in mol/l or of counts; rounding errors are zeros
-    assert [show(value) for value in (1.5e15, -4e-9, 0.0004, 3e-17)] == ["1.5e+15", "-4e-09", "0.0004", "0.000"]
+    assert [show(value) for value in (1.5e15, -4e-9, 0.0004, 3e-17)] == ["1.5e+15", "−4e-09", "0.0004", "0.000"]
 
 
 def test_code_is_marked_and_a_column_with_a_sentence_is_aligned_as_text():

@@ -81,8 +81,11 @@ def show(value: str | float | int | None) -> str:
             return f"{value:,}"
     size = abs(value)
     if size >= LARGE or ROUNDING_ERROR < size < SMALL:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
+        text = f"{value:.3g}"
+    else:
+        text = f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
+    # a minus sign instead of a hyphen
+    return text.replace("-", "−", 1) if value < 0 else text
 
 
 def signed(value: float, digits: int) -> str:

@@ -42,7 +42,7 @@ def card(run: FinishedRun) -> str:
     lines = [
         f"# {_title(run)}",
         "",
-        " ".join([_summary(run), *_weights(run), *_differences(run)]),
+        " ".join([_summary(run), *_weights(run)]),
         "",
         "| model | " + " | ".join(title(name) for name in run.metric_names) + " |",
         "|---|" + "---|" * len(run.metric_names),
@@ -51,6 +51,10 @@ def card(run: FinishedRun) -> str:
         values = (run.metric(model, name) for name in run.metric_names)
         cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"| {label_of(model)} | {cells} |")
+    differences = _differences(run)
+    if differences:
+        lines += ["", f"| difference in {run.title} | | 95 % interval | |", "|---|---|---|---|"]
+        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in differences.items()]
     lines += [
         "",
         f"Metrics of {rows['test']:,} test rows. Model selection used {rows['validation']:,} validation rows, training "
@@ -83,17 +87,16 @@ def _sections(run: FinishedRun) -> list[Section]:
 
 
 def _summary(run: FinishedRun) -> str:
-    """Return which single model is best, from which others the test rows do not tell it, and what the ensemble adds."""
+    """Return which single model is best, whether the test rows tell it from the others, and what the ensemble has."""
     best = run.best_single
     if run.best is None:
         return f"No model is named best: {no_comparison(run.metrics)}."
     values = {name: own[run.main] for name, own in run.metrics["test"].items()}
     is_row = run.task_type in ROW_TASK_TYPES
     unit = "rows" if is_row else "sequences"
-    others = ", ".join(f"{label_of(name)} {value:.3f}" for name, value in values.items() if name != best)
+    together = f" (ensemble {values[ENSEMBLE]:.3f})" if ENSEMBLE in values else ""
     text = f"Best single model on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {run.title} "
-    text += f"{values[best]:.3f} ({others})." if others else f"{values[best]:.3f}."
-    return f"{text} {lead_of(run.metrics)}".rstrip()
+    return f"{text}{values[best]:.3f}{together}. {lead_of(run.metrics)}".rstrip()
 
 
 def _is_out_of_fold(run: FinishedRun) -> bool:
@@ -114,27 +117,24 @@ def _weights(run: FinishedRun) -> list[str]:
     return [text]
 
 
-def _differences(run: FinishedRun) -> list[str]:
+def _differences(run: FinishedRun) -> dict[str, tuple[str, str, str]]:
+    """Return by title the difference in the main metric, its 95 % interval, and what it says."""
     if run.best is None:
-        return []
-    texts, differences, together = [], run.metrics["differences"], names_of("ensemble")
-    gaps = [
-        f"{label_of(name)} {_gap(gap)}" for name, gap in differences.get("lyra", {}).items() if name not in together
-    ]
-    if gaps:
-        texts.append(f"Difference of Lyra in {run.title} to: {'; '.join(gaps)}.")
+        return {}
+    differences, together = run.metrics["differences"], names_of("ensemble")
+    gaps = {
+        f"Lyra − {label_of(name)}": gap for name, gap in differences.get("lyra", {}).items() if name not in together
+    }
     gap = run.metrics.get("ensemble_versus_best")
     if gap is not None:
-        texts.append(f"Difference of the ensemble to the best single model, {label_of(gap['best'])}: {_gap(gap)}.")
+        gaps[f"ensemble − best single model ({label_of(gap['best'])})"] = gap
     gap = differences.get(ENSEMBLE, {}).get(WITHOUT_LYRA)
     if gap is not None:
-        texts.append(f"Difference of the ensemble to the one without Lyra: {_gap(gap)}.")
-    return texts
-
-
-def _gap(gap: Mapping[str, float]) -> str:
-    value, low, high = (signed(gap[name], 4) for name in ("value", "low", "high"))
-    return f"{value} (95 % interval {low} to {high}, {verdict(gap)})"
+        gaps[f"ensemble − {label_of(WITHOUT_LYRA)}"] = gap
+    return {
+        name: (signed(gap["value"], 4), f"{signed(gap['low'], 4)} to {signed(gap['high'], 4)}", verdict(gap))
+        for name, gap in gaps.items()
+    }
 
 
 def _result(run: FinishedRun) -> list[Block]:
@@ -164,9 +164,12 @@ def _result(run: FinishedRun) -> list[Block]:
         caption=caption,
         winner=None if run.best is None or wins is None else run.models.index(wins),
     )
+    differences = [[name, *cells] for name, cells in _differences(run).items()]
+    header = [f"difference in {run.title}", "value", "95 % interval", ""]
+    paired = "Differences on the same test rows. The interval of a tie contains 0."
+    compared = [Table(header, differences, caption=paired)] if differences else []
     # the summary stands above, as the lead of the page
-    texts = " ".join([*_weights(run), *_differences(run)])
-    return [*([texts] if texts else []), table, *diagnostics.main_figures(run)]
+    return [*_weights(run), table, *compared, *diagnostics.main_figures(run)]
 
 
 def _metrics(run: FinishedRun) -> list[Block]:
