@@ -17,6 +17,7 @@ from subquad.runs.storage import (
     read_tensors,
     shipped_file,
     write_json,
+    write_tensors,
 )
 
 
@@ -161,6 +162,28 @@ def test_damaged_weights_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(SubquadError, match="not a safetensors file, or cut short"):
         read_tensors(weights)
+
+
+def test_a_changed_bit_of_weights_is_refused(tmp_path):
+    finish(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    # each byte of the header and of the numbers
+    for place in range(8, len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(SubquadError, match=r"model\.safetensors") as error:
+            load_tensors(tmp_path)
+        assert place < 8 + size or "its checksum does not match its content" in str(error.value)
+    path.write_bytes(whole)
+    load_tensors(tmp_path)
+
+
+def test_weights_of_another_run_are_refused(tmp_path):
+    finish(tmp_path / "run")
+    write_tensors(tmp_path / "run" / "model.safetensors", {"w": torch.ones(3)})
+    with pytest.raises(SubquadError, match=r"run: model\.safetensors does not belong to config\.json"):
+        load_tensors(tmp_path / "run")
 
 
 def test_the_fingerprint_changes_with_any_part(tmp_path):

@@ -10,12 +10,13 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
+    CHECKSUM,
     as_folder,
     atomic,
     check_writable,
     plain,
     read_json,
-    read_tensors,
+    read_tensors_and_metadata,
     remove_temporaries,
     write_json,
     write_tensors,
@@ -64,14 +65,15 @@ class Run:
 
         A model within the folder of another has neither card nor report.
         """
+        stamp = _stamp(self.kind, self.settings)
         if tensors is not None:
-            write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
+            stamp[CHECKSUM] = write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
         for name, text in ((CARD, card), (REPORT, report)):
             if text is None:
                 continue
             with atomic(self.directory / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        write_json(self.directory / CONFIG, {**config, "subquad": _stamp(self.kind, self.settings)})
+        write_json(self.directory / CONFIG, {**config, "subquad": stamp})
         write_json(self.directory / METRICS, metrics)
         for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
             checkpoint.unlink()
@@ -208,5 +210,15 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
 
 
 def load_tensors(directory: Path | str) -> "dict[str, Tensor]":
-    """Return the weights of a model folder."""
-    return read_tensors(Path(directory) / WEIGHTS)
+    """Return the weights of a model folder.
+
+    Raises:
+        SubquadError: They are missing or damaged, or those of another run.
+    """
+    tensors, metadata = read_tensors_and_metadata(Path(directory) / WEIGHTS)
+    expected = stamp_of(read_json(Path(directory) / CONFIG), directory).get(CHECKSUM)
+    if expected is not None and metadata.get(CHECKSUM) != expected:
+        raise SubquadError(
+            f"{directory}: {WEIGHTS} does not belong to {CONFIG} (their checksums differ); copy the whole folder again"
+        )
+    return tensors

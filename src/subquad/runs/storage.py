@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CHECKSUM",
     "as_file",
     "as_folder",
     "atomic",
@@ -44,6 +46,8 @@ __all__ = [
 
 MARK = "subquad-"
 """In the names of temporary folders, by which those of killed processes are recognised."""
+CHECKSUM = "crc32"
+"""Entry in the header of safetensors files, against accidental changes of header and numbers."""
 
 
 @contextmanager
@@ -182,23 +186,38 @@ def read_json(path: Path | str) -> Any:
         raise SubquadError(f"{path}: not JSON ({error}); the file is damaged or was written by another tool") from error
 
 
-def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, with `metadata` in the header."""
+def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> str:
+    """Write named tensors as safetensors, with `metadata` and a checksum in the header; return the checksum."""
     from safetensors.torch import save_file
 
-    owned = _without_shared_memory(tensors)
+    owned, header = _without_shared_memory(tensors), dict(metadata or {})
+    checksum = _checksum(owned, header)
     with atomic(path) as temporary:
         try:
             # created here, with the permissions of other files; safetensors makes it readable by its owner only
             temporary.touch()
             mode = temporary.stat().st_mode
-            save_file(owned, temporary, metadata=dict(metadata or {}))
+            save_file(owned, temporary, metadata={**header, CHECKSUM: checksum})
             temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             # safetensors turns errors of the operating system into text
             if f"os error {errno.ENOSPC}" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
+    return checksum
+
+
+def _checksum(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> str:
+    """Return 8 hex digits that depend on the metadata and on the names, types, shapes and numbers of tensors."""
+    from torch import uint8
+
+    texts = sorted(item for item in metadata.items() if item[0] != CHECKSUM)
+    value = zlib.crc32(json.dumps(texts).encode())
+    for name in sorted(tensors):
+        own = tensors[name]
+        value = zlib.crc32(f"{name} {own.dtype} {tuple(own.shape)}".encode(), value)
+        value = zlib.crc32(own.reshape(-1).view(uint8).numpy(), value)
+    return f"{value:08x}"
 
 
 def _without_shared_memory(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -216,16 +235,16 @@ def _without_shared_memory(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor
 
 
 def read_tensors(path: Path | str) -> "dict[str, Tensor]":
-    """Return the named tensors of a safetensors file.
-
-    Raises:
-        SubquadError: There is no such file, or it is damaged.
-    """
+    """Return the named tensors of a safetensors file; see `read_tensors_and_metadata`."""
     return read_tensors_and_metadata(path)[0]
 
 
 def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dict[str, str]]":
-    """Return the named tensors of a safetensors file and the entries of its header."""
+    """Return the named tensors of a safetensors file and the entries of its header.
+
+    Raises:
+        SubquadError: There is no such file, or it is damaged, also if only by the checksum of `write_tensors`.
+    """
     path = Path(path)
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
@@ -234,7 +253,10 @@ def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dic
         safetensors.safe_open(path, framework="pt") as file,
     ):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return tensors, file.metadata() or {}
+        metadata = file.metadata() or {}
+    if metadata.get(CHECKSUM, "") not in ("", _checksum(tensors, metadata)):
+        raise SubquadError(f"{path}: damaged (its checksum does not match its content); copy or make it again")
+    return tensors, metadata
 
 
 def fingerprint(*parts: Path | bytes | str) -> str:

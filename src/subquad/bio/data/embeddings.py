@@ -18,7 +18,7 @@ from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, In
 from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.runs.damage import damage_as_error
-from subquad.runs.storage import atomic, read_tensors_and_metadata
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
 __all__ = [
     "Embeddings",
@@ -76,17 +76,13 @@ def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequen
         embeddings: One row per sequence.
         sequences: The sequences of the table, in its order.
     """
-    from safetensors.numpy import save_file
+    from torch import from_numpy
 
     names = ("mean", "scores", "residues", "lengths")
     arrays = {name: np.ascontiguousarray(x) for name in names if (x := getattr(embeddings, name)) is not None}
     header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
-    with atomic(path) as temporary:
-        # created here, with the permissions of other files; safetensors makes it readable by its owner only
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(arrays, temporary, metadata={**header, "sequences": sequences_fingerprint(sequences)})
-        temporary.chmod(mode)
+    header["sequences"] = sequences_fingerprint(sequences)
+    write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, header)
 
 
 def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path | str) -> Embeddings:
