@@ -34,7 +34,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from subquad.hep.simulation.jets import substructure
+from subquad.hep.data.substructure import substructure
 from subquad.hep.simulation.writer import read_columns
 
 MOST = 128

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from subquad.hep.data.examples import example_path
+from subquad.hep.data.substructure import RADIUS, substructure
 from subquad.hep.simulation.detector import CHARGED_HADRON, MUON, NEUTRAL_HADRON, PHOTON, detect
 from subquad.hep.simulation.generator import Events, Generator
-from subquad.hep.simulation.jets import RADIUS, substructure
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.towers import ECAL, HCAL
 from subquad.hep.simulation.writer import read_columns

@@ -82,7 +82,7 @@ def evaluate(
     varied: dict[str, list[ModelPredictions]] = {}
     if paths:
         taggers = compared.taggers(settings.event_weights)
-        check_variable(taggers, variations)
+        check_variable(taggers)
         predictions = score_files(taggers, paths, settings, classes, quiet=quiet)
         for variation in variations:
             scored = score_files(taggers, paths, settings, classes, variation=variation, quiet=quiet)

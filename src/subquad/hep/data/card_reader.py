@@ -29,7 +29,7 @@ from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import OBSERVERS, inspect_files, jets_of
+from subquad.hep.data.jets import MOMENTA, inspect_files, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
@@ -177,7 +177,7 @@ class CardReader:
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
         generator = variation.generator(source.path.name, int(errors.entries[0]))
-        return vary(given, variation, vectors, generator, jets={*of_jets, *OBSERVERS})
+        return vary(given, variation, vectors, generator, jets={*of_jets, *MOMENTA})
 
     def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)

@@ -19,6 +19,7 @@ from subquad.hep.data.features import jet_features, particle_features
 from subquad.hep.data.formats import iterate_columns
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import (
+    MOMENTA,
     OBSERVERS,
     PARTICLES,
     Jets,
@@ -75,6 +76,8 @@ def read_chunks(
             needs_weights=needs_weights,
             targets=layout.targets if needs_targets else (),
             variation=variation,
+            # clustering takes milliseconds per jet
+            varied=OBSERVERS if layout.has_substructure else MOMENTA,
             title=title,
             quiet=quiet,
         ):

@@ -19,6 +19,7 @@ from subquad.hep.data.variations import Variation, vary
 from subquad.progress import track
 
 __all__ = [
+    "MOMENTA",
     "OBSERVERS",
     "PARTICLES",
     "Jets",
@@ -45,6 +46,9 @@ OBSERVERS = (
     *("jet_tau1", "jet_tau2", "jet_tau3", "jet_tau4"),
 )
 """Branches with one number per jet."""
+
+MOMENTA = OBSERVERS[:5]
+"""Those that the sum of the particles determines; the others need jet clustering."""
 
 LABEL = "label_"
 ENTRIES_PER_CHUNK = 10_000
@@ -156,6 +160,7 @@ def iterate_jets(
     needs_weights: bool = True,
     targets: Sequence[str] = (),
     variation: Variation | None = None,
+    varied: Sequence[str] = MOMENTA,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
@@ -169,6 +174,7 @@ def iterate_jets(
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
         targets: Branches with regression targets.
         variation: Systematic variation of the momenta.
+        varied: Branches of jets that it changes.
         title: Title of the progress bar.
         quiet: Print no progress.
     """
@@ -193,7 +199,7 @@ def iterate_jets(
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
         if variation is not None:
             generator = variation.generator(source.path.name, int(errors.entries[0]))
-            columns = vary(columns, variation, _momenta, generator, jets=OBSERVERS)
+            columns = vary(columns, variation, _momenta, generator, jets=varied)
         jets = jets_of(columns, classes, errors)
         named = {f"the regression target {name}": columns[name] for name in targets}
         table = jet_table(named, list(named), errors) if named else None

@@ -119,6 +119,11 @@ class Layout:
         """Whether the jet-level features are those computed from JetClass's branches."""
         return self.jet_features in (JET_FEATURES, PARTICLE_SUMS)
 
+    @property
+    def has_substructure(self) -> bool:
+        """Whether a network takes soft-drop mass and N-subjettiness."""
+        return self.jet_standardizer is not None and self.jet_features == JET_FEATURES
+
 
 def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
     """Return the columns that a network takes, without fitted standardization.

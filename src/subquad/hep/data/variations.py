@@ -2,6 +2,7 @@
 
 Each particle's four-momentum is multiplied by a factor, which keeps its direction, is dropped, or is turned around the
 beam. The momentum of the jet changes by that of the sum of its particles, and the angles to its axis with the axis.
+Soft-drop mass and N-subjettiness change by the ratio of what FastJet finds in the particles after and before.
 
 Axes: J jets, C particles of all jets, one jet after the other.
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
 from subquad.hep.data.columns import jet_totals
+from subquad.hep.data.substructure import substructure
 
 __all__ = ["Variation", "fixed_inputs", "parse_variation", "vary"]
 
@@ -33,6 +35,8 @@ FIXED = re.compile(r"(^|_)(d?eta|d?phi|charge|q|pid|pdg\w*|is[A-Z]\w*|d[0z]\w*|m
 """Branches of particles that a factor does not change, or only through the axis of the jet."""
 JETS = ("pt", "energy", "e", "eta", "phi", "mass", "nparticles")
 """Endings of the names of branches of jets that are recomputed."""
+SUBSTRUCTURE = re.compile(r"(^|_)(sdmass|softdrop_?mass|msoftdrop|tau[1-4])$", re.IGNORECASE)
+"""Branches of jets that are recomputed by FastJet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def fixed_inputs(particles: Iterable[str], jets: Iterable[str]) -> list[str]:
         jets: Branches of jets likewise.
     """
     own = [name for name in particles if not FIXED.search(name) and _ending(name) not in SCALED]
-    return own + [name for name in jets if not _is_recomputed(name)]
+    return own + [name for name in jets if not _is_recomputed(name) and not SUBSTRUCTURE.search(name)]
 
 
 def _ending(name: str) -> str:
@@ -122,12 +126,18 @@ def vary(
         np.stack([jet_totals(one, column, len(lengths)) for column in table.T], axis=1)
         for one, table in ((jet, momenta), (jet[keep], wanted))
     )
-    found = {}
+    found: dict[str, Any] = {}
+    if any(name in jets and SUBSTRUCTURE.search(name) for name in columns):
+        ratios = _substructure_ratios(variation, (momenta, lengths), (wanted, kept))
     for name, given in columns.items():
         column = ak.Array(given)
         if column.ndim == 1:
             value = ak.to_numpy(column)
-            found[name] = _jet_column(name, value, before, after, kept - lengths) if name in jets else value
+            if name in jets and SUBSTRUCTURE.search(name):
+                tau = name.lower().rpartition("tau")[2]
+                found[name] = (value * ratios[:, int(tau) if tau.isdigit() else 0]).astype(value.dtype)
+            else:
+                found[name] = _jet_column(name, value, before, after, kept - lengths) if name in jets else value
             continue
         flat = ak.to_numpy(ak.flatten(column))
         # per-event collections of another length than the particles are left alone
@@ -228,6 +238,30 @@ def _jet_column(
     measure = {"pt": _pt, "energy": _energy, "e": _energy, "mass": _mass}[ending]
     old, new = measure(before), measure(after)
     return (values * np.divide(new, old, out=np.ones(len(old)), where=old > 0)).astype(values.dtype)
+
+
+def _substructure_ratios(
+    variation: Variation, before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return soft-drop mass and τ1 … τ4 [J, 5] of the varied jets relative to those of the jets; 1 where those are 0.
+
+    Args:
+        variation: What was varied.
+        before: Four-momenta [C, 4] and numbers of particles [J].
+        after: The same of the varied jets.
+    """
+    ratios = np.ones((len(before[1]), 5))
+    if variation.kind == "pt_scale":
+        # a common factor leaves the angles and the fractions of the momentum
+        ratios[:, 0] = variation.value
+    elif variation.kind != "rotate":
+        rows = np.flatnonzero(before[1])
+        old, new = (
+            np.column_stack([mass, tau])
+            for mass, tau in (substructure(momenta, lengths[rows]) for momenta, lengths in (before, after))
+        )
+        ratios[rows] = np.divide(new, old, out=np.ones_like(old), where=old > 0)
+    return ratios
 
 
 def _pt(sums: np.ndarray) -> np.ndarray:

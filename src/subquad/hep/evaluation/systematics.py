@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import raise_errors
-from subquad.hep.data.variations import Variation
 from subquad.hep.metrics.predictions import ModelPredictions
 from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.metrics.weighting import weighted_mean
@@ -14,29 +13,19 @@ from subquad.hep.models.trained import TrainedTagger
 
 __all__ = ["check_variable", "varied_metrics"]
 
-PRECOMPUTED = ("log sdmass", "log tau", "tau")
-"""Beginnings of the names of jet-level features that need jet clustering."""
 
-
-def check_variable(taggers: Mapping[str, Sequence[TrainedTagger]], variations: Sequence[Variation]) -> None:
-    """Check that all inputs of the taggers can be recomputed from varied momenta.
+def check_variable(taggers: Mapping[str, Sequence[TrainedTagger]]) -> None:
+    """Check that the inputs of all taggers follow from momenta that can be varied.
 
     Raises:
-        SubquadError: A tagger takes features that the files hold precomputed, or its card has no momenta.
+        SubquadError: The card of a tagger has no momenta, or describes collections of events.
     """
     errors = []
     for tagger in (one for each in taggers.values() for one in each):
-        card, layout = tagger.layout.card, tagger.layout
+        card = tagger.layout.card
         if card is not None and (not card.vectors or card.collections is not None):
             lacks = "describes collections of events" if card.vectors else "has no pf_vectors"
             errors.append(f"{tagger.path}: {card.name} {lacks}, so that momenta cannot be varied")
-        takes = layout.jet_features if layout.jet_standardizer is not None else ()
-        fixed = [name for name in takes if layout.has_jetclass_features and name.startswith(PRECOMPUTED)]
-        if fixed and any(variation.kind != "rotate" for variation in variations):
-            errors.append(
-                f"{tagger.path}: takes {', '.join(fixed)}, which the files hold precomputed and which cannot be "
-                "recomputed from varied momenta; fit a tagger with --inputs particles, or evaluate rotate alone"
-            )
     raise_errors("--vary: some taggers cannot be evaluated on varied jets:", errors)
 
 

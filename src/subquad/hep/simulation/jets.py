@@ -6,18 +6,17 @@ Axes: C candidates, J jets. FastJet (arXiv:1111.6097) does the clustering, all e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from subquad.hep.data.substructure import RADIUS, jets_of_vectors, substructure
 from subquad.hep.simulation.detector import Candidates
 from subquad.hep.simulation.generator import Decay, Events, distance
 from subquad.hep.simulation.processes import Process
 
-__all__ = ["ETA_MAX", "PT_RANGE", "RADIUS", "Jets", "find_jets", "substructure"]
+__all__ = ["ETA_MAX", "PT_RANGE", "Jets", "find_jets"]
 
-RADIUS = 0.8
 PT_RANGE = (500.0, 1000.0)
 ETA_MAX = 2.0
 
@@ -55,7 +54,7 @@ def find_jets(events: Events, candidates: Candidates, process: Process) -> Jets:
     # FastJet cannot cluster an event without candidates
     kept = np.flatnonzero(sizes)
     cluster = fastjet.ClusterSequence(
-        _vectors(candidates.momentum[rows], sizes[kept]), fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS)
+        jets_of_vectors(candidates.momentum[rows], sizes[kept]), fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS)
     )
     index = cluster.constituent_index(PT_RANGE[0] - 1.0)
     starts = np.concatenate([[0], np.cumsum(sizes[kept])])[:-1]
@@ -105,32 +104,3 @@ def _assemble(candidates: Candidates, chosen: list[tuple[Int[np.ndarray, " K"], 
         decays=decays,
         codes=np.array([_QCD_CODE if decay is None else decay.code for decay in decays], dtype=np.int64),
     )
-
-
-def substructure(
-    constituents: Float[np.ndarray, "K 4"], sizes: Int[np.ndarray, " J"]
-) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, "J 4"]]:
-    """Return the soft-drop masses and τ1 … τ4 of jets whose constituents follow one another.
-
-    τ uses axes from one pass of minimization starting at exclusive-kT axes; it is 0 with fewer particles than axes.
-    """
-    import awkward as ak
-    import fastjet
-
-    if len(sizes) == 0:
-        return np.zeros(0), np.zeros((0, 4))
-    # without a limit on the radius, so that one jet has all constituents
-    largest = fastjet.JetDefinition.max_allowable_R  # pyright: ignore[reportAttributeAccessIssue]
-    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, largest)
-    cluster = fastjet.ClusterSequence(_vectors(constituents, sizes), definition)
-    groomed = cluster.exclusive_jets_softdrop_grooming(njets=1, beta=0, symmetry_cut=0.1, R0=RADIUS)
-    taus = cluster.njettiness(njets=[1, 2, 3, 4], beta=1.0, R0=RADIUS)  # pyright: ignore[reportAttributeAccessIssue]
-    mass = ak.to_numpy(groomed.msoftdrop).astype(np.float64).reshape(-1)
-    return mass, ak.to_numpy(taus).astype(np.float64).reshape(len(sizes), 4)
-
-
-def _vectors(momentum: Float[np.ndarray, "C 4"], sizes: Int[np.ndarray, " J"]) -> Any:
-    import awkward as ak
-
-    columns = {axis: np.ascontiguousarray(momentum[:, column]) for column, axis in enumerate(("px", "py", "pz", "E"))}
-    return ak.unflatten(ak.zip(columns, with_name="Momentum4D"), sizes)
