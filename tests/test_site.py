@@ -25,7 +25,10 @@ RUN = (
     *("tutorial-sequences.md", "tutorial-language-models.md", *JET_GUIDES),
 )
 """Pages whose commands run in the tests of their field."""
-SHOWN = ("app.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md", "from-weaver.md")
+SHOWN = (
+    *("app.md", "scaling.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md"),
+    "from-weaver.md",
+)
 """Pages whose commands need files that are not there, or run until they are stopped."""
 
 
