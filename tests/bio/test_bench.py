@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +35,8 @@ def fit(table, settings, *, out, seed, force, quiet):
         (out / "config.json").write_text("{}")
         (out / "pid").write_text(str(os.getpid()))
         time.sleep(30 if not (out / "begun").exists() else 0)
+    if "nap" in text:
+        time.sleep(3)
     if "wrong" in text:
         raise SubquadError("row 3: 'J' is not in the dna alphabet")
     if "crash" in text:
@@ -198,6 +201,43 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
     here = bench(tasks, out=tmp_path / "here", quiet=True)
     there = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [entry.get("values") for entry in there["tasks"]] == [entry.get("values") for entry in here["tasks"]]
+
+
+@pytest.mark.slow
+def test_tasks_of_a_machine_that_is_lost_run_on_another(tmp_path, fake_fit, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    names = [f"a/nap{number}" for number in range(6)]
+    tasks = write_tasks(tmp_path, dict.fromkeys(names, "nap"))
+    code = f"""
+        import threading, time
+        from pathlib import Path
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
+        lost = cluster.add_node(num_cpus=2)
+        import ray
+        ray.init(address=cluster.address, log_to_driver=False)
+
+        def lose():
+            # both machines work on a task
+            while len(Path({str(tmp_path / "calls.txt")!r}).read_text().splitlines()) < 3:
+                time.sleep(0.1)
+            cluster.remove_node(lost, allow_graceful=False)
+
+        Path({str(tmp_path / "calls.txt")!r}).touch()
+        threading.Thread(target=lose, daemon=True).start()
+        from subquad.bio.commands.bench import bench
+        from subquad.bio.benchmark.settings import BenchSettings
+        found = bench({str(tasks)!r}, BenchSettings(ray=True), out={str(tmp_path / "out")!r}, quiet=True)
+        alive = sum(node["Alive"] for node in ray.nodes())
+        print("failed:", found["failed"], "done:", len(found["tasks"]), "machines:", alive)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert "failed: [] done: 6 machines: 1" in done.stdout, done.stdout + done.stderr
+    # those of the lost machine were started again, and no finished one was
+    starts = Counter(line.split()[0] for line in fake_fit())
+    assert set(starts) == {name.removeprefix("a/") for name in names}
+    assert 6 < starts.total() <= 8
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ class _Trainer:
             advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
             if is_terminated():
                 return self.save()
-            if state.count == 0 and time.monotonic() - last_saved > settings.save_seconds:
+            if time.monotonic() - last_saved > settings.save_seconds:
                 self.save()
                 last_saved = time.monotonic()
         state.has_ended = True

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def run_locally(
 def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> Iterator[tuple[Job, Outcome]]:
     """Yield each job with its outcome as it ends; one core each, started in the given order.
 
-    Every machine needs the same version of subquad.
+    Every machine needs the same version of subquad. The jobs of a machine that is lost run on another one; a job whose
+    machines were lost four times has failed.
     """
     ray = require("ray", extra="ray")
     starts_ray = not ray.is_initialized()
@@ -63,15 +65,22 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
     marker = folder.resolve() / f".shared-{uuid.uuid4().hex}"
     marker.touch()
     try:
-        remote = ray.remote(num_cpus=1)(run_remotely)
-        waiting = {
-            remote.remote(job, str(marker), Path(job["table"]).read_bytes(), settings.timeout): job for job in jobs
-        }
-        while waiting:
+        remote, queue = ray.remote(num_cpus=1, max_retries=3)(run_remotely), deque(jobs)
+        waiting: dict[Any, Job] = {}
+        while queue or waiting:
+            # twice as many as run at once, since the tables of waiting jobs are held in memory
+            while queue and len(waiting) < max(2, 2 * int(ray.cluster_resources().get("CPU", 1))):
+                job = queue.popleft()
+                table = Path(job["table"]).read_bytes()
+                waiting[remote.remote(job, str(marker), table, settings.timeout)] = job
             ready, _ = ray.wait(list(waiting), num_returns=1)
             for reference in ready:
                 job = waiting.pop(reference)
-                outcome, files = ray.get(reference)
+                try:
+                    outcome, files = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    message = f"lost with its machine or process ({str(error).splitlines()[0]})"
+                    outcome, files = {"message": message, "seconds": None, "memory_mb": None}, {}
                 store_files(job, outcome, files)
                 yield job, outcome
     finally:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -91,8 +92,8 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
     errors: list[str] = []
     tasks = [_task(path.parent, entry, number, settings, errors) for number, entry in enumerate(entries, start=1)]
     found = [task for task in tasks if task is not None]
-    ids = [task.id for task in found]
-    errors += [f"id {name!r} occurs {ids.count(name)} times" for name in dict.fromkeys(ids) if ids.count(name) > 1]
+    ids = Counter(task.id for task in found)
+    errors += [f"id {name!r} occurs {count} times" for name, count in ids.items() if count > 1]
     raise_errors(f"{path}:", errors)
     by_id = {task.id: task for task in found}
     found = [replace(task, train_on=task.train_on or _donor(task, settings.train_pairs)) for task in found]
