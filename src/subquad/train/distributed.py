@@ -8,7 +8,15 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, nn
 
-__all__ = ["all_reduce_gradients", "broadcast_object", "device_name", "has_accelerator", "process_device", "processes"]
+__all__ = [
+    "all_reduce_gradients",
+    "broadcast_object",
+    "device_name",
+    "has_accelerator",
+    "process_device",
+    "processes",
+    "sum_over_processes",
+]
 
 Value = TypeVar("Value")
 
@@ -42,6 +50,11 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
         mean = cast(Tensor, reduce(torch.cat([gradient.flatten() for gradient in own]), "mean"))
         for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
             one.grad = part.view_as(one)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Return the sum of a tensor of each process, on the device of the given one; all processes must call this."""
+    return cast(Tensor, reduce(values.to(process_device()), "sum")).to(values.device)
 
 
 def process_device() -> torch.device:

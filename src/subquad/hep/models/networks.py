@@ -22,6 +22,7 @@ from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.train.bucketing import batches_by_length
+from subquad.train.distributed import processes, sum_over_processes
 
 __all__ = [
     "Network",
@@ -127,7 +128,12 @@ def predict_logits(net: Network, dataset: JetDataset, batch_size: int = 64) -> F
 
 
 def predict_outputs(
-    net: Network, dataset: JetDataset, batch_size: int = 64, *, advance: Callable[[int], object] | None = None
+    net: Network,
+    dataset: JetDataset,
+    batch_size: int = 64,
+    *,
+    advance: Callable[[int], object] | None = None,
+    is_shared: bool = False,
 ) -> Float[Tensor, "J N"]:
     """Return logits and standardized targets of all jets, in their order; `logits_and_targets` divides them.
 
@@ -138,10 +144,13 @@ def predict_outputs(
         dataset: The jets.
         batch_size: Jets per forward pass.
         advance: Called with the number of jets after each batch; batches are then processed one after the other.
+        is_shared: Each process computes a part of the batches, and all return all outputs; all must call this.
     """
     device = next(net.parameters()).device
     out = torch.zeros(len(dataset), net.classes)
     batches = batches_by_length(dataset.lengths, batch_size) if len(dataset) else []
+    if is_shared:
+        batches = batches[processes().process_index :: processes().num_processes]
     threads = min(torch.get_num_threads(), len(batches)) if device.type == "cpu" and advance is None else 1
 
     def predict(indices: Tensor) -> None:
@@ -166,7 +175,8 @@ def predict_outputs(
                 predict(indices)
     finally:
         net.train(was_training)
-    return out
+    # the outputs of the other processes are zeros here
+    return sum_over_processes(out) if is_shared else out
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from subquad.hep.models.networks import (
     build_network,
     logits_and_targets,
     outputs_of,
-    predict_logits,
     predict_outputs,
     using_threads,
 )
@@ -103,7 +102,8 @@ def fit_network(
         plan = _Plan(net=net, parts=parts, settings=settings, seed=seed, **options)
         result, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
-        temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
+        logits = logits_and_targets(net, predict_outputs(net, validation, is_shared=True))[0]
+        temperature = fit_temperature(logits, validation.labels, event_weights)
     divide_logits(net.head, temperature, targets=len(targets))
     return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature, learning_rate=rate)
 
@@ -137,7 +137,7 @@ class _Plan:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Return accuracy and loss of the validation jets, and the parts of the loss beside the cross-entropy."""
         jets = self.parts["validation"]
-        outputs = predict_outputs(model, jets)  # pyright: ignore[reportArgumentType]
+        outputs = predict_outputs(model, jets, is_shared=True)  # pyright: ignore[reportArgumentType]
         logits, predicted = logits_and_targets(self.net, outputs)
         weights = jets.weights / jets.weights.sum().clamp(min=1e-12)
         loss = (cross_entropy(logits, jets.labels, reduction="none") * weights).sum().item()
