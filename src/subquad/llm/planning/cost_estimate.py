@@ -40,6 +40,8 @@ pass needs no gradient of queries, keys and values. Fine-tuning runs forward and
 which need no gradients themselves, $2 P + 2 P$ with the output head; hybrid attention is $4 a$, since its weights are
 recomputed. Gradient checkpointing adds one forward pass of the layers. The sum is divided by the sustained operations
 per second. Attention transfer is limited by memory bandwidth rather than by operations, so prefer a measured rate.
+Block-wise transfer also runs each block but the last once more, to write the hidden states for the next one, which is
+not counted.
 
 Letters as in `subquad.ops.linattn`; D width of the hidden states, I of the MLP, L layers.
 """
