@@ -5,11 +5,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.bio_bench import stand_in, write_tasks
 
 from subquad.bio.benchmark.jobs import is_done, make_jobs
 from subquad.bio.benchmark.settings import BenchSettings
@@ -21,67 +21,10 @@ from subquad.runs.options import OutputOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
 
-FAKE = """
-import json, os, pathlib, sys, time, types
-
-def fit(table, settings, *, out, seed, force, quiet):
-    from subquad.errors import SubquadError
-    out = pathlib.Path(out)
-    with open(pathlib.Path(table).parent / "calls.txt", "a") as file:
-        file.write(f"{out.parent.name} {seed} {settings.train_rows} {','.join(settings.target)}\\n")
-    text = pathlib.Path(table).read_text()
-    if "slow" in text:
-        (out).mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text("{}")
-        (out / "pid").write_text(str(os.getpid()))
-        time.sleep(30 if not (out / "begun").exists() else 0)
-    if "nap" in text:
-        time.sleep(3)
-    if "wrong" in text:
-        raise SubquadError("row 3: 'J' is not in the dna alphabet")
-    if "crash" in text:
-        raise ValueError("a bug")
-    names = [*(settings.models or ["ridge", "boosting", "lyra"]), "ensemble-without-lyra", "ensemble"]
-    values = {name: 0.5 + 0.07 * k + 0.01 * seed for k, name in enumerate(names)}
-    metrics = {
-        "test": {name: {"spearman": value, "pearson": value / 2} for name, value in values.items()},
-        "intervals": {"test": {name: {"spearman": [value - 0.1, value + 0.1]} for name, value in values.items()}},
-        "rows": {"train": 41, "validation": 7, "test": 23},
-        "weights": {"ensemble": {"ridge": 0.25, "boosting": 0.25, "lyra": 0.5}},
-        "cpu_seconds": {name: 1.5 for name in names},
-        "memory_mb": 5,
-    }
-    # in the second sample the ensemble is below Lyra, and the third one defines no metric
-    bootstrap = {name: [value, value - 0.2 * (name == "ensemble"), None] for name, value in values.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bootstrap.json").write_text(json.dumps(bootstrap))
-    (out / "metrics.json").write_text(json.dumps(metrics))
-
-room = types.ModuleType("subquad.bio.commands.fit")
-room.fit = fit
-sys.modules["subquad.bio.commands.fit"] = room
-"""
-
 
 @pytest.fixture
 def fake_fit(tmp_path, monkeypatch):
-    """Put a stand-in for the fit before the processes that do the tasks; return the lines that it leaves."""
-    room = tmp_path / "fake"
-    room.mkdir()
-    (room / "sitecustomize.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", str(room))
-    calls = tmp_path / "calls.txt"
-    return lambda: calls.read_text().split("\n")[:-1] if calls.is_file() else []
-
-
-def write_tasks(folder, texts, **more):
-    entries = []
-    for name, word in texts.items():
-        file = f"{name.replace('/', '_')}.csv"
-        (folder / file).write_text(f"sequence,target,split\n{word},1,train\n")
-        entries.append({"id": name, "file": file, "kind": "reg", "metric": "Pearson", "alphabet": "ACGT", **more})
-    (folder / "tasks.json").write_text(json.dumps(entries))
-    return folder / "tasks.json"
+    return stand_in(tmp_path, monkeypatch)
 
 
 def is_running(pid):
@@ -201,43 +144,6 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
     here = bench(tasks, out=tmp_path / "here", quiet=True)
     there = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [entry.get("values") for entry in there["tasks"]] == [entry.get("values") for entry in here["tasks"]]
-
-
-@pytest.mark.slow
-def test_tasks_of_a_machine_that_is_lost_run_on_another(tmp_path, fake_fit, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    names = [f"a/nap{number}" for number in range(6)]
-    tasks = write_tasks(tmp_path, dict.fromkeys(names, "nap"))
-    code = f"""
-        import threading, time
-        from pathlib import Path
-        from ray.cluster_utils import Cluster
-        cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
-        lost = cluster.add_node(num_cpus=2)
-        import ray
-        ray.init(address=cluster.address, log_to_driver=False)
-
-        def lose():
-            # both machines work on a task
-            while len(Path({str(tmp_path / "calls.txt")!r}).read_text().splitlines()) < 3:
-                time.sleep(0.1)
-            cluster.remove_node(lost, allow_graceful=False)
-
-        Path({str(tmp_path / "calls.txt")!r}).touch()
-        threading.Thread(target=lose, daemon=True).start()
-        from subquad.bio.commands.bench import bench
-        from subquad.bio.benchmark.settings import BenchSettings
-        found = bench({str(tasks)!r}, BenchSettings(ray=True), out={str(tmp_path / "out")!r}, quiet=True)
-        alive = sum(node["Alive"] for node in ray.nodes())
-        print("failed:", found["failed"], "done:", len(found["tasks"]), "machines:", alive)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
-    assert "failed: [] done: 6 machines: 1" in done.stdout, done.stdout + done.stderr
-    # those of the lost machine were started again, and no finished one was
-    starts = Counter(line.split()[0] for line in fake_fit())
-    assert set(starts) == {name.removeprefix("a/") for name in names}
-    assert 6 < starts.total() <= 8
 
 
 @pytest.mark.slow

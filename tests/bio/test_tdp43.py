@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy.stats import spearmanr
+from support.weights import shuffle
 
 from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.scores import score
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.runs.loading import load_run
-from subquad.runs.storage import read_json, read_tensors, write_tensors
+from subquad.runs.storage import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -50,14 +50,7 @@ def runs(tables):
     settings = FitSettings(wild_type=WILD, models=models, epochs=1.0, ensemble_size=1, leak_distance=0)
     fit(tables / "fit.csv", settings, out=tables / "fitted", quiet=True)
     shutil.copytree(tables / "fitted", tables / "shuffled")
-    random, path = torch.Generator().manual_seed(0), tables / "shuffled" / "model.safetensors"
-    shuffled = {
-        name: tensor.flatten()[torch.randperm(tensor.numel(), generator=random)].reshape(tensor.shape)
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in read_tensors(path).items()
-    }
-    write_tensors(path, shuffled)
+    shuffle(tables / "shuffled")
     ridge = Baseline.load(baseline_file(tables / "shuffled", "ridge"))
     weight = np.random.default_rng(0).permuted(ridge.model.weight, axis=1)
     replace(ridge, model=replace(ridge.model, weight=weight)).save(baseline_file(tables / "shuffled", "ridge"))

@@ -13,7 +13,7 @@ pytest.importorskip("hypothesis")
 from support.fuzz_targets import TARGETS
 from support.fuzzing import fuzz
 
-SECONDS = float(os.environ.get("SUBQUAD_FUZZ_SECONDS", "1"))
+SECONDS = float(os.environ.get("SUBQUAD_FUZZ_SECONDS", "0.4"))
 SEED = int(os.environ.get("SUBQUAD_FUZZ_SEED", "0"))
 
 pytestmark = [

@@ -23,14 +23,14 @@ from support.hep_layouts import (
     write_nano,
     write_top,
 )
+from support.weights import shuffle
 
 from subquad.cli import main
 from subquad.hep import EvaluateSettings, ExplainSettings, TrainedTagger, evaluate, explain, predict, read
 from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.chunks import chunk_of
-from subquad.runs.folder import WEIGHTS
-from subquad.runs.storage import read_json, read_tensors, write_tensors
+from subquad.runs.storage import read_json
 
 uproot = pytest.importorskip("uproot")
 
@@ -102,12 +102,7 @@ def shuffled(fitted, tmp_path_factory):
     """A copy of the tagger whose weights are shuffled within each tensor."""
     out = tmp_path_factory.mktemp("shuffled") / "run"
     shutil.copytree(fitted, out)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor)
-        for name, tensor in read_tensors(out / WEIGHTS).items()
-    }
-    write_tensors(out / WEIGHTS, tensors, {"format": "pt"})
+    shuffle(out)
     return out
 
 

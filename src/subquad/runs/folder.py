@@ -18,6 +18,7 @@ from subquad.runs.storage import (
     read_json,
     read_tensors_and_metadata,
     remove_temporaries,
+    verify_tensors,
     write_json,
     write_tensors,
 )
@@ -25,7 +26,16 @@ from subquad.runs.storage import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMAT", "Run", "check_run_folder", "load_config", "load_tensors", "open_run", "stamp_of"]
+__all__ = [
+    "FORMAT",
+    "Run",
+    "check_run_folder",
+    "check_weights",
+    "load_config",
+    "load_tensors",
+    "open_run",
+    "stamp_of",
+]
 
 FORMAT = 1
 """Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
@@ -216,9 +226,22 @@ def load_tensors(directory: Path | str) -> "dict[str, Tensor]":
         SubquadError: They are missing or damaged, or those of another run.
     """
     tensors, metadata = read_tensors_and_metadata(Path(directory) / WEIGHTS)
-    expected = stamp_of(read_json(Path(directory) / CONFIG), directory).get(CHECKSUM)
+    _check_same_run(Path(directory), metadata)
+    return tensors
+
+
+def check_weights(directory: Path | str) -> None:
+    """Check the weights of a model folder that another library will read.
+
+    Raises:
+        SubquadError: They are missing or damaged, or those of another run.
+    """
+    _check_same_run(Path(directory), verify_tensors(Path(directory) / WEIGHTS))
+
+
+def _check_same_run(directory: Path, metadata: Mapping[str, str]) -> None:
+    expected = stamp_of(read_json(directory / CONFIG), directory).get(CHECKSUM)
     if expected is not None and metadata.get(CHECKSUM) != expected:
         raise SubquadError(
             f"{directory}: {WEIGHTS} does not belong to {CONFIG} (their checksums differ); copy the whole folder again"
         )
-    return tensors

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ __all__ = [
     "remove_temporaries",
     "shipped_file",
     "temporaries_of",
+    "verify_tensors",
     "write_json",
     "write_tensors",
 ]
@@ -191,7 +192,7 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
     from safetensors.torch import save_file
 
     owned, header = _without_shared_memory(tensors), dict(metadata or {})
-    checksum = _checksum(owned, header)
+    checksum = _checksum(owned, owned.__getitem__, header)
     with atomic(path) as temporary:
         try:
             # created here, with the permissions of other files; safetensors makes it readable by its owner only
@@ -207,14 +208,14 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
     return checksum
 
 
-def _checksum(tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> str:
+def _checksum(names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata: Mapping[str, str]) -> str:
     """Return 8 hex digits that depend on the metadata and on the names, types, shapes and numbers of tensors."""
     from torch import uint8
 
     texts = sorted(item for item in metadata.items() if item[0] != CHECKSUM)
     value = zlib.crc32(json.dumps(texts).encode())
-    for name in sorted(tensors):
-        own = tensors[name]
+    for name in sorted(names):
+        own = tensor(name)
         value = zlib.crc32(f"{name} {own.dtype} {tuple(own.shape)}".encode(), value)
         value = zlib.crc32(own.reshape(-1).view(uint8).numpy(), value)
     return f"{value:08x}"
@@ -245,18 +246,40 @@ def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dic
     Raises:
         SubquadError: There is no such file, or it is damaged, also if only by the checksum of `write_tensors`.
     """
-    path = Path(path)
-    if not path.is_file():
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return tensors, _verified(path, tensors, tensors.__getitem__, file.metadata())
+
+
+def verify_tensors(path: Path | str) -> dict[str, str]:
+    """Return the entries of the header of a safetensors file after checking its content, one tensor at a time.
+
+    Raises:
+        SubquadError: There is no such file, or it is damaged; see `read_tensors_and_metadata`.
+    """
+    with _opened(path) as file:
+        return _verified(path, file.keys(), file.get_tensor, file.metadata())
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
+    if not Path(path).is_file():
         raise SubquadError(f"{path}: no such file")
     with (
         damage_as_error(f"{path}: not a safetensors file, or cut short"),
         safetensors.safe_open(path, framework="pt") as file,
     ):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        metadata = file.metadata() or {}
-    if metadata.get(CHECKSUM, "") not in ("", _checksum(tensors, metadata)):
+        yield file
+
+
+def _verified(
+    path: Path | str, names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata: dict[str, str] | None
+) -> dict[str, str]:
+    """Return the metadata of a file, whose checksum, if it has one, is that of its content."""
+    found = metadata or {}
+    if found.get(CHECKSUM, "") not in ("", _checksum(names, tensor, found)):
         raise SubquadError(f"{path}: damaged (its checksum does not match its content); copy or make it again")
-    return tensors, metadata
+    return found
 
 
 def fingerprint(*parts: Path | bytes | str) -> str:

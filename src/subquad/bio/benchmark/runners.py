@@ -60,8 +60,9 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
     ray = require("ray", extra="ray")
     starts_ray = not ray.is_initialized()
     if starts_ray:
-        cluster = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": settings.jobs, "include_dashboard": False}
-        ray.init(log_to_driver=False, **cluster)
+        # without an address, a cluster that happens to run on this machine is left alone
+        own = {"address": "local", "num_cpus": settings.jobs, "include_dashboard": False}
+        ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
     marker = folder.resolve() / f".shared-{uuid.uuid4().hex}"
     marker.touch()
     try:

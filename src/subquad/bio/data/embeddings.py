@@ -79,7 +79,10 @@ def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequen
     from torch import from_numpy
 
     names = ("mean", "scores", "residues", "lengths")
-    arrays = {name: np.ascontiguousarray(x) for name in names if (x := getattr(embeddings, name)) is not None}
+    # torch takes writable arrays; others are copied
+    arrays = {
+        name: np.require(x, requirements=["C", "W"]) for name in names if (x := getattr(embeddings, name)) is not None
+    }
     header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
     header["sequences"] = sequences_fingerprint(sequences)
     write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, header)

@@ -14,7 +14,7 @@ from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import checkpoint_kind, download, is_hub_name, without_progress_bars
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.damage import OF_TRANSFORMERS
-from subquad.runs.folder import load_config
+from subquad.runs.folder import check_weights, load_config
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
 
@@ -47,6 +47,7 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     # a folder of `save_pretrained` has no entry of the run
     if kind != "linearized" or "subquad" in read_json(Path(directory) / "config.json"):
         load_config(directory, "llm")
+        check_weights(directory)
     return _open_linearized(Path(directory))
 
 
