@@ -139,7 +139,7 @@ def test_few_jets_give_a_better_tagger_from_a_run_than_from_scratch(origin, samp
         pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "predict_logits", lambda *args: (_ for _ in ()).throw(StoppedError))
+        patch.setattr(training, "fit_temperature", lambda *args: (_ for _ in ()).throw(StoppedError))
         with pytest.raises(StoppedError):
             fit(few, given, test=many, out=tmp_path / "stopped", quiet=True)
     moved = tmp_path / "origin"

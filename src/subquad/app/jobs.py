@@ -160,6 +160,8 @@ class JobRunner:
         self._free = threading.Semaphore(most)
         self._processes: dict[Path, subprocess.Popen] = {}
         self._stopped: set[Path] = set()
+        self._latest: dict[Path, threading.Thread] = {}
+        """The thread of the last start of each job."""
         self._lock = threading.Lock()
 
     def start(self, folder: Path, kind: str, command: Command) -> Job:
@@ -194,10 +196,15 @@ class JobRunner:
     def _begin(self, job: Job) -> None:
         self._stopped.discard(job.folder)
         write_json(job.folder / "status.json", {"state": "waiting"})
-        threading.Thread(target=self._run, args=(job,), daemon=True, name=f"job {job.name}").start()
+        thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=f"job {job.name}")
+        self._latest[job.folder] = thread
+        thread.start()
 
     def _run(self, job: Job) -> None:
         with self._free:
+            # stopped while it waited, and started again since
+            if self._latest.get(job.folder) is not threading.current_thread():
+                return
             if job.folder in self._stopped or not job.folder.is_dir():
                 self._finish(job, {"state": "stopped"})
                 return

@@ -199,6 +199,7 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
             temporary.touch()
             mode = temporary.stat().st_mode
             save_file(owned, temporary, metadata={**header, CHECKSUM: checksum})
+            _sort_metadata(temporary)
             temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             # safetensors turns errors of the operating system into text
@@ -206,6 +207,19 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
     return checksum
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, whose order is random, so that equal files are equal."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # a header of another length would move the numbers
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _checksum(names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata: Mapping[str, str]) -> str:
