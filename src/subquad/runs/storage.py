@@ -291,7 +291,7 @@ def _verified(
 ) -> dict[str, str]:
     """Return the metadata of a file, whose checksum, if it has one, is that of its content."""
     found = metadata or {}
-    if found.get(CHECKSUM, "") not in ("", _checksum(names, tensor, found)):
+    if CHECKSUM in found and found[CHECKSUM] != _checksum(names, tensor, found):
         raise SubquadError(f"{path}: damaged (its checksum does not match its content); copy or make it again")
     return found
 
