@@ -1,4 +1,4 @@
-"""The main job of the three fields on real input, two at a time, and one HTML page: about five minutes on two cores."""
+"""The main job of the three fields on real input, two at a time, and one HTML page: about six minutes on two cores."""
 
 import os
 import subprocess

@@ -127,8 +127,8 @@ def vary(
         for one, table in ((jet, momenta), (jet[keep], wanted))
     )
     found: dict[str, Any] = {}
-    if any(name in jets and SUBSTRUCTURE.search(name) for name in columns):
-        ratios = _substructure_ratios(variation, (momenta, lengths), (wanted, kept))
+    is_clustered = any(name in jets and SUBSTRUCTURE.search(name) for name in columns)
+    ratios = _substructure_ratios(variation, (momenta, lengths), (wanted, kept)) if is_clustered else np.ones((0, 5))
     for name, given in columns.items():
         column = ak.Array(given)
         if column.ndim == 1:
