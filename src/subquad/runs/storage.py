@@ -231,7 +231,7 @@ def _checksum(names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata:
     for name in sorted(names):
         own = tensor(name)
         value = zlib.crc32(f"{name} {own.dtype} {tuple(own.shape)}".encode(), value)
-        value = zlib.crc32(memoryview(own.reshape(-1).view(uint8).numpy()), value)
+        value = zlib.crc32(own.reshape(-1).view(uint8).numpy().data, value)
     return f"{value:08x}"
 
 
