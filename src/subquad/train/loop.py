@@ -215,7 +215,9 @@ class _Trainer:
             advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
             if is_terminated():
                 return self.save()
-            if time.monotonic() - last_saved > settings.save_seconds:
+            # of several processes, only one saves its sums of metrics that are not logged yet
+            is_complete = state.count == 0 or self.accelerator.num_processes == 1
+            if is_complete and time.monotonic() - last_saved > settings.save_seconds:
                 self.save()
                 last_saved = time.monotonic()
         state.has_ended = True
