@@ -11,7 +11,9 @@ whether it finds a number in a long meaningless text. Arms:
 - default: no cache, unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of
   them. paper: without all.
 - controls, trained by `linearize --controls` beside the arms moments and default on as many tokens: the teacher, the
-  window of the student, and a window as large as its state, both with sinks.
+  window of the student, and a window as large as its state, both with sinks. A terrace window sees three quarters of
+  the tokens that it keeps on average; the rows "sliding" read the weights of the last control with a window that
+  slides and sees all of them.
 
 Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
 by text and bin of positions, and fractions of numbers that were found, mean and standard deviation over seeds.
@@ -35,12 +37,13 @@ from bio_speed import machine
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.probes import passkey_prompt
-from subquad.llm.models.attention import attention_mode
+from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.controls import CONTROLS, control_folder
+from subquad.llm.training.controls import CONTROLS, control_folder, state_size
 from subquad.llm.training.metrics import token_losses
+from subquad.nn.attention import HybridAttention
 from subquad.runs.storage import read_json, write_json
 
 ARMS = {
@@ -53,6 +56,7 @@ ARMS = {
     "paper": {"rotate_features": True, "horizon": 0.0, "sinks": 0},
 }
 WITH_CONTROLS = ("moments", "default")
+SLIDING = "window, as large, sliding, untrained"
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DECISIVE = (
     "transfer_tokens",
@@ -95,6 +99,9 @@ def main():
     for name, mode in untrained.items():
         path = options.out / file_name(name)
         found[name] = [kept(path, options, lambda mode=mode: measure(model, mode=mode, **given))]
+    tokens = state_size(model)[1]
+    path = options.out / file_name(SLIDING)
+    found[SLIDING] = [kept(path, options, lambda: measure(sliding(model, tokens), mode="window", **given))]
     del model
     for seed in options.seeds:
         for arm in options.arms:
@@ -115,11 +122,16 @@ def main():
             if settings.controls:
                 names = zip(CONTROLS, ("softmax", "window", "window"), strict=True)
                 measured += [(f"{arm}: {name}", run / control_folder(name), mode) for name, mode in names]
+                measured.append((f"{arm}: {CONTROLS[-1]}, sliding", run / control_folder(CONTROLS[-1]), "sliding"))
             for name, folder, mode in measured:
-                path = options.out / file_name(name, seed)
-                own = kept(
-                    path, options, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], mode=mode, **given)
-                )
+
+                def compute(folder=folder, mode=mode, run=run):
+                    opened = llm.load(folder)[0]
+                    if mode == "sliding":
+                        opened, mode = sliding(opened, state_size(llm.load(run)[0])[1]), "window"
+                    return measure(opened, mode=mode, **given)
+
+                own = kept(options.out / file_name(name, seed), options, compute)
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
     print(
@@ -180,6 +192,23 @@ def write_texts(data, out):
     held_out = {name: folder / f"{name}.txt" for name in ("speeches", "screenplay")}
     held_out |= {"shakespeare": data / "text/tinyshakespeare/input.txt", "wikitext": wiki / "test.txt"}
     return [*training, data / "instruct/gpteacher/roleplay.json"], held_out
+
+
+def sliding(model, tokens):
+    """Give a converted model a window of so many tokens that slides, its sinks included, and return it."""
+    for layer in attention_layers(model):
+        old = layer.hybrid
+        layer.hybrid = HybridAttention(
+            heads=old.heads,
+            kv_heads=old.kv_heads,
+            head_width=old.head_width,
+            window=tokens - old.sinks,
+            window_shape="sliding",
+            sinks=old.sinks,
+            scale=old.scale,
+            has_inputs=old.has_inputs,
+        )
+    return model
 
 
 @torch.no_grad()

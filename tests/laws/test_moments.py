@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 from support.laws import assert_same_law
+from torch.nn import functional
 
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
+from subquad.ops.linattn_windows import seen_whole
 from subquad.ops.moments import far_terms, moments_of
 
 K, V, U = 5, 7, 3
@@ -98,6 +100,18 @@ def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
     inputs = draw(2, T, has_inputs=has_inputs, seed=seed)
     mask = mask_of(padding, T)
     assert_equal(in_chunks(sizes), inputs, window=window, sinks=sinks, cache=cache, use_linear=use_linear, mask=mask)
+
+
+@pytest.mark.parametrize("form", [hybrid_quadratic, hybrid_chunked, in_chunks((1,)), in_chunks((5, 1))])
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_while_the_cache_holds_all_earlier_tokens_all_is_softmax_attention_and_not_beyond(form, sinks):
+    length = seen_whole(3, "terrace", sinks + 4)
+    inputs = {name: x.detach() for name, x in draw(2, length + 1).items()}
+    y = form(**inputs, window=3, sinks=sinks, cache=4)
+    q, k, v = (inputs[name] for name in "qkv")
+    expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(y[:, :, :length], expected[:, :, :length])
+    assert not torch.isclose(y[:, :, -1], expected[:, :, -1]).any(-1).any()
 
 
 def test_moments_of_normal_keys_give_softmax_attention():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.llm_models import prefilled, tiny_model
+from support.llm_models import prefilled, small_attention, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
@@ -75,7 +75,7 @@ def test_scaled_rotary_positions_are_kept(kind):
     model = tiny_model("llama", rope_parameters=rotary).double()
     expected = model(ids).logits
     assert not torch.allclose(plain(ids).logits, expected)
-    convert(model, AttentionSettings(window=31))
+    convert(model, small_attention(window=31))
     torch.testing.assert_close(model(ids).logits, expected)
     narrow = converted("llama", window=3, rope_parameters=rotary)
     made = narrow.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
@@ -474,7 +474,7 @@ def test_attention_without_the_projections_is_rejected():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_trains_in_both_stages(kind):
-    model = convert(tiny_model(kind), AttentionSettings(window=3))
+    model = convert(tiny_model(kind), small_attention())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def change(rate, step, net):

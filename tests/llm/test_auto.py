@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.llm_models import tiny_model
+from support.llm_models import small_attention, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 import subquad.llm
@@ -24,7 +24,7 @@ IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_saved_model_opens_with_the_same_logits(kind, tmp_path):
-    settings = AttentionSettings(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
+    settings = small_attention(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
     model = convert(tiny_model(kind), settings)
     for layer in attention_layers(model):
         torch.nn.init.normal_(layer.hybrid.map_q.weight)
@@ -39,7 +39,7 @@ def test_a_saved_model_opens_with_the_same_logits(kind, tmp_path):
 
 
 def test_the_config_describes_the_model(tmp_path):
-    convert(tiny_model("qwen3"), AttentionSettings(window=7)).save_pretrained(tmp_path)
+    convert(tiny_model("qwen3"), small_attention(window=7)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "subquad"
     assert config["base_model_type"] == "qwen3"
@@ -48,7 +48,7 @@ def test_the_config_describes_the_model(tmp_path):
 
 
 def test_feature_maps_stay_in_float32_in_a_bfloat16_model(tmp_path):
-    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    convert(tiny_model("llama"), small_attention()).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     (layer, _) = attention_layers(model)
     assert layer.q_proj.weight.dtype == torch.bfloat16
@@ -110,7 +110,7 @@ def test_a_streamer_gets_single_tokens(run):
 
 
 def test_a_missing_feature_map_is_an_error(tmp_path):
-    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    convert(tiny_model("llama"), small_attention()).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.self_attn.hybrid.map_q.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})

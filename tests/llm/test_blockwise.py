@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.llm_models import SMALL, tiny_config, tiny_model
+from support.llm_models import SMALL, small_attention, tiny_config, tiny_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
@@ -164,9 +164,7 @@ def test_softmax_layers_are_passed_through(llama, sequences, tmp_path, monkeypat
 
 
 def test_one_block_of_all_layers_equals_the_joint_form_with_clipping(llama, sequences, tmp_path):
-    settings = LinearizeSettings(
-        attention=AttentionSettings(window=3, feature_map="t2r"), sequence_length=31, batch_size=2
-    )
+    settings = LinearizeSettings(attention=small_attention(feature_map="t2r"), sequence_length=31, batch_size=2)
     found = transfer_blockwise(llama, sequences, settings, block_layers=LAYERS, directory=tmp_path, **EXACT)
     expected, given = joint(llama, sequences, settings), read_tensors(found.feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
@@ -185,7 +183,7 @@ def test_feature_maps_of_other_attention_settings_are_rejected(llama, sequences,
     maps = read_tensors(found.feature_maps)
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
-    other = convert(open_checkpoint(llama)[0], AttentionSettings(window=3, feature_heads="kv"))
+    other = convert(open_checkpoint(llama)[0], small_attention(feature_heads="kv"))
     with pytest.raises(SubquadError, match=r"5 of its feature maps do not fit.*model.layers.0.*\[6, 10, 10\]"):
         load_feature_maps(other, found.feature_maps)
 
@@ -278,7 +276,7 @@ def test_lost_states_are_recomputed(llama, sequences, tmp_path, monkeypatch):
 
 
 def test_validation_keeps_the_best_weights_of_each_block(llama, sequences, tmp_path):
-    settings = LinearizeSettings(attention=AttentionSettings(window=3), sequence_length=31, validate_every=2)
+    settings = LinearizeSettings(attention=small_attention(), sequence_length=31, validate_every=2)
     found = transfer_blockwise(
         llama, sequences, settings, block_layers=LAYERS, directory=tmp_path / "all", validation=sequences[:2], **EXACT
     )

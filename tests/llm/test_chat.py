@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from support.llm_models import TEMPLATE, byte_tokenizer, linear_model, tiny_model
+from support.llm_models import TEMPLATE, byte_tokenizer, linear_model, small_attention, tiny_model
 
 import subquad.llm
 from subquad.cli import main
@@ -25,7 +25,6 @@ from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings
-from subquad.llm.settings import AttentionSettings
 from subquad.train.distributed import has_accelerator
 
 # a shell lets what it starts in the background ignore Ctrl-C, and so these tests and what they start
@@ -290,7 +289,7 @@ def wide(smollm2, tmp_path_factory):
     """Return SmolLM2 with a window that is wider than the texts here: without training it equals its teacher."""
     folder = tmp_path_factory.mktemp("wide") / "wide"
     model, tokenizer = open_checkpoint(smollm2)
-    convert(model, AttentionSettings(window=128), check=False).save_pretrained(folder)
+    convert(model, small_attention(window=128), check=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.llm_models import SMALL, tiny_model
+from support.llm_models import SMALL, small_attention, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -161,7 +161,7 @@ def direct(model, context, continuation):
 @pytest.mark.parametrize("mode", ["hybrid", "window", "softmax"])
 @torch.no_grad()
 def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
-    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
     pairs = [
         ("the green bird sings", " over the river"),
         ("the green bird sings", " a"),
@@ -182,7 +182,7 @@ def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
 def test_answers_are_those_of_lm_evals_own_model(data, tokenizer):
     from lm_eval.models.huggingface import HFLM
 
-    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
     made = build(data, "piqa")
     pairs = [pair for question in questions(made) for pair in question.pairs]
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu").loglikelihood(
@@ -219,7 +219,7 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     (files / "piqa").mkdir(parents=True)
     (files / "piqa" / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (files / "piqa" / "valid-labels.lst").write_text("1\n0\n1\n0\n")
-    settings = replace(SMALL, attention=AttentionSettings(window=23))
+    settings = replace(SMALL, attention=small_attention(window=23))
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "linear", quiet=True)
     real, counts = tasks.item_rows, []
 
@@ -246,7 +246,7 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
 
 
 def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):
-    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
     harness = HarnessModel(model, tokenizer)
     harness.max_length = 7
     ((chance, _, length),) = harness.score([("the green bird sings over the old river", " quickly falls")])

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.llm_models import SMALL, tiny_model
+from support.llm_models import SMALL, small_attention, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.convert import convert
-from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.layer_choice import choose_layers, restored_divergences
 from subquad.runs.storage import read_tensors
 
@@ -20,7 +19,7 @@ IDS = torch.arange(2 * 23).reshape(2, 23) % 97
 
 @torch.no_grad()
 def test_divergences_are_those_of_models_with_one_softmax_layer():
-    model = convert(tiny_model("llama", num_hidden_layers=3), AttentionSettings(window=3, sinks=0)).eval()
+    model = convert(tiny_model("llama", num_hidden_layers=3), small_attention(sinks=0)).eval()
     found = restored_divergences(model, IDS)
     assert [*found] == [-1, 0, 1, 2]
     with attention_mode(model, "softmax"):
@@ -36,7 +35,7 @@ def test_divergences_are_those_of_models_with_one_softmax_layer():
 
 @torch.no_grad()
 def test_a_layer_whose_linearization_does_all_the_harm_is_chosen():
-    model = convert(tiny_model("llama", num_hidden_layers=3), AttentionSettings(window=40)).eval()
+    model = convert(tiny_model("llama", num_hidden_layers=3), small_attention(window=40)).eval()
     # a window over all tokens equals softmax attention; that of one layer does not
     attention_layers(model)[1].hybrid.window = 2
     attention_layers(model)[1].hybrid.sinks = 0

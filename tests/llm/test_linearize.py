@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors import SafetensorError
-from support.llm_models import SMALL, tiny_model, write_text
+from support.llm_models import SMALL, small_attention, tiny_model, write_text
 
 import subquad.llm
 from subquad.cli import main
@@ -177,7 +177,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
     sequences = prepare_text(tokenizer, [text], sequence_length=31).training.ids
     results = {}
     for name, stop_after in (("whole", None), ("stopped", 3)):
-        model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+        model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), small_attention())
         (tmp_path / name).mkdir()
         how = {"tokens": 31 * 7, "precision": "float32", "directory": tmp_path / name, "quiet": True}
         if stop_after:
@@ -194,7 +194,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
                 with pytest.raises(KeyboardInterrupt):
                     transfer(model, sequences, SMALL, **how)
             assert list((tmp_path / name).glob("checkpoint-*"))
-            model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+            model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), small_attention())
         transfer(model, sequences, SMALL, **how)
         results[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     assert all(torch.equal(results["whole"][key], results["stopped"][key]) for key in results["whole"])
@@ -203,7 +203,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind, tokenizer, text):
-    model = convert(tiny_model(kind, vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    model = convert(tiny_model(kind, vocab_size=len(tokenizer)), small_attention())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = prepare_text(tokenizer, [text], sequence_length=61)
     errors = transfer_errors(model, made.holdout.ids[:2])
@@ -217,7 +217,7 @@ def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind
 def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text):
     model, tokenizer = open_checkpoint(folder)
     held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:2]
-    convert(model, AttentionSettings(window=31))
+    convert(model, small_attention(window=31))
     softmax, window = (perplexity(model, held_out, mode=mode) for mode in ("softmax", "window"))
     assert window == pytest.approx(softmax, rel=1e-5)
 
@@ -225,7 +225,7 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
 @pytest.mark.slow
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
-        attention=AttentionSettings(window=3), sequence_length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
+        attention=small_attention(), sequence_length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
         evaluation_tokens=31, validate_every=2, precision="float32", feature_map_learning_rate=1e-3,
     )  # fmt: skip
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
@@ -240,7 +240,7 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearization
 
     how = LinearizeSettings(
-        attention=AttentionSettings(window=3), sequence_length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
+        attention=small_attention(), sequence_length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
     )
     with monkeypatch.context() as patch:
         patch.setattr(linearization, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -284,7 +284,7 @@ def test_evaluations_take_at_most_a_quarter_of_the_time_unless_tokens_are_given(
 ):
     data = prepare_text(tokenizer, [text], sequence_length=31, quiet=True)
     data = replace(data, holdout=data.training[:100])
-    settings = LinearizeSettings(sequence_length=31, attention=AttentionSettings(window=3), precision="float32", **how)
+    settings = LinearizeSettings(sequence_length=31, attention=small_attention(), precision="float32", **how)
     budget = budget_from_tokens(data, settings, directory=tmp_path, width=8, device=torch.device("cpu"))
     assert budget.evaluation_sequences == expected
 

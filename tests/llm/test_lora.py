@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.llm_models import tiny_model
+from support.llm_models import small_attention, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
-from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training import losses
 from subquad.llm.training.lora import fine_tune, fine_tune_step
 
@@ -16,7 +16,7 @@ IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 
 
 def tuned(window=3, **settings):
-    model = convert(tiny_model("llama"), AttentionSettings(window=window))
+    model = convert(tiny_model("llama"), small_attention(window=window))
     return add_lora(model, LinearizeSettings(**settings), seed=0)
 
 
@@ -137,11 +137,11 @@ def test_gradient_checkpointing_changes_no_gradient(documents):
 
 
 def test_a_tied_output_head_is_not_a_valid_target():
-    model = convert(tiny_model("llama", tie_word_embeddings=True), AttentionSettings(window=3))
+    model = convert(tiny_model("llama", tie_word_embeddings=True), small_attention())
     with pytest.raises(SubquadError, match="lm_head: its weight is tied to the embedding"):
         add_lora(model, LinearizeSettings(lora_targets=("q_proj", "lm_head")), seed=0)
     assert add_lora(
-        convert(tiny_model("llama"), AttentionSettings(window=3)), LinearizeSettings(lora_targets=("lm_head",)), seed=0
+        convert(tiny_model("llama"), small_attention()), LinearizeSettings(lora_targets=("lm_head",)), seed=0
     )
 
 

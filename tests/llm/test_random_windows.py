@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.llm_models import SMALL, tiny_model
+from support.llm_models import SMALL, small_attention, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
@@ -19,7 +19,7 @@ from subquad.llm.training import stages
 from subquad.llm.training.lora import draw_windows, fine_tune, fine_tune_step
 
 IDS = torch.randint(2, 151, (3, 29), generator=torch.Generator().manual_seed(0))
-OWN = AttentionSettings(window=7, sinks=2)
+OWN = small_attention(window=7, sinks=2)
 DRAWN = {0: AttentionSettings(window=7, window_shape="none"), 3: replace(OWN, window=3), 7: OWN}
 DOCUMENTS = torch.tensor([[0] * 29, [0] * 11 + [1] * 18, [0] * 5 + [1] * 13 + [2] * 11])
 

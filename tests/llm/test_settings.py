@@ -102,4 +102,20 @@ def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folde
 def test_the_settings_offer_every_feature_map():
     # written out there, since help must not import torch
     assert get_args(FeatureMap) == tuple(FEATURE_MAPS)
-    assert get_args(get_type_hints(AttentionSettings)["feature_map"]) == (*FEATURE_MAPS, "moments")
+    offered, _ = get_args(get_type_hints(AttentionSettings)["feature_map"])
+    assert get_args(offered) == (*FEATURE_MAPS, "moments")
+
+
+@pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 0.0}])
+def test_what_only_feature_maps_have_is_refused_beside_moments(how):
+    with pytest.raises(SubquadError, match="moments have no feature maps; add --attention.feature-map hedgehog"):
+        AttentionSettings(**how)
+    AttentionSettings(**how, feature_map="hedgehog")
+
+
+def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():
+    default = AttentionSettings()
+    assert (default.cache, default.feature_map, default.sinks) == (384, "moments", 4)
+    for how in ({"kernel": "triton"}, {"window_shape": "sliding"}, {"window_shape": "none"}):
+        other = AttentionSettings(**how)
+        assert (other.cache, other.feature_map) == (0, "hedgehog"), how

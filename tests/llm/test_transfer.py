@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from support.llm_models import tiny_model
+from support.llm_models import small_attention, tiny_model
 
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert, feature_parameters
-from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.metrics import run_teacher, transfer_errors
 from subquad.llm.training.transfer import attention_weights_loss, freeze_for_transfer, transfer, transfer_step
 
@@ -19,7 +19,7 @@ SHAPES = ["terrace", "sliding", "none"]
 
 def converted(**attention):
     """Return a model in float64 whose stage 1 parameters are drawn."""
-    model = convert(tiny_model("llama").double(), AttentionSettings(**{"window": 5, **attention}))
+    model = convert(tiny_model("llama").double(), small_attention(**{"window": 5, **attention}))
     freeze_for_transfer(model)
     generator = torch.Generator().manual_seed(1)
     for parameter in feature_parameters(model):
@@ -140,7 +140,7 @@ def test_padding_does_not_change_the_loss(side):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_transfer_reduces_the_cross_entropy(tokenizer, text, precision):
-    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
     made = prepare_text(tokenizer, [text], sequence_length=31)
     settings = LinearizeSettings(sequence_length=31, transfer_loss="attention_weights")
     ids = made.holdout.ids[:5]

@@ -29,7 +29,7 @@ CONFIGS = {
 }
 
 SMALL = LinearizeSettings(
-    attention=AttentionSettings(window=3),
+    attention=AttentionSettings(window=3, cache=5),
     sequence_length=31,
     transfer_tokens=31 * 7,
     lora_tokens=31 * 5,
@@ -38,6 +38,11 @@ SMALL = LinearizeSettings(
 )
 
 WORDS = ["the", "a", "green", "old", "bird", "river", "house", "sings", "falls", "under", "over", "quickly", "seen"]
+
+
+def small_attention(**settings):
+    """Return hybrid attention with feature maps and without a cache, which could hold a whole short text."""
+    return AttentionSettings(**{"window": 3, "cache": 0, "feature_map": "hedgehog", **settings})
 
 
 def write_text(path, *, words=4_001, seed=0):
@@ -131,7 +136,7 @@ def linear_model(kind="llama", *, vocab_size=283, seed=0, **settings):
     model = tiny_model(kind, vocab_size=vocab_size, max_position_embeddings=100_003, seed=seed)
     with torch.no_grad():
         model.lm_head.weight[: len(SPECIAL)] = 0.0
-    return convert(model, AttentionSettings(**{"window": 5, **settings}))
+    return convert(model, small_attention(**{"window": 5, **settings}))
 
 
 def word_tokenizer(text):

@@ -23,7 +23,7 @@ from subquad.train.distributed import broadcast_object, processes
 from support.llm_models import tiny_model
 
 SETTINGS = LinearizeSettings(
-    attention=AttentionSettings(window=3), sequence_length=31, minutes=0.01, distillation_weight=0.25
+    attention=AttentionSettings(window=3, cache=5), sequence_length=31, minutes=0.01, distillation_weight=0.25
 )
 
 

@@ -16,6 +16,8 @@ MODEL_TYPE = "subquad"
 DEFAULT_MINUTES = 10.0
 SINKS = 4
 """Default number of attention sinks."""
+CACHE = 384
+"""Default number of cached tokens."""
 ALL_LINEAR = "all-linear"
 PLATEAU = 2
 """Validations without improvement after which the schedule `plateau` halves the learning rates."""
@@ -33,12 +35,14 @@ class AttentionSettings:
     sinks: Model[int | None] = None
     """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
     none without a window or with the kernel `triton`."""
-    cache: Model[int] = 0
+    cache: Model[int | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
-    most from the rest (sparse cache). Needs the window shape `terrace` and the kernel `torch`."""
-    feature_map: Model[Literal["hedgehog", "t2r", "moments"]] = "hedgehog"
+    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
+    `torch`. Default: 384 with these, else 0."""
+    feature_map: Model[Literal["hedgehog", "t2r", "moments"] | None] = None
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
-    none; means and covariances of the earlier keys and values estimate softmax attention to them."""
+    none; means and covariances of the earlier keys and values estimate softmax attention to them. Default: `moments`
+    with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     rotate_features: Model[bool] = False
@@ -56,6 +60,11 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
         validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
+        in_blocks = self.window_shape == "terrace" and self.kernel == "torch"
+        if self.cache is None:
+            object.__setattr__(self, "cache", CACHE if in_blocks else 0)
+        if self.feature_map is None:
+            object.__setattr__(self, "feature_map", "moments" if in_blocks else "hedgehog")
         cannot = self.window_shape == "none" or self.kernel == "triton"
         if self.sinks is None:
             object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
@@ -64,14 +73,21 @@ class AttentionSettings:
                 f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
                 "--attention.window-shape none or --attention.kernel triton"
             )
-        if self.cache and (self.window_shape != "terrace" or self.kernel == "triton"):
+        if self.cache and not in_blocks:
             raise SubquadError(
                 f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
             )
-        if self.feature_map == "moments" and (self.window_shape != "terrace" or self.kernel == "triton"):
+        if self.feature_map == "moments" and not in_blocks:
             raise SubquadError(
                 "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
             )
+        if self.feature_map == "moments":
+            for name, value, usual in (("feature-heads", self.feature_heads, "query"), ("horizon", self.horizon, 1024)):
+                if value != usual:
+                    raise SubquadError(
+                        f"--attention.{name} {value}: moments have no feature maps; add --attention.feature-map "
+                        "hedgehog, or omit it"
+                    )
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
@@ -103,7 +119,7 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
         if name not in known:
             raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
     # a model that was saved before these settings existed has the attention of the paper
-    return AttentionSettings(**{"sinks": 0, "rotate_features": True, "horizon": 0.0, **content})
+    return AttentionSettings(**{"sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0, **content})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +148,7 @@ class LinearizeSettings:
     gradient_accumulation: Training[int] = 1
     """Batches whose gradients are averaged in one optimizer step: a larger batch in the same memory."""
     transfer_learning_rate: Training[float] = 3e-2
-    """Peak learning rate of attention transfer."""
+    """Peak learning rate of attention transfer; ten times as high for moments, which have two numbers per head."""
     lora_learning_rate: Training[float] = 2e-3
     """Peak learning rate of the LoRA updates."""
     feature_map_learning_rate: Training[float] = 3e-3

@@ -247,8 +247,8 @@ class HybridAttention(nn.Module):
         how["phi_k"] = None if self.map_k is None else self.map_k(of_keys)
         given = hybrid_weights(q, k, **how, cache=self.cache)
         with torch.no_grad():
-            # a window over all tokens
-            how |= {"window": q.shape[2], "window_shape": "sliding", "sinks": 0}
+            # a block of all tokens
+            how |= {"window": q.shape[2], "window_shape": "terrace", "sinks": 0}
             return given, hybrid_weights(q, k, **how, use_linear=False)
 
     def empty_state(

@@ -231,19 +231,27 @@ def hybrid_prefill(
     begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
     stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
-    squares = None if map_k is not None else state.squares + squares_of(ring[0], stale)
+    if cache and map_k is None:
+        # what moments describe changes with the choice of the cached tokens
+        total, squares = state.total, state.squares
+    else:
+        total = state.total + sum_of(phi_ring, ring[1], stale)
+        squares = None if map_k is not None else state.squares + squares_of(ring[0], stale)
     y, choice = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
         window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel,
-        first=first if sinks else None, total=state.total + sum_of(phi_ring, ring[1], stale), squares=squares,
-        start=place.start, sources=sources,
+        first=first if sinks else None, total=total, squares=squares, start=place.start, sources=sources,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
+    gone = None
     if sources is not None and choice is not None:
         cached, marks = tuple(pick(x, choice.last) for x in sources[:2]), choice.marks
+        if map_k is None:
+            leavers = [pick(x, choice.gone.flatten(2)) for x in sources[:2]]
+            gone = leavers[0], leavers[1], choice.is_gone.flatten(1)
     after = store(
-        state, k, v, inputs=inputs, phi_k=phi_k, phi_ring=phi_ring, first=first, cached=cached, marks=marks,
-        window=window, window_shape=window_shape, mask=mask, order=place.order,
+        state, k, v, inputs=inputs, phi_k=phi_k, phi_ring=phi_ring, first=first, cached=cached, gone=gone,
+        marks=marks, window=window, window_shape=window_shape, mask=mask, order=place.order,
     )  # fmt: skip
     return y, after
 
@@ -278,16 +286,9 @@ def hybrid_step(
     `library` is the compiled code of `subquad.nn.native`, used where it can compute this step; None for torch.
     """
     check_arguments(
-        q,
-        k,
-        state.total,
-        window=window,
-        window_shape=window_shape,
-        sinks=sinks,
-        cache=cache,
-        state=state,
+        q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, cache=cache, state=state,
         inputs=inputs,
-    )
+    )  # fmt: skip
     if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
@@ -370,18 +371,18 @@ def _attend(
         counted = places + begin >= (0 if first is None else first[0].shape[2])
     with autocast_disabled(q.device.type):
         q, k, v, phi_q, phi_k, mix, *first = widen(q, k, v, phi_q, phi_k, mix, *(first or ()))
-        choice, cached = None, None
+        choice, cached, gone = None, None, None
         if sources is not None and softmax is not None:
             sources = sources._replace(**dict(zip(("keys", "values", "inputs"), widen(*sources[:3]), strict=True)))
             begin = torch.full_like(sources.before, -window) if start is None else start
             sinks = first[0] if first else k[:, :, :0]
             choice = choose(q, sources, first=sinks, softmax=softmax, start=begin + window, scale=scale)
-            cached = sources.keys, sources.values, choice.places
+            cached, gone = (sources.keys, sources.values, choice.places), (choice.gone, choice.is_gone)
             softmax = with_cached(softmax, choice.visible, sinks=sinks.shape[2])
         if spread is not None and softmax is not None:
             y = moment_blocks(
                 q, k, v, mix=mix, spread=spread.to(q.dtype), window=window, softmax=softmax, scale=scale,
-                use_linear=use_linear, first=first or None, cached=cached, counted=counted, total=total,
+                use_linear=use_linear, first=first or None, cached=cached, gone=gone, counted=counted, total=total,
                 squares=squares,
             )  # fmt: skip
             return y, choice

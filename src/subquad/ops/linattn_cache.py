@@ -10,8 +10,9 @@ the sum recalls worst. Here each key head keeps the C tokens that are best by tw
 
 Whenever a block of the window `terrace` begins, the block that leaves the window joins the cached tokens as candidates.
 Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay, of equal ones the oldest.
-Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them; the linear
-terms are those without a cache. Sinks are no candidates. Which tokens are kept has no gradient.
+Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them. With feature maps the
+linear terms are those without a cache; moments describe the tokens that are not cached, so that up to C tokens before
+the window all is softmax attention. Sinks are no candidates. Which tokens are kept has no gradient.
 
 Cost: O(T · (C + window)) for T tokens.
 
@@ -80,6 +81,10 @@ class Choice(NamedTuple):
     """Their places among the sources."""
     visible: Bool[Tensor, "B N C"]
     """Which of them exist."""
+    gone: Int[Tensor, "B Hkv N w"]
+    """Places of the candidates that do not stay when each block begins."""
+    is_gone: Bool[Tensor, "B N w"]
+    """Which of them exist."""
     last: Int[Tensor, "B Hkv C"]
     """Places of the tokens that are cached after the last token."""
     marks: Marks
@@ -107,14 +112,25 @@ def with_cached(
     return torch.cat((softmax[..., :sinks], cached, softmax[..., sinks:]), 3)
 
 
+class Eviction(NamedTuple):
+    """Which candidates stay when a block leaves the window: the slots of the cache, and behind them the block."""
+
+    stay: Int[Tensor, "B Hkv C"]
+    """The candidates that stay, in the order of their positions."""
+    gone: Int[Tensor, "B Hkv w"]
+    """The others."""
+    is_gone: Bool[Tensor, "B w"]
+    """Which of the others exist."""
+    marks: Marks
+    """Marks of those that stay; the mass is that of the cache alone."""
+
+
 @torch.no_grad()
 def evict(
     marks: Marks, left: Float[Tensor, "B Hkv w U"], *, mass: Float[Tensor, "B Hkv w"], behind: Int[Tensor, " B"],
     sinks: int,
-) -> tuple[Int[Tensor, "B Hkv C"], Marks]:  # fmt: skip
-    """Return which candidates stay when a block leaves the window, in the order of their positions, and their marks.
-
-    Candidates are the slots of the cache, and behind them the tokens of the block.
+) -> Eviction:  # fmt: skip
+    """Return which candidates stay when a block leaves the window.
 
     Args:
         marks: Marks before.
@@ -123,9 +139,6 @@ def evict(
         behind: Tokens of each row that have left the window, the block included; less than w if a part of the block, or
             all of it, does not exist.
         sinks: Number of first tokens that are no candidates.
-
-    Returns:
-        The candidates that stay, and their marks; the mass is that of the cache alone.
     """
     cache, window = marks.novelty.shape[2], left.shape[2]
     position = behind[:, None] - window + torch.arange(window, device=left.device)
@@ -136,11 +149,14 @@ def evict(
     exists = torch.cat((is_cached(behind - window, sinks=sinks, cache=cache), position >= sinks), 1)[:, None]
     measures = torch.cat((marks.mass[:, :, :cache], mass), 2), torch.cat((marks.novelty, novelty), 2)
     ranks = sum_of_ranks(*(x.masked_fill(~exists, -torch.inf) for x in measures)).masked_fill(~exists, -1)
-    best = ranks.argsort(dim=-1, stable=True, descending=True)[..., :cache]
+    best, gone = ranks.argsort(dim=-1, stable=True, descending=True).tensor_split([cache], -1)
+    # candidates that do not exist are the last ones
+    is_gone = torch.arange(window, device=left.device) < exists.sum(-1) - cache
     # back to the order of positions, and candidates that do not exist to the end
     size = exists.shape[2]
     index = (best + size * ~exists.expand_as(ranks).gather(2, best)).sort(-1).values % size
-    return index, Marks(measures[0].gather(2, index), measures[1].gather(2, index), direction)
+    marks = Marks(measures[0].gather(2, index), measures[1].gather(2, index), direction)
+    return Eviction(index, gone, is_gone, marks)
 
 
 @torch.no_grad()
@@ -167,17 +183,18 @@ def choose(
     near = near.masked_fill(((held < 0) | (held >= before[:, None]))[:, None], 0.0)
     marks = marks._replace(mass=marks.mass[:, :, :cache])
     index = torch.arange(cache, device=q.device).expand(*marks.novelty.shape)
-    indices, visibles = [], []
+    indices, visibles, gones, are_gone = [], [], [], []
     for block, queries in enumerate(q.split(window, 2)):
         own = start + block * window
         begins = (own >= before) & (own < after)
         places = cache + block * window + torch.arange(3 * window, device=q.device)
         leaving = places[:window].expand(*index.shape[:2], -1)
-        stay, changed = evict(
-            marks, inputs[:, :, places[:window]], mass=near[:, :, :window], behind=own - window, sinks=sinks
-        )
-        changed = changed._replace(mass=DECAY * changed.mass)
-        index = select_rows(begins, torch.cat((index, leaving), 2).gather(2, stay), index)
+        found = evict(marks, inputs[:, :, places[:window]], mass=near[:, :, :window], behind=own - window, sinks=sinks)
+        changed = found.marks._replace(mass=DECAY * found.marks.mass)
+        candidates = torch.cat((index, leaving), 2)
+        index = select_rows(begins, candidates.gather(2, found.stay), index)
+        gones.append(candidates.gather(2, found.gone))
+        are_gone.append(found.is_gone & begins[:, None])
         marks = Marks(*(select_rows(begins, *both) for both in zip(changed, marks, strict=True)))
         near = select_rows(begins, DECAY * functional.pad(near[:, :, window:], (0, window)), near)
         visible = is_cached(own - window, sinks=sinks, cache=cache)
@@ -195,7 +212,9 @@ def choose(
     slots = ((after - 1) // window * window - window)[:, None] + pair
     ring = torch.zeros_like(near).scatter(2, (slots % (2 * window))[:, None].expand_as(near), near)
     marks = marks._replace(mass=torch.cat((marks.mass, ring), 2))
-    return Choice(torch.stack(indices, 2), torch.stack(visibles, 1), index, marks)
+    return Choice(
+        torch.stack(indices, 2), torch.stack(visibles, 1), torch.stack(gones, 2), torch.stack(are_gone, 1), index, marks
+    )
 
 
 def sum_of_ranks(mass: Float[Tensor, "*B M"], novelty: Float[Tensor, "*B M"]) -> Int[Tensor, "*B M"]:

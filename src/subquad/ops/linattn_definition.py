@@ -77,7 +77,10 @@ def hybrid_weights(
             cached = _cached_pairs(
                 q, keys, inputs, real=real, window=window, sinks=sinks, cache=cache, scale=scale_of(q, scale)
             )
-            softmax = softmax | cached.repeat_interleave(heads // cached.shape[1], 1)
+            cached = cached.repeat_interleave(heads // cached.shape[1], 1)
+            softmax = softmax | cached
+            if spread is not None:
+                linear = linear & ~cached
 
         products = q @ k.mT * scale_of(q, scale)
         scores = products.masked_fill(~softmax, -torch.inf)

@@ -38,7 +38,8 @@ class HybridState(NamedTuple):
     values: Float[Tensor, "B Hkv R V"]
     """Values of the same tokens."""
     total: Float[Tensor, "B H F V1"]
-    r"""Tokens that left the window: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
+    r"""Tokens that left the window: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least. Moments leave out
+    those that are cached."""
     length: Int[Tensor, " B"]
     """Number of real tokens that each row has processed."""
     inputs: Float[Tensor, "B Hkv S U"]
@@ -50,8 +51,8 @@ class HybridState(NamedTuple):
     direction: Float[Tensor, "B Hkv D"]
     """Sum of the normalised inputs of all tokens that have left the window."""
     squares: Float[Tensor, "B Hkv Q"]
-    """Sum of the squares of the keys that left the window, if moments describe them; else Q is 0. `total` then is the
-    sum of `[k, 1] [v, 1]ᵀ`."""
+    """Sum of the squares of the same keys, if moments describe them; else Q is 0. `total` then is the sum of
+    `[k, 1] [v, 1]ᵀ`."""
 
 
 def hybrid_state(
@@ -163,6 +164,7 @@ def store(
     phi_ring: Float[Tensor, "B H S F"],
     first: Sequence[Float[Tensor, "B Hkv E _"]],
     cached: Sequence[Float[Tensor, "B Hkv C _"]],
+    gone: tuple[Float[Tensor, "B Hkv M K"], Float[Tensor, "B Hkv M V"], Bool[Tensor, "B M"]] | None,
     marks: Marks,
     window: int,
     window_shape: WindowShape,
@@ -180,6 +182,8 @@ def store(
         phi_ring: Feature map of the keys in the ring of the state before.
         first: Keys and values of the sinks after them.
         cached: Keys and values of the cached tokens after them.
+        gone: Keys and values that moments describe from now on, and which of them exist; None for the tokens that leave
+            the window.
         marks: Marks after them.
         window: Tokens of the window or block.
         window_shape: `sliding`, `terrace` or `none`.
@@ -197,11 +201,13 @@ def store(
     old_leave = (was >= begin.clamp(min=sinks)) & (was < behind)
     position = before + mask.cumsum(-1) - 1
     new_leave = mask & (position >= sinks) & (position < behind)
-    total = state.total + sum_of(phi_ring, state.values[:, :, front:], old_leave)
-    total = total + sum_of(phi_k, v, new_leave)
-    squares = state.squares
-    if squares.shape[2]:
-        squares = squares + squares_of(state.keys[:, :, front:], old_leave) + squares_of(k, new_leave)
+    total, squares = state.total, state.squares
+    if gone is not None:
+        total, squares = total + sum_of(with_ones(gone[0]), *gone[1:]), squares + squares_of(gone[0], gone[2])
+    else:
+        total = total + sum_of(phi_ring, state.values[:, :, front:], old_leave) + sum_of(phi_k, v, new_leave)
+        if squares.shape[2]:
+            squares = squares + squares_of(state.keys[:, :, front:], old_leave) + squares_of(k, new_leave)
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
     keys, values = (

@@ -90,19 +90,20 @@ def step_place(
 def leave(
     state: HybridState, *, has_inputs: bool, map_k: MapOfKeys | None, place: StepPlace, sinks: int
 ) -> None:  # fmt: skip
-    """Add the tokens that leave the window to the sum, and choose the cached tokens again; changes the state."""
+    """Choose the cached tokens again, and add the tokens that leave to the sum; changes the state."""
     if place.leaving is None:
         return
     front = sinks + state.novelty.shape[2]
     rows, slots, counted = place.leaving
     left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
     read = state.inputs[rows[:, None], :, slots].transpose(1, 2) if has_inputs else left_k
+    gone = None if front == sinks else _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
+    if map_k is None and gone is not None:
+        left_k, left_v, counted = gone
     phi = with_ones(left_k) if map_k is None else map_k(read)
     state.total.index_add_(0, rows, sum_of(phi, left_v, counted).to(state.total.dtype))
     if map_k is None:
         state.squares.index_add_(0, rows, squares_of(left_k, counted).to(state.squares.dtype))
-    if front > sinks:
-        _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
 
 
 def push(
@@ -142,7 +143,7 @@ def _choose_again(
     leaving: Leaving,
     *,
     sinks: int,
-) -> None:
+) -> tuple[Float[Tensor, "M Hkv w K"], Float[Tensor, "M Hkv w V"], Bool[Tensor, "M w"]]:
     """Choose the cached tokens of rows in which a block leaves the window.
 
     Args:
@@ -151,16 +152,23 @@ def _choose_again(
         left: Keys and values of the block.
         leaving: The rows and slots.
         sinks: Number of sinks.
+
+    Returns:
+        Keys and values of the tokens that are not exact any more, and which of them exist.
     """
     rows, slots, _ = leaving
     cache = slice(sinks, sinks + state.novelty.shape[2])
     marks = Marks(state.mass[rows], state.novelty[rows], state.direction[rows])
     mass = state.mass[rows[:, None], :, state.novelty.shape[2] + slots].transpose(1, 2)
-    stay, chosen = evict(marks, read, mass=mass, behind=state.length[rows] - read.shape[2], sinks=sinks)
+    stay, gone, is_gone, chosen = evict(marks, read, mass=mass, behind=state.length[rows] - read.shape[2], sinks=sinks)
+    leavers = []
     for kept, new in zip(state[:2], left, strict=True):
-        kept[rows, :, cache] = pick(torch.cat((kept[rows, :, cache], new), 2), stay)
+        candidates = torch.cat((kept[rows, :, cache], new), 2)
+        kept[rows, :, cache] = pick(candidates, stay)
+        leavers.append(pick(candidates, gone))
     state.mass[rows] = DECAY * torch.cat((chosen.mass, marks.mass[:, :, chosen.mass.shape[2] :]), 2)
     state.novelty[rows], state.direction[rows] = chosen.novelty, chosen.direction
+    return leavers[0], leavers[1], is_gone
 
 
 def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Tensor | None) -> None:

@@ -13,8 +13,8 @@ $\sigma = \sqrt{x \cdot \Sigma x}$. Therefore
 $$\ln M = \ln n + x \cdot \mu + c\,(r - 1), \quad m = \bar v + C x / r, \quad r = \sqrt{1 + \sigma^2 / c},$$
 
 which is the normal case for $\sigma^2 \ll c$ and linear in σ beyond; c is a parameter of each query head. Σ is taken as
-diagonal. So $m$ is the mean value under the weights $(1 + (x \cdot k_s - x \cdot \mu) / r) / n$, of which some can be
-negative.
+diagonal. Beside a sparse cache the tokens are those that it does not hold. So $m$ is the mean value under the weights
+$(1 + (x \cdot k_s - x \cdot \mu) / r) / n$, of which some can be negative.
 
 The state is $\sum_s [k_s, 1] [v_s, 1]^T$ and $\sum_s k_s^2$, of constant size; cost O(K · V) per query.
 
@@ -32,6 +32,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops.linattn_blocks import fold, in_pairs, unfold, with_ones
+from subquad.ops.linattn_cache import pick
 
 __all__ = ["FarTerms", "far_terms", "far_weights", "moment_blocks", "moments_of"]
 
@@ -104,21 +105,23 @@ def moment_blocks(
     mix: Float[Tensor, " Hq"], spread: Float[Tensor, " Hq"], window: int, softmax: Bool[Tensor, "#B N w ECJ"],
     scale: float, use_linear: bool, first: Sequence[Float[Tensor, "B H E _"]] | None = None,
     cached: tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X V"], Int[Tensor, "B H N C"]] | None = None,
+    gone: tuple[Int[Tensor, "B H N w"], Bool[Tensor, "B N w"]] | None = None,
     counted: Bool[Tensor, "#B S"] | None = None, total: Float[Tensor, "B H K1 V1"] | None = None,
     squares: Float[Tensor, "B H K"] | None = None,
 ) -> Float[Tensor, "B Hq L V"]:  # fmt: skip
     """Return the attention of blocks of queries, which see all blocks before the one before theirs as moments.
 
-    Arguments as in `hybrid_blocks`; `total` and `squares` are moments of the tokens before the first key. The backward
-    pass computes the blocks again, since their weights would need more memory than the rest of the layer.
+    Arguments as in `hybrid_blocks`; `total` and `squares` are moments of the tokens before the first key. With `cached`
+    a block sees as moments the tokens that are `gone` when it or an earlier one begins, and those of `total`. The
+    backward pass computes the blocks again, since their weights would need more memory than the rest of the layer.
     """
     kept = torch.ones(1, k.shape[2], dtype=torch.bool, device=k.device) if counted is None else counted
 
     def compute(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, spread: Tensor, *besides: Tensor) -> Tensor:
         given = iter(besides)
+        is_seen = next(given)
         firsts = [next(given), next(given)] if first is not None else [None, None]
-        sources = [next(given), next(given)] if cached is not None else [None, None]
-        index = None if cached is None else cached[2]
+        *sources, index = [next(given), next(given), next(given)] if cached is not None else [None, None, None]
         heads, length = k.shape[1], q.shape[2]
         x = fold(q * scale, heads, window)
         keys, values = (
@@ -126,18 +129,25 @@ def moment_blocks(
             for part, tensor in enumerate((k, v))
         )
         scores = (x @ keys.mT).unflatten(3, (-1, window))
-        scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
+        scores = scores.masked_fill(~is_seen[:, None, :, None], -torch.inf).flatten(3, 4)
         if not use_linear:
             return unfold(scores.softmax(-1) @ values, q.shape[1])
-        sums, powers = _before(k, v, kept, blocks=x.shape[2], window=window, given=tuple(given))
+        if gone is None:
+            far = [*(tensor.unflatten(2, (-1, window)) for tensor in (k, v)), kept.unflatten(1, (-1, window))]
+            lag = 2 - (far[0].shape[2] - x.shape[2])
+        else:
+            places, is_gone, lag = next(given), next(given), 0
+            gathered = (pick(tensor, places.flatten(2)) for tensor in sources if tensor is not None)
+            far = [*(tensor.unflatten(2, places.shape[2:]) for tensor in gathered), is_gone]
+        sums, powers = _before(*far, lag=lag, blocks=x.shape[2], given=tuple(given))
         c, gamma = (_per_query(parameter, heads, window) for parameter in (spread, mix))
         level, value = far_terms(x, sums, powers, spread=c)
         level = (level - gamma)[..., None]
         largest = torch.maximum(scores.amax(-1, keepdim=True), level).detach()
-        weights, far = (scores - largest).exp(), (level - largest).exp()
-        return unfold((weights @ values + far * value) / (weights.sum(-1, keepdim=True) + far), q.shape[1])
+        weights, share = (scores - largest).exp(), (level - largest).exp()
+        return unfold((weights @ values + share * value) / (weights.sum(-1, keepdim=True) + share), q.shape[1])
 
-    besides = [*(first or ()), *(cached[:2] if cached is not None else ())]
+    besides = [softmax, *(first or ()), *(cached or ()), *(gone or ())]
     besides += [tensor for tensor in (total, squares) if tensor is not None]
     given = (q, k, v, mix, spread, *besides)
     if not torch.is_grad_enabled():
@@ -146,14 +156,13 @@ def moment_blocks(
 
 
 def _before(
-    k: Tensor, v: Tensor, kept: Tensor, *, blocks: int, window: int, given: tuple[Tensor, ...]
-) -> tuple[Float[Tensor, "B H N K1 V1"], Float[Tensor, "B H N K"]]:
-    """Return, for each block of queries, the moments of all tokens before the block before it."""
-    hidden = ~kept[:, None, :, None]
-    ones = with_ones(v).masked_fill(hidden, 0.0).unflatten(2, (-1, window))
-    sums = with_ones(k).unflatten(2, (-1, window)).mT @ ones
-    powers = k.square().masked_fill(hidden, 0.0).unflatten(2, (-1, window)).sum(3)
-    lag = 2 - (sums.shape[2] - blocks)
+    k: Float[Tensor, "B H NS w K"], v: Float[Tensor, "B H NS w V"], kept: Bool[Tensor, "#B NS w"], *, lag: int,
+    blocks: int, given: tuple[Tensor, ...],
+) -> tuple[Float[Tensor, "B H N K1 V1"], Float[Tensor, "B H N K"]]:  # fmt: skip
+    """Return, for each block of queries, the moments of all tokens up to the block `lag` blocks before it."""
+    hidden = ~kept[:, None, :, :, None]
+    sums = with_ones(k).mT @ with_ones(v).masked_fill(hidden, 0.0)
+    powers = k.square().masked_fill(hidden, 0.0).sum(3)
 
     def before(x: Tensor, start: Tensor | None) -> Tensor:
         moved = functional.pad(x[:, :, : max(blocks - lag, 0)].cumsum(2), (0, 0) * (x.ndim - 3) + (min(lag, blocks), 0))

@@ -25,8 +25,8 @@ __all__ = ["MeasuredRows", "Measurement", "available_tasks", "measure_rows", "me
 
 ITEMS_PER_STEP = 128
 KEY_DIGITS = 5
-SAME_WITHIN_WINDOW = {"window": "teacher", "fine_tuned": "fine_tuned_without_linear"}
-"""Variants that compute the same on items within the window; the second is measured first."""
+SAME = {"window": "teacher", "fine_tuned": "fine_tuned_without_linear"}
+"""Variants that compute the same on items of which all tokens are seen exactly; the second is measured first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +205,11 @@ def measure_rows(
             if variant.role not in measurement.roles:
                 continue
             known: dict[int, Row] = {}
-            if measurement.kind == "tasks" and variant.role in SAME_WITHIN_WINDOW:
-                same = found["tasks"][SAME_WITHIN_WINDOW[variant.role]]
+            if measurement.kind == "tasks" and variant.role in SAME:
+                longest = model.in_window if variant.role == "window" else model.visible
+                same = found["tasks"][SAME[variant.role]]
                 rows = next(rows for other, rows in same if other is measurement)
-                known = {number: row for number, row in enumerate(rows) if row["tokens"] <= model.visible}
+                known = {number: row for number, row in enumerate(rows) if row["tokens"] <= longest}
             rows = store.rows(
                 f"{variant.key}.{measurement.file}",
                 {**measurement.conditions, "dtype": settings.dtype},

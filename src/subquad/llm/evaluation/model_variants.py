@@ -64,9 +64,17 @@ class EvaluatedModel:
     """Facts for the page."""
 
     @property
-    def visible(self) -> int:
-        """Longest text that lies within the window as a whole; only in longer ones are there tokens before it."""
+    def in_window(self) -> int:
+        """Longest text that lies within the window as a whole."""
         return seen_whole(self.attention.window, self.attention.window_shape, self.attention.sinks or 0)
+
+    @property
+    def visible(self) -> int:
+        """Longest text of which the student sees all tokens exactly, so that its linear branch adds nothing."""
+        attention = self.attention
+        # feature maps describe the cached tokens as well, moments do not
+        cached = (attention.cache or 0) if attention.feature_map == "moments" else 0
+        return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer."""

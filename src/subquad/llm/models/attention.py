@@ -107,16 +107,16 @@ class HybridSelfAttention(nn.Module):
             heads=self.q_proj.out_features // self.head_dim,
             kv_heads=self.k_proj.out_features // self.head_dim,
             head_width=self.head_dim,
-            feature_map=settings.feature_map,
+            feature_map=settings.feature_map or "hedgehog",
             window=settings.window,
             window_shape=settings.window_shape,
             sinks=settings.sinks or 0,
-            cache=settings.cache,
+            cache=settings.cache or 0,
             feature_heads=settings.feature_heads,
             scale=self.scaling,
             horizon=settings.horizon or None,
             # moments are those of the keys themselves; then only a cache reads keys before the rotary embedding
-            has_inputs=not settings.rotate_features and (settings.feature_map != "moments" or settings.cache > 0),
+            has_inputs=not settings.rotate_features and (settings.feature_map != "moments" or bool(settings.cache)),
             kernel=settings.kernel,
         ).to(self.q_proj.weight.device)
         # the rotary function of the model, from the module that defines its attention

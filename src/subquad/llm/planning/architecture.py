@@ -213,7 +213,7 @@ def sizes_of(
         # moments are sums of [k, 1] [v, 1]ᵀ per key head
         feature_heads=first.kv_heads if first.map_k is None else first.map_k.weight.shape[0],
         features=first.head_width + 1 if first.map_k is None else first.map_k.width,
-        feature_map=attention.feature_map,
+        feature_map=attention.feature_map or "hedgehog",
         longest=getattr(found, "max_position_embeddings", None),
     )
 

@@ -13,8 +13,12 @@ and fragmentation. Softmax kernels are assumed to be fused. Activations, in byte
 - Feature maps and attention of one layer, kept between forward and backward pass in float32: both feature maps (twice
   for Hedgehog, whose softmax is kept too), queries, keys, values, output and normalizer:
   $A = 4 [c (H_q + H) F + (H_q + 2 H_{kv}) K + H_q (K + 1)]$, with $c = 2$ for Hedgehog and 1 for T2R.
+- With $C$ cached tokens, also the keys and values that they are chosen from, and the choice:
+  $8 H_{kv} K (1 + (C + 2 w) / T) + 8 H_{kv} C / w + C$; with moments $8 H_{kv} + 1$ more for the tokens that go.
 - Its backward pass writes the gradients of both maps, two sums over blocks of $w$ tokens, and twice the output:
-  $W = 4 [(H_q + H) F + 2 H F (K + 1) / w + 2 H_q (K + 1)]$; more if heads share a map or the window slides.
+  $4 [(H_q + H) F + 2 H F (K + 1) / w + 2 H_q (K + 1)]$; more if heads share a map or the window slides. Or, if that is
+  more, the weights of the $S$ keys that a query can see by softmax, their gradient, and the keys and values of each
+  block: $4 [S (2 H_q + 2 H_{kv} K / w) + 3 H_q (K + 1)]$. The larger one is $W$; moments write both.
 - Attention transfer keeps one layer at a time: $A + W$, the softmax output $4 H_q K$, if $b < 4$ one more float32 copy
   of the output and of the maps' inputs, and $b (2 D + 2 (H_q + H_{kv}) K)$ of the forward pass; or the MLP's
   $b (2 D + 3 I) + 8 D$, if that is more. It does not depend on the number of layers.
@@ -218,28 +222,36 @@ def _fewest_gpus(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, lim
     return max(2, math.ceil(one["weights"] / left)) if is_sharded and left > 0 else None
 
 
-def _attention_kept(sizes: ModelSizes, attention: AttentionSettings) -> float:
+def _attention_kept(sizes: ModelSizes, settings: PlanSettings) -> float:
     Hq, Hkv, H, K, F = _letters(sizes)
+    attention, cached = settings.attention, 0.0
+    if attention.cache:
+        C, w = attention.cache, attention.window
+        cached = 8 * Hkv * (K * (1 + (C + 2 * w) / settings.sequence_length) + C / w) + C
     if sizes.feature_map == "moments":
         # the blocks are computed again in the backward pass
-        return 4 * (Hq + 2 * Hkv) * K
+        return 4 * (Hq + 2 * Hkv) * K + (cached + 8 * Hkv + 1 if cached else 0)
     kept = FEATURE_MAPS[sizes.feature_map].kept_per_feature
     # the features of queries before and behind the horizon's factor
     scaled = Hq * F if attention.horizon else 0
-    return 4 * (kept * (Hq + H) * F + scaled + (Hq + 2 * Hkv) * K + Hq * (K + 1))
+    return 4 * (kept * (Hq + H) * F + scaled + (Hq + 2 * Hkv) * K + Hq * (K + 1)) + cached
 
 
 def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float:
-    Hq, _, H, K, F = _letters(sizes)
+    Hq, Hkv, H, K, F = _letters(sizes)
+    seen = (attention.sinks or 0) + (attention.cache or 0) + 2 * attention.window
     written = (Hq + H) * F + 2 * H * F * (K + 1) / attention.window + 2 * Hq * (K + 1)
     if Hq != H:
         written += Hq * (F + K + 1)
-    if sizes.feature_map == "moments":
-        # scores, masked scores, weights and their gradient, of one layer at a time
-        written += 4 * Hq * ((attention.sinks or 0) + attention.cache + 2 * attention.window)
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[attention.window_shape]
     written += by_features * (Hq * attention.window + 2 * H * F + H * (K + 1))
-    return 4 * written
+    if attention.window_shape == "none":
+        return 4 * written
+    pairs = 2 * Hkv * K / attention.window
+    if sizes.feature_map == "moments":
+        # and a part of the masked scores
+        return 4 * (written + seen * (2.5 * Hq + pairs))
+    return 4 * max(written, seen * (2 * Hq + pairs) + 3 * Hq * (K + 1))
 
 
 def _map_inputs(sizes: ModelSizes, settings: PlanSettings) -> float:
@@ -255,7 +267,7 @@ def kept_in_transfer(sizes: ModelSizes, settings: PlanSettings) -> float:
     # the student's outputs, which feature maps keep already, and the teacher's
     is_single = settings.item_size == 4 and sizes.feature_map != "moments"
     outputs = (1 if is_single else 2) * 4 * sizes.heads * sizes.head_width
-    return _attention_kept(sizes, settings.attention) + _map_inputs(sizes, settings) + outputs
+    return _attention_kept(sizes, settings) + _map_inputs(sizes, settings) + outputs
 
 
 def kept_in_lora(sizes: ModelSizes, settings: PlanSettings) -> float:
@@ -263,7 +275,7 @@ def kept_in_lora(sizes: ModelSizes, settings: PlanSettings) -> float:
     # autocast makes a copy for each of q, k and v, gate and up
     copies = 2 if settings.item_size == 4 else 5
     inputs = copies * sizes.width + sizes.heads * sizes.head_width + 4 * sizes.inner
-    attention = _attention_kept(sizes, settings.attention) + _map_inputs(sizes, settings)
+    attention = _attention_kept(sizes, settings) + _map_inputs(sizes, settings)
     return attention + 8 * sizes.width + settings.item_size * inputs
 
 
@@ -300,7 +312,7 @@ def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
     attention, T = settings.attention, settings.sequence_length
     cost = hybrid_chunked(
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape,
-        sinks=attention.sinks or 0, cache=attention.cache,
+        sinks=attention.sinks or 0, cache=attention.cache or 0,
     )  # fmt: skip
     if sizes.feature_map == "moments":
         return cost.operations / T
@@ -326,12 +338,12 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
     states = {}
     has_moments = sizes.feature_map == "moments"
-    has_inputs = not settings.attention.rotate_features and (not has_moments or settings.attention.cache > 0)
+    has_inputs = not settings.attention.rotate_features and (not has_moments or bool(settings.attention.cache))
     for name, heads in (("query", Hq), ("kv", Hkv)):
         state = hybrid_state(
             1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=0 if has_moments else F,
             window=settings.attention.window, window_shape=settings.attention.window_shape,
-            sinks=settings.attention.sinks or 0, cache=settings.attention.cache,
+            sinks=settings.attention.sinks or 0, cache=settings.attention.cache or 0,
             input_width=K if has_inputs else 0,
             dtype=getattr(torch, settings.dtype), device="meta",
         )  # fmt: skip

@@ -55,8 +55,8 @@ def _lead(about: Mapping[str, Any]) -> str:
         window = f"There is no window: without its {branch(about)} the student attends to nothing."
     else:
         window = (
-            f"A text of up to {about['visible']} tokens lies within the window ({about['window']} tokens, "
-            f"{about['window_shape']}) as a whole; the {branch(about)} can contribute only to longer ones."
+            f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
+            f"{about['window']} tokens, {about['window_shape']}); the {branch(about)} contributes only to longer ones."
         )
     tuned = (
         "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
