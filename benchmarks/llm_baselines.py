@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from bio_speed import machine
-from llm_length import file_name, kept, measure, parser_for, summary, write_texts
+from llm_length import PAPER, file_name, kept, measure, parser_for, summary, write_texts
 from torch import nn
 
 from subquad.llm.data.packing import prepare_text
@@ -34,7 +34,6 @@ from subquad.llm.training.transfer import transfer
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import hybrid_quadratic
 
-PAPER = {"rotate_features": True, "horizon": 0.0, "sinks": 0}
 PUBLISHED = {
     "transfer_learning_rate": 1e-2, "lora_learning_rate": 1e-4, "feature_map_learning_rate": 0.0, "lora_rank": 8,
     "lora_alpha": 16.0, "lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj"),

@@ -3,9 +3,10 @@
     python benchmarks/llm_decode.py [--threads 1] [--periods 1] [--model smollm2] [--most-gib 6]
 
 Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model is
-converted but not trained. States: `default`, the default attention; `kv`, with one feature map per key-value head;
-`cache`, that and a sparse cache of 384 tokens; `moments`, the same cache with moments. Caches and states are filled
-with random numbers instead of a prompt, which does not change the time. `floor` is the same model with attention
+converted but not trained. States: `default`, the default attention, a sparse cache of 384 tokens and moments; `cache`,
+the same cache and one feature map per key-value head; `maps` and `kv`, no cache and one feature map per query head or
+per key-value head. Caches and states are filled with random numbers instead of a prompt, which does not change the
+time. `floor` is the same model with attention
 replaced by its values: everything that is not attention.
 
 Each variant decodes whole periods of the window, 64 tokens, so that the steps in which a block leaves the window count
@@ -35,9 +36,9 @@ CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]
 BATCHES = [1, 8, 32]
 STATES = {
     "default": AttentionSettings(),
-    "kv": AttentionSettings(feature_heads="kv"),
-    "cache": AttentionSettings(feature_heads="kv", cache=384),
-    "moments": AttentionSettings(feature_map="moments", cache=384),
+    "cache": AttentionSettings(feature_map="hedgehog", feature_heads="kv"),
+    "maps": AttentionSettings(feature_map="hedgehog", cache=0),
+    "kv": AttentionSettings(feature_map="hedgehog", feature_heads="kv", cache=0),
 }
 PERIOD = AttentionSettings().window
 

@@ -1,16 +1,16 @@
 """Perplexity by position and recall far beyond the training length: which part of the attention holds, beside controls.
 
-Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms moments default] [--seeds 0 1 2]
+Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms default] [--seeds 0 1 2]
 
 SmolLM2-135M-Instruct is linearized on four kinds of text (WikiText-2, radio news, film reviews, role-play) in equal
 parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text; and by
 whether it finds a number in a long meaningless text. Arms:
 
-- moments: a sparse cache of 384 tokens and moments in place of feature maps; the state has 29 MB in float32.
-- cache: the same cache and one feature map per key head; the state has 30 MB.
-- default: no cache, unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of
-  them. paper: without all.
-- controls, trained by `linearize --controls` beside the arms moments and default on as many tokens: the teacher, the
+- default: four sinks, a sparse cache of 384 tokens, and moments; the state has 29 MB in float32.
+- feature maps: the same cache and one feature map per key head; the state has 30 MB.
+- no cache: unrotated feature maps, a horizon, four sinks. no horizon, rotated features, no sinks: without one of them.
+  paper: without all.
+- controls, trained by `linearize --controls` beside the arms default and no cache on as many tokens: the teacher, the
   window of the student, and a window as large as its state, both with sinks. A terrace window sees three quarters of
   the tokens that it keeps on average; the rows "sliding" read the weights of the last control with a window that
   slides and sees all of them.
@@ -46,16 +46,18 @@ from subquad.llm.training.metrics import token_losses
 from subquad.nn.attention import HybridAttention
 from subquad.runs.storage import read_json, write_json
 
+MAPS = {"cache": 0, "feature_map": "hedgehog"}
+PAPER = {**MAPS, "rotate_features": True, "horizon": 0.0, "sinks": 0}
 ARMS = {
-    "moments": {"cache": 384, "feature_map": "moments"},
-    "cache": {"cache": 384, "feature_heads": "kv"},
     "default": {},
-    "no horizon": {"horizon": 0.0},
-    "rotated features": {"rotate_features": True},
-    "no sinks": {"sinks": 0},
-    "paper": {"rotate_features": True, "horizon": 0.0, "sinks": 0},
+    "feature maps": {"feature_map": "hedgehog", "feature_heads": "kv"},
+    "no cache": MAPS,
+    "no horizon": {**MAPS, "horizon": 0.0},
+    "rotated features": {**MAPS, "rotate_features": True},
+    "no sinks": {**MAPS, "sinks": 0},
+    "paper": PAPER,
 }
-WITH_CONTROLS = ("moments", "default")
+WITH_CONTROLS = ("default", "no cache")
 SLIDING = "window, as large, sliding, untrained"
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DECISIVE = (
@@ -88,13 +90,13 @@ def main():
     }
     held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
     given = {"held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys}
-    convert(model, AttentionSettings(**ARMS["moments"]), check=False)
+    convert(model, AttentionSettings(**ARMS["default"]), check=False)
     found = {}
     untrained = {
         "teacher": "softmax",
         "window, untrained": "window",
         "cache, untrained, without linear": "without_linear",
-        "moments, untrained": "hybrid",
+        "default, untrained": "hybrid",
     }
     for name, mode in untrained.items():
         path = options.out / file_name(name)

@@ -4,8 +4,8 @@ Run: SUBQUAD_DATA=DATA python benchmarks/llm_quality.py --out DIR [--tokens 4915
 
 SmolLM2-135M-Instruct is trained on WikiText-2 (train) and GPTeacher's role-play in equal parts, with as many tokens in
 stage 2 as in stage 1, and measured on WikiText-2's test text and on the last tenth of the role-play, which is never
-trained on. `paper` has the learning rates of arXiv:2410.10254 (1e-2, then 1e-4), its rank, layers and loss; `ours` has
-the defaults, or `--settings`. An interrupted benchmark is resumed. Ends in one line of JSON.
+trained on. Both have the attention of arXiv:2410.10254. `paper` has its learning rates (1e-2, then 1e-4), rank, layers
+and loss; `ours` has the defaults, or `--settings`. An interrupted benchmark is resumed. Ends in one line of JSON.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+from llm_length import PAPER
 
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
@@ -74,11 +75,17 @@ def main() -> None:
         name: prepare_text(tokenizer, training, [file], sequence_length=LENGTH, quiet=True).holdout.ids[:MEASURED]
         for name, file in measured.items()
     }
-    convert(model, AttentionSettings(), check=False)
+    attention = AttentionSettings(**PAPER)
+    convert(model, attention, check=False)
     teacher, window = (measure(model, held_out, mode) for mode in ("softmax", "window"))
     del model
     # perplexity is measured below, so that the run itself measures little
-    common = {"sequence_length": LENGTH, "text_weights": (1.0, 1.0), "evaluation_tokens": LENGTH}
+    common = {
+        "attention": attention,
+        "sequence_length": LENGTH,
+        "text_weights": (1.0, 1.0),
+        "evaluation_tokens": LENGTH,
+    }
     recipes = {
         "paper": LinearizeSettings(
             **common,

@@ -108,7 +108,7 @@ def test_the_settings_offer_every_feature_map():
 
 @pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 0.0}])
 def test_what_only_feature_maps_have_is_refused_beside_moments(how):
-    with pytest.raises(SubquadError, match="moments have no feature maps; add --attention.feature-map hedgehog"):
+    with pytest.raises(SubquadError, match=r"moments have no feature maps; add --attention\.feature-map hedgehog"):
         AttentionSettings(**how)
     AttentionSettings(**how, feature_map="hedgehog")
 
