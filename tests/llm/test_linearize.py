@@ -289,6 +289,15 @@ def test_evaluations_take_at_most_a_quarter_of_the_time_unless_tokens_are_given(
     assert budget.evaluation_sequences == expected
 
 
+@pytest.mark.slow
+def test_sequences_that_are_seen_exactly_are_noticed(folder, text, tmp_path, capsys):
+    settings = replace(SMALL, attention=AttentionSettings(window=3))
+    subquad.llm.linearize(folder, text, settings, out=tmp_path / "out")
+    assert "up to 393 exactly" in capsys.readouterr().err
+    subquad.llm.linearize(folder, text, SMALL, out=tmp_path / "other")
+    assert "exactly" not in capsys.readouterr().err
+
+
 def spoilt(folder, tmp_path, change):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

@@ -59,9 +59,10 @@ def command(*words):
     (line,) = [line for line in COMMANDS if all(word in line for word in words)]
     if "linearize" in line:
         line = re.sub(r" --(minutes|transfer-tokens|lora-tokens|evaluation-tokens|sequence-length) \d+", "", line)
-        if line.endswith("--out linear"):
+        if line.endswith(("--out linear", "--out maps")):
             # longer than the 128 tokens that a window of 64 shows; enough steps to be better than an untrained model
-            line += f" --sequence-length {LENGTH} --transfer-tokens {10 * LENGTH} --lora-tokens {4 * LENGTH}"
+            line += " --attention.cache 32" * line.endswith("linear") + f" --sequence-length {LENGTH}"
+            line += f" --transfer-tokens {10 * LENGTH} --lora-tokens {4 * LENGTH}"
             line += f" --evaluation-tokens {LENGTH}"
         else:
             # the positions of the tiny checkpoint end at 32
@@ -104,22 +105,30 @@ def workplace(tmp_path_factory, folder, smollm2):
 
 def test_a_short_run_recovers_most_of_what_the_window_alone_loses(workplace):
     test = read_json(workplace / "linear" / "metrics.json")["test"]
-    teacher, window, untrained, transferred, fine_tuned, without = (test[name]["perplexity"] for name in test)
-    assert teacher < fine_tuned < transferred < untrained
-    assert transferred < 0.85 * untrained
-    assert fine_tuned < 0.95 * window
-    # with sinks in the window, a text of 256 tokens leaves the linear branch little to win; untrained it does harm
-    assert fine_tuned < 1.05 * without
-    assert untrained > 1.2 * window
+    perplexities = {name: own["perplexity"] for name, own in test.items()}
+    teacher, window, fine_tuned = (perplexities[name] for name in ("teacher", "window", "fine_tuned"))
+    # half of the tokens between window and teacher are cached, so that nothing has to be trained to be better
+    assert teacher < perplexities["untrained"] < 0.95 * window
+    assert fine_tuned < 0.9 * window
+    assert fine_tuned < 1.02 * perplexities["fine_tuned_without_linear"]
     errors = read_json(workplace / "linear" / "evaluations.json")["errors"]
-    assert fmean(errors["transferred"]) < 0.75 * fmean(errors["untrained"])
+    assert fmean(errors["transferred"]) < fmean(errors["untrained"])
     assert (workplace / "linear" / "report.html").stat().st_size > 10_000
 
 
-def test_the_floor_fails_with_shuffled_feature_maps(workplace):
-    linear = workplace / "linear"
-    metrics, notes = (read_json(linear / name) for name in ("metrics.json", "evaluations.json"))
-    model, tokenizer = subquad.llm.load(linear)
+def test_feature_maps_have_to_be_trained_and_are(workplace):
+    run("--out maps")
+    maps = workplace / "maps"
+    metrics, notes = (read_json(maps / name) for name in ("metrics.json", "evaluations.json"))
+    test = metrics["test"]
+    teacher, window, untrained, transferred, fine_tuned, without = (test[name]["perplexity"] for name in test)
+    assert teacher < fine_tuned < transferred < 0.85 * untrained
+    assert fine_tuned < 0.95 * window < 0.8 * untrained
+    # with sinks in the window, a text of 256 tokens leaves the linear branch little to win
+    assert fine_tuned < 1.05 * without
+    assert fmean(notes["errors"]["transferred"]) < 0.75 * fmean(notes["errors"]["untrained"])
+
+    model, tokenizer = subquad.llm.load(maps)
     holdout = prepare_text(tokenizer, [workplace / "corpus.txt"], sequence_length=LENGTH).holdout.ids[:1]
     assert perplexity(model, holdout) == pytest.approx(metrics["test"]["fine_tuned"]["perplexity"], rel=1e-3)
     generator = torch.Generator().manual_seed(0)
@@ -207,11 +216,9 @@ def test_an_own_checkpoint_is_linearized(workplace):
     assert (workplace / "student" / "model.safetensors").is_file()
 
 
-def test_students_with_a_cache_are_made_and_evaluated(workplace):
-    run("--out cached")
+def test_a_student_for_long_texts_is_made_and_evaluated(workplace):
     run("--out reader")
     run("evaluate reader")
-    assert (workplace / "cached" / "report.html").is_file()
     assert (workplace / "long" / "evaluation.json").is_file()
 
 
@@ -227,7 +234,8 @@ def test_evaluate_shows_the_model_beside_its_controls(workplace):
     (text,) = model["perplexity"].values()
     values = {role: estimate["value"] for role, estimate in text["models"].items()}
     assert values["fine_tuned"] < min(1.5 * values["teacher"], values["window"])
-    assert set(model["passkey"]["150"]["models"]) == {"teacher", "window", "fine_tuned_without_linear", "fine_tuned"}
+    roles = {"teacher", "window", "cache", "fine_tuned_without_linear", "fine_tuned"}
+    assert set(model["passkey"]["150"]["models"]) == roles
     assert (workplace / "evaluation" / "report.html").stat().st_size > 10_000
 
 

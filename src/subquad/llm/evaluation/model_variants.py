@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.attention import Mode
+from subquad.llm.models.attention import Mode, seen_exactly
 from subquad.llm.models.checkpoints import (
     checkpoint_kind,
     locate,
@@ -71,10 +71,7 @@ class EvaluatedModel:
     @property
     def visible(self) -> int:
         """Longest text of which the student sees all tokens exactly, so that its linear branch adds nothing."""
-        attention = self.attention
-        # feature maps describe the cached tokens as well, moments do not
-        cached = (attention.cache or 0) if attention.feature_map == "moments" else 0
-        return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
+        return seen_exactly(self.attention)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer."""

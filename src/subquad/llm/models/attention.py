@@ -26,6 +26,7 @@ from subquad.llm.models.windows import each_window
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
+from subquad.ops.linattn_windows import seen_whole
 
 __all__ = [
     "FUSED",
@@ -38,6 +39,7 @@ __all__ = [
     "TransferCallback",
     "attention_layers",
     "attention_mode",
+    "seen_exactly",
 ]
 
 Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
@@ -289,6 +291,13 @@ def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "
 def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
     """Return the model's hybrid attention layers, first to last."""
     return [module for module in model.modules() if isinstance(module, HybridSelfAttention)]
+
+
+def seen_exactly(attention: AttentionSettings) -> int:
+    """Return the length of the longest text of which a student sees each token exactly, as softmax attention does."""
+    # feature maps describe the cached tokens as well, moments do not
+    cached = (attention.cache or 0) if attention.feature_map == "moments" else 0
+    return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
 
 
 @contextmanager

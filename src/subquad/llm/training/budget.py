@@ -37,6 +37,8 @@ MODEL_NAMES = (
 
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
+MOMENTS_FRACTION = 0.1
+"""In place of `TRANSFER_FRACTION` for moments, of which few steps train two numbers per head."""
 EVALUATION_TOKENS = 8192
 STEP_COST = 3
 """Time of a training step, in forward passes over its tokens."""
@@ -191,7 +193,8 @@ def divide_time(
     step = settings.batch_size * settings.gradient_accumulation
     every = (settings.validate_every or math.inf) * step
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
-    transfer = TRANSFER_FRACTION if settings.from_ is None else 0.0
+    transfer = MOMENTS_FRACTION if settings.attention.feature_map == "moments" else TRANSFER_FRACTION
+    transfer = transfer if settings.from_ is None else 0.0
     fractions = {"transfer": transfer, "lora": 1 - transfer}
     # sequences per second of the two stages; each control fine-tunes on those of both
     rates = {stage: fraction / (seconds[stage] + validation) for stage, fraction in fractions.items()}
