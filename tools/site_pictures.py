@@ -32,8 +32,8 @@ COMMANDS = {
     "scan/heatmap.png": "bio scan run --direction minimize --out scan",
     "epistasis/epistasis.html": "bio epistasis example:tdp43 --out epistasis",
     "explained/report.html": "hep explain tagger --files example:jets --out explained",
-    "linear/metrics.json": "llm linearize smollm2 --text corpus.txt --transfer-tokens 8192 --lora-tokens 8192 "
-    "--evaluation-tokens 2048 --out linear",
+    "linear/metrics.json": "llm linearize smollm2 --text corpus.txt --sequence-length 2048 --transfer-tokens 8192 "
+    "--lora-tokens 16384 --evaluation-tokens 4096 --out linear",
 }
 """What a finished command has written, and the command, as the tutorials have it."""
 COLOURS, WIDTH = 128, 1800

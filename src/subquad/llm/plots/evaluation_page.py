@@ -56,7 +56,7 @@ def _lead(about: Mapping[str, Any]) -> str:
     else:
         window = (
             f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
-            f"{about['window']} tokens, {about['window_shape']}); the {branch(about)} contributes only to longer ones."
+            f"{about['window']} tokens, {about['window_shape']}); only for longer ones its {branch(about)} can matter."
         )
     tuned = (
         "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
@@ -68,8 +68,8 @@ def _lead(about: Mapping[str, Any]) -> str:
     kind = "moments" if about.get("has_moments") else "linear"
     return (
         f"The student, with hybrid attention ({kind} plus window), is compared with its teacher, the softmax model it "
-        "was made from, and with models that have a window alone: the teacher's weights and the student without its "
-        f"{branch(about)}. {tuned} {window}"
+        "was made from; with models that have a window alone: the teacher's weights, and those fine-tuned if there are "
+        f"any; and with itself without its {branch(about)}. {tuned} {window}"
     )
 
 

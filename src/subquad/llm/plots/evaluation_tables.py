@@ -47,7 +47,7 @@ Estimate = Mapping[str, float | None]
 
 def branch(about: Mapping[str, Any]) -> str:
     """Return the name of what a model has for the tokens before its window."""
-    return "moment branch" if about.get("has_moments") else "linear branch"
+    return "moments" if about.get("has_moments") else "linear branch"
 
 
 def labels(about: Mapping[str, Any]) -> dict[str, str]:

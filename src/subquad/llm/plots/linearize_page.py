@@ -225,23 +225,22 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
     without = values["fine_tuned_without_linear"]
-    own = branch(about)
-    depends = f"this model depends on its {own}" if without > student else f"the {own} contributes nothing on this text"
+    change = 100 * (without / student - 1)
     found = (
-        f"The fine-tuned model has perplexity {student:.1f}; teacher {teacher:.1f}, window only, untrained "
-        f"{window:.1f}. Without its {own} it is {without:.1f}, so {depends}"
+        f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained "
+        f"{window:.3g}. Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
     )
     controls = {name: values[name] for name in CONTROLS if name in values}
     if not controls:
         return (
-            f"{found}; a model fine-tuned with the window alone may do as well, and fine-tuning also adapts a model to "
-            "the style of the text. Compare it with the controls (--controls)."
+            f"{found}. A model fine-tuned with a window alone may do as well, and fine-tuning also adapts a model to "
+            "the style of the text: compare it with controls (--controls)."
         )
     best = min((value, name) for name, value in controls.items() if "window" in name)
     verdict = "better than" if student < best[0] else "no better than"
     return (
-        f"{found}. With as many tokens of the same texts the teacher reaches {controls['teacher_fine_tuned']:.1f}, and "
-        f"the best window alone {best[0]:.1f} ({LABELS[best[1]]}): on this text the student is {verdict} it."
+        f"{found}. With as many tokens of the same texts the teacher reaches {controls['teacher_fine_tuned']:.3g}, and "
+        f"the best window alone {best[0]:.3g} ({LABELS[best[1]]}): on this text the student is {verdict} it."
     )
 
 
@@ -256,7 +255,7 @@ def _bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
     )
     for place, name in enumerate(order):
         axes.annotate(
-            f"{values[name]:.1f}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
+            f"{values[name]:.3g}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
