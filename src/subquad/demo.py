@@ -212,19 +212,20 @@ def _llm(out: Path, text: Path | None, *, quick: bool) -> _Job:
         baselines = {
             "teacher": "softmax",
             "window": "window only",
-            "fine_tuned_without_linear": "without linear branch",
+            "cache": "window and cache, untrained",
+            "fine_tuned_without_linear": "without moments",
         }
         return f"perplexity {test['fine_tuned']['perplexity']:.1f}", ", ".join(
             f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items()
         )
 
-    transfer, lora, evaluation, length = (2_560, 1_536, 512, 512) if quick else (24_576, 16_384, 2_048, 1_024)
+    transfer, lora, evaluation, length = (1_024, 2_048, 1_024, 1_024) if quick else (8_192, 24_576, 4_096, 2_048)
     budget = ("--transfer-tokens", transfer, "--lora-tokens", lora, "--evaluation-tokens", evaluation)
     budget = (*budget, "--sequence-length", length)
     corpus = str(text or _python_topics(out))
     return _Job(
         name="llm",
-        title="Linear attention: SmolLM2-135M-Instruct",
+        title="A state of constant size: SmolLM2-135M-Instruct",
         commands=(("llm", "linearize", "smollm2", "--text", corpus, *map(str, budget), "--out", str(out / "llm")),),
         section=section,
         result=result,
