@@ -219,7 +219,7 @@ def _llm(out: Path, text: Path | None, *, quick: bool) -> _Job:
             f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items()
         )
 
-    transfer, lora, evaluation, length = (1_024, 2_048, 1_024, 1_024) if quick else (8_192, 24_576, 4_096, 2_048)
+    transfer, lora, evaluation, length = (1_024, 2_048, 1_024, 1_024) if quick else (6_144, 15_360, 3_072, 1_536)
     budget = ("--transfer-tokens", transfer, "--lora-tokens", lora, "--evaluation-tokens", evaluation)
     budget = (*budget, "--sequence-length", length)
     corpus = str(text or _python_topics(out))
