@@ -57,7 +57,7 @@ def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
     settings = continued(adapter, save="adapter", sequence_length=29)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
     assert metrics["tokens"] == {"lora": 29 * 5}
-    assert [*metrics["test"]] == ["teacher", "window", "earlier", "fine_tuned", "fine_tuned_without_linear"]
+    assert [*metrics["test"]] == ["teacher", "window", "cache", "earlier", "fine_tuned", "fine_tuned_without_linear"]
     config = json.loads((tmp_path / "further" / "config.json").read_text())
     assert config["trained_length"] == 29
     assert config["lora"] == json.loads((adapter / "config.json").read_text())["lora"]

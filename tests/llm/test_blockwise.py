@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.llm_models import SMALL, small_attention, tiny_config, tiny_model
+from support.llm_models import SMALL as DEFAULT
+from support.llm_models import small_attention, tiny_config, tiny_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
@@ -27,6 +28,8 @@ from subquad.runs.storage import read_tensors
 pytestmark = pytest.mark.slow
 
 LAYERS, TOKENS = 5, 31 * 11
+# feature maps have more to train than moments
+SMALL = replace(DEFAULT, attention=small_attention())
 HOW = {"tokens": TOKENS, "precision": "float32", "quiet": True}
 EXACT = {**HOW, "states_dtype": torch.float32}
 
@@ -97,6 +100,8 @@ def start(name, tensor):
             return torch.zeros_like(tensor)
         case "log_horizon":
             return torch.full_like(tensor, AttentionSettings().horizon).log()
+        case "log_spread":
+            return torch.full_like(tensor, 2.0).log()
     return torch.eye(tensor.shape[-1]).expand_as(tensor)
 
 
@@ -125,6 +130,7 @@ def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, sequences, 
     "how",
     [
         {"transfer_loss": "relative"},
+        {"attention": DEFAULT.attention},
         {"transfer_loss": "attention_weights"},
         {"transfer_loss": "attention_weights", "cross_entropy_fraction": 0.9, "warmup_fraction": 0.3, "batch_size": 2},
     ],
@@ -136,7 +142,7 @@ def test_blocks_train_the_feature_maps_of_the_joint_form_with_every_loss(llama, 
     found = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **EXACT)
     assert distance(expected, read_tensors(found.feature_maps)) < 1e-5
     # the loss is another one than without the setting
-    assert distance(expected, joint(llama, sequences)) > 1e-2
+    assert "attention" in how or distance(expected, joint(llama, sequences)) > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["gemma", "granite", "olmo2"])
@@ -156,7 +162,7 @@ def test_models_with_scaled_embeddings_or_other_norms_are_supported(sequences, t
 
 def test_softmax_layers_are_passed_through(llama, sequences, tmp_path, monkeypatch):
     unclipped(monkeypatch)
-    attention = AttentionSettings(window=3, softmax_layers=(0, 3))
+    attention = small_attention(softmax_layers=(0, 3))
     settings = LinearizeSettings(attention=attention, sequence_length=31)
     found = transfer_blockwise(llama, sequences, settings, block_layers=1, directory=tmp_path, **EXACT)
     assert distance(joint(llama, sequences, settings), read_tensors(found.feature_maps)) < 1e-5
@@ -361,7 +367,7 @@ def test_a_gguf_file_and_an_empty_block_are_rejected(llama, sequences, tmp_path)
 
 
 def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
-    settings, out = replace(SMALL, block_layers=1), tmp_path / "out"
+    settings, out = replace(DEFAULT, block_layers=1), tmp_path / "out"
     for place, name in ((blockwise.Block, "forward"), (linearization, "load_feature_maps")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)

@@ -25,7 +25,6 @@ from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_bytes
-from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.controls import CONTROLS
 from subquad.llm.training.metrics import perplexity, token_losses
 
@@ -187,7 +186,7 @@ def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, as
 @pytest.mark.slow
 def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear, text, tmp_path):
     student, out = tmp_path / "student", tmp_path / "out"
-    attention = AttentionSettings(window=3, cache=5)
+    attention = small_attention(cache=5)
     settings = replace(SMALL, attention=attention, controls=True, lora_learning_rate=2e-2)
     metrics = subquad.llm.linearize(base, text, settings, out=student, quiet=True)
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 3, speed=(), resamples=100)

@@ -57,7 +57,7 @@ def test_probabilities_that_are_not_finite_are_an_error():
 
 @pytest.mark.slow
 def test_linearize_fine_tunes_the_model_with_the_chosen_layers(folder, text, tmp_path):
-    settings = replace(SMALL, softmax_layers=1)
+    settings = replace(SMALL, softmax_layers=1, attention=small_attention())
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "run", quiet=True)
     notes = json.loads((tmp_path / "run" / "evaluations.json").read_text())
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -99,7 +99,7 @@ def workplace(tmp_path_factory, folder, smollm2):
         patch.setattr(checkpoints, "_smollm2", lambda: smollm2)
         patch.setattr(pydoc_data.topics, "topics", TOPICS)
         exec(compile(SNIPPETS[0], "tutorial", "exec"), {})
-        run("--lora-tokens 8192", "--out linear")
+        run("--evaluation-tokens 4096", "--out linear")
         yield path
 
 
@@ -108,7 +108,7 @@ def test_a_short_run_recovers_most_of_what_the_window_alone_loses(workplace):
     perplexities = {name: own["perplexity"] for name, own in test.items()}
     teacher, window, fine_tuned = (perplexities[name] for name in ("teacher", "window", "fine_tuned"))
     # half of the tokens between window and teacher are cached, so that nothing has to be trained to be better
-    assert teacher < perplexities["untrained"] < 0.95 * window
+    assert 0.98 * teacher < perplexities["untrained"] < 0.95 * window
     assert fine_tuned < 0.9 * window
     assert fine_tuned < 1.02 * perplexities["fine_tuned_without_linear"]
     errors = read_json(workplace / "linear" / "evaluations.json")["errors"]
