@@ -22,6 +22,8 @@ def opened_report(page, panel):
         page.locator(f"#sq-{panel}").get_by_role("link", name="Open the report").click()
     report = opened.value
     report.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+    # a page that is still opening cannot be loaded again
+    report.wait_for_load_state()
     report.reload()
     report.locator("h1").wait_for()
     assert not complaints

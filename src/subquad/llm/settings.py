@@ -284,7 +284,7 @@ class LinearizeSettings:
                 "(--attention.window)"
             )
         if 0 in windows and attention.feature_map == "moments":
-            raise SubquadError(f"{shown}: moments need a window; omit 0")
+            raise SubquadError(f"{shown}: moments need a window; omit 0, or add --attention.feature-map hedgehog")
 
     def _check_budget(self) -> None:
         if self.from_ is not None:
