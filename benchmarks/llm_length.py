@@ -15,7 +15,7 @@ whether it finds a number in a long meaningless text. Arms:
   the tokens that it keeps on average; the rows "sliding" read the weights of the last control with a window that
   slides and sees all of them.
 
-Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
+`--model` names another teacher. Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
 by text and bin of positions, and fractions of numbers that were found, mean and standard deviation over seeds.
 """
 
@@ -58,6 +58,7 @@ ARMS = {
     "paper": PAPER,
 }
 WITH_CONTROLS = ("default", "no cache")
+TEXTS = ("speeches", "screenplay", "shakespeare", "wikitext")
 SLIDING = "window, as large, sliding, untrained"
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DECISIVE = (
@@ -69,6 +70,8 @@ DECISIVE = (
     "passkeys",
     "settings",
     "precision",
+    "model",
+    "texts",
 )
 """Options that a measurement depends on."""
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -76,6 +79,8 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 def main():
     parser = parser_for(__doc__, ARMS)
+    parser.add_argument("--model", default="smollm2", help="teacher, as `subquad llm linearize` takes it")
+    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS, help="held-out texts")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
@@ -83,10 +88,12 @@ def main():
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     training, texts = write_texts(Path(os.environ["SUBQUAD_DATA"]) / "llm", options.out)
-    model, tokenizer = open_checkpoint(locate("smollm2"))
+    extra = json.loads(options.settings)
+    model, tokenizer = open_checkpoint(locate(options.model), getattr(torch, extra.get("dtype", "float32")))
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
         for name, file in texts.items()
+        if name in options.texts
     }
     held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
     given = {"held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys}
@@ -117,9 +124,9 @@ def main():
                 evaluation_tokens=options.sequence_length,
                 controls=arm in WITH_CONTROLS,
             )
-            settings = replace(settings, **json.loads(options.settings))
+            settings = replace(settings, **extra)
             if not (run / "metrics.json").is_file():
-                llm.linearize("smollm2", training, settings, out=run, seed=seed)
+                llm.linearize(options.model, training, settings, out=run, seed=seed)
             measured = [(arm, run, "hybrid"), (f"{arm}, without linear", run, "without_linear")]
             if settings.controls:
                 names = zip(CONTROLS, ("softmax", "window", "window"), strict=True)
@@ -140,6 +147,7 @@ def main():
         json.dumps(
             {
                 "benchmark": "llm_length",
+                "model": Path(options.model).name,
                 **machine(options.threads),
                 "seeds": options.seeds,
                 "tokens": [options.transfer_tokens, options.lora_tokens],

@@ -27,6 +27,9 @@ from subquad.reporting.statistics import bootstrap_means, percentile_interval
 
 __all__ = ["compare_losses", "perplexity", "run_teacher", "sequence_losses", "token_losses", "transfer_errors"]
 
+SLICE = 512
+"""Tokens whose log-probabilities are computed at a time."""
+
 RESAMPLES = 2000
 """Bootstrap samples of an interval."""
 
@@ -67,8 +70,10 @@ def token_losses(model: nn.Module, sequence: Int[Tensor, " T"], *, mode: Mode = 
     """Return the negative log-likelihood of every token but the first, each given all tokens before it."""
     ids = sequence[None].to(next(model.parameters()).device).long()
     with attention_mode(model, mode):
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-    return F.cross_entropy(logits, ids[0, 1:], reduction="none")
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+    # some tokens at a time, since log-probabilities take as much memory as the logits
+    pairs = zip(logits.split(SLICE), ids[0, 1:].split(SLICE), strict=True)
+    return torch.cat([F.cross_entropy(given.float(), target, reduction="none") for given, target in pairs])
 
 
 @torch.no_grad()
