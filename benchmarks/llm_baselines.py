@@ -179,6 +179,7 @@ def main():
         "held_out": {name: ids[: options.sequences] for name, ids in held_out.items()},
         "tokenizer": tokenizer,
         "passkeys": options.passkeys,
+        "haystack": texts["speeches"],
     }
     found = {}
     for seed in options.seeds:

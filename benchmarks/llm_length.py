@@ -3,24 +3,24 @@
 Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms default] [--seeds 0 1 2]
 
 SmolLM2-135M-Instruct is linearized on four kinds of text (WikiText-2, radio news, film reviews, role-play) in equal
-parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text; and by
-whether it finds a number in a long meaningless text. Arms:
+parts and measured on long texts of other kinds, and by whether it finds a number in a long text: in sentences that are
+repeated, and in speeches. Nothing was chosen by the four texts of the default; by the other four, the cache and the
+moments were. Arms:
 
 - default: four sinks, a sparse cache of 384 tokens, and moments; the state has 29 MB in float32.
 - feature maps: the same cache and one feature map per key head; the state has 30 MB.
 - no cache: unrotated feature maps, a horizon, four sinks. no horizon, rotated features, no sinks: without one of them.
   paper: without all.
-- controls, trained by `linearize --controls` beside the arms default and no cache on as many tokens: the teacher, the
-  window of the student, and a window as large as its state, both with sinks. A terrace window sees three quarters of
-  the tokens that it keeps on average; the rows "sliding" read the weights of the last control with a window that
-  slides and sees all of them.
+- controls, trained by `linearize --controls` beside the arms default and no cache on as many tokens: the teacher; the
+  window of the student; a window that slides; and the student's window with a larger cache. The last two have no linear
+  branch, and take as much memory as the student.
 
-`--model` names another teacher. Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
-by text and bin of positions, and fractions of numbers that were found, mean and standard deviation over seeds.
+`--model` names another teacher. Each run is resumed, and each measurement kept, so that the same command continues. The
+last line is JSON: perplexities by text and bin of positions, and fractions of numbers that were found, mean and
+standard deviation over seeds.
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -29,6 +29,7 @@ import zipfile
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from pydoc_data.topics import topics
 from statistics import fmean, stdev
 
 import torch
@@ -37,13 +38,12 @@ from bio_speed import machine
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.probes import passkey_prompt
-from subquad.llm.models.attention import attention_layers, attention_mode
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.controls import CONTROLS, control_folder, state_size
+from subquad.llm.training.controls import MODES, as_control, control_folder, control_names, controls_of
 from subquad.llm.training.metrics import token_losses
-from subquad.nn.attention import HybridAttention
 from subquad.runs.storage import read_json, write_json
 
 MAPS = {"cache": 0, "feature_map": "hedgehog"}
@@ -58,8 +58,10 @@ ARMS = {
     "paper": PAPER,
 }
 WITH_CONTROLS = ("default", "no cache")
-TEXTS = ("speeches", "screenplay", "shakespeare", "wikitext")
-SLIDING = "window, as large, sliding, untrained"
+TEXTS = ("inaugurals", "conversations", "wine", "python")
+"""Inaugural addresses, overheard conversations, reviews of wines, Python's help topics."""
+EARLIER = ("speeches", "screenplay", "shakespeare", "wikitext")
+"""Speeches, a screenplay, Shakespeare, and WikiText-2's test text, which is like a part of the training text."""
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DECISIVE = (
     "transfer_tokens",
@@ -74,13 +76,14 @@ DECISIVE = (
     "texts",
 )
 """Options that a measurement depends on."""
-DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+HIDDEN = {0.1: 48213, 0.3: 90517, 0.5: 37264, 0.7: 61829, 0.9: 25943}
+"""Numbers that are hidden, by their depth in the text."""
 
 
 def main():
     parser = parser_for(__doc__, ARMS)
     parser.add_argument("--model", default="smollm2", help="teacher, as `subquad llm linearize` takes it")
-    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS, help="held-out texts")
+    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS + EARLIER, help="held-out texts")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
@@ -96,8 +99,11 @@ def main():
         if name in options.texts
     }
     held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
-    given = {"held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys}
-    convert(model, AttentionSettings(**ARMS["default"]), check=False)
+    given = {
+        "held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys, "haystack": texts["speeches"],
+    }  # fmt: skip
+    attention = AttentionSettings(**ARMS["default"])
+    convert(model, attention, check=False)
     found = {}
     untrained = {
         "teacher": "softmax",
@@ -108,9 +114,12 @@ def main():
     for name, mode in untrained.items():
         path = options.out / file_name(name)
         found[name] = [kept(path, options, lambda mode=mode: measure(model, mode=mode, **given))]
-    tokens = state_size(model)[1]
-    path = options.out / file_name(SLIDING)
-    found[SLIDING] = [kept(path, options, lambda: measure(sliding(model, tokens), mode="window", **given))]
+    untrained = {control.name: control for control in controls_of(model, attention)}
+    for name in ("wide_window_fine_tuned", "cache_fine_tuned"):
+        control, title = untrained[name], f"{name.removesuffix('_fine_tuned')}, untrained"
+        with as_control(model, control):
+            path = options.out / file_name(title)
+            found[title] = [kept(path, options, lambda mode=control.mode: measure(model, mode=mode, **given))]
     del model
     for seed in options.seeds:
         for arm in options.arms:
@@ -129,16 +138,12 @@ def main():
                 llm.linearize(options.model, training, settings, out=run, seed=seed)
             measured = [(arm, run, "hybrid"), (f"{arm}, without linear", run, "without_linear")]
             if settings.controls:
-                names = zip(CONTROLS, ("softmax", "window", "window"), strict=True)
-                measured += [(f"{arm}: {name}", run / control_folder(name), mode) for name, mode in names]
-                measured.append((f"{arm}: {CONTROLS[-1]}, sliding", run / control_folder(CONTROLS[-1]), "sliding"))
+                names = control_names(settings.attention)
+                measured += [(f"{arm}: {name}", run / control_folder(name), MODES[name]) for name in names]
             for name, folder, mode in measured:
 
-                def compute(folder=folder, mode=mode, run=run):
-                    opened = llm.load(folder)[0]
-                    if mode == "sliding":
-                        opened, mode = sliding(opened, state_size(llm.load(run)[0])[1]), "window"
-                    return measure(opened, mode=mode, **given)
+                def compute(folder=folder, mode=mode):
+                    return measure(llm.load(folder)[0], mode=mode, **given)
 
                 own = kept(options.out / file_name(name, seed), options, compute)
                 found.setdefault(name, []).append(own)
@@ -187,64 +192,70 @@ def write_texts(data, out):
             names = sorted(one for one in archive.namelist() if one.endswith(".txt"))
             return {one: archive.read(one).decode("latin1") for one in names}
 
-    speeches = [text for name, text in members("state_union").items() if "README" not in name]
+    speeches, inaugurals = (
+        [text for name, text in members(source).items() if "README" not in name]
+        for source in ("state_union", "inaugural")
+    )
+    web = members("webtext")
     reviews = list(members("movie_reviews").values())
     random.Random(0).shuffle(reviews)
     made = {
         "news": "\n".join(text for name, text in members("abc").items() if "README" not in name),
         "reviews": "\n\n".join(reviews[:600]),
         "speeches": "\n\n".join(speeches[-6:]),
-        "screenplay": members("webtext")["webtext/pirates.txt"],
+        "screenplay": web["webtext/pirates.txt"],
+        "inaugurals": "\n\n".join(inaugurals[-12:]),
+        "conversations": web["webtext/overheard.txt"],
+        "wine": web["webtext/wine.txt"],
+        "python": "\n\n".join(topics[name] for name in sorted(topics)),
     }
     for name, text in made.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     training = [wiki / "train_5k.txt", folder / "news.txt", folder / "reviews.txt"]
-    held_out = {name: folder / f"{name}.txt" for name in ("speeches", "screenplay")}
+    held_out = {name: folder / f"{name}.txt" for name in (*TEXTS, "speeches", "screenplay")}
     held_out |= {"shakespeare": data / "text/tinyshakespeare/input.txt", "wikitext": wiki / "test.txt"}
     return [*training, data / "instruct/gpteacher/roleplay.json"], held_out
 
 
-def sliding(model, tokens):
-    """Give a converted model a window of so many tokens that slides, its sinks included, and return it."""
-    for layer in attention_layers(model):
-        old = layer.hybrid
-        layer.hybrid = HybridAttention(
-            heads=old.heads,
-            kv_heads=old.kv_heads,
-            head_width=old.head_width,
-            window=tokens - old.sinks,
-            window_shape="sliding",
-            sinks=old.sinks,
-            scale=old.scale,
-            has_inputs=old.has_inputs,
-        )
-    return model
-
-
 @torch.no_grad()
-def measure(model, *, mode, held_out, tokenizer, passkeys):
-    """Return the perplexity of each text in each bin of positions, and how many numbers are found at each length."""
+def measure(model, *, mode, held_out, tokenizer, passkeys, haystack):
+    """Return the perplexity of each text in each bin of positions, and how many numbers are found at each length.
+
+    Numbers are hidden in repeated sentences, and in a text, each in another part of it.
+    """
     model.eval()
     found = {}
     for name, sequences in held_out.items():
         losses = torch.stack([token_losses(model, row, mode=mode) for row in sequences]).double().mean(0)
         bins = pairwise(edge for edge in EDGES if edge <= sequences.shape[1])
         found[name] = [math.exp(losses[low:high].mean()) for low, high in bins]
-    if passkeys:
-        found["passkey"] = [passkey(model, tokenizer, tokens, mode) for tokens in passkeys]
+    text = haystack.read_text(encoding="utf-8")
+    for tokens in passkeys:
+        for name, around in (("repeated sentences", None), ("speeches", text)):
+            numbers, digits = find_numbers(model, tokenizer, tokens, mode, text=around)
+            found[f"numbers in {tokens} tokens of {name}"] = [numbers, digits]
     return found
 
 
-def passkey(model, tokenizer, tokens, mode):
-    """Return the fraction of prompts after which each token of the number is the most likely one."""
+def find_numbers(model, tokenizer, tokens, mode, *, text):
+    """Return the fraction of numbers that are found, and that of their digits.
+
+    A digit is found if it is the most likely of the ten digits after the question and the digits before it; by chance
+    that is a tenth.
+    """
     right = []
-    for depth, key in itertools.product(DEPTHS, (48213, 90517)):
-        prompt = passkey_prompt(tokenizer, tokens=tokens, depth=depth, key=key)
+    digits = torch.tensor([tokenizer.encode(str(digit), add_special_tokens=False)[-1] for digit in range(10)])
+    for number, (depth, key) in enumerate(HIDDEN.items()):
+        part = None if text is None else text[number * len(text) // (2 * len(HIDDEN)) :]
+        prompt = passkey_prompt(tokenizer, tokens=tokens, depth=depth, key=key, text=part)
         answer = torch.tensor(tokenizer.encode(f" {key}", add_special_tokens=False))
         with attention_mode(model, mode):
             logits = model(torch.cat((prompt, answer))[None], use_cache=False, logits_to_keep=len(answer) + 1).logits
-        right.append(torch.equal(logits[0, :-1].argmax(-1), answer))
-    return fmean(right)
+        is_digit = torch.isin(answer, digits)
+        if int(is_digit.sum()) != len(str(key)):
+            raise SystemExit(f"{tokenizer.tokenize(str(key))}: the tokenizer has no token for each digit")
+        right.append(digits[logits[0, :-1, digits][is_digit].argmax(-1)] == answer[is_digit])
+    return fmean(float(one.all()) for one in right), fmean(float(one.float().mean()) for one in right)
 
 
 def file_name(name, seed=0):

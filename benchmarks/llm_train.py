@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -57,11 +58,12 @@ def step_of(way: str, model: str | Path) -> Callable[[torch.Tensor], float]:
     if way == "transfer":
         freeze_for_transfer(net)
         return lambda ids: float(transfer_step(net, ids, torch.Tensor.backward)["loss"])
-    ours, weight = add_lora(net, SETTINGS, seed=0), 0.5 if way == "distillation" else 0.0
+    ours = add_lora(net, SETTINGS, seed=0)
+    settings = replace(SETTINGS, distillation_weight=0.5 if way == "distillation" else 0.0)
 
     def tune(ids: torch.Tensor) -> float:
         with attention_mode(ours, "hybrid"):
-            return float(fine_tune_step(ours, ids, torch.Tensor.backward, distillation_weight=weight)["loss"])
+            return float(fine_tune_step(ours, ids, torch.Tensor.backward, settings=settings)["loss"])
 
     return tune
 

@@ -17,6 +17,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
+from subquad.ops.linattn_cache import Marks, evict
 from subquad.ops.linattn_windows import seen_whole
 
 WINDOWS = ["sliding", "terrace"]
@@ -246,9 +247,42 @@ def test_what_a_cache_keeps_is_checked_by_hand():
     assert seen[3].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
     # token 2 got less attention than token 1, which stays
     assert 1 in seen[4].nonzero()[:, 0].tolist()
-    # token 3 is like token 2, so it never enters
+    # token 3 is like token 2 and gets no more attention, so it never enters
     assert not seen[5:, 3].any()
     assert seen[6, 1]
+
+
+def test_the_mass_of_cached_tokens_is_checked_by_hand():
+    # blocks of one token and scores 0: each query divides its attention equally among the tokens that it sees, which
+    # are all four; whenever a block begins, what tokens got before counts 0.6 times
+    q = k = torch.zeros(1, 1, 4, K)
+    state = hybrid_state(1, kv_heads=1, key_width=K, value_width=1, feature_heads=1, features=None, window=1, cache=2)
+    _, state = hybrid_prefill(
+        q, k, k[..., :1], spread=torch.ones(1), mix=torch.zeros(1), state=state, window=1, cache=2
+    )
+    first = ((1 * 0.6 + 1 / 2) * 0.6 + 1 / 3) * 0.6 + 1 / 4
+    second = (1 / 2 * 0.6 + 1 / 3) * 0.6 + 1 / 4
+    # the ring of two slots holds tokens 2 and 3
+    expected = [first, second, 1 / 3 * 0.6 + 1 / 4, 1 / 4]
+    torch.testing.assert_close(state.mass[0, 0], torch.tensor(expected))
+
+
+def test_mass_and_novelty_decide_together_which_tokens_stay():
+    e = torch.eye(3)
+    # two cached tokens, then a block of two; cosines to the sum of all directions are about 0 and 0.7
+    left = torch.stack((e[1], e[0] + e[1]))[None, None]
+    marks = Marks(
+        mass=torch.tensor([[[4.0, 3.0]]]), novelty=torch.tensor([[[-0.9, -0.8]]]), direction=100 * e[:1][None]
+    )
+    found = evict(marks, left, mass=torch.tensor([[[2.0, 1.0]]]), behind=torch.tensor([4]), sinks=0)
+    # ranks by mass 3, 2, 1, 0 and by novelty 0, 1, 3, 2: of the equal sums of the first two the oldest stays
+    assert found.stay[0, 0].tolist() == [0, 2]
+    assert sorted(found.gone[0, 0].tolist()) == [1, 3]
+    alike = evict(
+        Marks(mass=torch.ones(1, 1, 2), novelty=-torch.ones(1, 1, 2), direction=e[:1][None]),
+        e[:1].expand(1, 1, 2, -1), mass=torch.ones(1, 1, 2), behind=torch.tensor([4]), sinks=0,
+    )  # fmt: skip
+    assert alike.stay[0, 0].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("form", [*FORMS, in_chunks([1]), in_chunks([5, 1])])

@@ -40,7 +40,7 @@ def test_steps_equal_those_of_torch_and_leave_the_same_state(
     has_moments = has_moments and shape == "terrace"
     w = normal(heads if has_own_maps else kv_heads, U if has_inputs else K, F)
     empty = hybrid_state(
-        rows, kv_heads=kv_heads, key_width=K, value_width=V, feature_heads=len(w), features=0 if has_moments else F,
+        rows, kv_heads=kv_heads, key_width=K, value_width=V, feature_heads=len(w), features=None if has_moments else F,
         window=window,
         window_shape=shape, sinks=sinks, cache=cache, input_width=U if has_inputs else 0,
     )  # fmt: skip

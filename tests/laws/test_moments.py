@@ -9,8 +9,9 @@ from support.laws import assert_same_law
 from torch.nn import functional
 
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
+from subquad.ops.linattn_state import moments_of
 from subquad.ops.linattn_windows import seen_whole
-from subquad.ops.moments import far_terms, moments_of
+from subquad.ops.moments import far_terms
 
 K, V, U = 5, 7, 3
 few = examples(25)
@@ -39,8 +40,9 @@ def in_chunks(sizes):
 
     def form(*, mask=None, window, sinks=0, cache=0, use_linear=True, **inputs):
         state = hybrid_state(
-            inputs["q"].shape[0], kv_heads=inputs["k"].shape[1], key_width=K, value_width=V, window=window, sinks=sinks,
-            cache=cache, input_width=U if "inputs" in inputs else 0, dtype=torch.float64,
+            inputs["q"].shape[0], kv_heads=inputs["k"].shape[1], key_width=K, value_width=V, feature_heads=1,
+            features=None, window=window, sinks=sinks, cache=cache, input_width=U if "inputs" in inputs else 0,
+            dtype=torch.float64,
         )  # fmt: skip
         outputs, start = [], 0
         while start < inputs["q"].shape[2]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.llm_models import prefilled, small_attention, tiny_model
+from support.llm_models import CONFIGS, prefilled, small_attention, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
@@ -16,7 +16,7 @@ from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 
-KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
+KINDS = list(CONFIGS)
 
 
 def converted(

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.llm_models import small_attention, tiny_model
+from support.llm_models import CONFIGS, small_attention, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 import subquad.llm
@@ -17,7 +17,7 @@ from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
-KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
+KINDS = list(CONFIGS)
 IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 
 

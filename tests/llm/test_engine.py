@@ -58,6 +58,7 @@ def alone(model, tokenizer, ids, max_tokens, **how):
     ("kind", "attention"),
     [
         ("llama", {}),
+        ("llama", {"feature_map": "moments", "cache": 5}),
         ("qwen3", {"window_shape": "sliding"}),
         ("llama", {"softmax_layers": (0,)}),
         ("qwen3", {"softmax_layers": (1,)}),
@@ -78,7 +79,14 @@ def mixed_model():
 
 
 @given(
-    model=st.sampled_from([linear_model(), linear_model("qwen3", softmax_layers=(0,)), mixed_model()]),
+    model=st.sampled_from(
+        [
+            linear_model(),
+            linear_model(feature_map="moments", cache=5),
+            linear_model("qwen3", softmax_layers=(0,)),
+            mixed_model(),
+        ]
+    ),
     arrivals=st.lists(
         st.tuples(st.integers(0, 9), st.integers(1, 31), st.integers(1, 13), st.sampled_from([0.0, 1.3])),
         min_size=2,

@@ -25,7 +25,7 @@ from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_bytes
-from subquad.llm.training.controls import CONTROLS
+from subquad.llm.training.controls import MODES
 from subquad.llm.training.metrics import perplexity, token_losses
 
 QUICK = EvaluateSettings(
@@ -193,14 +193,14 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
     (model,) = subquad.llm.evaluate(student, quick, out=out, text=[text], quiet=True)["models"]
     result = model["perplexity"]["words.txt"]
     assert list(result["models"]) == model["about"]["roles"] == [
-        "teacher", *CONTROLS[:1], "window", "cache", *CONTROLS[1:], "fine_tuned_without_linear", "fine_tuned",
+        "teacher", "teacher_fine_tuned", "window", "cache", *list(MODES)[1:], "fine_tuned_without_linear", "fine_tuned",
     ]  # fmt: skip
     page = (out / "report.html").read_text()
     assert "the fine-tuned teacher and the fine-tuned wide window" in page
     expected, tokenizer = {}, subquad.llm.load(student)[1]
     sequences = torch.tensor(tokenizer(text.read_text())["input_ids"])[: 31 * 3].reshape(3, 31)
     held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:3]
-    for name, mode in zip(CONTROLS, ("softmax", "window", "window"), strict=True):
+    for name, mode in MODES.items():
         folder = student / "controls" / name
         net, _ = subquad.llm.load(folder)
         expected[name] = perplexity(net, sequences, mode=mode)
@@ -209,15 +209,22 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
         assert metrics["test"][name]["perplexity"] == pytest.approx(perplexity(net, held_out, mode=mode), rel=1e-4)
         assert json.loads((folder / "metrics.json").read_text())["tokens"] == {"lora": 31 * (7 + 5)}
     untrained = result["models"]["teacher"]["value"]
-    assert len({round(value, 3) for value in (untrained, expected[CONTROLS[0]], expected[CONTROLS[1]])}) == 3
-    # the wide window sees the whole of such short sequences
-    assert expected[CONTROLS[2]] == pytest.approx(expected[CONTROLS[0]], rel=1e-3)
+    tuned, window, wide, cache = (expected[name] for name in MODES)
+    assert len({round(value, 3) for value in (untrained, tuned, window)}) == 3
+    # the wide window and the large cache see the whole of such short sequences
+    assert wide == pytest.approx(tuned, rel=1e-3)
+    assert cache == pytest.approx(tuned, rel=1e-3)
     # six heads with 20 features and values of 10 + 1 numbers, three sinks, five cached tokens and a ring of six, with
     # inputs of maps, and for the choice of the cached ones the mass of 11 tokens, the novelty of 5, and a direction
     numbers = 6 * 20 * 11 + 14 * 2 * 2 * 10 + 6 * 2 * 10 + 2 * (11 + 5 + 10)
     tokens = -(-numbers // (2 * 2 * 10))
-    wide = json.loads((student / "controls" / CONTROLS[2] / "config.json").read_text())["hybrid_attention"]
-    assert (wide["window"], wide["cache"]) == (-(-tokens // 2), 0)
+    wide, cache = (
+        json.loads((student / "controls" / name / "config.json").read_text())["hybrid_attention"]
+        for name in list(MODES)[2:]
+    )
+    assert (wide["window"], wide["window_shape"], wide["sinks"], wide["cache"]) == (tokens - 3, "sliding", 3, 0)
+    # in place of the features, two numbers and a key and value of width 10 for each of two heads
+    assert (cache["window"], cache["cache"]) == (attention.window, 5 + 6 * 20 * 11 // (2 * (2 * 10 + 2)))
     # the cache needs no training
     plain = convert(open_checkpoint(base)[0], attention, check=False)
     cached = perplexity(plain, sequences, mode="without_linear")
@@ -364,6 +371,21 @@ def test_a_passkey_prompt_has_the_requested_length(byte_tokenizer, tokens):
         assert prompt.endswith("The pass key is")
         places.append(prompt.index("54321"))
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.4, 1.0])
+def test_a_passkey_can_be_hidden_in_a_text(byte_tokenizer, depth):
+    text = " ".join(f"word{number}" for number in range(500))
+    ids = passkey_prompt(byte_tokenizer, tokens=900, depth=depth, key=54_321, text=text)
+    # a word has at most eight tokens
+    assert 900 - 8 <= len(ids) <= 900
+    prompt = byte_tokenizer.decode(ids)
+    before, _, after = prompt.partition("The pass key is 54321. Remember it. 54321 is the pass key. ")
+    words = [word for word in (before + after).split() if word.startswith("word")]
+    assert words == [f"word{number}" for number in range(len(words))]
+    assert before.count("word") == round(depth * len(words))
+    with pytest.raises(SubquadError, match=r"--passkey 9000: the text is too short, it is enough for \d+ tokens"):
+        passkey_prompt(byte_tokenizer, tokens=9000, depth=depth, key=54_321, text=text)
 
 
 def test_the_state_has_a_constant_size_and_the_cache_grows():

@@ -20,7 +20,7 @@ from subquad.llm.models.convert import convert
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time
-from subquad.llm.training.controls import CONTROLS
+from subquad.llm.training.controls import MODES
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -30,7 +30,7 @@ from subquad.runs.storage import read_tensors
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
-    names = [name for name in MODEL_NAMES if name not in (*CONTROLS, "restored", "earlier")]
+    names = [name for name in MODEL_NAMES if name not in (*MODES, "restored", "earlier")]
     assert list(metrics["test"]) == list(metrics["intervals"]["test"]) == names
     for name, found in metrics["test"].items():
         low, high = metrics["intervals"]["test"][name]["perplexity"]
@@ -252,18 +252,26 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "lora"}
 
 
-def test_the_time_is_divided_between_evaluations_and_stages():
+@pytest.mark.parametrize(
+    ("attention", "models", "fraction"),
+    [(AttentionSettings(), 7, 0.1), (AttentionSettings(feature_map="hedgehog", cache=0), 6, 0.25)],
+)
+def test_the_time_is_divided_between_evaluations_and_stages(attention, models, fraction):
     seconds = {"evaluate": 2.0, "transfer": 4.0, "lora": 8.0}
-    plan = divide_time(400.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
-    used = 6 * plan.evaluation_sequences * 2.0
-    used += plan.transfer_tokens / 1024 * 4.0 + plan.lora_tokens / 1024 * 8.0
-    assert 300 < used < 400
-    settings = LinearizeSettings(sequence_length=1024, controls=True)
-    plan = divide_time(400.0, seconds, settings, precision="float32", sequences=2)
+    settings = LinearizeSettings(sequence_length=1024, attention=attention)
+    plan = divide_time(4000.0, seconds, settings, precision="float32", sequences=20)
     read = plan.transfer_tokens / 1024, plan.lora_tokens / 1024
-    # each of the three controls fine-tunes on the sequences of both stages
-    used = 9 * plan.evaluation_sequences * 2.0 + read[0] * 4.0 + read[1] * 8.0 + 3 * sum(read) * 8.0
-    assert 300 < used < 400
+    assert plan.evaluation_sequences == 20
+    # 12 more evaluations are left for saving and the rest
+    training = 4000 - (models * 20 + 12) * 2.0
+    assert read[0] * 4.0 == pytest.approx(fraction * training, abs=4.0)
+    assert read[1] * 8.0 == pytest.approx((1 - fraction) * training, abs=8.0)
+    plan = divide_time(4000.0, seconds, replace(settings, controls=True), precision="float32", sequences=20)
+    read = plan.transfer_tokens / 1024, plan.lora_tokens / 1024
+    # each control fine-tunes on the sequences of both stages; the window, the wide window and the teacher have no cache
+    controls = 4 if attention.cache else 3
+    used = ((models + controls) * 20 + 12) * 2.0 + read[0] * 4.0 + read[1] * 8.0 + controls * sum(read) * 8.0
+    assert used == pytest.approx(4000, abs=40)
     least = divide_time(1.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)
 
@@ -289,13 +297,20 @@ def test_evaluations_take_at_most_a_quarter_of_the_time_unless_tokens_are_given(
     assert budget.evaluation_sequences == expected
 
 
-@pytest.mark.slow
-def test_sequences_that_are_seen_exactly_are_noticed(folder, text, tmp_path, capsys):
-    settings = replace(SMALL, attention=AttentionSettings(window=3))
-    subquad.llm.linearize(folder, text, settings, out=tmp_path / "out")
-    assert "up to 393 exactly" in capsys.readouterr().err
-    subquad.llm.linearize(folder, text, SMALL, out=tmp_path / "other")
-    assert "exactly" not in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("attention", "exact"),
+    [
+        ({"window": 3}, 393),
+        ({"window": 3, "cache": 24}, 33),
+        ({"window": 16, "cache": 0}, 32),
+        ({"window": 31, "window_shape": "sliding"}, 35),
+    ],
+)
+def test_sequences_in_which_there_is_nothing_to_learn_are_refused(attention, exact, folder, text, tmp_path):
+    settings = replace(SMALL, attention=AttentionSettings(**attention))
+    with pytest.raises(SubquadError, match=f"--sequence-length 31: .* up to {exact} tokens exactly"):
+        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def spoilt(folder, tmp_path, change):
@@ -407,13 +422,6 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_pa
         assert main(command) == 2
     assert "the disk is full" in capsys.readouterr().err
     assert main(command) == 0
-
-
-def test_a_window_that_shows_the_whole_sequence_is_refused(folder, text, tmp_path):
-    settings = replace(SMALL, attention=replace(SMALL.attention, window=31), sequence_length=31)
-    with pytest.raises(SubquadError, match=r"--attention.window 31 must be less than --sequence-length 31"):
-        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ def tuned(window=3, **settings):
     return add_lora(model, LinearizeSettings(**settings), seed=0)
 
 
-def step_metrics(model, **options):
-    return fine_tune_step(model, IDS, torch.Tensor.backward, **options)
+def step_metrics(model, *, distillation_weight=0.0, **options):
+    settings = LinearizeSettings(distillation_weight=distillation_weight)
+    return fine_tune_step(model, IDS, torch.Tensor.backward, settings=settings, **options)
 
 
 def test_a_window_over_the_whole_text_has_no_divergence_from_the_teacher():

@@ -106,7 +106,7 @@ def test_the_settings_offer_every_feature_map():
     assert get_args(offered) == (*FEATURE_MAPS, "moments")
 
 
-@pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 0.0}])
+@pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 9.0}])
 def test_what_only_feature_maps_have_is_refused_beside_moments(how):
     with pytest.raises(SubquadError, match=r"moments have no feature maps; add --attention\.feature-map hedgehog"):
         AttentionSettings(**how)
@@ -115,7 +115,11 @@ def test_what_only_feature_maps_have_is_refused_beside_moments(how):
 
 def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():
     default = AttentionSettings()
-    assert (default.cache, default.feature_map, default.sinks) == (384, "moments", 4)
+    assert (default.cache, default.feature_map, default.sinks, default.horizon) == (384, "moments", 4, 0)
     for how in ({"kernel": "triton"}, {"window_shape": "sliding"}, {"window_shape": "none"}):
         other = AttentionSettings(**how)
-        assert (other.cache, other.feature_map) == (0, "hedgehog"), how
+        assert (other.cache, other.feature_map, other.horizon) == (0, "hedgehog", 1024), how
+    # two numbers per head need a higher rate than matrices
+    maps = LinearizeSettings(attention=AttentionSettings(feature_map="hedgehog"))
+    assert (LinearizeSettings().transfer_learning_rate, maps.transfer_learning_rate) == (0.3, 0.03)
+    assert LinearizeSettings(transfer_learning_rate=0.02).transfer_learning_rate == 0.02

@@ -142,7 +142,7 @@ def test_padding_does_not_change_the_loss(side):
 def test_transfer_reduces_the_cross_entropy(tokenizer, text, precision):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
     made = prepare_text(tokenizer, [text], sequence_length=31)
-    settings = LinearizeSettings(sequence_length=31, transfer_loss="attention_weights")
+    settings = LinearizeSettings(attention=small_attention(), sequence_length=31, transfer_loss="attention_weights")
     ids = made.holdout.ids[:5]
 
     def loss():

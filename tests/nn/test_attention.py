@@ -14,6 +14,8 @@ CHOICES = [
     ]
 ]
 CHOICES += [{**CHOICES[0], "has_inputs": True}, {**CHOICES[3], "has_inputs": True}]
+MOMENTS = {"feature_map": "moments", "cache": 4, "has_inputs": True, "sinks": 2}
+CHOICES += [{**CHOICES[0], "cache": 4}, MOMENTS]
 
 
 def attention(**changes):
@@ -27,8 +29,9 @@ def attention(**changes):
 
 def step_place_of(module, state, mask=None):
     return step_place(
-        state.length, window=module.window, window_shape=module.window_shape, sinks=module.sinks, mask=mask
-    )
+        state.length, window=module.window, window_shape=module.window_shape, sinks=module.sinks,
+        cache=module.cache, mask=mask,
+    )  # fmt: skip
 
 
 def inputs(B=2, T=17):
@@ -138,15 +141,18 @@ def test_with_a_horizon_earlier_tokens_weigh_at_most_as_much_as_it():
             torch.testing.assert_close(ratio, share(t) / (1 + (t - 2) / horizon))
 
 
-def test_every_parameter_gets_a_gradient():
-    module, given = attention(horizon=9.0, has_inputs=True), inputs()
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"horizon": 9.0, "has_inputs": True}, {"map_q.weight", "map_k.weight", "mix", "log_horizon"}),
+        (MOMENTS, {"mix", "log_spread"}),
+    ],
+)
+def test_every_parameter_gets_a_gradient(settings, expected):
+    module, given = attention(**settings), inputs()
     attend(module, given).square().sum().backward()
-    assert {name for name, parameter in module.named_parameters() if parameter.grad.abs().sum() > 0} == {
-        "map_q.weight",
-        "map_k.weight",
-        "mix",
-        "log_horizon",
-    }
+    assert {name for name, parameter in module.named_parameters() if parameter.grad.abs().sum() > 0} == expected
+    assert {name for name, _ in module.named_parameters()} == expected
 
 
 def test_without_linear_terms_early_tokens_are_out_of_sight():
@@ -191,9 +197,9 @@ def test_inputs_of_the_maps_are_given_exactly_where_they_are_read(has_inputs):
 def test_gradients_flow_through_single_tokens_as_through_the_whole(choice):
     module, given = attention(**choice), [x.requires_grad_() for x in inputs()]
     leaves = [*module.parameters(), *given[: 5 if module.has_inputs else 3]]
-    whole = torch.autograd.grad(attend(module, given).square().sum(), leaves)
+    whole = torch.autograd.grad(attend(module, given).square().sum(), leaves, materialize_grads=True)
     y, _ = one_by_one(module, given, 2)
-    found = torch.autograd.grad(y.square().sum(), leaves)
+    found = torch.autograd.grad(y.square().sum(), leaves, materialize_grads=True)
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other)
 

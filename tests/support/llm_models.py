@@ -132,7 +132,7 @@ def byte_tokenizer(folder, *, template=TEMPLATE):
 
 
 def linear_model(kind="llama", *, vocab_size=283, seed=0, **settings):
-    """Return a model that says special tokens never by itself."""
+    """Return a model that never chooses special tokens greedily."""
     model = tiny_model(kind, vocab_size=vocab_size, max_position_embeddings=100_003, seed=seed)
     with torch.no_grad():
         model.lm_head.weight[: len(SPECIAL)] = 0.0

@@ -59,7 +59,7 @@ def gradients_of_both_stages(model, ids):
     tuned = add_lora(model, SETTINGS, seed=0)
     draw_updates(tuned)
     with attention_mode(tuned, "hybrid"):
-        found["lora"] = fine_tune_step(tuned, ids, torch.Tensor.backward, distillation_weight=0.25)["loss"]
+        found["lora"] = fine_tune_step(tuned, ids, torch.Tensor.backward, settings=SETTINGS)["loss"]
     found |= {f"tune {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     tuned.zero_grad(set_to_none=True)
     return found, tuned

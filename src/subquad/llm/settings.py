@@ -18,6 +18,10 @@ SINKS = 4
 """Default number of attention sinks."""
 CACHE = 384
 """Default number of cached tokens."""
+TRANSFER_RATES = {"feature maps": 3e-2, "moments": 0.3}
+"""Default learning rates of attention transfer; few steps have to move the numbers of moments."""
+HORIZON = 1024.0
+"""Default number of tokens of `horizon`."""
 ALL_LINEAR = "all-linear"
 PLATEAU = 2
 """Validations without improvement after which the schedule `plateau` halves the learning rates."""
@@ -46,16 +50,27 @@ class AttentionSettings:
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     rotate_features: Model[bool] = False
-    """Feature maps read queries and keys after the rotary embedding, as in the paper; beyond the length of the training
-    sequences they then do harm."""
-    horizon: Model[float] = 1024.0
-    """Number of earlier tokens at which their weight is halved before training, so that together they weigh at most as
-    much as so many; trained for each query head. 0 for no limit, as in the paper."""
+    """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
+    beyond the length of the training sequences feature maps then do harm."""
+    horizon: Model[float | None] = None
+    """With feature maps, number of earlier tokens at which their weight is halved before training, so that together
+    they weigh at most as much as so many; trained for each query head. 0 for no limit, as in the paper. Default: 1024,
+    and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text.
     Default: none."""
     kernel: Model[Literal["torch", "triton"]] = "torch"
     """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether moments stand for the tokens before the window, in place of feature maps."""
+        return self.feature_map == "moments"
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether feature maps, or the choice of cached tokens, read queries and keys before the rotary embedding."""
+        return not self.rotate_features and (not self.has_moments or bool(self.cache))
 
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
@@ -77,17 +92,19 @@ class AttentionSettings:
             raise SubquadError(
                 f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
             )
-        if self.feature_map == "moments" and not in_blocks:
-            raise SubquadError(
-                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
-        if self.feature_map == "moments":
-            for name, value, usual in (("feature-heads", self.feature_heads, "query"), ("horizon", self.horizon, 1024)):
-                if value != usual:
-                    raise SubquadError(
-                        f"--attention.{name} {value}: moments have no feature maps; add --attention.feature-map "
-                        "hedgehog, or omit it"
-                    )
+        if self.has_moments:
+            if not in_blocks:
+                raise SubquadError(
+                    "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel "
+                    "torch"
+                )
+            without = "moments have no feature maps; add --attention.feature-map hedgehog, or omit it"
+            if self.feature_heads != "query":
+                raise SubquadError(f"--attention.feature-heads {self.feature_heads}: {without}")
+            if self.horizon:
+                raise SubquadError(f"--attention.horizon {self.horizon}: {without}")
+        if self.horizon is None:
+            object.__setattr__(self, "horizon", 0.0 if self.has_moments else HORIZON)
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
@@ -147,8 +164,9 @@ class LinearizeSettings:
     """Batch size: sequences in one forward pass of one process."""
     gradient_accumulation: Training[int] = 1
     """Batches whose gradients are averaged in one optimizer step: a larger batch in the same memory."""
-    transfer_learning_rate: Training[float] = 3e-2
-    """Peak learning rate of attention transfer; ten times as high for moments, which have two numbers per head."""
+    transfer_learning_rate: Training[float | None] = None
+    """Peak learning rate of attention transfer. Default: 0.03 for feature maps, 0.3 for moments, which have only two
+    numbers per head."""
     lora_learning_rate: Training[float] = 2e-3
     """Peak learning rate of the LoRA updates."""
     feature_map_learning_rate: Training[float] = 3e-3
@@ -177,8 +195,9 @@ class LinearizeSettings:
     train_on: Training[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
     controls: Training[bool] = False
-    """Also fine-tune three controls on the same texts, each with the tokens of both stages: the teacher, its window
-    alone, and a window as large as the state. Takes about four times as long."""
+    """Also fine-tune controls on the same texts, each with the tokens of both stages: the teacher, the window alone, a
+    sliding window as large as the student's state, and with a cache the window and a cache of that size. Takes four to
+    five times as long."""
     schedule: Training[Literal["linear", "plateau"]] = "linear"
     """Learning rate schedule of both stages after the warm-up: linear decay to 0, or halved after 2 validations without
     improvement."""
@@ -218,6 +237,9 @@ class LinearizeSettings:
 
     def __post_init__(self) -> None:
         self._check_targets()
+        if self.transfer_learning_rate is None:
+            rate = TRANSFER_RATES["moments" if self.attention.has_moments else "feature maps"]
+            object.__setattr__(self, "transfer_learning_rate", rate)
         # a JSON file gives a list
         object.__setattr__(self, "random_windows", tuple(self.random_windows))
         validate_values(self)
@@ -239,19 +261,6 @@ class LinearizeSettings:
         self._check_budget()
         self._check_schedule()
         self._check_combinations()
-
-    def check_window(self) -> None:
-        """Check that attention transfer has something to learn.
-
-        Raises:
-            SubquadError: The window shows each token of a sequence all earlier ones.
-        """
-        window, length = self.attention.window, self.sequence_length
-        if window >= length:
-            raise SubquadError(
-                f"--attention.window {window:,} must be less than --sequence-length {length:,}: otherwise no token is "
-                "left for linear attention to learn from"
-            )
 
     def _check_targets(self) -> None:
         # a JSON file gives a list; Python may give one name
@@ -283,7 +292,7 @@ class LinearizeSettings:
                 f"{shown}: {wrong[0]} must be 0, or from {fewest} (--attention.sinks) to {attention.window} "
                 "(--attention.window)"
             )
-        if 0 in windows and attention.feature_map == "moments":
+        if 0 in windows and attention.has_moments:
             raise SubquadError(f"{shown}: moments need a window; omit 0, or add --attention.feature-map hedgehog")
 
     def _check_budget(self) -> None:

@@ -161,7 +161,8 @@ class HybridAttention(nn.Module):
         self.scale = scale
         self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
-        if feature_map == "moments":
+        self.has_moments = feature_map == "moments"
+        if self.has_moments:
             horizon = None
             self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
         else:
@@ -176,13 +177,13 @@ class HybridAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None, state: None = None, return_state: Literal[False] = False, use_linear: bool = True,
-        use_cache: bool = True,
+        use_cached: bool = True,
     ) -> Tensor: ...  # fmt: skip
     @overload
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None, state: HybridState | None = None, return_state: Literal[True],
-        use_linear: bool = True, use_cache: bool = True, place: StepPlace | None = None,
+        use_linear: bool = True, use_cached: bool = True, place: StepPlace | None = None,
     ) -> tuple[Tensor, HybridState]: ...  # fmt: skip
 
     def forward(
@@ -196,7 +197,7 @@ class HybridAttention(nn.Module):
         state: HybridState | None = None,
         return_state: bool = False,
         use_linear: bool = True,
-        use_cache: bool = True,
+        use_cached: bool = True,
         place: StepPlace | None = None,
     ) -> Float[Tensor, "B Hq T V"] | tuple[Float[Tensor, "B Hq T V"], HybridState]:
         """Return the attention's output and, with `return_state`, the state after the last token.
@@ -210,17 +211,17 @@ class HybridAttention(nn.Module):
             state: State after the earlier tokens; None if there are none.
             return_state: Return the state as well.
             use_linear: False leaves the linear terms out.
-            use_cache: False leaves the cached tokens out; a state is then one without a cache.
+            use_cached: False leaves the cached tokens out; a state is then one without a cache.
             place: Result of `step_place` for one more token of each row: selects the form for a single token, which
                 updates the state in place if gradients are off.
         """
         has_state = state is not None or return_state
         if state is None and has_state:
             state = self.empty_state(
-                q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1], use_cache=use_cache
+                q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1], use_cached=use_cached
             )
         how, of_keys = self._arguments(q, k, inputs, mask=mask, state=state, place=place)
-        how |= {"use_linear": use_linear, "cache": self.cache if use_cache else 0}
+        how |= {"use_linear": use_linear, "cache": self.cache if use_cached else 0}
         if state is None:
             phi_k = None if self.map_k is None else self.map_k(of_keys)
             return hybrid_chunked(q, k, v, **how, phi_k=phi_k, kernel=self.kernel)
@@ -258,16 +259,16 @@ class HybridAttention(nn.Module):
         device: torch.device | str | None = None,
         *,
         value_width: int | None = None,
-        use_cache: bool = True,
+        use_cached: bool = True,
     ) -> HybridState:
         """Return the state before the first token."""
         return hybrid_state(
             batch, kv_heads=self.kv_heads, key_width=self.head_width,
             value_width=self.head_width if value_width is None else value_width,
-            feature_heads=0 if self.map_k is None else self.map_k.weight.shape[0],
-            features=0 if self.map_k is None else self.map_k.width,
+            feature_heads=self.kv_heads if self.map_k is None else self.map_k.weight.shape[0],
+            features=None if self.map_k is None else self.map_k.width,
             window=self.window, window_shape=self.window_shape, sinks=self.sinks,
-            cache=self.cache if use_cache else 0, input_width=self.head_width if self.has_inputs else 0,
+            cache=self.cache if use_cached else 0, input_width=self.head_width if self.has_inputs else 0,
             dtype=dtype, device=device,
         )  # fmt: skip
 

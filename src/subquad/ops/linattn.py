@@ -24,7 +24,8 @@ With `sinks` the first so many tokens of a row are in every $W_t$, and not in $L
 weight on them (attention sinks, arXiv:2309.17453), and neither a window nor a sum of features can stand in for them.
 
 With a `cache` (for `terrace`) so many of the tokens before the window, those that `linattn_cache` chooses, are in every
-$W_t$. They stay in $L_t$ as well, where their part is small, so that the sum does not depend on the choice.
+$W_t$. With features they stay in $L_t$ as well, where their part is small, so that the sum does not depend on the
+choice; moments leave them out.
 
 With `spread` (for `terrace`) there are no features: $\sum_{s \in L_t} \phi_q(q_t) \cdot \phi_k(k_s)$ is replaced by the
 estimate $M$ of $\sum_{s \in L_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}$, and the sum with values by $M m$; see
@@ -47,7 +48,7 @@ Inside: N blocks, G query heads per key head, w positions of a block.
 
 from collections.abc import Sequence
 from ctypes import CDLL
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,29 +56,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from subquad.ops.linattn_blocks import hybrid_blocks, with_ones
-from subquad.ops.linattn_cache import Choice, Marks, Sources, choose, no_marks, pick, with_cached
+from subquad.ops.linattn_cache import Choice, Sources, choose, no_marks, pick, with_cached
 from subquad.ops.linattn_definition import check_arguments, features_or_none, hybrid_quadratic, hybrid_weights
 from subquad.ops.linattn_native import is_native, native_step
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
     beside,
-    divide,
     first_tokens,
     hide,
     hybrid_state,
     locate,
+    moments_of,
     scale_of,
-    squares_of,
     store,
     sum_of,
     take,
     widen,
 )
-from subquad.ops.linattn_step import StepPlace, leave, push, step_place
+from subquad.ops.linattn_step import StepPlace, attend_once, leave, push, step_place
 from subquad.ops.linattn_triton import hybrid_triton
 from subquad.ops.linattn_windows import WindowShape, pair_masks, positions, summed
-from subquad.ops.moments import far_terms, moment_blocks
+from subquad.ops.moments import moment_blocks
 from subquad.ops.precision import autocast_disabled
 
 __all__ = [
@@ -216,34 +216,31 @@ def hybrid_prefill(
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     first = first_tokens(state.length, kept, (k, v), mask=mask, order=place.order)
 
-    sources, marks = None, Marks(state.mass, state.novelty, state.direction)
+    sources = None
     if cache:
         latest, new = (ring[0], k) if inputs is None else (state.inputs, inputs)
-        of_cache = new.new_zeros(*new.shape[:2], cache, new.shape[3])
-        of_choice = of_cache, latest, take(beside(latest, new), place.keys)
-        # when a block begins, the one that leaves the window is still in the ring
-        leaves = (place.start[:, None] - window + torch.arange(window, device=q.device)) % slots
-        layout = (
-            torch.cat((old.to(x.dtype), take(last.to(x.dtype), leaves), x), 2)
-            for old, last, x in (*zip(cached, ring, (keys, values), strict=True), of_choice)
-        )
-        sources = Sources(*layout, marks=marks, before=state.length, after=state.length + mask.sum(-1))
+        of_choice = new.new_zeros(*new.shape[:2], cache, new.shape[3]), latest, take(beside(latest, new), place.keys)
+        sources = _sources(
+            state, (*zip(cached, ring, (keys, values), strict=True), of_choice), start=place.start, mask=mask,
+            window=window,
+        )  # fmt: skip
     begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
     stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
-    if cache and map_k is None:
-        # what moments describe changes with the choice of the cached tokens
-        total, squares = state.total, state.squares
-    else:
-        total = state.total + sum_of(phi_ring, ring[1], stale)
-        squares = None if map_k is not None else state.squares + squares_of(ring[0], stale)
+    total, squares = state.total, state.squares
+    if map_k is not None:
+        total = total + sum_of(phi_ring, ring[1], stale)
+    elif not cache:
+        # with a cache, what moments describe changes with the choice of the cached tokens
+        sums, powers = moments_of(*ring, stale)
+        total, squares = total + sums, squares + powers
     y, choice = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
         window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel,
         first=first if sinks else None, total=total, squares=squares, start=place.start, sources=sources,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
-    gone = None
+    gone, marks = None, state.marks
     if sources is not None and choice is not None:
         cached, marks = tuple(pick(x, choice.last) for x in sources[:2]), choice.marks
         if map_k is None:
@@ -301,43 +298,11 @@ def hybrid_step(
         state.length.add_(1)
         return y, state
     push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)
-    rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
-    with autocast_disabled(q.device.type):
-        wide, keys, values, mix = widen(q, state.keys, state.values, mix)
-        # query heads that share a key head take the axis of positions, rows are merged with heads: [B * Hkv, G, ...]
-        queries = wide.reshape(rows * heads, groups, q.shape[3]) * scale_of(q, scale)
-        if keys.shape[2]:
-            # finite, since a padded row can have no keys; its output is masked
-            scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
-            scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
-            largest = scores.amax(-1, keepdim=True)
-            weights = (scores - largest).exp()
-            top, bottom = torch.bmm(weights, values.flatten(0, 1)), weights.sum(-1, keepdim=True)
-            if cache:
-                received = (weights.detach() / bottom.detach()).sum(1).view(rows, heads, -1)[:, :, sinks:]
-                state.mass.add_(received if mask is None else received * mask[:, :, None])
-        else:
-            largest, top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (1, values.shape[-1], 1))
-        if use_linear and spread is not None:
-            far = far_terms(
-                queries.view(rows, heads, 1, groups, -1), state.total[:, :, None], state.squares[:, :, None],
-                spread=spread.view(heads, 1, groups).to(queries.dtype),
-            )  # fmt: skip
-            # relative to the largest score, as the softmax terms are; -inf without tokens
-            level = (far.level[:, :, 0] - mix.view(heads, groups)).flatten(0, 1)[..., None] - largest
-            shift = level.clamp(min=0.0)
-            share = (level - shift).exp()
-            top = (-shift).exp() * top + share * far.value.flatten(0, 2)
-            bottom = (-shift).exp() * bottom + share
-        elif use_linear:
-            maps = cast(Tensor, phi_q).to(wide.dtype)
-            gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
-            total = state.total.flatten(0, 1)
-            shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]
-            past = torch.bmm(shared, total).view(rows * heads, groups, total.shape[2])
-            top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
-        y = divide(top, bottom)
-    return hide(y.view(rows, q.shape[1], 1, v.shape[3]), mask).to(q.dtype), state
+    y = attend_once(
+        q, state, place, phi_q=phi_q, spread=spread, mix=mix, scale=scale_of(q, scale), use_linear=use_linear,
+        sinks=sinks, mask=mask,
+    )  # fmt: skip
+    return hide(y, mask).to(q.dtype), state
 
 
 def _attend(
@@ -391,6 +356,24 @@ def _attend(
             use_linear=use_linear, first=first or None, cached=cached, counted=counted, total=total,
         )  # fmt: skip
         return y, choice
+
+
+def _sources(
+    state: HybridState, parts: Sequence[tuple[Tensor, Tensor, Tensor]], *, start: Tensor, mask: Tensor, window: int
+) -> Sources:
+    """Return what the tokens that are cached during a prompt are chosen from.
+
+    Args:
+        state: The state before the prompt.
+        parts: Of keys, of values and of what the choice reads: those of the cache, of the ring, and of the blocks.
+        start: Position of the first key of the blocks.
+        mask: Which tokens of the prompt are real.
+        window: Tokens of a block.
+    """
+    # when a block begins, the one that leaves the window is still in the ring
+    leaves = (start[:, None] - window + torch.arange(window, device=mask.device)) % (2 * window)
+    layout = (torch.cat((old.to(x.dtype), take(last.to(x.dtype), leaves), x), 2) for old, last, x in parts)
+    return Sources(*layout, marks=state.marks, before=state.length, after=state.length + mask.sum(-1))
 
 
 def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:

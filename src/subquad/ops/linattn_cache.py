@@ -9,7 +9,8 @@ the sum recalls worst. Here each key head keeps the C tokens that are best by tw
   (redundant keys go first, arXiv:2504.15364), with x what the feature map of keys reads.
 
 Whenever a block of the window `terrace` begins, the block that leaves the window joins the cached tokens as candidates.
-Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay, of equal ones the oldest.
+Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay. Of candidates with equal
+measures the newest ranks highest; of equal sums the oldest stays.
 Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them. With feature maps the
 linear terms are those without a cache; moments describe the tokens that are not cached, so that up to C tokens before
 the window all is softmax attention. Sinks are no candidates. Which tokens are kept has no gradient.
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = [
+    "CHOICE_VERSION",
     "DECAY",
     "Choice",
     "Marks",
@@ -43,6 +45,9 @@ __all__ = [
     "sum_of_ranks",
     "with_cached",
 ]
+
+CHOICE_VERSION = 1
+"""Raised whenever other tokens are chosen: measurements of an earlier choice are not reused."""
 
 DECAY = 0.6
 """Factor δ on the mass of all tokens when a block begins."""

@@ -6,11 +6,11 @@ Axes: those of `linattn`. Inside: M candidates for the cache.
 import itertools
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.linattn_cache import DECAY, sum_of_ranks
+from subquad.ops.linattn_cache import DECAY
 from subquad.ops.linattn_state import HybridState, divide, hide, scale_of, widen
 from subquad.ops.linattn_windows import WindowShape, is_near, ring_slots
 from subquad.ops.moments import far_weights
@@ -167,9 +167,9 @@ def check_arguments(
             f"phi_k has {phi_k.shape[1]} heads; it needs one per query head ({q.shape[1]}) or key head ({k.shape[1]})"
         )
     slots = sinks + cache + ring_slots(window, window_shape)
-    if state is not None and (state.keys.shape[2] != slots or state.novelty.shape[2] != cache):
+    if state is not None and (state.keys.shape[2] != slots or state.cached != cache):
         raise ValueError(
-            f"the state has {state.keys.shape[2]} slots and a cache of {state.novelty.shape[2]}, but a {window_shape} "
+            f"the state has {state.keys.shape[2]} slots and a cache of {state.cached}, but a {window_shape} "
             f"window of {window} with {sinks} sinks and a cache of {cache} needs {slots} slots: make it with the same "
             "window, window_shape, sinks and cache"
         )
@@ -201,8 +201,8 @@ def _cached_pairs(
             if len(left):
                 novelty[left] = -unit[left] @ functional.normalize(unit[:end].sum(0), dim=0)
                 candidates = torch.cat((cached, left[left >= sinks]))
-                ranks = sum_of_ranks(mass[candidates], novelty[candidates])
-                best = ranks.argsort(stable=True, descending=True)[:cache]
+                best = (_ranks(mass[candidates]) + _ranks(novelty[candidates])).argsort(stable=True, descending=True)
+                best = best[:cache]
                 cached = candidates[best].sort().values
             mass *= DECAY
             block = position[begin : begin + window]
@@ -212,6 +212,12 @@ def _cached_pairs(
             mass += scores.softmax(-1).sum((0, 1))
             found[row, head, token[block, None], token[cached]] = True
     return found
+
+
+def _ranks(x: Float[Tensor, " M"]) -> Int[Tensor, " M"]:
+    """Return how many candidates each one is above; of equal ones, the later one is above."""
+    older = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril(-1)
+    return ((x < x[:, None]) | ((x == x[:, None]) & older)).sum(-1)
 
 
 def _finite(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def is_native(
     rows, heads, _, width = q.shape
     key_heads, values, slots = k.shape[1], v.shape[3], state.keys.shape[2]
     sums, features, inner = *state.total.shape[1:3], 0 if inputs is None else inputs.shape[3]
-    ring, cache = state.inputs.shape[2], state.novelty.shape[2]
+    ring, cache = state.inputs.shape[2], state.cached
     # one expression, since a loop over the tensors would take longer than the step
     return (
         heads % sums == heads % key_heads == 0
@@ -110,7 +110,7 @@ def native_step(
         ValueError: The place is that of another window, or the state of other sinks.
     """
     rows, heads = q.shape[:2]
-    slots, ring = state.keys.shape[2], state.keys.shape[2] - sinks - state.novelty.shape[2]
+    slots, ring = state.keys.shape[2], state.keys.shape[2] - sinks - state.cached
     y = q.new_empty(*q.shape[:3], v.shape[3])
     if ring != state.inputs.shape[2]:
         raise ValueError(f"the ring has {ring} keys and {state.inputs.shape[2]} inputs")
@@ -125,7 +125,7 @@ def native_step(
         None if phi_q is None else phi_q.data_ptr(), None if spread is None else state.squares.data_ptr(),
         None if spread is None else spread.data_ptr(), mix.data_ptr(), place.hidden.data_ptr(), place.slot.data_ptr(),
         state.keys.data_ptr(), state.values.data_ptr(), state.total.data_ptr(),
-        None if inputs is None else state.inputs.data_ptr(), state.mass.data_ptr() if state.novelty.shape[2] else None,
+        None if inputs is None else state.inputs.data_ptr(), state.mass.data_ptr() if state.cached else None,
         y.data_ptr(),
     )  # fmt: skip
     if failed:

@@ -7,8 +7,8 @@ time (`terrace`, when the next block but one begins), from the keys or from inpu
 keeps too.
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
-V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks, C cached tokens and S the ring, L
-places of the queries once cut into blocks.
+K1 = K + 1, V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks, C cached tokens and S
+the ring, L places of the queries once cut into blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,6 +54,21 @@ class HybridState(NamedTuple):
     """Sum of the squares of the same keys, if moments describe them; else Q is 0. `total` then is the sum of
     `[k, 1] [v, 1]ᵀ`."""
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether moments describe the tokens that left the window, in place of feature maps."""
+        return self.squares.shape[2] > 0
+
+    @property
+    def cached(self) -> int:
+        """Number of slots of the cache."""
+        return self.novelty.shape[2]
+
+    @property
+    def marks(self) -> Marks:
+        """What decides which tokens are cached."""
+        return Marks(self.mass, self.novelty, self.direction)
+
 
 def hybrid_state(
     batch: int,
@@ -61,8 +76,8 @@ def hybrid_state(
     kv_heads: int,
     key_width: int,
     value_width: int,
-    feature_heads: int = 0,
-    features: int = 0,
+    feature_heads: int,
+    features: int | None,
     window: int = 64,
     window_shape: WindowShape = "terrace",
     sinks: int = 0,
@@ -74,11 +89,11 @@ def hybrid_state(
     """Return the state before the first token.
 
     It has a slot for each sink and each cached token, and `window` slots for `sliding`, twice as many for `terrace`,
-    else none. `input_width` is the width of what the keys' feature map reads; 0 if it reads the keys. Without
-    features the state has moments.
+    else none. `input_width` is the width of what the keys' feature map reads; 0 if it reads the keys. With None
+    for `features` the state has moments, which have the key heads whatever `feature_heads` is.
     """
-    has_moments = features == 0
-    if has_moments:
+    has_moments = features is None
+    if features is None:
         feature_heads, features = kv_heads, key_width + 1
     ring = ring_slots(window, window_shape)
     slots = sinks + cache + ring
@@ -201,13 +216,15 @@ def store(
     old_leave = (was >= begin.clamp(min=sinks)) & (was < behind)
     position = before + mask.cumsum(-1) - 1
     new_leave = mask & (position >= sinks) & (position < behind)
+    ring = state.keys[:, :, front:], state.values[:, :, front:]
     total, squares = state.total, state.squares
-    if gone is not None:
-        total, squares = total + sum_of(with_ones(gone[0]), *gone[1:]), squares + squares_of(gone[0], gone[2])
+    if not state.has_moments:
+        total = total + sum_of(phi_ring, ring[1], old_leave) + sum_of(phi_k, v, new_leave)
     else:
-        total = total + sum_of(phi_ring, state.values[:, :, front:], old_leave) + sum_of(phi_k, v, new_leave)
-        if squares.shape[2]:
-            squares = squares + squares_of(state.keys[:, :, front:], old_leave) + squares_of(k, new_leave)
+        leavers = [gone] if gone is not None else [(*ring, old_leave), (k, v, new_leave)]
+        for part in leavers:
+            sums, powers = moments_of(*part)
+            total, squares = total + sums, squares + powers
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
     keys, values = (
@@ -232,10 +249,11 @@ def sum_of(
         return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], v.shape[3] + 1)
 
 
-def squares_of(k: Float[Tensor, "B Hkv S K"], chosen: Bool[Tensor, "B S"]) -> Float[Tensor, "B Hkv K"]:
-    """Return the sum of the squares of the chosen keys."""
-    (k,) = widen(hide(k, chosen))
-    return k.square().sum(2)
+def moments_of(
+    k: Float[Tensor, "B Hkv S K"], v: Float[Tensor, "B Hkv S V"], chosen: Bool[Tensor, "B S"]
+) -> tuple[Float[Tensor, "B Hkv K1 V1"], Float[Tensor, "B Hkv K"]]:
+    """Return the sum of `[k, 1] [v, 1]ᵀ` over the chosen tokens, and that of the squares of k."""
+    return sum_of(with_ones(k), v, chosen), widen(hide(k, chosen))[0].square().sum(2)
 
 
 def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:

@@ -1,22 +1,23 @@
 """What one token per row changes in the state of hybrid attention: its slot, and the tokens that leave the window.
 
-Axes: B rows, Hkv key and value heads, K key width, V value width, U width of the map's inputs, R slots, of which E are
-sinks, M rows in which w tokens leave the window.
+Axes: B rows, Hq query heads, Hkv key and value heads, K key width, V value width, U width of the map's inputs, R
+slots, of which E are sinks, M rows in which w tokens leave the window.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from subquad.ops.linattn_blocks import with_ones
 from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, pick
-from subquad.ops.linattn_state import HybridState, MapOfKeys, hide, squares_of, sum_of
+from subquad.ops.linattn_state import HybridState, MapOfKeys, divide, hide, moments_of, sum_of, widen
 from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
+from subquad.ops.moments import far_terms
+from subquad.ops.precision import autocast_disabled
 
-__all__ = ["StepPlace", "leave", "push", "step_place"]
+__all__ = ["StepPlace", "attend_once", "leave", "push", "step_place"]
 
 
 class Leaving(NamedTuple):
@@ -93,17 +94,19 @@ def leave(
     """Choose the cached tokens again, and add the tokens that leave to the sum; changes the state."""
     if place.leaving is None:
         return
-    front = sinks + state.novelty.shape[2]
+    front = sinks + state.cached
     rows, slots, counted = place.leaving
     left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
     read = state.inputs[rows[:, None], :, slots].transpose(1, 2) if has_inputs else left_k
     gone = None if front == sinks else _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
     if map_k is None and gone is not None:
         left_k, left_v, counted = gone
-    phi = with_ones(left_k) if map_k is None else map_k(read)
-    state.total.index_add_(0, rows, sum_of(phi, left_v, counted).to(state.total.dtype))
     if map_k is None:
-        state.squares.index_add_(0, rows, squares_of(left_k, counted).to(state.squares.dtype))
+        total, squares = moments_of(left_k, left_v, counted)
+        state.squares.index_add_(0, rows, squares.to(state.squares.dtype))
+    else:
+        total = sum_of(map_k(read), left_v, counted)
+    state.total.index_add_(0, rows, total.to(state.total.dtype))
 
 
 def push(
@@ -118,7 +121,7 @@ def push(
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring, from which `leave` has moved what leaves the window."""
-    front = sinks + state.novelty.shape[2]
+    front = sinks + state.cached
     if not state.keys.shape[2] and map_k is not None:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
@@ -134,6 +137,50 @@ def push(
         nothing = state.mass.new_zeros(*k.shape[:3], 1)
         _write(state.mass[..., None], nothing, place, front - sinks + place.slot, mask)
     state.length.add_(1 if mask is None else mask[:, 0])
+
+
+def attend_once(
+    q: Tensor, state: HybridState, place: StepPlace, *, phi_q: Tensor | None, spread: Tensor | None, mix: Tensor,
+    scale: float, use_linear: bool, sinks: int, mask: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Return the output [B, Hq, 1, V] of one token per row, which `push` has written; adds to the mass in the state."""
+    rows, heads = state.keys.shape[:2]
+    groups = q.shape[1] // heads
+    with autocast_disabled(q.device.type):
+        wide, keys, values, mix = widen(q, state.keys, state.values, mix)
+        # query heads that share a key head take the axis of positions, rows are merged with heads: [B * Hkv, G, ...]
+        queries = wide.reshape(rows * heads, groups, q.shape[3]) * scale
+        if keys.shape[2]:
+            # finite, since a padded row can have no keys; its output is masked
+            scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
+            scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
+            largest = scores.amax(-1, keepdim=True)
+            weights = (scores - largest).exp()
+            top, bottom = torch.bmm(weights, values.flatten(0, 1)), weights.sum(-1, keepdim=True)
+            if state.cached:
+                received = (weights.detach() / bottom.detach()).sum(1).view(rows, heads, -1)[:, :, sinks:]
+                state.mass.add_(received if mask is None else received * mask[:, :, None])
+        else:
+            largest, top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (1, values.shape[-1], 1))
+        if use_linear and spread is not None:
+            far = far_terms(
+                queries.view(rows, heads, 1, groups, -1), state.total[:, :, None], state.squares[:, :, None],
+                spread=spread.view(heads, 1, groups).to(queries.dtype),
+            )  # fmt: skip
+            # relative to the largest score, as the softmax terms are; -inf without tokens
+            level = (far.level[:, :, 0] - mix.view(heads, groups)).flatten(0, 1)[..., None] - largest
+            shift = level.clamp(min=0.0)
+            share = (level - shift).exp()
+            top = (-shift).exp() * top + share * far.value.flatten(0, 2)
+            bottom = (-shift).exp() * bottom + share
+        elif use_linear:
+            maps = cast(Tensor, phi_q).to(wide.dtype)
+            gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
+            total = state.total.flatten(0, 1)
+            shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]
+            past = torch.bmm(shared, total).view(rows * heads, groups, total.shape[2])
+            top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
+        return divide(top, bottom).view(rows, q.shape[1], 1, values.shape[3])
 
 
 def _choose_again(
@@ -157,9 +204,9 @@ def _choose_again(
         Keys and values of the tokens that are not exact any more, and which of them exist.
     """
     rows, slots, _ = leaving
-    cache = slice(sinks, sinks + state.novelty.shape[2])
-    marks = Marks(state.mass[rows], state.novelty[rows], state.direction[rows])
-    mass = state.mass[rows[:, None], :, state.novelty.shape[2] + slots].transpose(1, 2)
+    cache = slice(sinks, sinks + state.cached)
+    marks = Marks(*(x[rows] for x in state.marks))
+    mass = state.mass[rows[:, None], :, state.cached + slots].transpose(1, 2)
     stay, gone, is_gone, chosen = evict(marks, read, mass=mass, behind=state.length[rows] - read.shape[2], sinks=sinks)
     leavers = []
     for kept, new in zip(state[:2], left, strict=True):

@@ -7,14 +7,14 @@ $$M = \sum_s e^{x \cdot k_s} = n\, E[e^{x \cdot k}], \qquad
 
 For keys and values with a joint normal distribution $\ln E[e^{x \cdot k}] = x \cdot \mu + \frac12 x \cdot \Sigma x$ and
 $m = \bar v + C x$, with the means μ and $\bar v$, the covariance Σ of keys and C of values and keys. Keys of a text are
-not normal: their scores are bounded, so that the logarithm grows no faster than linearly with the spread
-$\sigma = \sqrt{x \cdot \Sigma x}$. Therefore
+not normal: their scores are bounded, so that the logarithm grows no faster than linearly with the standard deviation of
+the scores, $\sigma = \sqrt{x \cdot \Sigma x}$. Therefore
 
 $$\ln M = \ln n + x \cdot \mu + c\,(r - 1), \quad m = \bar v + C x / r, \quad r = \sqrt{1 + \sigma^2 / c},$$
 
-which is the normal case for $\sigma^2 \ll c$ and linear in σ beyond; c is a parameter of each query head. Σ is taken as
-diagonal. Beside a sparse cache the tokens are those that it does not hold. So $m$ is the mean value under the weights
-$(1 + (x \cdot k_s - x \cdot \mu) / r) / n$, of which some can be negative.
+which is the normal case for $\sigma^2 \ll c$ and linear in σ beyond; c (`spread`) is a parameter of each query head. Σ
+is taken as diagonal. So $m$ is the mean value under the weights $(1 + (x \cdot k_s - x \cdot \mu) / r) / n$, of which
+some can be negative. Beside a sparse cache the n tokens are those that it does not hold.
 
 The state is $\sum_s [k_s, 1] [v_s, 1]^T$ and $\sum_s k_s^2$, of constant size; cost O(K · V) per query.
 
@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from subquad.ops.linattn_blocks import fold, in_pairs, unfold, with_ones
 from subquad.ops.linattn_cache import pick
 
-__all__ = ["FarTerms", "far_terms", "far_weights", "moment_blocks", "moments_of"]
+__all__ = ["FarTerms", "far_terms", "far_weights", "moment_blocks"]
 
 
 class FarTerms(NamedTuple):
@@ -70,15 +70,6 @@ def far_terms(
     level = number.log() + (x @ mean_k[..., None])[..., 0] + spread * (root - 1)
     level = level.masked_fill(count < 0.5, -torch.inf)
     return FarTerms(level, mean_v[..., None, :] + (x @ covariance) / root[..., None])
-
-
-def moments_of(
-    k: Float[Tensor, "B H T K"], v: Float[Tensor, "B H T V"], chosen: Bool[Tensor, "B T"]
-) -> tuple[Float[Tensor, "B H K1 V1"], Float[Tensor, "B H K"]]:
-    """Return the sum of `[k, 1] [v, 1]ᵀ` over the chosen tokens, and that of the squares of k."""
-    hidden = ~chosen[:, None, :, None]
-    k, ones = k.masked_fill(hidden, 0.0), with_ones(v).masked_fill(hidden, 0.0)
-    return with_ones(k).mT @ ones, k.square().sum(2)
 
 
 def far_weights(
@@ -117,29 +108,26 @@ def moment_blocks(
     """
     kept = torch.ones(1, k.shape[2], dtype=torch.bool, device=k.device) if counted is None else counted
 
-    def compute(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, spread: Tensor, *besides: Tensor) -> Tensor:
-        given = iter(besides)
-        is_seen = next(given)
-        firsts = [next(given), next(given)] if first is not None else [None, None]
-        *sources, index = [next(given), next(given), next(given)] if cached is not None else [None, None, None]
+    def compute(  # noqa: PLR0917 (checkpoint saves positional tensors only)
+        q: Tensor, k: Tensor, v: Tensor, mix: Tensor, spread: Tensor, softmax: Tensor, first_k: Tensor | None,
+        first_v: Tensor | None, source_k: Tensor | None, source_v: Tensor | None, index: Tensor | None,
+        places: Tensor | None, is_gone: Tensor | None, total: Tensor | None, squares: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         heads, length = k.shape[1], q.shape[2]
         x = fold(q * scale, heads, window)
-        keys, values = (
-            in_pairs(tensor, length, window, first=firsts[part], source=sources[part], index=index)
-            for part, tensor in enumerate((k, v))
-        )
+        keys = in_pairs(k, length, window, first=first_k, source=source_k, index=index)
+        values = in_pairs(v, length, window, first=first_v, source=source_v, index=index)
         scores = (x @ keys.mT).unflatten(3, (-1, window))
-        scores = scores.masked_fill(~is_seen[:, None, :, None], -torch.inf).flatten(3, 4)
+        scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
         if not use_linear:
             return unfold(scores.softmax(-1) @ values, q.shape[1])
-        if gone is None:
+        if places is None:
             far = [*(tensor.unflatten(2, (-1, window)) for tensor in (k, v)), kept.unflatten(1, (-1, window))]
             lag = 2 - (far[0].shape[2] - x.shape[2])
         else:
-            places, is_gone, lag = next(given), next(given), 0
-            gathered = (pick(tensor, places.flatten(2)) for tensor in sources if tensor is not None)
-            far = [*(tensor.unflatten(2, places.shape[2:]) for tensor in gathered), is_gone]
-        sums, powers = _before(*far, lag=lag, blocks=x.shape[2], given=tuple(given))
+            far = [*(pick(t, places.flatten(2)).unflatten(2, places.shape[2:]) for t in (source_k, source_v)), is_gone]
+            lag = 0
+        sums, powers = _before(*far, lag=lag, blocks=x.shape[2], total=total, squares=squares)
         c, gamma = (_per_query(parameter, heads, window) for parameter in (spread, mix))
         level, value = far_terms(x, sums, powers, spread=c)
         level = (level - gamma)[..., None]
@@ -147,17 +135,19 @@ def moment_blocks(
         weights, share = (scores - largest).exp(), (level - largest).exp()
         return unfold((weights @ values + share * value) / (weights.sum(-1, keepdim=True) + share), q.shape[1])
 
-    besides = [softmax, *(first or ()), *(cached or ()), *(gone or ())]
-    besides += [tensor for tensor in (total, squares) if tensor is not None]
-    given = (q, k, v, mix, spread, *besides)
+    given = (
+        q, k, v, mix, spread, softmax, *(first or (None, None)), *(cached or (None,) * 3), *(gone or (None, None)),
+        total, squares,
+    )  # fmt: skip
     if not torch.is_grad_enabled():
         return compute(*given)
+    # tensors of a closure would escape hooks that count or offload what is saved
     return cast(Tensor, checkpoint(compute, *given, use_reentrant=False, preserve_rng_state=False))
 
 
 def _before(
     k: Float[Tensor, "B H NS w K"], v: Float[Tensor, "B H NS w V"], kept: Bool[Tensor, "#B NS w"], *, lag: int,
-    blocks: int, given: tuple[Tensor, ...],
+    blocks: int, total: Tensor | None, squares: Tensor | None,
 ) -> tuple[Float[Tensor, "B H N K1 V1"], Float[Tensor, "B H N K"]]:  # fmt: skip
     """Return, for each block of queries, the moments of all tokens up to the block `lag` blocks before it."""
     hidden = ~kept[:, None, :, :, None]
@@ -168,7 +158,6 @@ def _before(
         moved = functional.pad(x[:, :, : max(blocks - lag, 0)].cumsum(2), (0, 0) * (x.ndim - 3) + (min(lag, blocks), 0))
         return moved if start is None else moved + start[:, :, None]
 
-    total, squares = given or (None, None)
     return before(sums, total), before(powers, squares)
 
 

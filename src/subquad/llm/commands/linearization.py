@@ -16,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import TextDataset
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, load_adapter
-from subquad.llm.models.attention import Mode, attention_mode, seen_exactly
+from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.checkpoints import (
     embedding_weight,
     locate,
@@ -117,13 +117,6 @@ class Linearization:
             f"{' and '.join(stages)} in {budget.precision}; perplexities on {self.holdout.numel():,} held-out tokens",
             quiet=self.quiet,
         )
-        exact = seen_exactly(settings.attention)
-        if budget.transfer_tokens and settings.sequence_length <= exact:
-            say(
-                f"the student sees each token of a text of up to {exact:,} exactly, so that attention transfer has "
-                f"nothing to learn from sequences of {settings.sequence_length:,}: use a longer --sequence-length",
-                quiet=self.quiet,
-            )
         self.notes["about"] = {
             **describe_attention(model),
             **{setting: getattr(settings, setting) for setting in DESCRIBED},
@@ -198,8 +191,8 @@ class Linearization:
                 options = self.stage_options(budget, tokens)
                 result = self._fine_tune(tuned, settings, options, mode=control.mode, name=control.name)
                 self.measure(control.name, model, control.mode)
+                tensors = gather(adapter_tensors(tuned))
             self.note("seconds", control.name, lambda seconds=result.seconds: seconds)
-            tensors = gather(adapter_tensors(tuned))
             if processes().is_main_process:
                 read = {"lora": result.steps * tokens_per_step(settings)}
                 run = replace(self.run, directory=directory, settings={**self.run.settings, **plain(settings)})

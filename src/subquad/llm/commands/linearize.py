@@ -14,6 +14,7 @@ from subquad.errors import SubquadError
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
+from subquad.llm.models.attention import seen_exactly
 from subquad.llm.models.checkpoints import (
     embedding_weight,
     locate,
@@ -118,7 +119,7 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
     """Check what can be checked before the model is opened; return the text files."""
     files, evaluation_files = _paths(text), _paths(eval_text)
     if settings.from_ is None:
-        settings.check_window()
+        _check_length(settings)
     settings.check_random_windows()
     if settings.shard:
         check_processes()
@@ -126,6 +127,16 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
         check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     return files, evaluation_files
+
+
+def _check_length(settings: LinearizeSettings) -> None:
+    exact, length = seen_exactly(settings.attention), settings.sequence_length
+    if length <= exact:
+        cache = ", --attention.cache" if settings.attention.cache and settings.attention.has_moments else ""
+        raise SubquadError(
+            f"--sequence-length {length:,}: the student sees each token of a text of up to {exact:,} tokens exactly, "
+            f"so that attention transfer has nothing to learn; use a longer one, or a smaller --attention.window{cache}"
+        )
 
 
 def _paths(text: TextFiles) -> list[Path]:

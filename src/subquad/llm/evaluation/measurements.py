@@ -12,6 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.packing import prepare_text
+from subquad.llm.data.readers import open_documents
 from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, ModelVariant
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
@@ -155,24 +156,41 @@ def _passkey(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, len
     depths = [depth for depth in settings.passkey_depths for _ in range(settings.passkey_trials)]
     smallest = 10 ** (KEY_DIGITS - 1)
     keys = torch.randint(smallest, 10 * smallest, (len(depths),), generator=generator).tolist()
-    # a length that is too short is rejected before a model is loaded
-    passkey_prompt(tokenizer, tokens=length, depth=0.5, key=keys[0])
+    texts: list[str | None] = [None] * len(keys)
+    conditions = {"depths": settings.passkey_depths, "trials": settings.passkey_trials}
+    if settings.passkey_text is not None:
+        whole = _whole_text(settings.passkey_text, settings.text_key)
+        # each prompt begins at another place of the first half
+        texts = [whole[number * len(whole) // (2 * len(keys)) :] for number in range(len(keys))]
+        conditions["text"] = fingerprint(settings.passkey_text)
+    # a length that is too short is rejected before a model is loaded, and a text that is too short
+    try:
+        for text in {texts[0], texts[-1]}:
+            passkey_prompt(tokenizer, tokens=length, depth=0.5, key=keys[0], text=text)
+    except SubquadError as error:
+        raise SubquadError(f"{settings.passkey_text}: {error}" if settings.passkey_text else str(error)) from error
 
     def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         return [
-            passkey_row(model, tokenizer, tokens=length, depth=depths[number], key=keys[number], mode=mode)
+            passkey_row(
+                model, tokenizer, tokens=length, depth=depths[number], key=keys[number], mode=mode, text=texts[number]
+            )
             for number in numbers
         ]
 
     return Measurement(
         kind="passkey",
         name=str(length),
-        file=f"passkey-{length}",
-        conditions={"depths": settings.passkey_depths, "trials": settings.passkey_trials},
+        file=f"passkey-{length}" + (f"-{conditions['text']}" if "text" in conditions else ""),
+        conditions=conditions,
         total=len(depths),
         step=1,
         measure=measure,
     )
+
+
+def _whole_text(path: Path, text_key: str) -> str:
+    return "\n\n".join("".join(document.blocks) for document in open_documents(path, text_key).documents)
 
 
 def _speed(context: int) -> Measurement:

@@ -22,7 +22,8 @@ from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, not_linearized, place
 from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
-from subquad.llm.training.controls import CONTROLS, control_folder
+from subquad.llm.training.controls import MODES, control_folder
+from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
@@ -134,12 +135,15 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
         "teacher": name,
         "window": attention.window,
         "window_shape": attention.window_shape,
-        "has_moments": attention.feature_map == "moments",
+        "has_moments": attention.has_moments,
         "tokens": _training_tokens(folder),
         "trained_length": config.get("trained_length"),
     }
     if attention.cache:
-        variants.append(ModelVariant("cache", path, "without_linear", attention, f"cache-{attention.cache}-{origin}"))
+        # which tokens are kept depends on what the choice reads
+        read = "inputs" if attention.has_inputs else "keys"
+        key = f"cache-{attention.cache}-{read}-{CHOICE_VERSION}-{origin}"
+        variants.append(ModelVariant("cache", path, "without_linear", attention, key))
     variants += _controls(folder, path)
     variants.sort(key=lambda variant: list(LABELS).index(variant.role))
     about["roles"] = [variant.role for variant in variants]
@@ -197,10 +201,9 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
 def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
     """Return the controls that `linearize --controls` trained beside a model."""
     found = []
-    for name in CONTROLS:
+    for name, mode in MODES.items():
         path = folder / control_folder(name)
         if (path / METRICS).is_file():
-            mode = "softmax" if name == CONTROLS[0] else "window"
             key = f"{mode}-{_weights_fingerprint(path)}"
             found.append(ModelVariant(name, path, mode, None, key, teacher))
     return found

@@ -6,6 +6,7 @@ Axes: N sequences, T positions.
 import re
 import statistics
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -28,6 +29,7 @@ INSTRUCTION = (
     "I will quiz you about the important information there.\n"
 )
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+WORD = re.compile(r"\S+\s*")
 QUESTION = "\nWhat is the pass key? The pass key is"
 
 HALF_STEPS_FROM = 64
@@ -54,41 +56,48 @@ def loss_rows(model: nn.Module, sequences: Int[Tensor, "N T"], edges: Sequence[i
     return rows
 
 
-def passkey_prompt(tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int) -> Int[Tensor, " T"]:
-    """Return a prompt that hides a number in meaningless text (arXiv:2305.16300, Appendix B).
+def passkey_prompt(
+    tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int, text: str | None = None
+) -> Int[Tensor, " T"]:
+    """Return a prompt that hides a number in a text (arXiv:2305.16300, Appendix B, with a text of repeated sentences).
+
+    Repeated sentences make it easy: nothing else in the prompt is like the number.
 
     Args:
         tokenizer: The model's tokenizer.
-        tokens: Maximum length; the prompt is shorter by up to two repetitions of the filler.
+        tokens: Maximum length; the prompt is shorter by less than a word, or than one repetition.
         depth: Position of the number: 0 is the start of the prompt, 1 its end.
         key: The number.
+        text: Text around the number, from its beginning; None for five sentences that are repeated.
 
     Raises:
-        SubquadError: `tokens` is too small for one repetition of the filler.
+        SubquadError: `tokens` is too small, or the text too short.
     """
+    # a word has at least one token
+    pieces = [FILLER] * tokens if text is None else WORD.findall(text, 0, 100 * tokens)[:tokens]
 
-    def encode(repetitions: int) -> list[int]:
-        before = round(depth * repetitions)
+    def encode(number: int) -> list[int]:
+        before, after = pieces[: round(depth * number)], pieces[round(depth * number) : number]
         hidden = f"The pass key is {key}. Remember it. {key} is the pass key. "
-        return tokenizer.encode(f"{INSTRUCTION}{FILLER * before}{hidden}{FILLER * (repetitions - before)}{QUESTION}")
+        return tokenizer.encode(f"{INSTRUCTION}{''.join(before)}{hidden}{''.join(after)}{QUESTION}")
 
-    shortest = len(encode(0))
-    per_repetition = max(1, len(encode(2)) - len(encode(1)))
-    repetitions = (tokens - shortest) // per_repetition
-    if repetitions < 1:
-        raise SubquadError(f"--passkey {tokens}: the shortest prompt has {shortest + per_repetition} tokens")
-    ids = encode(repetitions)
-    while len(ids) > tokens and repetitions > 1:
-        repetitions -= 1
-        ids = encode(repetitions)
-    return torch.tensor(ids)
+    number = bisect_right(range(1, len(pieces) + 1), tokens, key=lambda number: len(encode(number)))
+    while number and len(encode(number)) > tokens:
+        number -= 1
+    if not number:
+        raise SubquadError(f"--passkey {tokens}: the shortest prompt has {len(encode(1))} tokens")
+    if text is not None and number == len(pieces) < tokens:
+        raise SubquadError(f"--passkey {tokens}: the text is too short, it is enough for {len(encode(number))} tokens")
+    return torch.tensor(encode(number))
 
 
 def passkey_row(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int, mode: Mode
-) -> Row:
-    """Return whether greedy decoding reproduces the hidden number."""
-    ids = passkey_prompt(tokenizer, tokens=tokens, depth=depth, key=key)[None].to(next(model.parameters()).device)
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int, mode: Mode,
+    text: str | None = None,
+) -> Row:  # fmt: skip
+    """Return whether greedy decoding reproduces the hidden number; see `passkey_prompt`."""
+    ids = passkey_prompt(tokenizer, tokens=tokens, depth=depth, key=key, text=text)[None]
+    ids = ids.to(next(model.parameters()).device)
     eos = model.generation_config.eos_token_id if model.generation_config else None
     config = GenerationConfig(
         # some tokenizers split the number into digits

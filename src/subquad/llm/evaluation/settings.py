@@ -1,6 +1,7 @@
 """Settings of an evaluation. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.llm.settings import PlacementSettings
@@ -30,6 +31,9 @@ class EvaluateSettings(PlacementSettings):
     """Prompt lengths of passkey retrieval, in tokens. Default: not measured."""
     passkey_depths: Input[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Positions of the passkey: 0 is the start of the prompt, 1 its end."""
+    passkey_text: Input[Path | None] = None
+    """Text that surrounds the passkey. Default: five sentences that are repeated, in which the passkey is easy to find,
+    since nothing else is like it."""
     passkey_trials: Input[int] = 4
     """Passkeys per length and depth."""
     speed: Input[tuple[int, ...]] = (128, 512, 2048)
@@ -58,5 +62,7 @@ class EvaluateSettings(PlacementSettings):
                 raise SubquadError(f"--passkey-depths must be from 0 to 1, got {depth}")
         if self.passkey and not self.passkey_depths:
             raise SubquadError("--passkey-depths: at least one depth is required")
+        if self.passkey_text is not None and not self.passkey:
+            raise SubquadError("--passkey-text requires --passkey, the lengths of the prompts")
         object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
         object.__setattr__(self, "tasks", tuple(self.tasks))

@@ -39,6 +39,7 @@ __all__ = [
     "TransferCallback",
     "attention_layers",
     "attention_mode",
+    "new_hybrid",
     "seen_exactly",
 ]
 
@@ -105,22 +106,7 @@ class HybridSelfAttention(nn.Module):
         for name in (*PROJECTIONS, *NORMS):
             if getattr(original, name, None) is not None:
                 setattr(self, name, getattr(original, name))
-        self.hybrid = HybridAttention(
-            heads=self.q_proj.out_features // self.head_dim,
-            kv_heads=self.k_proj.out_features // self.head_dim,
-            head_width=self.head_dim,
-            feature_map=settings.feature_map or "hedgehog",
-            window=settings.window,
-            window_shape=settings.window_shape,
-            sinks=settings.sinks or 0,
-            cache=settings.cache or 0,
-            feature_heads=settings.feature_heads,
-            scale=self.scaling,
-            horizon=settings.horizon or None,
-            # moments are those of the keys themselves; then only a cache reads keys before the rotary embedding
-            has_inputs=not settings.rotate_features and (settings.feature_map != "moments" or bool(settings.cache)),
-            kernel=settings.kernel,
-        ).to(self.q_proj.weight.device)
+        self.hybrid = new_hybrid(self, settings)
         # the rotary function of the model, from the module that defines its attention
         self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
         self.mode = "hybrid"
@@ -199,9 +185,9 @@ class HybridSelfAttention(nn.Module):
     def _hybrid(
         self, q: Tensor, k: Tensor, v: Tensor, *inputs: Any, mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
-        use_cache, use_linear = self.mode != "window", self.mode not in ("window", "without_linear")
+        use_cached, use_linear = self.mode != "window", self.mode not in ("window", "without_linear")
         how: dict[str, Any] = {
-            "mask": mask, "use_linear": use_linear, "use_cache": use_cache, "inputs": inputs or None,
+            "mask": mask, "use_linear": use_linear, "use_cached": use_cached, "inputs": inputs or None,
         }  # fmt: skip
         if cache is None:
             return self.hybrid(q, k, v, **how)
@@ -224,7 +210,7 @@ class HybridSelfAttention(nn.Module):
             hybrid = self.hybrid
             place = step_place(
                 state.length, window=hybrid.window, window_shape=hybrid.window_shape, sinks=hybrid.sinks,
-                cache=state.novelty.shape[2], mask=mask,
+                cache=state.cached, mask=mask,
             )  # fmt: skip
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
@@ -258,6 +244,25 @@ class HybridSelfAttention(nn.Module):
             weights = partial(self.hybrid.weights, q, k, inputs=of_maps or None, mask=mask)
             self.on_transfer(self.layer_idx, y, target, weights)
         return target
+
+
+def new_hybrid(layer: HybridSelfAttention, settings: AttentionSettings) -> HybridAttention:
+    """Return hybrid attention between a layer's projections, before any training."""
+    return HybridAttention(
+        heads=layer.q_proj.out_features // layer.head_dim,
+        kv_heads=layer.k_proj.out_features // layer.head_dim,
+        head_width=layer.head_dim,
+        feature_map=settings.feature_map or "hedgehog",
+        window=settings.window,
+        window_shape=settings.window_shape,
+        sinks=settings.sinks or 0,
+        cache=settings.cache or 0,
+        feature_heads=settings.feature_heads,
+        scale=layer.scaling,
+        horizon=settings.horizon or None,
+        has_inputs=settings.has_inputs,
+        kernel=settings.kernel,
+    ).to(layer.q_proj.weight.device)
 
 
 def _split_fused(attention: Any) -> list[nn.Linear]:
@@ -296,7 +301,7 @@ def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
 def seen_exactly(attention: AttentionSettings) -> int:
     """Return the length of the longest text of which a student sees each token exactly, as softmax attention does."""
     # feature maps describe the cached tokens as well, moments do not
-    cached = (attention.cache or 0) if attention.feature_map == "moments" else 0
+    cached = (attention.cache or 0) if attention.has_moments else 0
     return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
 
 

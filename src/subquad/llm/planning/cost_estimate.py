@@ -42,10 +42,10 @@ model, its attention ($2 H_q K T$ per token, half of all pairs), and forward and
 ($a$ operations per token forward, `subquad.ops.cost`, with its maps): $2 P + L (2 H_q K T + 3 a)$, since its backward
 pass needs no gradient of queries, keys and values. Fine-tuning runs forward and backward through the frozen weights,
 which need no gradients themselves, $2 P + 2 P$ with the output head; hybrid attention is $4 a$, since its weights are
-recomputed. Gradient checkpointing adds one forward pass of the layers. The sum is divided by the sustained operations
-per second. Attention transfer is limited by memory bandwidth rather than by operations, so prefer a measured rate.
-Block-wise transfer also runs each block but the last once more, to write the hidden states for the next one, which is
-not counted.
+recomputed. Gradient checkpointing adds one forward pass of the layers. Distillation, which runs the teacher as well, is
+not counted. The sum is divided by the sustained operations per second. Attention transfer is limited by memory
+bandwidth rather than by operations, so prefer a measured rate. Block-wise transfer also runs each block but the last
+once more, to write the hidden states for the next one, which is not counted.
 
 Letters as in `subquad.ops.linattn`; D width of the hidden states, I of the MLP, L layers.
 """
@@ -337,14 +337,13 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
     Hq, Hkv, _, K, F = _letters(sizes)
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
     states = {}
-    has_moments = sizes.feature_map == "moments"
-    has_inputs = not settings.attention.rotate_features and (not has_moments or bool(settings.attention.cache))
     for name, heads in (("query", Hq), ("kv", Hkv)):
         state = hybrid_state(
-            1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=0 if has_moments else F,
+            1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads,
+            features=None if settings.attention.has_moments else F,
             window=settings.attention.window, window_shape=settings.attention.window_shape,
             sinks=settings.attention.sinks or 0, cache=settings.attention.cache or 0,
-            input_width=K if has_inputs else 0,
+            input_width=K if settings.attention.has_inputs else 0,
             dtype=getattr(torch, settings.dtype), device="meta",
         )  # fmt: skip
         size = sizes.layers * sum(tensor.nbytes for tensor in state)

@@ -33,6 +33,7 @@ COLOURS = {
     "cache": "#9c7fb5",
     "window_fine_tuned": "#c98a2b",
     "wide_window_fine_tuned": "#8a5a10",
+    "cache_fine_tuned": "#6b4a8c",
     "fine_tuned_without_linear": "#86b8a3",
     "fine_tuned": "#1f6f54",
 }
@@ -301,7 +302,8 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         "cache": "the teacher's weights with softmax attention over the window and the cache, not trained for it",
         "teacher_fine_tuned": f"{tuned}; softmax attention",
         "window_fine_tuned": f"{tuned}; the student's window alone",
-        "wide_window_fine_tuned": f"{tuned}; a window whose keys and values take as much memory as the student's state",
+        "wide_window_fine_tuned": f"{tuned}; a sliding window that takes as much memory as the student's state",
+        "cache_fine_tuned": f"{tuned}; the window and a larger cache that take as much memory as the student's state",
         "fine_tuned_without_linear": f"the student with its {branch(about)} switched off",
         "fine_tuned": f"{about['folder']}, {_tokens(about['tokens'])}",
     }

@@ -28,6 +28,7 @@ LABELS = {
     "cache": "window and cache",
     "window_fine_tuned": "window, fine-tuned",
     "wide_window_fine_tuned": "wide window, fine-tuned",
+    "cache_fine_tuned": "window and cache, fine-tuned",
     "fine_tuned_without_linear": "student without linear",
     STUDENT: "student",
 }

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
 from subquad.llm.plots.evaluation_tables import branch
-from subquad.llm.training.controls import CONTROLS, state_size
+from subquad.llm.training.controls import MODES, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
@@ -26,6 +26,7 @@ LABELS = {
     "teacher_fine_tuned": "teacher, fine-tuned",
     "window_fine_tuned": "window only, fine-tuned",
     "wide_window_fine_tuned": "window of the state's size, fine-tuned",
+    "cache_fine_tuned": "window and cache of the state's size, fine-tuned",
     "window": "window only, untrained",
     "cache": "window and cache, untrained",
     "untrained": "hybrid, untrained",
@@ -39,7 +40,8 @@ DESCRIPTIONS = {
     "teacher": "the original model",
     "teacher_fine_tuned": "control: LoRA updates of the teacher, on the same texts and as many tokens as both stages",
     "window_fine_tuned": "control: the same with softmax attention over the window alone",
-    "wide_window_fine_tuned": "control: the same with a window whose keys and values take as much memory as the state",
+    "wide_window_fine_tuned": "control: the same with a sliding window that takes as much memory as the state",
+    "cache_fine_tuned": "control: the same with the window and a larger cache that take as much memory as the state",
     "window": "the teacher's weights with softmax attention over the window alone",
     "cache": "the same with the sparse cache beside the window",
     "untrained": "hybrid attention before training",
@@ -104,7 +106,7 @@ def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
         "window_shape": hybrid.window_shape,
         "sinks": hybrid.sinks,
         "cache": hybrid.cache,
-        "has_moments": hybrid.map_k is None,
+        "has_moments": hybrid.has_moments,
         "state_numbers": state_numbers,
         "state_as_tokens": state_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -230,17 +232,18 @@ def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
         f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained "
         f"{window:.3g}. Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
     )
-    controls = {name: values[name] for name in CONTROLS if name in values}
+    controls = {name: values[name] for name in MODES if name in values}
     if not controls:
         return (
             f"{found}. A model fine-tuned with a window alone may do as well, and fine-tuning also adapts a model to "
             "the style of the text: compare it with controls (--controls)."
         )
-    best = min((value, name) for name, value in controls.items() if "window" in name)
+    best = min((value, name) for name, value in controls.items() if name != "teacher_fine_tuned")
     verdict = "better than" if student < best[0] else "no better than"
     return (
         f"{found}. With as many tokens of the same texts the teacher reaches {controls['teacher_fine_tuned']:.3g}, and "
-        f"the best window alone {best[0]:.3g} ({LABELS[best[1]]}): on this text the student is {verdict} it."
+        f"the best control without a linear branch {best[0]:.3g} ({LABELS[best[1]]}): on this text the student is "
+        f"{verdict} it."
     )
 
 

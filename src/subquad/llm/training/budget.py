@@ -17,9 +17,9 @@ from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
-from subquad.llm.training.controls import CONTROLS
+from subquad.llm.training.controls import MODES, control_names
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
-from subquad.llm.training.lora import fine_tune_step
+from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -30,7 +30,7 @@ __all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens
 
 BUDGET_FILE = "budget.json"
 MODEL_NAMES = (
-    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "restored", "earlier",
+    "teacher", *MODES, "window", "cache", "untrained", "transferred", "restored", "earlier",
     "fine_tuned", "fine_tuned_without_linear",
 )  # fmt: skip
 """The models whose perplexity a run may measure."""
@@ -157,14 +157,18 @@ def _evaluation_sequences(text: TextDataset, settings: LinearizeSettings) -> int
 def _affordable_sequences(settings: LinearizeSettings) -> int:
     """Return on how many sequences each model is measured in a quarter of the time, given the training tokens."""
     tokens = (settings.transfer_tokens or 0) + (settings.lora_tokens or 0)
-    training = STEP_COST * tokens * (1 + (len(CONTROLS) if settings.controls else 0))
+    training = STEP_COST * tokens * (1 + len(_controls(settings)))
     share = EVALUATION_FRACTION / (1 - EVALUATION_FRACTION)
     return int(share * training / (_measured_models(settings) * settings.sequence_length))
 
 
+def _controls(settings: LinearizeSettings) -> list[str]:
+    return control_names(settings.attention) if settings.controls else []
+
+
 def _measured_models(settings: LinearizeSettings) -> int:
     absent = {
-        *(() if settings.controls else CONTROLS),
+        *({*MODES} - {*_controls(settings)}),
         *(() if settings.attention.cache else ("cache",)),
         *(() if settings.softmax_layers else ("restored",)),
         *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
@@ -184,7 +188,7 @@ def divide_time(
         precision: Data type of matrix products.
         sequences: Maximum number of evaluation sequences.
     """
-    controls, models = len(CONTROLS) if settings.controls else 0, _measured_models(settings)
+    controls, models = len(_controls(settings)), _measured_models(settings)
     affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
     sequences = max(1, min(sequences, affordable))
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
@@ -193,7 +197,7 @@ def divide_time(
     step = settings.batch_size * settings.gradient_accumulation
     every = (settings.validate_every or math.inf) * step
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
-    transfer = MOMENTS_FRACTION if settings.attention.feature_map == "moments" else TRANSFER_FRACTION
+    transfer = MOMENTS_FRACTION if settings.attention.has_moments else TRANSFER_FRACTION
     transfer = transfer if settings.from_ is None else 0.0
     fractions = {"transfer": transfer, "lora": 1 - transfer}
     # sequences per second of the two stages; each control fine-tunes on those of both
@@ -228,12 +232,10 @@ def _time_steps(
         ) / len(ids)
     model.zero_grad(set_to_none=True)
     tuned = add_lora(model, settings, seed=seed).train()
-    weight = settings.distillation_weight
+    drawn = draw_windows([len(ids)], settings.random_windows, seed=seed, epoch=0)[0]
+    how = {"documents": documents, "settings": settings, "windows": drawn}
     with autocast:
-        seconds["lora"] = _seconds(
-            lambda: fine_tune_step(tuned, ids, torch.Tensor.backward, documents=documents, distillation_weight=weight),
-            device,
-        ) / len(ids)
+        seconds["lora"] = _seconds(lambda: fine_tune_step(tuned, ids, torch.Tensor.backward, **how), device) / len(ids)
     tuned.unload()
     model.eval()
     model.zero_grad(set_to_none=True)

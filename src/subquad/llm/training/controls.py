@@ -1,8 +1,9 @@
-"""Controls of a linearized model: what its texts and tokens are worth without linear attention.
+"""Controls of a linearized model: what its texts and tokens are worth without its linear branch.
 
 A student has read its training texts and its teacher has not, so that a part of what it wins is their style; and a
-window that is fine-tuned, or as large as the student's state, may need no linear branch. Each control is the teacher's
-weights with LoRA updates, trained on the same texts with the tokens of both stages together.
+window, or a window with a sparse cache, may do as well without a linear branch if it is fine-tuned and as large as the
+student's state. Each control is the teacher's weights with LoRA updates, trained on the same texts with the tokens of
+both stages together.
 """
 
 from collections.abc import Iterator
@@ -11,14 +12,19 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from subquad.llm.models.attention import Mode, attention_layers
+from subquad.llm.models.attention import Mode, attention_layers, new_hybrid
 from subquad.llm.settings import AttentionSettings
-from subquad.ops.linattn_windows import WindowShape
 
-__all__ = ["CONTROLS", "Control", "as_control", "control_folder", "controls_of", "state_size"]
+__all__ = ["MODES", "Control", "as_control", "control_folder", "control_names", "controls_of", "state_size"]
 
-CONTROLS = ("teacher_fine_tuned", "window_fine_tuned", "wide_window_fine_tuned")
-"""Names of the controls: softmax attention, the student's window alone, and a window of the size of its state."""
+MODES: dict[str, Mode] = {
+    "teacher_fine_tuned": "softmax",
+    "window_fine_tuned": "window",
+    "wide_window_fine_tuned": "window",
+    "cache_fine_tuned": "without_linear",
+}
+"""What the attention layers of each control compute: softmax attention, the student's window alone, a sliding window of
+the size of the student's state, and its window with a cache of that size together."""
 FOLDER = "controls"
 
 
@@ -27,11 +33,23 @@ class Control:
     """A control: the attention that it is trained and measured with."""
 
     name: str
-    """One of `CONTROLS`."""
-    mode: Mode
-    """`softmax` or `window`."""
+    """A key of `MODES`."""
     attention: AttentionSettings
-    """The student's attention, for `wide_window_fine_tuned` with another window."""
+    """The student's attention, with another window or cache."""
+
+    @property
+    def mode(self) -> Mode:
+        """What the attention layers compute."""
+        return MODES[self.name]
+
+
+def control_names(attention: AttentionSettings) -> list[str]:
+    """Return the names of the controls of a student; without a window there is none of the same window."""
+    absent = {
+        *(() if attention.cache else ("cache_fine_tuned",)),
+        *(() if attention.window_shape != "none" else ("window_fine_tuned",)),
+    }
+    return [name for name in MODES if name not in absent]
 
 
 def state_size(model: nn.Module) -> tuple[int, int]:
@@ -42,33 +60,38 @@ def state_size(model: nn.Module) -> tuple[int, int]:
 
 
 def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]:
-    """Return the controls of a converted model; a model without a window has none of the same window."""
+    """Return the controls of a converted model."""
+    hybrid, sinks = attention_layers(model)[0].hybrid, attention.sinks or 0
     tokens = state_size(model)[1]
-    # a terrace window keeps two blocks of tokens
-    wide = tokens if attention.window_shape == "sliding" else -(-tokens // 2)
-    shape = "terrace" if attention.window_shape == "none" else attention.window_shape
-    found = [
-        Control(name=CONTROLS[0], mode="softmax", attention=attention),
-        Control(name=CONTROLS[1], mode="window", attention=replace(attention, cache=0)),
-        Control(
-            name=CONTROLS[2], mode="window", attention=replace(attention, window=wide, window_shape=shape, cache=0)
-        ),
-    ]
-    return [control for control in found if control.mode == "softmax" or control.attention.window_shape != "none"]
+    # the linear branch's share of the state, in tokens of a cache: keys, values, mass and novelty
+    linear = sum(tensor.numel() for tensor in (hybrid.empty_state(1).total, hybrid.empty_state(1).squares))
+    spare = linear // (hybrid.kv_heads * (2 * hybrid.head_width + 2))
+    # a window that slides sees all of its tokens at any time; it has no moments, and needs no maps
+    wide = replace(
+        attention, window=tokens - sinks, window_shape="sliding", cache=0, feature_map="hedgehog", feature_heads="kv",
+        horizon=0.0,
+    )  # fmt: skip
+    changed = {
+        "teacher_fine_tuned": attention,
+        "window_fine_tuned": replace(attention, cache=0),
+        "wide_window_fine_tuned": wide,
+        "cache_fine_tuned": replace(attention, cache=(attention.cache or 0) + spare),
+    }
+    return [Control(name=name, attention=changed[name]) for name in control_names(attention)]
 
 
 @contextmanager
 def as_control(model: nn.Module, control: Control) -> Iterator[None]:
-    """Give all hybrid attention layers the window of a control, within a `with` block."""
-    layers = [layer.hybrid for layer in attention_layers(model)]
-    before: list[tuple[int, WindowShape]] = [(hybrid.window, hybrid.window_shape) for hybrid in layers]
-    for hybrid in layers:
-        hybrid.window, hybrid.window_shape = control.attention.window, control.attention.window_shape
+    """Give all hybrid attention layers the attention of a control, within a `with` block."""
+    layers = attention_layers(model)
+    before = [layer.hybrid for layer in layers]
+    for layer in layers:
+        layer.hybrid = new_hybrid(layer, control.attention).requires_grad_(False)
     try:
         yield
     finally:
-        for hybrid, (window, shape) in zip(layers, before, strict=True):
-            hybrid.window, hybrid.window_shape = window, shape
+        for layer, hybrid in zip(layers, before, strict=True):
+            layer.hybrid = hybrid
 
 
 def control_folder(name: str) -> str:

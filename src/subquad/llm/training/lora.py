@@ -48,7 +48,7 @@ def fine_tune_step(
     *,
     loss_mask: Bool[Tensor, "B T"] | None = None,
     documents: Int[Tensor, "B T"] | None = None,
-    distillation_weight: float = 0.0,
+    settings: LinearizeSettings = LinearizeSettings(),
     windows: Sequence[int] | None = None,
 ) -> Mapping[str, Tensor | float]:
     """Compute the loss of one batch and run the backward pass.
@@ -60,7 +60,7 @@ def fine_tune_step(
         loss_mask: Tokens that count in the loss; None for all.
         documents: Number of each token's document, if tokens must not attend to other documents; the first token of a
             document then does not count in the loss.
-        distillation_weight: Weight of the divergence from the teacher.
+        settings: Which loss.
         windows: Window of each sequence, from `draw_windows`; None for that of the model.
 
     Returns:
@@ -70,19 +70,19 @@ def fine_tune_step(
     if documents is not None:
         continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
         loss_mask = continues if loss_mask is None else loss_mask & continues
-    student, teacher_logits = _callable_model(model), None
+    student, teacher_logits, weight = _callable_model(model), None, settings.distillation_weight
     with separate_documents(model, documents), drawn_windows(model, windows):
-        if distillation_weight:
+        if weight:
             with torch.no_grad(), _as_teacher(model):
                 teacher_logits = student(input_ids=ids, use_cache=False).logits
         logits = student(input_ids=ids, use_cache=False).logits
         loss, next_token, divergence = language_model_loss(
-            logits, ids, loss_mask=loss_mask, teacher_logits=teacher_logits, distillation_weight=distillation_weight
+            logits, ids, loss_mask=loss_mask, teacher_logits=teacher_logits, distillation_weight=weight
         )
         # the loss has saved what it needs of both
         del logits, teacher_logits
         backward(loss)
-    if not distillation_weight:
+    if not weight:
         return {"loss": loss.detach()}
     return {"loss": loss.detach(), "divergence": divergence, "next_token": next_token}
 
@@ -150,7 +150,7 @@ def fine_tune(
             backward,
             loss_mask=None if loss_mask is None else loss_mask[rows],
             documents=None if documents is None else documents[rows],
-            distillation_weight=settings.distillation_weight,
+            settings=settings,
             windows=windows,
         )
 

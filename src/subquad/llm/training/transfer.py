@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subquad.llm.models.attention import AttentionWeights, attention_layers
+from subquad.llm.models.attention import AttentionWeights
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import LinearizeSettings
@@ -37,9 +37,6 @@ from subquad.train.optim import parameter_groups
 from subquad.train.settings import TrainingResult
 
 __all__ = ["attention_weights_loss", "freeze_for_transfer", "transfer", "transfer_step"]
-
-MOMENTS_RATE = 10
-"""Factor on the learning rate for moments, which have no maps, but two numbers per head that few steps have to move."""
 
 
 def freeze_for_transfer(model: nn.Module) -> int:
@@ -125,9 +122,7 @@ def transfer(
         **options: See `StageOptions`.
     """
     freeze_for_transfer(model)
-    documents, rate = options.get("documents"), settings.transfer_learning_rate
-    if attention_layers(model)[0].hybrid.log_spread is not None:
-        rate *= MOMENTS_RATE
+    documents = options.get("documents")
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         own = None if documents is None else documents[rows]
@@ -145,6 +140,6 @@ def transfer(
         name=name,
         step=step,
         validation_loss=validation_loss,
-        parameter_groups=parameter_groups(model, learning_rate=rate),
+        parameter_groups=parameter_groups(model, learning_rate=settings.transfer_learning_rate),
         default_warmup=0.0,
     )
