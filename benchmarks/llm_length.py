@@ -105,22 +105,6 @@ def main():
     attention = AttentionSettings(**ARMS["default"])
     convert(model, attention, check=False)
     found = {}
-    untrained = {
-        "teacher": "softmax",
-        "window, untrained": "window",
-        "cache, untrained, without linear": "without_linear",
-        "default, untrained": "hybrid",
-    }
-    for name, mode in untrained.items():
-        path = options.out / file_name(name)
-        found[name] = [kept(path, options, lambda mode=mode: measure(model, mode=mode, **given))]
-    untrained = {control.name: control for control in controls_of(model, attention)}
-    for name in ("wide_window_fine_tuned", "cache_fine_tuned"):
-        control, title = untrained[name], f"{name.removesuffix('_fine_tuned')}, untrained"
-        with as_control(model, control):
-            path = options.out / file_name(title)
-            found[title] = [kept(path, options, lambda mode=control.mode: measure(model, mode=mode, **given))]
-    del model
     for seed in options.seeds:
         for arm in options.arms:
             run = options.out / f"{arm.replace(' ', '-')}-{seed}"
@@ -148,6 +132,7 @@ def main():
                 own = kept(options.out / file_name(name, seed), options, compute)
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
+    found |= measure_untrained(model, attention, options, given)
     print(
         json.dumps(
             {
@@ -163,6 +148,27 @@ def main():
             }
         )
     )
+
+
+def measure_untrained(model, attention, options, given):
+    """Return the measurements of a converted model before any training, as teacher, as student and as each control."""
+    found = {}
+    modes = {
+        "teacher": "softmax",
+        "window, untrained": "window",
+        "cache, untrained, without linear": "without_linear",
+        "default, untrained": "hybrid",
+    }
+    for name, mode in modes.items():
+        path = options.out / file_name(name)
+        found[name] = [kept(path, options, lambda mode=mode: measure(model, mode=mode, **given))]
+    controls = {control.name: control for control in controls_of(model, attention)}
+    for name in ("wide_window_fine_tuned", "cache_fine_tuned"):
+        control, title = controls[name], f"{name.removesuffix('_fine_tuned')}, untrained"
+        with as_control(model, control):
+            path = options.out / file_name(title)
+            found[title] = [kept(path, options, lambda mode=control.mode: measure(model, mode=mode, **given))]
+    return found
 
 
 def parser_for(text, arms):

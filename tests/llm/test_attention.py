@@ -281,6 +281,8 @@ def test_packed_positions_equal_each_sequence_alone(kind):
     model, ids = converted(kind, window=3), tokens(2, 23)
     packed = torch.cat([torch.arange(8), torch.arange(2), torch.arange(13)])[None]
     given = model(ids, position_ids=packed.expand(2, -1), use_cache=False).logits
+    with pytest.raises(ValueError, match="packed sequences have no common state for decoding; pass use_cache=False"):
+        model(ids, position_ids=packed.expand(2, -1))
     for first, end in ((0, 8), (8, 10), (10, 23)):
         alone = model(ids[:, first:end], use_cache=False).logits
         torch.testing.assert_close(given[:, first:end], alone, rtol=1e-5, atol=1e-5)
@@ -515,6 +517,13 @@ def test_attention_that_computes_something_else_is_rejected():
     forward = original.forward
     original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
     with pytest.raises(SubquadError, match="the LlamaAttention of layer 1 computes more than projections"):
+        convert(model, AttentionSettings())
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(SubquadError, match="LlamaAttention of layer 1 is not finite; its weights are damaged"):
         convert(model, AttentionSettings())
 
 

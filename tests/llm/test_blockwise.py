@@ -19,7 +19,7 @@ from subquad.llm.commands import linearization
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
-from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.settings import HORIZON, LinearizeSettings
 from subquad.llm.training import activation_store, blockwise, stages
 from subquad.llm.training.blockwise import load_feature_maps, transfer_blockwise
 from subquad.llm.training.transfer import transfer
@@ -99,7 +99,7 @@ def start(name, tensor):
         case "mix":
             return torch.zeros_like(tensor)
         case "log_horizon":
-            return torch.full_like(tensor, AttentionSettings().horizon).log()
+            return torch.full_like(tensor, HORIZON).log()
         case "log_spread":
             return torch.full_like(tensor, 2.0).log()
     return torch.eye(tensor.shape[-1]).expand_as(tensor)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import constants, metadata_load
-from support.llm_models import tiny_model
+from safetensors.torch import save_file
+from support.llm_models import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -15,6 +17,7 @@ from subquad.llm.models.checkpoints import checkpoint_kind, download, locate, mo
 from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.loading import load_run
+from subquad.runs.storage import read_tensors
 
 
 def write_config(folder, **content):
@@ -154,3 +157,16 @@ def test_layers_for_lora_are_checked_before_training():
     check_targets(model, ("q_proj", "self_attn.o_proj", "down_proj"))
     with pytest.raises(SubquadError, match=r"--lora-targets: no layer 'q_pro'; did you mean 'q_proj'\?"):
         check_targets(model, ("v_proj", "q_pro"))
+
+
+@pytest.mark.parametrize("block_layers", [None, 1])
+def test_a_checkpoint_without_some_of_its_weights_is_refused_before_training(folder, text, tmp_path, block_layers):
+    other, name = tmp_path / "other", "model.layers.1.self_attn.k_proj.weight"
+    shutil.copytree(folder, other)
+    tensors = read_tensors(other / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    settings = replace(SMALL, block_layers=block_layers)
+    with pytest.raises(SubquadError, match=rf"{other}: .*{name}.*missing"):
+        subquad.llm.linearize(other, text, settings, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out" / "history.jsonl").exists()

@@ -348,6 +348,13 @@ def test_a_server_with_a_key_answers_only_those_who_send_it(bytewise, monkeypatc
     monkeypatch.setenv("SUBQUAD_API_KEY", "other")
     with Server(make_app(linear_model(), bytewise, ServeSettings(max_context=9), name="tiny")) as server:
         assert ask(server, "/v1/models")[0] == 401
+    # a secret that was not filled in must not open the server
+    monkeypatch.setenv("SUBQUAD_API_KEY", "")
+    with pytest.raises(SubquadError, match="SUBQUAD_API_KEY is set but empty"):
+        make_app(linear_model(), bytewise, ServeSettings(max_context=9))
+    monkeypatch.delenv("SUBQUAD_API_KEY")
+    with pytest.raises(SubquadError, match="--max-context 100004: the model supports at most 100003 tokens"):
+        make_app(linear_model(), bytewise, ServeSettings(max_context=100_004))
 
 
 def test_the_metrics_count_requests_and_tokens(bytewise):

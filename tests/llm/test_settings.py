@@ -119,7 +119,3 @@ def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():
     for how in ({"kernel": "triton"}, {"window_shape": "sliding"}, {"window_shape": "none"}):
         other = AttentionSettings(**how)
         assert (other.cache, other.feature_map, other.horizon) == (0, "hedgehog", 1024), how
-    # two numbers per head need a higher rate than matrices
-    maps = LinearizeSettings(attention=AttentionSettings(feature_map="hedgehog"))
-    assert (LinearizeSettings().transfer_learning_rate, maps.transfer_learning_rate) == (0.3, 0.03)
-    assert LinearizeSettings(transfer_learning_rate=0.02).transfer_learning_rate == 0.02

@@ -39,6 +39,7 @@ for folder in sys.argv[1:]:
     tokens = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, pad_token_id=1)
     with torch.no_grad():
         save_file({"logits": model(ids).logits, "tokens": tokens}, f"{folder}/given.safetensors")
+    model.save_pretrained(f"{folder}/again")
 """
 
 
@@ -77,6 +78,11 @@ def test_linearize_and_merge_write_the_code(folder, text, tmp_path):
     assert main([*command, "--quiet"]) == 0
     whole, merged = opened_without_subquad(tmp_path / "whole", tmp_path / "merged", cache=tmp_path / "cache")
     torch.testing.assert_close(whole["logits"], merged["logits"])
+    # what was opened so and saved again has its code, and is no run
+    again = tmp_path / "whole" / "again"
+    (found,) = opened_without_subquad(again, cache=tmp_path / "cache")
+    assert torch.equal(found["logits"], whole["logits"])
+    assert "subquad" not in json.loads((again / "config.json").read_text())
     # where subquad is installed, its own code is used
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert type(model).__module__ == "subquad.llm.models.convert"

@@ -63,7 +63,19 @@ def test_the_command_reads_a_prompt_from_standard_input(run, tmp_path, capsys, m
     monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
     command = ["llm", "generate", str(run), "--max-new-tokens", "1"]
     assert main([*command, "--save-state", str(tmp_path / "state")]) == 0
+    # a text that is only read is not repeated
+    assert TEXT not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
+    assert main(command) == 0
     assert capsys.readouterr().out.startswith(TEXT)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT * 99))
+    assert main(command) == 2
+    found = capsys.readouterr()
+    assert not found.out
+    assert "the prompt has" in found.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("half of \ud83d"))
+    assert main(command) == 2
+    assert "standard input: character 8 of the text is a lone surrogate" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
     assert main([*command, "--save-state", str(tmp_path / "state")]) == 2
     assert "exists already" in capsys.readouterr().err

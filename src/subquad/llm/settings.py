@@ -18,8 +18,6 @@ SINKS = 4
 """Default number of attention sinks."""
 CACHE = 384
 """Default number of cached tokens."""
-TRANSFER_RATES = {"feature maps": 3e-2, "moments": 0.3}
-"""Default learning rates of attention transfer; few steps have to move the numbers of moments."""
 HORIZON = 1024.0
 """Default number of tokens of `horizon`."""
 ALL_LINEAR = "all-linear"
@@ -237,9 +235,6 @@ class LinearizeSettings:
 
     def __post_init__(self) -> None:
         self._check_targets()
-        if self.transfer_learning_rate is None:
-            rate = TRANSFER_RATES["moments" if self.attention.has_moments else "feature maps"]
-            object.__setattr__(self, "transfer_learning_rate", rate)
         # a JSON file gives a list
         object.__setattr__(self, "random_windows", tuple(self.random_windows))
         validate_values(self)

@@ -161,8 +161,9 @@ class HybridAttention(nn.Module):
         self.scale = scale
         self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
-        self.has_moments = feature_map == "moments"
-        if self.has_moments:
+        self.has_moments = False
+        if feature_map == "moments":
+            self.has_moments = True
             horizon = None
             self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
         else:

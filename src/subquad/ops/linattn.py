@@ -232,7 +232,7 @@ def hybrid_prefill(
         total = total + sum_of(phi_ring, ring[1], stale)
     elif not cache:
         # with a cache, what moments describe changes with the choice of the cached tokens
-        sums, powers = moments_of(*ring, stale)
+        sums, powers = moments_of(ring[0], ring[1], stale)
         total, squares = total + sums, squares + powers
     y, choice = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,

@@ -121,7 +121,7 @@ def moment_blocks(
         scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
         if not use_linear:
             return unfold(scores.softmax(-1) @ values, q.shape[1])
-        if places is None:
+        if places is None or source_k is None or source_v is None or is_gone is None:
             far = [*(tensor.unflatten(2, (-1, window)) for tensor in (k, v)), kept.unflatten(1, (-1, window))]
             lag = 2 - (far[0].shape[2] - x.shape[2])
         else:

@@ -36,7 +36,8 @@ def generate(
         save_state: File for the state after the prompt.
         force: Overwrite `save_state`.
         seed: Seed of the sampled tokens.
-        is_printed: Also print the prompt, and the text as it is generated.
+        is_printed: Also print the prompt, unless it is standard input whose state is saved, and the text as it is
+            generated.
 
     Raises:
         SubquadError: The folder holds no linearized model, the prompt is empty or not UTF-8, the text would be too
@@ -51,7 +52,10 @@ def generate(
     if prompt is None and sys.stdin.isatty():
         raise SubquadError("give the text to continue with --prompt, or on standard input")
     text = _standard_input() if prompt is None else prompt
-    check_characters(text)
+    try:
+        check_characters(text)
+    except SubquadError as error:
+        raise SubquadError(f"{'standard input' if prompt is None else '--prompt'}: {error}") from error
     model, tokenizer = load_for_generation(run, settings)
     if state is not None or target is not None:
         check_has_state(model)
@@ -62,12 +66,14 @@ def generate(
             write_state(target, run, model, tokens, cache)
 
     deltas = []
-    if is_printed:
-        print(text, end="", flush=True)
+    # a text that is only read is not repeated
+    echo = text if is_printed and not (prompt is None and target is not None) else ""
     for delta in stream_text(model, tokenizer, text, settings, seed=seed, after=after, on_read=save):
-        deltas.append(delta)
         if is_printed:
-            print(delta, end="", flush=True)
+            # the prompt too only after it was checked
+            print(echo + delta, end="", flush=True)
+            echo = ""
+        deltas.append(delta)
     if is_printed:
         print()
     return "".join(deltas)

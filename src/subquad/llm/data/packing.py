@@ -198,6 +198,18 @@ def prepare_text(
     )
 
 
+def pack_text(
+    tokenizer: PreTrainedTokenizerBase, files: Sequence[Path], *, sequence_length: int, text_key: str = "text"
+) -> PackedSequences:
+    """Tokenize text files and pack all of their text.
+
+    Raises:
+        SubquadError: A file cannot be read, or the text is shorter than one sequence.
+    """
+    stream = tokenize(tokenizer, list(files), text_key=text_key, train_on="all", quiet=True)
+    return _pack(_names(files), stream, "tokens", sequence_length)
+
+
 def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
     if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
         names = ", ".join(names for names, _ in streams)

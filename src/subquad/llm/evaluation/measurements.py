@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.llm.data.packing import prepare_text
+from subquad.llm.data.packing import pack_text
 from subquad.llm.data.readers import open_documents
 from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, ModelVariant
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
@@ -92,17 +92,23 @@ def measurements_of(
     if data is not None:
         parts = [(task, name) for task in tasks for name in (subjects(data) if task == "mmlu" else [None])]
         found += [_task(tokenizer, settings, data, task, name) for task, name in parts]
+    for length in settings.passkey:
+        _check_length(model, length, "--passkey")
     found += [_passkey(tokenizer, settings, length) for length in settings.passkey]
     return found + [_speed(context) for context in settings.speed]
+
+
+def _check_length(model: EvaluatedModel, length: int, flag: str) -> None:
+    if model.longest and length > model.longest:
+        raise SubquadError(f"{flag} {length}: {model.folder} supports at most {model.longest} tokens")
 
 
 def _text(
     model: EvaluatedModel, tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, path: Path
 ) -> Measurement:
     length = settings.sequence_length
-    if model.longest and length > model.longest:
-        raise SubquadError(f"--sequence-length {length}: {model.folder} supports at most {model.longest} tokens")
-    packed = prepare_text(tokenizer, [path], [path], sequence_length=length, text_key=settings.text_key).holdout.ids
+    _check_length(model, length, "--sequence-length")
+    packed = pack_text(tokenizer, [path], sequence_length=length, text_key=settings.text_key).ids
     sequences = packed[: max(1, settings.evaluation_tokens // length)]
     edges, digest = position_bins(length), fingerprint(path)
 

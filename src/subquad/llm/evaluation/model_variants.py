@@ -25,7 +25,7 @@ from subquad.llm.settings import AttentionSettings, PlacementSettings, attention
 from subquad.llm.training.controls import MODES, control_folder
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
-from subquad.runs.folder import METRICS
+from subquad.runs.folder import METRICS, WEIGHTS, check_weights
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
@@ -114,7 +114,11 @@ def models_to_evaluate(folders: Sequence[Path], *, teacher: str | Path | None = 
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
-    return [_evaluated_model(folder, teacher) for folder in folders]
+    models = [_evaluated_model(folder, teacher) for folder in folders]
+    # damaged weights are found before the first measurement
+    for folder in (folder for folder in folders if (folder / WEIGHTS).is_file()):
+        check_weights(folder)
+    return models
 
 
 def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel:

@@ -31,7 +31,7 @@ def summarize(model: EvaluatedModel, rows: MeasuredRows, settings: EvaluateSetti
         "about": {**model.about, "visible": model.visible, "longest": model.longest},
         "perplexity": _perplexities(rows.get("perplexity", {}), settings),
         "tasks": _tasks(rows.get("tasks", {}), model, rates),
-        "passkey": _passkeys(rows.get("passkey", {}), model, settings, rates),
+        "passkey": _passkeys(rows.get("passkey", {}), settings, rates),
         "speed": {role: [row for _, own in found for row in own] for role, found in rows.get("speed", {}).items()},
     }
 
@@ -93,7 +93,6 @@ def _tasks(
 
 def _passkeys(
     rows: RowsByRole,
-    model: EvaluatedModel,
     settings: EvaluateSettings,
     rates: Callable[[Mapping[str, Sequence[float]]], dict[str, Any]],
 ) -> dict[str, Any]:
@@ -104,7 +103,6 @@ def _passkeys(
         result[measurement.name] = {
             **rates({role: [row["right"] for row in table] for role, table in own.items()}),
             "tokens_read": longest,
-            "is_beyond_training": bool(model.longest and longest > model.longest),
             "by_depth": {
                 role: {
                     str(depth): sum(row["right"] for row in table if row["depth"] == depth) / settings.passkey_trials

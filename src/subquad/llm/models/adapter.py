@@ -195,11 +195,20 @@ def open_adapter(
         SubquadError: The checkpoint is missing or another one, or the tensors do not fit it.
     """
     recorded = config["base"]
-    path = locate(recorded["model"] if base is None else base)
+    remedy = f"subquad llm merge {directory} --base FOLDER --out linear"
+    try:
+        path = locate(recorded["model"] if base is None else base)
+    except SubquadError as error:
+        if base is not None:
+            raise
+        raise SubquadError(
+            f"{directory}: an adapter of a checkpoint that is not found: {error}\nIf it has moved, merge the adapter: "
+            f"{remedy}"
+        ) from error
     if model_fingerprint(path) != recorded["fingerprint"]:
         raise SubquadError(
-            f"{directory}: the adapter was trained on another checkpoint than {path}; give the original one "
-            f"({recorded['model']}) with --base"
+            f"{directory}: the adapter was trained on another checkpoint than {path}; merge it with the original one "
+            f"({recorded['model']}): {remedy}"
         )
     model, tokenizer = open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)

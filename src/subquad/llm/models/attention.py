@@ -60,6 +60,7 @@ FUSED = "qkv_proj"
 NORMS = ("q_norm", "k_norm")
 ROTARY = "apply_rotary_pos_emb"
 IMPLEMENTATION = "subquad"
+PACKED = "packed sequences have no common state for decoding; pass use_cache=False"
 
 
 class Padding(NamedTuple):
@@ -141,8 +142,10 @@ class HybridSelfAttention(nn.Module):
             # transformers saw packed positions, or could not look at them while it was compiled
             packed, attention_mask = packed_documents(kwargs.get("position_ids"), attention_mask), None
             if packed is not None and cache is not None:
-                raise ValueError("packed sequences have no common state for decoding; pass use_cache=False")
+                raise ValueError(PACKED)
             documents = documents if packed is None else packed
+        elif cache is not None and attention_mask is None and hidden_states.shape[1] > 1:
+            _check_order(kwargs.get("position_ids"))
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
@@ -278,6 +281,16 @@ def _split_fused(attention: Any) -> list[nn.Linear]:
             linear.bias = nn.Parameter(bias.detach().clone())
         layers.append(linear)
     return layers
+
+
+def _check_order(positions: Tensor | None) -> None:
+    """Check that the tokens of one sequence follow each other; transformers looks for packed ones without a cache only.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if positions is not None and bool((positions.diff(dim=-1) < 1).any()):
+        raise ValueError(PACKED)
 
 
 def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "#B 1 T S"] | None:

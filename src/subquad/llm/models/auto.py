@@ -35,8 +35,8 @@ class LinearizedConfig(PreTrainedConfig):
         if base not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise unknown("base_model_type", base, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         _, config_class = linearized_classes(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]])
-        # the entry of the run is no part of the model
-        own = {key: value for key, value in config_dict.items() if key != "subquad"}
+        # files with code are not copied when the model is saved again
+        own = {key: value for key, value in config_dict.items() if key != "auto_map"}
         return config_class.from_dict(own, **kwargs)
 
 

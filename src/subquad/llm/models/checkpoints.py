@@ -176,7 +176,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         dtype: Type of the weights.
 
     Raises:
-        SubquadError: The architecture is unknown to transformers, or the tokenizer is missing.
+        SubquadError: The architecture is unknown to transformers, or weights or the tokenizer are missing.
     """
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
@@ -185,17 +185,25 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     try:
         with without_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
-            model = AutoModelForCausalLM.from_pretrained(
+            # with `output_loading_info` it returns a pair
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=None if is_file else True,
+                output_loading_info=True,
                 **extra,
             )
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
+    model, found = opened
+    if missing := sorted(found["missing_keys"]):
+        raise SubquadError(
+            f"{path}: {len(missing)} weights of the model in its config are missing, such as {missing[0]}; a file is "
+            "missing or damaged, or config.json is that of another model"
+        )
     # it describes the stored file; the weights are plain now, and saving would fail with it
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:

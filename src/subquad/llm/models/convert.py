@@ -194,6 +194,11 @@ def _compare(name: str, model: PreTrainedModel, original: Any, replacement: Hybr
     expected = original(hidden_states=x, position_embeddings=embeddings, attention_mask=causal)[0]
     with attention_mode(replacement, "softmax"):
         given = replacement(x, embeddings)[0]
+    if not expected.isfinite().all():
+        raise SubquadError(
+            f"{name}: the output of the {type(original).__name__} of layer {replacement.layer_idx} is not finite; its "
+            "weights are damaged"
+        )
     error = float((given - expected).norm() / expected.norm())
     # in bfloat16 each of several products is rounded
     if not error < (5e-2 if x.dtype.itemsize == 2 else 1e-3):
@@ -213,10 +218,21 @@ def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
 def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
     """Return the class of linearized models of a family and the class of their configs, registered in transformers."""
     base_config = cast(type[PreTrainedConfig], base.config_class)
+
+    def from_dict(cls: type[PreTrainedConfig], config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # the entry of the run is no part of the model
+        own = {key: value for key, value in config_dict.items() if key != "subquad"}
+        return super(config_class, cls).from_dict(own, **kwargs)  # pyright: ignore[reportArgumentType]
+
     config_class = type(
         f"Subquad{base_config.__name__}",
         (base_config,),
-        {"model_type": MODEL_TYPE, "__module__": __name__, "__doc__": f"Config of `Subquad{base.__name__}`."},
+        {
+            "model_type": MODEL_TYPE,
+            "from_dict": classmethod(from_dict),
+            "__module__": __name__,
+            "__doc__": f"Config of `Subquad{base.__name__}`.",
+        },
     )
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807

@@ -78,6 +78,18 @@ class MetaModel:
             if id(module) not in inside and any(True for _ in module.parameters(recurse=False)):
                 self.fill(module, with_children=False)
 
+    def check_names(self) -> None:
+        """Check that each weight is stored, before any is read.
+
+        Raises:
+            SubquadError: One is not.
+        """
+        head = self.model.get_output_embeddings()
+        is_tied = self.model.config.tie_word_embeddings
+        for name, parameter in self.model.named_parameters():
+            if not (is_tied and head is not None and parameter is head.weight):
+                self._find(name)
+
     def _read(self, name: str, expected: Tensor) -> Tensor:
         file, stored = self._find(name)
         # opened anew for each tensor, since what was read stays mapped until the file is closed
@@ -95,8 +107,8 @@ class MetaModel:
             if stored in self.files:
                 return self.files[stored], stored
         raise SubquadError(
-            f"{self.path}: no {name} in its safetensors; layers can be read one by one only if each weight is stored "
-            "under its name in transformers; omit --block-layers"
+            f"{self.path}: no {name} in its safetensors. Either a file is missing; or weights are stored under other "
+            "names than those in transformers, and cannot be read layer by layer: then omit --block-layers"
         )
 
     def _stored_names(self, name: str) -> tuple[str, str]:
@@ -189,6 +201,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         files=_tensor_files(path),
         dtype=dtype,
     )
+    meta.check_names()
     meta.fill_outside()
     if (path / GENERATION).is_file():
         with damage_as_error(f"{path / GENERATION}: damaged"):

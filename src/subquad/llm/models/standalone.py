@@ -59,6 +59,8 @@ def write_code(folder: Path, model: PreTrainedModel) -> None:
         f"from transformers import {base.__name__}\n\n"
         f"from .{_flat(ROOT)} import linearized_classes\n\n"
         f"{own}, {config} = linearized_classes({base.__name__})\n"
+        "# transformers copies the file in which a class was defined when it saves a model\n"
+        f"{own}.__module__ = {config}.__module__ = __name__\n"
     )
     header = f"# From subquad {__version__}, under the Apache License 2.0.\n"
     (folder / f"{ENTRY}.py").write_text(header + entry, encoding="utf-8")

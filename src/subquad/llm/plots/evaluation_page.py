@@ -209,12 +209,6 @@ def _passkey(model: Mapping[str, Any]) -> list[Block]:
             "the passkey in it (0: start, 1: end).",
         ),
     ]
-    long = [f"{int(length):,}" for length, result in lengths.items() if result["is_beyond_training"]]
-    if long:
-        blocks.append(
-            f"Prompts of {', '.join(long)} tokens are longer than the model's maximum of {model['about']['longest']:,} "
-            "tokens; failures there need not be due to the attention."
-        )
     return blocks
 
 

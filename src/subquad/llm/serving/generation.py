@@ -72,6 +72,10 @@ def stream_text(
         raise SubquadError("--prompt is empty: there is no text to continue")
     text = tokens if after is None else [*after.tokens, *tokens]
     longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and len(text) >= longest:
+        raise SubquadError(
+            f"the prompt has {len(text):,} tokens, and the model supports at most {longest:,}; shorten it"
+        )
     if longest and len(text) + settings.max_new_tokens > longest:
         raise SubquadError(
             f"--max-new-tokens {settings.max_new_tokens}: together with the {len(text)} tokens of the prompt this "

@@ -53,9 +53,12 @@ def make_app(
     Raises:
         SubquadError: The maximum context is unknown, or the model's sequences cannot share a batch.
     """
-    max_context = settings.max_context or getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    max_context = settings.max_context or longest
     if max_context is None:
         raise SubquadError("the model's config has no max_position_embeddings; give --max-context")
+    if longest is not None and max_context > longest:
+        raise SubquadError(f"--max-context {max_context}: the model supports at most {longest} tokens")
     # a copy, since the engine's thread decodes while requests are encoded
     engine = Engine(
         model,
@@ -81,8 +84,15 @@ def make_app(
 
 
 def api_key(settings: ServeSettings) -> str | None:
-    """Return the key that clients have to send: of the settings, or of the environment; None without one."""
-    return settings.api_key or os.environ.get(KEY_VARIABLE) or None
+    """Return the key that clients have to send: of the settings, or of the environment; None without one.
+
+    Raises:
+        SubquadError: The variable of the environment is set and empty.
+    """
+    key = settings.api_key or os.environ.get(KEY_VARIABLE)
+    if key is not None and not key.strip():
+        raise SubquadError(f"{KEY_VARIABLE} is set but empty: give it a key, or unset it for a server without one")
+    return key
 
 
 def _key_check(key: str | None) -> Callable[[Request], None]:
@@ -234,6 +244,8 @@ def _explain(error: RequestValidationError) -> tuple[str, str | None]:
     where = f"{field}: " if field else ""
     if first["type"] == "string_unicode":
         return f"{where}{LONE_SURROGATE}", field
+    if first["type"] in ("missing", "model_attributes_type") and not field:
+        return "the body is empty or no JSON object; send one, with the header Content-Type: application/json", None
     if first["type"] == "value_error":
         return where + first["msg"].removeprefix("Value error, "), field
     got = "" if first["type"] == "missing" else f", got {str(first.get('input'))[:100]}"

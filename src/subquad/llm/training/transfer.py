@@ -39,6 +39,11 @@ from subquad.train.settings import TrainingResult
 __all__ = ["attention_weights_loss", "freeze_for_transfer", "transfer", "transfer_step"]
 
 
+MAPS_RATE, MOMENTS_RATE = 3e-2, 0.3
+"""Default learning rates for feature maps, and for moments, which have two numbers per head that few steps have to
+move."""
+
+
 def freeze_for_transfer(model: nn.Module) -> int:
     """Freeze all parameters but feature maps and mixing terms; return the number of trainable parameters."""
     model.requires_grad_(False)
@@ -122,7 +127,9 @@ def transfer(
         **options: See `StageOptions`.
     """
     freeze_for_transfer(model)
-    documents = options.get("documents")
+    documents, rate = options.get("documents"), settings.transfer_learning_rate
+    if rate is None:
+        rate = MOMENTS_RATE if settings.attention.has_moments else MAPS_RATE
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         own = None if documents is None else documents[rows]
@@ -140,6 +147,6 @@ def transfer(
         name=name,
         step=step,
         validation_loss=validation_loss,
-        parameter_groups=parameter_groups(model, learning_rate=settings.transfer_learning_rate),
+        parameter_groups=parameter_groups(model, learning_rate=rate),
         default_warmup=0.0,
     )
