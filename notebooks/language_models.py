@@ -32,8 +32,8 @@ def _(mo):
         """
         # Linearize a language model
 
-        Softmax attention is replaced by linear attention and a window of 64 tokens, and trained on the help topics of
-        Python to give the same outputs. So few tokens show the steps, and not what the method can do.
+        Softmax attention is replaced by a window of 64 tokens, a sparse cache and moments, and trained on the help
+        topics of Python to give the same outputs. So few tokens show the steps, and not what the method can do.
         """
     )
 
@@ -46,7 +46,8 @@ def _(Path, mo, tempfile, topics):
     folder = Path(tempfile.mkdtemp())
     (folder / "corpus.txt").write_text(text[: 20_000 if is_small else 300_000], encoding="utf-8")
     (folder / "held_out.txt").write_text(text[-5_000 if is_small else -45_000 :], encoding="utf-8")
-    length = 31 if is_small else 256
+    # longer than what the student sees exactly
+    length = 31 if is_small else 1024
     return folder, is_small, length, model
 
 
@@ -54,10 +55,10 @@ def _(Path, mo, tempfile, topics):
 def _(folder, is_small, length, llm, mo, model):
     settings = llm.LinearizeSettings(
         sequence_length=length,
-        transfer_tokens=4 * length if is_small else 10 * length,
+        transfer_tokens=2 * length,
         lora_tokens=4 * length,
         evaluation_tokens=2 * length,
-        attention=llm.AttentionSettings(window=8 if is_small else 64),
+        attention=llm.AttentionSettings(window=8, cache=5) if is_small else llm.AttentionSettings(),
     )
     with mo.status.spinner("linearizing"):
         metrics = llm.linearize(

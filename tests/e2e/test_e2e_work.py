@@ -136,7 +136,7 @@ def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, 
     browser.get_by_label("Model", exact=True).fill(str(teacher))
     browser.keyboard.press("Enter")
     browser.get_by_label("number input for Minutes").fill("1")
-    browser.get_by_label("Sequence length in tokens").fill("128")
+    browser.get_by_label("Sequence length in tokens").fill("1024")
     browser.keyboard.press("Enter")
     browser.get_by_role("button", name="Linearize").click()
     wait_finished(browser, "llm-linearize", 600)

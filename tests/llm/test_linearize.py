@@ -207,7 +207,8 @@ def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = prepare_text(tokenizer, [text], sequence_length=61)
     errors = transfer_errors(model, made.holdout.ids[:2])
-    transfer(model, made.training.ids, SMALL, tokens=61 * 40, precision="float32", quiet=True)
+    settings = replace(SMALL, attention=small_attention())
+    transfer(model, made.training.ids, settings, tokens=61 * 40, precision="float32", quiet=True)
     assert all(new < 0.9 * old for new, old in zip(transfer_errors(model, made.holdout.ids[:2]), errors, strict=True))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
@@ -413,8 +414,8 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_pa
     from subquad.cli import main
 
     flags = [
-        "--attention.window", "3", "--sequence-length", "31", "--evaluation-tokens", "93", "--precision", "float32",
-        "--transfer-tokens", "217", "--lora-tokens", "155",
+        "--attention.window", "3", "--attention.cache", "5", "--sequence-length", "31", "--evaluation-tokens", "93",
+        "--precision", "float32", "--transfer-tokens", "217", "--lora-tokens", "155",
     ]  # fmt: skip
     command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet", *flags]
     with monkeypatch.context() as patch:

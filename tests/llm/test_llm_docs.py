@@ -67,12 +67,14 @@ def command(*words):
         else:
             # the positions of the tiny checkpoint end at 32
             line = line.replace(" smollm2 ", " checkpoint ") + " --sequence-length 31 --attention.window 8"
+            line += " --attention.cache 5" * ("--from" not in line)
             line += " --evaluation-tokens 93 --lora-tokens 124" + " --transfer-tokens 124" * ("--from" not in line)
     if "evaluate" in line:
         line = re.sub(r" --(sequence-length|evaluation-tokens|passkey-trials|speed) \d+", "", line)
         if "evaluate reader" in line:
             # the tiny checkpoint has no room for a passkey
-            line = re.sub(r" --passkey [\d ]+", " --speed 0 ", line) + " --sequence-length 31 --evaluation-tokens 31"
+            line = re.sub(r" --passkey [\d ]+--passkey-text \S+", " --speed 0 ", line)
+            line += " --sequence-length 31 --evaluation-tokens 31"
         else:
             line = re.sub(r"--passkey [\d ]+", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 ", line)
             line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
@@ -176,7 +178,7 @@ def test_a_text_is_read_once_and_later_prompts_follow_it(workplace, capsys, monk
     text = (workplace / "held_out.txt").read_text(encoding="utf-8")[:500]
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     run("--save-state book.state")
-    assert capsys.readouterr().out.startswith(text)
+    assert text not in capsys.readouterr().out
     run("--state book.state")
     shown = capsys.readouterr().out
     assert shown.startswith("In short, this text is about")

@@ -75,7 +75,7 @@ def llm_linearize(folder):
     text = write_text(folder / "words.txt", words=2_003)
     model = write_checkpoint(folder / "model", word_tokenizer(text))
     tokens = ["--transfer-tokens", "217", "--lora-tokens", "155", "--evaluation-tokens", "93"]
-    sizes = ["--attention.window", "3", "--sequence-length", "31", "--precision", "float32"]
+    sizes = ["--attention.window", "3", "--attention.cache", "5", "--sequence-length", "31", "--precision", "float32"]
     return ["llm", "linearize", model, "--text", text, *tokens, *sizes]
 
 

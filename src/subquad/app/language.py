@@ -22,7 +22,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
 OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
 SMOLLM2 = "smollm2"
-LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+LENGTHS = (1024, 2048, 4096)
+"""Of training sequences: a student sees each token of shorter ones exactly."""
 
 
 def build_language(context: Context) -> list[tuple[Any, Any]]:
@@ -78,7 +79,7 @@ def _linearization(context: Context) -> Panel:
             )  # fmt: skip
             minutes = gr.Slider(1, 60, value=10, step=1, label="Minutes", info="Time for the whole run.")
             length = gr.Dropdown(
-                list(LENGTHS), value=512, label="Sequence length in tokens",
+                list(LENGTHS), value=1024, label="Sequence length in tokens",
                 info="Beyond it, the student may be much worse.",
             )  # fmt: skip
 
@@ -161,7 +162,7 @@ def _perplexity(context: Context, run: gr.Dropdown) -> Panel:
             height=150,
         )
         with gr.Column(min_width=260):
-            length = gr.Dropdown(list(LENGTHS), value=2048, label="Length of the texts in tokens")
+            length = gr.Dropdown([256, 512, *LENGTHS], value=2048, label="Length of the texts in tokens")
             total = gr.Dropdown([4096, 8192, 16_384, 32_768], value=4096, label="Tokens altogether, at most")
 
     def command(session: Session, own: str | None, path: str | None, tokens: int, most: int) -> Command:

@@ -104,7 +104,8 @@ class CostEstimate:
     time: dict[str, dict[str, Any]]
     """`tokens`, `tokens_per_second`, `hours`, `gpu_hours` and `is_estimate` of `transfer` and `lora`."""
     generation: dict[str, Any]
-    """Bytes per sequence: `state` by kind of `feature_heads`, and the softmax model's `cache_bytes` by context."""
+    """Bytes per sequence: `state` by kind of `feature_heads`, or of `moments`, and the softmax model's `cache_bytes` by
+    context."""
 
 
 def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) -> CostEstimate:
@@ -337,7 +338,8 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
     Hq, Hkv, _, K, F = _letters(sizes)
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
     states = {}
-    for name, heads in (("query", Hq), ("kv", Hkv)):
+    kinds = {"moments": Hkv} if settings.attention.has_moments else {"query": Hq, "kv": Hkv}
+    for name, heads in kinds.items():
         state = hybrid_state(
             1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads,
             features=None if settings.attention.has_moments else F,

@@ -69,14 +69,16 @@ def _print_generation(estimates: Estimates) -> None:
 
 def _notes(estimates: Estimates, settings: PlanSettings) -> str:
     is_measured = (settings.tokens_per_second_transfer or settings.tokens_per_second_lora) is not None
+    of_state = "a feature map per query head or per key-value head (--attention.feature-heads)"
+    if settings.attention.has_moments:
+        of_state = "window, sinks, cache and moments"
     lines = [
         "Counts, disk space and states are exact if all layers are linearized. Memory and time are estimates; see "
         "subquad.llm.planning.cost_estimate for the formulas.",
         "trained: weights, gradients and AdamW's moments of what is trained. total: with CUDA's own memory, and with "
         f"several GPUs (--shard) the layers that each gathers. fits: within {settings.gpu_memory:g} GB. GPUs: the "
         "smallest number that is enough. host: main memory of all processes together.",
-        "state: with a feature map per query head or per key-value head (--attention.feature-heads). from: number of "
-        "tokens from which on it is smaller than the key-value cache.",
+        f"state: with {of_state}. from: number of tokens from which on it is smaller than the key-value cache.",
         f"Time is for {_count(settings.transfer_tokens)} + {_count(settings.lora_tokens)} tokens at "
         f"{settings.flops_per_gpu:.1e} operations per second and GPU (--flops)"
         + (", * at the measured rate." if is_measured else "; prefer a measured rate."),
