@@ -5,9 +5,9 @@
 Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model is
 converted but not trained. States: `default`, the default attention, a sparse cache of 384 tokens and moments; `cache`,
 the same cache and one feature map per key-value head; `maps` and `kv`, no cache and one feature map per query head or
-per key-value head. Caches and states are filled with random numbers instead of a prompt, which does not change the
-time. `floor` is the same model with attention
-replaced by its values: everything that is not attention.
+per key-value head. `window` is the rival that has as much memory as the default: a sliding window, as a static cache of
+so many tokens at any context. Caches and states are filled with random numbers instead of a prompt, which does not
+change the time. `floor` is the same model with attention replaced by its values: everything that is not attention.
 
 Each variant decodes whole periods of the window, 64 tokens, so that the steps in which a block leaves the window count
 as often as they occur; the rows of a batch are staggered over a period. Variants alternate from token to token. First
@@ -31,6 +31,7 @@ from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument, cache_bytes
 from subquad.llm.settings import AttentionSettings
+from subquad.llm.training.controls import state_size
 
 CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]
 BATCHES = [1, 8, 32]
@@ -65,6 +66,9 @@ def state_of(model: nn.Module, lengths: Tensor) -> DynamicCache:
             if tensor.is_floating_point():
                 tensor.uniform_(0, 1)
         layer.state.length.copy_(lengths)
+        if attention.hybrid.has_moments:
+            # the number of tokens; without any, a step has less to do
+            layer.state.total[..., -1, -1] = 1000.0
         cache.layers.append(layer)
     return cache
 
@@ -108,6 +112,8 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
     staggered = whole + torch.arange(batch) * PERIOD // batch
     caches = {name: state_of(models[name], staggered) for name in STATES}
     caches["floor"] = state_of(models["kv"], staggered)
+    size_of_state = state_size(models["default"])[1]
+    caches["window"] = kv_cache("static", config, batch=batch, context=size_of_state, room=(periods + 1) * PERIOD)
     if 2 * size < most * 2**30:
         for kind in ("static", "dynamic"):
             caches[kind] = kv_cache(kind, config, batch=batch, context=context, room=(periods + 1) * PERIOD)
@@ -121,7 +127,8 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
             HybridSelfAttention._hybrid = return_values if name == "floor" else real
             is_state = name in STATES or name == "floor"
             model = models[name if name in STATES else "kv" if name == "floor" else "softmax"]
-            positions = (staggered if is_state else whole) + step + 2
+            start = staggered if is_state else torch.full_like(whole, size_of_state) if name == "window" else whole
+            positions = start + step + 2
             begin = time.perf_counter()
             one_step(model, ids, caches[name], positions)
             if step >= 0:
@@ -131,7 +138,8 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
     row |= {f"{name}_ms": value for name, value in means.items()}
     for name in STATES:
         row[f"{name}_over_floor"] = means[name] / means["floor"]
-        row |= {f"{kind}_over_{name}": means[kind] / means[name] for kind in ("static", "dynamic") if kind in means}
+        rivals = ("static", "dynamic", "window")
+        row |= {f"{kind}_over_{name}": means[kind] / means[name] for kind in rivals if kind in means}
     return row
 
 

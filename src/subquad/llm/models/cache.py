@@ -53,6 +53,14 @@ class HybridLayer(CacheLayerMixin):
         """Clear the cache."""
         self.state, self.length = None, 0
 
+    def crop(self, max_length: int) -> None:
+        """Fail, since a state cannot forget its last tokens.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("the state of hybrid attention cannot be cut to fewer tokens; read the text again")
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Give each beam the state of the beam that it continues."""
         self._each(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))

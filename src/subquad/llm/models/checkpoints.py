@@ -51,6 +51,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.m
 """Files of a model on the Hugging Face Hub that are downloaded: no code, and no weights in other formats."""
 OTHER_WEIGHTS = ("original/*", "onnx/*", "consolidated*")
 """Second copies of the weights in some repositories, also in safetensors."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 SAMPLES, SAMPLE_BYTES = 64, 1024
 """Places of a weights file that enter its fingerprint, and bytes read at each."""
 
@@ -182,6 +183,8 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
         check_known(path, read_json(path / "config.json"))
+        if not any((path / name).is_file() for name in TOKENIZER_FILES):
+            raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     try:
         with without_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
