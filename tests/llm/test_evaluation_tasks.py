@@ -206,9 +206,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
 
 
 @pytest.mark.slow
-def test_items_within_the_window_are_computed_once_for_variants_that_agree(
-    folder, text, tokenizer, tmp_path, monkeypatch
-):
+def test_items_within_the_window_are_computed_once_for_variants_that_agree(text, tokenizer, tmp_path, monkeypatch):
     from subquad.llm.evaluation import tasks
 
     rows = [
@@ -219,7 +217,11 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     (files / "piqa").mkdir(parents=True)
     (files / "piqa" / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (files / "piqa" / "valid-labels.lst").write_text("1\n0\n1\n0\n")
-    settings = replace(SMALL, attention=small_attention(window=23))
+    # with room for a passkey
+    folder = tmp_path / "checkpoint"
+    tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=400).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = replace(SMALL, attention=small_attention(window=23), sequence_length=61)
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "linear", quiet=True)
     real, counts = tasks.item_rows, []
 

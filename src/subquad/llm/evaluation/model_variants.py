@@ -115,9 +115,10 @@ def models_to_evaluate(folders: Sequence[Path], *, teacher: str | Path | None = 
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
     models = [_evaluated_model(folder, teacher) for folder in folders]
-    # damaged weights are found before the first measurement
-    for folder in (folder for folder in folders if (folder / WEIGHTS).is_file()):
-        check_weights(folder)
+    # damaged weights are found before the first measurement; a folder of `save_pretrained` has no checksum
+    for folder in folders:
+        if (folder / WEIGHTS).is_file() and "subquad" in read_json(folder / "config.json"):
+            check_weights(folder)
     return models
 
 
