@@ -150,7 +150,7 @@ def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, 
     browser.locator("#sq-chat svg[role=img]").wait_for(timeout=patience(120))
     keep(browser, "language-chat")
     browser.get_by_role("tab", name="Perplexity by position").click()
-    browser.get_by_label("Length of the texts in tokens").fill("256")
+    browser.get_by_label("Length of the texts in tokens").fill("2048")
     browser.keyboard.press("Enter")
     browser.get_by_role("button", name="Measure perplexity").click()
     wait_finished(browser, "llm-evaluate", 600)
