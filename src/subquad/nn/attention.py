@@ -161,9 +161,7 @@ class HybridAttention(nn.Module):
         self.scale = scale
         self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
-        self.has_moments = False
         if feature_map == "moments":
-            self.has_moments = True
             horizon = None
             self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
         else:
@@ -173,6 +171,11 @@ class HybridAttention(nn.Module):
         self.mix = nn.Parameter(torch.full((heads,), gamma).log())
         self.log_horizon = None if horizon is None else nn.Parameter(torch.full((heads,), horizon).log())
         self.has_inputs = has_inputs
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether moments stand for the tokens before the window, in place of feature maps."""
+        return self.log_spread is not None
 
     @overload
     def forward(

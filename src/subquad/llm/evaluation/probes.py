@@ -74,21 +74,25 @@ def passkey_prompt(
         SubquadError: `tokens` is too small, or the text too short.
     """
     # a word has at least one token
-    pieces = [FILLER] * tokens if text is None else WORD.findall(text, 0, 100 * tokens)[:tokens]
+    words = WORD.findall(text or FILLER, 0, 100 * tokens)[:tokens]
+    parts = words if text is not None else [FILLER] * (1 + tokens // len(words))
 
-    def encode(number: int) -> list[int]:
-        before, after = pieces[: round(depth * number)], pieces[round(depth * number) : number]
+    def encode(count: int) -> list[int]:
+        before, after = parts[: round(depth * count)], parts[round(depth * count) : count]
         hidden = f"The pass key is {key}. Remember it. {key} is the pass key. "
         return tokenizer.encode(f"{INSTRUCTION}{''.join(before)}{hidden}{''.join(after)}{QUESTION}")
 
-    number = bisect_right(range(1, len(pieces) + 1), tokens, key=lambda number: len(encode(number)))
-    while number and len(encode(number)) > tokens:
-        number -= 1
-    if not number:
+    # as many parts as fit
+    count = bisect_right(range(1, len(parts) + 1), tokens, key=lambda count: len(encode(count)))
+    ids = encode(count)
+    while count and len(ids) > tokens:
+        count -= 1
+        ids = encode(count)
+    if not count:
         raise SubquadError(f"--passkey {tokens}: the shortest prompt has {len(encode(1))} tokens")
-    if text is not None and number == len(pieces) < tokens:
-        raise SubquadError(f"--passkey {tokens}: the text is too short, it is enough for {len(encode(number))} tokens")
-    return torch.tensor(encode(number))
+    if text is not None and count == len(parts) < tokens:
+        raise SubquadError(f"--passkey {tokens}: the text is too short, it is enough for {len(ids)} tokens")
+    return torch.tensor(ids)
 
 
 def passkey_row(

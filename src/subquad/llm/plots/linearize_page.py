@@ -25,7 +25,7 @@ LABELS = {
     "teacher": "teacher (softmax)",
     "teacher_fine_tuned": "teacher, fine-tuned",
     "window_fine_tuned": "window only, fine-tuned",
-    "wide_window_fine_tuned": "window of the state's size, fine-tuned",
+    "wide_window_fine_tuned": "sliding window of the state's size, fine-tuned",
     "cache_fine_tuned": "window and cache of the state's size, fine-tuned",
     "window": "window only, untrained",
     "cache": "window and cache, untrained",
@@ -226,8 +226,7 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
-    without = values["fine_tuned_without_linear"]
-    change = 100 * (without / student - 1)
+    change = 100 * (values["fine_tuned_without_linear"] / student - 1)
     found = (
         f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained "
         f"{window:.3g}. Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
@@ -238,12 +237,11 @@ def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
             f"{found}. A model fine-tuned with a window alone may do as well, and fine-tuning also adapts a model to "
             "the style of the text: compare it with controls (--controls)."
         )
-    best = min((value, name) for name, value in controls.items() if name != "teacher_fine_tuned")
-    verdict = "better than" if student < best[0] else "no better than"
-    return (
-        f"{found}. With as many tokens of the same texts the teacher reaches {controls['teacher_fine_tuned']:.3g}, and "
-        f"the best control without a linear branch {best[0]:.3g} ({LABELS[best[1]]}): on this text the student is "
-        f"{verdict} it."
+    tuned = controls.pop("teacher_fine_tuned")
+    best, name = min((value, name) for name, value in controls.items())
+    verdict = "better" if student < best else "no better"
+    return f"{found}. With as many tokens of the same texts the teacher reaches {tuned:.3g}, and the best control " + (
+        f"without a linear branch {best:.3g} ({LABELS[name]}): on this text the student is {verdict}."
     )
 
 
