@@ -153,7 +153,7 @@ def test_a_model_without_a_chat_template_cannot_chat(model, tmp_path):
 
 def test_half_a_character_is_an_error_of_the_turn_and_the_chat_goes_on(model, bytewise):
     session = ChatSession(model, bytewise, GREEDY)
-    with pytest.raises(SubquadError, match=r"character \d+ of the text is a lone surrogate \(U\+D83D\)"):
+    with pytest.raises(SubquadError, match=r"character 4 of the text is a lone surrogate \(U\+D83D\)"):
         list(session.answer("cut \ud83d"))
     assert session.messages == []
     first = "".join(session.answer("the bird"))

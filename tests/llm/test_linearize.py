@@ -321,6 +321,11 @@ def spoilt(folder, tmp_path, change):
     return copy
 
 
+def truncate_weights(path):
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
 def edit_config(**changes):
     def change(path):
         config = json.loads((path / "config.json").read_text())
@@ -334,6 +339,7 @@ def edit_config(**changes):
     [
         (lambda path: (path / "config.json").unlink(), "no config.json in it"),
         (lambda path: (path / "model.safetensors").unlink(), "no model.safetensors in it; the weights are missing"),
+        (truncate_weights, r"model\.safetensors: not a safetensors file, or truncated"),
         (edit_config(model_type="lama"), "no causal language model of type 'lama'; did you mean 'llama'"),
         (edit_config(model_type="own", auto_map={}), "defined by code in the folder, which subquad does not run"),
         (edit_config(subquad={}), "subquad wrote this model"),

@@ -12,6 +12,7 @@ from support.llm_models import SMALL
 
 import subquad.llm
 from subquad.errors import SubquadError
+from subquad.llm.training.controls import MODES, control_folder
 from subquad.runs.storage import read_tensors
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 FLAGS = [
     "--attention.window", "3", "--attention.cache", "5", "--sequence-length", "31", "--evaluation-tokens", "93",
     "--precision", "float32", "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2",
-    "--distillation-weight", "0.25",
+    "--distillation-weight", "0.25", "--controls",
 ]  # fmt: skip
 
 
@@ -41,8 +42,9 @@ def one(folder, text, tmp_path_factory):
     """Return the folder of the run in one process."""
     path = tmp_path_factory.mktemp("processes") / "one"
     settings = replace(
-        SMALL, batch_size=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, distillation_weight=0.25
-    )
+        SMALL, batch_size=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, distillation_weight=0.25,
+        controls=True,
+    )  # fmt: skip
     subquad.llm.linearize(folder, text, settings, out=path, quiet=True)
     return path
 
@@ -54,7 +56,9 @@ def two(request, command, tmp_path_factory):
     command = [*command, "--out", str(path)]
     if request.param == "shared":
         command += ["--shard", "--gradient-checkpointing"]
-        assert launch("-m", "support.llm_killed_run", *command).returncode
+        # in the second step of the student, behind its controls
+        steps = str(len(MODES) * 7 + 2)
+        assert launch("-m", "support.llm_killed_run", steps, *command).returncode
         assert (path / "checkpoint-lora.safetensors").is_file()
     done = launch("-m", "subquad", *command)
     assert done.returncode == 0, done.stderr
@@ -75,12 +79,14 @@ def losses(path):
 
 
 def test_losses_equal_those_of_one_process(one, two):
-    assert len(losses(one)) == 4 + 3
+    # steps of both stages, and as many for each control
+    assert len(losses(one)) == 4 + 3 + len(MODES) * 7
     torch.testing.assert_close(torch.tensor(losses(two[0])), torch.tensor(losses(one)), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_equal_those_of_one_process(one, two):
-    expected, given = (read_tensors(path / "model.safetensors") for path in (one, two[0]))
+@pytest.mark.parametrize("place", [".", *map(control_folder, MODES)])
+def test_weights_equal_those_of_one_process(one, two, place):
+    expected, given = (read_tensors(path / place / "model.safetensors") for path in (one, two[0]))
     assert expected.keys() == given.keys()
     for name in expected:
         torch.testing.assert_close(given[name], expected[name], rtol=1e-3, atol=1e-4)

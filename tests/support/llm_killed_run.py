@@ -1,4 +1,4 @@
-"""`subquad` that is killed in stage 2, after a checkpoint: `torchrun -m support.llm_killed_run ARGUMENTS`."""
+"""`subquad` that is killed in fine-tuning, after STEPS steps: `torchrun -m support.llm_killed_run STEPS ARGUMENTS`."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ real, calls = lora.fine_tune_step, []
 
 def step(*arguments, **options):
     calls.append(1)
-    if len(calls) > 2:
+    if len(calls) > int(sys.argv[1]):
         os._exit(1)
     return real(*arguments, **options)
 
@@ -20,4 +20,4 @@ def step(*arguments, **options):
 if __name__ == "__main__":
     LoopSettings.__init__.__kwdefaults__["save_seconds"] = 0.0
     lora.fine_tune_step = step
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[2:]))

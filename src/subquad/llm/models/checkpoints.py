@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import safetensors
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -21,7 +22,7 @@ from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
 from subquad.llm.settings import MODEL_TYPE
-from subquad.runs.damage import OF_TRANSFORMERS
+from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "model_fingerprint",
     "open_checkpoint",
     "open_tokenizer",
+    "open_weights",
     "saved_config",
     "saved_tensors",
     "without_progress_bars",
@@ -185,6 +187,9 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         check_known(path, read_json(path / "config.json"))
         if not any((path / name).is_file() for name in TOKENIZER_FILES):
             raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
+        for file in sorted(path.glob("*.safetensors")):
+            # transformers' error does not name the file
+            open_weights(file)
     try:
         with without_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
@@ -215,6 +220,16 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         delattr(model.config, "quantization_config")
     model.generation_config = plain_generation(model.generation_config)
     return model.eval(), tokenizer
+
+
+def open_weights(file: Path) -> Any:
+    """Open a safetensors file, of which the header is read and compared with the size.
+
+    Raises:
+        SubquadError: It is another file, or truncated.
+    """
+    with damage_as_error(f"{file}: not a safetensors file, or truncated"):
+        return safetensors.safe_open(file, framework="pt")
 
 
 def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:

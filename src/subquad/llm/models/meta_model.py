@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float, Int
@@ -18,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, plain_generation
+from subquad.llm.models.checkpoints import check_known, open_weights, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
@@ -93,7 +92,7 @@ class MetaModel:
     def _read(self, name: str, expected: Tensor) -> Tensor:
         file, stored = self._find(name)
         # opened anew for each tensor, since what was read stays mapped until the file is closed
-        with _open(file) as tensors:
+        with open_weights(file) as tensors:
             tensor = tensors.get_tensor(stored).to(self.dtype, copy=True)
         if tensor.shape != expected.shape:
             raise SubquadError(
@@ -142,7 +141,7 @@ class MetaModel:
 
     def _read_rows(self, name: str, rows: Int[Tensor, " V"]) -> Float[Tensor, "V D"]:
         file, stored = self._find(name)
-        with _open(file) as tensors:
+        with open_weights(file) as tensors:
             return tensors.get_tensor(stored)[rows].to(self.dtype)
 
     def layer_arguments(self, ids: Int[Tensor, "1 T"]) -> list[LayerArguments]:
@@ -229,13 +228,8 @@ def _tensor_files(path: Path) -> dict[str, Path]:
         if missing:
             raise SubquadError(f"{path}: {len(missing)} of its files are missing, such as {missing[0]} (see {INDEX})")
         return files
-    with _open(path / WEIGHTS) as tensors:
+    with open_weights(path / WEIGHTS) as tensors:
         return dict.fromkeys(tensors.keys(), path / WEIGHTS)
-
-
-def _open(file: Path) -> Any:
-    with damage_as_error(f"{file}: not a safetensors file, or truncated"):
-        return safetensors.safe_open(file, framework="pt")
 
 
 def _record(calls: list[tuple[Tensor, LayerArguments]], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -98,8 +98,11 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
         messages: Turns with `role` and `content`.
 
     Raises:
-        SubquadError: The tokenizer has no chat template, or the template rejects the messages.
+        SubquadError: The tokenizer has no chat template, the template rejects the messages, or one of them contains half
+            of a character.
     """
+    for message in messages:
+        check_characters(message["content"])
     if not tokenizer.chat_template:
         raise SubquadError(
             "the model's tokenizer has no chat template, so the model cannot chat; "
