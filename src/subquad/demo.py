@@ -216,7 +216,7 @@ def _llm(out: Path, text: Path | None, *, quick: bool) -> _Job:
             "fine_tuned_without_linear": "without moments",
         }
         return f"perplexity {test['fine_tuned']['perplexity']:.1f}", ", ".join(
-            f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items()
+            f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items() if name in test
         )
 
     transfer, lora, evaluation, length = (1_024, 2_048, 1_024, 1_024) if quick else (6_144, 15_360, 3_072, 1_536)

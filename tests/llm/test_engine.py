@@ -59,6 +59,7 @@ def alone(model, tokenizer, ids, max_tokens, **how):
     [
         ("llama", {}),
         ("llama", {"feature_map": "moments", "cache": 5}),
+        ("llama", {"feature_map": "none", "cache": 5}),
         ("qwen3", {"window_shape": "sliding"}),
         ("llama", {"softmax_layers": (0,)}),
         ("qwen3", {"softmax_layers": (1,)}),
@@ -83,6 +84,7 @@ def mixed_model():
         [
             linear_model(),
             linear_model(feature_map="moments", cache=5),
+            linear_model(feature_map="none", cache=5),
             linear_model("qwen3", softmax_layers=(0,)),
             mixed_model(),
         ]

@@ -222,6 +222,8 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
         for name in list(MODES)[2:]
     )
     assert (wide["window"], wide["window_shape"], wide["sinks"], wide["cache"]) == (tokens - 3, "sliding", 3, 0)
+    # so that each control is a model of its own
+    assert wide["feature_map"] == cache["feature_map"] == "none"
     # in place of the features, two numbers and a key and value of width 10 for each of two heads
     assert (cache["window"], cache["cache"]) == (attention.window, 5 + 6 * 20 * 11 // (2 * (2 * 10 + 2)))
     # the cache needs no training

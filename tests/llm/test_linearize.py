@@ -224,6 +224,31 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
 
 
 @pytest.mark.slow
+def test_a_model_without_a_linear_branch_is_fine_tuned_alone(folder, text, tmp_path, capsys):
+    attention = AttentionSettings(window=3, cache=5, feature_map="none")
+    how = replace(SMALL, attention=attention, transfer_tokens=None, controls=True, save="adapter")
+    metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
+    assert list(metrics["test"]) == [
+        "teacher", "teacher_fine_tuned", "window_fine_tuned", "wide_window_fine_tuned", "window", "untrained",
+        "fine_tuned",
+    ]  # fmt: skip
+    assert metrics["tokens"] == {"lora": how.lora_tokens}
+    page = (tmp_path / "out" / "report.html").read_text()
+    for words in ("linear branch.", "moments", "hybrid", "Stage 1"):
+        assert words not in page.replace("Without a linear branch there is no attention transfer.", ""), words
+    # nothing else has to be said in time
+    plan = divide_time(
+        4000.0, {"evaluate": 2.0, "lora": 8.0}, replace(how, lora_tokens=None), precision="float32", sequences=20
+    )
+    assert plan.transfer_tokens == 0
+    # seven models on twenty sequences each, and twelve more evaluations; three controls read as much as the student
+    assert plan.lora_tokens / 31 * 8.0 * 4 == pytest.approx(4000 - (7 * 20 + 12) * 2.0, abs=40)
+    subquad.llm.merge(tmp_path / "out", out=tmp_path / "merged")
+    main(["llm", "generate", str(tmp_path / "merged"), "--prompt", "the bird", "--max-new-tokens", "9"])
+    assert len(capsys.readouterr().out) > 9
+
+
+@pytest.mark.slow
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
         attention=small_attention(), sequence_length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,

@@ -20,13 +20,13 @@ def files_of_a_run(*, has_moments):
     return metrics, notes
 
 
-def evaluation(*, has_moments):
+def evaluation(*, has_moments, roles=ROLES):
     about = {
         "folder": "student", "teacher": "teacher", "window": 3, "window_shape": "terrace", "has_moments": has_moments,
-        "tokens": None, "trained_length": 31, "roles": ROLES, "visible": 6, "longest": 211,
+        "tokens": None, "trained_length": 31, "roles": roles, "visible": 6, "longest": 211,
     }  # fmt: skip
-    models = {role: {"value": 2.0, "low": 1.0, "high": 3.0} for role in ROLES}
-    differences = {role: {"value": 0.1, "low": None, "high": None} for role in ROLES[:-1]}
+    models = {role: {"value": 2.0, "low": 1.0, "high": 3.0} for role in roles}
+    differences = {role: {"value": 0.1, "low": None, "high": None} for role in roles[:-1]}
     compared = {"models": models, "differences": differences, "gap_closed": {"value": 0.5, "low": 0.4, "high": 0.6}}
     text = {**compared, "tokens": 310, "positions": [{"from": 17, "to": 31, **compared}]}
     return {
@@ -65,3 +65,22 @@ def test_the_page_of_an_evaluation_says_whether_a_model_has_a_linear_branch_or_m
     # an evaluation from before this entry existed
     about = {"roles": ROLES}
     assert columns(about)[2] == "student without linear"
+
+
+def test_the_pages_of_a_model_without_a_linear_branch_say_so():
+    metrics, notes = files_of_a_run(has_moments=False)
+    notes["about"]["has_linear"] = False
+    for name in ("transferred", "fine_tuned_without_linear"):
+        del metrics["test"][name]
+    del metrics["tokens"]["transfer"], notes["errors"]
+    page = linearize_page(metrics, notes, [{"part": "lora", "step": 1, "loss": 2.0}])
+    for text in (page, card(metrics, notes["about"])):
+        assert "with a window" in text
+        assert "linear attention" not in text
+        assert "attention transfer" not in text.replace("there is no attention transfer", "")
+    found = evaluation(has_moments=False, roles=["teacher", "window", "fine_tuned"])
+    found["models"][0]["about"]["has_linear"] = False
+    page = evaluation_page(found)
+    assert "Student and controls" in page
+    assert "differs from its teacher on longer ones only" in re.sub(r"\s+", " ", page)
+    assert "linear branch" not in page

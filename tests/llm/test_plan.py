@@ -22,6 +22,7 @@ from subquad.llm.models.convert import convert, feature_parameters, replace_atte
 from subquad.llm.planning.architecture import KNOWN, sizes_of
 from subquad.llm.planning.cost_estimate import STAGES, estimate_costs, kept_in_lora, kept_in_transfer, memory
 from subquad.llm.planning.settings import PlanSettings
+from subquad.llm.planning.tables import print_costs
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step, trainable_parameters
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -33,7 +34,8 @@ ATTENTIONS = [
     AttentionSettings(feature_map="t2r", feature_heads="kv", window=5, window_shape="terrace", cache=0),
 ]
 MOMENTS = AttentionSettings(feature_map="moments", window=5, cache=0)
-CACHES = [replace(one, cache=64) for one in (ATTENTIONS[0], ATTENTIONS[3], MOMENTS)]
+NONE = AttentionSettings(feature_map="none", window=5, cache=64)
+CACHES = [*(replace(one, cache=64) for one in (ATTENTIONS[0], ATTENTIONS[3], MOMENTS)), NONE]
 # wide enough that what grows with the width outweighs what does not
 MIDDLE: dict[str, Any] = {
     "hidden_size": 192,
@@ -71,7 +73,7 @@ def test_the_known_models_have_the_published_numbers_of_weights(name, parameters
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", [*ATTENTIONS, NONE])
 def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
     config = write_config(tmp_path, kind)
     sizes = sizes_of(config, attention, lora_rank=3)
@@ -91,10 +93,11 @@ def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
     layers = attention_layers(convert(tiny_model("llama"), attention, check=False))
     kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
     real = sum(tensor.nbytes for layer in layers for tensor in layer.hybrid.empty_state(1, kind))
-    assert [*found["state"]] == (["moments"] if attention.has_moments else ["query", "kv"])
-    state = found["state"]["moments" if attention.has_moments else attention.feature_heads]
+    kinds = ["query", "kv"] if attention.has_features else [attention.feature_map]
+    assert [*found["state"]] == kinds
+    state = found["state"][attention.feature_heads if attention.has_features else attention.feature_map]
     assert state["bytes"] == real
-    assert attention.feature_heads == "kv" or attention.has_moments or real > found["state"]["kv"]["bytes"]
+    assert attention.feature_heads == "kv" or not attention.has_features or real > found["state"]["kv"]["bytes"]
     # two layers, keys and values of two heads of width 10
     a_token = 2 * 2 * 2 * 10 * kind.itemsize
     assert found["cache_bytes"]["4096"] == 4096 * a_token
@@ -164,6 +167,11 @@ def in_transfer(model, ids):
     return model, lambda: transfer_step(model, ids, torch.Tensor.backward)
 
 
+def skip_without_transfer(stage, attention):
+    if stage is in_transfer and not attention.has_linear:
+        pytest.skip("there is no attention transfer")
+
+
 def in_lora(model, ids):
     tuned = add_lora(model, LinearizeSettings(), seed=0)
 
@@ -178,6 +186,7 @@ def in_lora(model, ids):
 @pytest.mark.parametrize("attention", [*ATTENTIONS, MOMENTS, *CACHES])
 @pytest.mark.parametrize(("stage", "formula"), [(in_transfer, kept_in_transfer), (in_lora, kept_in_lora)])
 def test_a_layer_keeps_the_bytes_of_the_formula(tmp_path, stage, formula, attention, dtype):
+    skip_without_transfer(stage, attention)
     attention = replace(attention, window=16)
     settings = PlanSettings(attention=attention, dtype=dtype, sequence_length=TOKENS)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -200,6 +209,7 @@ def keeps_scores():
 @pytest.mark.parametrize("attention", [*ATTENTIONS, MOMENTS, *CACHES])
 @pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
 def test_the_peak_of_a_step_is_close_to_the_estimate(tmp_path, stage, name, attention):
+    skip_without_transfer(stage, attention)
     attention = replace(attention, window=16)
     settings = PlanSettings(attention=attention, dtype="float32", sequence_length=TOKENS)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
@@ -223,6 +233,17 @@ def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
             work()
         peaks.append(peak.most)
     assert peaks[1] < 1.02 * peaks[0]
+
+
+def test_without_a_linear_branch_there_is_one_stage(capsys):
+    settings = PlanSettings(attention=AttentionSettings(feature_map="none"))
+    found = estimate_costs("llama-3.1-8b", settings)
+    assert [*found.memory] == ["lora"]
+    assert (found.disk_bytes, found.time["transfer"]["hours"], found.parameters["trained_in_transfer"]) == (0, 0, 0)
+    print_costs({"llama-3.1-8b": found}, settings)
+    printed = capsys.readouterr().out
+    assert "window, sinks and cache" in printed
+    assert "blocks" not in printed
 
 
 def test_gradients_and_moments_are_those_of_the_trained_weights():

@@ -159,7 +159,11 @@ def test_a_resumed_stage_draws_the_same_windows(tmp_path, monkeypatch):
         ((1, 3), OWN, r"1 must be 0, or from 2"),
         ((-3,), OWN, r"-3 must be 0, or from 2"),
         ((0, 3), AttentionSettings(window=7, window_shape="none"), "which has no window"),
-        ((0, 3), AttentionSettings(window=7, sinks=2, feature_map="moments"), "moments need a window; omit 0"),
+        (
+            (0, 3),
+            AttentionSettings(window=7, sinks=2, feature_map="moments"),
+            "only feature maps can do without a window; omit 0",
+        ),
     ],
 )
 def test_windows_that_cannot_be_drawn_are_refused(windows, attention, message):

@@ -103,14 +103,33 @@ def test_the_settings_offer_every_feature_map():
     # written out there, since help must not import torch
     assert get_args(FeatureMap) == tuple(FEATURE_MAPS)
     offered, _ = get_args(get_type_hints(AttentionSettings)["feature_map"])
-    assert get_args(offered) == (*FEATURE_MAPS, "moments")
+    assert {*get_args(offered)} == {*FEATURE_MAPS, "moments"}
 
 
+@pytest.mark.parametrize("kind", ["moments", "none"])
 @pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 9.0}])
-def test_what_only_feature_maps_have_is_refused_beside_moments(how):
-    with pytest.raises(SubquadError, match=r"moments have no feature maps; add --attention\.feature-map hedgehog"):
-        AttentionSettings(**how)
+def test_what_only_feature_maps_have_is_refused_without_them(kind, how):
+    with pytest.raises(SubquadError, match=rf"{kind} has no feature maps; add --attention\.feature-map hedgehog"):
+        AttentionSettings(**how, feature_map=kind)
     AttentionSettings(**how, feature_map="hedgehog")
+
+
+@pytest.mark.parametrize("how", [{"window_shape": "none"}, {"kernel": "triton"}])
+def test_without_a_linear_branch_a_window_is_needed(how):
+    with pytest.raises(
+        SubquadError, match=r"--attention\.feature-map none: needs a window .* --attention\.kernel torch"
+    ):
+        AttentionSettings(**how, feature_map="none")
+
+
+@pytest.mark.parametrize("how", [{"transfer_tokens": 31}, {"block_layers": 2}])
+def test_there_is_no_attention_transfer_without_a_linear_branch(how):
+    attention = AttentionSettings(feature_map="none")
+    with pytest.raises(
+        SubquadError, match=r"there is no attention transfer with --attention\.feature-map none; omit it"
+    ):
+        LinearizeSettings(attention=attention, lora_tokens=31, **how)
+    assert not LinearizeSettings(attention=attention, lora_tokens=31).has_transfer
 
 
 def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():

@@ -15,7 +15,8 @@ CHOICES = [
 ]
 CHOICES += [{**CHOICES[0], "has_inputs": True}, {**CHOICES[3], "has_inputs": True}]
 MOMENTS = {"feature_map": "moments", "cache": 4, "has_inputs": True, "sinks": 2}
-CHOICES += [{**CHOICES[0], "cache": 4}, MOMENTS]
+NONE = {**MOMENTS, "feature_map": "none"}
+CHOICES += [{**CHOICES[0], "cache": 4}, MOMENTS, NONE, {"feature_map": "none", "window_shape": "sliding"}]
 
 
 def attention(**changes):
@@ -164,6 +165,16 @@ def test_without_linear_terms_early_tokens_are_out_of_sight():
     assert (module(q, k, v) - module(q, k, changed))[:, :, 8:].abs().min() > 0
 
 
+def test_without_a_linear_branch_attention_is_that_of_moments_without_linear_terms():
+    module, given = attention(**NONE), inputs()
+    others = attention(**MOMENTS)
+    torch.testing.assert_close(attend(module, given), attend(others, given, use_linear=False))
+    assert not list(module.parameters())
+    sizes = [sum(x.numel() for x in one.empty_state(1)) for one in (module, others)]
+    # sums of [k, 1] [v, 1]ᵀ and of squares, for two key heads
+    assert sizes[1] - sizes[0] == 2 * (6 * 6 + 5)
+
+
 def test_a_larger_gamma_brings_the_window_alone_nearer():
     q, k, v, *_ = inputs()
     distances = []
@@ -179,6 +190,9 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
         ({"kv_heads": 4}, "6 query heads are not a multiple of 4 key heads"),
         ({"gamma": 0.0}, "gamma must be positive, not 0.0"),
         ({"horizon": -1.0}, "horizon must be positive, not -1.0"),
+        ({"feature_map": "none", "window_shape": "none"}, "without a linear branch a window is needed"),
+        ({"feature_map": "none", "kernel": "triton"}, "and the kernel 'torch'"),
+        ({"feature_map": "non"}, "feature_map must be one of hedgehog, t2r, none, moments, not 'non'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):

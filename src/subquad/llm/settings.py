@@ -41,10 +41,11 @@ class AttentionSettings:
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
     most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
     `torch`. Default: 384 with these, else 0."""
-    feature_map: Model[Literal["hedgehog", "t2r", "moments"] | None] = None
+    feature_map: Model[Literal["hedgehog", "t2r", "moments", "none"] | None] = None
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
-    none; means and covariances of the earlier keys and values estimate softmax attention to them. Default: `moments`
-    with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
+    means and covariances of the earlier keys and values in place of a map, which estimate softmax attention to them.
+    `none`: no linear branch, so that earlier tokens that are not cached are not seen, and there is no attention
+    transfer. Default: `moments` with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     rotate_features: Model[bool] = False
@@ -66,9 +67,19 @@ class AttentionSettings:
         return self.feature_map == "moments"
 
     @property
+    def has_linear(self) -> bool:
+        """Whether there is a linear branch: moments or feature maps."""
+        return self.feature_map != "none"
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the linear branch has feature maps."""
+        return self.has_linear and not self.has_moments
+
+    @property
     def has_inputs(self) -> bool:
         """Whether feature maps, or the choice of cached tokens, read queries and keys before the rotary embedding."""
-        return not self.rotate_features and (not self.has_moments or bool(self.cache))
+        return not self.rotate_features and (self.has_features or bool(self.cache))
 
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
@@ -90,19 +101,23 @@ class AttentionSettings:
             raise SubquadError(
                 f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
             )
-        if self.has_moments:
-            if not in_blocks:
-                raise SubquadError(
-                    "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel "
-                    "torch"
-                )
-            without = "moments have no feature maps; add --attention.feature-map hedgehog, or omit it"
+        if self.has_moments and not in_blocks:
+            raise SubquadError(
+                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
+            )
+        if not self.has_linear and cannot:
+            raise SubquadError(
+                "--attention.feature-map none: needs a window (--attention.window-shape terrace or sliding) and "
+                "--attention.kernel torch"
+            )
+        if not self.has_features:
+            without = f"{self.feature_map} has no feature maps; add --attention.feature-map hedgehog, or omit it"
             if self.feature_heads != "query":
                 raise SubquadError(f"--attention.feature-heads {self.feature_heads}: {without}")
             if self.horizon:
                 raise SubquadError(f"--attention.horizon {self.horizon}: {without}")
         if self.horizon is None:
-            object.__setattr__(self, "horizon", 0.0 if self.has_moments else HORIZON)
+            object.__setattr__(self, "horizon", HORIZON if self.has_features else 0.0)
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
@@ -151,9 +166,10 @@ class LinearizeSettings:
     its attention and LoRA settings are used."""
     minutes: Training[float | None] = None
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
-    of both stages are given."""
+    are given."""
     transfer_tokens: Training[int | None] = None
-    """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`."""
+    """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`. Omitted without a linear
+    branch."""
     lora_tokens: Training[int | None] = None
     """Training tokens of fine-tuning; used with `--transfer-tokens` instead of `--minutes`."""
     sequence_length: Input[int] = 1024
@@ -233,6 +249,11 @@ class LinearizeSettings:
     """Also save the code of the model, so that transformers opens the folder without subquad, with
     `trust_remote_code=True`."""
 
+    @property
+    def has_transfer(self) -> bool:
+        """Whether the run begins with attention transfer."""
+        return self.from_ is None and self.attention.has_linear
+
     def __post_init__(self) -> None:
         self._check_targets()
         # a JSON file gives a list
@@ -287,12 +308,20 @@ class LinearizeSettings:
                 f"{shown}: {wrong[0]} must be 0, or from {fewest} (--attention.sinks) to {attention.window} "
                 "(--attention.window)"
             )
-        if 0 in windows and attention.has_moments:
-            raise SubquadError(f"{shown}: moments need a window; omit 0, or add --attention.feature-map hedgehog")
+        if 0 in windows and not attention.has_features:
+            raise SubquadError(
+                f"{shown}: only feature maps can do without a window; omit 0, or add --attention.feature-map hedgehog"
+            )
 
     def _check_budget(self) -> None:
         if self.from_ is not None:
             self._check_from()
+        elif not self.attention.has_linear:
+            for name in ("transfer_tokens", "block_layers"):
+                if getattr(self, name) is not None:
+                    raise SubquadError(
+                        f"{flag_name(name)}: there is no attention transfer with --attention.feature-map none; omit it"
+                    )
         elif (self.transfer_tokens is None) != (self.lora_tokens is None):
             given, missing = ("transfer_tokens", "lora_tokens")
             if self.transfer_tokens is None:

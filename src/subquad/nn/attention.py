@@ -29,9 +29,9 @@ from subquad.ops.linattn_native import hedgehog_native
 from subquad.ops.linattn_windows import earlier_tokens
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
+__all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention", "NoFeatures"]
 
-FeatureMap = Literal["hedgehog", "t2r"]
+FeatureMap = Literal["hedgehog", "t2r", "none"]
 SPREAD = 2.0
 """Initial c of moments: the variance of the scores up to which they count as normal."""
 
@@ -50,6 +50,11 @@ class Hedgehog(nn.Module):
     def __init__(self, heads: int, head_width: int, *, features: int | None = None):
         super().__init__()
         self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
+
+    @property
+    def heads(self) -> int:
+        """Number of maps."""
+        return len(self.weight)
 
     @property
     def width(self) -> int:
@@ -77,6 +82,11 @@ class T2R(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, 1, self.weight.shape[-1]))
 
     @property
+    def heads(self) -> int:
+        """Number of maps."""
+        return len(self.weight)
+
+    @property
     def width(self) -> int:
         """Number of features per head."""
         return self.features_per_column * self.weight.shape[-1]
@@ -86,7 +96,27 @@ class T2R(nn.Module):
         return torch.relu(_project(x, self.weight) + self.bias)
 
 
-FEATURE_MAPS: dict[FeatureMap, type[Hedgehog] | type[T2R]] = {"hedgehog": Hedgehog, "t2r": T2R}
+class NoFeatures(nn.Module):
+    """No features: softmax over the window, the sinks and the cache, without a linear branch."""
+
+    features_per_column = 0
+    kept_per_feature = 0
+    width = 0
+
+    def __init__(self, heads: int, head_width: int, *, features: int | None = None):
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
+        """Return features of width 0."""
+        return x.new_zeros(x.shape[0], self.heads, x.shape[2], 0)
+
+
+FEATURE_MAPS: dict[FeatureMap, type[Hedgehog | T2R | NoFeatures]] = {
+    "hedgehog": Hedgehog,
+    "t2r": T2R,
+    "none": NoFeatures,
+}
 """Feature maps by their name in settings."""
 
 
@@ -98,7 +128,8 @@ class HybridAttention(nn.Module):
     divided by $1 + n / h$, with h trained for each query head: together they weigh at most as much as h of them.
 
     With `moments` there are no feature maps: the moments of the earlier keys and values estimate what softmax attention
-    would give (`subquad.ops.moments`). Parameters: ln γ and ln c of each query head.
+    would give (`subquad.ops.moments`). Parameters: ln γ and ln c of each query head. With `none` there is no linear
+    branch, and there are no parameters.
     """
 
     def __init__(
@@ -126,7 +157,7 @@ class HybridAttention(nn.Module):
             heads: Query heads.
             kv_heads: Key and value heads; the number of query heads is a multiple of it.
             head_width: Width of queries and keys.
-            feature_map: `hedgehog`, `t2r`, or `moments` for none.
+            feature_map: `hedgehog`, `t2r`, `moments` in place of feature maps, or `none` for no linear branch.
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
             window: Tokens of the window or block.
             window_shape: `sliding`, `terrace` or `none`.
@@ -151,6 +182,8 @@ class HybridAttention(nn.Module):
             raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
         if kernel not in get_args(Kernel):
             raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
+        if feature_map == "none" and (window_shape == "none" or kernel == "triton"):
+            raise ValueError("without a linear branch a window is needed, and the kernel 'torch'")
         for name, value in (("gamma", gamma), ("horizon", 1.0 if horizon is None else horizon)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
@@ -161,14 +194,15 @@ class HybridAttention(nn.Module):
         self.scale = scale
         self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
+        if feature_map in ("moments", "none"):
+            horizon, feature_heads = None, "kv"
         if feature_map == "moments":
-            horizon = None
             self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
         else:
             make = FEATURE_MAPS[feature_map]
             self.map_q = make(heads, head_width, features=features)
             self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
-        self.mix = nn.Parameter(torch.full((heads,), gamma).log())
+        self.mix = None if feature_map == "none" else nn.Parameter(torch.full((heads,), gamma).log())
         self.log_horizon = None if horizon is None else nn.Parameter(torch.full((heads,), horizon).log())
         self.has_inputs = has_inputs
 
@@ -176,6 +210,11 @@ class HybridAttention(nn.Module):
     def has_moments(self) -> bool:
         """Whether moments stand for the tokens before the window, in place of feature maps."""
         return self.log_spread is not None
+
+    @property
+    def has_linear(self) -> bool:
+        """Whether there is a linear branch: moments or feature maps."""
+        return not isinstance(self.map_k, NoFeatures)
 
     @overload
     def forward(
@@ -225,7 +264,7 @@ class HybridAttention(nn.Module):
                 q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1], use_cached=use_cached
             )
         how, of_keys = self._arguments(q, k, inputs, mask=mask, state=state, place=place)
-        how |= {"use_linear": use_linear, "cache": self.cache if use_cached else 0}
+        how |= {"use_linear": use_linear and self.has_linear, "cache": self.cache if use_cached else 0}
         if state is None:
             phi_k = None if self.map_k is None else self.map_k(of_keys)
             return hybrid_chunked(q, k, v, **how, phi_k=phi_k, kernel=self.kernel)
@@ -269,7 +308,7 @@ class HybridAttention(nn.Module):
         return hybrid_state(
             batch, kv_heads=self.kv_heads, key_width=self.head_width,
             value_width=self.head_width if value_width is None else value_width,
-            feature_heads=self.kv_heads if self.map_k is None else self.map_k.weight.shape[0],
+            feature_heads=self.kv_heads if self.map_k is None else self.map_k.heads,
             features=None if self.map_k is None else self.map_k.width,
             window=self.window, window_shape=self.window_shape, sinks=self.sinks,
             cache=self.cache if use_cached else 0, input_width=self.head_width if self.has_inputs else 0,
@@ -295,7 +334,9 @@ class HybridAttention(nn.Module):
             phi_q = phi_q / (1 + earlier[:, None] / self.log_horizon.exp()[:, None])[..., None]
         own = of_keys if self.has_inputs else None
         spread = None if self.log_spread is None else self.log_spread.exp()
-        given = {"phi_q": phi_q, "spread": spread, "mix": self.mix, "mask": mask, "scale": self.scale, "inputs": own}
+        # without a linear branch γ cancels
+        mix = q.new_zeros(self.heads) if self.mix is None else self.mix
+        given = {"phi_q": phi_q, "spread": spread, "mix": mix, "mask": mask, "scale": self.scale, "inputs": own}
         return {**given, **shape}, of_keys
 
 

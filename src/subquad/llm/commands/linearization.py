@@ -134,14 +134,15 @@ class Linearization:
         }
 
     def evaluate_untrained(self, model: PreTrainedModel) -> None:
-        """Measure the teacher, its window alone, and the hybrid model with initial feature maps, if it starts so."""
+        """Measure the teacher, its window alone, and the hybrid model as it is before training, if it starts so."""
         self.measure("teacher", model, "softmax")
         self.sample("teacher", model, "softmax")
         self.measure("window", model, "window")
-        if self.settings.attention.cache:
+        attention = self.settings.attention
+        if attention.cache and attention.has_linear:
             self.measure("cache", model, "without_linear")
         if self.settings.from_ is None:
-            self.measure("untrained", model, "hybrid", with_layers=True)
+            self.measure("untrained", model, "hybrid", with_layers=attention.has_linear)
 
     def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:
         """Run attention transfer with the checkpoint on disk, before the model is opened as a whole."""
@@ -182,10 +183,11 @@ class Linearization:
             directory = self.run.directory / control_folder(control.name)
             if (directory / METRICS).is_file() and control.name in self.notes["losses"]:
                 continue
-            # linear attention is not computed, so its feature maps do not change, and a window is needed
-            settings = replace(
-                self.settings, feature_map_learning_rate=0.0, attention=control.attention, random_windows=()
-            )
+            # nothing but the updates is trained
+            how: dict[str, Any] = {"feature_map_learning_rate": 0.0, "random_windows": ()}
+            if not control.attention.has_linear:
+                how |= {"transfer_tokens": None, "block_layers": None}
+            settings = replace(self.settings, attention=control.attention, **how)
             tuned = add_lora(model, settings, seed=self.seed)
             with as_control(model, control):
                 options = self.stage_options(budget, tokens)
@@ -262,9 +264,10 @@ class Linearization:
         return result, linear, gather(saved_tensors(linear)) if adapter is None else adapter
 
     def evaluate_fine_tuned(self, model: PreTrainedModel) -> None:
-        """Measure the fine-tuned model, and the same without its linear branch."""
+        """Measure the fine-tuned model, and the same without its linear branch, if it has one."""
         self.measure("fine_tuned", model, "hybrid")
-        self.measure("fine_tuned_without_linear", model, "without_linear")
+        if self.settings.attention.has_linear:
+            self.measure("fine_tuned_without_linear", model, "without_linear")
         self.sample("fine_tuned", model, "hybrid")
 
     def metrics(self, stages: Mapping[str, TrainingResult | BlockwiseResult]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def linearize(
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
     job.evaluate_untrained(net)
-    stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
+    stages = {"transfer": job.transfer(net, budget, blockwise)} if settings.has_transfer else {}
     if settings.softmax_layers:
         settings, maps = job.choose_softmax_layers(net)
         # one model at a time
@@ -132,10 +132,11 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
 def _check_length(settings: LinearizeSettings) -> None:
     exact, length = seen_exactly(settings.attention), settings.sequence_length
     if length <= exact:
-        cache = ", --attention.cache" if settings.attention.cache and settings.attention.has_moments else ""
+        cache = "" if settings.attention.has_features or not settings.attention.cache else ", --attention.cache"
         raise SubquadError(
             f"--sequence-length {length:,}: the student sees each token of a text of up to {exact:,} tokens exactly, "
-            f"so that attention transfer has nothing to learn; use a longer one, or a smaller --attention.window{cache}"
+            f"as its teacher does, so that it has nothing to learn; use a longer one, or a smaller "
+            f"--attention.window{cache}"
         )
 
 

@@ -228,9 +228,9 @@ def measure_rows(
             if variant.role not in measurement.roles:
                 continue
             known: dict[int, Row] = {}
-            if measurement.kind == "tasks" and variant.role in SAME:
+            same = found["tasks"][SAME[variant.role]] if variant.role in SAME else []
+            if measurement.kind == "tasks" and same:
                 longest = model.in_window if variant.role == "window" else model.visible
-                same = found["tasks"][SAME[variant.role]]
                 rows = next(rows for other, rows in same if other is measurement)
                 known = {number: row for number, row in enumerate(rows) if row["tokens"] <= longest}
             rows = store.rows(

@@ -132,15 +132,18 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
     variants = [
         ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
         ModelVariant("window", path, "window", attention, f"window-{origin}"),
-        ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, f"without-linear-{own}"),
         ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}"),
     ]
+    if attention.has_linear:
+        key = f"without-linear-{own}"
+        variants.append(ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, key))
     about: dict[str, Any] = {
         "folder": str(folder),
         "teacher": name,
         "window": attention.window,
         "window_shape": attention.window_shape,
         "has_moments": attention.has_moments,
+        "has_linear": attention.has_linear,
         "tokens": _training_tokens(folder),
         "trained_length": config.get("trained_length"),
     }

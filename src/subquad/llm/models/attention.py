@@ -314,7 +314,7 @@ def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
 def seen_exactly(attention: AttentionSettings) -> int:
     """Return the length of the longest text of which a student sees each token exactly, as softmax attention does."""
     # feature maps describe the cached tokens as well, moments do not
-    cached = (attention.cache or 0) if attention.has_moments else 0
+    cached = 0 if attention.has_features else attention.cache or 0
     return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
 
 

@@ -99,7 +99,7 @@ class ModelSizes:
     features: int
     """F, features per head."""
     feature_map: FeatureMap | Literal["moments"]
-    """The feature map, or moments."""
+    """The feature map, moments, or none."""
     longest: int | None
     """Maximum number of tokens of a text."""
 
@@ -211,7 +211,7 @@ def sizes_of(
         kv_heads=first.kv_heads,
         head_width=first.head_width,
         # moments are sums of [k, 1] [v, 1]ᵀ per key head
-        feature_heads=first.kv_heads if first.map_k is None else first.map_k.weight.shape[0],
+        feature_heads=first.kv_heads if first.map_k is None else first.map_k.heads,
         features=first.head_width + 1 if first.map_k is None else first.map_k.width,
         feature_map=attention.feature_map or "hedgehog",
         longest=getattr(found, "max_position_embeddings", None),

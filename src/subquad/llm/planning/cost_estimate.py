@@ -96,7 +96,7 @@ class CostEstimate:
     parameters: dict[str, int]
     """`model`, `trained_in_transfer` and `trained_in_lora`."""
     memory: dict[str, dict[str, Any]]
-    """Bytes of one GPU by stage; see `memory`."""
+    """Bytes of one GPU by stage, of which there is one without a linear branch; see `memory`."""
     blocks: int
     """Number of blocks of block-wise transfer."""
     disk_bytes: int
@@ -104,8 +104,8 @@ class CostEstimate:
     time: dict[str, dict[str, Any]]
     """`tokens`, `tokens_per_second`, `hours`, `gpu_hours` and `is_estimate` of `transfer` and `lora`."""
     generation: dict[str, Any]
-    """Bytes per sequence: `state` by kind of `feature_heads`, or of `moments`, and the softmax model's `cache_bytes` by
-    context."""
+    """Bytes per sequence: `state` by kind of `feature_heads`, or of `moments` or `none`, and the softmax model's
+    `cache_bytes` by context."""
 
 
 def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) -> CostEstimate:
@@ -118,7 +118,8 @@ def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) 
     Raises:
         SubquadError: The config cannot be read, or its model cannot be linearized.
     """
-    sizes = sizes_of(config, settings.attention, lora_rank=settings.lora_rank)
+    attention = settings.attention
+    sizes = sizes_of(config, attention, lora_rank=settings.lora_rank)
     if sizes.longest and settings.sequence_length > sizes.longest:
         raise SubquadError(
             f"--sequence-length {settings.sequence_length}: {config} supports at most {sizes.longest} tokens"
@@ -130,7 +131,7 @@ def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) 
             "trained_in_transfer": sizes.trained_in_transfer,
             "trained_in_lora": sizes.trained_in_lora,
         },
-        memory={stage: memory(sizes, settings, stage) for stage in STAGES},
+        memory={stage: memory(sizes, settings, stage) for stage in STAGES if stage == "lora" or attention.has_linear},
         blocks=blocks,
         disk_bytes=2 * settings.transfer_tokens * sizes.width * min(2, blocks),
         time={
@@ -259,14 +260,14 @@ def _map_inputs(sizes: ModelSizes, settings: PlanSettings) -> float:
     """Return the bytes per token of what a layer's feature maps read, if these are not its rotated queries and keys."""
     Hq, Hkv, _, K, _ = _letters(sizes)
     is_shared = settings.item_size == 4 and settings.attention.rotate_features
-    is_shared = is_shared or sizes.feature_map == "moments"
+    is_shared = is_shared or not settings.attention.has_features
     return 0 if is_shared else 4 * (Hq + Hkv) * K
 
 
 def kept_in_transfer(sizes: ModelSizes, settings: PlanSettings) -> float:
     """Return the bytes per token that one layer keeps between forward and backward pass of attention transfer."""
     # the student's outputs, which feature maps keep already, and the teacher's
-    is_single = settings.item_size == 4 and sizes.feature_map != "moments"
+    is_single = settings.item_size == 4 and settings.attention.has_features
     outputs = (1 if is_single else 2) * 4 * sizes.heads * sizes.head_width
     return _attention_kept(sizes, settings) + _map_inputs(sizes, settings) + outputs
 
@@ -315,7 +316,7 @@ def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape,
         sinks=attention.sinks or 0, cache=attention.cache or 0,
     )  # fmt: skip
-    if sizes.feature_map == "moments":
+    if sizes.feature_map in ("moments", "none"):
         return cost.operations / T
     columns = F // FEATURE_MAPS[sizes.feature_map].features_per_column
     return cost.operations / T + 2 * K * columns * (Hq + H)
@@ -338,7 +339,7 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
     Hq, Hkv, _, K, F = _letters(sizes)
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
     states = {}
-    kinds = {"moments": Hkv} if settings.attention.has_moments else {"query": Hq, "kv": Hkv}
+    kinds = {"query": Hq, "kv": Hkv} if settings.attention.has_features else {sizes.feature_map: Hkv}
     for name, heads in kinds.items():
         state = hybrid_state(
             1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads,

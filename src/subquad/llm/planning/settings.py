@@ -57,6 +57,9 @@ class PlanSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise SubquadError(f"{flag_name(name)} must be greater than 0 and finite, got {value}")
+        if not self.attention.has_linear:
+            # there is no attention transfer
+            object.__setattr__(self, "transfer_tokens", 0)
 
     @property
     def item_size(self) -> int:

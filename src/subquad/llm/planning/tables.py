@@ -36,13 +36,14 @@ def _print_memory(estimates: Estimates, settings: PlanSettings) -> None:
     rows = []
     for name, estimate in estimates.items():
         rows.append([name, *[""] * 7])
-        titles = ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2")
-        for stage, title in zip(STAGES, titles, strict=True):
-            own = estimate.memory[stage]
+        titles: dict[str, str] = dict(
+            zip(STAGES, ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2"), strict=True)
+        )
+        for stage, own in estimate.memory.items():
             training = own["trained"] + own["gradients"] + own["optimizer"]
             cells = [digits(size / GB) for size in (own["weights"], training, own["activations"], own["total"])]
             fits, gpus = "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")
-            rows.append([title, *cells, fits, gpus, digits(own["host"] / GB)])
+            rows.append([titles[stage], *cells, fits, gpus, digits(own["host"] / GB)])
     of = "1 GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
     print_table(
         ["", "frozen", "trained", "activations", "total", "fits", "GPUs", "host"],
@@ -72,6 +73,8 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
     of_state = "a feature map per query head or per key-value head (--attention.feature-heads)"
     if settings.attention.has_moments:
         of_state = "window, sinks, cache and moments"
+    elif not settings.attention.has_linear:
+        of_state = "window, sinks and cache"
     lines = [
         "Counts, disk space and states are exact if all layers are linearized. Memory and time are estimates; see "
         "subquad.llm.planning.cost_estimate for the formulas.",
@@ -83,7 +86,7 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
         f"{settings.flops_per_gpu:.1e} operations per second and GPU (--flops)"
         + (", * at the measured rate." if is_measured else "; prefer a measured rate."),
     ]
-    fewest = [estimate.memory[stage]["fewest_gpus"] for estimate in estimates.values() for stage in STAGES]
+    fewest = [own["fewest_gpus"] for estimate in estimates.values() for own in estimate.memory.values()]
     if None in fewest:
         smaller = "a smaller --batch-size or --sequence-length"
         remedy = smaller if settings.gradient_checkpointing else f"--gradient-checkpointing, or {smaller}"

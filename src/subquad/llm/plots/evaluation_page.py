@@ -52,7 +52,12 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
 
 
 def _lead(about: Mapping[str, Any]) -> str:
-    if about["window_shape"] == "none":
+    if not (has_linear := about.get("has_linear", True)):
+        window = (
+            f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
+            f"{about['window']} tokens, {about['window_shape']}); it differs from its teacher on longer ones only."
+        )
+    elif about["window_shape"] == "none":
         window = f"There is no window: without its {branch(about)} the student attends to nothing."
     else:
         window = (
@@ -66,19 +71,22 @@ def _lead(about: Mapping[str, Any]) -> str:
         else "No control was fine-tuned on the student's training texts (`subquad llm linearize --controls`), so a "
         "part of its advantage over a window may be their style."
     )
-    kind = "moments" if about.get("has_moments") else "linear"
+    kind = f"hybrid attention ({'moments' if about.get('has_moments') else 'linear'} plus window)"
+    kind = kind if has_linear else "softmax attention to a window and to cached tokens"
+    itself = f"; and with itself without its {branch(about)}" if has_linear else ""
     return (
-        f"The student, with hybrid attention ({kind} plus window), is compared with its teacher, the softmax model it "
-        "was made from; with models that have a window alone: the teacher's weights, and those fine-tuned if there are "
-        f"any; and with itself without its {branch(about)}. {tuned} {window}"
+        f"The student, with {kind}, is compared with its teacher, the softmax model it was made from; with models that "
+        f"have a window alone: the teacher's weights, and those fine-tuned if there are any{itself}. {tuned} {window}"
     )
 
 
 def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one: bool) -> list[Section]:
-    has_moments = model["about"].get("has_moments", False)
-    prefix = "" if is_one else f"{Path(model['about']['folder']).name}: "
+    about = model["about"]
+    won = "Contribution of moments" if about.get("has_moments") else "Contribution of linear attention"
+    won = won if about.get("has_linear", True) else "Student and controls"
+    prefix = "" if is_one else f"{Path(about['folder']).name}: "
     sections = [
-        (f"Contribution of {'moments' if has_moments else 'linear attention'}", _gaps(model)),
+        (won, _gaps(model)),
         ("Perplexity", _perplexity(model)),
         ("Tasks", _tasks(model)),
         ("Passkey retrieval", _passkey(model)),
@@ -86,7 +94,7 @@ def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one
             "Speed and memory",
             _speed(model, machine=evaluation["machine"], dtype=evaluation["subquad"]["settings"]["dtype"]),
         ),
-        ("Training", training_blocks(Path(model["about"]["folder"]))),
+        ("Training", training_blocks(Path(about["folder"]))),
         ("Method", _method(model, evaluation)),
     ]
     return [Section(prefix + title, blocks) for title, blocks in sections if blocks]

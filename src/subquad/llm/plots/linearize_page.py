@@ -1,18 +1,15 @@
 """The HTML page and the model card of a linearized model, from the files of its run."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
 from subquad.llm.plots.evaluation_tables import branch
+from subquad.llm.plots.linearize_figures import bars, curves, has_transfer, layer_choice, layer_errors
 from subquad.llm.training.controls import MODES, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
@@ -44,21 +41,12 @@ DESCRIPTIONS = {
     "cache_fine_tuned": "control: the same with the window and a larger cache that take as much memory as the state",
     "window": "the teacher's weights with softmax attention over the window alone",
     "cache": "the same with the sparse cache beside the window",
-    "untrained": "hybrid attention before training",
+    "untrained": "the student before training",
     "transferred": "stage 1: the attention's own parameters trained to reproduce the teacher's attention outputs",
     "restored": "the same with softmax attention again in the layers that matter most; this model is fine-tuned",
     "earlier": "the adapter that this run continues",
     "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
 }
-TRANSFER_LOSSES = {
-    "mse": "mean squared error",
-    "relative": "squared error relative to the teacher's mean square",
-    "attention_weights": "squared error and cross-entropy",
-}
-COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
-GREY, GREEN = "#b9c4d4", "#1f6f54"
-SMOOTHED = 50
-"""Points of a curve from which on a running mean is drawn."""
 
 Block = str | Table | Picture
 
@@ -88,11 +76,20 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
 
 def labels(about: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the models that a run may measure."""
-    return {**LABELS, "fine_tuned_without_linear": f"fine-tuned, without {branch(about)}"}
+    names = {**LABELS, "fine_tuned_without_linear": f"fine-tuned, without {branch(about)}"}
+    is_hybrid = about.get("has_linear", True)
+    return names if is_hybrid else {key: name.replace("hybrid", "student") for key, name in names.items()}
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    return f"{about['model']} with {'moments' if about.get('has_moments') else 'linear attention'}"
+    return f"{about['model']} with {_replacement(about)}"
+
+
+def _replacement(about: Mapping[str, Any]) -> str:
+    """Return what takes the place of attention to all tokens."""
+    if not about.get("has_linear", True):
+        return "a window and a sparse cache" if about.get("cache") else "a window"
+    return "moments" if about.get("has_moments") else "linear attention"
 
 
 def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
@@ -107,6 +104,7 @@ def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
         "sinks": hybrid.sinks,
         "cache": hybrid.cache,
         "has_moments": hybrid.has_moments,
+        "has_linear": hybrid.has_linear,
         "state_numbers": state_numbers,
         "state_as_tokens": state_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -171,7 +169,7 @@ def _sections(
         _lead(about),
         _budget(metrics, about),
         table,
-        picture(_bars(values, names), "Perplexity on a logarithmic axis."),
+        picture(bars(values, names), "Perplexity on a logarithmic axis."),
         _limits(about),
     ]
     return [
@@ -189,10 +187,11 @@ def _lead(about: Mapping[str, Any]) -> str:
         others.append(f"to {about['cache']} earlier tokens that each key head keeps")
     besides = f" and {' and '.join(others)}" if others else ""
     window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){besides}"
+    by = "moments of earlier keys and values" if about.get("has_moments") else "linear attention"
+    by = f"{by} {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}"
+    by = by if about.get("has_linear", True) else window
     return (
-        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by "
-        f"{'moments of earlier keys and values' if about.get('has_moments') else 'linear attention'} "
-        f"{'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "
+        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by {by}. "
         f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of {about['state_numbers']:,} "
         f"numbers, the size of a key-value cache of {about['state_as_tokens']:,} tokens"
         f"{'; time and memory per token do not grow with the context' if linear == layers else ''}."
@@ -212,7 +211,7 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     stages = {"transfer": "attention transfer", "lora": "fine-tuning"}
     early = [stages[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
     stopped = f" Stopped early, since validation did not improve: {', '.join(early)}." if early else ""
-    transfer = f"continuing {about.get('from')} with "
+    transfer = f"continuing {about['from']} with " if about.get("from") else ""
     if "transfer" in tokens:
         transfer = (
             f"{tokens['transfer']:,} tokens of attention transfer ({trained['transfer']:,} of "
@@ -226,11 +225,13 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
-    change = 100 * (values["fine_tuned_without_linear"] / student - 1)
     found = (
-        f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained "
-        f"{window:.3g}. Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
+        f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained {window:.3g}"
     )
+    if without := values.get("fine_tuned_without_linear"):
+        change = 100 * (without / student - 1)
+        off = f"Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
+        found = f"{found}. {off}"
     controls = {name: values[name] for name in MODES if name in values}
     if not controls:
         return (
@@ -245,42 +246,19 @@ def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
     )
 
 
-def _bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
-    figure = Figure(figsize=(7.5, 3.1))
-    axes = figure.subplots()
-    order = list(values)[::-1]
-    axes.barh(
-        [names[name] for name in order],
-        [values[name] for name in order],
-        color=[COLOURS.get(name, GREY) for name in order],
-    )
-    for place, name in enumerate(order):
-        axes.annotate(
-            f"{values[name]:.3g}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(values.values()) / 1.6, max(values.values()) * 1.6)
-    axes.set_xlabel("perplexity")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
 def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Block]:
     blocks: list[Block] = [
         picture(
-            _curves(notes["about"], history),
+            curves(notes["about"], history),
             "Training loss of each stage; each point is a mean over the steps since the last point, and the dark line "
             "a running mean over a fifth of the points.",
         )
     ]
-    # a run that continues an earlier one has no attention transfer
+    # without attention transfer there are none
     if errors := notes.get("errors"):
         blocks.append(
             picture(
-                _layer_errors(errors),
+                layer_errors(errors, labels(notes["about"])),
                 "Error of each layer's attention output, given the teacher's hidden states: squared error relative to "
                 "the squared norm, on one held-out sequence.",
             )
@@ -288,76 +266,12 @@ def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
     if choice := notes.get("softmax_layers"):
         blocks.append(
             picture(
-                _layer_choice(choice),
+                layer_choice(choice),
                 "Divergence of the student's next-token probabilities from the teacher's, on training text, when one "
                 "layer gets its softmax attention back; the layers that keep it are green.",
             )
         )
     return blocks
-
-
-def _layer_choice(choice: Mapping[str, Any]) -> Figure:
-    values = {int(layer): value for layer, value in choice["divergences"].items()}
-    without = values.pop(-1)
-    figure = Figure(figsize=(7.5, 2.8))
-    axes = figure.subplots()
-    # points, since the axis does not begin at 0
-    colours = [GREEN if layer in choice["chosen"] else GREY for layer in values]
-    axes.scatter([*values], [*values.values()], color=colours)
-    axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
-    axes.set_xlabel("layer with softmax attention")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("nats per token")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Figure:
-    loss = "next-token loss and distillation" if about.get("distillation_weight") else "next-token loss"
-    stages = [
-        ("transfer", f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}"),
-        ("lora", f"fine-tuning: {loss}"),
-    ]
-    if about.get("from"):
-        del stages[0]
-    figure = Figure(figsize=(4.5 * len(stages), 3))
-    for axes, (stage, title) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
-        # block-wise transfer has one curve per block: transfer-0, transfer-1, …
-        parts = dict.fromkeys(entry["part"] for entry in history if entry["part"].split("-")[0] == stage)
-        for part, (key, shape) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
-            points = [(entry["step"], entry[key]) for entry in history if entry["part"] == part and key in entry]
-            if not points:
-                continue
-            steps, values = zip(*points, strict=True)
-            is_noisy = key == "loss" and len(values) >= SMOOTHED
-            # a line needs two points
-            axes.plot(steps, values, "o" if len(steps) == 1 else shape, color=GREY if is_noisy else GREEN)
-            if is_noisy:
-                width = len(values) // 10
-                means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
-                axes.plot(steps, means, color=GREEN)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step")
-        axes.spines[["top", "right"]].set_visible(False)
-    if len(stages) > 1:
-        figure.axes[0].set_yscale("log")
-    figure.tight_layout()
-    return figure
-
-
-def _layer_errors(errors: Mapping[str, Sequence[float]]) -> Figure:
-    figure = Figure(figsize=(7.5, 2.8))
-    axes = figure.subplots()
-    for name, colour in (("untrained", GREY), ("transferred", GREEN)):
-        axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=LABELS[name], markersize=4)
-    axes.set_yscale("log")
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("relative error")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]:
@@ -374,19 +288,21 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]
     targets = about.get("lora_targets", [])
     where = "all linear layers" if targets == ["all-linear"] else ", ".join(targets) or "some layers"
     maps = "the parameters of the moments" if about.get("has_moments") else "feature maps"
-    also = f" and continues to train {maps}" if about.get("feature_map_learning_rate") else ""
+    is_trained = about.get("has_linear", True) and about.get("feature_map_learning_rate")
+    also = f" and continues to train {maps}" if is_trained else ""
     weight = about.get("distillation_weight", 0.0)
     loss = "next-token loss"
     if weight:
         loss = f"{1 - weight:.0%} next-token loss and {weight:.0%} KL divergence from the teacher's probabilities"
     products = "bfloat16" if "bfloat16" in (about.get("dtype"), about["precision"]) else "float32"
     first = (
-        f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
-        if about.get("from")
-        else "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the "
-        "output projection and on the teacher's hidden states, and trains "
-        f"{maps} and mixing terms only. Stage 2 trains"
+        "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the output "
+        f"projection and on the teacher's hidden states, and trains {maps} and mixing terms only. Stage 2 trains"
     )
+    if about.get("from"):
+        first = f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
+    elif not has_transfer(about):
+        first = "Without a linear branch there is no attention transfer. Fine-tuning trains"
     windows = " ".join(map(str, about.get("random_windows") or ()))
     drawn = f" Each of its training sequences has a window drawn from {windows} tokens." if windows else ""
     return [

@@ -98,8 +98,8 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
         messages: Turns with `role` and `content`.
 
     Raises:
-        SubquadError: The tokenizer has no chat template, the template rejects the messages, or one of them contains half
-            of a character.
+        SubquadError: The tokenizer has no chat template, the template rejects the messages, or one of them contains
+            half of a character.
     """
     for message in messages:
         check_characters(message["content"])

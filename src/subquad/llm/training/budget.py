@@ -169,7 +169,9 @@ def _controls(settings: LinearizeSettings) -> list[str]:
 def _measured_models(settings: LinearizeSettings) -> int:
     absent = {
         *({*MODES} - {*_controls(settings)}),
-        *(() if settings.attention.cache else ("cache",)),
+        # without a linear branch it is the untrained student
+        *(() if settings.attention.cache and settings.attention.has_linear else ("cache",)),
+        *(() if settings.attention.has_linear else ("transferred", "fine_tuned_without_linear")),
         *(() if settings.softmax_layers else ("restored",)),
         *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
     }
@@ -198,14 +200,14 @@ def divide_time(
     every = (settings.validate_every or math.inf) * step
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
     transfer = MOMENTS_FRACTION if settings.attention.has_moments else TRANSFER_FRACTION
-    transfer = transfer if settings.from_ is None else 0.0
+    transfer = transfer if settings.has_transfer else 0.0
     fractions = {"transfer": transfer, "lora": 1 - transfer}
     # sequences per second of the two stages; each control fine-tunes on those of both
-    rates = {stage: fraction / (seconds[stage] + validation) for stage, fraction in fractions.items()}
+    rates = {stage: fraction / (seconds[stage] + validation) for stage, fraction in fractions.items() if fraction}
     training /= 1 + controls * sum(rates.values()) * (seconds["lora"] + validation)
 
     def tokens(stage: str) -> int:
-        count = max(step, int(training * rates[stage])) if fractions[stage] else 0
+        count = max(step, int(training * rates[stage])) if stage in rates else 0
         return count * settings.sequence_length * processes().num_processes
 
     return TokenBudget(
@@ -225,12 +227,13 @@ def _time_steps(
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
-    freeze_for_transfer(model)
-    with autocast:
-        seconds["transfer"] = _seconds(
-            lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
-        ) / len(ids)
-    model.zero_grad(set_to_none=True)
+    if settings.has_transfer:
+        freeze_for_transfer(model)
+        with autocast:
+            seconds["transfer"] = _seconds(
+                lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
+            ) / len(ids)
+        model.zero_grad(set_to_none=True)
     tuned = add_lora(model, settings, seed=seed).train()
     drawn = draw_windows([len(ids)], settings.random_windows, seed=seed, epoch=0)[0]
     how = {"documents": documents, "settings": settings, "windows": drawn}

@@ -9,6 +9,7 @@ both stages together.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -19,12 +20,12 @@ __all__ = ["MODES", "Control", "as_control", "control_folder", "control_names", 
 
 MODES: dict[str, Mode] = {
     "teacher_fine_tuned": "softmax",
-    "window_fine_tuned": "window",
-    "wide_window_fine_tuned": "window",
-    "cache_fine_tuned": "without_linear",
+    "window_fine_tuned": "hybrid",
+    "wide_window_fine_tuned": "hybrid",
+    "cache_fine_tuned": "hybrid",
 }
-"""What the attention layers of each control compute: softmax attention, the student's window alone, a sliding window of
-the size of the student's state, and its window with a cache of that size together."""
+"""What the attention layers of each control compute: softmax attention, or without a linear branch the student's window
+alone, a sliding window of the size of the student's state, and its window with a cache of that size together."""
 FOLDER = "controls"
 
 
@@ -35,7 +36,7 @@ class Control:
     name: str
     """A key of `MODES`."""
     attention: AttentionSettings
-    """The student's attention, with another window or cache."""
+    """The student's attention; of controls with a window, without a linear branch and with another window or cache."""
 
     @property
     def mode(self) -> Mode:
@@ -46,7 +47,8 @@ class Control:
 def control_names(attention: AttentionSettings) -> list[str]:
     """Return the names of the controls of a student; without a window there is none of the same window."""
     absent = {
-        *(() if attention.cache else ("cache_fine_tuned",)),
+        # without a linear branch it is the student
+        *(() if attention.cache and attention.has_linear else ("cache_fine_tuned",)),
         *(() if attention.window_shape != "none" else ("window_fine_tuned",)),
     }
     return [name for name in MODES if name not in absent]
@@ -66,18 +68,17 @@ def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]
     # the linear branch's share of the state, in tokens of a cache: keys, values, mass and novelty
     linear = sum(tensor.numel() for tensor in (hybrid.empty_state(1).total, hybrid.empty_state(1).squares))
     spare = linear // (hybrid.kv_heads * (2 * hybrid.head_width + 2))
-    # a window that slides sees all of its tokens at any time; it has no moments, and needs no maps
-    wide = replace(
-        attention, window=tokens - sinks, window_shape="sliding", cache=0, feature_map="hedgehog", feature_heads="kv",
-        horizon=0.0,
-    )  # fmt: skip
-    changed = {
-        "teacher_fine_tuned": attention,
-        "window_fine_tuned": replace(attention, cache=0),
-        "wide_window_fine_tuned": wide,
-        "cache_fine_tuned": replace(attention, cache=(attention.cache or 0) + spare),
+    changed: dict[str, dict[str, Any]] = {
+        "window_fine_tuned": {"cache": 0},
+        # a window that slides sees all of its tokens at any time
+        "wide_window_fine_tuned": {"cache": 0, "window": tokens - sinks, "window_shape": "sliding"},
+        "cache_fine_tuned": {"cache": (attention.cache or 0) + spare},
     }
-    return [Control(name=name, attention=changed[name]) for name in control_names(attention)]
+    alone = {"feature_map": "none", "feature_heads": "query", "horizon": 0.0, "kernel": "torch"}
+    controls = {
+        name: replace(attention, **alone, **changed[name]) for name in control_names(attention) if name in changed
+    }
+    return [Control(name=name, attention=controls.get(name, attention)) for name in control_names(attention)]
 
 
 @contextmanager

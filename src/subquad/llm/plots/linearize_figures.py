@@ -1,0 +1,117 @@
+"""Figures of the page of a linearized model."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+__all__ = ["bars", "curves", "has_transfer", "layer_choice", "layer_errors"]
+
+TRANSFER_LOSSES = {
+    "mse": "mean squared error",
+    "relative": "squared error relative to the teacher's mean square",
+    "attention_weights": "squared error and cross-entropy",
+}
+COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
+GREY, GREEN = "#b9c4d4", "#1f6f54"
+SMOOTHED = 50
+"""Points of a curve from which on a running mean is drawn."""
+
+
+def has_transfer(about: Mapping[str, Any]) -> bool:
+    """Return whether a run began with attention transfer."""
+    return about.get("has_linear", True) and not about.get("from")
+
+
+def bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
+    """Return the perplexities as bars."""
+    figure = Figure(figsize=(7.5, 3.1))
+    axes = figure.subplots()
+    order = list(values)[::-1]
+    axes.barh(
+        [names[name] for name in order],
+        [values[name] for name in order],
+        color=[COLOURS.get(name, GREY) for name in order],
+    )
+    for place, name in enumerate(order):
+        axes.annotate(
+            f"{values[name]:.3g}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(min(values.values()) / 1.6, max(values.values()) * 1.6)
+    axes.set_xlabel("perplexity")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def layer_choice(choice: Mapping[str, Any]) -> Figure:
+    """Return the divergence of the student with softmax attention in one layer, layer by layer."""
+    values = {int(layer): value for layer, value in choice["divergences"].items()}
+    without = values.pop(-1)
+    figure = Figure(figsize=(7.5, 2.8))
+    axes = figure.subplots()
+    # points, since the axis does not begin at 0
+    colours = [GREEN if layer in choice["chosen"] else GREY for layer in values]
+    axes.scatter([*values], [*values.values()], color=colours)
+    axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
+    axes.set_xlabel("layer with softmax attention")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("nats per token")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return the training loss of each stage."""
+    loss = "next-token loss and distillation" if about.get("distillation_weight") else "next-token loss"
+    stages = [
+        ("transfer", f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}"),
+        ("lora", f"fine-tuning: {loss}"),
+    ]
+    if not has_transfer(about):
+        del stages[0]
+    figure = Figure(figsize=(4.5 * len(stages), 3))
+    for axes, (stage, title) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        # block-wise transfer has one curve per block: transfer-0, transfer-1, …
+        parts = dict.fromkeys(entry["part"] for entry in history if entry["part"].split("-")[0] == stage)
+        for part, (key, shape) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
+            points = [(entry["step"], entry[key]) for entry in history if entry["part"] == part and key in entry]
+            if not points:
+                continue
+            steps, values = zip(*points, strict=True)
+            is_noisy = key == "loss" and len(values) >= SMOOTHED
+            # a line needs two points
+            axes.plot(steps, values, "o" if len(steps) == 1 else shape, color=GREY if is_noisy else GREEN)
+            if is_noisy:
+                width = len(values) // 10
+                means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
+                axes.plot(steps, means, color=GREEN)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    if len(stages) > 1:
+        figure.axes[0].set_yscale("log")
+    figure.tight_layout()
+    return figure
+
+
+def layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> Figure:
+    """Return the error of each layer's attention output before and after attention transfer."""
+    figure = Figure(figsize=(7.5, 2.8))
+    axes = figure.subplots()
+    for name, colour in (("untrained", GREY), ("transferred", GREEN)):
+        axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=names[name], markersize=4)
+    axes.set_yscale("log")
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("relative error")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
