@@ -2,12 +2,13 @@
 
     python benchmarks/llm_decode.py [--threads 1] [--periods 1] [--model smollm2] [--most-gib 6]
 
-Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model is
-converted but not trained. States: `default`, the default attention, a sparse cache of 384 tokens and moments; `cache`,
-the same cache and one feature map per key-value head; `maps` and `kv`, no cache and one feature map per query head or
-per key-value head. `window` is the rival that has as much memory as the default: a sliding window, as a static cache of
-so many tokens at any context. Caches and states are filled with random numbers instead of a prompt, which does not
-change the time. `floor` is the same model with attention replaced by its values: everything that is not attention.
+Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model
+is converted but not trained. States: `default`, the default attention, a sparse cache of 384 tokens and moments;
+`none`, a cache of 416 tokens, which has the same memory, and no linear branch; `cache`, a cache of 384 and one
+feature map per key-value head; `maps` and `kv`, no cache and one feature map per query head or per key-value head.
+`window` is the rival that has as much memory as the default: a sliding window, as a static cache of so many tokens at
+any context. Caches and states are filled with random numbers instead of a prompt, which does not change the time.
+`floor` is the same model with attention replaced by its values: everything that is not attention.
 
 Each variant decodes whole periods of the window, 64 tokens, so that the steps in which a block leaves the window count
 as often as they occur; the rows of a batch are staggered over a period. Variants alternate from token to token. First
@@ -37,6 +38,7 @@ CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]
 BATCHES = [1, 8, 32]
 STATES = {
     "default": AttentionSettings(),
+    "none": AttentionSettings(feature_map="none", cache=416),
     "cache": AttentionSettings(feature_map="hedgehog", feature_heads="kv"),
     "maps": AttentionSettings(feature_map="hedgehog", cache=0),
     "kv": AttentionSettings(feature_map="hedgehog", feature_heads="kv", cache=0),
