@@ -11,6 +11,7 @@ import pytest
 import torch
 import uproot
 import yaml
+from support.hep_jets import columns, write
 
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -163,12 +164,23 @@ def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_pa
 def test_custom_labels_count_the_classes(files, tmp_path):
     given = options("kin")
     given["labels"] = {"type": "custom", "value": {"truth": "label_Hbb + 2 * label_Hcc"}}
+    given |= {"selection": "jet_pt > 0", "test_time_selection": "jet_sdmass < 1e6"}
     settings = FitSettings(card=written(tmp_path / "custom.yaml", given), epochs=1, no_boosting=True)
     fit(files, settings, out=tmp_path / "run", quiet=True)
     with uproot.open(predict(tmp_path / "run", files[2], out=tmp_path / "s.root", quiet=True)) as file:
         scores = file["Events"].arrays(library="np")
     assert scores["label_2"].tolist() == [1] * 47
-    assert {name for name in scores if name.startswith("score_")} == {"score_0", "score_1", "score_2"}
+    names = {name for name in scores if name.startswith("score_")}
+    assert names == {"score_0", "score_1", "score_2"}
+    # a file of which the card selects nothing has no entries
+    heavy = columns("QCD", jets=11, classes=JETCLASS)
+    heavy["jet_sdmass"] = np.full_like(heavy["jet_sdmass"], 2e6)
+    none = write(tmp_path / "heavy.root", heavy)
+    for paths, count in ((none, 0), ([none, files[2]], 47)):
+        out = predict(tmp_path / "run", paths, out=tmp_path / f"{count}.root", quiet=True)
+        with uproot.open(out) as file:
+            assert file["Events"].num_entries == count
+            assert names <= {*file["Events"].keys()}
     given["labels"]["value"] = {"truth": "label_Hbb * 0.5"}
     with pytest.raises(
         SubquadError, match=r"Hbb\.root: entry 0: label_Hbb \* 0\.5 is 0\.5 \(and 46 more .* whole numbers"

@@ -24,6 +24,12 @@ def test_copies_and_links_are_recognized_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = [Path("copy.root:tree"), Path("link.root"), Path("other.root")]
     assert training_paths(config, files) == files[:2]
+    # another tree of the file has other jets
+    named = {"digests": digests_of([Path("copy.root:train")])}
+    assert training_paths(named, [Path("link.root:test"), Path("link.root:train"), Path("a.root")]) == [
+        Path("link.root:train"),
+        Path("a.root"),
+    ]
     # a training file that was replaced is not one any more
     (tmp_path / "a.root").write_bytes(b"new!")
     assert training_paths(config, [Path("a.root")]) == []
@@ -58,6 +64,13 @@ def test_a_copy_of_a_training_file_is_not_tested_on(tmp_path):
         fit("example:jets", test=[copy], out=tmp_path / "run", quiet=True)
 
 
+def test_a_copy_among_the_files_to_fit_on_is_refused(tmp_path):
+    copy = tmp_path / "renamed.root"
+    shutil.copy(example_path(), copy)
+    with pytest.raises(SubquadError, match=r"renamed\.root: has the same jets as .*small.*; omit one"):
+        fit([example_path(), copy], out=tmp_path / "run", quiet=True)
+
+
 def test_jets_are_compared_by_their_momenta_and_not_by_their_labels_alone():
     random = np.random.default_rng(0)
     labels, pt = np.repeat([0, 1], 20), random.uniform(500, 1000, 40)
@@ -67,4 +80,12 @@ def test_jets_are_compared_by_their_momenta_and_not_by_their_labels_alone():
     assert not one.is_on_jets_of(Predictions(**values, pt=pt[::-1]))
     # without common observers the labels decide
     assert one.is_on_jets_of(Predictions(**values, multiplicity=pt))
+    # taggers that take at most so many particles of a jet count no more
+    counts = random.integers(10, 90, 40)
+    longer, shorter = (Predictions(**values, multiplicity=np.minimum(counts, most)) for most in (128, 40))
+    assert longer.is_on_jets_of(shorter)
+    assert not longer.is_on_jets_of(Predictions(**values, multiplicity=counts[::-1]))
+    assert Predictions(**values, pt=pt, multiplicity=counts).is_on_jets_of(
+        Predictions(**values, pt=pt, multiplicity=labels)
+    )
     assert not one.is_on_jets_of(Predictions(**{**values, "labels": 1 - labels}, pt=pt))

@@ -41,7 +41,7 @@ from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import plain, read_json, write_tensors
-from subquad.train.distributed import processes
+from subquad.train.distributed import broadcast_object, processes
 
 __all__ = ["fit"]
 
@@ -214,7 +214,10 @@ def _origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset)
         return []
     tested = source.files.test or source.files.all()
     remedy = "test on jets of other files with --test"
-    note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
+    note = None
+    if processes().is_main_process:
+        note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
+    note = broadcast_object(note)
     return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
 
 

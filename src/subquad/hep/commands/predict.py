@@ -58,14 +58,20 @@ def predict(
     tagger.net.to(processes().device)
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
-        tree = None
+        tree, scores = None, {f"score_{name}": np.dtype(np.float32) for name in tagger.classes}
         for chunk in tagger.read_chunks(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
+            # of a chunk of which the card selects nothing, not all columns are known
+            if not len(chunk.labels):
+                continue
             outputs = predict_outputs(tagger.net, tagger.dataset(chunk), settings.batch_size)
             logits, targets = logits_and_targets(tagger.net, outputs)
             columns = _columns(logits.softmax(-1).numpy(), tagger.classes, chunk, tagger.targets.predicted(targets))
             if tree is None:
                 tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
             tree.extend(columns)
+        if tree is None:
+            say("Warning: no jet is selected; the tree has no entries", quiet=quiet)
+            file.mktree("Events", scores)
     return out
 
 

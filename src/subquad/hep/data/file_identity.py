@@ -5,21 +5,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from subquad.hep.data.formats import file_of
+from subquad.hep.data.formats import file_of, tree_of
 from subquad.runs.storage import fingerprint
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["digests_of", "training_note", "training_paths"]
+__all__ = ["are_same", "digests_of", "training_note", "training_paths"]
 
 
 def digests_of(files: Iterable[Path]) -> dict[str, str]:
-    """Return size and fingerprint of each file; the first process reads the files, and sends the result to the others.
+    """Return size and fingerprint of each file, and its tree if one is named.
+
+    The first process reads the files, and sends the result to the others.
 
     Args:
         files: Files, possibly with the name of a tree (`file.root:tree`).
     """
-    own = {str(path): _digest(file_of(path)) for path in files} if processes().is_main_process else {}
+    own = {str(path): _digest(path) for path in files} if processes().is_main_process else {}
     return broadcast_object(own)
+
+
+def are_same(digest: str, other: str) -> bool:
+    """Return whether two digests are of the same jets: of equal files and, as far as both name one, of one tree."""
+    (content, _, tree), (other_content, _, other_tree) = digest.partition(":"), other.partition(":")
+    return content == other_content and (not tree or not other_tree or tree == other_tree)
 
 
 def training_paths(config: Mapping[str, Any], files: Iterable[Path]) -> list[Path]:
@@ -31,8 +39,8 @@ def training_paths(config: Mapping[str, Any], files: Iterable[Path]) -> list[Pat
     """
     known = set(config.get("digests", {}).values())
     sizes = {digest.partition("-")[0] for digest in known}
-    paths = ((path, file_of(path)) for path in files)
-    return [path for path, file in paths if str(file.stat().st_size) in sizes and _digest(file) in known]
+    alike = [path for path in files if str(file_of(path).stat().st_size) in sizes]
+    return [path for path in alike if any(are_same(_digest(path), digest) for digest in known)]
 
 
 def training_note(run: Path | str, config: Mapping[str, Any], files: Iterable[Path], *, remedy: str) -> str | None:
@@ -58,9 +66,11 @@ def training_note(run: Path | str, config: Mapping[str, Any], files: Iterable[Pa
     return f"{start}, so results are biased upwards; {remedy}."
 
 
-def _digest(file: Path) -> str:
+def _digest(path: Path) -> str:
+    file, tree = file_of(path), tree_of(path)
     status = file.stat()
-    return f"{status.st_size}-{_fingerprint(file.resolve(), status.st_mtime_ns)}"
+    digest = f"{status.st_size}-{_fingerprint(file.resolve(), status.st_mtime_ns)}"
+    return digest if tree is None else f"{digest}:{tree}"
 
 
 @cache

@@ -18,7 +18,7 @@ from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_file
 from subquad.hep.data.top_landscape import SPLIT
 from subquad.runs.damage import damage, reason_of
 
-__all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files"]
+__all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files", "tree_of"]
 
 Files = Path | str | Iterable[Path | str]
 """One or several files: names, patterns, folders, or `example:jets`."""
@@ -133,6 +133,11 @@ def _remote_matches(url: str, errors: list[str]) -> list[Path]:
 def file_of(path: Path) -> Path:
     """Return the file of a path that may name a tree too, as `file.root:tree`."""
     return _split_tree(path)[0]
+
+
+def tree_of(path: Path) -> str | None:
+    """Return the tree that a path names, as `file.root:tree`; None if it names none."""
+    return _split_tree(path)[1]
 
 
 def _split_tree(path: Path) -> tuple[Path, str | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.card import LAYOUT_PREFIX, Card, card_of, read_card
 from subquad.hep.data.chunks import read_chunks
-from subquad.hep.data.file_identity import digests_of
+from subquad.hep.data.file_identity import are_same, digests_of
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import Source, inspect_file
 from subquad.hep.data.jet_chunk import JetChunk
@@ -94,9 +94,7 @@ def source_of(
     is_default = default is not None and settings.card is None and settings.layout is None
     card = default if is_default else _card(files.train, settings, quiet=quiet)
     digests = digests_of(files.all())
-    # the selections of a card may take different jets of one file
-    if card is None or card.test_selection == card.selection:
-        _check_apart(files, digests)
+    _check_apart(files, digests, card, quiet=quiet)
     if card is not None and card.reweighting is not None:
         if reweighting is not None:
             raise SubquadError(f"--reweight-vars: {card.name} defines a reweighting too; remove one of them")
@@ -126,14 +124,28 @@ def source_of(
     )
 
 
-def _check_apart(files: FitFiles, digests: Mapping[str, str]) -> None:
-    """Check that no file to test on has the content of a file to fit on."""
-    fitted = {digests[str(path)]: path for path in files.fitted()}
+def _check_apart(files: FitFiles, digests: Mapping[str, str], card: Card | None, *, quiet: bool) -> None:
+    """Check that no two files to fit on have one content, and that no file to test on has that of one of them."""
+
+    def same(path: Path, others: Sequence[Path]) -> Path | None:
+        return next((other for other in others if are_same(digests[str(path)], digests[str(other)])), None)
+
+    fitted = files.fitted()
+    for number, path in enumerate(fitted):
+        copy = same(path, fitted[:number])
+        if copy is not None:
+            raise SubquadError(
+                f"{path}: has the same jets as {copy}, which would be trained, selected and tested on alike; omit one"
+            )
     for path in files.test:
-        same = fitted.get(digests[str(path)])
-        if same is not None:
-            copy = "" if same == path else f" (as {same})"
-            raise SubquadError(f"--test: {path} is also among the files to fit on{copy}; test on jets of other files")
+        copy = same(path, fitted)
+        if copy is None:
+            continue
+        found = f"--test: {path} is also among the files to fit on{'' if copy == path else f' (as {copy})'}"
+        # the selections of a card may take different jets of one file
+        if card is None or card.test_selection == card.selection:
+            raise SubquadError(f"{found}; test on jets of other files")
+        say(f"Warning: {found}; the selections of {card.name} have to keep their jets apart", quiet=quiet)
 
 
 def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card | None:

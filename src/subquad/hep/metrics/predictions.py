@@ -76,12 +76,20 @@ class Predictions:
         return float(rows.sum() if own is None else own.sum()), own
 
     def is_on_jets_of(self, other: "Predictions") -> bool:
-        """Return whether both are on the same jets: equal labels, and equal observers as far as both have them."""
+        """Return whether both are on the same jets: equal labels, and equal observers as far as both have them.
+
+        Numbers of particles are compared only where nothing else is known, and up to the lower of both maxima, since
+        they depend on how many particles of a jet a tagger takes.
+        """
         if not np.array_equal(self.labels, other.labels):
             return False
-        columns = ((getattr(self, name), getattr(other, name)) for name in OBSERVERS)
-        known = ((own, its) for own, its in columns if own is not None and its is not None)
-        return all(np.allclose(own, its, rtol=1e-4, equal_nan=True) for own, its in known)
+        columns = {name: (getattr(self, name), getattr(other, name)) for name in OBSERVERS}
+        known = {name: both for name, both in columns.items() if both[0] is not None and both[1] is not None}
+        counts = known.pop("multiplicity", None)
+        if not known and counts is not None and len(self.labels):
+            limit = min(own.max() for own in counts)
+            known["multiplicity"] = np.minimum(counts[0], limit), np.minimum(counts[1], limit)
+        return all(np.allclose(own, its, rtol=1e-4, equal_nan=True) for own, its in known.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -236,10 +236,11 @@ def _found_rate(
 ) -> dict[str, Any]:
     """Return the range test of a fit, which is saved in its folder; a resumed fit does not repeat it."""
     path = None if directory is None else directory / RANGE_TEST
-    if path is not None and path.is_file():
-        return read_json(path)
     found: dict[str, Any] = {}
-    if processes().is_main_process:
+    # the others may see the file before or after it is written
+    if processes().is_main_process and path is not None and path.is_file():
+        found = read_json(path)
+    elif processes().is_main_process:
         device = processes().device
         tested = range_test(plan.net.to(device), batches, step, lambda net: plan.optimizer(1.0, net), seed=plan.seed)
         found = asdict(tested)
