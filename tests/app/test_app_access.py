@@ -95,6 +95,20 @@ def test_an_upload_that_is_too_large_is_refused_before_it_is_read():
     assert ask(Access(hello, password=None, largest=50 * 2**20), method="POST", content_length="x")[0] == 413
 
 
+def test_files_that_are_dropped_together_may_be_larger_than_one_file():
+    app = Access(hello, password=None, largest=50 * 2**20)
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="160000000")[0] == 200
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="600000000")[0] == 413
+
+
+def test_a_request_says_how_long_it_is_and_is_short_before_the_password_is_given():
+    for password in (None, "eleven little ducks"):
+        app = Access(hello, password=password, largest=50 * 2**20)
+        status, _, body = ask(app, "/login", method="POST", transfer_encoding="chunked")
+        assert (status, body) == (411, b"A request has to say how long it is (Content-Length).")
+    assert ask(app, "/login", method="POST", content_length="20000000")[0] == 413
+
+
 def test_the_password_opens_the_page(monkeypatch):
     monkeypatch.setattr(access_module, "SECONDS_AFTER_WRONG_PASSWORD", 0.0)
     app = Access(hello, password="eleven little ducks", largest=1000)

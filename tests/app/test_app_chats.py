@@ -58,6 +58,26 @@ def test_a_stopped_answer_is_kept(chat):
     assert len(chat.sides["teacher"].turns) == 1
 
 
+def test_a_second_question_in_the_same_chat_follows_the_first_answer(chat):
+    lock, seen = threading.Lock(), []
+    first, second = (chat.answers(text, lock) for text in ("the bird", "a river"))
+    while not chat.sides["student"].turns:
+        # the first view comes after some tokens
+        next(first)
+    next(second)
+    assert chat.is_waiting
+    assert "Another answer is being written" in chat_view(chat)
+    asked = threading.Thread(target=lambda: seen.extend(second))
+    asked.start()
+    for _ in first:
+        assert [question for question, _ in chat.sides["teacher"].turns] == ["the bird"]
+    asked.join(60)
+    for side in chat.sides.values():
+        assert [question for question, _ in side.turns] == ["the bird", "a river"]
+        assert all(answer for _, answer in side.turns)
+    assert not chat.is_waiting
+
+
 def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
     with pytest.raises(SubquadError, match="no such model folder"):
         Chats().start("user", tmp_path / "none", ChatSettings())

@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
+import psutil
 import pytest
 
 from subquad.app.jobs import Command, Job, JobRunner
@@ -51,6 +55,9 @@ def test_a_job_whose_process_ended_with_the_server_counts_as_stopped(tmp_path):
     assert written(tmp_path / "b", server=NOBODY).state == "stopped"
     assert written(tmp_path / "c").state == "waiting"
     assert written(tmp_path / "d", {"state": "running", "pid": os.getpid()}).state == "running"
+    # another process has got the number
+    assert written(tmp_path / "e", {"state": "running", "pid": os.getpid(), "started": 1e9}).state == "stopped"
+    assert written(tmp_path / "f", server_started=1e9).state == "stopped"
 
 
 def test_the_message_of_a_failure_is_the_sentence_of_the_command_and_never_a_traceback(tmp_path):
@@ -62,6 +69,33 @@ def test_the_message_of_a_failure_is_the_sentence_of_the_command_and_never_a_tra
     assert job.message == "The command ended unexpectedly (exit status 1). Its log says more."
     job = written(tmp_path / "c", {"state": "failed", "exit_status": -signal.SIGKILL})
     assert "the memory did not suffice" in job.message
+
+
+def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    started = psutil.Process(process.pid).create_time()
+    job = written(tmp_path / "a", {"state": "running", "pid": process.pid, "started": started}, server=NOBODY)
+    assert job.state == "running"
+    # reaped as by the first process of the system
+    reaper = threading.Thread(target=process.wait)
+    reaper.start()
+    runner.stop(job)
+    reaper.join(60)
+    assert job.state == "stopped"
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_does_not_start_when_the_server_ends(session):
+    runner = JobRunner(1)
+    long = runner.start(session.new_job_folder(), "bio fit", fit(models=["lyra"], epochs=2000, ensemble_size=1))
+    wait(long, "running")
+    short = runner.start(session.new_job_folder(), "bio fit", fit())
+    runner.close()
+    wait(long, "stopped")
+    wait(short, "stopped")
+    time.sleep(1.0)
+    assert "pid" not in short.status
 
 
 @pytest.mark.slow

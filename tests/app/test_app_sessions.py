@@ -7,6 +7,7 @@ import pytest
 
 from subquad.app.sessions import Workspace, new_token
 from subquad.errors import SubquadError
+from subquad.runs.storage import write_json
 
 
 def received(workspace, name, size=10):
@@ -50,6 +51,20 @@ def test_a_session_cannot_fill_the_disk(workspace, session):
         session.take(received(workspace, "last.csv", 999_000))
     session.clear_uploads()
     session.take(received(workspace, "last.csv", 999_000))
+
+
+def test_the_uploads_of_a_stopped_job_are_kept_for_it(workspace, session):
+    needed, other = (session.take(received(workspace, name)) for name in ("needed.csv", "other.csv"))
+    for state, file in (("stopped", needed), ("finished", other)):
+        folder = session.new_job_folder()
+        record = {"kind": "bio fit", "title": "", "words": ["bio", "fit", str(file)], "output": "out", "created": 0.0}
+        write_json(folder / "job.json", record)
+        write_json(folder / "status.json", {"state": state})
+    session.clear_uploads(needs_stopped=True)
+    assert needed.is_file()
+    assert not other.exists()
+    session.clear_uploads()
+    assert not needed.exists()
 
 
 def test_a_session_owns_its_files_and_no_others(workspace, session, tmp_path):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio import resolve_table
-from subquad.bio.data import examples
+from subquad.bio.data import examples, files
 from subquad.bio.data.files import is_missing, read_frame, read_numbers
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -59,6 +59,11 @@ def test_files_that_are_not_tables_are_an_error(tmp_path):
     cut = tmp_path / "c.csv.gz"
     cut.write_bytes(gzip.compress(b"sequence,score\nACDEF,1\n")[:-5])
     assert said(read_frame, cut).startswith(f"{cut}: damaged or truncated (")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "LARGEST_UNPACKED", 2**20)
+        bomb = tmp_path / "bomb.csv.gz"
+        bomb.write_bytes(gzip.compress(b"0" * (2**20 + 1)))
+        assert "expands to more than" in said(read_frame, bomb)
     for name, data, message in [
         ("d.csv", b"sequence\xff", "not a text file in UTF-8; export the table as CSV"),
         ("d.xls", b"\xd0\xcf\x11\xe0", "this is an Excel file of the format before 2007; save it as .xlsx or CSV"),

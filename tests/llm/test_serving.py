@@ -1,5 +1,6 @@
 """A real server on a free port, queried by OpenAI's own client and by plain HTTP."""
 
+import http.client
 import json
 import os
 import signal
@@ -424,13 +425,29 @@ def test_too_many_waiting_requests_get_status_429(bytewise):
         wait_for(lambda: server.engine.active == 4)
         streams += [completion(client, max_tokens=40_000, stream=True) for _ in range(2)]
         wait_for(lambda: server.engine.waiting == 2)
-        with pytest.raises(openai.RateLimitError, match="2 requests are waiting already"):
+        with pytest.raises(openai.RateLimitError, match="2 requests are waiting already") as refused:
             completion(client)
+        assert int(refused.value.response.headers["retry-after"]) >= 1
         assert ask(server, "/health") == (200, {"status": "ok", "active": 4, "waiting": 2})
         for stream in streams:
             stream.close()
         wait_for(lambda: server.engine.active == server.engine.waiting == 0)
         assert completion(client).choices
+
+
+def test_a_body_that_could_fill_the_memory_is_refused_before_it_is_read(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    for header, value, status, message in (
+        ("content-length", "99000000", 413, "the body has more than 16 MiB"),
+        ("transfer-encoding", "chunked", 411, "a request has to say how long it is (Content-Length)"),
+    ):
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader(header, value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        assert (reply.status, json.load(reply)["error"]["message"]) == (status, message)
+        connection.close()
 
 
 def test_a_model_without_a_chat_template_only_completes(tmp_path):

@@ -34,7 +34,7 @@ def network(seed=5):
         return nn.Sequential(nn.Linear(WIDTH, 11), nn.BatchNorm1d(11), nn.Dropout(0.2), nn.Linear(11, 1))
 
 
-def run(model, *, steps=53, directory=None, stop_at=None, terminate_at=None, **settings):
+def run(model, *, steps=53, directory=None, stop_at=None, terminate_at=None, validate=None, **settings):
     x, y = problem()
 
     def batches(epoch):
@@ -60,7 +60,7 @@ def run(model, *, steps=53, directory=None, stop_at=None, terminate_at=None, **s
         step=step,
         optimizer=torch.optim.AdamW(model.parameters(), lr=0.03),
         schedule=schedule("one_cycle"),
-        validate=lambda module: {"loss": nn.functional.mse_loss(module(x), y).item()},
+        validate=validate or (lambda module: {"loss": nn.functional.mse_loss(module(x), y).item()}),
         settings=LoopSettings(steps=steps, save_seconds=0, **{"evaluate_every": 5, **settings}),
         directory=directory,
         quiet=True,
@@ -191,6 +191,26 @@ def test_sigterm_saves_a_checkpoint_at_the_end_of_its_step(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     assert history(whole) == history(ended)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_where_sigterm_does_not_end_the_process_a_training_is_whole_or_has_ended(tmp_path, ignored):
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN if ignored else lambda *_: None)
+    try:
+        if ignored:
+            assert run(network(), directory=tmp_path, terminate_at=17).steps == 53
+        else:
+            with pytest.raises(Terminated):
+                run(network(), directory=tmp_path, terminate_at=17)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_metric_that_was_not_defined_at_first_gives_way_to_the_first_number():
+    values = iter([float("nan"), float("nan"), 3.0, 2.0, float("nan"), 2.5, *[4.0] * 5])
+    result = run(network(), validate=lambda module: {"loss": next(values)})
+    assert result.best_step == 20
+    assert result.best == {"loss": 2.0}
 
 
 def test_a_stage_that_had_ended_returns_at_once_with_its_weights(tmp_path):

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from subquad.app.sessions import new_token
+from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
 
 __all__ = ["SESSION_COOKIE", "Access", "token_of"]
 
@@ -27,7 +27,11 @@ SESSION_COOKIE, LOGIN_COOKIE = "subquad_session", "subquad_login"
 YEAR = 31_536_000
 SECONDS_AFTER_WRONG_PASSWORD = 1.0
 ROOM = 1_000_000
-"""Bytes that a request may have beyond its file."""
+"""Bytes that a request may have beyond its files."""
+UPLOAD = "/gradio_api/upload"
+"""Path to which all files that are dropped together are sent in one request; gradio looks at the size of each."""
+MOST_BEFORE_LOGIN = 10_000
+"""Bytes of a request of a browser that has not given the password."""
 
 # scripts and styles stand in the page itself; nothing is loaded from or sent to another host
 POLICY = (
@@ -66,9 +70,10 @@ class Access:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        headers, token = Headers(scope=scope), token_of(scope)
-        refusal = self._refusal(headers)
-        if refusal is None and self.password is not None and cookies_of(scope).get(LOGIN_COOKIE) not in self.logins:
+        token = token_of(scope)
+        is_known = self.password is None or cookies_of(scope).get(LOGIN_COOKIE) in self.logins
+        refusal = self._refusal(scope, is_known=is_known)
+        if refusal is None and not is_known:
             refusal = await self._login(scope, receive)
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send, None))
@@ -79,12 +84,20 @@ class Access:
             scope = {**scope, "headers": _with_cookie(scope["headers"], f"{SESSION_COOKIE}={new}")}
         await self.app(scope, receive, _with_headers(send, new))
 
-    def _refusal(self, headers: Headers) -> Response | None:
+    def _refusal(self, scope: Scope, *, is_known: bool) -> Response | None:
+        headers = Headers(scope=scope)
         host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
         if self.hosts is not None and host not in self.hosts:
             return PlainTextResponse(f"This page is served as {' or '.join(sorted(self.hosts))} only.", 403)
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.largest + ROOM:
+        if "transfer-encoding" in headers:
+            # a body of unknown length could fill the memory
+            return PlainTextResponse("A request has to say how long it is (Content-Length).", 411)
+        length, most = headers.get("content-length", "0"), self.largest + ROOM
+        if scope["path"] == UPLOAD:
+            most = UPLOADS_PER_SESSION * self.largest + ROOM
+        if not is_known and length.isdigit() and int(length) > MOST_BEFORE_LOGIN:
+            return PlainTextResponse("Give the password first.", 413)
+        if not length.isdigit() or int(length) > most:
             return PlainTextResponse(
                 f"Files of up to {self.largest / 2**20:,.0f} MB can be uploaded. Use the command line for larger ones, "
                 "or start the page with a larger --max-upload.",

@@ -65,18 +65,27 @@ class Chat:
     warning: str | None = None
     """Warning that the chat is longer than the texts that the student was trained on."""
     stopped: threading.Event = field(default_factory=threading.Event)
+    is_waiting: bool = False
+    """Whether a question is about to wait for another answer."""
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
         """Let both models answer in turns of one token; yields whenever there is something new to show."""
-        self.stopped.clear()
-        streams = {}
-        for name, side in self.sides.items():
-            streams[name] = side.chat.answer(question, self.stopped.is_set)
-            side.turns.append((question, ""))
-            side.tokens, side.seconds, side.reading = 0, 0.0, 0.0
-        last = time.monotonic()
-        # one chat computes at a time, so that its speed is that of the model
+        if lock.locked():
+            self.is_waiting = True
+            try:
+                yield
+            finally:
+                self.is_waiting = False
+        # one chat computes at a time, so that its speed is that of the model; a second question in the same chat, from
+        # another window, follows the first answer
         with lock:
+            self.stopped.clear()
+            streams = {}
+            for name, side in self.sides.items():
+                streams[name] = side.chat.answer(question, self.stopped.is_set)
+                side.turns.append((question, ""))
+                side.tokens, side.seconds, side.reading = 0, 0.0, 0.0
+            last = time.monotonic()
             while streams:
                 for name in list(streams):
                     if not self._advance(self.sides[name], streams[name]):

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import yaml
 
 from subquad.runs.storage import read_json, write_json
@@ -70,6 +71,12 @@ class Job:
         return self.record["kind"]
 
     @property
+    def command(self) -> str:
+        """Words and settings of the command, as text."""
+        settings = self.folder / "settings.yaml"
+        return " ".join([*self.record["words"], settings.read_text(encoding="utf-8") if settings.is_file() else ""])
+
+    @property
     def created(self) -> float:
         """Time of the first start, in seconds since 1970."""
         return self.record["created"]
@@ -86,7 +93,7 @@ class Job:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Contents of `status.json`: `state`, `pid`, `began`, `ended` and `exit_status`."""
+        """Contents of `status.json`: `state`, `pid`, `began`, `ended` and `exit_status`; `started` of the process."""
         path = self.folder / "status.json"
         return read_json(path) if path.is_file() else {"state": "waiting"}
 
@@ -94,13 +101,13 @@ class Job:
     def state(self) -> State:
         """State of the job; one whose process ended together with the server counts as stopped."""
         status = self.status
-        if status["state"] == "running" and not _is_alive(status["pid"]):
+        if status["state"] == "running" and not _is_alive(status["pid"], status.get("started")):
             # the thread that waits for the process may be about to write its end
             time.sleep(0.2)
             status = self.status
-        if status["state"] == "running" and not _is_alive(status["pid"]):
+        if status["state"] == "running" and not _is_alive(status["pid"], status.get("started")):
             return "stopped"
-        if status["state"] == "waiting" and not _is_alive(self.record["server"]):
+        if status["state"] == "waiting" and not _is_alive(self.record["server"], self.record.get("server_started")):
             return "stopped"
         return status["state"]
 
@@ -142,14 +149,18 @@ class Job:
         return f"The command ended unexpectedly (exit status {code}). Its log says more."
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, started: float | None) -> bool:
+    """Return whether there is a process of this number that started at this time; numbers are given again."""
+    now = _start_of(pid)
+    return now is not None and (started is None or abs(now - started) < 1.0)
+
+
+def _start_of(pid: int) -> float | None:
+    """Return when a process started, in seconds since 1970; None if there is none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
 
 
 class JobRunner:
@@ -163,6 +174,7 @@ class JobRunner:
         self._latest: dict[Path, threading.Thread] = {}
         """The thread of the last start of each job."""
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def start(self, folder: Path, kind: str, command: Command) -> Job:
         """Write the record of a job into its folder, and run it as soon as there is room."""
@@ -177,7 +189,7 @@ class JobRunner:
                 "words": [*command.words, "--out", str(out)],
                 "output": command.output,
                 "created": time.time(),
-                "server": os.getpid(),
+                **_this_server(),
                 "about": dict(command.about or {}),
             },
         )
@@ -190,7 +202,7 @@ class JobRunner:
     def resume(self, job: Job) -> None:
         """Run the command of a stopped job again; commands that train go on where they were."""
         if not job.is_active:
-            write_json(job.folder / "job.json", {**job.record, "server": os.getpid()})
+            write_json(job.folder / "job.json", {**job.record, **_this_server()})
             self._begin(Job(job.folder))
 
     def _begin(self, job: Job) -> None:
@@ -209,23 +221,29 @@ class JobRunner:
                 self._finish(job, {"state": "stopped"})
                 return
             began, process = time.time(), self._open(job)
-            write_json(job.folder / "status.json", {"state": "running", "pid": process.pid, "began": began})
+            if process is None:
+                self._finish(job, {"state": "stopped"})
+                return
+            about = {"pid": process.pid, "started": _start_of(process.pid), "began": began}
+            write_json(job.folder / "status.json", {"state": "running", **about})
             code = process.wait()
             with self._lock:
                 self._processes.pop(job.folder, None)
             state = "stopped" if job.folder in self._stopped else "finished" if code == 0 else "failed"
-            ended = {"began": began, "ended": time.time(), "exit_status": code, "pid": process.pid}
-            self._finish(job, {"state": state, **ended})
+            self._finish(job, {"state": state, **about, "ended": time.time(), "exit_status": code})
 
     def _finish(self, job: Job, status: Mapping[str, Any]) -> None:
         # the folder may have been deleted by its user
         if job.folder.is_dir():
             write_json(job.folder / "status.json", status)
 
-    def _open(self, job: Job) -> subprocess.Popen:
+    def _open(self, job: Job) -> subprocess.Popen | None:
+        """Start the process of a job, unless the runner was closed."""
         config = ("--config", str(job.folder / "settings.yaml")) if _has_settings(job) else ()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "120"}
         with self._lock, (job.folder / "log.txt").open("ab") as log:
+            if self._is_closed:
+                return None
             process = subprocess.Popen(
                 [sys.executable, "-m", "subquad", *job.record["words"], *config],
                 stdin=subprocess.DEVNULL,
@@ -245,15 +263,27 @@ class JobRunner:
         with self._lock:
             process = self._processes.get(job.folder)
         if process is None:
-            if job.state == "waiting":
-                write_json(job.folder / "status.json", {"state": "stopped"})
+            self._stop_other(job, seconds=seconds)
             return
-        _signal(process, signal.SIGINT)
+        _signal(process.pid, signal.SIGINT)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
+            _signal(process.pid, signal.SIGKILL)
             process.wait()
+
+    def _stop_other(self, job: Job, *, seconds: float) -> None:
+        """Stop a job that waits, or whose process an earlier server started, which was killed."""
+        state, status = job.state, job.status
+        if state == "running":
+            _signal(status["pid"], signal.SIGINT)
+            until = time.monotonic() + seconds
+            while job.state == "running" and time.monotonic() < until:
+                time.sleep(0.1)
+            if job.state == "running":
+                _signal(status["pid"], signal.SIGKILL)
+        if state in ("waiting", "running"):
+            self._finish(job, {**status, "state": "stopped"})
 
     def delete(self, job: Job) -> None:
         """Stop a job, and delete its folder."""
@@ -265,8 +295,9 @@ class JobRunner:
             shutil.rmtree(gone, ignore_errors=True)
 
     def close(self) -> None:
-        """Stop all jobs."""
+        """Stop all jobs, and start no other."""
         with self._lock:
+            self._is_closed = True
             folders = list(self._processes)
         stopping = [threading.Thread(target=self.stop, args=(Job(folder),)) for folder in folders]
         for thread in stopping:
@@ -279,9 +310,14 @@ def _has_settings(job: Job) -> bool:
     return bool(yaml.safe_load((job.folder / "settings.yaml").read_text(encoding="utf-8")))
 
 
-def _signal(process: subprocess.Popen, number: int) -> None:
+def _this_server() -> dict[str, Any]:
+    return {"server": os.getpid(), "server_started": _start_of(os.getpid())}
+
+
+def _signal(pid: int, number: int) -> None:
+    """Send a signal to the group of a process that was started with one of its own."""
     try:
-        os.killpg(process.pid, number)
+        os.killpg(pid, number)
     except ProcessLookupError:
         # it has ended in the meantime
         return

@@ -92,6 +92,7 @@ def chat_view(chat: Chat | None) -> str:
     return join(
         Markup('<div class="sq-chat">{}</div>').format(sides),
         notice(chat.warning, "warning") if chat.warning else None,
+        notice("Another answer is being written; yours follows.") if chat.is_waiting else None,
         _memory(chat),
     )
 

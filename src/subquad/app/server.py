@@ -29,7 +29,7 @@ def serve(settings: AppSettings | None = None) -> None:
     _prepare_gradio()
     uvicorn = require("uvicorn", "app")
     say("opening the page …")
-    # the end of the process is an interruption too, so that jobs are stopped and uploads deleted
+    # the end of the process is an interruption too, so that jobs are stopped
     signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt), make_app(settings) as app:
         config = uvicorn.Config(
@@ -60,7 +60,9 @@ def _prepare_gradio() -> None:
 
 @contextmanager
 def make_app(settings: AppSettings) -> Iterator[Any]:
-    """Yield the application for an ASGI server; at the end jobs are stopped and uploads deleted.
+    """Yield the application for an ASGI server.
+
+    At the end jobs are stopped, and uploads are deleted unless a stopped job needs them to go on.
 
     Raises:
         SubquadError: As `serve`.
@@ -108,5 +110,5 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
         ended.set()
         runner.close()
         for session in workspace.sessions:
-            session.clear_uploads()
+            session.clear_uploads(needs_stopped=True)
         workspace.clear_received()

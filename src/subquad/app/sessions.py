@@ -114,9 +114,13 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "used").touch()
 
-    def clear_uploads(self) -> None:
-        """Delete all uploads."""
-        shutil.rmtree(self.uploads, ignore_errors=True)
+    def clear_uploads(self, *, needs_stopped: bool = False) -> None:
+        """Delete all uploads; with `needs_stopped` but those that a stopped job needs to go on."""
+        stopped = [job for job in self.jobs if job.state == "stopped"] if needs_stopped else []
+        needed = " ".join(job.command for job in stopped)
+        for folder in self.uploads.glob("*"):
+            if str(folder) not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

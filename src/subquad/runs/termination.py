@@ -30,9 +30,10 @@ def sigterm_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether SIGTERM was received; it is handled at the end of the `with` block.
 
     Args:
-        enabled: Off: it is handled at once, as it is outside the main thread.
+        enabled: Off: it is handled at once, as it is outside the main thread. Where it is ignored, it still is.
     """
-    if not enabled or threading.current_thread() is not threading.main_thread():
+    is_ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    if not enabled or is_ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     received: list[int] = []

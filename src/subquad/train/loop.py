@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.runs.history import HISTORY, remove_part
-from subquad.runs.termination import sigterm_deferred
+from subquad.runs.termination import Terminated, sigterm_deferred
 from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
 from subquad.train.ema import ExponentialMovingAverage
@@ -156,6 +156,9 @@ def train(
                 sigterm_deferred(enabled=is_alone) as is_terminated,
             ):
                 trainer.run(advance, is_terminated)
+            if not state.has_ended:
+                # a handler of the caller's took SIGTERM and returned
+                raise Terminated
         trainer.load_best()
     outcome = {name: getattr(state, name) for name in ("best_step", "best", "seconds", "cpu_seconds", "stopped_early")}
     return TrainingResult(steps=state.step, **outcome)
@@ -306,8 +309,10 @@ class _Trainer:
         if self.monitor not in metrics:
             raise ValueError(f"validate returned {sorted(metrics)}, and monitor is {self.monitor!r}")
         value = self.sign * metrics[self.monitor]
-        is_better = not state.best or value < self.sign * state.best[self.monitor]
-        if is_better and (math.isfinite(value) or not state.best):
+        best = self.sign * state.best[self.monitor] if state.best else math.nan
+        # a metric that was not defined, as a correlation with equal predictions, is worse than any number
+        is_better = math.isfinite(value) and (not math.isfinite(best) or value < best)
+        if is_better or not state.best:
             state.best, state.best_step, state.since_best, state.since_halved = metrics, state.step, 0, 0
             self.best_weights = {key: tensor.detach().clone() for key, tensor in trained_state(self.model).items()}
         else:

@@ -38,6 +38,8 @@ MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
 MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
+LARGEST_UNPACKED = 2**30
+"""Largest content of a gzipped table in bytes; a few bytes can expand to more than the memory holds."""
 LARGEST = 1e100
 """Largest number that is read: the square of a larger one overflows."""
 LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
@@ -63,7 +65,13 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            with gzip.open(path) as file:
+                data = file.read(LARGEST_UNPACKED + 1)
+            if len(data) > LARGEST_UNPACKED:
+                raise SubquadError(
+                    f"{path}: expands to more than {LARGEST_UNPACKED / 2**30:.0f} GiB; if that is right, give the "
+                    "unpacked file"
+                )
     except PermissionError:
         raise SubquadError(f"{path}: no permission to read this file") from None
     except (OSError, EOFError, zlib.error) as error:

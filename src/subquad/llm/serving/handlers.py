@@ -16,6 +16,7 @@ from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
 from subquad.llm.serving.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
 from subquad.llm.serving.protocol import (
+    TOO_MANY,
     ChatRequest,
     CompletionRequest,
     RequestError,
@@ -127,7 +128,7 @@ class RequestHandler:
         self.check_model(body.model)
         body.check_supported()
         if self.engine.waiting >= self.max_waiting:
-            raise RequestError(f"{self.engine.waiting} requests are waiting already; try again later", status=429)
+            raise RequestError(f"{self.engine.waiting} requests are waiting already; try again later", status=TOO_MANY)
         pending = self._pending(body)
         if len(pending.jobs) > self.max_waiting:
             raise RequestError(

@@ -11,6 +11,7 @@ from subquad.llm.serving.sampling import SamplingParameters
 
 __all__ = [
     "LONE_SURROGATE",
+    "TOO_MANY",
     "ChatRequest",
     "CompletionRequest",
     "RequestError",
@@ -20,6 +21,8 @@ __all__ = [
     "usage_body",
 ]
 
+TOO_MANY = 429
+"""Status of a request that may be sent again."""
 LONE_SURROGATE = "it contains a lone surrogate, which is not a Unicode character"
 MOST_CHOICES = 4
 MOST_STOPS = 4
@@ -258,7 +261,7 @@ def usage_body(prompts: Sequence[Sequence[int]], tokens: int, *, cached: int) ->
 
 def error_body(message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> dict[str, Any]:
     """Return the body of an error reply."""
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == TOO_MANY else "invalid_request_error"
     # a message may quote text that UTF-8 cannot express
     shown = message.encode("utf-8", "backslashreplace").decode("utf-8")
     return {"error": {"message": shown, "type": kind, "param": field, "code": code}}

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
@@ -24,13 +25,22 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
-from subquad.llm.serving.protocol import LONE_SURROGATE, ChatRequest, CompletionRequest, RequestError, error_body
+from subquad.llm.serving.protocol import (
+    LONE_SURROGATE,
+    TOO_MANY,
+    ChatRequest,
+    CompletionRequest,
+    RequestError,
+    error_body,
+)
 from subquad.llm.serving.settings import ServeSettings
 
 __all__ = ["api_key", "make_app"]
 
 KEY_VARIABLE = "SUBQUAD_API_KEY"
 """Environment variable with the key that clients have to send."""
+LARGEST_BODY = 16 * 2**20
+"""Largest body of a request in bytes."""
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 """Upper limits of the histogram of durations."""
 
@@ -78,6 +88,7 @@ def make_app(
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan)
     app.state.engine, app.state.max_context = engine, max_context
     _add_routes(app, handler, guard=Depends(_key_check(api_key(settings))))
+    app.add_middleware(_Bounded)
     _add_metrics(app, engine)
     _add_errors(app)
     return app
@@ -197,6 +208,22 @@ class _Measured:
         await self._app(scope, receive, measured)
 
 
+class _Bounded:
+    """Refuses bodies that are too large, or that do not say how large they are and could fill the memory."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        length, reply = headers.get("content-length", "0"), None
+        if "transfer-encoding" in headers:
+            reply = _error_reply("a request has to say how long it is (Content-Length)", status=411)
+        elif not length.isdigit() or int(length) > LARGEST_BODY:
+            reply = _error_reply(f"the body has more than {LARGEST_BODY // 2**20} MiB", status=413)
+        await (reply or self._app)(scope, receive, send)
+
+
 def _add_metrics(app: FastAPI, engine: Engine) -> None:
     """Add /metrics in the format of Prometheus."""
     registry = CollectorRegistry()
@@ -208,28 +235,32 @@ def _add_metrics(app: FastAPI, engine: Engine) -> None:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def _error_reply(message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> Response:
+    return JSONResponse(error_body(message, status=status, field=field, code=code), status_code=status)
+
+
 def _add_errors(app: FastAPI) -> None:
     """Give all errors OpenAI's error body."""
 
-    def reply(message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> Response:
-        return JSONResponse(error_body(message, status=status, field=field, code=code), status_code=status)
-
     @app.exception_handler(RequestError)
     async def rejected(request: Request, error: RequestError) -> Response:
-        return reply(str(error), status=error.status, field=error.field, code=error.code)
+        response = _error_reply(str(error), status=error.status, field=error.field, code=error.code)
+        if error.status == TOO_MANY:
+            response.headers["retry-after"] = "1"
+        return response
 
     @app.exception_handler(EngineClosed)
     async def closed(request: Request, error: EngineClosed) -> Response:
-        return reply(str(error), status=503)
+        return _error_reply(str(error), status=503)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         message, field = _explain(error)
-        return reply(message, field=field)
+        return _error_reply(message, field=field)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return reply(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
+        return _error_reply(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
 
 
 def _explain(error: RequestValidationError) -> tuple[str, str | None]:
