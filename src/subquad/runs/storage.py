@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +53,31 @@ CHECKSUM = "crc32"
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure."""
+    """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure.
+
+    The content is on the disk before the new name, so that after a power loss `path` is whole or as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the same suffix, since writers such as uproot and numpy look at it
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.{MARK}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            _sync(written)
         os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    # not every system can do so with folders
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def temporaries_of(path: Path) -> list[Path]:

@@ -1,0 +1,37 @@
+"""A file is whole on the disk before it has its name."""
+
+import errno
+import os
+
+import pytest
+
+from subquad.runs.storage import atomic, read_json, write_json
+
+
+def test_the_content_is_on_the_disk_before_the_new_name_and_the_name_after_it(tmp_path, monkeypatch):
+    calls, sync, rename = [], os.fsync, os.replace
+    # what a descriptor stands for
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(os.readlink(f"/proc/self/fd/{file}")), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("renamed"), rename(old, new)))
+    write_json(tmp_path / "a.json", {"one": 1})
+    content, renamed, names = calls
+    assert content.endswith("/a.json")
+    assert (renamed, names) == ("renamed", str(tmp_path))
+    calls.clear()
+    with atomic(tmp_path / "folder") as folder:
+        folder.mkdir()
+        (folder / "b").write_text("b")
+    assert [os.path.basename(call) for call in calls] == ["b", "folder", "renamed", tmp_path.name]
+
+
+def test_a_file_that_the_disk_does_not_take_leaves_the_old_one(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", 1)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_json(tmp_path / "a.json", 2)
+    assert read_json(tmp_path / "a.json") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
