@@ -6,8 +6,11 @@
     python benchmarks/hep_baselines.py --out marks --seconds 1800 --jets sim more --test holdout --presets paper
 
 `particlenet` and `part` are weaver-core's networks in the configurations of JetClass (arXiv:2202.03772), on its 17
-features; `published` is ParticleNet with the weights trained on 100 million jets ($SUBQUAD_DATA/hep/rivals), which is
-not fitted here: an upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time.
+features. With `--inputs` all models have the same inputs: `particles`, these 17 features, of which boosting takes
+sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
+what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
+ParticleNet with the weights trained on 100 million jets ($SUBQUAD_DATA/hep/rivals), which is not fitted here: an
+upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
@@ -43,14 +46,20 @@ from torch import Tensor, nn
 
 from subquad.hep.data.batches import collate
 from subquad.hep.data.chunks import chunk_of
-from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.data.features import (
+    JET_FEATURES,
+    PARTICLE_SUMS,
+    STANDARD_FEATURES,
+    jet_features,
+    particle_features,
+)
 from subquad.hep.data.jets import PARTICLES, Jets, read
 from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
 from subquad.hep.metrics.classification import classification_metrics, rejections
 from subquad.hep.models.boosting import boosting_probabilities
 from subquad.hep.models.networks import build_network, forward, predict_logits
-from subquad.hep.models.presets import PRESETS
+from subquad.hep.models.presets import PRESETS, net_settings
 from subquad.hep.settings import FitSettings
 from subquad.runs.storage import atomic
 from subquad.train.bucketing import batches_by_length, bucketed_batches
@@ -59,6 +68,8 @@ from subquad.train.optim import parameter_groups, schedule
 
 BASELINES = ("particlenet", "part", "boosting", "published")
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
+WIDTHS = {"particlenet": 256, "part": 128}
+"""What a network has pooled, before its head."""
 VALIDATIONS = 10
 MOST = 128
 LEAST = 17
@@ -87,8 +98,9 @@ class Model:
     """Moving average of the weights, which is validated and kept."""
 
 
-def ours(name: str, parts: dict[str, Jets], seed: int) -> Model:
+def ours(name: str, parts: dict[str, Jets], seed: int, inputs: str | None) -> Model:
     fit, preset = FitSettings(), PRESETS[name]
+    preset = replace(preset, net=net_settings(FitSettings(preset=name, inputs=inputs)))
     layout = layout_of(preset.net)
     chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
     train = dataset_of(chunks["train"], layout)
@@ -119,20 +131,23 @@ class BaselineInputs:
     vectors: Tensor
     first: Tensor
     lengths: Tensor
+    of_jets: Tensor
+    """Jet-level features [J, H], not standardized; H is 0 without any."""
 
     @classmethod
-    def of(cls, jets: Jets) -> "BaselineInputs":
+    def of(cls, jets: Jets, columns: Sequence[int], *, has_jet_features: bool) -> "BaselineInputs":
         """Return the inputs of the baselines; weaver clips standardized features at 5."""
         vectors = [PARTICLES.index(f"part_{name}") for name in ("px", "py", "pz", "energy")]
         return cls(
-            torch.from_numpy(particle_features(jets, STANDARD_FEATURES)[:, COLUMNS].clip(-5, 5)),
+            torch.from_numpy(particle_features(jets, STANDARD_FEATURES)[:, columns].clip(-5, 5)),
             torch.from_numpy(jets.particles[:, vectors].copy()),
             torch.from_numpy(jets.first[:-1]),
             torch.from_numpy(np.minimum(jets.lengths, MOST)),
+            torch.from_numpy(jet_features(jets)) if has_jet_features else torch.zeros(len(jets), 0),
         )
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features [B, 17, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
+        """Return features [B, F, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
         lengths = self.lengths[rows]
         places = torch.arange(max(LEAST, int(lengths.max())))
         mask = places < lengths[:, None]
@@ -141,12 +156,27 @@ class BaselineInputs:
         return tables[0], tables[1], mask[:, None]
 
 
-def baseline_network(name: str, classes: int) -> nn.Module:
+class HeadWithJetFeatures(nn.Module):
+    """A head that takes jet-level features beside what a network has pooled."""
+
+    def __init__(self, width: int, train: Tensor, classes: int):
+        super().__init__()
+        self.register_buffer("center", train.mean(0))
+        self.register_buffer("scale", train.std(0).clamp(min=1e-6))
+        self.net = nn.Sequential(nn.Linear(width + train.shape[1], 128), nn.ReLU(), nn.Linear(128, classes))
+        self.of_jets = train[:0]
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return the logits; the features of the jets of the batch are in `of_jets`."""
+        return self.net(torch.cat((pooled, ((self.of_jets - self.center) / self.scale).clamp(-5, 5)), 1))
+
+
+def baseline_network(name: str, features: int, classes: int) -> nn.Module:
     if name == "part":
         from weaver.nn.model.ParticleTransformer import ParticleTransformer
 
         return ParticleTransformer(
-            input_dim=len(COLUMNS),
+            input_dim=features,
             num_classes=classes,
             pair_input_dim=4,
             use_pre_activation_pair=False,
@@ -161,7 +191,7 @@ def baseline_network(name: str, classes: int) -> nn.Module:
     from weaver.nn.model.ParticleNet import ParticleNet
 
     return ParticleNet(
-        len(COLUMNS),
+        features,
         classes,
         conv_params=[(16, (64, 64, 64)), (16, (128, 128, 128)), (16, (256, 256, 256))],
         fc_params=[(256, 0.1)],
@@ -179,14 +209,21 @@ def flat_then_falling(progress: float) -> float:
 def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
     from weaver.utils.nn.optimizer.ranger import Ranger
 
-    net = baseline_network(name, len(parts["train"].classes))
+    classes, has_jet_features = len(parts["train"].classes), options.inputs == "particles+jet"
+    # the angles stay the last two
+    columns = [*COLUMNS[:-2], 17, 18, *COLUMNS[-2:]] if has_jet_features else COLUMNS
+    inputs = {part: BaselineInputs.of(jets, columns, has_jet_features=has_jet_features) for part, jets in parts.items()}
+    net, head = baseline_network(name, len(columns), classes), None
+    if has_jet_features:
+        net.fc = head = HeadWithJetFeatures(WIDTHS[name], inputs["train"].of_jets, classes)
     if name == "published":
         net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
-    inputs = {part: BaselineInputs.of(jets) for part, jets in parts.items()}
     rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
 
     def logits(part: str, rows: Tensor) -> Tensor:
         features, vectors, mask = inputs[part].batch(rows)
+        if head is not None:
+            head.of_jets = inputs[part].of_jets[rows]
         if name == "part":
             return net(features, v=vectors, mask=mask)
         # the last two features are the angles, in which the first graph is built
@@ -241,7 +278,7 @@ def trained(model: Model, parts: dict[str, Jets], options: argparse.Namespace) -
         if progress >= 1 or progress * VALIDATIONS >= validated + 1:
             validated = int(progress * VALIDATIONS)
             average = model.average
-            with nullcontext() if average is None else average.inside(net.state_dict()):
+            with nullcontext() if average is None else average.applied_to(net.state_dict()):
                 accuracy = (model.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
                 if accuracy > best:
                     best, best_at = accuracy, progress
@@ -276,7 +313,9 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
     training: dict[str, Any] = {}
     if name == "boosting":
         begin = time.process_time()
-        training_features, *features = (jet_features(parts[part]) for part in ("train", *measured))
+        known = PARTICLE_SUMS if options.inputs == "particles" else JET_FEATURES
+        taken = [JET_FEATURES.index(feature) for feature in known]
+        training_features, *features = (jet_features(parts[part])[:, taken] for part in ("train", *measured))
         probabilities = boosting_probabilities(
             training_features, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
         )
@@ -285,7 +324,7 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
-        model = ours(name, parts, seed) if name in PRESETS else baseline(name, parts, seed, options)
+        model = ours(name, parts, seed, options.inputs) if name in PRESETS else baseline(name, parts, seed, options)
         parameters = sum(p.numel() for p in model.net.parameters())
         if name != "published":
             training = trained(model, parts, options)
@@ -394,6 +433,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--presets", nargs="*", default=["standard"], choices=PRESETS)
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=BASELINES)
+    parser.add_argument("--inputs", choices=["particles", "particles+jet"], help="the same for all models")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--seconds", type=float, help="processor time of training, for each net and seed")
     budget.add_argument("--epochs", type=int)

@@ -55,6 +55,16 @@ def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("inputs", ["particles", "particles+jet"])
+def test_baselines_take_the_inputs_of_our_networks(tmp_path, inputs):
+    pytest.importorskip("weaver.nn.model", reason="needs weaver-core: pip install --no-deps weaver-core")
+    arguments = ["--out", tmp_path, "--epochs", 1, "--most-jets", 230, "--inputs", inputs, "--presets", "auto"]
+    models = result_of(run("hep_baselines", *arguments, "--baselines", "boosting", "particlenet", "part"))["models"]
+    assert models.keys() == {"auto", "boosting", "particlenet", "part"}
+    assert all(0 < found["top-1"]["mean"] < 1 for found in models.values())
+
+
+@pytest.mark.slow
 def test_scoring_is_timed_on_one_core_and_on_all(jets, tmp_path):
     fit(jets, FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "tagger", quiet=True)
     result = result_of(run("hep_score", tmp_path / "tagger", *jets, "--repeats", 1))
