@@ -21,7 +21,7 @@ from subquad.hep.data.jets import as_jets
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.splits import check_counts, split_dataset, stratified_split
 from subquad.hep.data.store import dataset_of
-from subquad.hep.fit_settings import FitSettings, Graph, Optimizer, Precision, PresetName, ScheduleName
+from subquad.hep.fit_settings import FitSettings, Graph, Inputs, Optimizer, Precision, PresetName, ScheduleName
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.fine_tuning import origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
@@ -70,6 +70,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self,
         *,
         preset: PresetName = FitSettings.preset,
+        inputs: Inputs | None = FitSettings.inputs,
         from_: Path | str | None = FitSettings.from_,
         k: int | None = FitSettings.k,
         graph: Graph | None = FitSettings.graph,
@@ -92,6 +93,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         random_state: Any = None,
     ) -> None:
         self.preset = preset
+        self.inputs = inputs
         self.from_ = from_
         self.k = k
         self.graph = graph
