@@ -72,7 +72,10 @@ def test_the_message_of_a_failure_is_the_sentence_of_the_command_and_never_a_tra
 
 
 def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    # in the background of a script interrupts are ignored, and processes inherit that
+    sleeping = "import signal, time; signal.signal(2, signal.SIG_DFL); print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", sleeping], start_new_session=True, stdout=subprocess.PIPE)
+    process.stdout.readline()
     started = psutil.Process(process.pid).create_time()
     job = written(tmp_path / "a", {"state": "running", "pid": process.pid, "started": started}, server=NOBODY)
     assert job.state == "running"
@@ -83,6 +86,7 @@ def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
     reaper.join(60)
     assert job.state == "stopped"
     assert process.returncode == -signal.SIGINT
+    process.stdout.close()
 
 
 @pytest.mark.slow
