@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -60,11 +61,7 @@ def layer_choice(choice: Mapping[str, Any]) -> Figure:
     colours = [GREEN if layer in choice["chosen"] else GREY for layer in values]
     axes.scatter([*values], [*values.values()], color=colours)
     axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
-    axes.set_xlabel("layer with softmax attention")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("nats per token")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    _label(axes, "layer with softmax attention", "nats per token")
     return figure
 
 
@@ -109,9 +106,14 @@ def layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]
     for name, colour in (("untrained", GREY), ("transferred", GREEN)):
         axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=names[name], markersize=4)
     axes.set_yscale("log")
-    axes.set_xlabel("layer")
+    _label(axes, "layer", "relative error")
+    return figure
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    """Label axes with one point per layer."""
+    axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("relative error")
+    axes.set_ylabel(y)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
