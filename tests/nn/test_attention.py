@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 
@@ -195,7 +196,9 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
         ({"feature_map": "non"}, "feature_map must be one of hedgehog, t2r, none, moments, not 'non'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(change, message):
+def test_settings_that_cannot_work_are_refused(change, message, monkeypatch):
+    # the module's own checks, not those of annotations, which users do not have
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         attention(**change)
 
