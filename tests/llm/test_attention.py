@@ -1,5 +1,7 @@
 """Hybrid attention inside Hugging Face decoders: the same model where it should be, and the same text step by step."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -389,6 +391,13 @@ def test_several_sequences_in_one_row_have_no_common_state():
     mask = mask[None, None]
     with pytest.raises(ValueError, match="no common state for decoding; pass use_cache=False"):
         layer(torch.zeros(1, 7, 30).double(), positions, mask, position_ids=packed, cache=new_cache(model))
+
+
+def test_a_text_without_tokens_is_refused():
+    model = converted("llama")
+    for run in (model, partial(model.generate, max_new_tokens=3)):
+        with pytest.raises(ValueError, match=r"no tokens: the input has the shape \(1, 0\)"):
+            run(tokens(1, 7)[:, :0])
 
 
 def test_a_mask_of_the_users_own_is_refused():

@@ -417,6 +417,8 @@ def test_the_command_shows_all_costs(capsys, monkeypatch):
     for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "2,048", "1.31 TB", "1 of 14 blocks"):
         assert words in shown
     assert "none: the memory that is not sharded exceeds --gpu-memory 80 GB; try --gradient-checkpointing" in shown
+    assert "llama-3.1-405b: a block fits, but stage 2, which follows in the same process, does not." in shown
+    assert "llama-3.1-8b: a block" not in shown
 
 
 def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, capsys):

@@ -133,8 +133,10 @@ class HybridSelfAttention(nn.Module):
                 the tokens. Where these start again at 0, another sequence begins (packed sequences).
 
         Raises:
-            ValueError: Packed positions jump, or there is a cache.
+            ValueError: There are no tokens, or packed positions jump or come with a cache.
         """
+        if not hidden_states.shape[1]:
+            raise ValueError(f"no tokens: the input has the shape {tuple(hidden_states.shape[:2])}")
         qkv, inputs = self._project(hidden_states, position_embeddings)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         documents = self.documents

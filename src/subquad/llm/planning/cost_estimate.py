@@ -3,7 +3,8 @@ r"""Costs of linearizing a model: memory, disk, time, and the state of generatio
 Counts of weights and bytes of the state are exact. Memory of training and time are estimates per GPU, with $n$ tokens
 (batch size times sequence length) in a step, $b$ bytes per frozen weight, and trained weights in float32 (LoRA updates
 are multiplied in the type of the frozen weights). Estimates of memory are within 10 % of measured steps on a CPU,
-without the kernels' own memory.
+without the kernels' own memory. The copy of the best trained weights that `--validate-every` keeps, 4 bytes each, is
+not counted.
 
 **Memory.** Frozen weights are sharded over the GPUs (`linearize --shard`), except those of block-wise transfer; trained
 weights, their gradients and AdamW's two moments are replicated. With more than one GPU, each also gathers two layers

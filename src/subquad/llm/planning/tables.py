@@ -86,6 +86,10 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
         f"{settings.flops_per_gpu:.1e} operations per second and GPU (--flops)"
         + (", * at the measured rate." if is_measured else "; prefer a measured rate."),
     ]
+    for name, estimate in estimates.items():
+        if estimate.memory["lora"]["fits"] or not estimate.memory.get("transfer_in_blocks", {}).get("fits"):
+            continue
+        lines.append(f"{name}: a block fits, but stage 2, which follows in the same process, does not.")
     fewest = [own["fewest_gpus"] for estimate in estimates.values() for own in estimate.memory.values()]
     if None in fewest:
         smaller = "a smaller --batch-size or --sequence-length"
