@@ -10,7 +10,10 @@ features. With `--inputs` all models have the same inputs: `particles`, these 17
 sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
 what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
 ParticleNet with the weights trained on 100 million jets ($SUBQUAD_DATA/hep/rivals), which is not fitted here: an
-upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time.
+upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time. Variants of `auto`, as
+presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev order 1; with five blocks it has
+as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike, in place of the filter,
+`auto-unit-weights` with the filter on such a graph, and others with one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
@@ -67,6 +70,19 @@ from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import parameter_groups, schedule
 
 BASELINES = ("particlenet", "part", "boosting", "published")
+VARIANTS = {
+    "auto-no-graph": {"chebyshev_order": 1},
+    "auto-no-graph-5-blocks": {"chebyshev_order": 1, "layers": 5},
+    "auto-neighbour-mean": {"chebyshev_order": 2},
+    "auto-unit-weights": {},
+    "auto-2-terms": {"chebyshev_order": 2},
+    "auto-8-terms": {"chebyshev_order": 8},
+    "auto-16-neighbours": {"k": 16},
+    "auto-wide": {"width": 128, "layers": 4},
+}
+"""Settings of `fit` by which a variant differs from `auto`."""
+UNIT_WEIGHTS = ("auto-neighbour-mean", "auto-unit-weights")
+"""Variants all of whose edges have the weight 1: the exponents are 0 and not trained."""
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 WIDTHS = {"particlenet": 256, "part": 128}
 """What a network has pooled, before its head."""
@@ -99,17 +115,20 @@ class Model:
 
 
 def ours(name: str, parts: dict[str, Jets], seed: int, inputs: str | None) -> Model:
-    fit, preset = FitSettings(), PRESETS[name]
-    preset = replace(preset, net=net_settings(FitSettings(preset=name, inputs=inputs)))
+    base = "auto" if name in VARIANTS else name
+    fit = FitSettings(preset=base, inputs=inputs, **VARIANTS.get(name, {}))
+    preset = replace(PRESETS[base], net=net_settings(fit))
     layout = layout_of(preset.net)
     chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
     train = dataset_of(chunks["train"], layout)
     layout = fit_standardization(layout, preset.net, train.particles, train.jet_features)
     datasets = {part: dataset_of(chunk, layout) for part, chunk in chunks.items()}
     net = build_network(preset.net, layout, len(parts["train"].classes))
+    if name in UNIT_WEIGHTS:
+        net.exponents.requires_grad_(False).zero_()
     rows = torch.arange(len(train))
 
-    name, warmup = preset.schedule
+    shape, warmup = preset.schedule
     groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=fit.weight_decay)
     return Model(
         net=net,
@@ -117,7 +136,7 @@ def ours(name: str, parts: dict[str, Jets], seed: int, inputs: str | None) -> Mo
         predict=lambda part: predict_logits(net, datasets[part]),
         plan=lambda epoch: bucketed_batches(rows, train.lengths, fit.batch_size, seed=seed, epoch=epoch),
         optimizer=torch.optim.AdamW(groups),
-        rate=schedule(name, warmup=warmup),
+        rate=schedule(shape, warmup=warmup),
         clip=1.0,
         average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,
     )
@@ -324,7 +343,8 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
-        model = ours(name, parts, seed, options.inputs) if name in PRESETS else baseline(name, parts, seed, options)
+        is_ours = name in (*PRESETS, *VARIANTS)
+        model = ours(name, parts, seed, options.inputs) if is_ours else baseline(name, parts, seed, options)
         parameters = sum(p.numel() for p in model.net.parameters())
         if name != "published":
             training = trained(model, parts, options)
@@ -431,7 +451,7 @@ def table(summaries: dict[str, dict[str, dict[str, float | None]]]) -> str:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--presets", nargs="*", default=["standard"], choices=PRESETS)
+    parser.add_argument("--presets", nargs="*", default=["standard"], choices=[*PRESETS, *VARIANTS])
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=BASELINES)
     parser.add_argument("--inputs", choices=["particles", "particles+jet"], help="the same for all models")
     budget = parser.add_mutually_exclusive_group(required=True)
