@@ -92,7 +92,9 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     training, texts = write_texts(Path(os.environ["SUBQUAD_DATA"]) / "llm", options.out)
     extra = json.loads(options.settings)
-    model, tokenizer = open_checkpoint(locate(options.model), getattr(torch, extra.get("dtype", "float32")))
+    dtype = getattr(torch, extra.get("dtype", "float32"))
+    # its weights are let go: a run opens them again
+    tokenizer = open_checkpoint(locate(options.model), dtype)[1]
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
         for name, file in texts.items()
@@ -102,8 +104,6 @@ def main():
     given = {
         "held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys, "haystack": texts["speeches"],
     }  # fmt: skip
-    attention = AttentionSettings(**ARMS["default"])
-    convert(model, attention, check=False)
     found = {}
     for seed in options.seeds:
         for arm in options.arms:
@@ -132,7 +132,7 @@ def main():
                 own = kept(options.out / file_name(name, seed), options, compute)
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
-    found |= measure_untrained(model, attention, options, given)
+    found |= measure_untrained(open_checkpoint(locate(options.model), dtype)[0], options, given)
     print(
         json.dumps(
             {
@@ -150,9 +150,10 @@ def main():
     )
 
 
-def measure_untrained(model, attention, options, given):
-    """Return the measurements of a converted model before any training, as teacher, as student and as each control."""
-    found = {}
+def measure_untrained(model, options, given):
+    """Return the measurements of a model before any training, as teacher, as student and as each control."""
+    found, attention = {}, AttentionSettings(**ARMS["default"])
+    convert(model, attention, check=False)
     modes = {
         "teacher": "softmax",
         "window, untrained": "window",

@@ -122,14 +122,18 @@ def test_without_a_linear_branch_a_window_is_needed(how):
         AttentionSettings(**how, feature_map="none")
 
 
-@pytest.mark.parametrize("how", [{"transfer_tokens": 31}, {"block_layers": 2}])
-def test_there_is_no_attention_transfer_without_a_linear_branch(how):
+def test_there_is_no_attention_transfer_without_a_linear_branch():
     attention = AttentionSettings(feature_map="none")
     with pytest.raises(
         SubquadError, match=r"there is no attention transfer with --attention\.feature-map none; omit it"
     ):
-        LinearizeSettings(attention=attention, lora_tokens=31, **how)
-    assert not LinearizeSettings(attention=attention, lora_tokens=31).has_transfer
+        LinearizeSettings(attention=attention, lora_tokens=31, block_layers=2)
+    with pytest.raises(SubquadError, match=r"--transfer-tokens requires --lora-tokens"):
+        LinearizeSettings(attention=attention, transfer_tokens=31)
+    # as from a recipe
+    settings = LinearizeSettings(attention=attention, transfer_tokens=31, lora_tokens=31)
+    assert settings == LinearizeSettings(attention=attention, lora_tokens=31)
+    assert not settings.has_transfer
 
 
 def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():

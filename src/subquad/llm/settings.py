@@ -30,7 +30,7 @@ class AttentionSettings:
     """The hybrid attention that replaces softmax attention; saved with the model."""
 
     window: Model[int] = 64
-    """Tokens in the softmax window."""
+    """Tokens of the softmax window, or of one of its blocks (`terrace`)."""
     window_shape: Model[Literal["terrace", "sliding", "none"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
     `window` tokens. `none`: linear attention only."""
@@ -168,8 +168,8 @@ class LinearizeSettings:
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
     are given."""
     transfer_tokens: Training[int | None] = None
-    """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`. Omitted without a linear
-    branch."""
+    """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`. Not used without a
+    linear branch."""
     lora_tokens: Training[int | None] = None
     """Training tokens of fine-tuning; used with `--transfer-tokens` instead of `--minutes`."""
     sequence_length: Input[int] = 1024
@@ -184,7 +184,8 @@ class LinearizeSettings:
     lora_learning_rate: Training[float] = 2e-3
     """Peak learning rate of the LoRA updates."""
     feature_map_learning_rate: Training[float] = 3e-3
-    """Peak learning rate of the feature maps during fine-tuning; 0 freezes them, as in the paper."""
+    """Peak learning rate of the feature maps, or of γ and c of moments, during fine-tuning; 0 freezes them, as in the
+    paper."""
     lora_rank: Model[int] = 16
     """Rank of the LoRA updates."""
     lora_alpha: Model[float] = 32.0
@@ -203,9 +204,9 @@ class LinearizeSettings:
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""
     random_windows: Training[tuple[int, ...]] = ()
-    """Windows from which fine-tuning draws one for each training sequence, such as `0 16 32 64`, so that the linear
-    branch learns to carry weight; 0 for linear attention alone. Evaluation, and the saved model, have
-    `--attention.window`. Default: the window of the model."""
+    """Windows from which fine-tuning draws one for each training sequence, such as `16 32 64`, so that the linear
+    branch learns to carry weight; with feature maps also 0, for linear attention alone. Evaluation, and the saved
+    model, have `--attention.window`. Default: the window of the model."""
     train_on: Training[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
     controls: Training[bool] = False
@@ -316,12 +317,13 @@ class LinearizeSettings:
     def _check_budget(self) -> None:
         if self.from_ is not None:
             self._check_from()
-        elif not self.attention.has_linear:
-            for name in ("transfer_tokens", "block_layers"):
-                if getattr(self, name) is not None:
-                    raise SubquadError(
-                        f"{flag_name(name)}: there is no attention transfer with --attention.feature-map none; omit it"
-                    )
+        elif not self.attention.has_linear and self.block_layers is not None:
+            raise SubquadError(
+                "--block-layers: there is no attention transfer with --attention.feature-map none; omit it"
+            )
+        elif not self.attention.has_linear and self.lora_tokens is not None:
+            # a recipe may give both
+            object.__setattr__(self, "transfer_tokens", None)
         elif (self.transfer_tokens is None) != (self.lora_tokens is None):
             given, missing = ("transfer_tokens", "lora_tokens")
             if self.transfer_tokens is None:

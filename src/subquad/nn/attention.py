@@ -1,8 +1,8 @@
 r"""Trainable feature maps and hybrid linear and window attention, which replace softmax attention in LoLCATs.
 
 Eqs. (5)-(7) of arXiv:2410.10254. In the paper a map is applied to queries and keys after the rotary embedding; it can
-read other inputs, such as those before it. Its weights stay in float32. Cost: O(T · window) in training, O(1) per token
-in decoding; see `subquad.ops.linattn`.
+read other inputs, such as those before it. Its weights stay in float32. Cost: O(T · (cache + window)) in training, O(1)
+per token in decoding; see `subquad.ops.linattn`.
 
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """

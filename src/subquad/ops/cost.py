@@ -154,17 +154,38 @@ def hybrid_chunked(
 
 def hybrid_step(
     *, B: int, Hq: int, Hkv: int, Hf: int, K: int, V: int, F: int, w: int = 64,
-    window_shape: str = "terrace", sinks: int = 0, cache: int = 0, itemsize: int = 4,
+    window_shape: str = "terrace", sinks: int = 0, cache: int = 0, input_width: int = 0, moments: bool = False,
+    itemsize: int = 4,
 ) -> Cost:  # fmt: skip
-    """Return the cost of hybrid attention for one token: the same after any number of tokens."""
+    """Return the cost of hybrid attention for one token: the same after any number of tokens.
+
+    Args:
+        B: Rows.
+        Hq: Query heads.
+        Hkv: Key heads.
+        Hf: Heads of the keys' feature map; `Hkv` with moments.
+        K: Key width.
+        V: Value width.
+        F: Features; K + 1 with moments, 0 without a linear branch.
+        w: Window.
+        window_shape: `sliding`, `terrace` or `none`.
+        sinks: Sinks.
+        cache: Cached tokens.
+        input_width: Width of what the feature map, or the choice of cached tokens, reads in place of the keys; 0 for
+            the keys.
+        moments: Whether moments stand in place of features.
+        itemsize: Bytes of a number.
+    """
     ring = {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
     slots = sinks + cache + ring
     read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
     # on average one token leaves the window
     write = 2 * B * Hf * F * (V + 1) + (2 * B * Hkv * K if cache else 0)
     # sums and marks are at least float32, and each row has one 8-byte counter
-    marks = Hkv * (2 * cache + ring + K) if cache else 0
-    state = B * (itemsize * Hkv * slots * (K + V) + max(itemsize, 4) * (Hf * F * (V + 1) + marks) + 8)
+    marks = Hkv * (2 * cache + ring + (input_width or K)) if cache else 0
+    sums = Hf * F * (V + 1) + moments * Hkv * K
+    exact = Hkv * (slots * (K + V) + ring * input_width)
+    state = B * (itemsize * exact + max(itemsize, 4) * (sums + marks) + 8)
     one = _attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=1, K=K, V=V, F=F, itemsize=itemsize)
     return Cost(operations=read + write, bytes=one + state, state=state)
 

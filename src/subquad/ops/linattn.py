@@ -35,8 +35,8 @@ Positions count the real tokens of a row, so that padding on either side does no
 the result that it would give alone and without padding. A padded key has no effect; a padded query gives 0.
 
 Forms: `hybrid_quadratic`, the definition, O(T²), from its `hybrid_weights`; `hybrid_chunked` for training and
-`hybrid_prefill` for prompts, O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not
-depend on T. The last two take the feature map of keys as a function and apply it to keys that leave the window. All
+`hybrid_prefill` for prompts, O(T · (C + window)); `hybrid_step`, one token, O(1), on a `HybridState` whose size does
+not depend on T. The last two take the feature map of keys as a function and apply it to keys that leave the window. All
 accumulate in float32 (float64 for float64 inputs), also under autocast. The two forms for many tokens compute blocks
 with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that give equal results.
 
@@ -116,7 +116,7 @@ def hybrid_chunked(
     inputs: Float[Tensor, "B Hkv T U"] | None = None,
     kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
-    """Compute `hybrid_quadratic` in O(T · window), block by block; for training.
+    """Compute `hybrid_quadratic` in O(T · (C + window)), block by block; for training.
 
     `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions. The choice of cached tokens
     reads `inputs`.

@@ -1,8 +1,8 @@
 r"""Hybrid attention over whole blocks of positions, with a backward pass written by hand.
 
 The queries of a block attend to their own block and the one before by softmax (or, outside a `sliding` window, by
-features), and to the sum over all earlier blocks. O(T · window) operations. Saved for the backward pass: the inputs,
-the output and its normaliser; the weights are recomputed, so that the memory between the passes is O(T).
+features), and to the sum over all earlier blocks. O(T · (C + window)) operations. Saved for the backward pass: the
+inputs, the output and its normaliser; the weights are recomputed, so that the memory between the passes is O(T).
 
 Axes: B rows, L positions of queries, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or Hkv), K key
 width, V value width, V1 = V + 1, F features, E sinks, C cached tokens, X their sources. Inside: N blocks of queries, w

