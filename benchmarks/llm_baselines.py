@@ -174,6 +174,7 @@ def main():
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
         for name, file in texts.items()
+        if name in options.texts
     }
     given = {
         "held_out": {name: ids[: options.sequences] for name, ids in held_out.items()},

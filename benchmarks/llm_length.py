@@ -83,7 +83,6 @@ HIDDEN = {0.1: 48213, 0.3: 90517, 0.5: 37264, 0.7: 61829, 0.9: 25943}
 def main():
     parser = parser_for(__doc__, ARMS)
     parser.add_argument("--model", default="smollm2", help="teacher, as `subquad llm linearize` takes it")
-    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS + EARLIER, help="held-out texts")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
@@ -177,6 +176,7 @@ def parser_for(text, arms):
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=tuple(arms), choices=tuple(arms))
+    parser.add_argument("--texts", nargs="+", default=TEXTS, choices=TEXTS + EARLIER, help="held-out texts")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
     parser.add_argument("--transfer-tokens", type=int, default=32_768)
     parser.add_argument("--lora-tokens", type=int, default=65_536)
