@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.models.adapter import adapter_settings
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training import lora
 from subquad.llm.training.lora import fine_tune_step
-from subquad.runs.storage import read_tensors
+from subquad.runs.storage import plain, read_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,34 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path, capsys)
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(SubquadError, match="exists already"):
         subquad.llm.merge(adapter, out=tmp_path / "whole", quiet=True)
+
+
+def test_a_merged_adapter_keeps_its_controls_and_is_not_written_over_itself(adapter, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(adapter, copy)
+    (copy / "controls" / "window_fine_tuned").mkdir(parents=True)
+    (copy / "controls" / "window_fine_tuned" / "metrics.json").write_text("{}")
+    with pytest.raises(SubquadError, match=r"ADAPTER .*copy lies in --out .*copy, which would be"):
+        subquad.llm.merge(copy, out=copy, force=True, quiet=True)
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    subquad.llm.merge(copy, out=".", quiet=True)
+    assert (tmp_path / "whole" / "controls" / "window_fine_tuned" / "metrics.json").is_file()
+    assert (tmp_path / "whole" / "model.safetensors").is_file()
+
+
+def test_settings_that_follow_from_others_are_not_taken_for_given(adapter, folder, tmp_path):
+    copy, own = tmp_path / "copy", AttentionSettings(window=3, cache=0, feature_map="hedgehog", horizon=2048.0)
+    shutil.copytree(adapter, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hybrid_attention": plain(own)}))
+    # its horizon is the default's with feature maps
+    given = continued(copy, attention=AttentionSettings(feature_map="hedgehog"))
+    assert given.attention.horizon not in (own.horizon, AttentionSettings().horizon)
+    assert adapter_settings(copy, folder, given, quiet=True).attention == own
+    given = continued(copy, attention=AttentionSettings(feature_map="hedgehog", horizon=77.0))
+    with pytest.raises(SubquadError, match=r"--attention\.horizon 77\.0: the adapter .* has 2048\.0; omit it"):
+        adapter_settings(copy, folder, given, quiet=True)
 
 
 def test_an_adapter_is_evaluated_after_merging_only(adapter, text, tmp_path):

@@ -282,3 +282,35 @@ def test_of_the_states_that_are_kept_the_one_not_used_for_the_longest_time_goes(
     assert kept.find([1, 2, 3, 4])[0] == 2
     assert kept.find([9]) is None
     assert PrefixStates(0).find([1]) is None
+
+
+@pytest.mark.parametrize("place", ["_begin", "_start"])
+def test_a_job_that_fails_while_it_is_started_is_closed_too(model, tokenizer, monkeypatch, place):
+    engine = Engine(model, tokenizer, max_batch_size=2)
+    jobs = [Recorded(prompt(3), 5, n=2), Recorded(prompt(4), 5)]
+    for recorded in jobs:
+        engine.submit(recorded.job)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(engine, place, fail)
+    with pytest.raises(MemoryError):
+        engine.run()
+    assert [recorded.finishes() for recorded in jobs] == [{0: "closed", 1: "closed"}, {0: "closed"}]
+
+
+def test_a_cancellation_does_not_count_as_waiting(model, tokenizer):
+    engine, recorded = Engine(model, tokenizer), Recorded(prompt(3), 1)
+    engine.submit(recorded.job)
+    assert engine.waiting == 1
+    engine.work()
+    engine.cancel(recorded.job)
+    assert engine.waiting == 0
+
+
+def test_more_most_likely_tokens_than_there_are_are_all_tokens(model, tokenizer):
+    how = {"seed": 3, "sampling": SamplingParameters(temperature=1.0, top_k=10**400)}
+    usual = {"seed": 3, "sampling": SamplingParameters(temperature=1.0, top_k=283)}
+    ids = prompt(5)
+    assert alone(model, tokenizer, ids, 7, **how).tokens() == alone(model, tokenizer, ids, 7, **usual).tokens()

@@ -3,11 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants, metadata_load
 from safetensors.torch import save_file
-from support.llm_models import SMALL, tiny_model
+from support.llm_models import SMALL, small_attention, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -170,3 +172,31 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused_before_training(fol
     with pytest.raises(SubquadError, match=rf"{other}: .*{name}.*missing"):
         subquad.llm.linearize(other, text, settings, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "history.jsonl").exists()
+
+
+def test_fused_projections_have_no_updates_of_their_own_once_they_are_split():
+    model, attention = tiny_model("phi3"), small_attention()
+    check_targets(model, ("q_proj", "o_proj"), attention=attention)
+    with pytest.raises(SubquadError, match="--lora-targets: no layer 'qkv_proj'"):
+        check_targets(model, ("qkv_proj",), attention=attention)
+
+
+def test_weights_that_lie_beside_a_model_are_not_part_of_it(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = model_fingerprint(copy)
+    save_file({"other": torch.zeros(3)}, copy / "saved.safetensors")
+    assert model_fingerprint(copy) == before
+    save_file({"other": torch.zeros(3)}, copy / "model.safetensors")
+    assert model_fingerprint(copy) != before
+
+
+def test_inputs_are_not_overwritten(folder, text, tmp_path):
+    inside = tmp_path / "out"
+    inside.mkdir()
+    shutil.copy(text, inside / "text.txt")
+    with pytest.raises(SubquadError, match=r"--text .*text.txt lies in --out .*, which would be overwritten"):
+        subquad.llm.linearize(folder, inside / "text.txt", SMALL, out=inside, force=True, quiet=True)
+    with pytest.raises(SubquadError, match=r"MODEL .* lies in --out"):
+        subquad.llm.linearize(folder, text, SMALL, out=folder, force=True, quiet=True)
+    assert (inside / "text.txt").read_bytes() == Path(text).read_bytes()

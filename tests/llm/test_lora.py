@@ -9,8 +9,9 @@ from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import LinearizeSettings
-from subquad.llm.training import losses
+from subquad.llm.training import lora, losses
 from subquad.llm.training.lora import fine_tune, fine_tune_step
+from subquad.llm.training.metrics import run_teacher
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 
@@ -149,3 +150,42 @@ def test_a_tied_output_head_is_not_a_valid_target():
 def test_distillation_requires_teacher_logits():
     with pytest.raises(ValueError, match="no teacher logits"):
         losses.language_model_loss(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long), distillation_weight=0.5)
+
+
+@pytest.mark.parametrize("how", [{}, {"distillation_weight": 0.5}])
+def test_validation_has_the_loss_that_is_trained(how):
+    model, settings = tuned(), LinearizeSettings(**how)
+    loss_mask = torch.rand(2, 23, generator=torch.Generator().manual_seed(1)) < 0.4
+    documents = torch.arange(23).div(9, rounding_mode="floor").expand(2, 23)
+    expected = fine_tune_step(model, IDS, lambda _: None, loss_mask=loss_mask, documents=documents, settings=settings)[
+        "loss"
+    ]
+    given = lora._validation_loss(model, IDS, settings, loss_mask=loss_mask, documents=documents)
+    assert given == pytest.approx(float(expected), rel=1e-5)
+    assert given != pytest.approx(lora._validation_loss(model, IDS, settings, loss_mask=None, documents=None), rel=1e-3)
+
+
+def test_a_teacher_has_no_dropout():
+    model = add_lora(
+        convert(tiny_model("phi3", resid_pdrop=0.4), small_attention(window=3)), LinearizeSettings(), seed=0
+    ).train()
+    settings = LinearizeSettings(distillation_weight=1.0)
+    teachers = []
+
+    def keep(module, arguments, output):
+        if not module.training:
+            teachers.append(output.logits.detach())
+
+    hook = lora._callable_model(model).register_forward_hook(keep)
+    for _ in range(2):
+        fine_tune_step(model, IDS, lambda _: None, settings=settings)
+    hook.remove()
+    assert torch.equal(*teachers)
+    assert all(module.training for module in model.modules())
+
+    targets = []
+    for _ in range(2):
+        own = []
+        run_teacher(model.model, IDS, lambda layer, given, target, weights, own=own: own.append(target))
+        targets.append(torch.stack(own))
+    assert torch.equal(*targets)

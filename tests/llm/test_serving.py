@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
-import uvicorn
 from support.llm_models import byte_tokenizer, linear_model
+from support.servers import Server, ask, wait_for
 
 import subquad.llm
 from subquad.cli import main
@@ -28,36 +26,6 @@ from subquad.llm.serving.settings import GenerateSettings, ServeSettings
 from subquad.llm.serving.state_files import read_state
 
 CONTEXT = 50_000
-
-
-class Server:
-    """An application on a port of its own."""
-
-    def __init__(self, app):
-        self.app, self.engine = app, app.state.engine
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-        self.thread.start()
-        wait_for(lambda: self.server.started)
-
-    def client(self):
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join()
-
-
-def wait_for(condition, seconds=100):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +55,6 @@ def chat(client, said="the river", **how):
     return client.chat.completions.create(
         **{"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 23, **how}
     )
-
-
-def ask(server, path, body=None):
-    """Return the status and the body of a reply, without a client's help."""
-    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    request = urllib.request.Request(f"{server.url}{path}", data, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request) as reply:
-            return reply.status, json.load(reply)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
 
 
 def test_the_server_lists_its_model(server, client):

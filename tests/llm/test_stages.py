@@ -40,8 +40,8 @@ def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
         return real_train(model, optimizer=optimizer, **options)
 
     monkeypatch.setattr(stages, "train", watched_train)
-    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [next(losses)])
-    monkeypatch.setattr(lora, "perplexity", lambda *_, **__: next(losses))
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_, **__: [next(losses)])
+    monkeypatch.setattr(lora, "_validation_loss", lambda *_, **__: next(losses))
     made = prepare_text(tokenizer, [text], sequence_length=31)
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), settings.attention)
     options = {"tokens": 31 * STEPS, "precision": "float32", "validation": made.holdout.ids[:1], "quiet": True}
@@ -97,7 +97,7 @@ def test_patience_that_runs_out_at_the_last_step_is_not_early_stopping(monkeypat
 def test_each_block_stops_early_by_itself(monkeypatch, folder, tokenizer, text, tmp_path):
     settings = replace(SMALL, **TOKENS, patience=2, validate_every=2)
     losses = iter([5.0, 6.0, 7.0, 5.0, 4.0, 3.0, 3.5, 3.6])
-    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [next(losses)])
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_, **__: [next(losses)])
     made = prepare_text(tokenizer, [text], sequence_length=31)
     found = transfer_blockwise(
         folder, made.training.ids, settings, block_layers=1, tokens=31 * STEPS, directory=tmp_path,

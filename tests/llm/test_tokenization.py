@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.llm_models import byte_tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace, Sequence, Split
+from transformers import PreTrainedTokenizerFast
 
-from subquad.llm.serving.tokenization import Detokenizer
+from subquad.llm.serving.tokenization import Detokenizer, encode_after
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +54,25 @@ def test_invalid_bytes_are_released_in_the_end(tokenizer):
     assert detokenizer.add(lone) == ""
     assert detokenizer.finish() == "\ufffd"
     assert any(detokenizer.add(lone) for _ in range(40))
+
+
+def test_a_character_whose_first_bytes_end_the_prompt_is_new_text(tokenizer):
+    *first, last = tokenizer("aé", add_special_tokens=False)["input_ids"]
+    detokenizer = Detokenizer(tokenizer, first)
+    assert detokenizer.add(last) + detokenizer.finish() == "é"
+
+
+def test_text_after_another_one_gets_no_space_of_its_own(tokenizer):
+    pieces = ["▁", "\n", "the", "▁old", "▁bi", "rd", "s", "▁sing", "<unk>"]
+    made = Tokenizer(WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token="<unk>"))
+    made.pre_tokenizer = Sequence([Metaspace(), Split(Regex("\n|▁old|▁bi|rd|s(?!i)|▁sing"), "isolated")])
+    metaspace = PreTrainedTokenizerFast(tokenizer_object=made)
+
+    def shown(tokens):
+        return metaspace.convert_ids_to_tokens(tokens)
+
+    assert shown(encode_after(metaspace, "rds sing")) == ["rd", "s", "▁sing"]
+    # as it would be at the start of a text
+    assert "▁" in "".join(shown(metaspace("rds sing")["input_ids"]))[:6] or shown(metaspace("rds")["input_ids"])
+    for text in ("the green", "\nthe", " the", ""):
+        assert encode_after(tokenizer, text) == tokenizer(text, add_special_tokens=False)["input_ids"]

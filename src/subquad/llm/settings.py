@@ -382,6 +382,11 @@ class LinearizeSettings:
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
+        if self.standalone and self.attention.kernel != "torch":
+            raise SubquadError(
+                "--standalone requires --attention.kernel torch: the Triton kernels are not part of the code that is "
+                "written"
+            )
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

@@ -124,6 +124,22 @@ def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
     return path
 
 
+def check_not_inside(out: Path | str, *inputs: Path | str | None, flag: str) -> None:
+    """Check that an output which may be overwritten contains none of the inputs.
+
+    Args:
+        out: The output.
+        *inputs: Files and folders that are read.
+        flag: The flag that names them.
+
+    Raises:
+        SubquadError: One of them is `out`, or lies in it.
+    """
+    for given in inputs:
+        if given is not None and Path(out).resolve() in (Path(given).resolve(), *Path(given).resolve().parents):
+            raise SubquadError(f"{flag} {given} lies in --out {out}, which would be overwritten; choose another --out")
+
+
 def shipped_file(path: Path, sha256: str) -> Path:
     """Return the path of a data file that ships with the package, after checking its content.
 

@@ -62,7 +62,7 @@ def process_device() -> torch.device:
     return torch.device(processes().device or "cpu")
 
 
-def device_name() -> str:
-    """Return the name of the GPU, or the number of CPU threads, for reports."""
-    device, threads = process_device(), torch.get_num_threads()
+def device_name(device: torch.device | None = None) -> str:
+    """Return the name of a GPU, or the number of CPU threads, for reports; by default of this process's device."""
+    device, threads = device or process_device(), torch.get_num_threads()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"

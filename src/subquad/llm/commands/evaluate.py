@@ -12,6 +12,7 @@ from subquad.llm.evaluation.model_variants import ModelLoader, models_to_evaluat
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import RESULT, MeasurementStore
 from subquad.llm.evaluation.summary import summarize
+from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_page import evaluation_page
 from subquad.progress import say
 from subquad.runs.lock import locks_output
@@ -74,7 +75,7 @@ def evaluate(
         "subquad": {"kind": "llm evaluation", "version": __version__, "settings": plain(settings)},
         "texts": [path.name for path in texts],
         "not_measured": missing,
-        "machine": device_name(),
+        "machine": device_name(chosen_device(settings.device)),
         "models": results,
     }
     with atomic(store.directory / "report.html") as temporary:

@@ -91,10 +91,16 @@ class Linearization:
 
     def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
         """Continue the start of the held-out text."""
-        prompt = self.note("samples", "prompt", lambda: self.tokenizer.decode(self.holdout[0, :PROMPT_TOKENS]))
+        prompt = self.note("samples", "prompt", self._prompt)
         settings = GenerateSettings(max_new_tokens=SAMPLE_TOKENS)
         with attention_mode(model, mode):
             self.note("samples", name, lambda: generate_text(model, self.tokenizer, prompt, settings, seed=self.seed))
+
+    def _prompt(self) -> str:
+        # the token at the start of a text is added again
+        text = self.tokenizer.decode(self.holdout[0, :PROMPT_TOKENS], skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
 
     def budget(self, model: PreTrainedModel, *, elapsed: float = 0.0) -> TokenBudget:
         """Determine the token budget; only with the user's tokens may the model be on the meta device."""
@@ -163,12 +169,15 @@ class Linearization:
 
     def stage_options(self, budget: TokenBudget, tokens: int) -> StageOptions:
         """Return what both stages are given."""
+        data, is_separate = self.data, self.settings.documents == "separate"
         return {
             "tokens": tokens,
             "precision": budget.precision,
-            "validation": self.data.validation.ids,
-            "mixture": self.data.mixture,
-            "documents": self.data.training.documents if self.settings.documents == "separate" else None,
+            "validation": data.validation.ids,
+            "validation_mask": data.validation.loss_mask if self.settings.train_on == "answers" else None,
+            "validation_documents": data.validation.documents if is_separate else None,
+            "mixture": data.mixture,
+            "documents": data.training.documents if is_separate else None,
             "directory": self.run.directory,
             "seed": self.seed,
             "quiet": self.quiet,

@@ -24,7 +24,7 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.meta_model import can_stream, open_meta_model
+from subquad.llm.models.meta_model import OtherNamesError, can_stream, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
@@ -32,7 +32,7 @@ from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import fingerprint, plain
+from subquad.runs.storage import check_not_inside, fingerprint, plain
 from subquad.train.distributed import process_device, processes
 from subquad.train.settings import TrainingResult
 
@@ -75,8 +75,11 @@ def linearize(
     # only the first process prints and writes
     quiet = quiet or not processes().is_main_process
     checkpoint = locate(model)
-    settings = _with_adapter(settings or LinearizeSettings(), checkpoint, Path(out), quiet=quiet)
+    settings = _with_adapter(settings or LinearizeSettings(), checkpoint, quiet=quiet)
     files, evaluation_files = _check(text, eval_text, settings)
+    given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
+    for flag, paths in given.items():
+        check_not_inside(out, *paths, flag=flag)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
@@ -103,15 +106,10 @@ def linearize(
     return _write(job, linear, tensors, stages, blockwise)
 
 
-def _with_adapter(settings: LinearizeSettings, checkpoint: Path, out: Path, *, quiet: bool) -> LinearizeSettings:
+def _with_adapter(settings: LinearizeSettings, checkpoint: Path, *, quiet: bool) -> LinearizeSettings:
     """Return the settings; with `--from`, with the attention and LoRA settings of the adapter."""
     if settings.from_ is None:
         return settings
-    adapter = settings.from_.resolve()
-    if out.resolve() in (adapter, *adapter.parents):
-        raise SubquadError(
-            f"--from {settings.from_} lies in --out {out}, which would be overwritten; choose another --out"
-        )
     return adapter_settings(settings.from_, checkpoint, settings, quiet=quiet)
 
 
@@ -182,7 +180,7 @@ def _prepare(
     processes().wait_for_everyone()
     say(f"opening {checkpoint.name}", quiet=quiet)
     model, tokenizer = _open(checkpoint, settings)
-    check_targets(model, settings.lora_targets)
+    check_targets(model, settings.lora_targets, attention=settings.attention)
     _check_layers(model, settings)
     data = _tokenize(model, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
@@ -199,7 +197,13 @@ def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedMode
 
 def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
     """Return whether each process reads its shards layer by layer, and never the whole model."""
-    return settings.shard and can_stream(checkpoint) and open_meta_model(checkpoint, settings.attention).is_plain
+    if not settings.shard or not can_stream(checkpoint):
+        return False
+    try:
+        open_meta_model(checkpoint, settings.attention)
+    except OtherNamesError:
+        return False
+    return True
 
 
 def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
@@ -253,7 +257,10 @@ def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: Lineariz
 def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
     """Create or resume the run's folder; the first process writes, the others find what it wrote."""
     with processes().main_process_first():
-        return open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
+        run = open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
+    # the first must not write while the others open the folder, which removes temporary files
+    processes().wait_for_everyone()
+    return run
 
 
 def _reopen(checkpoint: Path, settings: LinearizeSettings, maps: Mapping[str, Tensor]) -> PreTrainedModel:

@@ -7,7 +7,8 @@ from subquad.errors import SubquadError
 from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
 from subquad.llm.models.loading import load
 from subquad.llm.models.standalone import write_code
-from subquad.runs.storage import as_folder, check_output
+from subquad.llm.training.controls import FOLDER as CONTROLS
+from subquad.runs.storage import as_folder, check_not_inside, check_output
 
 __all__ = ["merge"]
 
@@ -37,9 +38,11 @@ def merge(
     out = check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
+    check_not_inside(out, adapter, flag="ADAPTER")
     if checkpoint_kind(Path(adapter)) == "linearized":
         raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
     model, tokenizer = load(adapter, base=base)
+    out = out.resolve()
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -48,6 +51,9 @@ def merge(
     with without_progress_bars():
         model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    if (Path(adapter) / CONTROLS).is_dir():
+        # for `evaluate`
+        shutil.copytree(Path(adapter) / CONTROLS, temporary / CONTROLS)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
     if not quiet:

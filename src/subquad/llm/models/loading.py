@@ -92,8 +92,8 @@ def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
         raise SubquadError(f"{directory}: {files} is missing or damaged ({reason}); linearize again") from error
 
 
-def to_device(model: PreTrainedModel, device: str = "auto") -> PreTrainedModel:
-    """Move a model to a device; `auto` is that of this process.
+def chosen_device(device: str = "auto") -> torch.device:
+    """Return a device by its name in the settings; `auto` is that of this process.
 
     Raises:
         SubquadError: torch finds no such device.
@@ -101,7 +101,16 @@ def to_device(model: PreTrainedModel, device: str = "auto") -> PreTrainedModel:
     own = process_device()
     if device not in ("auto", "cpu", own.type):
         raise SubquadError(f"--device {device}: torch finds no such device here; its device is {own.type}")
-    return model.to(own if device in ("auto", own.type) else torch.device("cpu"))  # pyright: ignore[reportArgumentType] (the stubs of its decorated `to`)
+    return own if device in ("auto", own.type) else torch.device("cpu")
+
+
+def to_device(model: PreTrainedModel, device: str = "auto") -> PreTrainedModel:
+    """Move a model to a device; `auto` is that of this process.
+
+    Raises:
+        SubquadError: torch finds no such device.
+    """
+    return model.to(chosen_device(device))  # pyright: ignore[reportArgumentType] (the stubs of its decorated `to`)
 
 
 def place(model: PreTrainedModel, settings: PlacementSettings) -> PreTrainedModel:

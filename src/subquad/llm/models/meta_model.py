@@ -17,19 +17,22 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, open_weights, plain_generation
+from subquad.llm.models.checkpoints import INDEX, WEIGHTS, check_known, open_weights, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "can_stream", "open_meta_model"]
+__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "can_stream", "open_meta_model"]
 
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 GENERATION = "generation_config.json"
 
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments with which the model calls a layer, besides the hidden states."""
+
+
+class OtherNamesError(SubquadError):
+    """A weight of the model is not stored under its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +53,6 @@ class MetaModel:
     """Name of each tensor of the checkpoint → its file."""
     dtype: torch.dtype
     """Type of the weights in memory."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Each weight is stored under its name in transformers, so that single modules can be filled."""
-        names = (name for name, _ in self.model.named_parameters())
-        return all(any(stored in self.files for stored in self._stored_names(name)) for name in names)
 
     def fill(self, module: nn.Module, *, with_children: bool = True) -> None:
         """Read the weights of one module into memory.
@@ -81,7 +78,7 @@ class MetaModel:
         """Check that each weight is stored, before any is read.
 
         Raises:
-            SubquadError: One is not.
+            OtherNamesError: One is not.
         """
         head = self.model.get_output_embeddings()
         is_tied = self.model.config.tie_word_embeddings
@@ -105,7 +102,7 @@ class MetaModel:
         for stored in self._stored_names(name):
             if stored in self.files:
                 return self.files[stored], stored
-        raise SubquadError(
+        raise OtherNamesError(
             f"{self.path}: no {name} in its safetensors. Either a file is missing; or weights are stored under other "
             "names than those in transformers, and cannot be read layer by layer: then omit --block-layers"
         )
@@ -168,6 +165,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         dtype: Type of the weights that are read.
 
     Raises:
+        OtherNamesError: Weights are missing, or are stored under other names than those in transformers.
         SubquadError: It is not a folder of plain safetensors, or the model cannot be linearized.
     """
     if path.is_file():

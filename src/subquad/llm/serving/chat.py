@@ -7,10 +7,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import cache_bytes, eos_tokens, new_cache
-from subquad.llm.serving.generation import generate_tokens
+from subquad.llm.serving.generation import check_vocabulary, generate_tokens
 from subquad.llm.serving.sampling import TokenSampler, parameters_of
 from subquad.llm.serving.settings import ChatSettings
-from subquad.llm.serving.tokenization import Detokenizer, chat_text, encode
+from subquad.llm.serving.tokenization import Detokenizer, chat_text, encode, encode_after
 
 __all__ = ["ChatSession"]
 
@@ -84,10 +84,11 @@ class ChatSession:
         # some templates rewrite earlier turns; the chat is processed from the start then
         if self._text is None or not text.startswith(self._text):
             self._clear_state()
-        prompt = [
-            *self._pending,
-            *encode(self._tokenizer, text[len(self._text or "") :], add_special_tokens=False),
-        ]
+        if self._text:
+            prompt = [*self._pending, *encode_after(self._tokenizer, text[len(self._text) :])]
+        else:
+            prompt = encode(self._tokenizer, text, add_special_tokens=False)
+        check_vocabulary(self._model, prompt)
         # unknown until the answer is complete
         self._text, self._pending, self.prompt_tokens = None, [], len(prompt)
         settings = self._settings

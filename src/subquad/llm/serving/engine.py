@@ -152,6 +152,7 @@ class Engine:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._lock = threading.Lock()
         self._is_stopping = self._is_closed = False
+        self._submitted = 0
         self._waiting: deque[Job] = deque()
         self._prefill: _Prefill | None = None
         self._sequences: list[_Sequence] = []
@@ -167,7 +168,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Number of jobs whose prompt has not been started."""
-        return len(self._waiting) + self._inbox.qsize()
+        return len(self._waiting) + self._submitted
 
     @property
     def state_size(self) -> str:
@@ -192,7 +193,13 @@ class Engine:
         with self._lock:
             if self._is_closed:
                 raise EngineClosed("the engine was stopped")
-            self._inbox.put(lambda: self._waiting.append(job))
+            self._submitted += 1
+            self._inbox.put(lambda: self._accept(job))
+
+    def _accept(self, job: Job) -> None:
+        self._waiting.append(job)
+        with self._lock:
+            self._submitted -= 1
 
     def keep(self, text: TextState) -> None:
         """Keep the state after a text for good, for prompts that begin with it; before `run` only."""
@@ -231,9 +238,10 @@ class Engine:
             self._is_closed = True
         while not self._inbox.empty():
             self._inbox.get()()
+        decoded = [(sequence.job, sequence.index) for sequence in self._sequences]
         jobs = [*self._waiting, *([self._prefill.job] if self._prefill else ())]
-        unfinished = [(job, index) for job in jobs for index in range(job.n)]
-        unfinished += [(sequence.job, sequence.index) for sequence in self._sequences]
+        # a prompt whose sequences could not all be started has some of both
+        unfinished = decoded + [(job, index) for job in jobs for index in range(job.n) if (job, index) not in decoded]
         self._waiting.clear()
         self._prefill, self._sequences = None, []
         for job, index in unfinished:
@@ -260,7 +268,9 @@ class Engine:
     def _prefill_chunk(self) -> None:
         free = self.max_batch_size - len(self._sequences)
         if self._prefill is None and self._waiting and self._waiting[0].n <= free:
-            self._prefill = self._begin(self._waiting.popleft())
+            # it waits until then, so that it is told if that fails
+            self._prefill = self._begin(self._waiting[0])
+            self._waiting.popleft()
         prefill = self._prefill
         if prefill is None:
             return
@@ -274,8 +284,8 @@ class Engine:
         prefill.done += len(chunk)
         self.prompt_tokens += len(chunk)
         if prefill.done == len(prefill.job.prompt):
-            self._prefill = None
             self._start(prefill, logits)
+            self._prefill = None
 
     def _scored(self, prefill: _Prefill, chunk: Sequence[int], logits: Tensor) -> Tensor:
         """Keep the log-probabilities of a chunk's tokens, each under the logits before it; return the last logits."""

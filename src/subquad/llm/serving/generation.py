@@ -15,11 +15,11 @@ from subquad.llm.serving.prefix_states import cache_of
 from subquad.llm.serving.sampling import TokenSampler, parameters_of, sample
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.state_files import TextState
-from subquad.llm.serving.tokenization import Detokenizer, encode
+from subquad.llm.serving.tokenization import Detokenizer, encode, encode_after
 from subquad.llm.settings import PlacementSettings
 from subquad.progress import say
 
-__all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
+__all__ = ["check_vocabulary", "generate_text", "generate_tokens", "load_for_generation", "stream_text"]
 
 PREFILL_CHUNK_SIZE = 512
 """Tokens of a prompt in one forward pass; bounds the memory, and the time until a stop is noticed."""
@@ -40,6 +40,19 @@ def load_for_generation(
     """
     model, tokenizer = load(directory)
     return place(model, settings), tokenizer
+
+
+def check_vocabulary(model: PreTrainedModel, tokens: Sequence[int]) -> None:
+    """Check that a model has an embedding for each token.
+
+    Raises:
+        SubquadError: One is beyond the model's vocabulary.
+    """
+    if max(tokens) >= model.config.vocab_size:
+        raise SubquadError(
+            f"the tokenizer gives token {max(tokens)}, and the model's tokens are 0 to {model.config.vocab_size - 1}; "
+            "the folder's tokenizer does not belong to its model"
+        )
 
 
 def stream_text(
@@ -67,9 +80,10 @@ def stream_text(
         SubquadError: The prompt has no tokens, or the text would be longer than the model's context.
     """
     # special tokens, such as one at the start of a text, stand in the text that was read already
-    tokens = encode(tokenizer, prompt, add_special_tokens=after is None)
+    tokens = encode(tokenizer, prompt) if after is None else encode_after(tokenizer, prompt)
     if not tokens:
         raise SubquadError("--prompt is empty: there is no text to continue")
+    check_vocabulary(model, tokens)
     text = tokens if after is None else [*after.tokens, *tokens]
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and len(text) >= longest:

@@ -187,18 +187,24 @@ class RequestHandler:
             text = chat_text(self.tokenizer, [message.plain() for message in body.messages])
         except SubquadError as error:
             raise RequestError(str(error), field="messages") from error
-        return encode(self.tokenizer, text, add_special_tokens=False)
+        tokens = encode(self.tokenizer, text, add_special_tokens=False)
+        self._check_vocabulary(tokens, field="messages")
+        return tokens
 
     def _prompts(self, body: CompletionRequest) -> list[list[int]]:
         prompts = [encode(self.tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts()]
         if not prompts or not all(prompts):
             raise RequestError("prompt: it is empty; there is no text to continue", field="prompt")
-        wrong = next((token for prompt in prompts for token in prompt if not 0 <= token < self.vocab_size), None)
+        for prompt in prompts:
+            self._check_vocabulary(prompt, field="prompt")
+        return prompts
+
+    def _check_vocabulary(self, tokens: Sequence[int], *, field: str) -> None:
+        wrong = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise RequestError(
-                f"prompt: {wrong} is not a token; the model's tokens are 0 to {self.vocab_size - 1}", field="prompt"
+                f"{field}: {wrong} is not a token; the model's tokens are 0 to {self.vocab_size - 1}", field=field
             )
-        return prompts
 
     def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
         left = self.max_context - len(prompt)

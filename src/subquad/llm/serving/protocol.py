@@ -27,6 +27,8 @@ LONE_SURROGATE = "it contains a lone surrogate, which is not a Unicode character
 MOST_CHOICES = 4
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
+LARGEST = 2**31 - 1
+"""Largest whole number that a field takes."""
 IGNORED = {
     "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
     "service_tier", "store", "user",
@@ -73,7 +75,7 @@ def _few(stops: list[str]) -> list[str]:
     return stops
 
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
@@ -95,7 +97,7 @@ class _Request(BaseModel):
     max_tokens: Positive | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=LARGEST)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -152,7 +154,7 @@ class CompletionRequest(_Request):
     """Body of /v1/completions."""
 
     prompt: Text | list[Text] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    max_tokens: Annotated[int, Field(ge=0, le=LARGEST)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 

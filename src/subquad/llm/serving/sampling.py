@@ -113,7 +113,7 @@ def _sample_rows(
     if is_filtered:
         p, order = p.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(p.shape[-1], device=p.device)
-        p = p.masked_fill(rank >= column([one.top_k or p.shape[-1] for one in parameters]), 0.0)
+        p = p.masked_fill(rank >= column([min(one.top_k or p.shape[-1], p.shape[-1]) for one in parameters]), 0.0)
         p = p.masked_fill(p < column([one.min_p for one in parameters]) * p[:, :1], 0.0)
         top_p = column([one.top_p for one in parameters]) * p.sum(-1, keepdim=True)
         p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)

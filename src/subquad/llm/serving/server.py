@@ -10,14 +10,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
+from subquad.llm.serving.openapi import describe
 from subquad.llm.serving.protocol import (
     LONE_SURROGATE,
     TOO_MANY,
@@ -41,6 +42,8 @@ KEY_VARIABLE = "SUBQUAD_API_KEY"
 """Environment variable with the key that clients have to send."""
 LARGEST_BODY = 16 * 2**20
 """Largest body of a request in bytes."""
+BODY_SECONDS = 60
+"""Time for sending a body."""
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 """Upper limits of the histogram of durations."""
 
@@ -91,6 +94,7 @@ def make_app(
     app.add_middleware(_Bounded)
     _add_metrics(app, engine)
     _add_errors(app)
+    describe(app, name=name)
     return app
 
 
@@ -209,7 +213,9 @@ class _Measured:
 
 
 class _Bounded:
-    """Refuses bodies that are too large, or that do not say how large they are and could fill the memory."""
+    """Refuses bodies that are too large, are sent too slowly, or do not say how large they are and could fill the
+    memory.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -221,7 +227,26 @@ class _Bounded:
             reply = _error_reply("a request has to say how long it is (Content-Length)", status=411)
         elif not length.isdigit() or int(length) > LARGEST_BODY:
             reply = _error_reply(f"the body has more than {LARGEST_BODY // 2**20} MiB", status=413)
-        await (reply or self._app)(scope, receive, send)
+        await (reply or self._app)(scope, _in_time(receive) if scope["type"] == "http" else receive, send)
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Return a `receive` that raises status 408 if the body is not complete in time."""
+    is_complete, end = False, time.monotonic() + BODY_SECONDS
+
+    async def timed() -> Message:
+        nonlocal is_complete
+        if is_complete:
+            # what comes then is that the client has gone, at any time
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+        except TimeoutError:
+            raise HTTPException(408, f"the body was not complete within {BODY_SECONDS} seconds") from None
+        is_complete = not message.get("more_body", False)
+        return message
+
+    return timed
 
 
 def _add_metrics(app: FastAPI, engine: Engine) -> None:
@@ -258,8 +283,9 @@ def _add_errors(app: FastAPI) -> None:
         message, field = _explain(error)
         return _error_reply(message, field=field)
 
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> Response:
+    # FastAPI's own is one of these
+    @app.exception_handler(StarletteHTTPException)
+    async def other(request: Request, error: StarletteHTTPException) -> Response:
         return _error_reply(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
 
 

@@ -33,9 +33,11 @@ class StateBatch:
             SubquadError: The rotary positions depend on the batch.
         """
         rotary = getattr(getattr(model.base_model, "rotary_emb", None), "rope_type", "default")
-        if size > 1 and rotary in LENGTH_DEPENDENT_ROTARY:
+        # one per kind of layer in some models
+        kinds = set(rotary.values()) if isinstance(rotary, dict) else {rotary}
+        if size > 1 and (wrong := kinds & set(LENGTH_DEPENDENT_ROTARY)):
             raise SubquadError(
-                f"the model's rotary positions ({rotary}) depend on the longest sequence of a batch; "
+                f"the model's rotary positions ({', '.join(sorted(wrong))}) depend on the longest sequence of a batch; "
                 "use --max-batch-size 1"
             )
         self._model, self._cache = model, new_cache(model)

@@ -8,8 +8,10 @@ from transformers import PreTrainedTokenizerBase
 from subquad.errors import SubquadError
 from subquad.llm.data.readers import check_characters
 
-__all__ = ["Detokenizer", "chat_text", "encode"]
+__all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
+TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a chat template can raise, which computes with the messages."""
 INCOMPLETE = "\ufffd"
 LONGEST_CHARACTER = 16
 """Tokens that may wait for the rest of a character; longer runs are invalid bytes."""
@@ -30,7 +32,8 @@ class Detokenizer:
         """
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._tokens = list(prompt[-CONTEXT:])
-        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens)
+        # a character whose first bytes end the prompt is new text
+        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens).rstrip(INCOMPLETE)
         self._pending = ""
         self.is_stopped = False
 
@@ -90,6 +93,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens:
     return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
+def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the tokens of a text that continues another one, whose last tokens stay as they are.
+
+    Some tokenizers insert a space before what they take for the start of a text, unless it follows a line end.
+
+    Raises:
+        SubquadError: The text contains half of a character.
+    """
+    line_end = encode(tokenizer, "\n", add_special_tokens=False)
+    tokens = encode(tokenizer, f"\n{text}", add_special_tokens=False)
+    if tokens[: len(line_end)] == line_end:
+        return tokens[len(line_end) :]
+    return encode(tokenizer, text, add_special_tokens=False)
+
+
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """Return the prompt of a chat, up to where the model's answer starts.
 
@@ -110,7 +128,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
         )
     try:
         text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    except jinja2.TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise SubquadError(f"the model's chat template rejects the messages: {error}") from error
     assert isinstance(text, str)
     return text

@@ -24,7 +24,7 @@ from subquad.llm.models.documents import separate_documents
 from subquad.llm.models.windows import drawn_windows
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import language_model_loss
-from subquad.llm.training.metrics import perplexity
+from subquad.llm.training.metrics import without_dropout
 from subquad.llm.training.stages import StageOptions, train_stage
 from subquad.train.loop import Backward
 from subquad.train.settings import TrainingResult
@@ -67,13 +67,11 @@ def fine_tune_step(
         The loss and, with distillation, its parts `divergence` and `next_token`.
     """
     ids = ids.to(next(model.parameters()).device).long()
-    if documents is not None:
-        continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
-        loss_mask = continues if loss_mask is None else loss_mask & continues
+    loss_mask = _within_documents(loss_mask, documents)
     student, teacher_logits, weight = _callable_model(model), None, settings.distillation_weight
     with separate_documents(model, documents), drawn_windows(model, windows):
         if weight:
-            with torch.no_grad(), _as_teacher(model):
+            with torch.no_grad(), _as_teacher(model), without_dropout(model):
                 teacher_logits = student(input_ids=ids, use_cache=False).logits
         logits = student(input_ids=ids, use_cache=False).logits
         loss, next_token, divergence = language_model_loss(
@@ -85,6 +83,37 @@ def fine_tune_step(
     if not weight:
         return {"loss": loss.detach()}
     return {"loss": loss.detach(), "divergence": divergence, "next_token": next_token}
+
+
+def _within_documents(loss_mask: Tensor | None, documents: Tensor | None) -> Tensor | None:
+    """Return the tokens that count in the loss without the first of each document, which nothing precedes."""
+    if documents is None:
+        return loss_mask
+    continues = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
+    return continues if loss_mask is None else loss_mask & continues
+
+
+def _validation_loss(
+    model: nn.Module,
+    ids: Int[Tensor, "M T"],
+    settings: LinearizeSettings,
+    *,
+    loss_mask: Bool[Tensor, "M T"] | None,
+    documents: Int[Tensor, "M T"] | None,
+) -> float:
+    """Return the mean loss of the tokens that count, one sequence at a time and without dropout: what is trained."""
+    total, tokens = 0.0, 0
+    with torch.no_grad(), without_dropout(model):
+        for row in range(len(ids)):
+            mask, own = (None if part is None else part[row, None] for part in (loss_mask, documents))
+            counted = _within_documents(mask, own)
+            count = ids.shape[1] - 1 if counted is None else int(counted[:, 1:].sum())
+            if count:
+                values = fine_tune_step(
+                    model, ids[row, None], lambda _: None, loss_mask=mask, documents=own, settings=settings
+                )
+                total, tokens = total + count * float(values["loss"]), tokens + count
+    return total / tokens if tokens else 0.0
 
 
 def _callable_model(model: nn.Module) -> PreTrainedModel:
@@ -155,7 +184,8 @@ def fine_tune(
         )
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
-        return perplexity(_callable_model(net), validation, mode=mode)
+        mask, own = options.get("validation_mask"), options.get("validation_documents")
+        return _validation_loss(net, validation, settings, loss_mask=mask, documents=own)
 
     with attention_mode(model, mode):
         return train_stage(

@@ -4,7 +4,8 @@ Axes: N sequences, T positions.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from subquad.errors import SubquadError
 from subquad.llm.models.attention import (
     AttentionWeights,
     Mode,
@@ -22,14 +24,25 @@ from subquad.llm.models.attention import (
     attention_layers,
     attention_mode,
 )
+from subquad.llm.models.documents import separate_documents
 from subquad.progress import track
 from subquad.reporting.statistics import bootstrap_means, percentile_interval
 
-__all__ = ["compare_losses", "perplexity", "run_teacher", "sequence_losses", "token_losses", "transfer_errors"]
+__all__ = [
+    "compare_losses",
+    "perplexity",
+    "run_teacher",
+    "sequence_losses",
+    "token_losses",
+    "transfer_errors",
+    "without_dropout",
+]
 
 SLICE = 512
 """Tokens whose log-probabilities are computed at a time."""
 
+LARGEST_LOSS = 700.0
+"""A larger one has no perplexity that a float can hold."""
 RESAMPLES = 2000
 """Bootstrap samples of an interval."""
 
@@ -39,7 +52,16 @@ def perplexity(
 ) -> float:
     """Return exp of the mean negative log-likelihood of every token but each sequence's first."""
     losses = sequence_losses(model, sequences, mode=mode, title=title, quiet=quiet)
-    return math.exp(sum(losses) / len(losses))
+    return _perplexity_of(sum(losses) / len(losses))
+
+
+def _perplexity_of(loss: float) -> float:
+    if not loss < LARGEST_LOSS:
+        raise SubquadError(
+            f"the loss on held-out text is {loss:g}: training has diverged; start again with --force and lower "
+            "learning rates, or with more --warmup-fraction"
+        )
+    return math.exp(loss)
 
 
 @torch.no_grad()
@@ -77,8 +99,13 @@ def token_losses(model: nn.Module, sequence: Int[Tensor, " T"], *, mode: Mode = 
 
 
 @torch.no_grad()
-def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[float]:
-    r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer's attention output, given the teacher's inputs."""
+def transfer_errors(
+    model: nn.Module, sequences: Int[Tensor, "N T"], *, documents: Int[Tensor, "N T"] | None = None
+) -> list[float]:
+    r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer's attention output, given the teacher's inputs.
+
+    `documents` are the numbers of the tokens' documents, if tokens must not attend to others.
+    """
     layers = attention_layers(model)
     errors, norms = torch.zeros(len(layers)), torch.zeros(len(layers))
     # the model may be a block of layers, which keep their numbers in the whole model
@@ -88,14 +115,30 @@ def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[flo
         errors[places[layer]] += (given.detach().float() - target.float()).square().sum().cpu()
         norms[places[layer]] += target.float().square().sum().cpu()
 
-    run_teacher(model, sequences, compare)
+    # one by one, since all validation sequences together may not fit
+    for row in range(len(sequences)):
+        with separate_documents(model, None if documents is None else documents[row, None]):
+            run_teacher(model, sequences[row, None], compare)
     return (errors / norms).tolist()
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Let a model compute as in evaluation, within a `with` block: a teacher has no dropout."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: TransferCallback) -> None:
     """Run the teacher over `ids` without gradients; each layer calls `compare` with its hybrid and softmax outputs."""
     device = next(model.parameters()).device
-    with attention_mode(model, "transfer", compare), torch.no_grad():
+    with attention_mode(model, "transfer", compare), without_dropout(model), torch.no_grad():
         if isinstance(model, FSDPModule):
             # only a call of the whole model gathers the embeddings; one position of logits is the least
             model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
@@ -117,12 +160,14 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         interval over sequences; and `wins`, the student whose loss is significantly below those of all other students.
     """
     names, values = list(losses), np.array(list(losses.values())).T
-    metrics: dict[str, Any] = {"test": {name: {"perplexity": math.exp(fmean(own))} for name, own in losses.items()}}
+    metrics: dict[str, Any] = {
+        "test": {name: {"perplexity": _perplexity_of(fmean(own))} for name, own in losses.items()}
+    }
     if len(values) == 1:
         return {**metrics, "wins": None}
     means = bootstrap_means(values, resamples=RESAMPLES)
     intervals = {
-        name: {"perplexity": [math.exp(limit) for limit in percentile_interval(means[:, column])]}
+        name: {"perplexity": [_perplexity_of(limit) for limit in percentile_interval(means[:, column])]}
         for column, name in enumerate(names)
     }
     students = [column for column, name in enumerate(names) if not name.startswith("teacher")]

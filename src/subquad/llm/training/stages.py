@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from subquad.llm.data.packing import Mixture, epoch_batches
@@ -33,6 +33,10 @@ class StageOptions(TypedDict, total=False):
     """Data type of matrix products."""
     validation: Int[Tensor, "M T"] | None
     """Sequences for model selection, used if `validate_every` is set."""
+    validation_mask: Bool[Tensor, "M T"] | None
+    """Their tokens that count in the loss of fine-tuning; None for all."""
+    validation_documents: Int[Tensor, "M T"] | None
+    """Number of each of their tokens' document, if tokens must not attend to other documents."""
     mixture: Mixture | None
     """Proportions in which the sequences of several files are sampled."""
     documents: Int[Tensor, "N T"] | None

@@ -137,7 +137,7 @@ def transfer(
         return transfer_step(net, sequences[rows], backward, settings=settings, documents=own)
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
-        errors = transfer_errors(net, validation)
+        errors = transfer_errors(net, validation, documents=options.get("validation_documents"))
         return sum(errors) / len(errors)
 
     return train_stage(

@@ -1,0 +1,93 @@
+"""The server's OpenAPI description: what FastAPI derives from the requests, with what it cannot know."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from subquad.llm.serving.protocol import IGNORED, MOST_STOPS, NEUTRAL
+
+__all__ = ["describe"]
+
+REQUESTS = ("CompletionRequest", "ChatRequest")
+ERRORS = {
+    "400": "The request is not valid; `param` names the field.",
+    "401": "The server was started with a key, and the request has none or another.",
+    "404": "There is no such model.",
+    "408": "The body was not complete in time.",
+    "411": "The request does not say how long it is.",
+    "413": "The body is too large.",
+    "429": "Too many requests wait; the header Retry-After says when to send it again.",
+    "500": "The computation failed.",
+    "503": "The server is ending.",
+}
+ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+def describe(app: FastAPI, *, name: str) -> None:
+    """Let the application serve a description of itself with its errors, its model and the fields that it accepts.
+
+    Args:
+        app: The application; its routes may still be added.
+        name: Model name for clients.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _described(app, name)
+        return app.openapi_schema
+
+    app.openapi = openapi
+
+
+def _described(app: FastAPI, name: str) -> dict[str, Any]:
+    description = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemas = description["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = ERROR
+    for request in REQUESTS:
+        schema = schemas[request]
+        properties = schema["properties"]
+        properties["model"]["enum"] = [name]
+        for stops in properties["stop"]["anyOf"]:
+            if stops.get("type") == "array":
+                stops["maxItems"] = MOST_STOPS
+        properties |= {field: {"description": "Has no effect."} for field in sorted(IGNORED)}
+        properties |= {
+            field: {"enum": [*values, None], "description": "Not supported: only values without effect."}
+            for field, values in NEUTRAL.items()
+        }
+        schema["additionalProperties"] = False
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            replies = operation["responses"]
+            # errors of validation have the status 400 here
+            replies.pop("422", None)
+            if path.startswith("/v1/"):
+                replies |= {status: {"description": text, "content": error} for status, text in ERRORS.items()}
+                for parameter in operation.get("parameters", ()):
+                    parameter["schema"]["enum"] = [name]
+            if "requestBody" in operation:
+                replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    paths = description["paths"]
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}
+    paths["/health"]["get"]["responses"]["503"] = {"description": "The engine has ended."}
+    return description
