@@ -14,7 +14,7 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.packing import pack_text
 from subquad.llm.data.readers import open_documents
 from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, ModelVariant
-from subquad.llm.evaluation.probes import DECODED, loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
+from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore, Row
 from subquad.llm.evaluation.task_items import find, missing, subject_files, subjects
@@ -96,8 +96,6 @@ def measurements_of(
         found += [_task(tokenizer, settings, data, task, name) for task, name in parts]
     for length in settings.passkey:
         _check_length(model, length, "--passkey")
-    for context in settings.speed:
-        _check_length(model, context + DECODED, "--speed")
     found += [_passkey(tokenizer, settings, length) for length in settings.passkey]
     return found + [_speed(context, settings) for context in settings.speed]
 
