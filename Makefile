@@ -33,11 +33,13 @@ test-faults: KILLS ?= 20
 test-faults: .venv/.ready-dev
 	SUBQUAD_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -s
 
-# every reader with damaged and drawn input, SECONDS each: half an hour; SEED draws other input
+# every reader with damaged and drawn input, SECONDS each, and the server with requests drawn from its description: half
+# an hour; SEED draws other input
 fuzz: SECONDS ?= 60
 fuzz: SEED ?= 0
 fuzz: .venv/.ready-dev
-	SUBQUAD_FUZZ_SECONDS=$(SECONDS) SUBQUAD_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz -s
+	SUBQUAD_FUZZ_SECONDS=$(SECONDS) SUBQUAD_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz \
+	  tests/llm/test_server_clients.py -s
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.7 from PyPI needs 5 GB of disk
