@@ -249,6 +249,26 @@ def test_several_models_share_a_page_each_with_its_controls(linear, text, tmp_pa
     assert "other: Perplexity" in page
 
 
+def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp_path):
+    how = {"sequence_length": 31, "evaluation_tokens": 31 * 5, "speed": ()}
+    out = subquad.llm.evaluate(
+        linear, EvaluateSettings(variants=("cache",), **how), text=[text], out=tmp_path / "some", quiet=True
+    )
+    (model,) = out["models"]
+    assert model["about"]["roles"] == ["teacher", "cache", "fine_tuned"]
+    assert model["perplexity"]["words.txt"]["gap_closed"]["reason"] == "no window was measured"
+    lead = (tmp_path / "some" / "report.html").read_text()
+    assert "models that have a window alone" not in lead
+    assert "with itself without" not in lead
+    with pytest.raises(SubquadError, match="--variants: no variant of this model 'window_fine_tuned'"):
+        subquad.llm.evaluate(
+            linear, EvaluateSettings(variants=("window_fine_tuned",), **how), text=[text], out=tmp_path / "no",
+            quiet=True,
+        )  # fmt: skip
+    with pytest.raises(SubquadError, match="no variant 'windows'; did you mean 'window'"):
+        EvaluateSettings(variants=("windows",))
+
+
 def test_the_command_prints_results_beside_their_controls(linear, text, tmp_path, capsys):
     flags = ["--sequence-length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
     command = ["llm", "evaluate", str(linear), "--text", str(text), "--out", str(tmp_path / "out"), *flags]

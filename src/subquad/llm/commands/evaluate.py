@@ -61,7 +61,7 @@ def evaluate(
     for line in missing:
         say(f"not measured: {line}", quiet=quiet)
 
-    models = models_to_evaluate(folders, teacher=teacher)
+    models = models_to_evaluate(folders, teacher=teacher, only=settings.variants)
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()

@@ -17,6 +17,7 @@ __all__ = ["compare"]
 NO_GAP = "teacher and window do not differ significantly: there is no gap to close"
 FEWEST, FEWEST_RATES = 4, 20
 """Items from which on a gap is computed, of losses and of rates."""
+NO_WINDOW = "no window was measured"
 TOO_FEW = "too few items or sequences to measure a gap (fewer than {})"
 
 Interval = tuple[float, float]
@@ -63,7 +64,9 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
             for role in roles
             if role != STUDENT
         },
-        "gap_closed": _gap_closed(column, means, difference(teacher, window), ends=(teacher, window), is_rate=is_rate),
+        "gap_closed": _gap_closed(column, means, difference(teacher, window), ends=(teacher, window), is_rate=is_rate)
+        if window in column
+        else {**_estimate(None), "reason": NO_WINDOW},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 from subquad.llm.models.attention import Mode, seen_exactly
 from subquad.llm.models.checkpoints import (
     checkpoint_kind,
@@ -21,7 +21,7 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, not_linearized, place
-from subquad.llm.plots.evaluation_tables import LABELS
+from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import MODES, control_folder
 from subquad.ops.linattn_cache import CHOICE_VERSION
@@ -104,19 +104,23 @@ class ModelLoader:
         return self._model
 
 
-def models_to_evaluate(folders: Sequence[Path], *, teacher: str | Path | None = None) -> list[EvaluatedModel]:
+def models_to_evaluate(
+    folders: Sequence[Path], *, teacher: str | Path | None = None, only: Sequence[str] = ()
+) -> list[EvaluatedModel]:
     """Return linearized models, each with its controls.
 
     Args:
         folders: Folders that `linearize` or `save_pretrained` wrote.
         teacher: The softmax model that they were made from; None for the one recorded in the folders.
+        only: Variants beside teacher and student; empty for all.
 
     Raises:
-        SubquadError: A folder holds no finished model, or its teacher is not found or is another model.
+        SubquadError: A folder has not all of these variants, or holds no finished model, or its teacher is not found or
+            is another model.
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
-    models = [_evaluated_model(folder, teacher) for folder in folders]
+    models = [_evaluated_model(folder, teacher, only) for folder in folders]
     # damaged weights are found before the first measurement; a folder of `save_pretrained` has no checksum
     for folder in folders:
         if (folder / WEIGHTS).is_file() and "subquad" in read_json(folder / "config.json"):
@@ -124,7 +128,7 @@ def models_to_evaluate(folders: Sequence[Path], *, teacher: str | Path | None = 
     return models
 
 
-def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel:
+def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[str]) -> EvaluatedModel:
     config = _config(folder)
     attention = attention_of(config["hybrid_attention"], str(folder))
     name, path = _teacher(folder, config, teacher)
@@ -155,6 +159,12 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
         key = f"cache-{attention.cache}-{read}-{CHOICE_VERSION}-{origin}"
         variants.append(ModelVariant("cache", path, "without_linear", attention, key))
     variants += _controls(folder, path)
+    if only:
+        known = [variant.role for variant in variants]
+        for role in only:
+            if role not in known:
+                raise SubquadError(f"{folder}: --variants: {unknown('variant of this model', role, known)}")
+        variants = [variant for variant in variants if variant.role in (TEACHER, STUDENT, *only)]
     variants.sort(key=lambda variant: list(LABELS).index(variant.role))
     about["roles"] = [variant.role for variant in variants]
     return EvaluatedModel(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
+from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.options import Input, Model, Output
 
@@ -38,6 +39,9 @@ class EvaluateSettings(PlacementSettings):
     """Passkeys per length and depth."""
     speed: Input[tuple[int, ...]] = (128, 512, 2048)
     """Context lengths at which speed and memory are measured, in tokens; 0 for none."""
+    variants: Input[tuple[str, ...]] = ()
+    """What is measured beside teacher and student, such as `window` or `cache_fine_tuned`; the names are those in
+    `evaluation.json`. Without `window` there is no gap that the student could close. Default: everything there is."""
     batch_tokens: Model[int] = 4096
     """Maximum number of tokens in one forward pass, with padding."""
     resamples: Output[int] = 2000
@@ -50,6 +54,10 @@ class EvaluateSettings(PlacementSettings):
         for task in self.tasks:
             if task not in TASKS:
                 raise unknown("task", task, TASKS)
+        for variant in self.variants:
+            if variant not in LABELS:
+                raise unknown("variant", variant, list(LABELS))
+        object.__setattr__(self, "variants", tuple(self.variants))
         # one token for 0 only, which asks for no speed
         speed = () if tuple(self.speed) == (0,) else self.speed
         for name, lengths in (("passkey", self.passkey), ("speed", speed)):

@@ -73,11 +73,13 @@ def _lead(about: Mapping[str, Any]) -> str:
     )
     kind = f"hybrid attention ({'moments' if about.get('has_moments') else 'linear'} plus window)"
     kind = kind if has_linear else "softmax attention to a window and to cached tokens"
-    itself = f"; and with itself without its {branch(about)}" if has_linear else ""
-    return (
-        f"The student, with {kind}, is compared with its teacher, the softmax model it was made from; with models that "
-        f"have a window alone: the teacher's weights, and those fine-tuned if there are any{itself}. {tuned} {window}"
-    )
+    others = []
+    if any("window" in role for role in about["roles"]):
+        others.append("with models that have a window alone: the teacher's weights, and those that were fine-tuned")
+    if "fine_tuned_without_linear" in about["roles"]:
+        others.append(f"and with itself without its {branch(about)}")
+    compared = "; ".join(["its teacher, the softmax model it was made from", *others])
+    return f"The student, with {kind}, is compared with {compared}. {tuned} {window}"
 
 
 def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one: bool) -> list[Section]:
