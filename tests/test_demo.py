@@ -69,3 +69,11 @@ def test_a_text_that_is_not_there_is_refused_before_any_work(tmp_path):
     with pytest.raises(SubquadError, match=r"missing.txt: no such file \(--text\)"):
         demo(out=tmp_path / "demo", text=tmp_path / "missing.txt")
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_of_another_demo_is_not_shown_as_this_one(tmp_path, jobs):
+    finish(tmp_path, "llm", "bio", "hep")
+    demo(out=tmp_path, quick=True, quiet=True)
+    demo(out=tmp_path, quick=True, quiet=True)
+    with pytest.raises(SubquadError, match=r"holds a demo with other settings \(quick was True and is False; seed"):
+        demo(out=tmp_path, seed=3, quiet=True)

@@ -16,10 +16,11 @@ from subquad.progress import say
 from subquad.reporting.page import Link, Section, page
 from subquad.reporting.tables import print_table
 from subquad.runs.folder import METRICS, REPORT
-from subquad.runs.storage import atomic, read_json
+from subquad.runs.storage import atomic, fingerprint, read_json, write_json
 
 __all__ = ["demo"]
 
+SETTINGS = "demo.json"
 QUICK_VARIANTS = 3_000
 QUICK_BUDGET = ("--epochs", "3", "--ensemble-size", "1", "--boosting-iterations", "100")
 QUICK_EPOCHS = ("--epochs", "12")
@@ -101,7 +102,7 @@ def demo(
     """
     if text is not None and not text.is_file():
         raise SubquadError(f"{text}: no such file (--text)")
-    out.mkdir(parents=True, exist_ok=True)
+    _check_settings(out, {"quick": quick, "seed": seed, "text": None if text is None else fingerprint(text)})
     # the longest job first, so that the other two share the second core
     jobs = [_llm(out, text, quick=quick), _bio(out, quick=quick), _hep(out, quick=quick, quiet=quiet)]
     failed, finished, processes = [], {}, _Processes()
@@ -122,6 +123,22 @@ def demo(
     if failed:
         raise SubquadError("\n".join(failed))
     _print_summary(jobs, out)
+
+
+def _check_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Note the settings of a demo in its folder.
+
+    Raises:
+        SubquadError: The folder holds a demo with other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / SETTINGS
+    begun = read_json(path) if path.is_file() else settings
+    changed = [name for name, value in settings.items() if begun.get(name) != value]
+    if changed:
+        lines = "; ".join(f"{name} was {begun.get(name)} and is {settings[name]}" for name in changed)
+        raise SubquadError(f"{out}: holds a demo with other settings ({lines}); choose another --out")
+    write_json(path, dict(settings))
 
 
 def _finish(job: _Job, out: Path, processes: _Processes, *, seed: int, quiet: bool) -> None:

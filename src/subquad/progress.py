@@ -46,7 +46,7 @@ def _silent(steps: int = 1, **metrics: float) -> None:
 @contextmanager
 def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

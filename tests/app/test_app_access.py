@@ -169,3 +169,10 @@ def test_the_output_of_a_job_is_one_archive(downloads, tmp_path, workspace):
     assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["bio-fit/report.html"]
     assert not list(workspace.received.iterdir())
     assert ask(app, f"/archives/{job}.zip")[0] == 404
+
+
+@pytest.mark.parametrize("other", ['foo={"a":1}', "theme", "a=b c", "=x"])
+def test_cookies_of_other_pages_on_this_computer_do_not_hide_ones_own(other):
+    token = new_token()
+    _, _, body = ask(Access(hello, password=None, largest=1000), cookie=f"{other}; {SESSION_COOKIE}={token}")
+    assert body.decode() == token

@@ -83,3 +83,13 @@ def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
         Chats().start("user", tmp_path / "none", ChatSettings())
     assert Chats().find("user") is None
     assert chat_view(None).startswith('<p class="sq-hint">')
+
+
+def test_a_question_that_is_stopped_while_it_waits_is_not_answered(chat):
+    lock = threading.Lock()
+    with lock:
+        waiting = chat.answers("the bird", lock)
+        next(waiting)
+        chat.stopped.set()
+    assert list(waiting) == []
+    assert not chat.sides["teacher"].turns

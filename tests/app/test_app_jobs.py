@@ -72,8 +72,7 @@ def test_the_message_of_a_failure_is_the_sentence_of_the_command_and_never_a_tra
 
 
 def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
-    # in the background of a script interrupts are ignored, and processes inherit that
-    sleeping = "import signal, time; signal.signal(2, signal.SIG_DFL); print(flush=True); time.sleep(600)"
+    sleeping = "import time; print(flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", sleeping], start_new_session=True, stdout=subprocess.PIPE)
     process.stdout.readline()
     started = psutil.Process(process.pid).create_time()
@@ -85,7 +84,7 @@ def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
     runner.stop(job)
     reaper.join(60)
     assert job.state == "stopped"
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == -signal.SIGTERM
     process.stdout.close()
 
 
@@ -145,3 +144,35 @@ def test_a_job_is_stopped_and_resumed_and_another_one_waits_for_it(runner, sessi
     assert short.state == "finished"
     runner.close()
     wait(long, "stopped")
+
+
+def test_a_job_that_is_stopped_while_its_process_starts_does_not_run(session, runner, monkeypatch):
+    began, may_start, open_process = threading.Event(), threading.Event(), runner._open
+
+    def slow(job):
+        began.set()
+        may_start.wait(60)
+        return open_process(job)
+
+    monkeypatch.setattr(runner, "_open", slow)
+    job = runner.start(session.new_job_folder(), "bio fit", fit())
+    began.wait(60)
+    runner.stop(job)
+    may_start.set()
+    runner._latest[job.folder].join(60)
+    assert job.state == "stopped"
+    assert "pid" not in job.status
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_keeps_what_it_has_learnt(runner, session):
+    long = fit(models=["lyra"], epochs=2000, ensemble_size=1)
+    job = runner.start(session.new_job_folder(), "bio fit", long)
+    wait(job, "running")
+    history = job.out / "history.jsonl"
+    while not history.is_file():
+        assert job.state == "running", job.log
+        time.sleep(0.1)
+    runner.stop(job)
+    assert job.state == "stopped"
+    assert list(job.out.rglob("checkpoint-*.safetensors"))

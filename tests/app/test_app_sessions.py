@@ -60,9 +60,11 @@ def test_the_uploads_of_a_stopped_job_are_kept_for_it(workspace, session):
         record = {"kind": "bio fit", "title": "", "words": ["bio", "fit", str(file)], "output": "out", "created": 0.0}
         write_json(folder / "job.json", record)
         write_json(folder / "status.json", {"state": state})
-    session.clear_uploads(needs_stopped=True)
+    session.clear_uploads()
     assert needed.is_file()
     assert not other.exists()
+    for path in (session.folder / "jobs").glob("*/status.json"):
+        write_json(path, {"state": "finished"})
     session.clear_uploads()
     assert not needed.exists()
 
@@ -111,3 +113,18 @@ def test_what_arrived_and_was_not_used_is_deleted(workspace):
 def test_other_users_of_the_computer_cannot_read_the_workspace(tmp_path):
     Workspace.open(tmp_path / "work", 1)
     assert (tmp_path / "work").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_was_used_has_to_be_dropped_again(workspace, session):
+    file = received(workspace, "own.csv")
+    session.take(file)
+    with pytest.raises(SubquadError, match=r"own\.csv: was used already, or has been here for too long; drop"):
+        session.take(file)
+
+
+def test_a_folder_that_was_there_keeps_its_permissions(tmp_path):
+    (tmp_path / "other.txt").touch()
+    tmp_path.chmod(0o755)
+    opened = Workspace.open(tmp_path, 10**6)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert (opened.root / "sessions").stat().st_mode & 0o777 == 0o700

@@ -3,9 +3,11 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
 from matplotlib.figure import Figure
 
 from subquad.reporting.page import Link, Section, Table, page, picture, show
+from subquad.reporting.tables import print_table
 
 
 def test_the_page_holds_everything_and_escapes_text():
@@ -57,3 +59,17 @@ def test_code_is_marked_and_a_column_with_a_sentence_is_aligned_as_text():
     text = page("Title", lead="Lead", sections=[section])
     assert "<p>Run <code>subquad &lt;x&gt;</code> &amp; look.</p>" in text
     assert re.findall(r"<t[hd](?: scope=\"col\")?( class=\"text\")?>", text) == ["", "", ' class="text"'] * 3
+
+
+def test_names_are_not_markup_in_the_terminal(capsys):
+    print_table(["brightness [a.u.]", "x [/m]"], [[":star:", "[red]"]], title="table [/b]")
+    shown = capsys.readouterr().out
+    for text in ("brightness [a.u.]", "x [/m]", ":star:", "[red]", "table [/b]"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(999.4, "999"), (999.6, "1,000"), (-1e-13, "0.000"), (-0.0, "0.000"), (-0.002, "−0.002")]
+)
+def test_numbers_near_a_limit_are_shown_as_their_neighbours(value, shown):
+    assert show(value) == shown

@@ -49,3 +49,9 @@ def test_an_empty_bin_has_no_rate():
     assert found.counts.tolist() == [1, 0, 0, 0, 1]
     assert np.isnan(found.observed[1:4]).all()
     assert found.error == pytest.approx(0.025)
+
+
+def test_limits_of_rates_stay_between_0_and_1():
+    counts = np.arange(1, 5000)
+    assert all(wilson(0, count)[0] >= 0 for count in counts)
+    assert all(wilson(count, count)[1] <= 1 for count in counts)

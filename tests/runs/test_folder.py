@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 import torch
 
 from subquad.errors import SubquadError
 from subquad.runs.folder import FORMAT, check_run_folder, load_config, load_tensors, open_run
-from subquad.runs.reports import check_report_folder
+from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,
     check_output,
@@ -235,3 +236,35 @@ def test_weights_have_the_permissions_of_other_files(tmp_path):
     finish(tmp_path)
     modes = {(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}
     assert len(modes) == 1
+
+
+def test_a_report_replaces_what_a_link_points_to_and_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    monkeypatch.chdir(tmp_path / "target")
+    for out in ("../link", ".", "../target"):
+        found = check_report_folder(out, kind="scan", file="scan.json", force=False)
+        with write_report_folder(found) as folder:
+            (folder / "scan.json").write_text(out)
+        assert (tmp_path / "target" / "scan.json").read_text() == out
+        (tmp_path / "target" / "scan.json").unlink()
+        # the folder is another one now
+        monkeypatch.chdir(tmp_path / "target")
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_report_that_could_not_be_replaced_is_refused_before_any_work(tmp_path):
+    (tmp_path / "above" / "out").mkdir(parents=True)
+    (tmp_path / "above").chmod(0o500)
+    with pytest.raises(SubquadError, match="the folder is replaced as a whole"):
+        check_report_folder(tmp_path / "above" / "out", kind="scan", file="scan.json", force=False)
+
+
+def test_a_run_is_cleared_with_links_to_folders(tmp_path):
+    open_run(tmp_path / "run", kind="llm", settings={})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path / "other")
+    open_run(tmp_path / "run", kind="llm", settings={}, force=True)
+    assert not (tmp_path / "run" / "link").exists()
+    assert (tmp_path / "other").is_dir()

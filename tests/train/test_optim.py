@@ -54,3 +54,10 @@ def test_unknown_schedules_and_impossible_warmups_are_refused():
         schedule("exp")
     with pytest.raises(ValueError, match=r"warmup must be in \[0, 1\), got 1"):
         schedule("linear", warmup=1)
+
+
+def test_a_single_step_has_no_warm_up():
+    assert schedule("linear", warmup=0.1)(0.0) == 0.0
+    assert schedule("linear", warmup=0.1, steps=1)(0.0) == 1.0
+    assert schedule("linear", warmup=0.1, steps=10)(0.0) == 1.0
+    assert schedule("linear", warmup=0.1, steps=11)(0.0) == 0.0

@@ -9,13 +9,12 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -126,14 +125,12 @@ class Access:
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:
     """Return the cookies of a request."""
-    jar: SimpleCookie = SimpleCookie()
+    found: dict[str, str] = {}
     for name, value in scope["headers"]:
         if name == b"cookie":
-            try:
-                jar.load(value.decode("latin-1"))
-            except CookieError:
-                continue
-    return {name: morsel.value for name, morsel in jar.items()}
+            # cookies of other pages of this computer come too, and need not be written as the standard wants
+            found |= cookie_parser(value.decode("latin-1"))
+    return found
 
 
 def token_of(scope: Mapping[str, Any]) -> str | None:

@@ -70,6 +70,7 @@ class Chat:
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
         """Let both models answer in turns of one token; yields whenever there is something new to show."""
+        self.stopped.clear()
         if lock.locked():
             self.is_waiting = True
             try:
@@ -79,7 +80,8 @@ class Chat:
         # one chat computes at a time, so that its speed is that of the model; a second question in the same chat, from
         # another window, follows the first answer
         with lock:
-            self.stopped.clear()
+            if self.stopped.is_set():
+                return
             streams = {}
             for name, side in self.sides.items():
                 streams[name] = side.chat.answer(question, self.stopped.is_set)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -238,11 +239,11 @@ class JobRunner:
             write_json(job.folder / "status.json", status)
 
     def _open(self, job: Job) -> subprocess.Popen | None:
-        """Start the process of a job, unless the runner was closed."""
+        """Start the process of a job, unless it was stopped or the runner was closed."""
         config = ("--config", str(job.folder / "settings.yaml")) if _has_settings(job) else ()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "120"}
         with self._lock, (job.folder / "log.txt").open("ab") as log:
-            if self._is_closed:
+            if self._is_closed or job.folder in self._stopped:
                 return None
             process = subprocess.Popen(
                 [sys.executable, "-m", "subquad", *job.record["words"], *config],
@@ -259,29 +260,29 @@ class JobRunner:
 
     def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
         """Stop a job; it can be resumed."""
-        self._stopped.add(job.folder)
         with self._lock:
+            self._stopped.add(job.folder)
             process = self._processes.get(job.folder)
         if process is None:
             self._stop_other(job, seconds=seconds)
             return
-        _signal(process.pid, signal.SIGINT)
-        try:
+        # a training saves a checkpoint then; what it has started ends with it
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            _signal(process.pid, signal.SIGKILL)
-            process.wait()
+        _signal(process.pid, signal.SIGKILL)
+        process.wait()
 
     def _stop_other(self, job: Job, *, seconds: float) -> None:
         """Stop a job that waits, or whose process an earlier server started, which was killed."""
         state, status = job.state, job.status
         if state == "running":
-            _signal(status["pid"], signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.kill(status["pid"], signal.SIGTERM)
             until = time.monotonic() + seconds
             while job.state == "running" and time.monotonic() < until:
                 time.sleep(0.1)
-            if job.state == "running":
-                _signal(status["pid"], signal.SIGKILL)
+            _signal(status["pid"], signal.SIGKILL)
         if state in ("waiting", "running"):
             self._finish(job, {**status, "state": "stopped"})
 
@@ -298,12 +299,13 @@ class JobRunner:
         """Stop all jobs, and start no other."""
         with self._lock:
             self._is_closed = True
-            folders = list(self._processes)
+            folders, waiting = list(self._processes), list(self._latest.values())
         stopping = [threading.Thread(target=self.stop, args=(Job(folder),)) for folder in folders]
         for thread in stopping:
             thread.start()
-        for thread in stopping:
-            thread.join()
+        for thread in (*stopping, *waiting):
+            # those that waited write that they were stopped
+            thread.join(SECONDS_TO_STOP)
 
 
 def _has_settings(job: Job) -> bool:

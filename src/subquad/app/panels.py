@@ -66,7 +66,8 @@ def run_of(context: Context, session: Session, name: str | None, kind: str) -> P
     job = session.job(name)
     if job is not None:
         return job.out
-    path = Path(name)
+    # jobs run in folders of their own
+    path = Path(name).resolve()
     if not (context.is_private or path in context.shared):
         raise SubquadError(f"{name}: this page opens folders named by --runs only, since other computers can reach it")
     return path
@@ -118,6 +119,9 @@ class Panel:
 
         def on_start(request: gr.Request, own: str | None, *values: Any) -> Any:
             session = session_of(self.context, request)
+            if (job := self.job(session, own)) is not None and job.is_active:
+                # pressed twice
+                return self._look(session, own)
             try:
                 command = self.command(session, own, *values)
             except SubquadError as error:

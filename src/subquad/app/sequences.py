@@ -105,7 +105,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         sequence = gr.Dropdown([], label="Column of the sequences", info="Nothing chosen: inferred.")
         split_by = gr.Dropdown(list(SPLITS.items()), value="random", label="How test rows are held out")
         group = gr.Dropdown([], label="Column of the groups", info="For whole groups as test rows.")
-        forget = gr.Button("Delete my uploaded tables", size="sm", variant="secondary")
+        forget = gr.Button("Delete my uploaded files", size="sm", variant="secondary")
     view = gr.HTML(elem_classes="sq-view", elem_id="sq-data")
     found.columns = [target, sequence, group, split_by]
 

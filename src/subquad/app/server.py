@@ -5,11 +5,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
 from subquad.errors import require
 from subquad.progress import say
+from subquad.runs.listening import listen
+from subquad.runs.lock import lock_folder
 
 __all__ = ["make_app", "serve"]
 
@@ -31,15 +34,12 @@ def serve(settings: AppSettings | None = None) -> None:
     say("opening the page …")
     # the end of the process is an interruption too, so that jobs are stopped
     signal.signal(signal.SIGTERM, _interrupt)
-    with suppress(KeyboardInterrupt), make_app(settings) as app:
-        config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3
-        )
-        server = uvicorn.Server(config)
-        sockets = [config.bind_socket()]
+    # before anything of an earlier server is cleared
+    with listen(settings.host, settings.port) as listener, suppress(KeyboardInterrupt), make_app(settings) as app:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        say(f"subquad is at http://{host}:{sockets[0].getsockname()[1]} (Ctrl-C ends it)")
-        server.run(sockets=sockets)
+        say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
+        server.run(sockets=[listener])
 
 
 def _interrupt(*_: Any) -> None:
@@ -65,10 +65,16 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
     At the end jobs are stopped, and uploads are deleted unless a stopped job needs them to go on.
 
     Raises:
-        SubquadError: As `serve`.
+        SubquadError: As `serve`, or another server uses the workspace.
     """
-    password = read_password(settings)
     root = cache_folder() if settings.workspace is None else settings.workspace
+    with lock_folder(root, flag="--workspace"):
+        yield from _app(settings, root)
+
+
+def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
+    """Yield the application once, and clean up after it."""
+    password = read_password(settings)
     from subquad.app.sessions import Workspace
 
     workspace = Workspace.open(root, settings.upload_bytes)
@@ -86,7 +92,10 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
     from subquad.app.panels import Context
 
     runner, ended = JobRunner(settings.max_jobs), threading.Event()
-    context = Context(workspace=workspace, runner=runner, shared=settings.runs, is_private=is_loopback(settings.host))
+    # behind a proxy with a password, others use a page on loopback
+    is_private = is_loopback(settings.host) and password is None
+    shared = [folder.resolve() for folder in settings.runs]
+    context = Context(workspace=workspace, runner=runner, shared=shared, is_private=is_private)
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(inner, workspace)
     blocks = build_page(context)
@@ -94,7 +103,7 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
         inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, **look(),
     )  # fmt: skip
-    hosts = LOOPBACK_NAMES if is_loopback(settings.host) and password is None else None
+    hosts = LOOPBACK_NAMES | {settings.host} if is_private else None
 
     def clean() -> None:
         while True:
@@ -110,5 +119,5 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
         ended.set()
         runner.close()
         for session in workspace.sessions:
-            session.clear_uploads(needs_stopped=True)
+            session.clear_uploads()
         workspace.clear_received()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from subquad.app.jobs import Job
 from subquad.errors import SubquadError
+from subquad.runs.lock import LOCK
 from subquad.runs.storage import check_writable
 
 __all__ = ["Session", "Workspace", "new_token"]
@@ -62,9 +63,11 @@ class Session:
         """Move an uploaded file into the session, and return its new path; the original is gone in any case.
 
         Raises:
-            SubquadError: The file is too large, or the session holds too many files.
+            SubquadError: The file is gone or too large, or the session holds too many files.
         """
         file = Path(file)
+        if not file.is_file():
+            raise SubquadError(f"{file.name}: was used already, or has been here for too long; drop the file again")
         try:
             size, most = file.stat().st_size, self.max_upload
             if size > most:
@@ -114,10 +117,9 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "used").touch()
 
-    def clear_uploads(self, *, needs_stopped: bool = False) -> None:
-        """Delete all uploads; with `needs_stopped` but those that a stopped job needs to go on."""
-        stopped = [job for job in self.jobs if job.state == "stopped"] if needs_stopped else []
-        needed = " ".join(job.command for job in stopped)
+    def clear_uploads(self) -> None:
+        """Delete all uploads but those that a job needs which waits, runs, or was stopped and may go on."""
+        needed = " ".join(job.command for job in self.jobs if job.state in ("waiting", "running", "stopped"))
         for folder in self.uploads.glob("*"):
             if str(folder) not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -133,15 +135,20 @@ class Workspace:
 
     @classmethod
     def open(cls, root: Path, max_upload: int) -> "Workspace":
-        """Return the workspace in a folder, which is made if there is none; other users of the computer cannot read it.
+        """Return the workspace in a folder, which is made if there is none; other users of the computer cannot read its
+        files.
 
         Raises:
             SubquadError: The folder cannot be written.
         """
         check_writable(root)
-        (root / "sessions").mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
-        (root / "received").mkdir(exist_ok=True)
+        own = [root / name for name in ("sessions", "received")]
+        for folder in own:
+            folder.mkdir(parents=True, exist_ok=True)
+        # a folder with other files keeps its permissions, since others may need these
+        is_shared = {*root.iterdir()} - {*own, root / LOCK}
+        for folder in own if is_shared else (root,):
+            folder.chmod(0o700)
         return cls(root=root.resolve(), max_upload=max_upload)
 
     @property
@@ -164,7 +171,7 @@ class Workspace:
         count = 0
         for session in self.sessions:
             used = session.folder / "used"
-            age = time.time() - (used if used.is_file() else session.folder).stat().st_mtime
+            age = time.time() - _changed(used if used.is_file() else session.folder)
             if age > 86_400 * days and not any(job.is_active for job in session.jobs):
                 shutil.rmtree(session.folder, ignore_errors=True)
                 count += 1
@@ -173,9 +180,17 @@ class Workspace:
     def clear_received(self, *, seconds: float = 0.0) -> None:
         """Delete what arrived so many seconds ago and was not used."""
         for path in self.received.iterdir():
-            if time.time() - path.stat().st_mtime < seconds:
+            if time.time() - _changed(path) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> float:
+    """Return when a file was changed; now if it has been removed in the meantime."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _safe_name(name: str) -> str:

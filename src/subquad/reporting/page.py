@@ -80,10 +80,12 @@ def show(value: str | float | int | None) -> str:
         case int():
             return f"{value:,}"
     size = abs(value)
-    if size >= LARGE or ROUNDING_ERROR < size < SMALL:
+    if size <= ROUNDING_ERROR:
+        return "0.000"
+    if size >= LARGE or size < SMALL:
         text = f"{value:.3g}"
     else:
-        text = f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
+        text = f"{value:,.0f}" if size >= 999.5 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
     # a minus sign instead of a hyphen
     return text.replace("-", "−", 1) if value < 0 else text
 

@@ -31,7 +31,8 @@ def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.nd
     rate = passed / n
     half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     centre, scale = rate + z**2 / (2 * n), 1 + z**2 / n
-    return (centre - half) / scale, (centre + half) / scale
+    # rounding can lead beyond the ends
+    return np.clip((centre - half) / scale, 0, 1), np.clip((centre + half) / scale, 0, 1)
 
 
 def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -164,7 +164,7 @@ def _clear(directory: Path) -> None:
     # metrics first: without them the folder counts as unfinished, whenever this is interrupted
     (directory / METRICS).unlink(missing_ok=True)
     for entry in directory.iterdir():
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry.name not in (CONFIG, LOCK):
             entry.unlink()

@@ -32,11 +32,11 @@ def locks_output(command: Command) -> Command:
 
 
 @contextmanager
-def lock_folder(out: Path | str) -> Iterator[None]:
+def lock_folder(out: Path | str, *, flag: str = "--out") -> Iterator[None]:
     """Hold the lock of a folder, which is made for that and removed if it stays empty.
 
     Of several processes that `torchrun` started, the first one holds it for all. Where the file system has no locks
-    (some network file systems), nothing is locked.
+    (some network file systems), nothing is locked. `flag` names the folder in messages.
 
     Raises:
         SubquadError: Another process holds the lock, or the folder cannot be written.
@@ -48,7 +48,7 @@ def lock_folder(out: Path | str) -> Iterator[None]:
         return
     created = [own for own in (folder, *folder.parents) if not own.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    file = _acquire(folder)
+    file = _acquire(folder, flag)
     try:
         yield
     finally:
@@ -66,14 +66,14 @@ def is_blank(folder: Path, first: str) -> bool:
     return not {*folder.iterdir()} - {folder / LOCK, *temporaries_of(folder / first)}
 
 
-def _acquire(folder: Path) -> int:
+def _acquire(folder: Path, flag: str) -> int:
     """Return the open file that holds the lock."""
     end = time.monotonic() + WAIT
     while (file := _try(folder / LOCK)) is None:
         if time.monotonic() > end:
             raise SubquadError(
                 f"{folder}: another process is writing to it; wait until it has ended, or choose another folder with "
-                "--out"
+                f"{flag}"
             )
         time.sleep(0.05)
     return file

@@ -1,5 +1,6 @@
 """Folders that hold a report and its figures: written at once, and replaced only if subquad wrote them."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -
     """
     out = as_folder(out)
     check_writable(out)
+    if out.is_dir() and not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        raise SubquadError(
+            f"{out}: the folder is replaced as a whole, and {out.absolute().parent} must not be written to; choose "
+            "another --out, such as a new folder in it"
+        )
     if not out.is_dir() or not any(out.iterdir()):
         return out
     content = read_json(out / file) if (out / file).is_file() else None

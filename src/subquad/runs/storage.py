@@ -165,9 +165,11 @@ def as_folder(out: Path | str) -> Path:
     Raises:
         SubquadError: `out` is a file.
     """
-    if Path(out).is_file():
+    path = Path(out)
+    if path.is_file():
         raise SubquadError(f"{out}: --out must be a folder, and this is a file")
-    return Path(out)
+    # a link cannot be replaced by a folder, and `.` and `..` are no names
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
 
 
 def as_file(out: Path | str, *, flag: str = "--out") -> Path:

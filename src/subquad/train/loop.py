@@ -369,5 +369,6 @@ class _Trainer:
         history = self._checkpoint.with_name(HISTORY)
         if not self.state.has_ended and history.exists() and self.accelerator.is_main_process:
             with history.open("r+b") as file:
-                file.truncate(self.state.history_bytes)
+                # after a power loss it may be shorter than the checkpoint says
+                file.truncate(min(self.state.history_bytes, history.stat().st_size))
         self.accelerator.wait_for_everyone()

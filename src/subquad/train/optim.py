@@ -55,7 +55,7 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def schedule(name: ScheduleName, *, warmup: float = 0.0, floor: float = 0.0) -> Schedule:
+def schedule(name: ScheduleName, *, warmup: float = 0.0, floor: float = 0.0, steps: int | None = None) -> Schedule:
     """Return the factor on the learning rates as a function of progress.
 
     Args:
@@ -63,12 +63,16 @@ def schedule(name: ScheduleName, *, warmup: float = 0.0, floor: float = 0.0) -> 
             first 30 % of progress and a cosine decay to `floor` (arXiv:1708.07120).
         warmup: Fraction of progress over which the factor first rises linearly from 0.
         floor: Factor at the end.
+        steps: Number of steps, if it is known; a warm-up of at most one step is left out.
 
     Raises:
         ValueError: `warmup` is not in [0, 1), or the name is unknown.
     """
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+    if warmup * (steps or math.inf) <= 1:
+        # the first step would have the rate 0, and there is no other to rise to
+        warmup = 0.0
     if name not in ("constant", "linear", "cosine", "one_cycle"):
         raise ValueError(f"no schedule {name!r}")
 

@@ -27,7 +27,7 @@ from subquad.progress import say
 from subquad.runs.folder import Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, fingerprint, plain, write_json
+from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, write_json
 
 __all__ = ["fit", "fit_table", "run_settings"]
 
@@ -63,6 +63,7 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
+    check_not_inside(out, file_of(path), flag="TABLE")
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     # a folder that cannot be written is refused before anything is printed
     identity = run_settings(path, settings, seed)

@@ -31,6 +31,7 @@ from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import (
     as_folder,
     atomic,
+    check_not_inside,
     check_writable,
     fingerprint,
     plain,
@@ -340,6 +341,7 @@ def _simulate(
     from subquad.bio.models.support import describe_direction
 
     path = resolve_table(source)
+    check_not_inside(out, file_of(path), flag="TABLE")
     models_for("regression", settings.models)
     assay, remarks = read_assay(path, settings)
     identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(file_of(path)), "seed": seed}

@@ -25,7 +25,7 @@ from subquad.hep.settings import EvaluateSettings, FitSettings
 from subquad.progress import say
 from subquad.runs.folder import METRICS, REPORT, load_config
 from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import plain, write_json
+from subquad.runs.storage import check_not_inside, plain, write_json
 
 __all__ = ["evaluate"]
 
@@ -70,6 +70,7 @@ def evaluate(
             be overwritten.
     """
     settings = settings or EvaluateSettings()
+    check_not_inside(out, *list_files(runs), *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
     compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
     paths = _files_to_score(list_files(files), compared, scores, settings)

@@ -16,7 +16,7 @@ from subquad import __version__
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.batches import Batch, collate
 from subquad.hep.data.file_identity import training_note
-from subquad.hep.data.formats import Files, expand_files
+from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import attribute_all, input_means
 from subquad.hep.explanation.displays import displays_of, select_jets
@@ -39,7 +39,7 @@ from subquad.nn.kinematic import KinematicPCN
 from subquad.progress import say
 from subquad.runs.folder import REPORT
 from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import plain, write_json
+from subquad.runs.storage import check_not_inside, plain, write_json
 from subquad.train.bucketing import batches_by_length
 
 __all__ = ["explain"]
@@ -74,6 +74,7 @@ def explain(
         SubquadError: A run, files or a class that cannot be used, or an output folder that must not be overwritten.
     """
     settings = settings or ExplainSettings()
+    check_not_inside(out, run, *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:

@@ -40,7 +40,7 @@ from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import plain, read_json, write_tensors
+from subquad.runs.storage import check_not_inside, plain, read_json, write_tensors
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = ["fit"]
@@ -165,6 +165,8 @@ def _read_and_split(
         "origin_fingerprint": None if origin is None else origin.fingerprint,
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
+    check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
+    check_not_inside(out, settings.from_, flag="--from")
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     group.wait_for_everyone()
     with temporary_store(source, out, quiet=quiet) as folder:

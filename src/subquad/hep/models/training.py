@@ -224,7 +224,9 @@ def _train(
         maximize=monitor_of(settings, plan.targets) == "accuracy",
         directory=directory,
         name="fit",
-        record=event_writer(directory / EVENTS) if directory and settings.tensorboard else lambda entry: None,
+        record=event_writer(directory / EVENTS)
+        if directory and settings.tensorboard and processes().is_main_process
+        else lambda entry: None,
         seed=seed,
         quiet=quiet,
     )

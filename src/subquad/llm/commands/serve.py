@@ -1,20 +1,18 @@
 """`subquad llm serve`: answer requests over HTTP until the process is stopped."""
 
 import ipaddress
-import os
 import signal
-import socket
 from pathlib import Path
 
 import uvicorn
 
-from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
+from subquad.runs.listening import listen
 
 __all__ = ["serve"]
 
@@ -33,7 +31,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
     for path in settings.state:
         check_state_file(path)
     # before the model is loaded, since that takes longer
-    with _listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener:
         model, tokenizer = load_for_generation(run, settings)
         name = settings.name or Path(run).resolve().name
         app = make_app(model, tokenizer, settings, name=name)
@@ -62,16 +60,3 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         except KeyboardInterrupt:
             # uvicorn raises it again after the shutdown
             say("stopped")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        # Python adds the address to the text; errors of name resolution have negative numbers and texts of their own
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise SubquadError(
-            f"cannot listen on port {port} of {host} ({reason}); choose others with --host and --port; "
-            "--port 0 picks a free port"
-        ) from error

@@ -51,7 +51,7 @@ def loss_rows(model: nn.Module, sequences: Int[Tensor, "N T"], edges: Sequence[i
     rows = []
     for sequence in sequences:
         # the loss of position p is at index p - 1
-        losses = token_losses(model, sequence, mode=mode).double().cpu()
+        losses = token_losses(model, sequence, mode=mode).cpu().double()
         rows.append({"losses": [float(losses[low - 1 : high - 1].sum()) for low, high in pairwise(edges)]})
     return rows
 

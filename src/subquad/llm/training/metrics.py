@@ -81,7 +81,7 @@ def sequence_losses(
     model.eval()
     with track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
         for row in sequences:
-            losses.append(float(token_losses(model, row, mode=mode).double().mean()))
+            losses.append(float(token_losses(model, row, mode=mode).cpu().double().mean()))
             advance(1)
     model.train(was_training)
     return losses

@@ -98,7 +98,11 @@ def train_stage(
         step=step,
         optimizer=torch.optim.AdamW(parameter_groups, weight_decay=0.0),
         settings=_loop_settings(settings, options),
-        schedule=schedule("constant" if settings.schedule == "plateau" else "linear", warmup=warmup),
+        schedule=schedule(
+            "constant" if settings.schedule == "plateau" else "linear",
+            warmup=warmup,
+            steps=steps_for(options["tokens"], settings),
+        ),
         validate=validate if settings.validate_every else None,
         directory=options.get("directory"),
         name=name,
