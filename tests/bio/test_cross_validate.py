@@ -11,6 +11,7 @@ from support.bio_tables import settings, table
 
 from subquad.bio.cli import cross_validate as cross_validate_cli
 from subquad.bio.commands import cross_validate as cross_validate_command
+from subquad.bio.commands import cross_validate as cross_validate_module
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.cross_validate import cross_validate
 from subquad.bio.data.dataset import Target
@@ -19,6 +20,7 @@ from subquad.bio.plots.cross_validation_page import is_tied
 from subquad.bio.splits import split as split_module
 from subquad.errors import SubquadError
 from subquad.runs.options import RunOptions
+from subquad.runs.storage import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +195,20 @@ def test_tables_without_folds_are_refused(tmp_path, more, message):
     with pytest.raises(SubquadError, match=message):
         cross_validate(tmp_path / "t.csv", settings(**more), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_fitted_in_each_fold_is_left_out(done):
+    folds = [read_json(path) for path in sorted(done[0].glob("fold-*/metrics.json"))]
+    models = list(folds[0]["test"])
+    for place in (0, 1):
+        some = [{**fold, "test": dict(fold["test"])} for fold in folds]
+        del some[place]["test"][models[-1]]
+        found = cross_validate_module._metrics(some, None, {}, None)
+        assert list(found["test"]) == models[:-1]
+
+
+def test_equal_values_in_all_folds_are_a_tie():
+    assert is_tied([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
 
 
 def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():

@@ -161,6 +161,16 @@ def test_empty_rows_and_comments_before_the_header_are_skipped(tmp_path):
     assert list(read_frame(path).columns) == ["#sequence", "score"]
 
 
+@pytest.mark.parametrize(
+    ("comment", "header"),
+    [("# exported 2024", "sequence"), ("# library A, replicate 2", "sequence,note"), ("# a,b", "mutant,DMS_score")],
+)
+def test_a_comment_above_a_header_is_no_header(tmp_path, comment, header):
+    row = "A3G,1" if "," in header else "ACDEF"
+    (tmp_path / "t.csv").write_text(f"{comment}\n{header}\n{row}\n")
+    assert list(read_frame(tmp_path / "t.csv").columns) == header.split(",")
+
+
 def test_blank_lines_are_not_counted_and_errors_with_rows_say_so(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,1", "", "  ", "ACDEG,2", ",", "", "ACDEF,3,4", "", ""])
     assert said(read_frame, path).splitlines() == [

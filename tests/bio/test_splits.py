@@ -297,6 +297,14 @@ def test_variants_with_more_mutations_are_the_test():
     assert "trained on variants with up to 2 mutations, tested on 3 or more" in split.how
 
 
+def test_replicates_of_the_most_mutated_variants_stay_together():
+    own = variants(rows=120)
+    sequences, mutants = (list(np.repeat(values, 3)) for values in (own.sequences, own.mutants))
+    split = make_split(table(sequences, mutants=mutants), FitSettings(split_by="mutations"), seed=0)
+    assert split.leakage.validation_exact == 0
+    check(split, 360)
+
+
 @pytest.mark.parametrize("most", [1, 2])
 def test_held_out_positions_are_mutated_in_one_part_only(most):
     own = variants(most=most, rows=997)

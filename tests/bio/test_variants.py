@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio.data.fasta import read_sequence
+from subquad.bio.data.inputs import InputOptions, read_inputs
 from subquad.bio.data.variants import canonical, check_unread, looks_like_variants, parse_variants
 from subquad.bio.data.wild_type import from_both, from_sequences, from_variants
 from subquad.errors import SubquadError
@@ -30,6 +31,18 @@ def both(sequences, words, **options):
 
 def made(*words, wild=WILD, **options):
     return from_variants("t.csv", parse(*words), wild, **options)
+
+
+def test_variants_of_the_protein_of_an_rna_keep_their_threonines():
+    frame = pd.DataFrame({"mutant": ["T2A", "T2S", "E4T"]})
+    rna = "AUGACUGGUGAAUUUGGUCAUAUUAAACUUUGG"
+    options = InputOptions(
+        sequence=None, mutant="mutant", partner=None, alphabet="auto", ambiguity="any", wild_type=rna, offset=None,
+        is_mutant_named=True,
+    )  # fmt: skip
+    made = read_inputs("t.csv", frame, options)
+    assert made.sequences.wild_type == "MTGEFGHIKLW"
+    assert made.sequences.sequences == ["MAGEFGHIKLW", "MSGEFGHIKLW", "MTGTFGHIKLW"]
 
 
 @pytest.mark.parametrize(

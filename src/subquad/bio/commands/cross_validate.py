@@ -94,6 +94,9 @@ def cross_validate(
     config = read_json(run.directory / "fold-0" / CONFIG)
     units = None if frame is None else frame["group" if settings.split_by == "group" else "sequence"].to_numpy()
     metrics = _metrics(folds, frame, config["target"], units)
+    some = {model for fold in folds for model in fold["test"]} - set(metrics["test"])
+    if some:
+        say(f"not fitted in each fold, and left out: {', '.join(sorted(some))}", quiet=quiet)
     name = f"{', '.join(config['target']['names'][:3])} from sequence, {count} folds: {path.name}"
     card = f"# {name}\n\n{verdict(metrics)}\n"
     html = render(metrics, name, how=config["split"]["how"])
@@ -114,7 +117,8 @@ def _metrics(
 ) -> dict[str, Any]:
     """Return means and standard deviations over the folds, and metrics of all rows together."""
     task_type, main = folds[0]["task_type"], folds[0]["main_metric"]
-    models = list(folds[0]["test"])
+    # some are fitted on small tables only, and training rows differ from fold to fold
+    models = [model for model in folds[0]["test"] if all(model in fold["test"] for fold in folds)]
     first = models[0]
     names = [name for name in folds[0]["test"][first] if all(name in fold["test"][first] for fold in folds)]
     values = {model: {name: [fold["test"][model][name] for fold in folds] for name in names} for model in models}

@@ -1,5 +1,6 @@
 """`fit`: from a table to saved models with metrics on a test set and a report."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]
     named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(file_of(path))}
     if settings.embeddings is not None:
         named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
+    if settings.wild_type is not None and os.path.isfile(settings.wild_type):
+        named["fingerprint_wild_type"] = fingerprint(Path(settings.wild_type))
     return {**plain(settings), **named}
 
 

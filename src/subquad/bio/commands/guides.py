@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.fasta import read_fasta
-from subquad.bio.data.files import separator_of
+from subquad.bio.data.files import check_written_table, separator_of
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
 from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, pack
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
@@ -58,8 +58,12 @@ def guides(
         SubquadError: The file is not nucleotide FASTA, the model reads another context, or an output exists; nothing
             has been written then.
     """
+    check_written_table(as_file(out))
     settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
     page = None if page is None else check_output(as_file(page), force=force)
+    named = [path.resolve() for path in (genes, out, page) if path is not None]
+    if len(set(named)) < len(named):
+        raise SubquadError("the file of the genes, --out and --page have to be different files")
     scorer = None if model is None else open_scorer(model, target=settings.target)
     window = _window(scorer, settings, quiet=quiet)
     identical, similar = _similar_sites(genes, settings, window, quiet=quiet)

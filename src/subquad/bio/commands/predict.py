@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import check_written_table, separator_of
+from subquad.bio.data.files import check_written_table, file_of, separator_of
 from subquad.bio.data.table import read_like
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions
@@ -51,7 +51,7 @@ def predict(
     """
     check_written_table(as_file(out))
     out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
-    if out.exists() and out.samefile(path):
+    if out.exists() and out.samefile(file_of(path)):
         raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
     model = model or fitted.default
     fitted.check_model(model)

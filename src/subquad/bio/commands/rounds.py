@@ -90,12 +90,14 @@ def rounds(
     remove_temporaries(out)
     direction, target = _direction(record, settings), _target(record, settings)
     step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
-    done = record["rounds"]
+    done, known = record["rounds"], len(record["rounds"])
     if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
         number = len(done)
         is_resumed = _check_last(out, done.pop(), step, number, force=force)
     run, table = _current(done, out, source)
     model, folder = BioModel.load(run), out / f"round-{number}"
+    if number > known and not is_blank(folder, TABLE):
+        raise SubquadError(f"{folder}: was not written by rounds, which needs the folder; move its files elsewhere")
     if model.schema.partner:
         raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
     if table is None:

@@ -214,6 +214,9 @@ def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
 def _covariates(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[str, ...]:
     others = {settings.sequence, settings.mutant, settings.partner, settings.weight, settings.error, *settings.target}
     others |= {settings.group, settings.split}
+    if not settings.target:
+        # what the target will be inferred from
+        others |= {name for name in frame.columns if name.lower() in TARGET_NAMES}
     found: dict[str, None] = {}
     checks = []
     for pattern in settings.covariates:

@@ -63,10 +63,13 @@ def read_sequence(given: str, flag: str) -> str:
             f"{given}: no such file ({flag} takes letters, a FASTA file or a text file with one sequence)"
         )
     path = Path(given)
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-        is_fasta = file.read(1) == ">"
-        file.seek(0)
-        text = "" if is_fasta else "".join(file.read().split())
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            is_fasta = file.read(1) == ">"
+            file.seek(0)
+            text = "" if is_fasta else "".join(file.read().split())
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise SubquadError(f"{given}: not gzipped although its name ends in .gz, or truncated ({flag})") from error
     if not is_fasta:
         if not SEQUENCE.fullmatch(text):
             raise SubquadError(f"{given}: neither a FASTA file nor a text file with one sequence ({flag})")

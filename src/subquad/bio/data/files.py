@@ -181,6 +181,10 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
     return frame
 
 
+DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{8,}|[A-Z]\d+[A-Z*=]")
+"""A number, a sequence or a variant."""
+
+
 def _separator_in(head: str) -> str:
     return max("\t,;", key=head.count)
 
@@ -191,8 +195,9 @@ def _skip_comments(text: str) -> tuple[str, list[str]]:
     text, comments = text[len(before) :], [line.strip() for line in before.split("\n") if line.strip()]
     head = text.split("\n", 1)[0]
     separator = _separator_in(head)
-    # a comment with as many separators as the next line is a header that begins with #
-    if comments and comments[-1].count(separator) == head.count(separator):
+    # a comment with as many separators as the next line is a header that begins with #, if that line holds data
+    is_table = head.count(separator) > 0 and any(DATA.fullmatch(cell.strip()) for cell in head.split(separator))
+    if comments and comments[-1].count(separator) == head.count(separator) and is_table:
         text = f"{comments.pop()}\n{text}"
     remark = f"{len(comments):,} comment lines before the header are skipped"
     return text, [f"{remark} ({comments[0][:60]!r})"] if comments else []

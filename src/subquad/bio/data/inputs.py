@@ -324,7 +324,9 @@ def _variants(
         # the full sequences suffice
         text = f"column {options.mutant!r} has values that are not substitutions and is ignored"
         return None, [f"{text} (--mutant {options.mutant} shows where)"]
-    if is_nucleotide(alphabet):
+    letters = set(np.unique([variants.old, variants.new]).tolist())
+    # of a coding sequence they can be those of the protein
+    if is_nucleotide(alphabet) and letters <= set(b"ACGTUN"):
         variants = variants.translated("U", "T") if alphabet.startswith("dna") else variants.translated("T", "U")
     return variants, remarks
 

@@ -173,10 +173,11 @@ def align_partners(
         known, remarks = _infer_alignment(contexts, guides)
     if known.is_reversed:
         guides = reverse_complement(guides)
-    if known.offset is not None and (known.offset + short <= long).all():
-        offset = np.full(len(guides), known.offset)
-    else:
-        offset = _best_offsets(contexts, guides, known.most_common)[0]
+    offset = np.full(len(guides), known.offset or 0)
+    # each row by itself, whatever the others are
+    if known.offset is None or (known.offset + short > long).any():
+        best = _best_offsets(contexts, guides, known.most_common)[0]
+        offset = best if known.offset is None else np.where(known.offset + short <= long, known.offset, best)
     partner = np.full_like(contexts, PAD)
     row, place = np.nonzero(guides != PAD)
     partner[row, place + offset[row]] = guides[row, place]

@@ -75,7 +75,9 @@ def make_acquisition(
     if members < 2 and beta:
         raise SubquadError(f"--beta {beta:g}: {single}, so that beta has no effect; leave it out, or {remedy}")
     if kind == "ei" and best is None:
-        raise SubquadError("--acquisition ei: the best measurement is unknown; name the measured table with --table")
+        raise SubquadError(
+            "--acquisition ei: needs a regression model that `subquad bio fit` wrote, which knows the best measurement"
+        )
     value = float(members > 1) if beta is None else beta
     remark = (
         f"Warning: {single}; variants are ranked by the prediction alone." if members < 2 and beta is None else None

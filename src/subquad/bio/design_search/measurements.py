@@ -68,7 +68,8 @@ def settings_of_run(model: BioModel) -> tuple[FitSettings, int]:
     settings = replace(
         given,
         sequence=schema.sequence,
-        mutant=schema.mutant,
+        # an inferred column is inferred again, since it may not have been used
+        mutant=given.mutant,
         target=tuple(model.names),
         task_type=model.task_type,
         alphabet=schema.alphabet,

@@ -111,11 +111,17 @@ def measured_sequences(run: Any, scorer: Scorer, table: str | None, *, quiet: bo
     folder = Path(run) if isinstance(run, str | Path) else None
     path = table_of_fit(folder, scorer.model) if table is None else Path(table)
     if path is not None:
+        from subquad.bio.data.files import column_of, is_missing
         from subquad.bio.data.table import read_like
 
-        return MeasuredSequences(
-            sequences=_with_partner(scorer, read_like(path, scorer.schema).sequences), is_complete=True
-        )
+        read = read_like(path, scorer.schema)
+        names = [name for name in scorer.model.names if name in read.frame.columns]
+        # a table may list variants that wait for their measurement
+        is_missing_all = np.all([is_missing(column_of(read.frame, name)) for name in names], axis=0) if names else None
+        sequences = [
+            sequence for row, sequence in enumerate(read.sequences) if is_missing_all is None or not is_missing_all[row]
+        ]
+        return MeasuredSequences(sequences=_with_partner(scorer, sequences), is_complete=True)
     say(
         "the table of the fit was not found, so designs may include variants that were measured; name it with --table",
         quiet=quiet,

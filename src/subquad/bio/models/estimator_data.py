@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 
 from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.covariates import fill_missing
@@ -226,6 +227,8 @@ def take_rows(values: Any, rows: np.ndarray) -> Any:
     """Return the given rows of a list, an array or a column."""
     if isinstance(values, list | tuple):
         return [values[row] for row in rows]
+    if issparse(values):
+        return values.tocsr()[rows]
     return values.iloc[rows] if hasattr(values, "iloc") else np.asarray(values)[rows]
 
 

@@ -240,6 +240,12 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
             raise SubquadError(
                 f"the run has no wild type; give the sequence with {flag}, as letters, or a FASTA or text file"
             )
+        outside = sorted(set(model.wild_type) - set(model.alphabet))
+        if outside:
+            raise SubquadError(
+                f"the wild type of the run has {', '.join(outside)}, which no variant can be made of; give the "
+                f"sequence with {flag}, with another letter there"
+            )
         return model.wild_type
     sequence = normalize([read_sequence(given, flag)], model.schema.alphabet)[0][0]
     length, first = model.schema.length, 1 + model.schema.offset

@@ -309,8 +309,7 @@ def _finite_score(truth: Target, predictions: Any) -> dict[str, float]:
     Raises:
         SubquadError: A prediction is not finite.
     """
-    # residues are padded with NaN
-    if not truth.is_residue and not all(np.isfinite(own).all() for own in predictions):
+    if not all(np.isfinite(own).all() for own in predictions):
         raise SubquadError("training diverged: predictions are no longer finite; lower --learning-rate")
     return score(truth, predictions)
 

@@ -35,7 +35,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     main, mean, std = metrics["main_metric"], metrics["test"], metrics["std"]
     best, folds = _best(metrics), len(metrics["rows"])
     others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    tied = [label_of(model) for model, own in metrics["folds"].items() if is_tied(metrics["folds"][best], own)]
+    values = metrics["folds"]
+    tied = [label_of(model) for model in values if model != best and is_tied(values[best], values[model])]
     unclear = f" The folds do not distinguish it from {', '.join(tied)}." if tied else ""
     value = f"{label_of(best)}, {title(main)} {mean[best][main]:.3f} ± {std[best][main]:.3f}"
     if not others:
@@ -53,7 +54,7 @@ def _best(metrics: Mapping[str, Any]) -> str:
 def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether the mean difference over folds is within two standard errors of zero."""
     differences = np.subtract(best, other)
-    return bool(differences.any()) and differences.mean() <= 2 * differences.std(ddof=1) / len(differences) ** 0.5
+    return bool(differences.mean() <= 2 * differences.std(ddof=1) / len(differences) ** 0.5)
 
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:

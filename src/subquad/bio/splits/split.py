@@ -173,9 +173,13 @@ def _by_number(mutations: Mutations, equal: np.ndarray) -> SplitMethod:
         return hold_out_mutated(mutations, rows, **options)
 
     def hold_out_validation(rows: np.ndarray, *, fraction: float, fold: Any, random: np.random.Generator) -> Any:
-        # the most mutated rows first, in random order within a number of mutations
-        order = rows[np.lexsort([random.random(len(rows)), -mutations.count[rows]])]
-        size = max(1, round(fraction * len(rows)))
+        # the most mutated rows first, in random order within a number of mutations; equal sequences stay together
+        _, unit = np.unique(equal[rows], return_inverse=True)
+        order = np.lexsort([random.random(unit.max() + 1)[unit], -mutations.count[rows]])
+        size, unit = max(1, round(fraction * len(rows))), unit[order]
+        borders = np.append(np.flatnonzero(unit[1:] != unit[:-1]) + 1, len(rows))
+        size = int(borders[np.searchsorted(borders, size)])
+        order = rows[order]
         return np.sort(order[:size]), np.sort(order[size:])
 
     def describe(parts: dict[str, np.ndarray]) -> str:
