@@ -2,6 +2,7 @@ import json
 import re
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -164,10 +165,14 @@ def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeyp
     model = Landscape()
     first = run_design(model, tmp_path, "first", number=19)
     measured = [*first["sequence"][:11], model.wild_type]
-    monkeypatch.setattr("subquad.bio.data.table.read_like", lambda path, schema: pd.Series({"sequences": measured}))
+    # and one that waits for its measurement
+    frame = pd.DataFrame({model.names[0]: [*["0.5"] * 12, ""]})
+    read = SimpleNamespace(sequences=[*measured, first["sequence"][12]], frame=frame)
+    monkeypatch.setattr("subquad.bio.data.table.read_like", lambda path, schema: read)
     settings = DesignSettings(generations=7, population=61, number=19, table="t.csv")
     second = design(model, settings, out=tmp_path / "second", quiet=True)
     assert not set(second["sequence"]) & set(measured)
+    assert first["sequence"][12] in set(second["sequence"])
     for row in second.to_dict("records"):
         far = min(sum(a != b for a, b in zip(row["sequence"], text, strict=True)) for text in measured)
         assert row["distance"] == far
