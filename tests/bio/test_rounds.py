@@ -157,6 +157,13 @@ def test_a_round_is_replaced_only_with_force(start, tmp_path):
     settings = RoundsSettings(propose=2, generations=1)
     record = rounds(start / "run", settings, out=tmp_path / "rounds", force=True, quiet=True)
     assert [step["proposed"] for step in record["rounds"]] == [2]
+    (tmp_path / "rounds" / "round-2").mkdir()
+    measured = pd.read_csv(tmp_path / "rounds" / "round-1" / "batch.csv").assign(activity=range(2))
+    measured.to_csv(tmp_path / "rounds" / "round-2" / "plate_reader.csv", index=False)
+    settings = RoundsSettings(measured=(tmp_path / "rounds" / "round-2" / "plate_reader.csv",))
+    with pytest.raises(SubquadError, match=r"round-2: holds plate_reader.csv, and is the folder of the next round"):
+        rounds(start / "run", settings, out=tmp_path / "rounds", quiet=True)
+    assert (tmp_path / "rounds" / "round-2" / "plate_reader.csv").is_file()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     with pytest.raises(SubquadError, match="not empty, and holds no rounds"):

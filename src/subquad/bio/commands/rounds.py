@@ -44,6 +44,9 @@ __all__ = ["rounds"]
 
 KIND, SIMULATION, RECORD = "bio rounds", "bio rounds simulation", "rounds.json"
 TABLE, RUN, BATCH, MEASURED = "table.csv", "run", "batch.csv", "measured.csv"
+PROPOSED = ("plates.csv", "batch.fasta", "batch.html", "batch.json")
+OWN = (TABLE, RUN, BATCH, MEASURED, *PROPOSED)
+"""What the folder of a round can hold."""
 
 Step = dict[str, Any]
 """Entry of a round in `rounds.json`."""
@@ -96,8 +99,9 @@ def rounds(
         is_resumed = _check_last(out, done.pop(), step, number, force=force)
     run, table = _current(done, out, source)
     model, folder = BioModel.load(run), out / f"round-{number}"
-    if number > known and not is_blank(folder, TABLE):
-        raise SubquadError(f"{folder}: was not written by rounds, which needs the folder; move its files elsewhere")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in OWN) if folder.is_dir() else []
+    if number > known and foreign:
+        raise SubquadError(f"{folder}: holds {foreign[0]}, and is the folder of the next round; move it elsewhere")
     if model.schema.partner:
         raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
     if table is None:
@@ -126,6 +130,11 @@ def rounds(
             say(remark, quiet=quiet)
         own = replace(settings, direction=direction, target=target)
         step |= _propose(run, model, table, own, folder, seed=seed, quiet=quiet)
+        if not settings.measured:
+            # of a round that this one replaces
+            for name in (MEASURED, TABLE):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / RUN, ignore_errors=True)
     _save(out, record, step | {"is_finished": True})
     return record
 
@@ -301,11 +310,12 @@ def _propose(
     batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(batch, folder / BATCH)
-    _write_csv(proposal.plates, folder / "plates.csv")
-    for name, text in (("batch.fasta", proposal.fasta), ("batch.html", html)):
-        with atomic(folder / name) as temporary:
+    plates, fasta, view, about = (folder / name for name in PROPOSED)
+    _write_csv(proposal.plates, plates)
+    for path, text in ((fasta, proposal.fasta), (view, html)):
+        with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write_json(folder / "batch.json", record)
+    write_json(about, record)
     best = proposal.designs["prediction"].iloc[0]
     return {"proposed": len(batch), "best_prediction": float(best), "measured_before": len(measured.sequences)}
 
