@@ -240,7 +240,8 @@ def _in_time(receive: Receive) -> Receive:
             # what comes then is that the client has gone, at any time
             return await receive()
         try:
-            message = await asyncio.wait_for(receive(), end - time.monotonic())
+            # what has arrived is read, however late
+            message = await asyncio.wait_for(receive(), max(0.05, end - time.monotonic()))
         except TimeoutError:
             raise HTTPException(408, f"the body was not complete within {BODY_SECONDS} seconds") from None
         is_complete = not message.get("more_body", False)
