@@ -109,8 +109,8 @@ def test_each_block_stops_early_by_itself(monkeypatch, folder, tokenizer, text, 
 
 @pytest.mark.parametrize("block", [None, 1])
 def test_metrics_and_page_have_the_steps_taken(monkeypatch, folder, text, tmp_path, block):
-    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [1.0])
-    monkeypatch.setattr(lora, "perplexity", lambda *_, **__: 1.0)
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_, **__: [1.0])
+    monkeypatch.setattr(lora, "_validation_loss", lambda *_, **__: 1.0)
     settings = replace(SMALL, **TOKENS, patience=2, validate_every=2, block_layers=block)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -124,11 +124,11 @@ def test_metrics_and_page_have_the_steps_taken(monkeypatch, folder, text, tmp_pa
 
 @pytest.mark.parametrize("block", [None, 1])
 def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypatch, folder, text, tmp_path, block):
-    # a high learning rate makes stage 1 worse, and a mock of perplexity lets stage 2 get worse with every step
+    # a high learning rate makes stage 1 worse, and a mock of the loss lets stage 2 get worse with every step
     def size(net, *_, **__):
         return sum(float(tensor.square().sum()) for name, tensor in net.named_parameters() if "lora_B" in name)
 
-    monkeypatch.setattr(lora, "perplexity", size)
+    monkeypatch.setattr(lora, "_validation_loss", size)
     settings = replace(
         SMALL, **TOKENS, schedule="plateau", warmup_fraction=0.1, patience=3, validate_every=1, block_layers=block,
         transfer_learning_rate=1.0, transfer_loss="attention_weights",

@@ -66,6 +66,22 @@ def fine_tune_step(
     Returns:
         The loss and, with distillation, its parts `divergence` and `next_token`.
     """
+    return _batch_loss(
+        model, ids, backward, loss_mask=loss_mask, documents=documents, settings=settings, windows=windows
+    )
+
+
+def _batch_loss(
+    model: nn.Module,
+    ids: Int[Tensor, "B T"],
+    backward: Backward | None,
+    *,
+    loss_mask: Bool[Tensor, "B T"] | None,
+    documents: Int[Tensor, "B T"] | None,
+    settings: LinearizeSettings,
+    windows: Sequence[int] | None,
+) -> Mapping[str, Tensor | float]:
+    """Return what `fine_tune_step` does; without `backward` there is no backward pass."""
     ids = ids.to(next(model.parameters()).device).long()
     loss_mask = _within_documents(loss_mask, documents)
     student, teacher_logits, weight = _callable_model(model), None, settings.distillation_weight
@@ -79,7 +95,8 @@ def fine_tune_step(
         )
         # the loss has saved what it needs of both
         del logits, teacher_logits
-        backward(loss)
+        if backward is not None:
+            backward(loss)
     if not weight:
         return {"loss": loss.detach()}
     return {"loss": loss.detach(), "divergence": divergence, "next_token": next_token}
@@ -109,8 +126,8 @@ def _validation_loss(
             counted = _within_documents(mask, own)
             count = ids.shape[1] - 1 if counted is None else int(counted[:, 1:].sum())
             if count:
-                values = fine_tune_step(
-                    model, ids[row, None], lambda _: None, loss_mask=mask, documents=own, settings=settings
+                values = _batch_loss(
+                    model, ids[row, None], None, loss_mask=mask, documents=own, settings=settings, windows=None
                 )
                 total, tokens = total + count * float(values["loss"]), tokens + count
     return total / tokens if tokens else 0.0
