@@ -229,7 +229,7 @@ def test_commands_that_make_new_sequences_refuse_a_model_with_embeddings(run, tm
         lambda out: scan(folder, ScanSettings(sequence="ACGTACG"), out=out, quiet=True),
         lambda out: design(folder, DesignSettings(start="ACGTACG"), out=out, quiet=True),
         lambda out: epistasis(str(folder), out=out, quiet=True),
-        lambda out: guides(tmp_path / "genes.fa", model=folder, out=out, quiet=True),
+        lambda out: guides(tmp_path / "genes.fa", model=folder, out=out.with_suffix(".csv"), quiet=True),
     ):
         with pytest.raises(SubquadError, match=message):
             call(tmp_path / "out")
