@@ -163,7 +163,12 @@ def test_empty_rows_and_comments_before_the_header_are_skipped(tmp_path):
 
 @pytest.mark.parametrize(
     ("comment", "header"),
-    [("# exported 2024", "sequence"), ("# library A, replicate 2", "sequence,note"), ("# a,b", "mutant,DMS_score")],
+    [
+        ("# exported 2024", "sequence"),
+        ("# library A, replicate 2", "sequence,note"),
+        ("# a,b", "mutant,DMS_score"),
+        ("# a, b", "SEQUENCE,NOTE"),
+    ],
 )
 def test_a_comment_above_a_header_is_no_header(tmp_path, comment, header):
     row = "A3G,1" if "," in header else "ACDEF"

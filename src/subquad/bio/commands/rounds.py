@@ -99,9 +99,9 @@ def rounds(
         is_resumed = _check_last(out, done.pop(), step, number, force=force)
     run, table = _current(done, out, source)
     model, folder = BioModel.load(run), out / f"round-{number}"
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in OWN) if folder.is_dir() else []
-    if number > known and foreign:
-        raise SubquadError(f"{folder}: holds {foreign[0]}, and is the folder of the next round; move it elsewhere")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in OWN) if folder.is_dir() else []
+    if number > known and others:
+        raise SubquadError(f"{folder}: holds {others[0]}, and is the folder of the next round; move it elsewhere")
     if model.schema.partner:
         raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
     if table is None:

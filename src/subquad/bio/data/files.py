@@ -34,6 +34,8 @@ __all__ = [
     "with_decimal_points",
 ]
 
+DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
+"""A number, a sequence that is longer than the name of a column, or a variant."""
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
 MIN_ASCII = 0.9
@@ -179,10 +181,6 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
     frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
     frame.attrs |= {"remarks": remarks, "note": note}
     return frame
-
-
-DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{8,}|[A-Z]\d+[A-Z*=]")
-"""A number, a sequence or a variant."""
 
 
 def _separator_in(head: str) -> str:
