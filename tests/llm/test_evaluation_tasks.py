@@ -179,6 +179,34 @@ def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
             assert length == len(whole) - 1
 
 
+@pytest.mark.parametrize(
+    ("family", "mode"), [("llama", "hybrid"), ("llama", "window"), ("llama", "softmax"), ("gemma3", "hybrid")]
+)
+@torch.no_grad()
+def test_examples_that_all_questions_begin_with_are_read_once(family, mode, tokenizer):
+    model = convert(tiny_model(family, vocab_size=len(tokenizer)), small_attention())
+    examples = "the green bird sings over the old river. " * 14
+    pairs = [
+        (examples + "the green bird", " sings"),
+        (examples + "the green bird", " a river falls"),
+        (examples + "a river falls under the old house. seen", " quickly"),
+        (examples + "quickly", " seen"),
+    ]
+    harness, read = HarnessModel(model, tokenizer, mode=mode, batch_tokens=400), []
+    watch = model.register_forward_pre_hook(
+        lambda _, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    together = harness.score(pairs)
+    watch.remove()
+    shared = len(tokenizer.encode(examples))
+    assert shared > 100
+    assert sum(read) < 1.5 * shared
+    for pair, (chance, is_likeliest, length) in zip(pairs, together, strict=True):
+        ((alone, alone_likeliest, alone_length),) = harness.score([pair])
+        assert (is_likeliest, length) == (alone_likeliest, alone_length)
+        assert chance == pytest.approx(alone, abs=1e-4)
+
+
 def test_answers_are_those_of_lm_evals_own_model(data, tokenizer):
     from lm_eval.models.huggingface import HFLM
 
