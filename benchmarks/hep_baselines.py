@@ -9,8 +9,8 @@
 features. With `--inputs` all models have the same inputs: `particles`, these 17 features, of which boosting takes
 sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
 what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
-ParticleNet with the weights trained on 100 million jets ($SUBQUAD_DATA/hep/rivals), which is not fitted here: an
-upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time. Variants of `auto`, as
+ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted
+here. `boosting` is scikit-learn's on our jet-level features, without a limit on time. Variants of `auto`, as
 presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev order 1; with five blocks it has
 as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike, in place of the filter,
 `auto-unit-weights` with the filter on such a graph, and others with one setting changed.
