@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from subquad.nn.sequence import PGC, S4D, Lyra, _drop, masked_mean
+from subquad.ops.s4d import kernel
 
 WAYS = [{}, {"positions": 17}, {"is_bidirectional": True}, {"kernel": 3}]
 
@@ -140,3 +141,36 @@ def test_learns_products_of_letters_that_no_additive_model_can():
     with torch.no_grad():
         right = ((net(x[400:]) > 0.5) == (y[400:] > 0.5)).float().mean()
     assert right > 0.9
+
+
+# torch's RMSNorm warns that it is not fused under autocast
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.parametrize("is_bidirectional", [False, True])
+@pytest.mark.parametrize("form", ["autocast", "bfloat16"])
+def test_half_precision_changes_outputs_and_gradients_little(form, is_bidirectional):
+    torch.manual_seed(0)
+    net = Lyra(20, 1, dropout=0.0, kernel=3, is_bidirectional=is_bidirectional)
+    x = torch.randn(4, 50, 20)
+    exact = net(x)
+    exact.sum().backward()
+    expected = net.encode.weight.grad.clone()
+    net.zero_grad()
+    if form == "bfloat16":
+        net, x = net.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=form == "autocast"):
+        half = net(x)
+        half.sum().backward()
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), exact, atol=0.01)
+    assert (net.encode.weight.grad.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_autocast_leaves_the_kernel_of_the_state_space_exact():
+    torch.manual_seed(0)
+    layer = S4D(8, 16)
+    A = torch.complex(-layer.log_A_real.exp(), layer.A_imag)
+    C, dt = torch.view_as_complex(layer.C), layer.log_dt.exp()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = kernel(A, C, dt, length=64)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, kernel(A, C, dt, length=64))

@@ -63,13 +63,14 @@ class S4D(nn.Module):
 
     def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
         """Return the layer's output, without the residual connection."""
-        A = torch.complex(-self.log_A_real.exp(), self.A_imag)
-        C_reverse = None if self.C_reverse is None else torch.view_as_complex(self.C_reverse)
+        # there are no complex numbers in bfloat16, and a kernel in half precision would be wrong
+        A = torch.complex(-_wide(self.log_A_real).exp(), _wide(self.A_imag))
+        C_reverse = None if self.C_reverse is None else torch.view_as_complex(_wide(self.C_reverse))
         y = s4d(
             u.transpose(1, 2),
             A,
-            torch.view_as_complex(self.C),
-            dt=self.log_dt.exp(),
+            torch.view_as_complex(_wide(self.C)),
+            dt=_wide(self.log_dt).exp(),
             C_reverse=C_reverse,
             D=self.D,
             mask=mask,
@@ -186,6 +187,11 @@ def _draw(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> tuple[Bool[Tensor, 
 def _drop(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> Float[Tensor, "B T H"]:
     kept, scale = _draw(x, dropout)
     return x if kept is None else x * kept.to(x.dtype).mul_(scale)
+
+
+def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return half-precision numbers as float32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _masked(x: Float[Tensor, "B T H"], mask: Mask) -> Float[Tensor, "B T H"]:
