@@ -9,4 +9,6 @@ __all__ = ["autocast_disabled"]
 
 def autocast_disabled(device: str) -> AbstractContextManager:
     """Return a context in which autocast is off for the device type; a null context if it is off already."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    # the meta device has no autocast to ask for
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()

@@ -20,7 +20,6 @@ Axes: B sequences, H channels, T positions, N modes.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from subquad.ops.longconv import longconv, longconv_direct
+from subquad.ops.precision import autocast_disabled
 
 __all__ = [
     "discretise",
@@ -100,7 +100,7 @@ class _SplitKernel(torch.autograd.Function):
         ctx.save_for_backward(w, i, j, *p, *q)
         w_re, w_im = w.real[:, :, None], w.imag[:, :, None]
         left = torch.cat([w_re * p[0] - w_im * p[1], -w_re * p[1] - w_im * p[0]], dim=1)
-        with _without_autocast(z.device):
+        with autocast_disabled(z.device.type):
             return torch.bmm(left.transpose(1, 2), torch.cat(q, dim=1)).flatten(1)[:, :length]
 
     @staticmethod
@@ -111,18 +111,12 @@ class _SplitKernel(torch.autograd.Function):
         w, i, j, p_re, p_im, q_re, q_im = ctx.saved_tensors
         g = nn.functional.pad(gradients[0], (0, len(i) * len(j) - gradients[0].shape[1])).unflatten(1, (len(i), len(j)))
         # the sums over j of g q and of g j q, [H, N, √T]
-        with _without_autocast(g.device):
+        with autocast_disabled(g.device.type):
             sums = torch.bmm(torch.cat([q_re, q_im, j * q_re, j * q_im], dim=1), g.transpose(1, 2)).chunk(4, dim=1)
         p, over, over_j = torch.complex(p_re, p_im), torch.complex(*sums[:2]), torch.complex(*sums[2:])
         # the gradient of Re f(z) is the conjugate of f'(z)
         for_z = (w * (p * (i * over + over_j)).sum(-1)).conj()
         return for_z, (p * over).sum(-1).conj(), None
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which products keep their precision: autocast would round the kernel to half precision."""
-    is_on = device.type != "meta" and torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()
 
 
 def _wave(z: Complex[Tensor, "H N"], t: Float[Tensor, " k"]) -> tuple[Tensor, Tensor]:
