@@ -53,11 +53,14 @@ def draw(axes: Axes, curves: dict[str, list[tuple[float, float]]], x: str, y: st
 
 def decoding() -> dict[str, list[tuple[float, float]]]:
     """Return milliseconds per token of one sequence against the context."""
-    header, *table = rows("llm-results.md", "Speed and memory of decoding", "batch size")
-    columns = {"state": "state", "static cache": "static key-value cache", "dynamic cache": "dynamic key-value cache"}
+    header, *table = rows("llm-results.md", "Speed and memory of decoding", "")
+    columns = [column for column, cell in enumerate(header) if cell.endswith(" tokens")]
+    names = ("default", "static key-value cache", "dynamic key-value cache")
     return {
-        name: [(number(cells[1]), number(cells[header.index(column)])) for cells in table if cells[0] == "1"]
-        for column, name in columns.items()
+        name: [(number(header[column]), number(cells[column])) for column in columns]
+        for name in names
+        for cells in table
+        if cells[0].strip("*").startswith(name)
     }
 
 

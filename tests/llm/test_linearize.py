@@ -369,6 +369,7 @@ def edit_config(**changes):
         (edit_config(model_type="own", auto_map={}), "defined by code in the folder, which subquad does not run"),
         (edit_config(subquad={}), "subquad wrote this model"),
         (edit_config(model_type=None), "no model_type in it"),
+        (edit_config(quantization_config={"quant_method": "gptq"}), r"its weights are quantized \(gptq\)"),
         (edit_config(max_position_embeddings=29), "--sequence-length 31: the model supports at most 29 tokens"),
     ],
 )

@@ -218,6 +218,20 @@ def test_an_own_checkpoint_is_linearized(workplace):
     assert (workplace / "student" / "model.safetensors").is_file()
 
 
+def test_an_own_checkpoint_is_linearized_in_python(workplace, tmp_path, monkeypatch, capfd):
+    for name in ("checkpoint", "corpus.txt"):
+        (tmp_path / name).symlink_to(workplace / name)
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", TEXTS["llm-checkpoint"], re.DOTALL)
+    small = "transfer_tokens=124, lora_tokens=124, sequence_length=31, evaluation_tokens=31"
+    attention = "attention=llm.AttentionSettings(window=8, cache=5)"
+    changed = snippet.replace("transfer_tokens=8192, lora_tokens=16384", f"{small}, {attention}")
+    assert changed != snippet
+    exec(compile(changed, "checkpoint", "exec"), {})
+    assert re.search(r"^\d+\.\d+ \d+\.\d+$", capfd.readouterr().out, re.MULTILINE)
+    assert (tmp_path / "student" / "README.md").is_file()
+
+
 def test_a_student_for_long_texts_is_made_and_evaluated(workplace):
     run("--out reader")
     run("evaluate reader")

@@ -72,7 +72,7 @@ def generate(
         subquad llm generate linear --prompt "The list type" --max-new-tokens 60
 
     Args:
-        run: Folder that `subquad llm linearize` wrote.
+        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
         prompt: Text to continue. Default: standard input.
         state: State of a text that was read before (--save-state); the prompt follows that text.
         seed: Seed of the sampled tokens.
@@ -164,7 +164,7 @@ def chat(
         subquad llm chat linear --system "Answer in one sentence."
 
     Args:
-        run: Folder that `subquad llm linearize` wrote.
+        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
         seed: Seed of the sampled tokens.
     """
     from subquad.llm.commands.chat import chat as run_chat
@@ -181,7 +181,7 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
         subquad llm serve linear --port 8000
 
     Args:
-        run: Folder that `subquad llm linearize` wrote.
+        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
     """
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
@@ -200,7 +200,7 @@ def evaluate(
     extend: Output[bool] = False,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
-    """Measure linearized models beside their controls: the teacher, the window alone, and no linear branch.
+    """Compare linearized models with controls: the teacher, the window alone, and the student without linear branch.
 
     Perplexity by position, lm-eval tasks from local files, passkey retrieval, speed and memory. A stopped evaluation is
     resumed by the same command.

@@ -52,9 +52,9 @@ class AttentionSettings:
     """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
     beyond the length of the training sequences feature maps then do harm."""
     horizon: Model[float | None] = None
-    """With feature maps, number of earlier tokens at which their weight is halved before training, so that together
-    they weigh at most as much as so many; trained for each query head. 0 for no limit, as in the paper. Default: 1024,
-    and 0 with moments, which need no limit."""
+    """With feature maps, limit of the weight of all earlier tokens together, as a number of tokens: the weight of n
+    tokens is divided by 1 + n / horizon. Initial value; trained for each query head. 0 for no limit, as in the paper.
+    Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text.
     Default: none."""
@@ -194,9 +194,9 @@ class LinearizeSettings:
     """Linear layers that get a LoRA update, by the end of their names; `all-linear` for all linear layers of the
     decoder."""
     transfer_loss: Training[Literal["mse", "relative", "attention_weights"]] = "mse"
-    """Loss of attention transfer: mean squared error of the attention outputs; that divided by the mean square of the
-    teacher's outputs; or a mix of the first with the cross-entropy of the attention weights, whose time and memory grow
-    with the square of `--sequence-length`."""
+    """Loss of attention transfer. `mse`: mean squared error of the attention outputs. `relative`: the same, divided by
+    the mean square of the teacher's outputs. `attention_weights`: a mix of `mse` and the cross-entropy of the attention
+    weights, whose time and memory grow with the square of `--sequence-length`."""
     cross_entropy_fraction: Training[float] = 0.5
     """Weight of the cross-entropy in `--transfer-loss attention_weights`, from 0 to 1; the squared error has
     the rest."""

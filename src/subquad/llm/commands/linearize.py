@@ -24,7 +24,7 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.meta_model import OtherNamesError, can_stream, open_meta_model
+from subquad.llm.models.meta_model import OtherNamesError, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
@@ -197,7 +197,7 @@ def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedMode
 
 def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
     """Return whether each process reads its shards layer by layer, and never the whole model."""
-    if not settings.shard or not can_stream(checkpoint):
+    if not settings.shard or not checkpoint.is_dir():
         return False
     try:
         open_meta_model(checkpoint, settings.attention)

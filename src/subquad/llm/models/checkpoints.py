@@ -279,10 +279,10 @@ def plain_generation(config: Any) -> Any:
 
 
 def check_known(path: Path, config: Mapping[str, Any]) -> None:
-    """Check that transformers has a causal language model of the config's type.
+    """Check that transformers has a causal language model of the config's type, and that its weights are plain numbers.
 
     Raises:
-        SubquadError: It has none.
+        SubquadError: It has none, or the weights are quantized.
     """
     model_type = config.get("model_type") if isinstance(config, Mapping) else None
     if not isinstance(model_type, str):
@@ -291,6 +291,12 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         raise SubquadError(f"{path}: its model is defined by code in the folder, which subquad does not run")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        raise SubquadError(
+            f"{path}: its weights are quantized ({method or 'quantization_config in config.json'}), and LoRA updates are "
+            "merged into plain weights; give the original checkpoint, or a .gguf file, whose weights are dequantized"
+        )
 
 
 def embedding_weight(model: PreTrainedModel) -> Tensor:

@@ -23,7 +23,7 @@ from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "can_stream", "open_meta_model"]
+__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "open_meta_model"]
 
 GENERATION = "generation_config.json"
 
@@ -175,11 +175,6 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         )
     content = read_json(path / "config.json")
     check_known(path, content)
-    if content.get("quantization_config"):
-        raise SubquadError(
-            f"{path}: its weights are quantized (quantization_config in config.json), and --block-layers needs plain "
-            "weights; give the original checkpoint, or omit --block-layers"
-        )
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         # buffers are small, and computed rather than stored
@@ -205,15 +200,6 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     model.generation_config = plain_generation(model.generation_config)
     return meta
-
-
-def can_stream(path: Path) -> bool:
-    """Return whether a checkpoint is a folder of plain weights, as `open_meta_model` needs."""
-    if not path.is_dir():
-        return False
-    content = read_json(path / "config.json")
-    check_known(path, content)
-    return not content.get("quantization_config")
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
+from subquad.llm.plots.evaluation_tables import LABELS as VARIANTS
 from subquad.llm.plots.evaluation_tables import branch
 from subquad.llm.plots.linearize_figures import bars, curves, has_transfer, layer_choice, layer_errors
 from subquad.llm.training.controls import MODES, state_size
@@ -19,19 +20,16 @@ from subquad.runs.storage import read_json
 __all__ = ["LABELS", "card", "describe_attention", "labels", "linearize_page", "sections", "training_blocks"]
 
 LABELS = {
-    "teacher": "teacher (softmax)",
-    "teacher_fine_tuned": "teacher, fine-tuned",
-    "window_fine_tuned": "window only, fine-tuned",
-    "wide_window_fine_tuned": "sliding window of the state's size, fine-tuned",
-    "cache_fine_tuned": "window and cache of the state's size, fine-tuned",
+    "teacher": "teacher",
+    **{role: name for role, name in VARIANTS.items() if role.endswith("_fine_tuned")},
     "window": "window only, untrained",
     "cache": "window and cache, untrained",
-    "untrained": "hybrid, untrained",
-    "transferred": "hybrid, after attention transfer",
-    "restored": "hybrid, with softmax attention in chosen layers",
-    "earlier": "hybrid, after the earlier run",
-    "fine_tuned": "hybrid, fine-tuned",
-    "fine_tuned_without_linear": "fine-tuned, without linear branch",
+    "untrained": "student, untrained",
+    "transferred": "student, after attention transfer",
+    "restored": "student, with softmax attention in chosen layers",
+    "earlier": "student, after the earlier run",
+    "fine_tuned": "student, fine-tuned",
+    "fine_tuned_without_linear": "student, fine-tuned, without linear branch",
 }
 DESCRIPTIONS = {
     "teacher": "the original model",
@@ -76,9 +74,7 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
 
 def labels(about: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the models that a run may measure."""
-    names = {**LABELS, "fine_tuned_without_linear": f"fine-tuned, without {branch(about)}"}
-    is_hybrid = about.get("has_linear", True)
-    return names if is_hybrid else {key: name.replace("hybrid", "student") for key, name in names.items()}
+    return {**LABELS, "fine_tuned_without_linear": f"student, fine-tuned, without {branch(about)}"}
 
 
 def _title(about: Mapping[str, Any]) -> str:
