@@ -188,6 +188,11 @@ def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):
             "value has 2 expressions, and one gives the class index; list regression",
         ),
         ({"preprocess": {"method": "magic"}}, "method is 'magic'; manual or auto"),
+        (
+            {"file_magic": {"is_qcd": {"*QCD*": 1}}},
+            r"file_magic: is_qcd: '\*QCD\*' is not a regular expression \(nothing to repeat at position 0\); write",
+        ),
+        ({"file_magic": {"is_qcd": {"QCD": "yes"}}}, "file_magic: is_qcd: 'QCD': 'yes' is not a number"),
     ],
 )
 def test_a_card_that_cannot_work_is_refused(options, changes, message):

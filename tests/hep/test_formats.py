@@ -169,6 +169,52 @@ def test_vectors_and_points_are_cut_into_columns_and_summed_to_the_jet(tmp_path)
     assert ak.to_list(found["label"]) == [1, 0]
 
 
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_vectors_are_cut_by_a_count_whatever_the_number_of_classes(is_turned, tmp_path):
+    vectors, counts = np.arange(3 * 4 * 6, dtype=np.float32).reshape(3, 4, 6), [6, 2, 3]
+    labels = np.eye(4)[:3]
+    given = vectors.swapaxes(1, 2).copy() if is_turned else vectors
+    np.savez(tmp_path / "v.npz", vectors=given, npart=np.array(counts), labels=labels)
+    source = inspect_file(tmp_path / "v.npz", None)
+    for names in (["part_px"], ["part_px", "part_energy", "jet_nparticles", *(f"label_{i}" for i in range(4))]):
+        (found,) = iterate_columns(source, names, 10)
+        assert ak.to_list(found["part_px"]) == [vectors[j, 0, :n].tolist() for j, n in enumerate(counts)]
+    assert ak.to_list(found["part_energy"]) == [vectors[j, 3, :n].tolist() for j, n in enumerate(counts)]
+    assert ak.to_list(found["jet_nparticles"]) == counts
+    assert ak.to_list(found["label_2"]) == labels[:, 2].tolist()
+
+
+def test_columns_of_particles_are_cut_by_a_count_whatever_the_number_of_classes(tmp_path):
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.savez(tmp_path / "p.npz", labels=np.eye(7)[:2], part_px=table, part_py=table, npart=np.array([1, 3]))
+    (found,) = iterate_columns(inspect_file(tmp_path / "p.npz", None), ["part_py", "label_1"], 10)
+    assert ak.to_list(found["part_py"]) == [[0], [3, 4, 5]]
+    assert ak.to_list(found["label_1"]) == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_numbers_of_the_other_byte_order_are_read(kind, tmp_path):
+    arrays = {"part_px": np.arange(6).reshape(2, 3).astype(">f4"), "npart": np.array([1, 3]).astype(">i8")}
+    path = tmp_path / f"big.{kind}"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            file.update(arrays)
+    (found,) = iterate_columns(inspect_file(path, None), ["part_px", "npart"], 10)
+    assert ak.to_list(found["part_px"]) == [[0], [3, 4, 5]]
+    assert ak.to_list(found["npart"]) == [1, 3]
+
+
+def test_compound_types_of_the_other_byte_order_are_read(tmp_path):
+    with h5py.File(tmp_path / "big.h5", "w") as file:
+        file["jets"] = np.array([(3.0,), (4.0,)], np.dtype([("pt", ">f4")]))
+        file["tracks"] = np.array([[(1.0, True), (2.0, False)]] * 2, np.dtype([("pt", ">f8"), ("valid", "?")]))
+    (found,) = iterate_columns(inspect_file(tmp_path / "big.h5", None), ["jets_pt", "tracks_pt"], 10)
+    assert ak.to_list(found["jets_pt"]) == [3, 4]
+    assert ak.to_list(found["tracks_pt"]) == [[1], [1]]
+
+
 @pytest.mark.data
 def test_public_jets_in_npz_are_read():
     folder = os.environ.get("SUBQUAD_DATA")

@@ -50,6 +50,23 @@ def test_selected_jets_keep_their_own_particles(jets):
     assert some.labels.tolist() == whole.labels[[70, 3, 3]].tolist()
 
 
+def test_jets_whose_labels_are_all_0_are_read_where_labels_are_not_needed(tables, tmp_path):
+    columns, write = tables
+    table = columns("Hbb")
+    table["label_Hbb"] = np.arange(23) != 3
+    path = write(tmp_path / "some.root", table)
+    found = read([path], needs_labels=False)
+    assert (found.labels.tolist(), found.classes[1]) == ([1] * 3 + [-1] + [1] * 19, "Hbb")
+    assert found[:3].class_names.tolist() == ["Hbb"] * 3
+    with pytest.raises(SubquadError, match="these jets have no labels"):
+        assert found.class_names
+    with pytest.raises(SubquadError, match=r"some\.root: entry 3: no label is 1; exactly one label"):
+        read([path])
+    table["label_QCD"] = np.arange(23) == 5
+    with pytest.raises(SubquadError, match=r"both\.root: entry 5: label_QCD = 1, label_Hbb = 1; exactly one label"):
+        read([write(tmp_path / "both.root", table)], needs_labels=False)
+
+
 def test_patterns_are_expanded_and_all_missing_files_are_named(jets, tmp_path):
     assert expand_files([jets[0].parent / "*.root"]) == sorted(jets)
     assert expand_files([jets[0], jets[0]]) == [jets[0]]

@@ -229,6 +229,49 @@ def test_external_scores_are_read_in_any_order_and_under_weavers_names(tmp_path,
     assert got["models"][0]["name"] == "ours"
 
 
+def test_event_weights_that_no_file_of_scores_has_are_refused(tmp_path, no_figures):
+    labels = np.array([0, 1, 2, 2])
+    path = external_scores(tmp_path / "part.root", labels)
+    message = r"part\.root: tree 'Events' has no branch genw with event weights; name another one with --event-weights"
+    with pytest.raises(SubquadError, match=message):
+        evaluate(scores=[str(path)], settings=EvaluateSettings(event_weights="genw"), out=tmp_path / "evaluation")
+    # those of a run for the same jets take their place
+    scored, _ = read_external_scores(path, "other", event_weights="genw", needs_weights=False)
+    weights = np.array([1.0, 2.0, 3.0, 4.0])
+    run = replace(scored, model="run", source="run", weights=weights)
+    (found,) = evaluate_command._completed([scored], [run], "genw")
+    assert found.weights.tolist() == weights.tolist()
+    with pytest.raises(
+        SubquadError, match=r"part\.root: has no branch genw with event weights, and other jets than run"
+    ):
+        evaluate_command._completed([scored], [replace(run, labels=labels[::-1])], "genw")
+
+
+def test_the_name_of_scores_ends_at_the_first_equals_sign(tmp_path, no_figures):
+    (tmp_path / "epochs=3").mkdir()
+    path = external_scores(tmp_path / "epochs=3" / "part.root", np.array([0, 1, 2, 2]))
+    got = evaluate(scores=[f"ParT={path}"], out=tmp_path / "evaluation", quiet=True)
+    assert [model["name"] for model in got["models"]] == ["ParT"]
+
+
+def test_files_of_one_name_must_hold_the_same_jets(tmp_path, no_figures):
+    labels = np.array([0, 1, 2, 2])
+    for name in ("part_0", "part_1"):
+        external_scores(tmp_path / f"{name}.root", labels)
+    scores = [f"ParT={tmp_path}/part_*.root"]
+    got = evaluate(scores=scores, out=tmp_path / "evaluation", quiet=True)
+    assert len(got["models"][0]["trainings"]) == 2
+    external_scores(tmp_path / "part_2.root", np.array([2, 1, 0]))
+    message = (
+        r"part_2\.root holds other jets than .*part_0\.root; files of one name are trainings on the same jets: join"
+    )
+    with pytest.raises(SubquadError, match=message):
+        evaluate(scores=scores, out=tmp_path / "other", quiet=True)
+    # shards that are named one by one are no trainings either
+    with pytest.raises(SubquadError, match=message):
+        evaluate(scores=[f"ParT={tmp_path}/part_{i}.root" for i in (0, 2)], out=tmp_path / "other", quiet=True)
+
+
 def test_invalid_external_scores_are_refused(tmp_path):
     labels = np.array([0, 1, 2, 2])
     path = external_scores(tmp_path / "missing.root", labels, without=("score_Hbb", "label_Tbqq"))

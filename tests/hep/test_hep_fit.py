@@ -293,7 +293,6 @@ def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, t
     [
         ({"preset": "epcn", "inputs": "particles+jet"}, "E-PCN takes no jet-level features"),
         ({"k": 0}, "--k must be at least 1, got 0"),
-        ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, got nan"),
         ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),

@@ -1,6 +1,7 @@
 """Regression targets beside the classes: metrics, data cards, and a fit that predicts a mass."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -24,22 +25,51 @@ from subquad.hep import (
     predict,
 )
 from subquad.hep.commands import evaluate as evaluate_command
+from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.card import card_of
+from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
 from subquad.hep.data.layout import layout_of, with_targets
+from subquad.hep.data.preparation import source_of, temporary_store
+from subquad.hep.data.splits import with_present_classes
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import regression_metrics
 from subquad.hep.models.branch_tagger import padded_branches
 from subquad.hep.models.dense import DenseTagger
 from subquad.hep.models.networks import build_network, forward, outputs_of
-from subquad.hep.models.targets import Targets
+from subquad.hep.models.presets import net_settings
+from subquad.hep.models.targets import Targets, targets_of
 from subquad.hep.models.temperature import divide_logits
 from subquad.hep.plots.regression import regression_figure
 from subquad.hep.settings import NetSettings
 from subquad.runs.storage import read_tensors
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
+CARDS = Path(__file__).parent / "cards"
+
+
+def test_targets_and_weights_of_the_command_line_keep_their_columns_when_a_card_is_standardized(tables, tmp_path):
+    columns, write = tables
+    files = []
+    for label in CLASSES:
+        table = columns(label, jets=23)
+        table |= {"genweight": np.full(23, 2.0, np.float32), "gen_mass": np.linspace(100, 101, 23, dtype=np.float32)}
+        files.append(write(tmp_path / f"{label}.root", table))
+    content = yaml.safe_load((CARDS / "JetClass_kin.yaml").read_text())
+    content["preprocess"] = {"method": "auto"}
+    content["inputs"]["pf_features"]["vars"][0] = "part_pt_log"
+    content["labels"] = {"type": "simple", "value": [f"label_{name}" for name in CLASSES]}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(content))
+    settings = FitSettings(card=str(tmp_path / "card.yaml"), event_weights="genweight", target=("gen_mass",))
+    net = net_settings(settings)
+    source = source_of(FitFiles(train=files), net, settings)
+    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+        dataset = with_present_classes(source.open(folder), files[0])
+        parts = fit_command._split(dataset, source, net=net, settings=settings, seed=0)
+        assert not parts["train"].layout.card.has_automatic
+        assert set(parts["test"].observer("event_weight")) == {2.0}
+        assert targets_of(parts["train"]).center == pytest.approx([100.5], abs=0.2)
 
 
 def test_the_metrics_are_those_of_their_definitions_and_weights_repeat_jets():

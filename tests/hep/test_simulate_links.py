@@ -8,14 +8,16 @@ import pytest
 
 from subquad.hep.data.examples import example_path
 from subquad.hep.data.substructure import RADIUS, substructure
-from subquad.hep.simulation.detector import CHARGED_HADRON, MUON, NEUTRAL_HADRON, PHOTON, detect
+from subquad.hep.simulation.detector import CHARGED_HADRON, MUON, NEUTRAL_HADRON, PHOTON, Candidates, detect
 from subquad.hep.simulation.generator import Events, Generator
+from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.towers import ECAL, HCAL
-from subquad.hep.simulation.writer import read_columns
+from subquad.hep.simulation.writer import columns, read_columns, write_jets
+from subquad.runs.storage import temporaries_of
 
 pytest.importorskip("fastjet")
-pytest.importorskip("uproot")
+uproot = pytest.importorskip("uproot")
 needs_pythia = pytest.mark.skipif(
     importlib.util.find_spec("pythia8mc") is None, reason="pythia8mc is not installed (it has wheels for some Pythons)"
 )
@@ -261,6 +263,34 @@ def test_soft_drop_and_subjettiness_equal_their_definitions():
         own = (pt * np.hypot(eta - math.asinh(axis[2] / math.hypot(*axis[:2])), dphi)).sum() / (pt.sum() * RADIUS)
         assert 0.7 * own < tau[jet, 0] < 1.02 * own
     assert (np.diff(tau, axis=1) < 1e-9).all(), "more axes, less τ"
+
+
+def test_events_without_a_jet_above_the_threshold_have_no_jets():
+    phi, events = np.tile([0.0, 0.1], 8), np.repeat(np.arange(8), 2)
+    momentum = np.stack([150 * np.cos(phi), 150 * np.sin(phi), 0 * phi, np.full(16, 150.0)], axis=1)
+    none, table = np.zeros(16, np.int64), np.zeros((16, 4))
+    candidates = Candidates(event=events, momentum=momentum, kind=none, charge=none, impact=table)
+    collisions = Events(
+        **{"count": 8, "event": events, "pdg": none, "charge": none, "momentum": momentum},
+        vertex=np.zeros((16, 3)),
+        decays=(),
+    )
+    found = find_jets(collisions, candidates, PROCESSES["ZJetsToNuNu"])
+    assert (found.first.tolist(), found.momentum.shape, found.decays) == ([0], (0, 4), ())
+    assert len(columns(candidates, found, PROCESSES["ZJetsToNuNu"])["npart"]) == 0
+
+
+def test_a_file_that_is_written_has_a_temporary_name_that_the_next_simulation_recognizes(tmp_path, monkeypatch):
+    found, table = [], read_columns(example_path())
+
+    def stopped(path, **_):
+        found.extend(temporaries_of(tmp_path / "TTBar_000.root"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uproot, "recreate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_jets(tmp_path / "TTBar_000.root", table)
+    assert len(found) == 1
 
 
 def test_a_jet_of_one_particle_has_no_subjettiness():

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from support.hep_jets import dataset_in_memory
 
 from subquad.errors import SubquadError
@@ -21,10 +23,11 @@ from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
 from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
-from subquad.hep.models.presets import PRESETS
+from subquad.hep.models.presets import PRESETS, net_settings
 
 SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
 NET = PRESETS["standard"].net
+CARDS = Path(__file__).parent / "cards"
 
 
 def split_store(source, folder, net, settings):
@@ -67,6 +70,11 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
         assert source.open(folder) is not None
         assert source_of(FitFiles(train=jets[:2]), NET, SETTINGS).open(folder) is None
         assert source_of(FitFiles(train=jets), PRESETS["paper"].net, SETTINGS).open(folder) is None
+        others = {"validation": jets[2:]}, {"test": jets[2:]}
+        for parts in ({"train": jets}, *({"train": jets[:2], **other} for other in others)):
+            for tree in ("tree", "events"):
+                other = source_of(FitFiles(**parts), NET, replace(SETTINGS, tree=tree))
+                assert (other.open(folder) is None) == ((len(parts), tree) != (1, "tree")), (parts, tree)
         (folder / "index.json").unlink()
         assert source.open(folder) is None
 
@@ -126,6 +134,29 @@ def test_an_unusable_folder_is_refused_before_jets_are_read(jets, tmp_path, monk
     for force in (False, True):
         with pytest.raises(SubquadError, match="not empty and not written by subquad"):
             fit(jets, SETTINGS, out=tmp_path, force=force, quiet=True)
+
+
+def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jets, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "write_store", None)
+    options = yaml.safe_load((CARDS / "JetClass_kin.yaml").read_text())
+    options["labels"] = {"type": "simple", "value": ["label_QCD", "label_Hbb", "label_Tbqq"]}
+    for group in options["inputs"].values():
+        group["length"] = 7
+    cards = {name: str(tmp_path / f"{name}.yaml") for name in ("short", "bare")}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(options))
+    options["inputs"].pop("pf_vectors")
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(options))
+    for given, message in (
+        ({"background": "QCd"}, r"--background: no class 'QCd'; did you mean 'QCD'\?"),
+        ({"background": "qcd", "card": cards["short"]}, r"--background: no class 'qcd'"),
+        ({"card": cards["bare"]}, "this preset weights edges by the momenta of the particles, and the card has no pf"),
+        ({"k": 7, "card": cards["short"]}, "--k is 7; a jet has at most 7 particles, so give fewer neighbours"),
+        ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
+    ):
+        with pytest.raises(SubquadError, match=message):
+            fit(jets, FitSettings(**given), out=tmp_path / "run", quiet=True)
+    # a card may have more particles than a preset
+    assert net_settings(FitSettings(k=150)).k == 150
 
 
 @pytest.mark.slow

@@ -90,6 +90,9 @@ def test_a_learning_rate_is_found_once_and_shown_and_patience_stops(jets, tmp_pa
     assert metrics["learning_rate"] == found["suggested"]
     assert metrics["range_test"] == found
     assert metrics["steps"] < 5 * 4
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    passes = metrics["jets_per_second"]["train"] * metrics["seconds"]["training"] / metrics["jets"]["train"]
+    assert passes == pytest.approx(sum("validation_loss" in entry for entry in history))
     assert "Learning-rate range test" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["net"]["dropout"] == 0.2
 

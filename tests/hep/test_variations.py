@@ -16,11 +16,13 @@ from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.chunks import read_chunks
-from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.data.features import JET_FEATURES, STANDARD_FEATURES, jet_features, particle_features
 from subquad.hep.data.jets import OBSERVERS, iterate_jets
 from subquad.hep.data.layout import Standardizer, layout_of
 from subquad.hep.data.substructure import substructure
 from subquad.hep.data.variations import fixed_inputs, parse_variation
+from subquad.hep.evaluation import scoring
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import NetSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hep_tagger"
@@ -137,10 +139,45 @@ def test_substructure_is_that_of_the_varied_particles(text, tables, tmp_path):
         np.testing.assert_array_equal(observer(jets, name), table[name])
 
 
-def kin_card(**changes):
-    options = yaml.safe_load(CARD.read_text())
+@pytest.mark.parametrize("has_card", [False, True])
+def test_an_evaluation_recomputes_the_substructure_of_the_taggers_that_take_it(has_card, tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "a.root", columns("Hbb", jets=23))
+    card = label_card("JetClass_full") if has_card else None
+    layout = layout_of(NetSettings(), card)
+    taking = replace(layout, jet_standardizer=Standardizer.of(torch.zeros(41), torch.ones(41)))
+    # the first one takes particles alone
+    taggers = [
+        TrainedTagger(path=tmp_path, config={}, net=None, settings=NetSettings(), layout=one, classes=("Hbb",))
+        for one in (layout, taking)
+    ]
+    assert scoring._reader_key(taggers[0]) == scoring._reader_key(taggers[1])
+    (before,), (after,) = (
+        list(scoring._chunks(taggers, [path], variation=variation, tree="tree", quiet=True))
+        for variation in (None, parse_variation("drop=0.5"))
+    )
+    for name in ("log sdmass", "log tau1", "log tau2"):
+        index = JET_FEATURES.index(name)
+        assert (before[1].jet_features[:, index] != after[1].jet_features[:, index]).sum() > 5, name
+
+
+def test_taggers_of_one_card_with_other_jet_level_features_do_not_share_chunks(tmp_path):
+    card = label_card("JetClass_full")
+    taggers = [
+        TrainedTagger(path=tmp_path, config={}, net=None, settings=net, layout=layout_of(net, card), classes=("Hbb",))
+        for net in (NetSettings(), NetSettings(features="jetclass"))
+    ]
+    assert len({scoring._reader_key(tagger) for tagger in taggers}) == 2
+
+
+def label_card(name, **changes):
+    options = yaml.safe_load((CARD.parent / f"{name}.yaml").read_text())
     options["labels"] = {"type": "simple", "value": ["label_QCD", "label_Hbb", "label_Tbqq"]}
     return card_of({**options, **changes}, "kin.yaml")
+
+
+def kin_card(**changes):
+    return label_card(CARD.stem, **changes)
 
 
 def test_branches_that_momenta_do_not_determine_are_named():

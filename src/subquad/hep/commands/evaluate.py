@@ -75,7 +75,7 @@ def evaluate(
     compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
     paths = _files_to_score(list_files(files), compared, scores, settings)
     # read before the jets are scored, which may take long
-    external = _read_external(scores, compared, settings.event_weights)
+    external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)
     classes = compared.classes or external[0][1]
     of_first_run = next(iter(compared.configs.values()), {}).get("background")
     background = background_class(settings.background, classes, of_first_run)
@@ -95,7 +95,7 @@ def evaluate(
             for one in stored_predictions(folder, name, compared.configs[folder], classes)
         ]
     own = group_by_model(predictions)
-    predictions += [with_observers_of(one, predictions[0]) if predictions else one for one, _ in external]
+    predictions += _completed([one for one, _ in external], predictions, settings.event_weights)
     models = group_by_model(predictions)
     measured = measure(models, classes, background)
     evaluation = {
@@ -221,18 +221,44 @@ def _files_to_score(
 
 
 def _read_external(
-    scores: Sequence[str], compared: _Runs, event_weights: str | None
+    scores: Sequence[str], compared: _Runs, event_weights: str | None, *, needs_weights: bool
 ) -> list[tuple[Predictions, tuple[str, ...]]]:
     """Return external scores and their classes, in the order of the runs' classes or of those of the first file."""
+    options = {"event_weights": event_weights, "needs_weights": needs_weights}
     found: list[tuple[Predictions, tuple[str, ...]]] = []
     for given in scores:
-        name, _, path = given.rpartition("=")
+        name, path = given.split("=", 1) if "=" in given else ("", given)
         name = name or Path(path).stem
         if name in {*compared.names.values(), BOOSTING}:
             raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
         for file in expand_files(path):
-            found.append(read_external_scores(file, name, classes=classes, event_weights=event_weights))
+            scored = read_external_scores(file, name, classes=classes, **options)
+            first = next((one for one, _ in found if one.model == name), scored[0])
+            if not scored[0].is_on_jets_of(first):
+                raise SubquadError(
+                    f"--scores {given}: {file} holds other jets than {first.source}; files of one name are trainings "
+                    "on the same jets: join the parts of one training to one file, such as by hadd"
+                )
+            found.append(scored)
+    return found
+
+
+def _completed(
+    external: Sequence[Predictions], own: Sequence[Predictions], event_weights: str | None
+) -> list[Predictions]:
+    """Return external scores with the observers that their files lack and the first run has for the same jets.
+
+    Raises:
+        SubquadError: Neither a file nor the run has the event weights that are asked for.
+    """
+    found = [with_observers_of(one, own[0]) if own else one for one in external]
+    for one in found:
+        if event_weights is not None and one.weights is None:
+            raise SubquadError(
+                f"{one.source}: has no branch {event_weights} with event weights, and other jets than "
+                f"{own[0].source}, whose weights would be taken; add this branch"
+            )
     return found
 
 

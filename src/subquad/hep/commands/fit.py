@@ -29,8 +29,14 @@ from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.decorrelation import Decorrelation
 from subquad.hep.models.fine_tuning import Origin, origin_of
-from subquad.hep.models.networks import logits_and_targets, network_tensors, predict_outputs, using_threads
-from subquad.hep.models.presets import net_settings
+from subquad.hep.models.networks import (
+    check_momenta,
+    logits_and_targets,
+    network_tensors,
+    predict_outputs,
+    using_threads,
+)
+from subquad.hep.models.presets import check_neighbours, net_settings
 from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
 from subquad.hep.models.training import RANGE_TEST, FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
@@ -120,6 +126,8 @@ def fit(
     if origin is not None:
         source = replace(source, layout=origin.layout(source.layout))
     net = replace(net, max_particles=source.layout.max_particles)
+    check_momenta(net, source.layout)
+    check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, Path(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     fitted = fit_network(
@@ -290,7 +298,7 @@ def _metrics(
         # waiting is a part of the training
         "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},
         "jets_per_second": {
-            "train": jets["train"] * job.settings.epochs / max(result.seconds, 1e-9),
+            "train": jets["train"] * fitted.epochs / max(result.seconds, 1e-9),
             "predict": jets["test"] / max(seconds["predicting"], 1e-9),
         },
         "temperature": fitted.temperature,

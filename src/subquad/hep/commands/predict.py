@@ -31,8 +31,9 @@ def predict(
     """Score the jets of files, write the scores as one ROOT file, and return its path.
 
     Its tree `Events` has one entry per jet, in the order of the files and their entries: `score_<class>`, which sum to
-    1, `predicted_<target>` for regression targets, the jet's observers, and labels if all files have them. If the
-    tagger was fitted with a data card, the card saved with it selects the jets and their inputs.
+    1, `predicted_<target>` for regression targets, the jet's observers, and labels if all files have them, which are
+    all 0 for a jet without a label. If the tagger was fitted with a data card, the card saved with it selects the jets
+    and their inputs.
 
     Args:
         run: Folder that `subquad hep fit` wrote.
@@ -58,7 +59,7 @@ def predict(
     tagger.net.to(processes().device)
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
-        tree, scores = None, {f"score_{name}": np.dtype(np.float32) for name in tagger.classes}
+        tree, types, scores = None, {}, {f"score_{name}": np.dtype(np.float32) for name in tagger.classes}
         for chunk in tagger.read_chunks(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
             # of a chunk of which the card selects nothing, not all columns are known
             if not len(chunk.labels):
@@ -67,12 +68,32 @@ def predict(
             logits, targets = logits_and_targets(tagger.net, outputs)
             columns = _columns(logits.softmax(-1).numpy(), tagger.classes, chunk, tagger.targets.predicted(targets))
             if tree is None:
-                tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
-            tree.extend(columns)
+                types = {name: column.dtype for name, column in columns.items()}
+                tree = file.mktree("Events", types)
+            tree.extend(
+                {name: _typed(column, types[name], f"{paths[0]} …: {name}") for name, column in columns.items()}
+            )
         if tree is None:
             say("Warning: no jet is selected; the tree has no entries", quiet=quiet)
             file.mktree("Events", scores)
     return out
+
+
+def _typed(column: np.ndarray, kind: np.dtype, place: str) -> np.ndarray:
+    """Return a column in the type of its branch, which uproot would convert to silently.
+
+    Raises:
+        SubquadError: The type cannot hold the values; rounding between types of real numbers is no error.
+    """
+    with np.errstate(invalid="ignore"):
+        typed = column.astype(kind)
+    differs = typed != column
+    if differs.any() and not kind.kind == column.dtype.kind == "f":
+        raise SubquadError(
+            f"{place} is of type {kind} at first and later of type {column.dtype}, with the value "
+            f"{column[np.argmax(differs)]}; predict the files of each type by themselves, or give this branch one type"
+        )
+    return typed
 
 
 def _columns(

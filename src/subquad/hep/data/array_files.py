@@ -13,7 +13,7 @@ import numpy as np
 from subquad.errors import SubquadError, require
 from subquad.hep.data.energyflow import is_energyflow, momenta_and_types
 from subquad.hep.data.hdf5_collections import CollectionTable, datasets_of
-from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, rows_of
+from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, native, rows_of
 from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
 
@@ -117,6 +117,6 @@ def _reader(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[i
         content = stream.read(count * dtype.itemsize)
         if len(content) < count * dtype.itemsize:
             raise EOFError("an array ends too early")
-        return np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+        return native(np.frombuffer(content, dtype)).reshape(rows, *shape[1:])
 
     return take

@@ -3,6 +3,7 @@
 Everything that is wrong with a card is reported at once, with the key where it stands.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -90,7 +91,10 @@ class CardParser:
             reweighting=reweighting,
             collections=collections,
             branch_magic={str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
-            file_magic={str(key): dict(value) for key, value in self._mapping(options, "file_magic").items()},
+            file_magic={
+                str(key): {str(pattern): number for pattern, number in value.items()}
+                for key, value in self._mapping(options, "file_magic").items()
+            },
         )
 
     def _error(self, message: str) -> None:
@@ -146,7 +150,9 @@ class CardParser:
         for name, values in self._mapping(options, "file_magic").items():
             if not isinstance(values, Mapping):
                 self._error(f"file_magic: {name}: {values!r} is not a mapping `pattern of the file name: value`")
-            elif name in new_variables:
+                continue
+            self._check_patterns(f"file_magic: {name}", values)
+            if name in new_variables:
                 text = new_variables[name].text
                 self._error(
                     f"new_variables: {name} is defined as {text!r}, and by file_magic as {dict(values)}; rename one "
@@ -159,6 +165,16 @@ class CardParser:
                 self._error(
                     f"labels: {name} is defined as {text!r}, and by new_variables as {own.text!r}; rename one of them"
                 )
+
+    def _check_patterns(self, place: str, values: Mapping[Any, Any]) -> None:
+        for pattern, value in values.items():
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                advice = "write a part of the file name, without the asterisks of a shell's patterns"
+                self._error(f"{place}: {pattern!r} is not a regular expression ({error}); {advice}")
+            if not isinstance(value, int | float):
+                self._error(f"{place}: {pattern!r}: {value!r} is not a number")
 
     def _groups(self, options: Mapping[str, Any]) -> tuple[dict[str, tuple[Variable, ...]], int]:
         inputs = self._mapping(options, "inputs")

@@ -29,7 +29,7 @@ from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import MOMENTA, inspect_files, jets_of
+from subquad.hep.data.jets import inspect_files, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
@@ -76,6 +76,7 @@ class CardReader:
     ) -> None:
         self.layout, self.card, self.is_training = layout, card, is_training
         self.has_labels, self.has_weights = needs_labels, needs_weights
+        self.needs_labels = needs_labels
         self.not_numbers: Counter[str] = Counter()
         self.variation: Variation | None = None
 
@@ -137,7 +138,9 @@ class CardReader:
         redefined = {name: given[name] for name in self._redefined(source)}
         given = {name: given[self.card.branch(name)] for name in self._wanted()}
         for name, values in self.card.file_magic.items():
-            given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
+            # of one type in all files
+            kind = np.result_type(*values.values(), 0)
+            given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source), kind))
         if self.variation is not None:
             # branches have other values than the variables that are computed from varied ones
             given, redefined = self._varied(given, self.variation, source, errors), {}
@@ -177,7 +180,7 @@ class CardReader:
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
         generator = variation.generator(source.path.name, int(errors.entries[0]))
-        return vary(given, variation, vectors, generator, jets={*of_jets, *MOMENTA})
+        return vary(given, variation, vectors, generator, jets={*of_jets, *self.layout.varied})
 
     def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)
@@ -263,7 +266,7 @@ class CardReader:
             return np.full(len(errors.entries), -1)
         values = {label.text: columns.evaluate(label) for label in self.card.labels}
         if self.card.classes is not None:
-            return class_indices(values, list(values), errors)
+            return class_indices(values, list(values), errors, needs_labels=self.needs_labels)
         ((text, _),) = values.items()
         numbers = jet_table(values, [text], errors)[:, 0]
         is_bad = (numbers < 0) | (numbers % 1 != 0)

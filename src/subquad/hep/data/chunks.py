@@ -19,7 +19,6 @@ from subquad.hep.data.features import jet_features, particle_features
 from subquad.hep.data.formats import iterate_columns
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import (
-    MOMENTA,
     OBSERVERS,
     PARTICLES,
     Jets,
@@ -76,8 +75,7 @@ def read_chunks(
             needs_weights=needs_weights,
             targets=layout.targets if needs_targets else (),
             variation=variation,
-            # clustering takes milliseconds per jet
-            varied=OBSERVERS if layout.has_substructure else MOMENTA,
+            varied=layout.varied,
             title=title,
             quiet=quiet,
         ):

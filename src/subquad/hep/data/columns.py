@@ -192,12 +192,22 @@ def jet_table(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErr
     return table
 
 
-def class_indices(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> np.ndarray:
-    """Return [J]: the index of the label column that is 1; jets without exactly one such column are errors."""
+def class_indices(
+    columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors, *, needs_labels: bool = True
+) -> np.ndarray:
+    """Return [J]: the index of the label column that is 1; jets without exactly one such column are errors.
+
+    Args:
+        columns: Awkward arrays.
+        names: Label columns.
+        errors: Receives the errors.
+        needs_labels: Otherwise the index is -1 where all labels are 0.
+    """
     table = jet_table(columns, names, errors)
-    is_bad = ((table == 1).sum(1) != 1) | ((table != 0).sum(1) != 1)
+    is_unlabelled = (table == 0).all(1) & (not needs_labels)
+    is_bad = (((table == 1).sum(1) != 1) | ((table != 0).sum(1) != 1)) & ~is_unlabelled
     if is_bad.any():
         j = int(np.argmax(is_bad))
         given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j]).tolist()]
         errors.add(is_bad, ", ".join(given) or "no label is 1", advice="exactly one label of a jet must be 1")
-    return table.argmax(1)
+    return np.where(is_unlabelled, -1, table.argmax(1))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import raise_errors, require
+from subquad.hep.data.padded_arrays import native
 
 __all__ = ["CollectionTable", "datasets_of"]
 
@@ -118,7 +119,7 @@ def _refusal(name: str, dataset: Any) -> str:
 
 def _values(rows: np.ndarray, field: str | None, valid: str | None) -> Any:
     """Return a column: an array [n], or a list of the real particles of each jet."""
-    values = rows if field is None else rows[field]
+    values = native(rows if field is None else rows[field])
     # awkward has no numbers of 16 bits
     values = values.astype(np.float32) if values.dtype == np.float16 else values
     if valid is None:

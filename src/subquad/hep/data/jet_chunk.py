@@ -24,7 +24,7 @@ class JetChunk:
     observers: Mapping[str, np.ndarray]
     """[J] each, of the type in the file."""
     labels: np.ndarray
-    """[J] int64; -1 if the files have no labels."""
+    """[J] int64; -1 for jets without a label."""
     classes: tuple[str, ...]
     """Names of the labels; empty if labels are numbers or missing."""
     split: np.ndarray | None = None

@@ -68,7 +68,7 @@ class Jets:
     observers: np.ndarray
     """[J, 10] float32, columns as `OBSERVERS`."""
     labels: np.ndarray
-    """[J] int64, index into `classes`; -1 if the file has no labels."""
+    """[J] int64, index into `classes`; -1 for jets without a label."""
     classes: tuple[str, ...]
     """Names of the label branches, without `label_`, in the file's order."""
     weights: np.ndarray | None = None
@@ -94,9 +94,9 @@ class Jets:
         """[J]: name of each jet's class.
 
         Raises:
-            SubquadError: The jets have no labels.
+            SubquadError: Some jets have no label.
         """
-        if not self.classes:
+        if not self.classes or (self.labels < 0).any():
             raise SubquadError("these jets have no labels (branches label_*)")
         return np.array(self.classes)[self.labels]
 
@@ -200,7 +200,7 @@ def iterate_jets(
         if variation is not None:
             generator = variation.generator(source.path.name, int(errors.entries[0]))
             columns = vary(columns, variation, _momenta, generator, jets=varied)
-        jets = jets_of(columns, classes, errors)
+        jets = jets_of(columns, classes, errors, needs_labels=needs_labels)
         named = {f"the regression target {name}": columns[name] for name in targets}
         table = jet_table(named, list(named), errors) if named else None
         return replace(
@@ -343,7 +343,9 @@ def as_jets(data: Any) -> Jets:
     return jets
 
 
-def jets_of(columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors) -> Jets:
+def jets_of(
+    columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors, *, needs_labels: bool = True
+) -> Jets:
     """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
     particles, lengths = particle_table(columns, PARTICLES, errors)
     check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
@@ -355,6 +357,8 @@ def jets_of(columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErr
         particles=particles[order],
         first=np.concatenate([[0], np.cumsum(lengths)]),
         observers=jet_table(columns, OBSERVERS, errors),
-        labels=class_indices(columns, labels, errors) if labels else np.full(len(lengths), -1),
+        labels=class_indices(columns, labels, errors, needs_labels=needs_labels)
+        if labels
+        else np.full(len(lengths), -1),
         classes=tuple(classes),
     )

@@ -9,6 +9,7 @@ Axes: J jets, P places, n jets of a chunk.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "rows_of"]
+__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "native", "rows_of"]
 
 MASKS = ("mask", "part_mask", "pf_mask", "valid")
 COUNTS = ("npart", "n_part", "n_parts", "nparticles", "n_particles", "num_particles", "jet_nparticles")
+LABELS = ("labels", "label")
 PARTS = {
     "vectors": ("part_px", "part_py", "part_pz", "part_energy"),
     "points": ("part_deta", "part_dphi"),
@@ -46,6 +48,11 @@ class SequentialArray:
     """Returns the next rows, as many as asked for."""
 
 
+def native(values: np.ndarray) -> np.ndarray:
+    """Return numbers in the byte order of this machine, the only one that awkward knows."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def rows_of(dataset: Any) -> Callable[[int], Any]:
     """Return the function that reads the next rows of an HDF5 dataset."""
     place = 0
@@ -53,7 +60,7 @@ def rows_of(dataset: Any) -> Callable[[int], Any]:
     def take(rows: int) -> Any:
         nonlocal place
         place += rows
-        return dataset[place - rows : place]
+        return native(dataset[place - rows : place])
 
     return take
 
@@ -109,18 +116,30 @@ class PaddedTable:
         self._is_zero_padded = has_vectors and self._mask is None and self._count is None
         leading = self._mask or self._count or ("vectors" if self._is_zero_padded else next(iter(arrays), None))
         self.entries = arrays[leading].shape[0] if leading else 0
-        places = None
-        if leading and (self._mask or self._is_zero_padded):
-            places = arrays[leading].shape[2] if self._is_zero_padded else math.prod(arrays[leading].shape[1:])
+        self._places = self._number_of_places()
         # column → its array, and its index on the axis of parts
         self._origins: dict[str, tuple[str, int | None]] = {}
         for name, array in arrays.items():
-            self._add(path, name, array.shape, places)
+            self._add(path, name, array.shape)
         if "vectors" in arrays:
             self._origins |= {name: ("vectors", None) for name in JET_SUMS if name not in self._origins}
         self.columns = tuple(self._origins)
 
-    def _add(self, path: Path, name: str, shape: Sequence[int], places: int | None) -> None:
+    def _number_of_places(self) -> int | None:
+        """Return the number of places for the particles of a jet; None without padded arrays."""
+        if self._mask is not None:
+            return math.prod(self._arrays[self._mask].shape[1:])
+        shapes = {name: array.shape for name, array in self._arrays.items() if name not in LABELS}
+        for name, parts in PARTS.items():
+            if len(shape := shapes.get(name, ())) == 3 and len(parts) in shape[1:]:
+                return shape[2] if shape[1] == len(parts) else shape[1]
+        for axes in (2, 3):
+            # most columns are of particles
+            if counts := Counter(shape[-1] for shape in shapes.values() if len(shape) == axes):
+                return counts.most_common(1)[0][0]
+        return None
+
+    def _add(self, path: Path, name: str, shape: Sequence[int]) -> None:
         is_ragged = len(shape) == 1 and shape[0] != self.entries and self._count is not None
         if len(shape) == 1 and (shape[0] == self.entries or is_ragged):
             self._origins[name] = (name, None)
@@ -131,7 +150,7 @@ class PaddedTable:
                 f"{path}: array {name!r} has the shape {list(shape)}, and there are {self.entries} jets; arrays must "
                 "have a row per jet, or a count such as npart must give the particles of each jet"
             )
-        elif name in ("labels", "label") and len(shape) == 2:
+        elif name in LABELS and len(shape) == 2:
             self._origins |= {f"label_{i}": (name, i) for i in range(shape[1])}
         elif self._mask is None and self._count is None and not self._is_zero_padded:
             raise SubquadError(
@@ -141,7 +160,7 @@ class PaddedTable:
         elif len(shape) == 2 or 1 in shape[1:]:
             self._origins[name] = (name, 0)
         else:
-            count = shape[1] if places is None or shape[2] == places else shape[2]
+            count = shape[1] if shape[2] == self._places else shape[2]
             names = PARTS.get(name, ())
             names = names if len(names) == count else tuple(f"{name}_{i}" for i in range(count))
             self._origins |= {part: (name, i) for i, part in enumerate(names)}
@@ -169,8 +188,7 @@ class PaddedTable:
             return taken[self._mask].reshape(n, -1) != 0
         if self._is_zero_padded:
             return (taken["vectors"] != 0).any(axis=1)
-        places = max((array.shape[-1] for array in taken.values() if array.ndim == 2), default=0)
-        return None if counts is None else np.arange(places) < counts[:, None]
+        return None if counts is None or self._places is None else np.arange(self._places) < counts[:, None]
 
     def _column(
         self, name: str, taken: Mapping[str, np.ndarray], is_real: np.ndarray | None, counts: np.ndarray | None

@@ -15,6 +15,7 @@ from subquad.hep.data.file_identity import are_same, digests_of
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import Source, inspect_file
 from subquad.hep.data.jet_chunk import JetChunk
+from subquad.hep.data.jets import LABEL
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
 from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_source, missing_inputs
 from subquad.hep.data.store import JetDataset, open_store, write_store
@@ -50,9 +51,9 @@ class FitSource:
         """Fingerprint of everything that the store depends on."""
         layout, names = self.layout, ("particles", "jet_features", "observers")
         card = None if layout.card is None else plain(layout.card.options)
-        return fingerprint(
-            json.dumps([4, self.data, card, layout.event_weights, *(list(getattr(layout, name)) for name in names)])
-        )
+        parts = [plain(getattr(self.files, part)) for part in ("train", "validation", "test")]
+        columns = [list(getattr(layout, name)) for name in names]
+        return fingerprint(json.dumps([5, self.data, self.tree, parts, card, layout.event_weights, *columns]))
 
     def open(self, folder: Path) -> JetDataset | None:
         """Return the dataset in a folder; None if it is not complete."""
@@ -85,14 +86,15 @@ def source_of(
         quiet: Print no progress.
 
     Raises:
-        SubquadError: The card, the layout or the observers of the reweighting cannot be used, or a file is to be fitted
-            on and tested on.
+        SubquadError: The card, the layout, the background or the observers of the reweighting cannot be used, or a file
+            is to be fitted on and tested on.
     """
     reweighting = reweighting_of(settings.reweight_vars)
     if files.folders:
         say(f"folders: {files.folders}", quiet=quiet)
     is_default = default is not None and settings.card is None and settings.layout is None
     card = default if is_default else _card(files.train, settings, quiet=quiet)
+    _check_background(files.train, card, settings)
     digests = digests_of(files.all())
     _check_apart(files, digests, card, quiet=quiet)
     if card is not None and card.reweighting is not None:
@@ -146,6 +148,18 @@ def _check_apart(files: FitFiles, digests: Mapping[str, str], card: Card | None,
         if card is None or card.test_selection == card.selection:
             raise SubquadError(f"{found}; test on jets of other files")
         say(f"Warning: {found}; the selections of {card.name} have to keep their jets apart", quiet=quiet)
+
+
+def _check_background(files: Sequence[Path], card: Card | None, settings: FitSettings) -> None:
+    """Check that the background is a class, if the classes are known before the jets are read."""
+    if settings.background is None:
+        return
+    source = None if card is not None else _first_source(files, settings.tree)
+    columns = () if source is None else source.columns
+    of_branches = [name.removeprefix(LABEL) for name in columns if name.startswith(LABEL)]
+    classes = of_branches if card is None else card.classes
+    if classes and settings.background not in classes:
+        raise SubquadError(f"--background: {unknown('class', settings.background, classes)}")
 
 
 def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card | None:

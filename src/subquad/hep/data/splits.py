@@ -149,8 +149,12 @@ def split_dataset(
 
 
 def thinned(dataset: JetDataset, most: int) -> JetDataset:
-    """Return at most so many of the jets, evenly spaced."""
-    return dataset.subset(torch.arange(0, len(dataset), -(-len(dataset) // most)))
+    """Return at most so many of the jets, always the same ones, in their order."""
+    if len(dataset) <= most:
+        return dataset
+    # evenly spaced jets could be all of one class
+    rows = np.random.default_rng(0).choice(len(dataset), most, replace=False, shuffle=False)
+    return dataset.subset(torch.from_numpy(np.sort(rows)))
 
 
 def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweighting | None) -> np.ndarray:

@@ -41,6 +41,8 @@ _OPERATORS: Mapping[str, type[ast.AST]] = {
     **{"equal": ast.Eq, "not_equal": ast.NotEq},
     **{"logical_and": ast.BitAnd, "logical_or": ast.BitOr, "logical_xor": ast.BitXor},
 }
+_OF_TWO = ("arctan2", "hypot", "power", "float_power")
+"""Elementwise functions of two numbers."""
 _BARE = {"abs": "abs", "pow": "power", "round": "round", "_clip": "clip"}
 _REDUCTIONS = ("all", "any", "count", "count_nonzero", "max", "mean", "min", "num", "sum")
 
@@ -183,7 +185,8 @@ class _Walk:
                 return _nan_to_num(first, options)
             case "logical_not", 1:
                 return ~self.boolean(node, first)
-        if name not in ELEMENTWISE and name not in _OPERATORS:
+        wanted = 2 if name in _OPERATORS or name in _OF_TWO else 1
+        if (name not in ELEMENTWISE and name not in _OPERATORS) or len(values) != wanted:
             raise _Untranslatable(node, "is not translated to ONNX")
         if options:
             raise _Untranslatable(node, "has options that are not translated to ONNX")

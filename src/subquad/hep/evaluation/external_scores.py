@@ -19,7 +19,12 @@ __all__ = ["read_external_scores"]
 
 
 def read_external_scores(
-    path: Path, name: str, *, classes: Sequence[str] | None = None, event_weights: str | None = None
+    path: Path,
+    name: str,
+    *,
+    classes: Sequence[str] | None = None,
+    event_weights: str | None = None,
+    needs_weights: bool = True,
 ) -> tuple[Predictions, tuple[str, ...]]:
     """Read the scores of labelled jets and return them with the names of their classes.
 
@@ -32,6 +37,7 @@ def read_external_scores(
         name: Name of the model.
         classes: Order of the columns; by default the order of the label branches in the file.
         event_weights: Branch with event weights; by default `event_weight`, if present.
+        needs_weights: Refuse a file without the branch `event_weights`; otherwise its jets have no weights.
 
     Raises:
         SubquadError: The file is damaged, has no such tree, lacks a branch or holds invalid scores.
@@ -41,8 +47,15 @@ def read_external_scores(
         raise SubquadError(f"{path}: {source.description} is empty")
     names = tuple(classes or [b.removeprefix("label_") for b in source.columns if b.startswith("label_")])
     branches = _branches(source, names)
-    if event_weights is not None and event_weights in source.columns:
-        branches["weights"] = event_weights
+    if event_weights is not None:
+        branches.pop("weights", None)
+        if event_weights in source.columns:
+            branches["weights"] = event_weights
+        elif needs_weights:
+            raise SubquadError(
+                f"{path}: {source.description} has no branch {event_weights} with event weights; name another one with "
+                "--event-weights"
+            )
     chunks = list(iterate_columns(source, list(branches.values()), source.entries))
     concatenate = require("awkward", extra="hep").concatenate
     columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}

@@ -79,18 +79,22 @@ def _reader_key(tagger: TrainedTagger) -> str:
         return json.dumps([tagger.layout.event_weights, tagger.layout.targets])
     # centers and scales are applied to batches, not to chunks
     columns = {key: value for key, value in card.options.items() if key != "preprocess"}
-    return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
+    is_plain = [variable.center is None for variable in card.features]
+    return json.dumps([columns, is_plain, tagger.layout.jet_features], sort_keys=True, default=str)
 
 
 def _chunks(taggers: Sequence[TrainedTagger], files: Sequence[Path], **options: Any) -> Iterator[list[JetChunk]]:
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
         given = {"event_weights": taggers[0].layout.event_weights, "targets": taggers[0].layout.targets}
+        given["varied"] = max((tagger.layout.varied for tagger in taggers), key=len)
         for jets in iterate_jets(files, **given, **options):
             yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
         needs = {"needs_weights": True, "needs_targets": True}
-        for chunk in taggers[0].read_chunks(files, **needs, **options):
+        # variations change substructure if one of them takes it
+        reader = max(taggers, key=lambda tagger: len(tagger.layout.varied))
+        for chunk in reader.read_chunks(files, **needs, **options):
             yield [chunk] * len(taggers)
 
 

@@ -25,7 +25,7 @@ from subquad.hep.fit_settings import FitSettings, Graph, Inputs, Optimizer, Prec
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.fine_tuning import origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
-from subquad.hep.models.presets import net_settings
+from subquad.hep.models.presets import check_neighbours, net_settings
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.models.training import fit_network
 from subquad.reporting.page import page
@@ -140,6 +140,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         # the first process draws the seed for all
         self.seed_ = seed = broadcast_object(int(check_random_state(self.random_state).randint(2**31 - 1)))
         layout = layout_of(net) if origin is None else origin.layout(layout_of(net))
+        check_neighbours(settings, layout.max_particles)
         dataset = dataset_of(replace(chunk_of(jets, layout), labels=labels), layout)
         indices = stratified_split(labels, validation_fraction=self.validation_fraction, test_fraction=0.0, seed=seed)
         both = torch.cat([indices["train"], indices["validation"]])

@@ -27,6 +27,7 @@ from subquad.train.distributed import processes, sum_over_processes
 __all__ = [
     "Network",
     "build_network",
+    "check_momenta",
     "forward",
     "load_network",
     "logits_and_targets",
@@ -62,6 +63,19 @@ def build_network(settings: NetSettings, layout: Layout, classes: int, *, target
     return net
 
 
+def check_momenta(settings: NetSettings, layout: Layout) -> None:
+    """Check that a layout has the momenta that a network needs.
+
+    Raises:
+        SubquadError: The network weights edges by momenta, and the layout has none.
+    """
+    if settings.kind != "pcn" and layout.vectors is None:
+        raise SubquadError(
+            "this preset weights edges by the momenta of the particles, and the card has no pf_vectors; add them (px, "
+            "py, pz and energy), or use --preset standard"
+        )
+
+
 def target_count(net: nn.Module) -> int:
     """Return the number of regression targets of a network."""
     return getattr(net, "targets", 0)
@@ -77,11 +91,7 @@ def _network(settings: NetSettings, layout: Layout, classes: int) -> Network:
     features = len(layout.features.names)
     jet_features = len(layout.jet_features) if settings.has_jet_features else 0
     shape = {"width": settings.width, "terms": settings.chebyshev_order, "layers": settings.layers, "k": settings.k}
-    if settings.kind != "pcn" and layout.vectors is None:
-        raise SubquadError(
-            "this preset weights edges by the momenta of the particles, and the card has no pf_vectors; add them (px, "
-            "py, pz and energy), or use --preset standard"
-        )
+    check_momenta(settings, layout)
     match settings.kind:
         case "epcn":
             return EPCN(features, classes, **shape)

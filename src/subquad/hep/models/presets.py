@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from subquad.errors import SubquadError
 from subquad.hep.fit_settings import FitSettings, NetSettings, ScheduleName
 
-__all__ = ["PRESETS", "Preset", "net_settings", "training_defaults"]
+__all__ = ["PRESETS", "Preset", "check_neighbours", "net_settings", "training_defaults"]
 
 
 FINE_TUNING = 1 / 3
@@ -86,9 +86,23 @@ def net_settings(settings: FitSettings) -> NetSettings:
                 "--inputs particles+jet: E-PCN takes no jet-level features; omit it, or use another preset"
             )
         net = replace(net, has_jet_features=True)
-    if net.k >= net.max_particles:
-        raise SubquadError(f"--k is {net.k}; a jet has at most {net.max_particles} particles, so give fewer neighbours")
     return net
+
+
+def check_neighbours(settings: FitSettings, max_particles: int) -> None:
+    """Check that a particle can have as many nearest neighbours as the settings ask for.
+
+    Args:
+        settings: Settings of the fit.
+        max_particles: Largest number of particles per jet, by the data card or the layout.
+
+    Raises:
+        SubquadError: It cannot.
+    """
+    if settings.k is not None and settings.k >= max_particles:
+        raise SubquadError(
+            f"--k is {settings.k}; a jet has at most {max_particles} particles, so give fewer neighbours"
+        )
 
 
 def training_defaults(settings: FitSettings) -> Preset:

@@ -53,6 +53,8 @@ class FittedNetwork:
     net: Network
     """With the weights of the best epoch by the validation jets, and calibrated logits."""
     result: TrainingResult
+    epochs: float
+    """Number of passes over the training jets, fewer than asked for after early stopping."""
     waiting: float
     """Seconds in which training waited for batches."""
     temperature: float
@@ -100,12 +102,19 @@ def fit_network(
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
         options = {"new": new, "decorrelation": decorrelation, "targets": targets}
         plan = _Plan(net=net, parts=parts, settings=settings, seed=seed, **options)
-        result, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
+        result, epochs, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         logits = logits_and_targets(net, predict_outputs(net, validation, is_shared=True))[0]
         temperature = fit_temperature(logits, validation.labels, event_weights)
     divide_logits(net.head, temperature, targets=len(targets))
-    return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature, learning_rate=rate)
+    return FittedNetwork(
+        net=net,
+        result=result,
+        epochs=epochs,
+        waiting=waiting.seconds,
+        temperature=temperature,
+        learning_rate=rate,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +186,8 @@ def monitor_of(settings: FitSettings, targets: Targets) -> str:
 
 def _train(
     plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
-) -> tuple[TrainingResult, float]:
+) -> tuple[TrainingResult, float, float]:
+    """Train the network, and return the result, the number of epochs and the peak learning rate."""
     net, settings, seed = plan.net, plan.settings, plan.seed
     training = plan.parts["train"]
     indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
@@ -230,7 +240,7 @@ def _train(
         seed=seed,
         quiet=quiet,
     )
-    return result, rate
+    return result, result.steps / steps_per_epoch, rate
 
 
 def _found_rate(

@@ -62,6 +62,9 @@ def find_jets(events: Events, candidates: Candidates, process: Process) -> Jets:
     members = ak.to_numpy(ak.flatten(ak.flatten(index + starts)))
     lengths = ak.to_numpy(ak.flatten(ak.num(index, axis=2)))
     chosen: list[tuple[np.ndarray, Decay | None]] = []
+    # np.split would give one jet without members
+    if not len(lengths):
+        return _assemble(candidates, chosen)
     for event, jet in zip(np.repeat(kept, per_event).tolist(), np.split(members, np.cumsum(lengths)[:-1]), strict=True):
         own = rows[jet]
         axis = candidates.momentum[own].sum(axis=0).tolist()

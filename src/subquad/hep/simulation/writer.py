@@ -3,8 +3,6 @@
 Axes: J jets, K constituents of all jets, one jet after the other.
 """
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from subquad.errors import require
 from subquad.hep.simulation.detector import CHARGED_HADRON, ELECTRON, MUON, NEUTRAL_HADRON, PHOTON, Candidates
 from subquad.hep.simulation.jets import Jets
 from subquad.hep.simulation.processes import PROCESSES, Process
+from subquad.runs.storage import atomic
 
 __all__ = ["BRANCHES", "TREE", "columns", "joined", "read_columns", "shuffled", "write_jets"]
 
@@ -145,15 +144,11 @@ def write_jets(path: Path, table: Columns, *, compression: Any = None) -> None:
     particles = ak.zip({name: ak.unflatten(table[f"part_{name}"], table["npart"]) for name in _PARTICLES})
     scalars = {name: table[name] for name, (_, is_per_particle) in BRANCHES.items() if not is_per_particle}
     types = {"part": particles.type.content, **{name: column.dtype for name, column in scalars.items()}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        with uproot.recreate(temporary, compression=compression) as file:
-            tree = file.mktree(
-                TREE,
-                types,
-                counter_name=lambda counted: f"n{counted}",
-                field_name=lambda outer, inner: inner if outer == "" else f"{outer}_{inner}",
-            )
-            tree.extend({"part": particles, **scalars})
-        os.replace(temporary, path)
+    with atomic(path) as temporary, uproot.recreate(temporary, compression=compression) as file:
+        tree = file.mktree(
+            TREE,
+            types,
+            counter_name=lambda counted: f"n{counted}",
+            field_name=lambda outer, inner: inner if outer == "" else f"{outer}_{inner}",
+        )
+        tree.extend({"part": particles, **scalars})

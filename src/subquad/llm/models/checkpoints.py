@@ -295,7 +295,7 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         raise SubquadError(
             f"{path}: its weights are quantized ({method or 'quantization_config in config.json'}), and LoRA updates "
-            "are merged into plain weights; give the original checkpoint, or a .gguf file, whose weights are dequantized"
+            "are merged into plain weights; give the original checkpoint, or a .gguf file, which is dequantized"
         )
 
 
