@@ -230,6 +230,18 @@ def test_samples_that_define_no_metric_are_left_out_of_the_interval(tmp_path):
     assert gap["low"] == gap["high"] == gap["value"]
 
 
+def test_a_task_whose_test_rows_do_not_define_the_metric_is_not_counted(tmp_path):
+    entries = [fake_entry(f"a/{k}", np.random.default_rng(k)) for k in range(2)]
+    entries[1][1][0][0]["undefined"] = {"spearman": "a single value"}
+    found = entries_of(tmp_path / "tasks", entries)
+    assert [entry["state"] for entry in found] == ["scored", "undefined"]
+    counts = summarize(found)["all"]
+    assert (counts["scored"], counts["undefined"], counts["lyra_baseline"]["tasks"]) == (1, 1, 1)
+    text = markdown(results_of(found))
+    assert "main metric undefined on the test rows: run, but not counted" in text
+    assert text.splitlines()[[line.startswith("| all |") for line in text.splitlines()].index(True)].endswith("| 1 |")
+
+
 def results_of(entries, *, seeds=(0,)):
     return {
         "tasks_file": "tasks.json",

@@ -216,6 +216,18 @@ def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
     assert not is_tied([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])
 
 
+def test_a_later_fold_that_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):
+    frame = table(tmp_path / "t.csv", rows=61).drop_duplicates("sequence").reset_index(drop=True)
+    frame["class"], frame["part"] = np.where(frame.index % 2, "one", "two"), frame.index % 3
+    # only the last fold has the third class
+    frame.loc[frame["part"] == 2, "class"] = "three"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    own = settings(target=("class",), split="part", models=("ridge",))
+    with pytest.raises(SubquadError, match=r"t\.csv: fold 2: no training row of class 'three'"):
+        cross_validate(tmp_path / "t.csv", own, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_folds_than_groups_are_refused_before_anything_is_written(genes, tmp_path):
     with pytest.raises(SubquadError, match="3 groups cannot be divided into 7 parts; reduce --folds"):
         cross_validate(genes, by_gene(folds=7), out=tmp_path / "out", quiet=True)

@@ -20,6 +20,7 @@ from subquad.bio.analysis.orders import by_order, find_library, order_kernels, v
 from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer
+from subquad.bio.plots.pair_maps import pair_map, pair_stems
 from subquad.errors import SubquadError
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -136,8 +137,10 @@ def test_double_mutants_are_subsampled_evenly_and_the_page_states_it():
     assert found.frame.groupby(["i", "j"]).size().tolist() == [2] * 21
     assert "42 of 189 double mutants were sampled" in found.single_effects
     # fewer than there are pairs of positions: those with the largest effects, which are the last ones
-    few = cycles_of(AdditiveModel(members=1), wild_type="AAAAAAA", max_double_mutants=3).frame
-    assert set(few["i"]) | set(few["j"]) == {5, 6, 7}
+    few = cycles_of(AdditiveModel(members=1), wild_type="AAAAAAA", max_double_mutants=3)
+    assert set(few.frame["i"]) | set(few.frame["j"]) == {5, 6, 7}
+    assert "only the 3 of 7 positions with the largest single-mutant effects were paired" in few.single_effects
+    assert "3 of 189 double mutants were sampled" in few.single_effects
 
 
 def test_only_the_requested_double_mutants_are_predicted():
@@ -259,6 +262,11 @@ def test_rows_without_doubles_or_combinations_are_refused():
         measured_landscape(names, np.arange(3.0), WILD)
 
 
+def test_a_table_without_a_row_of_the_wild_types_length_is_refused():
+    with pytest.raises(SubquadError, match=r"no measured row of the table has 4 letters, as the wild type has"):
+        measured_landscape(["ACG", "ACT"], np.arange(2.0), "ACGT")
+
+
 def test_sequences_of_other_lengths_are_skipped_with_a_remark():
     names, y = all_doubles(lambda place, letter: place)
     found, remarks = measured_landscape([*names, "ACG"], np.append(y, 1.0), None)
@@ -287,6 +295,61 @@ def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     assert "http" not in text
     for name in ("pairs.png", "pairs.pdf", "orders.png", "orders.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000, name
+
+
+def test_predictions_of_a_class_are_in_log_odds_and_its_measurements_have_no_detection_limit(tmp_path):
+    names, y = landscape(5, {(): 0.0, (0,): 1.0, (1, 2): 0.5})
+    pd.DataFrame({"sequence": names, "score": np.where(y > 0, "yes", "no")}).to_csv(tmp_path / "t.csv", index=False)
+    model = AdditiveModel("binary", classes=("no", "yes"), members=1, wild_type="AAAAA")
+    epistasis(model, EpistasisSettings(table=str(tmp_path / "t.csv")), out=tmp_path / "out", quiet=True)
+    orders = pd.read_csv(tmp_path / "out" / "orders.csv").query("source == 'predicted'")["variance_fraction"]
+    # the effects of the model add up in log odds only
+    np.testing.assert_allclose(orders, [1, 0, 0, 0, 0], atol=1e-12)
+    text = (tmp_path / "out" / "epistasis.html").read_text()
+    # maps, orders, comparison and both tables
+    assert text.count("Predictions are in log odds; measurements are 0 or 1.") >= 5
+    assert "predicted epistasis (log odds)" in text
+    assert "equal the lowest value" not in text
+    epistasis(tmp_path / "t.csv", out=tmp_path / "table", quiet=True)
+    text = (tmp_path / "table" / "epistasis.html").read_text()
+    assert "log odds" not in text
+    assert "equal the lowest value" not in text
+
+
+def test_signed_values_have_diverging_colours_also_if_all_are_positive():
+    values = np.array([[np.nan, 0.5], [0.5, np.nan]])
+    for signed, name in (((), "magma_r"), (("cycles",), "RdBu")):
+        figure = pair_map({"cycles": values}, labels=["A1", "C2"], axis="site", signed=signed)
+        assert figure.axes[0].images[0].get_cmap().name == name
+
+
+def test_stems_between_the_rows_of_a_long_sequence_are_drawn_once():
+    positions = np.array([1.0, 150.0, 150.5, 151.0, 300.0]) + 7
+    figure = pair_stems(positions, {"measured": np.ones(5)}, length=300, label="rms", offset=7)
+    drawn = [[segment[0, 0] for segment in axes.collections[0].get_segments()] for axes in figure.axes]
+    assert drawn == [[8.0, 157.0, 157.5], [158.0, 307.0]]
+
+
+@pytest.mark.parametrize(
+    ("is_table", "unused", "message"),
+    [
+        (True, {"table": "t.csv"}, "a table has measurements and no model that predicts; leave out --table"),
+        (True, {"max_double_mutants": 7}, "leave out --max-double-mutants"),
+        (
+            False,
+            {"sequence": "s"},
+            "reads sequences, variants and positions as in the table of its fit; leave out --seq",
+        ),
+        (False, {"mutant": "m"}, "leave out --mutant"),
+        (False, {"offset": 0}, "leave out --offset"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(tmp_path, is_table, unused, message):
+    (tmp_path / "t.csv").write_text("sequence,score\nACGT,1\n")
+    source = tmp_path / "t.csv" if is_table else AdditiveModel()
+    with pytest.raises(SubquadError, match=message):
+        epistasis(source, EpistasisSettings(**unused), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):

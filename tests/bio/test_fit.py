@@ -16,6 +16,7 @@ from support.bio_tables import SHORT, settings, table
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
 from subquad.bio.cli import predict as predict_cli
+from subquad.bio.commands.report import report
 from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
@@ -418,10 +419,46 @@ def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, 
     assert "←" not in shown
     assert set(metrics["conformal"]) == {*MODELS, *ENSEMBLES}
     for found in metrics["conformal"].values():
-        assert found["score"]["0.95"] == {"coverage": 1.0, "width": None}
+        assert found["score"]["0.95"] == {"coverage": None, "width": None}
         assert found["score"]["0.5"]["width"] > 0
     for name in ("metrics.json", "config.json"):
         json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_results(tmp_path, monkeypatch):
+    table(tmp_path / "t.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("subquad.bio.commands.fit.render", lambda run: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(tmp_path / "t.csv", settings(models=("ridge",)), out=tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["ridge"]["spearman"] > 0.9
+    assert BioModel.load(tmp_path / "run").default == "ridge"
+    assert "Result" in report(tmp_path / "run").read_text()
+
+
+@pytest.mark.slow
+def test_a_target_column_without_test_measurements_is_reported(tmp_path):
+    frame = table(tmp_path / "t.csv")
+    frame["other"], frame["split"] = frame["score"], np.array(["train", "train", "validation", "test"])[frame.index % 4]
+    frame.loc[frame["split"] == "test", "score"] = np.nan
+    frame.drop_duplicates("sequence").to_csv(tmp_path / "t.csv", index=False)
+    own = settings(target=("score", "other"), models=("ridge",), split="split")
+    metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    assert metrics["test"]["ridge"]["spearman"] == metrics["test"]["ridge"]["spearman:other"] > 0.9
+    text = "The first of 2 target columns that are measured in test rows."
+    assert text in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_without_an_ensemble_says_which_model_predicts(tmp_path, capsys):
+    table(tmp_path / "t.csv", rows=83)
+    models = ("ridge", "lyra-paper")
+    fit(tmp_path / "t.csv", settings(models=models, epochs=0.1), out=tmp_path / "run", quiet=True)
+    capsys.readouterr()
+    predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv")
+    text = "the run has no ensemble: lyra-paper predicts; --model names another model"
+    assert text in " ".join(capsys.readouterr().err.split())
+    predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", model="ridge")
+    assert "no ensemble" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -497,5 +497,9 @@ def test_metrics_undefined_on_one_class_are_named():
     assert found["auroc:liver"] == found["average_precision:liver"] == "no positive"
     assert not {"auroc", "auroc:brain"} & set(found)
     assert "auroc" in undefined_metrics(Target(task_type="multilabel", y=labels[:, [0, 0]], names=("liver", "heart")))
-    assert undefined_metrics(Target(task_type="regression", y=np.ones((3, 1)))) == {}
+    names = ("spearman", "pearson", "r2", "ndcg")
+    constant = Target(task_type="regression", y=np.ones((3, 1)))
+    assert undefined_metrics(constant) == dict.fromkeys(names, "a single value")
+    residues = Target(task_type="residue_regression", y=np.array([[0.5, np.nan], [0.5, 0.5]]))
+    assert undefined_metrics(residues)["r2"] == "a single value"
     assert undefined_metrics(Target(task_type="pairs", y=[np.zeros((0, 2), dtype=np.int64)])) == {}

@@ -334,7 +334,7 @@ def test_differences_between_strategies_are_paired_over_seeds():
     # t of 2 degrees of freedom is 4.303, and the standard error 1 / sqrt(3)
     assert (mean, low, high) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
     assert np.isnan(interval_over_seeds(np.array([1.0]))[1])
-    runs = [{"hits": [0, k], "best": [0.0, 1.0], "cpu_seconds": 1.0} for k in (3, 9, 6)]
+    runs = [{"hits": [0, k], "best": [0.0, 1.0], "measured": 50, "cpu_seconds": 1.0} for k in (3, 9, 6)]
     fewer = [{**run, "hits": [0, run["hits"][1] - 2]} for run in runs]
     found = summarize({"ensemble": runs, "random": fewer}, 1)["strategies"]["random"]["difference"]
     assert (found["value"], found["verdict"]) == (2.0, "clearly above")

@@ -249,6 +249,23 @@ def test_a_fasta_file_with_one_sequence_is_read(with_run, tmp_path):
         scan(model, ScanSettings(sequence=str(tmp_path / "two.fa")), out=tmp_path / "other", quiet=True)
 
 
+@pytest.mark.parametrize("task_type", ["residue_binary", "pairs"])
+@pytest.mark.parametrize("unused", [{"target": "score"}, {"table": "t.csv"}])
+def test_settings_of_single_mutants_are_refused_for_residues_and_base_pairs(tmp_path, capsys, task_type, unused):
+    what = "base pairs" if task_type == "pairs" else "residues"
+    message = f"the model predicts {what} along one sequence; leave out --{next(iter(unused))}"
+    with pytest.raises(SubquadError, match=message):
+        scan(AdditiveModel(task_type), ScanSettings(**unused), out=tmp_path / "scan", quiet=True)
+    assert not (tmp_path / "scan").exists()
+    scan(AdditiveModel(task_type), ScanSettings(direction="minimize"), out=tmp_path / "scan")
+    assert f"--direction has no effect: the model predicts {what}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_short_map_between_two_tens_has_a_number(tmp_path):
+    figure = logo(np.ones((6, 4)), "ACGT", label="bits", offset=41)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["42"]
+
+
 @pytest.mark.parametrize(("length", "rows"), [(1, 1), (80, 1), (81, 2), (286, 4)])
 def test_long_maps_are_wrapped_into_even_rows_that_hold_each_position_once(length, rows):
     found = rows_of(length)

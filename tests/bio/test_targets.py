@@ -138,6 +138,20 @@ def test_labels_of_other_lengths_are_reported_by_row():
     ]
 
 
+@pytest.mark.parametrize(
+    ("known", "unknown", "task_type"),
+    [
+        ("0110", "----", "residue_binary"),
+        ("HECH", "-?--", "residue_multiclass"),
+        ("[0.1, 0.2, 0.5, 0.3]", "[null, null, null, null]", "residue_regression"),
+    ],
+)
+def test_sequences_without_a_known_residue_have_no_measurement(known, unknown, task_type):
+    _, has, remarks = read([known, unknown] * 11, [4] * 22, task_type=task_type)
+    assert has.tolist() == [True, False] * 11
+    assert remarks[0] == "11 of 22 rows have no measurement and are not used"
+
+
 def test_lists_of_numbers_may_cover_the_first_residues_of_all_rows():
     target, _, remarks = read(["[0.5, null, 1.5]", "[1, 2, 3]"], [3, 3])
     assert target.task_type == "residue_regression"

@@ -100,7 +100,7 @@ def predict(
         sequence: Column of the sequences. Default: the one of the fit, or inferred.
         embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
         model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
-            ensemble.
+            ensemble, or of a run without one the last model of the report's table.
     """
     from subquad.bio.commands.predict import predict as run_predict
     from subquad.bio.commands.printing import print_rows

@@ -123,9 +123,10 @@ class FitSettings:
     """`both`: double-stranded DNA that is read from either side (enhancers, binding sites). All models then also train
     on the reverse complements and average their predictions over both strands."""
     models: Model[tuple[str, ...]] = ()
-    """Models to fit, such as ridge lyra; two or more also form an ensemble. Default: all that suit the task, without
-    `cnn` (convolutions), `mlp-more` (more MLPs, which replace Lyra in the ensemble without it), `lyra-alone` (Lyra
-    without its additive path) and `lyra-paper` (as published), which are compared on request."""
+    """Models to fit, such as ridge lyra. Two or more of the baselines and `lyra` also form an ensemble, which then
+    predicts; in a run without one the last model of the report's table predicts. Default: all that suit the task,
+    without `cnn` (convolutions), `mlp-more` (more MLPs, which replace Lyra in the ensemble without it), `lyra-alone`
+    (Lyra without its additive path) and `lyra-paper` (as published), which are compared on request."""
     ensemble_size: Model[int | None] = None
     """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
     `--tokens` allows, at most 5."""

@@ -43,7 +43,7 @@ def audit(table: "Table", split: "Split") -> dict[str, Any]:
         - `letters`, `ambiguous`: number of each letter, and of ambiguous letters
         - `varying`: number of positions that vary; None if lengths vary
         - `duplicates`: `rows` that repeat an earlier sequence, and of those with measurements the median absolute
-          `difference`, or the fraction that `disagree`
+          `difference`, the `differences` by column of several columns, or the fraction that `disagree`
         - `mutations`: rows by number of mutations; None without a wild type
         - `target`: by column, `edges` and counts of `train`, `validation` and `test`, the fraction `known`, and the
           fractions that equal the `lowest` and `highest` value; or counts by class, under `classes`
@@ -120,7 +120,7 @@ def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> dict[str, An
     if inputs.are_aligned:
         distances, measure = _substitutions(inputs, train, test), "substitutions"
         top = int(distances.max())
-        edges = np.arange(top + 2) if top < BINS else np.linspace(0, top + 1, BINS + 1).round()
+        edges = _integer_edges(0, top)
     else:
         distances, measure = _missing_k_mers(inputs, train, test), "missing k-mers"
         edges = np.linspace(0, 1, 21)
@@ -189,7 +189,7 @@ def _varying(inputs: Inputs) -> int:
 def _lengths(inputs: Inputs) -> dict[str, Any]:
     lengths = inputs.lengths
     low, high = int(lengths.min()), int(lengths.max())
-    edges = np.arange(low, high + 2) if high - low < BINS else np.linspace(low, high + 1, BINS + 1)
+    edges = _integer_edges(low, high)
     counts = np.histogram(lengths, edges)[0]
     return {
         "min": low,
@@ -198,6 +198,12 @@ def _lengths(inputs: Inputs) -> dict[str, Any]:
         "edges": [float(edge) for edge in edges],
         "counts": counts.tolist(),
     }
+
+
+def _integer_edges(low: int, high: int) -> np.ndarray:
+    """Return the edges of at most `BINS` bins that hold equally many integers, from `low` to at least `high`."""
+    size = -(-(high - low + 1) // BINS)
+    return np.arange(low, high + size + 1, size)
 
 
 def _letters(inputs: Inputs, alphabet: str) -> dict[str, int]:
@@ -227,8 +233,18 @@ def _duplicates(table: "Table") -> dict[str, Any]:
     if not len(one):
         return found
     if target.task_type == "regression":
-        return found | {"difference": float(np.nanmedian(np.abs(one - other)))}
+        differences = [_median_difference(*columns) for columns in zip(one.T, other.T, strict=True)]
+        if len(differences) == 1:
+            return found | {"difference": differences[0]}
+        known = {name: value for name, value in zip(target.names, differences, strict=True) if value is not None}
+        return found | ({"differences": known} if known else {})
     return found | {"disagree": float((one != other).mean())}
+
+
+def _median_difference(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Return the median absolute difference of two measurements of the same sequences; None without any."""
+    gaps = np.abs(one - other)
+    return float(np.nanmedian(gaps)) if np.isfinite(gaps).any() else None
 
 
 def _mutations(table: "Table") -> dict[str, int] | None:

@@ -22,6 +22,7 @@ __all__ = [
     "by_pair",
     "letters_of",
     "measured_cycles",
+    "on_additive_scale",
     "predicted_cycles",
     "specific_epistasis",
 ]
@@ -175,21 +176,28 @@ def predicted_cycles(
         singles = sorted({single for double in doubles for single in double})
     else:
         singles = [(p, letter) for p in positions for letter in letters[p]]
+    source = "predicted single mutants"
     texts = [wild_type, *(_mutated(wild_type, (single,)) for single in singles)]
-    f = _on_additive_scale(scorer, scorer.effects(texts, title="single mutants", quiet=quiet)[0])
+    f = on_additive_scale(scorer, scorer.effects(texts, title="single mutants", quiet=quiet)[0])
     effect = dict(zip(singles, f[1:] - f[0], strict=True))
     if doubles is None:
-        positions = _strongest(positions, effect, max_double_mutants)
-        pairs = [(i, j) for k, i in enumerate(positions) for j in positions[k + 1 :]]
-        total = sum(len(letters[i]) * len(letters[j]) for i, j in pairs)
+        counts = np.array([len(letters[p]) for p in positions])
+        # those of one position are not combined with each other
+        total = int(counts.sum() ** 2 - (counts**2).sum()) // 2
+        strongest = _strongest(positions, effect, max_double_mutants)
+        if len(strongest) < len(positions):
+            source += (
+                f"; only the {len(strongest):,} of {len(positions):,} positions with the largest single-mutant effects "
+                "were paired (a larger --max-double-mutants pairs more)"
+            )
+        pairs = [(i, j) for k, i in enumerate(strongest) for j in strongest[k + 1 :]]
         doubles = _sampled(pairs, letters, max_double_mutants if total > max_double_mutants else None, seed)
     texts = [_mutated(wild_type, double) for double in doubles]
-    f_ij = _on_additive_scale(scorer, scorer.effects(texts, title="double mutants", quiet=quiet)[0])
+    f_ij = on_additive_scale(scorer, scorer.effects(texts, title="double mutants", quiet=quiet)[0])
     expected = np.array([f[0] + effect[a] + effect[b] for a, b in doubles])
     position = np.array([[a[0], b[0]] for a, b in doubles]).reshape(-1, 2)
     new = np.array([[ord(a[1]), ord(b[1])] for a, b in doubles], dtype=np.uint8).reshape(-1, 2)
     own = np.frombuffer(wild_type.encode(), dtype=np.uint8)
-    source = "predicted single mutants"
     if len(doubles) < total:
         source += f"; {len(doubles):,} of {total:,} double mutants were sampled at random and predicted"
     frame = _frame(position, new, own, f_ij=f_ij, expected=expected, offset=scorer.offset)
@@ -263,7 +271,8 @@ def _mutated(sequence: str, mutations: Sequence[tuple[int, str]]) -> str:
     return "".join(letters)
 
 
-def _on_additive_scale(scorer: Scorer, values: np.ndarray) -> np.ndarray:
+def on_additive_scale(scorer: Scorer, values: np.ndarray) -> np.ndarray:
+    """Return predictions on the scale on which effects add up: probabilities become log odds."""
     return log_odds(values, 1e-6) if scorer.is_probability else values
 
 

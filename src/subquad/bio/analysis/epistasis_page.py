@@ -38,8 +38,8 @@ def page_and_figures(
         if cycles["specific"].notna().any():
             parts["Specific epistasis"] = _specific(landscape, pairs, cycles)
         if f"{PREDICTED}_epistasis" in cycles:
-            parts["Measured and predicted"] = [_compared(cycles)], {}
-        parts["Strongest epistasis"] = [_strongest_pairs(landscape, pairs), _strongest_cycles(cycles)], {}
+            parts["Measured and predicted"] = [_compared(landscape, cycles)], {}
+        parts["Strongest epistasis"] = [_strongest_pairs(landscape, pairs), _strongest_cycles(landscape, cycles)], {}
     if landscape.orders:
         parts["Variance by order of interaction"] = _orders(landscape)
     parts["How to read this page"] = [*_explanation(landscape)], {}
@@ -97,7 +97,15 @@ def _pairs(landscape: Landscape, pairs: pd.DataFrame) -> Part:
         caption += " Hatched: all double mutants of the pair have a letter that was not observed in training."
     if len(landscape.cycles) > 1:
         caption += " Each map has its own colour scale: compare the pattern, not the magnitude."
+    caption += _unit(landscape)
     return [picture(figure, caption), *sources], {"pairs": figure}
+
+
+def _unit(landscape: Landscape) -> str:
+    """Return the unit of predictions of a class as a sentence for captions; empty for measurements."""
+    if not landscape.has_log_odds:
+        return ""
+    return " Predictions are in log odds" + ("; measurements are 0 or 1." if MEASURED in landscape.cycles else ".")
 
 
 def _is_sparse(pairs: pd.DataFrame) -> bool:
@@ -117,7 +125,7 @@ def _stems(landscape: Landscape, pairs: pd.DataFrame) -> tuple[Figure, str]:
         f"Epistasis of {landscape.name} of the {len(pairs):,} pairs of positions with double mutants, {span} residues "
         "apart; each is drawn at the midpoint of its positions."
     )
-    return figure, caption
+    return figure, caption + _unit(landscape)
 
 
 def _positions(pairs: pd.DataFrame) -> list[int]:
@@ -169,7 +177,8 @@ def _specific(landscape: Landscape, pairs: pd.DataFrame, cycles: Any) -> Part:
     order = np.argsort(expected)
     # a few hundred points draw the same curve as half a million
     order = order[np.unique(np.linspace(0, len(order) - 1, 400).astype(int))]
-    labels = (f"{landscape.name} expected without epistasis", f"{landscape.name}, {first}")
+    unit = " (log odds)" if landscape.has_log_odds and first == PREDICTED else ""
+    labels = (f"{landscape.name} expected without epistasis{unit}", f"{landscape.name}, {first}{unit}")
     bent = scatter(expected, f_ij, labels=labels, curve=(expected[order], curve[order]))
     total = float((cycles["epistasis"] ** 2).sum()) or 1.0
     explained = 1 - float((cycles["specific"] ** 2).sum()) / total
@@ -184,18 +193,20 @@ def _specific(landscape: Landscape, pairs: pd.DataFrame, cycles: Any) -> Part:
     panels = _panels(
         landscape, pairs, {"mean, specific": "mean_specific", "root mean square, specific": "rms_specific"}
     )
-    figure = pair_map(panels, labels=_labels(landscape, pairs), axis=AXIS)
+    signed = [title for title in panels if title.endswith("mean, specific")]
+    figure = pair_map(panels, labels=_labels(landscape, pairs), axis=AXIS, signed=signed)
     caption = "Specific epistasis only. The mean is more reliable, because measurement noise averages out."
     return [*blocks, picture(figure, caption)], {"curve": bent, "pairs_specific": figure}
 
 
-def _compared(cycles: pd.DataFrame) -> Picture:
+def _compared(landscape: Landscape, cycles: pd.DataFrame) -> Picture:
     both = cycles.dropna(subset=["epistasis", f"{PREDICTED}_epistasis"])
     x, y = both["epistasis"].to_numpy(), both[f"{PREDICTED}_epistasis"].to_numpy()
-    figure = scatter(x, y, labels=("measured epistasis", "predicted epistasis"))
-    return picture(
-        figure, f"Measured and predicted epistasis of {len(both):,} double mutants ({correlation_text(x, y)})."
-    )
+    labels = ("measured epistasis", "predicted epistasis" + (" (log odds)" if landscape.has_log_odds else ""))
+    # there is no line of agreement between different units
+    figure = scatter(x, y, labels=labels, has_line=not landscape.has_log_odds)
+    caption = f"Measured and predicted epistasis of {len(both):,} double mutants ({correlation_text(x, y)})."
+    return picture(figure, caption + _unit(landscape))
 
 
 def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
@@ -214,10 +225,11 @@ def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
     for row in pairs.dropna(subset=["rms"]).head(15).to_dict("records"):
         cells = [int(row[name]) if name.endswith("double_mutants") else _number(row[name]) for name in columns]
         rows.append([f"{_site(landscape, int(row['i']))} – {_site(landscape, int(row['j']))}", *cells])
-    return Table(["positions", *(titles[name] for name in columns)], rows, caption="pairs.csv lists all pairs.")
+    caption = f"pairs.csv lists all pairs.{_unit(landscape)}"
+    return Table(["positions", *(titles[name] for name in columns)], rows, caption=caption)
 
 
-def _strongest_cycles(cycles: Any) -> Table:
+def _strongest_cycles(landscape: Landscape, cycles: Any) -> Table:
     is_specific = bool(cycles["specific"].notna().any())
     column = "specific" if is_specific else "epistasis"
     titles = {"f_ij": "value", "expected": "expected without epistasis", "epistasis": "epistasis"}
@@ -233,7 +245,7 @@ def _strongest_cycles(cycles: Any) -> Table:
     ]
     caption = (
         f"Double mutants with the largest {titles[column]}. A single double mutant may be a measurement error. "
-        "cycles.csv.gz lists all double mutants."
+        f"cycles.csv.gz lists all double mutants.{_unit(landscape)}"
     )
     return Table(["double mutant", *titles.values()], rows, caption=caption)
 
@@ -250,7 +262,7 @@ def _orders(landscape: Landscape) -> Part:
         if first.is_exact
         else f"Gain in leave-one-out R² by each order ({first.rows:,} variants); noise cannot inflate it."
     )
-    blocks: list[Block] = [picture(figure, caption)]
+    blocks: list[Block] = [picture(figure, caption + _unit(landscape))]
     rows: list[list[Any]] = []
     for name, own in landscape.orders.items():
         for k, fraction in enumerate(own.fraction):
@@ -268,7 +280,7 @@ def _orders(landscape: Landscape) -> Part:
     panels = {f"mean double-mutant cycle, {name}": own.pairs for name, own in landscape.orders.items()}
     known = {title: values for title, values in panels.items() if values is not None}
     if known:
-        figures["pairs_averaged"] = pair_map(known, labels=library.sites, axis="site")
+        figures["pairs_averaged"] = pair_map(known, labels=library.sites, axis="site", signed=list(known))
         caption = "Epistasis of pairs of sites, averaged over all backgrounds. Blue: positive; red: negative."
         blocks.insert(1, picture(figures["pairs_averaged"], caption))
     return blocks, figures
@@ -286,7 +298,13 @@ def _explanation(landscape: Landscape) -> list[str]:
             "many substitutions is more reliable than a single double mutant."
         )
     if PREDICTED in landscape.cycles:
-        texts.append("Predicted epistasis describes the fitted model; it is a hypothesis and not a measurement.")
+        text = "Predicted epistasis describes the fitted model; it is a hypothesis and not a measurement."
+        if landscape.has_log_odds:
+            text += (
+                " That of a class is in log odds, the natural logarithm of p / (1 − p), on which effects of mutations "
+                "add up; so are its predicted values and the predicted variance by order."
+            )
+        texts.append(text)
     if landscape.at_minimum > 0.05:
         texts.append(
             f"{100 * landscape.at_minimum:.0f} % of the measurements equal the lowest value, probably the detection "

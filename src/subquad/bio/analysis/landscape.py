@@ -13,6 +13,7 @@ from subquad.bio.analysis.cycles import (
     by_pair,
     letters_of,
     measured_cycles,
+    on_additive_scale,
     predicted_cycles,
     specific_epistasis,
 )
@@ -50,6 +51,8 @@ class Landscape:
     """Fraction of the measurements that equal the lowest one."""
     name: str
     """Target column or class."""
+    has_log_odds: bool = False
+    """Predictions are log odds of a class, and measurements 0 or 1."""
     measured_range: tuple[float, float] | None = None
     """Lowest and highest measurement of the table of the fit, to which predictions are compared; None if unknown."""
     quality: str = ""
@@ -76,11 +79,17 @@ def measured_landscape(
         seed: Seed of random subsamples.
 
     Raises:
-        SubquadError: There are neither double mutants nor a combinatorial library.
+        SubquadError: No row has the length of the wild type, or there are neither double mutants nor a combinatorial
+            library.
     """
     remarks = []
     length = len(wild_type) if wild_type else int(np.bincount([len(s) for s in sequences]).argmax())
-    kept = np.array([len(s) == length for s in sequences]) & np.isfinite(values)
+    kept = np.array([len(s) == length for s in sequences], dtype=bool) & np.isfinite(values)
+    if not kept.any():
+        raise SubquadError(
+            f"no measured row of the table has {length:,} letters, as the wild type has; choose another table or "
+            "--wild-type"
+        )
     if not kept.all():
         remarks.append(f"skipped {(~kept).sum():,} rows of another length or without a measurement")
     letters = letters_of([s for s, keep in zip(sequences, kept, strict=True) if keep])
@@ -99,13 +108,15 @@ def measured_landscape(
             "the table has neither double mutants of the wild type nor a combinatorial library of a few sites; "
             "epistasis can be estimated from those only"
         )
+    is_class = set(np.unique(values)) <= {0.0, 1.0}
     landscape = Landscape(
         wild_type=wild_type,
         offset=offset,
         cycles=cycles,
         orders=orders,
         library=library,
-        at_minimum=float((values == values.min()).mean()),
+        # the negative class is no detection limit
+        at_minimum=0.0 if is_class else float((values == values.min()).mean()),
         name=name,
     )
     return landscape, remarks
@@ -141,6 +152,7 @@ def predicted_landscape(
     library = None if measured is None else measured.library
     if library is not None:
         values, _ = scorer.effects(library.sequences(wild_type), title="combinations", quiet=quiet)
+        values = on_additive_scale(scorer, values)
         same = Library(choices=library.choices, values=values, sites=library.sites, letters=library.letters)
         orders[PREDICTED] = variance_by_order(same, seed=seed)
     return Landscape(
@@ -151,6 +163,7 @@ def predicted_landscape(
         library=library,
         at_minimum=0.0 if measured is None else measured.at_minimum,
         name=scorer.name,
+        has_log_odds=scorer.is_probability,
         measured_range=measured_range(scorer),
         quality=describe_quality(scorer),
     )

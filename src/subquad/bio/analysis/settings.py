@@ -1,12 +1,29 @@
 """Settings of `scan` and `epistasis`."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 
 from subquad.bio.settings import Direction
-from subquad.errors import validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model
 
-__all__ = ["EpistasisSettings", "ScanSettings"]
+__all__ = ["EpistasisSettings", "ScanSettings", "check_unused"]
+
+
+def check_unused(settings: "ScanSettings | EpistasisSettings", names: Collection[str], reason: str) -> None:
+    """Check that settings without an effect have their default.
+
+    Args:
+        settings: The settings.
+        names: Fields without an effect.
+        reason: Why they have none, as the beginning of the message.
+
+    Raises:
+        SubquadError: One of them has another value.
+    """
+    for field in fields(settings):
+        if field.name in names and getattr(settings, field.name) != field.default:
+            raise SubquadError(f"{reason}; leave out {flag_name(field.name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +53,16 @@ class EpistasisSettings:
     """Columns of the table of variants, and the number of double mutants that a model predicts."""
 
     sequence: Input[str | None] = None
-    """Column of the sequences. Default: inferred."""
+    """Column of the sequences of a table. Default: inferred."""
     mutant: Input[str | None] = None
-    """Column of variants such as A24G:K30R, for tables without full sequences. Default: inferred."""
+    """Column of variants such as A24G:K30R, of a table without full sequences. Default: inferred."""
     target: Input[str | None] = None
     """Column of the measurements; for a fitted model, the target column or class. Default: inferred, or the first."""
     wild_type: Input[str | None] = None
-    """Wild-type sequence: letters, or a FASTA or text file with one sequence. Default: that of the run, or the most
-    frequent letter at each position."""
+    """Wild-type sequence: letters, or a FASTA or text file with one sequence. Default: that of the run, which must
+    have one; of a table, inferred from its variants, or the most frequent letter at each position."""
     offset: Input[int | None] = None
-    """Position in the table minus position in the wild type (counted from 1). Default: inferred from the variants."""
+    """Position in a table minus position in the wild type (counted from 1). Default: inferred from the variants."""
     table: Input[str | None] = None
     """Table with measurements to compare the predictions of a fitted model with."""
     max_double_mutants: Model[int] = 50_000

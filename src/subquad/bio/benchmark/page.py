@@ -124,7 +124,7 @@ def _comparisons(results: Results) -> Table:
         cells = [
             " / ".join(str(counts[name][one]) for one in VERDICTS) if counts[name]["tasks"] else None for name in shown
         ]
-        excluded = counts["small"] + counts["no training rows"] + counts["failed"]
+        excluded = sum(counts[state] for state in STATES if state != "scored")
         rows.append([family, counts["scored"], *cells, excluded])
     whole = results["summary"]["all"]
     if whole["scored"] > 1:
@@ -137,8 +137,8 @@ def _comparisons(results: Results) -> Table:
         f"Number of tasks in which the first model is {' / '.join(VERDICTS)} (main metric on the test rows): the 95 % "
         "interval of the difference is above 0, contains 0, or is below 0. Baselines, as far as they suit a task: "
         f"{', '.join(baselines)}; the best of them is chosen on the test rows. Holm: after his correction for as many "
-        f"comparisons as there are tasks. Not counted: fewer than {MIN_TEST_ROWS} test rows, no training rows, or "
-        "failed."
+        f"comparisons as there are tasks. Not counted: fewer than {MIN_TEST_ROWS} test rows, test rows that do not "
+        "define the main metric, no training rows, or failed."
     )
     if len(seeds) == 1:
         caption += " One seed: the intervals lack the variation of the training, and no task has a winner."

@@ -25,6 +25,7 @@ __all__ = ["COMPARISONS", "MAX_LOSS", "STATES", "VERDICTS", "result_rows", "summ
 STATES = {
     "scored": "scored",
     "small": f"fewer than {MIN_TEST_ROWS} test rows: run, but not counted",
+    "undefined": "main metric undefined on the test rows: run, but not counted",
     "no training rows": "no training rows",
     "failed": "failed",
 }
@@ -135,6 +136,7 @@ def _run(job: Job) -> dict[str, Any]:
     metrics = read_json(path)
     return {
         "test": metrics["test"],
+        "undefined": metrics.get("undefined", {}),
         "intervals": metrics.get("intervals", {}).get("test", {}),
         "rows": metrics["rows"],
         "weights": metrics["weights"].get(ENSEMBLE, {}),
@@ -149,7 +151,9 @@ def _state(task: Task, finished: Sequence[Mapping[str, Any]]) -> str:
         return "no training rows"
     if not finished:
         return "failed"
-    return "small" if min(run["rows"]["test"] for run in finished) < MIN_TEST_ROWS else "scored"
+    if min(run["rows"]["test"] for run in finished) < MIN_TEST_ROWS:
+        return "small"
+    return "undefined" if any(MAIN_METRIC[task.task_type] in run["undefined"] for run in finished) else "scored"
 
 
 def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:

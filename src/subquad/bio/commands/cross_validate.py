@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.commands.fit import fit_table, run_settings
+from subquad.bio.commands.fit import check_dataset, fit_table, run_settings
 from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.dataset import ROW_TASK_TYPES, Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import file_of
-from subquad.bio.data.table import read_table
+from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.models.finished_run import read_test_rows
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.split import make_split, split_method
+from subquad.bio.splits.split import Split, make_split, split_method
 from subquad.bio.splits.split_column import check_split_column, count_folds
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -72,19 +72,17 @@ def cross_validate(
     identity = run_settings(path, settings, seed)
     check_run_folder(out, kind="bio folds", settings=identity, force=force)
     # impossible folds are refused before anything is written
-    method = split_method(read, replace(settings, fold=0))
-    first = make_split(read, replace(settings, fold=0), seed=seed, method=method)
+    splits = _splits(read, settings, count, seed=seed)
     run = open_run(out, kind="bio folds", settings=identity, force=force)
     for remark in read.remarks:
         say(remark, quiet=quiet)
     folds = []
-    for fold in range(count):
+    for fold, split in enumerate(splits):
         folder = run.directory / f"fold-{fold}"
         # the settings of the whole run identify its folds, so that a finished one is not repeated
         if not (folder / METRICS).is_file():
             say(f"fold {fold} of {count}, counted from 0", quiet=quiet)
             own = replace(settings, fold=fold)
-            split = make_split(read, own, seed=seed, method=method) if fold else first
             fit_table(read, own, out=folder, seed=seed, quiet=quiet, split=split)
         folds.append(read_json(folder / METRICS))
     frame = _predictions(run.directory, count, folds[0]["task_type"])
@@ -104,6 +102,16 @@ def cross_validate(
     return metrics
 
 
+def _splits(read: Table, settings: FitSettings, count: int, *, seed: int) -> list[Split]:
+    """Return the split of each fold, after the check that models can be trained on all of them."""
+    method, splits = split_method(read, replace(settings, fold=0)), []
+    for fold in range(count):
+        split = make_split(read, replace(settings, fold=fold), seed=seed, method=method)
+        check_dataset(read.with_split(split.parts, split.units), settings, place=f"{read.path}: fold {fold}")
+        splits.append(split)
+    return splits
+
+
 def _predictions(directory: Path, count: int, task_type: str) -> pd.DataFrame | None:
     """Return the test rows of all folds, in the order of the table; None for residues and pairs."""
     if task_type not in ROW_TASK_TYPES:
@@ -115,25 +123,43 @@ def _predictions(directory: Path, count: int, task_type: str) -> pd.DataFrame | 
 def _metrics(
     folds: Sequence[Mapping[str, Any]], frame: pd.DataFrame | None, target: Mapping[str, Any], units: np.ndarray | None
 ) -> dict[str, Any]:
-    """Return means and standard deviations over the folds, and metrics of all rows together."""
+    """Return means and standard deviations over the folds that define a metric, and metrics of all rows together.
+
+    A metric that no fold defines is listed in `undefined`, as in the metrics of a fit; `defined_folds` has the number
+    of folds behind each mean.
+    """
     task_type, main = folds[0]["task_type"], folds[0]["main_metric"]
     # some are fitted on small tables only, and training rows differ from fold to fold
     models = [model for model in folds[0]["test"] if all(model in fold["test"] for fold in folds)]
     first = models[0]
     names = [name for name in folds[0]["test"][first] if all(name in fold["test"][first] for fold in folds)]
-    values = {model: {name: [fold["test"][model][name] for fold in folds] for name in names} for model in models}
-    best = [max(models, key=lambda model: values[model][main][k]) for k in range(len(folds))]
+    undefined = [fold.get("undefined", {}) for fold in folds]
+    nowhere = {name: why for name, why in undefined[0].items() if all(name in own for own in undefined)}
+
+    def known(model: str, name: str) -> list[float]:
+        is_known = [name in nowhere or name not in own for own in undefined]
+        return [fold["test"][model][name] for fold, is_own in zip(folds, is_known, strict=True) if is_own]
+
+    values = {model: {name: known(model, name) for name in names} for model in models}
+    best = [max(models, key=lambda model: values[model][main][k]) for k in range(len(values[first][main]))]
     metrics: dict[str, Any] = {
         "task_type": task_type,
         "main_metric": main,
         "rows": [fold["rows"] for fold in folds],
-        "folds": {model: own[main] for model, own in values.items()},
+        "folds": {
+            model: [
+                None if main in own else fold["test"][model][main] for fold, own in zip(folds, undefined, strict=True)
+            ]
+            for model in models
+        },
+        "undefined": nowhere,
+        "defined_folds": {name: 0 if name in nowhere else len(values[first][name]) for name in names},
         "test": {model: {name: fmean(each) for name, each in own.items()} for model, own in values.items()},
         "std": {
             model: {name: stdev(each) if len(each) > 1 else 0.0 for name, each in own.items()}
             for model, own in values.items()
         },
-        "best_folds": {model: best.count(model) for model in models},
+        "best_folds": {model: 0 if main in nowhere else best.count(model) for model in models},
         "seconds": round(sum(fold["seconds"]["total"] for fold in folds), 2),
     }
     if frame is not None and task_type in ("regression", "binary") and len(target["names"]) == 1:

@@ -15,7 +15,7 @@ from subquad.bio.analysis.landscape import (
     pair_tables,
     predicted_landscape,
 )
-from subquad.bio.analysis.settings import EpistasisSettings
+from subquad.bio.analysis.settings import EpistasisSettings, check_unused
 from subquad.bio.analysis.single_mutants import measured_values
 from subquad.bio.models.scorer import input_sequence, open_scorer
 from subquad.bio.plots.maps import save
@@ -74,6 +74,8 @@ def epistasis(
 def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
     from subquad.bio.data.table import read_table
 
+    reason = f"{path}: a table has measurements and no model that predicts"
+    check_unused(settings, ("table", "max_double_mutants"), reason)
     columns = {name: getattr(settings, name) for name in ("sequence", "mutant", "wild_type", "offset")}
     target = () if settings.target is None else (settings.target,)
     table = read_table(path, FitSettings(**columns, target=target))
@@ -99,6 +101,8 @@ def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet
 
 
 def _of_run(run: "BioModel | Path | str", settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
+    reason = "a fitted model reads sequences, variants and positions as in the table of its fit"
+    check_unused(settings, ("sequence", "mutant", "offset"), reason)
     scorer = open_scorer(run, target=settings.target)
     if scorer.schema.partner is not None:
         raise SubquadError(

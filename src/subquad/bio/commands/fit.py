@@ -25,12 +25,12 @@ from subquad.bio.splits.split import Split, make_split
 from subquad.bio.splits.split_column import check_split_column
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import Run, check_run_folder, open_run
+from subquad.runs.folder import REPORT, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, write_json
 
-__all__ = ["fit", "fit_table", "run_settings"]
+__all__ = ["check_dataset", "fit", "fit_table", "run_settings"]
 
 EXAMPLES = 200
 """Number of test sequences whose residues or pairs are saved in `test.json`."""
@@ -116,11 +116,7 @@ def fit_table(
     for remark in _rare_classes(dataset):
         say(remark, quiet=quiet)
     seconds = time.monotonic() - began
-    models_of(dataset, settings)
-    try:
-        check_trainable(dataset)
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
+    check_dataset(dataset, settings, place=str(path))
     run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
@@ -136,6 +132,24 @@ def fit_table(
         metrics["groups"] = _by_group(fitted, dataset, read.groups)
     _finish(run, read, split, dataset, fitted)
     return metrics
+
+
+def check_dataset(dataset: Dataset, settings: FitSettings, *, place: str) -> None:
+    """Check that all models suit a dataset and that there is something to learn from, before anything is written.
+
+    Args:
+        dataset: Inputs, targets and split.
+        settings: Which models.
+        place: Name of the dataset in messages.
+
+    Raises:
+        SubquadError: A model does not exist or does not suit the task, or the training rows do not suffice.
+    """
+    models_of(dataset, settings)
+    try:
+        check_trainable(dataset)
+    except SubquadError as error:
+        raise SubquadError(f"{place}: {error}") from error
 
 
 def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:
@@ -219,5 +233,7 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         tensors=network_tensors(fitted.networks),
         metrics=fitted.metrics,
         card=card(finished),
-        report=render(finished),
     )
+    # after the results, so that a figure that cannot be drawn leaves a finished run, whose page `report` writes again
+    with atomic(run.directory / REPORT) as temporary:
+        temporary.write_text(render(finished), encoding="utf-8")

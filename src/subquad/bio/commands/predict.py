@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import check_written_table, file_of, separator_of
 from subquad.bio.data.table import read_like
@@ -40,7 +41,8 @@ def predict(
         run: Folder that `fit` or an estimator's `save` wrote.
         table: Table with sequences, or with variants if the model was trained on variants.
         out: Output file; its suffix `.tsv` and `.gz` set the format.
-        model: `ensemble`, or one of the models of the run, such as `lyra` or `ridge`. Default: the ensemble.
+        model: `ensemble`, or one of the models of the run, such as `lyra` or `ridge`. Default: the ensemble,
+            or of a run without one the last model of the report's table.
         sequence: Column with the sequences. Default: the one of the fit, otherwise inferred.
         embeddings: File with the embeddings of the table, if the model was trained with some.
         force: Overwrite the output file.
@@ -53,6 +55,8 @@ def predict(
     out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
     if out.exists() and out.samefile(file_of(path)):
         raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
+    if model is None and ENSEMBLE not in fitted.models and len(fitted.models) > 1:
+        say(f"the run has no ensemble: {fitted.default} predicts; --model names another model", quiet=quiet)
     model = model or fitted.default
     fitted.check_model(model)
     read = read_like(path, fitted.schema, sequence=sequence, embeddings=embeddings)

@@ -11,6 +11,7 @@ from subquad.bio.design_search.simulation_page import result_table
 from subquad.bio.metrics.scores import overall, title
 from subquad.bio.models.finished_run import best_single, lead_of, no_comparison
 from subquad.bio.models.support import interval_text
+from subquad.bio.plots.cross_validation_page import mean_cell
 from subquad.reporting.tables import print_table
 
 __all__ = ["print_folds", "print_models", "print_round", "print_rows", "print_strategies", "with_intervals"]
@@ -44,15 +45,16 @@ def print_models(metrics: dict[str, Any], out: Path) -> None:
 
 def print_folds(metrics: dict[str, Any], out: Path) -> None:
     """Print the mean and standard deviation of the metrics of each model over the folds."""
-    mean, std = metrics["test"], metrics["std"]
+    mean = metrics["test"]
     names = overall(next(iter(mean.values())))[:6]
-    rows = [
-        [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
-        for model, own in mean.items()
-    ]
-    folds = len(metrics["rows"])
-    print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
-    print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
+    rows = [[label_of(model), *(mean_cell(metrics, model, name) for name in names)] for model in mean]
+    heading = f"mean and standard deviation over {len(metrics['rows'])} folds"
+    if any(metrics["defined_folds"][name] < len(metrics["rows"]) for name in names):
+        heading += ", without those that do not define a metric"
+    print_table(["model", *map(title, names)], rows, title=heading)
+    # residues and base pairs have none
+    predictions = "predictions.csv, " if (out / "predictions.csv").is_file() else ""
+    print(f"Wrote {out}/ (report.html, metrics.json, {predictions}a folder per fold).")
     print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
 
 

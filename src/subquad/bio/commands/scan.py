@@ -7,7 +7,7 @@ import pandas as pd
 
 from subquad import __version__
 from subquad.bio.analysis.scan_page import profile_page, scan_page, support_warnings
-from subquad.bio.analysis.settings import ScanSettings
+from subquad.bio.analysis.settings import ScanSettings, check_unused
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.models.fitted import BioModel
@@ -64,6 +64,10 @@ def scan(
     wild_type = input_sequence(model, settings.sequence, "--sequence")
     partner = partner_sequence(model, settings.partner)
     if model.task_type not in ROW_TASK_TYPES:
+        reason = f"the model predicts {'base pairs' if model.task_type == 'pairs' else 'residues'} along one sequence"
+        check_unused(settings, ("target", "table"), reason)
+        if settings.direction is not None:
+            say(f"--direction has no effect: {reason}", quiet=quiet)
         describe = _base_pairs if model.task_type == "pairs" else _residues
         frame, label, caption = describe(model, wild_type, partner)
         figures, html = profile_page(frame, label, caption, sequence=wild_type)

@@ -59,8 +59,6 @@ def read_target(
     remarks = []
     if task_type == "auto":
         remarks.append(f"task type: {chosen} (inferred; --task-type overrides)")
-    if not has.all():
-        remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are not used")
     column = column_of(frame, columns[0]).str.strip()
     match chosen:
         case "regression":
@@ -76,6 +74,10 @@ def read_target(
             target = Target(task_type="pairs", y=pairs, names=tuple(columns))
         case _:
             target, more = read_residues(path, column, lengths, has, task_type=chosen)
+            # a sequence of which no residue is known has no measurement
+            has &= target.is_known.any(axis=1)
+    if not has.all():
+        remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are not used")
     return target, has, remarks + more
 
 

@@ -58,7 +58,8 @@ def read_assay(path: Path | str, settings: RoundsSettings) -> tuple[Assay, list[
     """Return the rows of an assay with a measurement, and remarks.
 
     Raises:
-        SubquadError: The table cannot be read, has no single column of measurements, or too few rows for the rounds.
+        SubquadError: The table cannot be read, has no single column of measurements, too few rows for the rounds, or
+            sequences of several lengths although there is a minimum distance.
     """
     target = () if settings.target is None else (settings.target,)
     columns = {name: getattr(settings, name) for name in ("sequence", "mutant", "wild_type")}
@@ -66,6 +67,10 @@ def read_assay(path: Path | str, settings: RoundsSettings) -> tuple[Assay, list[
     assert table.target is not None
     if table.target.task_type != "regression" or table.target.outputs != 1:
         raise SubquadError(f"{table.path}: --simulate needs one column of measurements; select it with --target")
+    if settings.min_distance > 1 and not table.inputs.is_aligned:
+        raise SubquadError(
+            f"{table.path}: --min-distance counts substitutions, and the sequences have several lengths; leave it out"
+        )
     rows, values = np.flatnonzero(table.has_target), table.target.y[:, 0]
     first: dict[str, list[int]] = {}
     for row in rows:
@@ -119,7 +124,8 @@ def replay(
         advance: Called after each round.
 
     Returns:
-        `hits` and `best` before the first and after each round, `(R + 1)` each, and `cpu_seconds`.
+        `hits` and `best` before the first and after each round, `(R + 1)` each, the number of rows `measured` in the
+        end, which is smaller than stated if too few rows have the minimum distance, and `cpu_seconds`.
     """
     random = np.random.default_rng(seed)
     start = np.sort(random.choice(len(assay.y), settings.start_rows, replace=False))
@@ -143,7 +149,7 @@ def replay(
         measured += own
         hits.append(int(assay.hits[measured].sum()))
         best.append(float(assay.sign * (assay.sign * assay.y[measured]).max()))
-    return {"hits": hits, "best": best, "cpu_seconds": round(seconds, 2)}
+    return {"hits": hits, "best": best, "measured": len(measured), "cpu_seconds": round(seconds, 2)}
 
 
 def _choose(

@@ -55,6 +55,7 @@ def summarize(found: Mapping[str, Sequence[Mapping[str, Any]]], sign: int) -> di
         for key in ("hits", "best"):
             mean, low, high = interval_over_seeds(np.array([run[key] for run in runs]))
             own[key] = {"mean": mean.tolist(), "low": _known(low), "high": _known(high)}
+        own["measured"] = float(np.mean([run["measured"] for run in runs]))
         own["cpu_seconds"] = round(sum(run["cpu_seconds"] for run in runs), 2)
         if name != first:
             gap = np.array([a["hits"][-1] - b["hits"][-1] for a, b in zip(found[first], runs, strict=True)])
@@ -104,7 +105,7 @@ def lead(metrics: Mapping[str, Any]) -> str:
     return (
         f"Of {metrics['rows']:,} variants, {metrics['hits']:,} are hits ({metrics['hit_text']}). After {rounds} rounds "
         f"of {size} from {settings['start_rows']} random start rows, the strategies found on average: {own} "
-        f"({seeds} {'seed' if seeds == 1 else 'seeds'}). {metrics['direction']}"
+        f"({seeds} {'seed' if seeds == 1 else 'seeds'}). {_short_text(metrics)}{metrics['direction']}"
     )
 
 
@@ -135,8 +136,10 @@ def _between(values: Mapping[str, Any], form: str) -> str:
 
 
 def _difference_text(metrics: Mapping[str, Any]) -> str:
-    if len(metrics["settings"]["seeds"]) < 2:
-        return "With one seed there is no interval, and no evidence that a strategy is better than another."
+    seeds = len(metrics["settings"]["seeds"])
+    if seeds < MIN_SEEDS:
+        few = f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, fewer than the {MIN_SEEDS} that an interval needs,"
+        return f"With {few} there is no evidence that a strategy is better than another."
     gaps = {name: own["difference"] for name, own in metrics["strategies"].items() if "difference" in own}
     ties = [TITLES[name] for name, gap in gaps.items() if gap["verdict"] == "tie"]
     first = TITLES[next(iter(metrics["strategies"]))]
@@ -147,6 +150,20 @@ def _difference_text(metrics: Mapping[str, Any]) -> str:
     return (
         f"The seeds do not separate {first} from {', '.join(ties)}: the 95 % interval of the difference in hits "
         "includes 0. Strategies of one seed share their start rows, so that the differences are paired."
+    )
+
+
+def _short_text(metrics: Mapping[str, Any]) -> str:
+    """Return which strategies measured fewer rows than stated, because too few were far enough from each other."""
+    settings = metrics["settings"]
+    stated = settings["start_rows"] + settings["rounds"] * metrics["batch_size"]
+    own = {TITLES[name]: one["measured"] for name, one in metrics["strategies"].items() if one["measured"] < stated}
+    if not own:
+        return ""
+    texts = ", ".join(f"{name} {value:,.1f}" for name, value in own.items())
+    return (
+        f"Too few candidates of a round differ from each other by --min-distance {settings['min_distance']}, so that "
+        f"fewer than {stated:,} rows were measured (mean over seeds): {texts}. "
     )
 
 

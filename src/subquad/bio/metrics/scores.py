@@ -59,19 +59,19 @@ class MetricInfo:
     """Display name; `title` also handles metrics of single columns and classes."""
     chance: float = 0.0
     """Value that stands for an undefined metric."""
-    needs: Literal["", "positives", "both classes"] = ""
-    """What rows of two classes must have for the metric to be defined."""
+    needs: Literal["", "positives", "both classes", "two values"] = ""
+    """What the measured values must have for the metric to be defined: rows of classes, or different measurements."""
     is_lower_better: bool = False
     published: str = ""
     """Name in publications."""
 
 
 METRICS = {
-    "spearman": MetricInfo(title="Spearman", published="spearman"),
-    "pearson": MetricInfo(title="Pearson", published="pearson"),
-    "r2": MetricInfo(title="R²", published="r2"),
+    "spearman": MetricInfo(title="Spearman", needs="two values", published="spearman"),
+    "pearson": MetricInfo(title="Pearson", needs="two values", published="pearson"),
+    "r2": MetricInfo(title="R²", needs="two values", published="r2"),
     "rmse": MetricInfo(title="RMSE", is_lower_better=True, published="rmse"),
-    "ndcg": MetricInfo(title="NDCG"),
+    "ndcg": MetricInfo(title="NDCG", needs="two values"),
     "top10_recall": MetricInfo(title="top-10 % recall"),
     "auroc": MetricInfo(title="AUROC", chance=0.5, needs="both classes", published="auroc"),
     "average_precision": MetricInfo(title="average precision", needs="positives", published="ap"),
@@ -118,8 +118,8 @@ def score(target: Target, prediction: Any) -> dict[str, float]:
     """Return the metrics of predictions; none of them is NaN.
 
     A constant prediction has a correlation of 0 and an AUROC of 0.5. Several columns of measurements or labels give the
-    mean over the columns and `spearman:NAME` for each column. With more than two classes, `auroc` and
-    `average_precision` are one-vs-rest means over the classes that occur.
+    mean over the columns that define a metric and `spearman:NAME` for each column. With more than two classes, `auroc`
+    and `average_precision` are one-vs-rest means over the classes that occur.
 
     Args:
         target: Measured values of n rows.
@@ -135,7 +135,8 @@ def score(target: Target, prediction: Any) -> dict[str, float]:
 def undefined_metrics(target: Target) -> dict[str, str]:
     """Return the metrics that are undefined on these rows for any prediction, and why, such as `no positive`.
 
-    For several labels, `auroc:NAME` is listed for each label, and the mean if it is undefined for all of them.
+    For several columns or labels, `spearman:NAME` or `auroc:NAME` is listed for each one, and the mean if it is
+    undefined for all of them.
     """
     if target.task_type == "pairs":
         return {}
@@ -148,12 +149,11 @@ def undefined_metrics(target: Target) -> dict[str, str]:
         case "multiclass" if len(np.unique(y)) == 1:
             return dict.fromkeys(("auroc", "average_precision", "mcc"), "one class only")
         case "multilabel":
-            labels = [_undefined(column[np.isfinite(column)] == 1) for column in y.T]
-            everywhere = {name: why for name, why in labels[0].items() if all(name in own for own in labels)}
-            if len(labels) == 1:
-                return everywhere
-            columns = zip(target.names, labels, strict=True)
-            return everywhere | {f"{name}:{label}": why for label, own in columns for name, why in own.items()}
+            return _undefined_by_column(target, [_undefined(column[np.isfinite(column)] == 1) for column in y.T])
+        case "regression":
+            return _undefined_by_column(target, [_undefined_of_numbers(column) for column in y.T])
+        case "residue_regression":
+            return _undefined_of_numbers(y)
         case _:
             return {}
 
@@ -278,7 +278,7 @@ def bootstrap_metric(target: Target, prediction: Any, name: str, *, draws: int =
 
 
 def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray) -> dict[str, dict[str, float]]:
-    """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name.
+    """Return the metrics that each group of rows defines, and its number of `rows`, sorted by the group's name.
 
     Args:
         target: Measured values of n rows.
@@ -290,15 +290,33 @@ def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray
     for k, name in enumerate(names):
         rows = np.flatnonzero(place == k)
         own = [prediction[row] for row in rows] if target.task_type == "pairs" else np.asarray(prediction)[rows]
-        result[str(name)] = {"rows": len(rows), **score(target.take(rows), own)}
+        some = target.take(rows)
+        undefined = undefined_metrics(some)
+        values = {metric: value for metric, value in score(some, own).items() if metric not in undefined}
+        result[str(name)] = {"rows": len(rows), **values}
     return result
 
 
 def _undefined(is_positive: np.ndarray) -> dict[str, str]:
     if not is_positive.any():
-        return {name: "no positive" for name, info in METRICS.items() if info.needs}
+        return {name: "no positive" for name, info in METRICS.items() if info.needs in ("positives", "both classes")}
     is_short = is_positive.all()
     return {name: "no negative" for name, info in METRICS.items() if is_short and info.needs == "both classes"}
+
+
+def _undefined_of_numbers(y: np.ndarray) -> dict[str, str]:
+    known = np.unique(y[np.isfinite(y)])
+    why = "a single value" if len(known) else "no measurement"
+    return {name: why for name, info in METRICS.items() if len(known) < 2 and info.needs == "two values"}
+
+
+def _undefined_by_column(target: Target, columns: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what is undefined in all columns and, of several, also what is undefined in each."""
+    everywhere = {name: why for name, why in columns[0].items() if all(name in own for own in columns)}
+    if len(columns) == 1:
+        return everywhere
+    named = zip(target.names, columns, strict=True)
+    return everywhere | {f"{name}:{column}": why for column, own in named for name, why in own.items()}
 
 
 def _defined(name: str, value: float) -> float:

@@ -99,7 +99,7 @@ def _regression_metrics(y: np.ndarray, p: np.ndarray) -> dict[str, Metric]:
         is_constant = variance <= 1e-14 * np.var(y)
         return np.where(is_constant, 0.0, 1 - error / np.where(is_constant, 1.0, variance))
 
-    return {
+    metrics: dict[str, Metric] = {
         "spearman": lambda W: bootstrap.rank_correlation(W, y_order, p_order),
         "pearson": lambda W: bootstrap.correlation(W, y, p),
         "r2": r2,
@@ -107,6 +107,10 @@ def _regression_metrics(y: np.ndarray, p: np.ndarray) -> dict[str, Metric]:
         "ndcg": lambda W: bootstrap.ndcg(W, gains, y_order, p_order),
         "top10_recall": lambda W: bootstrap.top_recall(W, y_order, p_order),
     }
+    if np.ptp(y) == 0:
+        # equal measurements have no order and no variance to explain
+        metrics |= dict.fromkeys(("spearman", "pearson", "r2", "ndcg"), _always_undefined)
+    return metrics
 
 
 def _ranking_metrics(y: np.ndarray, p: np.ndarray) -> dict[str, Metric]:

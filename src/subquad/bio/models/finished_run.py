@@ -52,6 +52,11 @@ class FinishedRun:
         return self.metrics["task_type"]
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the target is classes or labels, of rows or of residues."""
+        return self.task_type not in ("regression", "residue_regression", "pairs")
+
+    @property
     def main(self) -> str:
         """Key of the main metric."""
         return self.metrics["main_metric"]

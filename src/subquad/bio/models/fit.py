@@ -366,5 +366,7 @@ def _conformal(dataset: Dataset, found: Mapping[str, Mapping[str, Members]]) -> 
 
 def _coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
     width = float(np.median(high - low))
-    # too few validation rows give infinite intervals, which JSON cannot hold
-    return {"coverage": coverage(truth, low, high), "width": width if np.isfinite(width) else None}
+    if not np.isfinite(width):
+        # too few validation rows give infinite intervals, which JSON cannot hold and which cover everything
+        return {"coverage": None, "width": None}
+    return {"coverage": coverage(truth, low, high), "width": width}

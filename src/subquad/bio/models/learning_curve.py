@@ -33,16 +33,23 @@ def learning_curve(
 
     Returns:
         For each size: `rows`, the mean over the subsets by model, and their standard deviation `std` if there are
-        several.
+        several. Empty if no size is left beside all training rows, which are no curve.
     """
     main, names = metrics["main_metric"], tuple(metrics["test"])
     count = len(dataset.split["train"])
     points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
     halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
     fewer = replace(settings, learning_curve=0, learning_sizes=(), stack_folds=1)
-    for size in sorted(set(settings.learning_sizes), reverse=True) or halves:
-        if not MIN_CURVE_ROWS <= size < count:
-            continue
+    wanted = sorted(set(settings.learning_sizes), reverse=True) or halves
+    sizes = [size for size in wanted if MIN_CURVE_ROWS <= size < count]
+    if len(sizes) < len(wanted):
+        dropped = ", ".join(f"{size:,}" for size in wanted if size not in sizes)
+        say(
+            f"learning curve: left out {dropped} rows; a size must be at least {MIN_CURVE_ROWS} and below the number "
+            f"of training rows, {count:,}",
+            quiet=quiet,
+        )
+    for size in sizes:
         found = []
         for repeat in range(settings.learning_repeats):
             say(f"learning curve: {size:,} rows, subset {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
@@ -58,6 +65,9 @@ def learning_curve(
             found.append({name: one.metrics["test"][name][main] for name in names})
         if found:
             points.insert(0, _point(size, found))
+    if len(points) < 2:
+        say("learning curve: none, because no size is left beside all training rows", quiet=quiet)
+        return []
     return points
 
 

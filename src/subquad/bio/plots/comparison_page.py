@@ -56,7 +56,7 @@ def comparison_page(runs: Runs, bootstraps: Mapping[str, Mapping[str, Sequence[f
         for other, run in others
         if _are_paired(first, run)
     }
-    values = "; ".join(f"{name} {run.metrics['test'][run.shown][run.main]:.3f}" for name, run in runs.items())
+    values = "; ".join(f"{name} {_value(run, run.shown)}" for name, run in runs.items())
     lead = f"{first.title} of the model that `predict` uses: {values}. {_verdict(runs, gaps)}"
     title = f"Comparison of {len(runs)} runs: {', '.join(first.names[:3])}"
     return page(title, lead=lead, sections=[
@@ -92,7 +92,10 @@ def _gaps(
     draws: Mapping[str, Sequence[float | None]],
     other_draws: Mapping[str, Sequence[float | None]],
 ) -> dict[str, dict[str, float]]:
-    """Return by how much the second run is higher, for each model of both, and for what each predicts by."""
+    """Return by how much the second run is higher, for each model of both, and for what each predicts by.
+
+    There are no differences if the test rows do not define the metric.
+    """
     pairs = {label_of(name): (name, name) for name in COMPARED_MODELS if name in draws and name in other_draws}
     if one.shown != other.shown:
         pairs[f"{label_of(other.shown)} − {label_of(one.shown)}"] = (one.shown, other.shown)
@@ -100,6 +103,8 @@ def _gaps(
     for label, (name, other_name) in pairs.items():
         # equal test rows have equal bootstrap samples, so that the differences are paired
         drawn = pd.Series(other_draws[other_name], dtype=float) - pd.Series(draws[name], dtype=float)
+        if drawn.isna().all():
+            continue
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         value = other.metrics["test"][other_name][one.main] - one.metrics["test"][name][one.main]
         found[label] = {"value": value, "low": float(low), "high": float(high)}
@@ -111,6 +116,9 @@ def _verdict(runs: Runs, gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str
         return "Their test rows differ, so that small differences between these values mean nothing."
     texts = []
     for (a, b), own in gaps.items():
+        if not own:
+            texts.append(f"{b} against {a}: {runs[a].title} is undefined on the test rows.")
+            continue
         shown, other = runs[a].shown, runs[b].shown
         label = label_of(shown) if shown == other else f"{label_of(other)} − {label_of(shown)}"
         gap = own[label]
@@ -130,7 +138,10 @@ def _metrics(runs: Runs) -> list[Block]:
             if model not in run.models:
                 line.append(None)
                 continue
-            value = run.metrics["test"][model][run.main]
+            value = run.metric(model, run.main)
+            if value is None:
+                line.append(None)
+                continue
             low, high = run.interval(model, run.main) or (value, value)
             line.append(f"{value:.3f} ({low:.3f}–{high:.3f})")
             if model == run.shown:
@@ -138,7 +149,12 @@ def _metrics(runs: Runs) -> list[Block]:
         cells.append(line)
     table = Table(["model", *runs], cells, caption=f"{main} on each run's test rows, with 95 % intervals over rows.")
     caption = f"{main} of the model that `predict` uses in each run, with 95 % bootstrap intervals over the test rows."
-    return [table, picture(forest(rows, label=main), caption)]
+    return [table, *([picture(forest(rows, label=main), caption)] if rows else [])]
+
+
+def _value(run: FinishedRun, model: str) -> str:
+    value = run.metric(model, run.main)
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _differences(gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]], title: str) -> list[Block]:
@@ -152,6 +168,8 @@ def _differences(gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]
         for (a, b), own in gaps.items()
         for label, gap in own.items()
     ]
+    if not rows:
+        return [f"{title} is undefined on the test rows of these runs, so that they cannot be compared by it."]
     caption = (
         f"Paired differences in {title} on the same bootstrap samples of the test rows (95 % intervals). Training "
         "seeds were not varied, so that another seed may move a difference further than its interval."

@@ -10,7 +10,7 @@ from subquad.bio.metrics.scores import overall, title
 from subquad.bio.plots.figures import dot_plot
 from subquad.reporting.page import Link, Section, Table, page, picture, signed
 
-__all__ = ["is_tied", "render", "verdict"]
+__all__ = ["is_tied", "mean_cell", "render", "verdict"]
 
 MAX_METRICS = 4
 
@@ -33,18 +33,26 @@ def render(metrics: Mapping[str, Any], name: str, *, how: str) -> str:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return which model is best on average, and from which others the folds do not tell it."""
     main, mean, std = metrics["main_metric"], metrics["test"], metrics["std"]
-    best, folds = _best(metrics), len(metrics["rows"])
+    if main in metrics["undefined"]:
+        return f"No model is named best: no fold defines {title(main)} ({metrics['undefined'][main]} in the test rows)."
+    best, folds, missing = _best(metrics), metrics["defined_folds"][main], metrics["folds"][_best(metrics)].count(None)
     others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    values = metrics["folds"]
+    values = {model: [value for value in own if value is not None] for model, own in metrics["folds"].items()}
     tied = [label_of(model) for model in values if model != best and is_tied(values[best], values[model])]
     unclear = f" The folds do not distinguish it from {', '.join(tied)}." if tied else ""
+    unclear += f" {missing} more {'folds do' if missing > 1 else 'fold does'} not define the metric." if missing else ""
     value = f"{label_of(best)}, {title(main)} {mean[best][main]:.3f} ± {std[best][main]:.3f}"
+    over = f"{folds} {'folds' if folds > 1 else 'fold'}"
     if not others:
-        return f"Mean over {folds} folds: {value}."
-    return (
-        f"Best on average over {folds} folds: {value} ({others}); best in {metrics['best_folds'][best]} of {folds} "
-        f"folds.{unclear}"
-    )
+        return f"Mean over {over}: {value}.{unclear}"
+    return f"Best on average over {over}: {value} ({others}); best in {metrics['best_folds'][best]} of {over}.{unclear}"
+
+
+def mean_cell(metrics: Mapping[str, Any], model: str, name: str) -> str | None:
+    """Return the mean of a metric and its standard deviation over the folds; None if no fold defines it."""
+    if name in metrics["undefined"]:
+        return None
+    return f"{metrics['test'][model][name]:.3f} ± {metrics['std'][model][name]:.3f}"
 
 
 def _best(metrics: Mapping[str, Any]) -> str:
@@ -54,29 +62,33 @@ def _best(metrics: Mapping[str, Any]) -> str:
 def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether the mean difference over folds is within two standard errors of zero."""
     differences = np.subtract(best, other)
+    if len(differences) < 2:
+        return True
     return bool(differences.mean() <= 2 * differences.std(ddof=1) / len(differences) ** 0.5)
 
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:
-    main, mean, std, folds = metrics["main_metric"], metrics["test"], metrics["std"], metrics["folds"]
+    main, mean = metrics["main_metric"], metrics["test"]
     names = overall(next(iter(mean.values())))[:MAX_METRICS]
     rows = [
-        [
-            label_of(model),
-            *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names),
-            metrics["best_folds"][model],
-        ]
-        for model, own in mean.items()
+        [label_of(model), *(mean_cell(metrics, model, name) for name in names), metrics["best_folds"][model]]
+        for model in mean
     ]
-    table = Table(
-        ["model", *map(title, names), "best in folds"],
-        rows,
-        caption="Mean and standard deviation over the folds, and the number of folds in which each model is best.",
-        winner=list(mean).index(_best(metrics)),
-    )
-    figure = dot_plot([f"fold {k}" for k in range(len(metrics["rows"]))], folds, label=f"{title(main)}, test rows")
-    caption = "Each fold. Where all models move together, the folds differ in difficulty."
-    blocks: list[Any] = [table, picture(figure, caption)]
+    caption = "Mean and standard deviation over the folds, and the number of folds in which each model is best."
+    few = [name for name in names if metrics["defined_folds"][name] < len(metrics["rows"])]
+    if few:
+        counts = ", ".join(f"{metrics['defined_folds'][name]} define {title(name)}" for name in few)
+        caption += f" Folds that do not define a metric are left out: of {len(metrics['rows'])} folds, {counts}."
+    winner = None if main in metrics["undefined"] else list(mean).index(_best(metrics))
+    blocks: list[Any] = [Table(["model", *map(title, names), "best in folds"], rows, caption=caption, winner=winner)]
+    if winner is not None:
+        folds = {
+            model: [np.nan if value is None else value for value in own] for model, own in metrics["folds"].items()
+        }
+        names_of_folds = [f"fold {k}" for k in range(len(metrics["rows"]))]
+        figure = dot_plot(names_of_folds, folds, label=f"{title(main)}, test rows")
+        caption = "Each fold. Where all models move together, the folds differ in difficulty."
+        blocks.append(picture(figure, caption))
     if "pooled" in metrics:
         first = next(iter(metrics["differences"]))
         gaps = {name: _gap(gap) for name, gap in metrics["differences"][first].items()}

@@ -23,7 +23,7 @@ from subquad.bio.plots.figures import (
     reliability_diagram,
     residual_plot,
 )
-from subquad.reporting.page import Block, Picture, Section, Table, picture, show
+from subquad.reporting.page import Block, Section, Table, picture, show
 
 __all__ = ["main_figures", "sections"]
 
@@ -50,7 +50,7 @@ def main_figures(run: FinishedRun) -> list[Block]:
     """Return the figures below the first table: predictions against measurements."""
     match run.task_type:
         case "regression":
-            return [_measured_predicted(run)]
+            return _measured_predicted(run)
         case "binary" if run.main in run.undefined:
             # there is a single class to draw
             return []
@@ -69,8 +69,23 @@ def main_figures(run: FinishedRun) -> list[Block]:
             return examples.main_figures(run)
 
 
-def _measured_predicted(run: FinishedRun) -> Picture:
-    name = run.names[0]
+def _drawn_column(run: FinishedRun) -> tuple[str | None, str]:
+    """Return the first target column with measurements of test rows, which figures show, and its place as a sentence.
+
+    There is no such column if the test rows have no measurement at all, and no sentence if there is a single column.
+    """
+    known = (name for name in run.names if np.isfinite(_measured(run, name)).any())
+    name = next(known, None)
+    if name is None or len(run.names) == 1:
+        return name, ""
+    which = "" if name == run.names[0] else " that are measured in test rows"
+    return name, f" The first of {len(run.names)} target columns{which}."
+
+
+def _measured_predicted(run: FinishedRun) -> list[Block]:
+    name, place = _drawn_column(run)
+    if name is None:
+        return []
     other = run.best_single if run.best_single != run.shown else run.models[0]
     measured = _measured(run, name)
     known = np.isfinite(measured)
@@ -78,10 +93,8 @@ def _measured_predicted(run: FinishedRun) -> Picture:
         (label_of(model), measured[known], run.column(model, name)[known])
         for model in dict.fromkeys((run.shown, other))
     ]
-    caption = "Predictions against measurements of the test rows; dashed line: equality."
-    if len(run.names) > 1:
-        caption += f" The first of {len(run.names)} target columns."
-    return picture(measured_predicted(panels, target=name), caption)
+    caption = f"Predictions against measurements of the test rows; dashed line: equality.{place}"
+    return [picture(measured_predicted(panels, target=name), caption)]
 
 
 def _measured(run: FinishedRun, name: str) -> np.ndarray:
@@ -108,14 +121,16 @@ def _data(run: FinishedRun) -> list[Block]:
     remarks = "; ".join(audit.get("remarks", []))
     blocks: list[Block] = [text, *_partners(audit, run.config["inputs"]), *_duplicates(audit["duplicates"])]
     blocks += [f"How the table was read: {remarks}."] if remarks else []
-    panels = [*_target_panels(audit), *_other_panels(audit)]
+    # the counts of classes have no keys that the names of classes could not have too
+    columns = {} if run.has_classes else audit["target"] or {}
+    panels = [*_target_panels(columns), *_other_panels(audit)]
     for start in range(0, len(panels), 3):
         caption = (
             "Targets by part of the split, sequence lengths, and mutations per variant." if start == 0 else "Continued."
         )
         blocks.append(picture(histograms(panels[start : start + 3]), caption))
-    blocks += _classes(audit)
-    for name, one in (audit["target"] or {}).items():
+    blocks += _classes(audit["target"]["classes"]) if run.has_classes and audit["target"] else []
+    for name, one in columns.items():
         blocks += [_extreme(name, one)] if max(one.get("lowest", 0), one.get("highest", 0)) > 0.05 else []
     return blocks
 
@@ -142,6 +157,9 @@ def _duplicates(duplicates: Mapping[str, Any]) -> list[Block]:
             f"; the median difference of two such measurements is {duplicates['difference']:.3g}, which limits the "
             "accuracy of any model"
         )
+    if "differences" in duplicates:
+        values = ", ".join(f"{name} {value:.3g}" for name, value in duplicates["differences"].items())
+        text += f"; the median differences of two such measurements are {values}, which limit the accuracy of any model"
     if "disagree" in duplicates:
         text += f"; {100 * duplicates['disagree']:.1f} % of them have another class, which no model can predict"
     return [f"{text}."]
@@ -159,12 +177,11 @@ def _extreme(name: str, one: Mapping[str, Any]) -> str:
     )
 
 
-def _target_panels(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _target_panels(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels = []
-    for name, one in list((audit["target"] or {}).items())[:4]:
-        if "edges" in one:
-            counts = {part: one[part] for part in ("train", "validation", "test")}
-            panels.append({"edges": one["edges"], "counts": counts, "label": name})
+    for name, one in list(columns.items())[:4]:
+        counts = {part: one[part] for part in ("train", "validation", "test")}
+        panels.append({"edges": one["edges"], "counts": counts, "label": name})
     return panels
 
 
@@ -181,50 +198,54 @@ def _other_panels(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     return panels
 
 
-def _classes(audit: Mapping[str, Any]) -> list[Block]:
-    classes = (audit["target"] or {}).get("classes")
-    if not classes:
-        return []
+def _classes(classes: Mapping[str, Any]) -> list[Block]:
     parts = ("train", "validation", "test")
     rows = [[name, *(counts[part] for part in parts)] for name, counts in classes.items()]
     return [Table(["class", *parts], rows[:MAX_CLASSES], caption="Rows or residues of each class or label.")]
 
 
-def _mean_over_columns(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:
-    values = [own[level][name] for own in columns.values()]
-    return None if None in values else float(np.mean(values))
-
-
-def _with_width(columns: Mapping[str, Any], level: str) -> str | None:
-    """Return the coverage of a level and the width of its intervals."""
-    inside, width = (_mean_over_columns(columns, level, name) for name in ("coverage", "width"))
+def _with_width(one: Mapping[str, float | None]) -> str | None:
+    """Return the coverage of intervals and their width; None for infinite ones, which cover everything."""
+    inside, width = one["coverage"], one["width"]
     return None if inside is None or width is None else f"{100 * inside:.1f} % ({show(width)})"
 
 
-def _calibration(run: FinishedRun) -> list[Block]:
+def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Return coverage and width of the intervals: a figure of one column, and a table with a row per column."""
     blocks: list[Block] = []
-    conformal = run.metrics.get("conformal")
-    if conformal and conformal[run.shown]:
-        levels = list(next(iter(conformal[run.shown].values())))
-        measured = [_mean_over_columns(conformal[run.shown], level, "coverage") or 0.0 for level in levels]
-        figure = coverage([float(level) for level in levels], measured, run.metrics["rows"]["test"])
+    name, place = _drawn_column(run)
+    shown = {} if name is None else conformal[run.shown].get(name, {})
+    drawn = {float(level): one["coverage"] for level, one in shown.items() if _with_width(one) is not None}
+    if name is not None and drawn:
+        figure = coverage(list(drawn), list(drawn.values()), int(np.isfinite(_measured(run, name)).sum()))
         caption = f"Coverage of the prediction intervals of {label_of(run.shown)}; dashed line: the nominal level."
-        blocks.append(picture(figure, caption))
-        cells = {model: [_with_width(own, level) for level in levels] for model, own in conformal.items()}
-        rows = [[label_of(model), *own] for model, own in cells.items()]
-        caption = (
-            "Coverage of the test rows at each nominal coverage, and the median width of the intervals "
-            "in parentheses. Of models with the nominal coverage, the one with the narrower intervals is better."
-        )
-        caption += " Means over the target columns." if len(run.names) > 1 else ""
-        header = ["model", *(f"{100 * float(level):.0f} %" for level in levels)]
-        blocks.append(Table(header, rows, caption=caption))
+        blocks.append(picture(figure, caption + place))
+    is_one = len(run.names) == 1
+    rows = [
+        [label_of(model), *([] if is_one else [column]), *map(_with_width, levels.values())]
+        for model, own in conformal.items()
+        for column, levels in own.items()
+    ]
+    caption = (
+        "Coverage of the test rows at each nominal coverage, and the median width of the intervals "
+        "in parentheses. Of models with the nominal coverage, the one with the narrower intervals is better."
+    )
+    if any(None in row for row in rows):
+        caption += " –: infinite intervals, because there were too few validation rows."
+    nominal = [f"{100 * float(level):.0f} %" for level in next(iter(conformal[run.shown].values()))]
+    header = ["model", *([] if is_one else ["target"]), *nominal]
+    return [*blocks, Table(header, rows, caption=caption)]
+
+
+def _calibration(run: FinishedRun) -> list[Block]:
+    conformal = run.metrics.get("conformal")
+    blocks = _coverage(run, conformal) if conformal and conformal[run.shown] else []
     if run.task_type in ("binary", "multiclass", "multilabel"):
         tables = {model: _reliability(run, model) for model in run.models}
         of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"
         caption = (
-            f"Reliability diagram. {of}; band: 95 % interval of {label_of(run.shown)}. Below the dashed line a model "
-            "is overconfident."
+            f"Reliability diagram. {of}; band: 95 % interval of {label_of(run.shown)}. Below the dashed line predicted "
+            "probabilities are too high, above it too low."
         )
         blocks.append(picture(reliability_diagram(tables, band=run.shown), caption))
     return blocks
@@ -255,7 +276,8 @@ def _errors(run: FinishedRun) -> list[Block]:
         blocks.append(
             picture(figure, f"Probability of the true class ({label_of(run.shown)}), by number of mutations.")
         )
-    worst = [row for row in np.argsort(of_true, kind="stable")[:MAX_WORST_ROWS] if of_true[row] < 0.5]
+    wrong = np.flatnonzero(p.argmax(1) != y)
+    worst = wrong[np.argsort(of_true[wrong], kind="stable")[:MAX_WORST_ROWS]]
     rows = [
         [*_named(run, row), run.classes[y[row]], run.classes[int(p[row].argmax())], float(of_true[row])]
         for row in worst
@@ -268,7 +290,9 @@ def _errors(run: FinishedRun) -> list[Block]:
 
 
 def _residuals(run: FinishedRun) -> list[Block]:
-    name = run.names[0]
+    name, _ = _drawn_column(run)
+    if name is None:
+        return []
     measured, predicted = _measured(run, name), run.column(run.shown, name)
     known = np.flatnonzero(np.isfinite(measured))
     residual = (measured - predicted)[known]
@@ -312,24 +336,35 @@ def _groups(run: FinishedRun) -> list[Block]:
     models = [model for model in run.models if model in groups[ordered[0]]]
     values = {model: [groups[name].get(model, {}).get(run.main, np.nan) for name in ordered] for model in models}
     names = [f"{name} ({size[name]:,})" for name in ordered]
-    first = sum(_best_in_group(own, run.main) == run.shown for own in groups.values())
+    defined = [own for own in groups.values() if any(run.main in metrics for metrics in own.values())]
+    first = sum(run.shown in _best_in_group(own, run.main) for own in defined)
     more = f"; the {MAX_GROUPS} largest of {len(groups):,} groups" if len(groups) > MAX_GROUPS else ""
     caption = (
         f"{run.title} within each group of test rows (number of rows in parentheses{more}). The model "
-        f"{label_of(run.shown)} is best in {first:,} of {len(groups):,}. Metrics of small groups are uncertain."
+        f"{label_of(run.shown)} is best in {first:,} of {len(defined):,}. Ties count for each model. Metrics of small "
+        "groups are uncertain."
     )
+    if len(defined) < len(groups):
+        caption += f" –: {run.title} is undefined, because all measured values of the group are equal."
     figure = dot_plot(names, values, label=run.title)
-    rows = [[name, *(own[k] for own in values.values())] for k, name in enumerate(names)]
+    cells = zip(*values.values(), strict=True)
+    rows = [
+        [name, *(value if np.isfinite(value) else None for value in own)]
+        for name, own in zip(names, cells, strict=True)
+    ]
     return [picture(figure, caption), Table(["group", *map(label_of, models)], rows)]
 
 
-def _best_in_group(metrics: Mapping[str, Mapping[str, float]], main: str) -> str:
-    return max(metrics, key=lambda model: metrics[model].get(main, -np.inf))
+def _best_in_group(metrics: Mapping[str, Mapping[str, float]], main: str) -> list[str]:
+    """Return the models with the highest value in a group that defines the metric."""
+    highest = max(own[main] for own in metrics.values() if main in own)
+    return [model for model, own in metrics.items() if own.get(main) == highest]
 
 
 def _learning(run: FinishedRun) -> list[Block]:
     curve = run.metrics.get("learning_curve")
-    if not curve or run.main in run.undefined:
+    # a single size is no curve
+    if not curve or len(curve) < 2 or run.main in run.undefined:
         return []
     models = [model for model in run.models if model in curve[0]]
     values = {model: [point[model] for point in curve] for model in models}

@@ -135,7 +135,10 @@ def _profiles(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture
         panels.append((title, measured[:MAX_POSITIONS], predicted))
     axis = "probability of the true class" if is_multiclass else run.names[0]
     what = "Probability of the true class" if is_multiclass else "Measured and predicted values"
-    return picture(profiles(panels, label=axis), f"{what} along the best, median and worst test sequence.")
+    caption = f"{what} along the best, median and worst test sequence."
+    if any(len(run.rows[k]["sequence"]) > MAX_POSITIONS for k in chosen):
+        caption += f" Of longer sequences the first {MAX_POSITIONS} positions are drawn."
+    return picture(profiles(panels, label=axis), caption)
 
 
 def _finite(value: Any) -> float | None:

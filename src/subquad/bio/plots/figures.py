@@ -277,9 +277,14 @@ def profiles(examples: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]
         np.atleast_1d(figure.subplots(len(examples), 1)), examples, strict=True
     ):
         x = np.arange(1, len(measured) + 1)
-        if set(np.unique(measured[np.isfinite(measured)])) <= {0.0, 1.0}:
+        known = np.isfinite(measured)
+        if known.any() and set(np.unique(measured[known])) <= {0.0, 1.0}:
             axes.fill_between(x, 0, np.nan_to_num(measured), step="mid", color="#dfe3ea", label="measured", linewidth=0)
-        else:
+            if not known.all():
+                # half as high, because it is neither 0 nor 1
+                half = np.where(known, 0.0, 0.5)
+                axes.fill_between(x, 0, half, step="mid", color="#f3e3c8", label="not measured", linewidth=0)
+        elif known.any():
             axes.plot(x, measured, color=INK, linewidth=1.1, label="measured")
         for model, values in predicted.items():
             axes.plot(x, values, color=colour_of(model), linewidth=1.3, label=label_of(model))
@@ -288,7 +293,11 @@ def profiles(examples: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]
         axes.set_ylabel(label, fontsize=8)
         axes.tick_params(labelsize=7.5)
         tidy(axes)
-    figure.axes[0].legend(frameon=False, fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0))
+    # not every panel has all of them
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {label: handle for own in drawn for handle, label in zip(*own, strict=True)}
+    options: dict[str, Any] = {"frameon": False, "fontsize": 8, "ncols": 5, "loc": "lower right"}
+    figure.axes[0].legend(list(handles.values()), list(handles), bbox_to_anchor=(1, 1.0), **options)
     return figure
 
 

@@ -269,15 +269,29 @@ def _short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def _advice(run: FinishedRun) -> str:
+    """Return which model to prefer, as far as the test rows tell."""
+    if run.main in run.undefined:
+        return (
+            f"The test rows do not define {run.title}, so that they cannot rank the models. Choose a split whose test "
+            "rows have different measured values, or test on all rows: `subquad bio cross-validate`."
+        )
+    if run.best is None:
+        return (
+            "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows: "
+            "`subquad bio cross-validate`."
+        )
+    return (
+        "The best model is named by the main metric alone. If the interval of a difference contains zero, prefer the "
+        "simpler model: ridge regression is interpretable and fast."
+    )
+
+
 def _explanation(run: FinishedRun) -> list[Block]:
     texts: list[Block] = [
         "Test rows were used neither for training nor for model selection. Their metrics apply to new sequences that "
         "are similar to the table; the section on the split shows how similar the test rows are to the training rows.",
-        "The best model is named by the main metric alone. If the interval of a difference contains zero, prefer the "
-        "simpler model: ridge regression is interpretable and fast."
-        if run.best is not None
-        else "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows: "
-        "`subquad bio cross-validate`.",
+        _advice(run),
         METRIC_EXPLANATIONS[run.task_type],
     ]
     if "conformal" in run.metrics:

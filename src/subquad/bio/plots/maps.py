@@ -276,8 +276,9 @@ def scatter(
     *,
     labels: tuple[str, str],
     curve: tuple[np.ndarray, np.ndarray] | None = None,
+    has_line: bool = True,
 ) -> Figure:
-    """Return a scatter plot, or a density plot of many points, with the line of agreement and, if given, a curve."""
+    """Return a scatter plot, or a density plot of many points, perhaps with the line of agreement and a curve."""
     figure = Figure(figsize=(5.2, 4.4))
     axes = figure.add_subplot()
     density = draw_points(axes, x, y)
@@ -285,8 +286,9 @@ def scatter(
         figure.colorbar(density, ax=axes, label="rows")
     if curve is not None:
         axes.plot(*curve, color=OCHRE, linewidth=2)
-    ends = [max(x.min(), y.min()), min(x.max(), y.max())]
-    axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
+    if has_line:
+        ends = [max(x.min(), y.min()), min(x.max(), y.max())]
+        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
     axes.set(xlabel=labels[0], ylabel=labels[1])
     tidy(axes)
     return figure
@@ -343,6 +345,6 @@ def _bare(axes: Axes, names: Sequence[str]) -> None:
 
 def _number(axes: Axes, row: range, offset: int = 0) -> None:
     numbers = [position + 1 + offset for position in row]
-    ticks = [x for x, number in enumerate(numbers) if number % 10 == 0 or (x == 0 and number % 10 == 1)]
+    ticks = [x for x, number in enumerate(numbers) if number % 10 == 0 or (x == 0 and number % 10 == 1)] or [0]
     axes.set_xticks(ticks, [str(numbers[x]) for x in ticks], fontsize=7)
     axes.tick_params(axis="x", length=2, pad=2)

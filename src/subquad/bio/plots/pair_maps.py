@@ -3,7 +3,7 @@
 Axes: L positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ def pair_map(
     *,
     labels: Sequence[str],
     axis: str,
+    signed: Collection[str] = (),
     unobserved: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
     """Return maps of pairs of positions side by side, each with its own colour scale.
@@ -31,13 +32,14 @@ def pair_map(
         panels: Title and `(L, L)` values of each map; NaN where there is no pair.
         labels: Labels of the L positions.
         axis: Label of the axes.
+        signed: Titles of the maps whose values may be of either sign, with colours that diverge from zero.
         unobserved: `(L, L)` bool of maps, by title: pairs without training data, which are hatched.
     """
     count = len(panels)
     figure = CellFigure(figsize=(4.7 * count + 0.4, 4.3), layout="constrained")
     for axes, (title, values) in zip(np.atleast_1d(figure.subplots(1, count)), panels.items(), strict=True):
         known = values[np.isfinite(values)]
-        is_signed = known.size and known.min() < 0
+        is_signed = title in signed
         most = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
         cmap, low = (with_grey("RdBu"), -most) if is_signed else (with_grey("magma_r"), 0.0)
         image = axes.imshow(values, cmap=cmap, vmin=low, vmax=most or 1.0, interpolation="nearest")
@@ -75,7 +77,8 @@ def pair_stems(
     figure = Figure(figsize=(10.5, 0.3 + 1.5 * len(rows) * len(values)), layout="constrained")
     panels = figure.subplots(len(rows) * len(values), 1, sharey=True, squeeze=False)[:, 0]
     for k, (axes, (row, name)) in enumerate(zip(panels, ((r, n) for r in rows for n in values), strict=True)):
-        own = (positions >= row.start + 1) & (positions <= row.stop) & np.isfinite(values[name])
+        # midpoints of pairs lie between two positions, and so do the ends of rows
+        own = (positions > row.start + 0.5) & (positions <= row.stop + 0.5) & np.isfinite(values[name])
         colour = (GREEN, OCHRE)[list(values).index(name) % 2]
         axes.vlines(positions[own], 0, values[name][own], color=colour, linewidth=1.6, label=name)
         axes.set(xlim=(row.start, row.start + len(rows[0]) + 1), ylim=(0, None))

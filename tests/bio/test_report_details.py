@@ -1,0 +1,197 @@
+"""Reports of runs with unusual targets: unmeasured columns, odd names, undefined metrics, and few rows."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from support.bio_runs import ROWS, finished, folder
+
+from subquad.bio.commands.report import report
+from subquad.bio.data.dataset import Target
+from subquad.bio.metrics.scores import undefined_metrics
+from subquad.bio.models import learning_curve as curve_module
+from subquad.bio.models.fit import _coverage
+from subquad.bio.plots import diagnostics, examples
+from subquad.bio.plots.figures import profiles
+from subquad.bio.plots.fit_page import render
+from subquad.bio.settings import FitSettings
+from subquad.reporting.page import show
+from subquad.runs.storage import read_json, write_json
+
+EMPTY = '<svg viewBox="0 0 7 5"></svg>'
+PARTS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Skip the drawing of figures, which takes most of the time."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **how: buffer.write(EMPTY))
+
+
+def table_rows(page):
+    """Return the cells of all rows of tables of a page."""
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)]
+
+
+def two_columns():
+    """Return a regression of two columns, of which the test rows have measurements of the second one only."""
+    run = finished("regression")
+    for model in ("measured", *run.metrics["test"]):
+        run.rows[f"{model}:first"] = run.rows[f"{model}:second"] = run.rows.pop(model)
+    run.rows["measured:first"] = np.nan
+    run.config["target"]["names"] = ["first", "second"]
+    return run
+
+
+def with_audit(task_type, target):
+    length = {"min": 7, "max": 7, "median": 7.0, "edges": [7.0, 8.0], "counts": [ROWS]}
+    run = finished(task_type)
+    run.metrics["audit"] = {
+        **{"rows": ROWS, "measured": ROWS, "length": length, "varying": None, "ambiguous": 0, "covariates": []},
+        **{"duplicates": {"rows": 0}, "mutations": None, "target": target},
+    }
+    return run
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_figures_show_the_first_column_that_the_test_rows_measure():
+    page = render(two_columns())
+    assert "equality. The first of 2 target columns that are measured in test rows." in page
+    assert "Residuals of the predictions of second (" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_classes_and_columns_may_have_the_names_of_what_is_counted():
+    counts = dict.fromkeys(PARTS, 7)
+    page = render(with_audit("binary", {"classes": {"lowest": counts, "edges": counts, "highest": counts}}))
+    for name in ("lowest", "edges", "highest"):
+        assert [name, "7", "7", "7"] in table_rows(page)
+    histogram = {"edges": [0.0, 1.0], **{part: [7] for part in PARTS}, "known": 1.0, "lowest": 0.25, "highest": 0.0}
+    page = render(with_audit("regression", {"classes": histogram}))
+    assert "25 % of the measurements of classes equal the lowest value" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_repeated_rows_differ_by_column():
+    run = with_audit("regression", None)
+    run.metrics["audit"]["duplicates"] = {"rows": 3, "differences": {"yield": 0.25, "mass": 1250.0}}
+    assert "median differences of two such measurements are yield 0.25, mass 1.25e+03, which limit" in render(run)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_groups_that_do_not_define_the_metric_do_not_count_and_ties_count_for_each_model():
+    run = finished("regression")
+    tie, none = ({"rows": 9, **more} for more in ({"spearman": 0.5}, {}))
+    run.metrics["groups"] = {"tied": dict.fromkeys(run.models, tie), "constant": dict.fromkeys(run.models, none)}
+    page = render(run)
+    assert "The model ensemble is best in 1 of 1. Ties count for each model." in page
+    assert ["constant (9)", *["–"] * len(run.models)] in table_rows(page)
+    assert "–: Spearman is undefined, because all measured values of the group are equal." in page
+
+
+def test_infinite_intervals_have_no_coverage():
+    low, high = np.full(7, -np.inf), np.full(7, np.inf)
+    assert _coverage(np.zeros(7), low, high) == {"coverage": None, "width": None}
+    assert _coverage(np.zeros(7), np.full(7, -1.0), np.ones(7)) == {"coverage": 1.0, "width": 2.0}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_coverage_and_width_have_a_row_for_each_column(monkeypatch):
+    run, drawn = two_columns(), []
+    monkeypatch.setattr(diagnostics, "coverage", lambda *given: drawn.append(given) or Figure())
+    levels = {"0.5": {"coverage": 0.5, "width": 0.25}, "0.95": {"coverage": None, "width": None}}
+    wide = {"0.5": {"coverage": 0.625, "width": 500.0}, "0.95": {"coverage": None, "width": None}}
+    run.metrics["conformal"] = {"ensemble": {"first": levels, "second": wide}}
+    run.rows.loc[:6, "measured:second"] = np.nan
+    page = render(run)
+    assert ["ensemble", "first", "50.0 % (0.250)", "–"] in table_rows(page)
+    assert ["ensemble", "second", f"62.5 % ({show(500.0)})", "–"] in table_rows(page)
+    assert "–: infinite intervals, because there were too few validation rows." in page
+    # the level without an interval is left out, and rows without a measurement do not narrow the error bars
+    assert drawn == [([0.5], [0.625], ROWS - 7)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_defined_metric_no_model_is_recommended():
+    run = finished("binary", seed=1)
+    run.metrics["undefined"] = {"auroc": "no positive"}
+    page = render(run)
+    assert "The test rows do not define AUROC, so that they cannot rank the models." in page
+    assert "ridge regression is the cautious choice" not in page
+
+
+def test_runs_whose_test_rows_do_not_define_the_metric_are_compared_without_values(tmp_path):
+    for name in ("one", "other"):
+        run = folder(tmp_path / name, "binary")
+        metrics = read_json(tmp_path / name / "metrics.json")
+        target = Target(task_type="binary", y=np.zeros(ROWS, dtype=np.int64), classes=("no", "yes"))
+        write_json(tmp_path / name / "metrics.json", metrics | {"undefined": undefined_metrics(target)})
+        draws = dict.fromkeys(run.metrics["test"], [None] * 7)
+        write_json(tmp_path / name / "bootstrap.json", draws)
+    page = report(tmp_path / "one", tmp_path / "other", out=tmp_path / "page.html").read_text()
+    assert "one –; other –. other against one: AUROC is undefined on the test rows." in page
+    assert "AUROC is undefined on the test rows of these runs" in page
+    assert ["ridge", "–", "–"] in table_rows(page)
+    assert "nan" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_reliability_diagram_says_on_which_side_probabilities_are_too_high():
+    page = render(finished("binary"))
+    assert "Below the dashed line predicted probabilities are too high, above it too low." in page
+
+
+def test_unknown_residues_are_no_zeros_in_a_profile():
+    measured = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
+    shown = ("known", np.array([1.0, 0.0, 0.0, 1.0, 1.0]), {"lyra": np.full(5, 0.5)})
+    figure = profiles([shown, ("unknown", measured, {"lyra": np.full(5, 0.5)})], label="score")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "measured",
+        "Lyra",
+        "not measured",
+    ]
+    # of several classes there is no measured value to draw
+    figure = profiles([("classes", np.full(5, np.nan), {"lyra": np.full(5, 0.5)})], label="probability")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["Lyra"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_says_that_long_sequences_are_cut(monkeypatch):
+    text = "Of longer sequences the first 11 positions are drawn."
+    assert text not in render(finished("residue_regression"))
+    monkeypatch.setattr(examples, "MAX_POSITIONS", 11)
+    assert text in render(finished("residue_regression"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_correct_predictions_are_no_errors_however_unsure_they_are():
+    run = finished("multiclass")
+    measured = run.measured_classes()
+    for k, name in enumerate(run.classes):
+        run.rows[f"ensemble:{name}"] = np.where(measured == k, 0.4, 0.3)
+    assert "some may be mislabelled" not in render(run)
+    own, other = run.classes[measured[5]], run.classes[(measured[5] + 1) % 3]
+    run.rows.loc[5, f"ensemble:{other}"] = 0.6
+    worst = [row for row in table_rows(render(run)) if row[2:4] == [own, other]]
+    assert [(row[0], row[4]) for row in worst] == [("6", "0.400")]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_single_size_is_no_learning_curve():
+    run = finished("regression")
+    run.metrics["learning_curve"] = [{"rows": 500, "lyra": 0.5}]
+    assert "Learning curve" not in render(run)
+
+
+def test_sizes_that_a_learning_curve_leaves_out_are_named(tmp_path, capsys, monkeypatch):
+    data = SimpleNamespace(split={"train": np.arange(40)})
+    monkeypatch.setattr(curve_module, "fit_models", None)
+    metrics = {"main_metric": "spearman", "test": {"ridge": {"spearman": 0.5}}}
+    own = FitSettings(learning_sizes=(40, 5000))
+    found = curve_module.learning_curve(data, own, metrics, directory=tmp_path, seed=0, quiet=False)
+    assert found == []
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "left out 5,000, 40 rows; a size must be at least 10 and below the number of training rows, 40" in shown
+    assert "none, because no size is left beside all training rows" in shown
