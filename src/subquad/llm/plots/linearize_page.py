@@ -29,7 +29,7 @@ LABELS = {
     "restored": "student, with softmax attention in chosen layers",
     "earlier": "student, after the earlier run",
     "fine_tuned": "student, fine-tuned",
-    "fine_tuned_without_linear": "student, fine-tuned, without linear branch",
+    "fine_tuned_without_linear": "student, without linear branch",
 }
 DESCRIPTIONS = {
     "teacher": "the original model",
@@ -74,7 +74,7 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
 
 def labels(about: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of the models that a run may measure."""
-    return {**LABELS, "fine_tuned_without_linear": f"student, fine-tuned, without {branch(about)}"}
+    return {**LABELS, "fine_tuned_without_linear": f"student, without {branch(about)}"}
 
 
 def _title(about: Mapping[str, Any]) -> str:
