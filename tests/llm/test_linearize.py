@@ -91,7 +91,7 @@ def test_the_page_shows_all_models(run):
     page = (run / "report.html").read_text()
     for words in (
         "after attention transfer",
-        "fine-tuned, without moments",
+        "student, without moments",
         "the last tenth of words.txt",
         "Sample",
     ):
