@@ -412,6 +412,7 @@ def columns_of(result: dict[str, Any]) -> dict[str, float | None]:
         **{"top-1": scores["accuracy"], "AUC": scores["auc_ovo"], **rejections},
         **{"epochs": training.get("epochs"), "training jets/s": training.get("jets_per_cpu_second")},
         **{"scoring jets/s": result["inference_jets_per_cpu_second"], "CPU s": training.get("cpu_seconds")},
+        "parameters": result["parameters"],
     }
 
 
