@@ -7,9 +7,10 @@ Width 64 to 64. Jets of 128 particles each, and jets of real lengths (from $SUBQ
 ship with subquad). Both take the same graph: k = 3, 8, 16 nearest neighbours with the paper's 16 terms, and 3, 8, 16
 terms with the paper's k = 3 and with our k = 7. PyTorch Geometric takes each batch of 64 as one graph of many parts,
 without padding, and computes its normalisation in each call; ours is made once per batch for all layers of a net. Its
-time stands beside (`graph_ms`), and in ratios with `_and_graph` one filter pays for all of it. Ours takes padded batches: all padded to 128, random ones padded to their longest
-jet, and jets of similar length together, by lists of neighbours (`gather`) and by dense products (`dense`); and, also
-without padding, the real particles of a random batch alone (`rows`).
+time stands beside (`graph_ms`), and in ratios with `_and_graph` one filter pays for all of it. Ours takes padded
+batches: all padded to 128, random ones padded to their longest jet, and jets of similar length together, by lists of
+neighbours (`gather`) and by dense products (`dense`); and, also without padding, the real particles of a random batch
+alone (`rows`).
 
 Times are medians of interleaved repetitions, of processor time on one thread, else of the clock. Ends in one line of
 JSON.
