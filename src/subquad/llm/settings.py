@@ -233,8 +233,8 @@ class LinearizeSettings:
     shard: Training[bool] = False
     """Shard the frozen weights over the processes started by `torchrun` (FSDP2)."""
     block_layers: Training[int | None] = None
-    """Attention transfer of this many layers at a time, read from disk, for models larger than memory. Default: all
-    layers at once."""
+    """Attention transfer of this many layers at a time, read from disk, for models larger than memory. Requires both
+    token flags; excludes --shard and --documents separate. Default: all layers at once."""
     text_key: Input[str] = "text"
     """Key or column that holds the text of a row; without a `text`, conversations are detected."""
     text_weights: Input[tuple[float, ...]] = ()
@@ -248,7 +248,7 @@ class LinearizeSettings:
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
-    `trust_remote_code=True`."""
+    `trust_remote_code=True`. Requires --save model and the kernel torch."""
 
     @property
     def has_transfer(self) -> bool:
