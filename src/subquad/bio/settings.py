@@ -123,7 +123,7 @@ class FitSettings:
     """`both`: double-stranded DNA that is read from either side (enhancers, binding sites). All models then also train
     on the reverse complements and average their predictions over both strands."""
     models: Model[tuple[str, ...]] = ()
-    """Models to fit, such as ridge lyra. Two or more of the baselines and `lyra` also form an ensemble, which then
+    """Models to fit, such as ridge lyra. Two or more of the baselines and Lyra also form an ensemble, which then
     predicts; in a run without one the last model of the report's table predicts. Default: all that suit the task,
     without `cnn` (convolutions), `mlp-more` (more MLPs, which replace Lyra in the ensemble without it), `lyra-alone`
     (Lyra without its additive path) and `lyra-paper` (as published), which are compared on request."""
