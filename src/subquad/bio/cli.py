@@ -319,7 +319,7 @@ def bench(
     *,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
-    """Fit all models on all tasks of a file and compare them; interrupted at any time, the same command resumes.
+    """Fit all models on all tasks of a file and compare them; the same command resumes an interrupted benchmark.
 
     For example:
 

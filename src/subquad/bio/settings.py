@@ -68,8 +68,8 @@ class FitSettings:
     """Column with a second sequence that pairs with the first one: the guide of a target context, the light chain of a
     heavy chain, the epitope of a receptor."""
     pairing: Input[Literal["auto", "aligned", "chains"]] = "auto"
-    """Form of the partner sequences: `aligned` on their sequences (guides), or two `chains`, read one after the other.
-    `auto` aligns DNA and RNA that lies on its sequence with few mismatches."""
+    """How partner sequences are read: `aligned` to their sequences (guides), or as two `chains`, one after the other.
+    `auto` aligns DNA and RNA if the partner lies within its sequence with few mismatches."""
     partner_alphabet: Input[AlphabetName] = "auto"
     """Alphabet of the partner sequences. Default: that of the sequences if it contains all letters."""
     covariates: Input[tuple[str, ...]] = ()
@@ -115,8 +115,8 @@ class FitSettings:
     """Maximum number of training rows, drawn at random. Default: all."""
     leak_distance: Input[int | None] = None
     """Remove test rows within this many substitutions of a training row (or one insertion or deletion, or its reverse
-    complement); 0 keeps them. Default: 1 for random splits; near-duplicates are only counted if a column gave the
-    split or if the table is a library of variants."""
+    complement); 0 keeps them. Default: 1, except that near-duplicates are only counted if a column gave the split or
+    if the table is a library of variants."""
     keep_duplicates: Input[bool] = False
     """Keep test rows whose sequence also occurs in training. By default they are counted, reported and removed."""
     strands: Input[Literal["one", "both"]] = "one"
@@ -140,8 +140,8 @@ class FitSettings:
     """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set. Default:
     5 if the validation set has fewer than 30 rows, otherwise 1."""
     epochs: Training[float | None] = None
-    """Number of passes of Lyra over the training set, and maximum number of those of MLPs. Default: as many as
-    `--tokens` allows, at most 40; fewer than five are stretched to five, or to four times `--tokens`."""
+    """Number of passes of Lyra over the training set, and maximum number for the MLPs. Default: as many as `--tokens`
+    allows, at most 40; if that is fewer than five, then five, or as many as fit in four times `--tokens`."""
     tokens: Training[int] = 5_000_000
     """Training budget in tokens (letters of the sequences) if `--epochs` is not set; 5 million take about a minute."""
     batch_size: Training[int | None] = None

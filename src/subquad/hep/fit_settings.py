@@ -105,8 +105,8 @@ class FitSettings:
     """Batch size: jets per optimizer step."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
-    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of that. A newly initialised
-    output layer has ten times the rate of the others."""
+    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of
+    these. A newly initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -135,13 +135,13 @@ class FitSettings:
     """Observers whose spectrum is made flat in each class by weights in the loss, each followed by its bin edges; for
     example jet_pt 500 600 800 1000 jet_eta -2 0 2."""
     decorrelate: Training[str | None] = None
-    """Observer, such as jet_sdmass, that the scores of background jets are decorrelated from by a penalty in the loss:
+    """Observer, such as jet_sdmass, from which the scores of background jets are decorrelated by a penalty in the loss:
     the squared distance correlation (DisCo, arXiv:2001.05310) of each batch. Default: no penalty."""
     decorrelation_weight: Training[float] = 1.0
     """Weight of the penalty of --decorrelate beside the cross-entropy."""
     inputs: Model[Inputs | None] = None
-    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper`, `paper-edges` and
-    `epcn` the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
+    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper` and `paper-edges`
+    the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
     features, such as the soft-drop mass and τ1 to τ4, and impact parameter significances of the particles. Default:
     `particles+jet` for `auto` and `standard`. With --card, the particle features are those of the card."""
     k: Model[int | None] = None
@@ -171,7 +171,8 @@ class FitSettings:
     warmup_fraction: Training[float | None] = None
     """Fraction of the steps with linear warm-up. Default: 0.05 for `auto`, 0 for the others."""
     patience: Training[int | None] = None
-    """Number of successive epochs without a better validation after which training stops. Default: all epochs."""
+    """Number of successive epochs without an improvement on the validation jets after which training stops. Default:
+    all epochs."""
     tensorboard: Output[bool] = False
     """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: Training[float] = 0.01

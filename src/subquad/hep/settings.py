@@ -92,8 +92,8 @@ class EvaluateSettings:
     in files of --scores, event_weight if there is such a branch."""
     vary: Input[tuple[str, ...]] = ()
     """Systematic variations of the particles of --files, each applied alone: pt_scale=1.02 multiplies all momenta,
-    pt_smear=0.05 smears them by 5 %, drop=0.03 drops particles with this probability, and rotate=0.5 turns jets around
-    the beam by an angle, which must change nothing."""
+    pt_smear=0.05 smears them by 5 %, drop=0.03 drops particles with this probability, and rotate=0.5 rotates jets about
+    the beam axis by this angle in radians, which must not change any prediction."""
     seed: Input[int] = 0
     """Seed of the random numbers of --vary."""
     threads: Model[int] = 1

@@ -63,7 +63,7 @@ PRESETS: dict[str, Preset] = {
         origin="The particle Chebyshev network with weighted edges, as published: arXiv:2309.08630.",
     ),
 }
-"""`auto` and `standard`, ours; `epcn`, `paper` and `paper-edges` with inputs and graph as published."""
+"""`auto` and `standard`, ours; `paper` and `paper-edges` with inputs and graph as published, `epcn` with the graph."""
 
 
 def net_settings(settings: FitSettings) -> NetSettings:
