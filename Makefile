@@ -15,7 +15,7 @@ FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beart
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
-# all tests: about 15 minutes on two cores
+# all tests: about half an hour on two cores
 test: .venv/.ready-dev
 	$(FAST)
 	$(PYTEST) -m slow
