@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from subquad.ops.mix import mix
 from subquad.ops.pgc import PGCWeights, pgc
+from subquad.ops.precision import wide
 from subquad.ops.s4d import s4d, s4d_lin
 
 __all__ = ["PGC", "S4D", "Lyra", "masked_mean"]
@@ -64,13 +65,13 @@ class S4D(nn.Module):
     def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
         """Return the layer's output, without the residual connection."""
         # there are no complex numbers in bfloat16, and a kernel in half precision would be wrong
-        A = torch.complex(-_wide(self.log_A_real).exp(), _wide(self.A_imag))
-        C_reverse = None if self.C_reverse is None else torch.view_as_complex(_wide(self.C_reverse))
+        A = torch.complex(-wide(self.log_A_real).exp(), wide(self.A_imag))
+        C_reverse = None if self.C_reverse is None else torch.view_as_complex(wide(self.C_reverse))
         y = s4d(
             u.transpose(1, 2),
             A,
-            torch.view_as_complex(_wide(self.C)),
-            dt=_wide(self.log_dt).exp(),
+            torch.view_as_complex(wide(self.C)),
+            dt=wide(self.log_dt).exp(),
             C_reverse=C_reverse,
             D=self.D,
             mask=mask,
@@ -187,11 +188,6 @@ def _draw(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> tuple[Bool[Tensor, 
 def _drop(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> Float[Tensor, "B T H"]:
     kept, scale = _draw(x, dropout)
     return x if kept is None else x * kept.to(x.dtype).mul_(scale)
-
-
-def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return half-precision numbers as float32, others as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _masked(x: Float[Tensor, "B T H"], mask: Mask) -> Float[Tensor, "B T H"]:

@@ -24,6 +24,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from subquad.ops.precision import wide
+
 __all__ = ["TOEPLITZ_LENGTH", "longconv", "longconv_direct", "longconv_frozen", "longconv_toeplitz"]
 
 TOEPLITZ_LENGTH = 128
@@ -58,7 +60,7 @@ def longconv_toeplitz(
     centre = k[:, :1] if reverse is None else k[:, :1] + reverse[:, :1]
     later = torch.zeros_like(k[:, 1:]) if reverse is None else reverse[:, 1:]
     lags = torch.cat([k[:, 1:].flip(-1), centre, later], dim=-1)
-    return _Toeplitz.apply(_wide(u), _wide(lags)).to(u.dtype)
+    return _Toeplitz.apply(wide(u), wide(lags)).to(u.dtype)
 
 
 def longconv(
@@ -71,7 +73,7 @@ def longconv(
     T = u.shape[-1]
     if T <= TOEPLITZ_LENGTH and 2 * u.shape[0] >= T:
         return longconv_toeplitz(u, k, reverse)
-    return _FFTConvolution.apply(_wide(u), _wide(_circular(k, reverse, _fast_length(2 * T - 1)))).to(u.dtype)
+    return _FFTConvolution.apply(wide(u), wide(_circular(k, reverse, _fast_length(2 * T - 1)))).to(u.dtype)
 
 
 def longconv_frozen(
@@ -94,10 +96,6 @@ def longconv_frozen(
     # the first and the last frequency stand for themselves, the others also for their conjugates
     weight = torch.where((f == 0) | (f == n // 2), 1.0, 2.0).to(k.dtype) / n
     return (Y_re * weight) @ cos[:T].T - (Y_im * weight) @ sin[:T].T
-
-
-def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _circular(k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None, n: int) -> Float[Tensor, "H n"]:

@@ -1,10 +1,12 @@
-"""Keeps autocast, which runs matrix products in half precision, out of code that must accumulate in float32."""
+"""Keeps half precision, also that of autocast, out of code that must compute in float32."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-__all__ = ["autocast_disabled"]
+__all__ = ["autocast_disabled", "wide"]
 
 
 def autocast_disabled(device: str) -> AbstractContextManager:
@@ -12,3 +14,8 @@ def autocast_disabled(device: str) -> AbstractContextManager:
     # the meta device has no autocast to ask for
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if is_on else nullcontext()
+
+
+def wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return half-precision numbers as float32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
