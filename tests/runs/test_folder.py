@@ -20,16 +20,17 @@ from subquad.runs.storage import (
     write_json,
     write_tensors,
 )
+from subquad.runs.termination import Terminated
 
 
-def finish(out, **settings):
+def finish(out, *, report=lambda: "<html></html>", **settings):
     run = open_run(out, kind="bio", settings=settings)
     run.finish(
         config={"model": {"width": 7}},
         tensors={"w": torch.arange(3.0)},
         metrics={"test": 0.5},
         card="# Card",
-        report="<html></html>",
+        report=report,
     )
 
 
@@ -46,6 +47,23 @@ def test_a_finished_folder_holds_its_files_and_loads_again(tmp_path):
     assert config["model"] == {"width": 7}
     assert (config["subquad"]["format"], config["subquad"]["settings"]) == (FORMAT, {"seed": 3})
     assert torch.equal(load_tensors(tmp_path / "run")["w"], torch.arange(3.0))
+
+
+def test_a_report_that_cannot_be_drawn_costs_no_results(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        finish(tmp_path, report=lambda: 1 / 0)
+    assert read_json(tmp_path / "metrics.json") == {"test": 0.5}
+    assert torch.equal(load_tensors(tmp_path)["w"], torch.arange(3.0))
+
+
+def test_a_run_that_is_stopped_before_its_report_is_resumed(tmp_path):
+    def stopped():
+        raise Terminated
+
+    with pytest.raises(Terminated):
+        finish(tmp_path, report=stopped)
+    assert not (tmp_path / "metrics.json").exists()
+    assert open_run(tmp_path, kind="bio", settings={}).is_resumed
 
 
 def test_a_finished_run_is_not_overwritten_without_force(tmp_path):

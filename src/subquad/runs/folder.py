@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,24 +69,36 @@ class Run:
         tensors: "Mapping[str, Tensor] | None",
         metrics: Mapping[str, Any],
         card: str | None = None,
-        report: str | None = None,
+        report: Callable[[], str] | None = None,
     ) -> None:
         """Write the results of the run; `metrics.json` comes last and marks the run as finished.
 
-        A model within the folder of another has neither card nor report.
+        A model within the folder of another has neither card nor report. A report whose figures cannot be drawn costs
+        no results: the run is finished without it, and then the error is raised.
         """
         stamp = _stamp(self.kind, self.settings)
         if tensors is not None:
             stamp[CHECKSUM] = write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
-        for name, text in ((CARD, card), (REPORT, report)):
-            if text is None:
-                continue
-            with atomic(self.directory / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        write_json(self.directory / CONFIG, {**config, "subquad": stamp})
+        if card is not None:
+            self._write(CARD, card)
+        config = {**config, "subquad": stamp}
+        try:
+            if report is not None:
+                self._write(REPORT, report())
+        except Exception:
+            self._mark_finished(config, metrics)
+            raise
+        self._mark_finished(config, metrics)
+
+    def _mark_finished(self, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+        write_json(self.directory / CONFIG, config)
         write_json(self.directory / METRICS, metrics)
         for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
             checkpoint.unlink()
+
+    def _write(self, name: str, text: str) -> None:
+        with atomic(self.directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def cross_validate(
         say(f"not fitted in each fold, and left out: {', '.join(sorted(some))}", quiet=quiet)
     name = f"{', '.join(config['target']['names'][:3])} from sequence, {count} folds: {path.name}"
     card = f"# {name}\n\n{verdict(metrics)}\n"
-    html = render(metrics, name, how=config["split"]["how"])
-    run.finish(config={}, tensors=None, metrics=metrics, card=card, report=html)
+    how = config["split"]["how"]
+    run.finish(config={}, tensors=None, metrics=metrics, card=card, report=lambda: render(metrics, name, how=how))
     return metrics
 
 

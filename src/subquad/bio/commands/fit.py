@@ -25,7 +25,7 @@ from subquad.bio.splits.split import Split, make_split
 from subquad.bio.splits.split_column import check_split_column
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import REPORT, Run, check_run_folder, open_run
+from subquad.runs.folder import Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, write_json
@@ -233,7 +233,5 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         tensors=network_tensors(fitted.networks),
         metrics=fitted.metrics,
         card=card(finished),
+        report=lambda: render(finished),
     )
-    # after the results, so that a figure that cannot be drawn leaves a finished run, whose page `report` writes again
-    with atomic(run.directory / REPORT) as temporary:
-        temporary.write_text(render(finished), encoding="utf-8")

@@ -382,7 +382,6 @@ def _simulate(
         **summarize(found, assay.sign),
         "replays": found,
     }
-    run.finish(
-        config={}, tensors=None, metrics=metrics, card=card(metrics, path.name), report=render(metrics, path.name)
-    )
+    text = card(metrics, path.name)
+    run.finish(config={}, tensors=None, metrics=metrics, card=text, report=lambda: render(metrics, path.name))
     return metrics

@@ -327,16 +327,20 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "digests": job.digests,
     }
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
-    sections = sections_of(metrics, config, scores, read_history(run.directory))
     files = [Path(file).name for file in run.settings["files"]]
     title = f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
     shutil.rmtree(run.directory / JETS, ignore_errors=True)
+
+    def report() -> str:
+        sections = sections_of(metrics, config, scores, read_history(run.directory))
+        return page(title, lead=verdict(metrics), sections=sections)
+
     run.finish(
         config=config,
         tensors=network_tensors(fitted.net, layout),
         metrics=metrics,
         card=model_card(metrics, config),
-        report=page(title, lead=verdict(metrics), sections=sections),
+        report=report,
     )
 
 

@@ -309,5 +309,5 @@ class Linearization:
             tensors=tensors,
             metrics=metrics,
             card=card(metrics, about),
-            report=linearize_page(metrics, self.notes, read_history(directory)),
+            report=lambda: linearize_page(metrics, self.notes, read_history(directory)),
         )
