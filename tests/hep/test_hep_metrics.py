@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from subquad.hep.metrics.classification import (
@@ -9,6 +10,7 @@ from subquad.hep.metrics.classification import (
     classification_metrics,
     confusion,
     rejection,
+    rejection_at,
     spread,
 )
 from subquad.hep.metrics.weighting import effective_number, weight_note
@@ -32,6 +34,22 @@ def test_rejection_without_background_above_is_a_lower_limit():
     assert got["high"] is None
     # one minus the 15.9 % quantile's root of two jets
     assert got["low"] == pytest.approx(1 / (1 - 0.15865**0.5), rel=1e-3)
+
+
+def test_the_interval_of_a_rejection_covers_the_uncertainty_of_the_threshold():
+    generator, covered, at_threshold = np.random.default_rng(0), [], []
+    # scores of N(1, 1) and N(0, 1): the expected threshold of 98 % of the signal is 1 - 2.0537
+    expected = 1 / stats.norm.sf(1 - stats.norm.ppf(0.98))
+    for _ in range(400):
+        signal, background = generator.normal(1, 1, 500), generator.normal(0, 1, 20_000)
+        (value,), (low,), (high,) = rejection_at(signal, background, np.array([0.98]), None, None)
+        covered.append(low <= expected <= high)
+        # a given threshold: the background's part alone
+        limits = clopper_pearson(len(background) / value, len(background), CONFIDENCE)
+        at_threshold.append(limits[0] <= 1 / expected <= limits[1])
+    # 68.3 % of 400, four standard errors
+    assert abs(np.mean(covered) - CONFIDENCE) < 4 * (CONFIDENCE * (1 - CONFIDENCE) / 400) ** 0.5
+    assert np.mean(at_threshold) < 0.3
 
 
 def test_perfect_and_even_answers_have_the_scores_they_must():

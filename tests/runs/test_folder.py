@@ -23,11 +23,11 @@ from subquad.runs.storage import (
 from subquad.runs.termination import Terminated
 
 
-def finish(out, *, report=lambda: "<html></html>", **settings):
+def finish(out, *, weights=torch.arange(3.0), report=lambda: "<html></html>", **settings):
     run = open_run(out, kind="bio", settings=settings)
     run.finish(
         config={"model": {"width": 7}},
-        tensors={"w": torch.arange(3.0)},
+        tensors={"w": weights},
         metrics={"test": 0.5},
         card="# Card",
         report=report,
@@ -203,6 +203,13 @@ def test_weights_of_another_run_are_refused(tmp_path):
     write_tensors(tmp_path / "run" / "model.safetensors", {"w": torch.ones(3)})
     with pytest.raises(SubquadError, match=r"run: model\.safetensors does not belong to config\.json"):
         load_tensors(tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    finish(tmp_path, weights=torch.tensor([1.0, value]))
+    with pytest.raises(SubquadError, match=r"model\.safetensors: w holds values that are not finite"):
+        load_tensors(tmp_path)
 
 
 def test_the_fingerprint_changes_with_any_part(tmp_path):

@@ -235,10 +235,13 @@ def load_tensors(directory: Path | str) -> "dict[str, Tensor]":
     """Return the weights of a model folder.
 
     Raises:
-        SubquadError: They are missing or damaged, or those of another run.
+        SubquadError: They are missing or damaged, not finite, or those of another run.
     """
     tensors, metadata = read_tensors_and_metadata(Path(directory) / WEIGHTS)
     _check_same_run(Path(directory), metadata)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SubquadError(f"{Path(directory) / WEIGHTS}: {name} holds values that are not finite; fit it again")
     return tensors
 
 

@@ -25,8 +25,10 @@ __all__ = [
     "classification_metrics",
     "confusion",
     "discriminant",
+    "inverse",
     "normalized",
     "rejection",
+    "rejection_at",
     "rejections",
     "spread",
     "threshold_at",
@@ -241,26 +243,80 @@ def rejection(
     *,
     weights: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    r"""Return the rejection $1/\varepsilon_B$ at a signal efficiency, with its 68.3 % Clopper–Pearson interval.
+    r"""Return the rejection $1/\varepsilon_B$ at a signal efficiency, with its 68.3 % interval by `rejection_at`.
 
     Returns:
         `efficiency`, `value`, `low` and `high`. `value` and `high` are None if no background jet passes: the sample
-        only sets the lower limit `low`. All three are None if a class has no jets.
+        only sets the lower limit `low`. `high` is None as well if none passes at the upper limit of the threshold. All
+        three are None if a class has no jets.
     """
     score = discriminant(probabilities, signal, background)
     is_signal, is_background = labels == signal, labels == background
     of_signal, of_background = ((None if weights is None else weights[of]) for of in (is_signal, is_background))
     if not all(_sum(of, weights) > 0 for of in (is_signal, is_background)):
         return {"efficiency": efficiency, "value": None, "low": None, "high": None}
-    threshold = threshold_at(score[is_signal], efficiency, of_signal)
-    passed, n = weighted_fraction(score[is_background] >= threshold, of_background)
-    lowest, highest = (float(limit) for limit in clopper_pearson(passed, n, CONFIDENCE))
+    found = rejection_at(score[is_signal], score[is_background], np.array([efficiency]), of_signal, of_background)
+    limits = zip(("value", "low", "high"), found, strict=True)
     return {
         "efficiency": efficiency,
-        "value": n / passed if passed else None,
-        "low": 1 / highest,
-        "high": 1 / lowest if passed else None,
+        **{name: float(limit[0]) if np.isfinite(limit[0]) else None for name, limit in limits},
     }
+
+
+def rejection_at(
+    signal: np.ndarray,
+    background: np.ndarray,
+    efficiencies: np.ndarray,
+    of_signal: np.ndarray | None,
+    of_background: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Return the rejection $1/\varepsilon_B$ at signal efficiencies, and the limits of its 68.3 % interval.
+
+    The interval covers the sampling of both classes. The background's part is the Clopper–Pearson interval of
+    $\varepsilon_B$ at the threshold. The signal's part is that of the threshold: from the rejection at the upper limit
+    of Wilson's interval of the signal efficiency to that at the lower limit. The distances of both from the value, on a
+    logarithmic scale, are added in quadrature.
+
+    Args:
+        signal: Scores of the signal.
+        background: Scores of the background.
+        efficiencies: [K].
+        of_signal: Weights of the signal; None counts all the same.
+        of_background: Weights of the background.
+
+    Returns:
+        Value, lower and upper limit, [K] each. Value and upper limit are infinite where no background passes; then the
+        lower limit is the background's alone.
+    """
+    _, number = weighted_fraction(np.ones(len(signal), bool), of_signal)
+    at = np.stack([efficiencies, *wilson(efficiencies * number, np.full(len(efficiencies), number), CONFIDENCE)])
+    passed, total = _passing(background, threshold_at(signal, at, of_signal), of_background)
+    value, tighter, looser = inverse(passed / total)
+    lowest, highest = clopper_pearson(passed[0], total, CONFIDENCE)
+    low, high = 1 / highest, inverse(lowest)
+    known = np.isfinite(value)
+    middle = value[known]
+    # with negative weights a looser cut may have the larger rejection
+    below = np.hypot(np.log(middle / low[known]), np.log(middle / looser[known]).clip(0))
+    above = np.hypot(np.log(high[known] / middle), np.log(tighter[known] / middle).clip(0))
+    low[known], high[known] = middle * np.exp(-below), middle * np.exp(above)
+    return value, low.clip(1), high
+
+
+def inverse(rate: np.ndarray) -> np.ndarray:
+    """Return 1 / `rate`; infinity where it is 0."""
+    return np.divide(1.0, rate, out=np.full(np.shape(rate), np.inf), where=np.asarray(rate) > 0)
+
+
+def _passing(scores: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, float | int]:
+    """Return how many jets reach each threshold, and of how many: numbers of jets, or effective numbers."""
+    order = np.argsort(scores, kind="stable")
+    places = np.searchsorted(scores[order], thresholds, side="left")
+    if weights is None:
+        return len(scores) - places, len(scores)
+    sums = np.concatenate([[0.0], np.cumsum(weights[order])])
+    _, total = weighted_fraction(np.ones(len(scores), bool), weights)
+    return total * ((sums[-1] - sums[places]) / sums[-1]).clip(0, 1), total
 
 
 def rejections(

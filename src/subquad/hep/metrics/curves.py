@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
-from subquad.hep.metrics.classification import CONFIDENCE, discriminant, threshold_at
+from subquad.hep.metrics.classification import CONFIDENCE, discriminant, inverse, rejection_at, threshold_at
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.weighting import weighted_fraction
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
@@ -65,14 +65,10 @@ class Sculpted:
     """Mean distance for as many jets drawn at random."""
 
 
-def _inverse(rate: np.ndarray) -> np.ndarray:
-    return np.divide(1.0, rate, out=np.full(np.shape(rate), np.inf), where=np.asarray(rate) > 0)
-
-
 def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve | None:
     r"""Return the rejection $1/\varepsilon_B$ at the signal efficiencies of `GRID`; None if a class has no jets.
 
-    Of one training with its Clopper–Pearson interval; of several the median with the range.
+    Of one training with its interval by `rejection_at`; of several the median with the range.
     """
     found = []
     for one in trainings:
@@ -81,25 +77,11 @@ def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve
         (signals, of_signal), (backgrounds, of_background) = (one.weights_of(of) for of in (is_signal, is_background))
         if not signals > 0 or not backgrounds > 0:
             return None
-        thresholds = threshold_at(score[is_signal], GRID, of_signal)
-        found.append(_passing(score[is_background], thresholds, of_background))
-    values = np.stack([_inverse(passed / total) for passed, total in found])
+        found.append(rejection_at(score[is_signal], score[is_background], GRID, of_signal, of_background))
     if len(found) == 1:
-        passed, total = found[0]
-        low, high = clopper_pearson(passed, total, CONFIDENCE)
-        return Curve(GRID, values[0], _inverse(high), _inverse(low))
+        return Curve(GRID, *found[0])
+    values = np.stack([value for value, _, _ in found])
     return Curve(GRID, np.median(values, axis=0), values.min(0), values.max(0))
-
-
-def _passing(scores: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, float | int]:
-    """Return how many jets reach each threshold, and of how many: numbers of jets, or effective numbers."""
-    order = np.argsort(scores, kind="stable")
-    places = np.searchsorted(scores[order], thresholds, side="left")
-    if weights is None:
-        return len(scores) - places, len(scores)
-    sums = np.concatenate([[0.0], np.cumsum(weights[order])])
-    _, total = weighted_fraction(np.ones(len(scores), bool), weights)
-    return total * ((sums[-1] - sums[places]) / sums[-1]).clip(0, 1), total
 
 
 def pt_edges(scored: Sequence[Predictions], *, most: int = 8, jets_per_bin: int = 50) -> np.ndarray:
@@ -148,7 +130,7 @@ def against_pt(
     of_signal, of_background = curves
     return of_signal, Curve(
         of_background.x,
-        *(_inverse(rate) for rate in (of_background.value, of_background.high, of_background.low)),
+        *(inverse(rate) for rate in (of_background.value, of_background.high, of_background.low)),
     )
 
 

@@ -167,7 +167,7 @@ def _signal_drawings(
                 section=section,
                 figure=ratio_figure(rocs, reference=reference, background_jets=jets, envelopes=envelopes, **labels),
                 caption=f"{name}: rejection of {background}{ratio}. Bands: "
-                "range over trainings around their median, or the 68 % Clopper–Pearson interval of a single training. "
+                "range over trainings around their median, or the 68 % interval over jets of a single training. "
                 "Grey: fewer than ten background jets pass. Dotted: the working point of the table."
                 + " Hatched: envelope of the systematic variations."
                 * bool(envelopes),

@@ -73,7 +73,7 @@ def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Ta
             for name, entry in signals.items()
         ],
         caption=f"Rejection 1/ε_B of {background} at fixed signal efficiency: {of_several}the value with its 68 % "
-        "Clopper–Pearson interval.",
+        "interval over jets of both classes.",
     )
 
 
