@@ -340,15 +340,18 @@ def _attend(
         if sources is not None and softmax is not None:
             sources = sources._replace(**dict(zip(("keys", "values", "inputs"), widen(*sources[:3]), strict=True)))
             begin = torch.full_like(sources.before, -window) if start is None else start
-            sinks = first[0] if first else k[:, :, :0]
-            choice = choose(q, sources, first=sinks, softmax=softmax, start=begin + window, scale=scale)
+            of_sinks = (first[0], first[1]) if first else (k[:, :, :0], v[:, :, :0])
+            choice = choose(
+                q, sources, first=of_sinks, softmax=softmax, start=begin + window, scale=scale,
+                needs_terms=spread is not None and not torch.is_grad_enabled(),
+            )  # fmt: skip
             cached, gone = (sources.keys, sources.values, choice.places), (choice.gone, choice.is_gone)
-            softmax = with_cached(softmax, choice.visible, sinks=sinks.shape[2])
+            softmax = with_cached(softmax, choice.visible, sinks=of_sinks[0].shape[2])
         if spread is not None and softmax is not None:
             y = moment_blocks(
                 q, k, v, mix=mix, spread=spread.to(q.dtype), window=window, softmax=softmax, scale=scale,
                 use_linear=use_linear, first=first or None, cached=cached, gone=gone, counted=counted, total=total,
-                squares=squares,
+                squares=squares, near=None if choice is None else choice.near,
             )  # fmt: skip
             return y, choice
         y = hybrid_blocks(

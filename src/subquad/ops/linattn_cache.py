@@ -79,6 +79,15 @@ class Sources(NamedTuple):
     """Number of tokens that each row has processed after the last query."""
 
 
+class NearTerms(NamedTuple):
+    """Softmax attention of blocks of queries to the keys that they see, cached ones included."""
+
+    level: Float[Tensor, "B Hkv N M"]
+    r"""$\ln \sum_s e^{score_s}$; very small for a query that sees no key."""
+    value: Float[Tensor, "B Hkv N M V"]
+    """Weighted mean of the values; 0 for a query that sees no key."""
+
+
 class Choice(NamedTuple):
     """Which tokens are cached during each block, and after the last token."""
 
@@ -94,6 +103,8 @@ class Choice(NamedTuple):
     """Places of the tokens that are cached after the last token."""
     marks: Marks
     """Marks after the last token."""
+    near: NearTerms | None
+    """What the choice computes besides; None unless asked for."""
 
 
 def no_marks(batch: int, heads: int, *, cache: int, ring: int, width: int, like: Tensor) -> Marks:
@@ -166,21 +177,26 @@ def evict(
 
 @torch.no_grad()
 def choose(
-    q: Float[Tensor, "B Hq L K"], sources: Sources, *, first: Float[Tensor, "B Hkv E K"],
-    softmax: Bool[Tensor, "#B N w EJ"], start: Int[Tensor, " B"], scale: float,
+    q: Float[Tensor, "B Hq L K"], sources: Sources, *,
+    first: tuple[Float[Tensor, "B Hkv E K"], Float[Tensor, "B Hkv E V"]], softmax: Bool[Tensor, "#B N w EJ"],
+    start: Int[Tensor, " B"], scale: float, needs_terms: bool = False,
 ) -> Choice:  # fmt: skip
     """Return which tokens are cached during each block of queries.
 
     Args:
         q: Queries, whole blocks.
         sources: What they are chosen from.
-        first: Keys of the sinks.
+        first: Keys and values of the sinks.
         softmax: Which sinks, and which keys of the block before and its own, each query sees.
         start: Position of the first query of each row.
         scale: Factor on the scores.
+        needs_terms: Return `near` as well. The weights of a block are computed for its mass anyway, and are then still
+            in the processor's cache.
     """
-    keys, _, inputs, marks, before, after = sources
-    cache, sinks, heads, window = marks.novelty.shape[2], first.shape[2], keys.shape[1], softmax.shape[2]
+    keys, values, inputs, marks, before, after = sources
+    cache, sinks, heads, window = marks.novelty.shape[2], first[0].shape[2], keys.shape[1], softmax.shape[2]
+    if not needs_terms:
+        first, values = (first[0], first[1][..., :0]), values[..., :0]
     pair = torch.arange(2 * window, device=q.device)
     # mass of the block before and the own one; before a new block begins, of the two blocks before it
     held = torch.where(before % window == 0, start - 2 * window, start - window)[:, None] + pair
@@ -188,7 +204,7 @@ def choose(
     near = near.masked_fill(((held < 0) | (held >= before[:, None]))[:, None], 0.0)
     marks = marks._replace(mass=marks.mass[:, :, :cache])
     index = torch.arange(cache, device=q.device).expand(*marks.novelty.shape)
-    indices, visibles, gones, are_gone = [], [], [], []
+    indices, visibles, gones, are_gone, near_terms = [], [], [], [], []
     for block, queries in enumerate(q.split(window, 2)):
         own = start + block * window
         begins = (own >= before) & (own < after)
@@ -209,16 +225,24 @@ def choose(
         is_seen = with_cached(softmax[:, block : block + 1], visible[:, None], sinks=sinks)[:, 0]
         asked = own[:, None] + pair[:window]
         is_seen = is_seen & ((asked >= before[:, None]) & (asked < after[:, None]))[..., None]
-        seen = torch.cat((first, pick(keys, index), keys[:, :, places[window:]]), 2)
-        mass = _mass(queries, seen, is_seen, scale=scale)[:, :, sinks:]
+        pair_places = slice(cache + (block + 1) * window, cache + (block + 3) * window)
+        seen, of_seen = (
+            torch.cat((of_sinks, pick(x, index), x[:, :, pair_places]), 2)
+            for of_sinks, x in zip(first, (keys, values), strict=True)
+        )
+        mass, *terms = _attend(queries, seen, of_seen, is_seen, scale=scale)
+        near_terms.append(terms)
+        mass = mass[:, :, sinks:]
         marks = marks._replace(mass=marks.mass + mass[:, :, :cache])
         near = near + mass[:, :, cache:]
     # the ring holds the block of the last token and the one before
     slots = ((after - 1) // window * window - window)[:, None] + pair
     ring = torch.zeros_like(near).scatter(2, (slots % (2 * window))[:, None].expand_as(near), near)
     marks = marks._replace(mass=torch.cat((marks.mass, ring), 2))
+    terms = NearTerms(*(torch.stack(x, 2) for x in zip(*near_terms, strict=True))) if needs_terms else None
     return Choice(
-        torch.stack(indices, 2), torch.stack(visibles, 1), torch.stack(gones, 2), torch.stack(are_gone, 1), index, marks
+        *(torch.stack(indices, 2), torch.stack(visibles, 1), torch.stack(gones, 2), torch.stack(are_gone, 1)),
+        *(index, marks, terms),
     )
 
 
@@ -229,14 +253,18 @@ def sum_of_ranks(mass: Float[Tensor, "*B M"], novelty: Float[Tensor, "*B M"]) ->
     )
 
 
-def _mass(
-    q: Float[Tensor, "B Hq w K"], k: Float[Tensor, "B Hkv M K"], is_seen: Bool[Tensor, "B w M"], *, scale: float
-) -> Float[Tensor, "B Hkv M"]:
-    """Return the softmax attention to each key, summed over queries and their heads; a query may see no key."""
-    scores = (q.unflatten(1, (k.shape[1], -1)) @ k[:, :, None].mT * scale).masked_fill(
-        ~is_seen[:, None, None], -torch.inf
-    )
-    return scores.softmax(-1).nan_to_num_(0.0).sum((2, 3))
+def _attend(
+    q: Float[Tensor, "B Hq w K"], k: Float[Tensor, "B Hkv X K"], v: Float[Tensor, "B Hkv X V"],
+    is_seen: Bool[Tensor, "B w X"], *, scale: float,
+) -> tuple[Float[Tensor, "B Hkv X"], Float[Tensor, "B Hkv M"], Float[Tensor, "B Hkv M V"]]:  # fmt: skip
+    """Return the mass of each key, summed over queries and their heads, and the terms of `NearTerms` of one block."""
+    scores = (q * scale).unflatten(1, (k.shape[1], -1)).flatten(2, 3) @ k.mT
+    scores.unflatten(2, (-1, q.shape[2])).masked_fill_(~is_seen[:, None, None], -torch.inf)
+    top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+    weights = scores.sub_(top).exp_()
+    # at least 1 where a key is seen: the weight of the largest score
+    bottom = weights.sum(-1, keepdim=True).clamp(min=1.0)
+    return (bottom.reciprocal().mT @ weights)[:, :, 0], (top + bottom.log())[..., 0], weights @ v / bottom
 
 
 def pick(x: Float[Tensor, "B Hkv X K"], index: Int[Tensor, "B Hkv C"]) -> Float[Tensor, "B Hkv C K"]:

@@ -32,7 +32,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops.linattn_blocks import fold, in_pairs, unfold, with_ones
-from subquad.ops.linattn_cache import pick
+from subquad.ops.linattn_cache import NearTerms, pick
 
 __all__ = ["FarTerms", "far_terms", "far_weights", "moment_blocks"]
 
@@ -98,13 +98,14 @@ def moment_blocks(
     cached: tuple[Float[Tensor, "B H X K"], Float[Tensor, "B H X V"], Int[Tensor, "B H N C"]] | None = None,
     gone: tuple[Int[Tensor, "B H N w"], Bool[Tensor, "B N w"]] | None = None,
     counted: Bool[Tensor, "#B S"] | None = None, total: Float[Tensor, "B H K1 V1"] | None = None,
-    squares: Float[Tensor, "B H K"] | None = None,
+    squares: Float[Tensor, "B H K"] | None = None, near: NearTerms | None = None,
 ) -> Float[Tensor, "B Hq L V"]:  # fmt: skip
     """Return the attention of blocks of queries, which see all blocks before the one before theirs as moments.
 
     Arguments as in `hybrid_blocks`; `total` and `squares` are moments of the tokens before the first key. With `cached`
-    a block sees as moments the tokens that are `gone` when it or an earlier one begins, and those of `total`. The
-    backward pass computes the blocks again, since their weights would need more memory than the rest of the layer.
+    a block sees as moments the tokens that are `gone` when it or an earlier one begins, and those of `total`.
+    `near` is the softmax part where it is known already, without gradients; None computes it here. The backward pass
+    computes the blocks again, since their weights would need more memory than the rest of the layer.
     """
     kept = torch.ones(1, k.shape[2], dtype=torch.bool, device=k.device) if counted is None else counted
 
@@ -115,12 +116,15 @@ def moment_blocks(
     ) -> Tensor:  # fmt: skip
         heads, length = k.shape[1], q.shape[2]
         x = fold(q * scale, heads, window)
-        keys = in_pairs(k, length, window, first=first_k, source=source_k, index=index)
-        values = in_pairs(v, length, window, first=first_v, source=source_v, index=index)
-        scores = (x @ keys.mT).unflatten(3, (-1, window))
-        scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
+        terms = near
+        if terms is None:
+            keys = in_pairs(k, length, window, first=first_k, source=source_k, index=index)
+            values = in_pairs(v, length, window, first=first_v, source=source_v, index=index)
+            scores = (x @ keys.mT).unflatten(3, (-1, window))
+            scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
+            terms = _near_terms(scores, values)
         if not use_linear:
-            return unfold(scores.softmax(-1) @ values, q.shape[1])
+            return unfold(terms.value, q.shape[1])
         if places is None or source_k is None or source_v is None or is_gone is None:
             far = [*(tensor.unflatten(2, (-1, window)) for tensor in (k, v)), kept.unflatten(1, (-1, window))]
             lag = 2 - (far[0].shape[2] - x.shape[2])
@@ -130,10 +134,8 @@ def moment_blocks(
         sums, powers = _before(*far, lag=lag, blocks=x.shape[2], total=total, squares=squares)
         c, gamma = (_per_query(parameter, heads, window) for parameter in (spread, mix))
         level, value = far_terms(x, sums, powers, spread=c)
-        level = (level - gamma)[..., None]
-        largest = torch.maximum(scores.amax(-1, keepdim=True), level).detach()
-        weights, share = (scores - largest).exp(), (level - largest).exp()
-        return unfold((weights @ values + share * value) / (weights.sum(-1, keepdim=True) + share), q.shape[1])
+        share = (level - gamma - terms.level).sigmoid()[..., None]
+        return unfold(terms.value.lerp(value, share), q.shape[1])
 
     given = (
         q, k, v, mix, spread, softmax, *(first or (None, None)), *(cached or (None,) * 3), *(gone or (None, None)),
@@ -143,6 +145,15 @@ def moment_blocks(
         return compute(*given)
     # tensors of a closure would escape hooks that count or offload what is saved
     return cast(Tensor, checkpoint(compute, *given, use_reentrant=False, preserve_rng_state=False))
+
+
+def _near_terms(scores: Float[Tensor, "B H N M X"], values: Float[Tensor, "B H N X V"]) -> NearTerms:
+    """Return softmax attention with these scores, -inf where a query does not see a key."""
+    top = scores.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(scores.dtype).min)
+    weights = (scores - top).exp()
+    # at least 1 where a key is seen: the weight of the largest score
+    bottom = weights.sum(-1, keepdim=True).clamp(min=1.0)
+    return NearTerms((top + bottom.log())[..., 0], weights @ values / bottom)
 
 
 def _before(
