@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from subquad.ops.linattn_cache import pick
 from subquad.ops.precision import autocast_disabled
 
 __all__ = ["fold", "hybrid_blocks", "in_pairs", "unfold", "with_ones"]
@@ -318,8 +319,7 @@ def in_pairs(
     blocks = _led(x, length, window).unflatten(2, (-1, window))
     parts = [blocks[:, :, :-1], blocks[:, :, 1:]]
     if source is not None and index is not None:
-        chosen = source.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, source.shape[3]))
-        parts.insert(0, chosen.unflatten(2, index.shape[2:]))
+        parts.insert(0, pick(source, index.flatten(2)).unflatten(2, index.shape[2:]))
     if first is not None:
         parts.insert(0, first[:, :, None].expand(-1, -1, parts[-1].shape[2], -1, -1))
     return torch.cat(parts, 3)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subquad.ops.linattn_blocks import with_ones
-from subquad.ops.linattn_cache import Marks, no_marks
+from subquad.ops.linattn_cache import Marks, no_marks, pick
 from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
 
@@ -258,7 +258,7 @@ def moments_of(
 
 def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:
     """Return the elements at the positions of `index`, which each row has its own."""
-    return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    return pick(x, index[:, None].expand(-1, x.shape[1], -1))
 
 
 def beside(ring: Tensor | None, new: Tensor) -> Tensor:
