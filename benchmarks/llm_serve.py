@@ -6,8 +6,8 @@ Both serve SmolLM2-135M-Instruct in float32 on the CPU: ours with the default at
 that its answers may end at other places; transformers with softmax attention, alone and with --continuous-batching.
 Each stream sends one request to /v1/completions: a prompt of its own of `--context` tokens, then `--new-tokens` greedy
 tokens. Servers run one after the other, each in a process of its own with the same number of threads. Memory is the
-peak of that process over its memory after loading, so weights do not count. First it is checked that both give the
-same text after a prompt that lies within the window. The last line is JSON.
+peak of that process over its memory after loading, so weights do not count; `cpu_seconds` is its processor time. First
+it is checked that both give the same text after a prompt that lies within the window. The last line is JSON.
 """
 
 import argparse
@@ -102,6 +102,12 @@ def memory(process, line):
     return int(status.split(f"{line}:")[1].split()[0]) / 1024
 
 
+def cpu_seconds(process):
+    """Return the processor time of a process (Linux only): on a busy machine it says more than the clock."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(name, folder, prompts, *, new_tokens, threads):
     """Return a row of the table."""
     model = folder.name if name == "subquad" else folder
@@ -110,15 +116,16 @@ def measure(name, folder, prompts, *, new_tokens, threads):
         loaded = memory(process, "VmRSS")
         # the peak from here on, without that of loading
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds(process)
         with ThreadPoolExecutor(len(prompts)) as pool:
             replies = list(pool.map(lambda prompt: complete(address, model, prompt, new_tokens), prompts))
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(process) - cpu
         tokens = sum(reply["usage"]["completion_tokens"] for reply in replies)
         return {
             "server": name,
             "streams": len(prompts),
             "seconds": seconds,
+            "cpu_seconds": cpu,
             "requests_per_second": len(prompts) / seconds,
             "new_tokens": tokens,
             "new_tokens_per_second": tokens / seconds,

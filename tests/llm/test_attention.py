@@ -307,6 +307,13 @@ def test_transformers_ways_to_attend_work_or_are_refused():
     expected = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
     given = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1, cache_implementation="static")
     assert torch.equal(given, expected)
+    padded = {"input_ids": tokens(2, 17), "attention_mask": torch.ones(2, 17, dtype=torch.long)}
+    padded["attention_mask"][1, :5] = 0
+    expected, given = (
+        model.generate(**padded, max_new_tokens=7, do_sample=False, pad_token_id=1, **how)
+        for how in ({}, {"cache_implementation": "static"})
+    )
+    assert torch.equal(given, expected)
     with pytest.raises(ValueError, match="SubquadLlamaForCausalLM computes hybrid attention, which sdpa cannot"):
         model.set_attn_implementation("sdpa")
     mask = torch.ones(1, 1, 17, 17, dtype=torch.bool).tril()

@@ -170,7 +170,7 @@ def test_standard_input_that_is_not_utf_8_is_an_error(chatty, monkeypatch, capsy
 def test_a_prompt_with_a_byte_that_is_not_utf_8_is_an_error(chatty, capsys):
     # as Python passes such bytes of the command line
     assert main(["llm", "generate", str(chatty), "--prompt", "caf\udce9"]) == 2
-    assert "character 3 of the text is a lone surrogate (U+DCE9)" in capsys.readouterr().err
+    assert "--prompt: character 3 of the text is a lone surrogate (U+DCE9)" in capsys.readouterr().err
 
 
 def chat_by_pipe(folder, lines, *flags):
@@ -212,6 +212,20 @@ def test_a_chat_beyond_the_training_sequences_gets_one_warning(model, bytewise, 
     chat(tmp_path / "small", GREEDY)
     shown = capsys.readouterr().err
     assert shown.count("more than the 40 of the training sequences") == 1
+
+
+def test_a_chat_ends_where_the_models_positions_end(bytewise):
+    model = linear_model()
+    model.config.max_position_embeddings = 80
+    session = ChatSession(model, bytewise, ChatSettings(temperature=0.0, max_new_tokens=500))
+    list(session.answer("the"))
+    assert session.length <= 80
+    before = session.length, session.messages
+    with pytest.raises(SubquadError, match=r"the chat has \d+ tokens, and the model supports at most 80; start a new"):
+        list(session.answer("the green bird " * 9))
+    assert (session.length, session.messages) == before
+    session.reset(None)
+    assert list(session.answer("the"))
 
 
 def read_until(terminal, pattern, seconds=400):

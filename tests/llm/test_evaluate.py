@@ -16,7 +16,7 @@ import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
-from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, compare
+from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, TOO_FEW_RATES, compare
 from subquad.llm.evaluation.model_variants import ModelLoader
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
@@ -305,10 +305,10 @@ def test_without_a_significant_gap_no_gap_is_closed():
     missing = {"value": None, "low": None, "high": None}
     assert compare(same, is_rate=False, resamples=200)["gap_closed"] == {**missing, "reason": NO_GAP}
     one = compare({role: values[:1] for role, values in same.items()}, is_rate=False, resamples=200)
-    assert one["gap_closed"] == {**missing, "reason": TOO_FEW.format(4)}
+    assert one["gap_closed"] == {**missing, "reason": TOO_FEW}
     assert one["models"]["fine_tuned"] == {"value": same["fine_tuned"][0], "low": None, "high": None}
     right = {"teacher": [1.0] * 19, "window": [0.0] * 19, "fine_tuned": [1.0] * 19}
-    assert compare(right, is_rate=True, resamples=200)["gap_closed"] == {**missing, "reason": TOO_FEW.format(20)}
+    assert compare(right, is_rate=True, resamples=200)["gap_closed"] == {**missing, "reason": TOO_FEW_RATES}
 
 
 def test_rates_of_few_items_have_wide_intervals():
@@ -505,6 +505,8 @@ def test_a_missing_or_wrong_teacher_is_rejected(linear, base, text, byte_tokeniz
     wide = tmp_path / "wide"
     tiny_model("llama", vocab_size=len(byte_tokenizer), hidden_size=60).save_pretrained(wide)
     rejected("hidden_size is 60, and 30 in .*this is not its teacher", linear, out=out / "2", text=[text], teacher=wide)
+    of_file = r"gguf: hidden_size is 576, and 30 in .*this is not its teacher"
+    rejected(of_file, linear, out=out / "2", text=[text], teacher="smollm2")
     bare = tmp_path / "bare"
     net, tokenizer = subquad.llm.load(linear)
     net.save_pretrained(bare)

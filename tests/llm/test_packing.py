@@ -185,6 +185,13 @@ def two_files(tmp_path):
     return paths
 
 
+def test_of_a_short_text_more_than_a_tenth_is_held_out_and_said_so(tokenizer, text):
+    count = len(tokenizer(text.read_text(encoding="utf-8"))["input_ids"])
+    made = prepare_text(tokenizer, [text], sequence_length=count // 3)
+    assert made.holdout_source == "the end of words.txt"
+    assert len(made.holdout) == 1
+
+
 def test_files_with_weights_are_packed_and_held_out_separately(tokenizer, tmp_path):
     files = two_files(tmp_path)
     made = prepare_text(tokenizer, files, sequence_length=7, weights=(3, 1), has_validation=True)

@@ -20,7 +20,8 @@ Cost: O(T · (C + window)) for T tokens.
 Axes: B rows, T positions, Hq query heads, Hkv key heads, K key width, U width of the inputs of the keys' map, C cached
 tokens, CS those and the slots of the ring. Inside: L = N w positions of N blocks, w positions of a block, J = 2w
 positions of a block and the one before it, E sinks, EJ = E + J, X = C + (N + 2) w sources of cached tokens: the cache
-before the first block, the block that leaves the window when it begins, the block before it, and the blocks.
+before the first block, the block that leaves the window when it begins, the block before it, and the blocks; ECJ keys
+that a block sees, M its queries, of all query heads of a key head.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,9 @@ __all__ = [
     "DECAY",
     "Choice",
     "Marks",
+    "NearTerms",
     "Sources",
+    "attend",
     "choose",
     "evict",
     "is_cached",
@@ -82,9 +85,9 @@ class Sources(NamedTuple):
 class NearTerms(NamedTuple):
     """Softmax attention of blocks of queries to the keys that they see, cached ones included."""
 
-    level: Float[Tensor, "B Hkv N M"]
+    level: Float[Tensor, "*B M"]
     r"""$\ln \sum_s e^{score_s}$; very small for a query that sees no key."""
-    value: Float[Tensor, "B Hkv N M V"]
+    value: Float[Tensor, "*B M V"]
     """Weighted mean of the values; 0 for a query that sees no key."""
 
 
@@ -230,9 +233,12 @@ def choose(
             torch.cat((of_sinks, pick(x, index), x[:, :, pair_places]), 2)
             for of_sinks, x in zip(first, (keys, values), strict=True)
         )
-        mass, *terms = _attend(queries, seen, of_seen, is_seen, scale=scale)
+        scores = (queries * scale).unflatten(1, (heads, -1)).flatten(2, 3) @ seen.mT
+        scores.unflatten(2, (-1, window)).masked_fill_(~is_seen[:, None, None], -torch.inf)
+        weights, bottom, terms = attend(scores, of_seen)
         near_terms.append(terms)
-        mass = mass[:, :, sinks:]
+        # summed over queries and their heads
+        mass = (bottom.reciprocal().mT @ weights)[:, :, 0, sinks:]
         marks = marks._replace(mass=marks.mass + mass[:, :, :cache])
         near = near + mass[:, :, cache:]
     # the ring holds the block of the last token and the one before
@@ -253,18 +259,18 @@ def sum_of_ranks(mass: Float[Tensor, "*B M"], novelty: Float[Tensor, "*B M"]) ->
     )
 
 
-def _attend(
-    q: Float[Tensor, "B Hq w K"], k: Float[Tensor, "B Hkv X K"], v: Float[Tensor, "B Hkv X V"],
-    is_seen: Bool[Tensor, "B w X"], *, scale: float,
-) -> tuple[Float[Tensor, "B Hkv X"], Float[Tensor, "B Hkv M"], Float[Tensor, "B Hkv M V"]]:  # fmt: skip
-    """Return the mass of each key, summed over queries and their heads, and the terms of `NearTerms` of one block."""
-    scores = (q * scale).unflatten(1, (k.shape[1], -1)).flatten(2, 3) @ k.mT
-    scores.unflatten(2, (-1, q.shape[2])).masked_fill_(~is_seen[:, None, None], -torch.inf)
-    top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    weights = scores.sub_(top).exp_()
+def attend(
+    scores: Float[Tensor, "*B M ECJ"], v: Float[Tensor, "*B ECJ V"]
+) -> tuple[Float[Tensor, "*B M ECJ"], Float[Tensor, "*B M 1"], NearTerms]:
+    """Return softmax attention: weights, which are not normalised, their sum, and level and value of each query.
+
+    Scores are -inf where a query does not see a key.
+    """
+    top = scores.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(scores.dtype).min)
+    weights = (scores - top).exp()
     # at least 1 where a key is seen: the weight of the largest score
     bottom = weights.sum(-1, keepdim=True).clamp(min=1.0)
-    return (bottom.reciprocal().mT @ weights)[:, :, 0], (top + bottom.log())[..., 0], weights @ v / bottom
+    return weights, bottom, NearTerms((top + bottom.log())[..., 0], weights @ v / bottom)
 
 
 def pick(x: Float[Tensor, "B Hkv X K"], index: Int[Tensor, "B Hkv C"]) -> Float[Tensor, "B Hkv C K"]:

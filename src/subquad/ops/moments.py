@@ -32,7 +32,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from subquad.ops.linattn_blocks import fold, in_pairs, unfold, with_ones
-from subquad.ops.linattn_cache import NearTerms, pick
+from subquad.ops.linattn_cache import NearTerms, attend, pick
 
 __all__ = ["FarTerms", "far_terms", "far_weights", "moment_blocks"]
 
@@ -122,7 +122,7 @@ def moment_blocks(
             values = in_pairs(v, length, window, first=first_v, source=source_v, index=index)
             scores = (x @ keys.mT).unflatten(3, (-1, window))
             scores = scores.masked_fill(~softmax[:, None, :, None], -torch.inf).flatten(3, 4)
-            terms = _near_terms(scores, values)
+            _, _, terms = attend(scores, values)
         if not use_linear:
             return unfold(terms.value, q.shape[1])
         if places is None or source_k is None or source_v is None or is_gone is None:
@@ -145,15 +145,6 @@ def moment_blocks(
         return compute(*given)
     # tensors of a closure would escape hooks that count or offload what is saved
     return cast(Tensor, checkpoint(compute, *given, use_reentrant=False, preserve_rng_state=False))
-
-
-def _near_terms(scores: Float[Tensor, "B H N M X"], values: Float[Tensor, "B H N X V"]) -> NearTerms:
-    """Return softmax attention with these scores, -inf where a query does not see a key."""
-    top = scores.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(scores.dtype).min)
-    weights = (scores - top).exp()
-    # at least 1 where a key is seen: the weight of the largest score
-    bottom = weights.sum(-1, keepdim=True).clamp(min=1.0)
-    return NearTerms((top + bottom.log())[..., 0], weights @ values / bottom)
 
 
 def _before(

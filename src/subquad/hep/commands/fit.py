@@ -187,6 +187,8 @@ def _read_and_split(
         background = background_class(settings.background, dataset.classes)
         with group.main_process_first():
             run = open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
+        if run.is_resumed:
+            say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
         # until all processes have mapped the store
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:

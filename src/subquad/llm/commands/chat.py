@@ -38,8 +38,7 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
     settings = settings or ChatSettings()
     model, tokenizer = load_for_generation(run, settings)
     session = ChatSession(model, tokenizer, settings, seed=seed)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    console, is_terminal, warnings = Console(), sys.stdin.isatty(), 0
+    console, is_terminal, is_warned = Console(), sys.stdin.isatty(), False
     if is_terminal:
         say(f"{Path(run).resolve().name}: {COMMANDS}. Ctrl-C stops an answer.")
     for line in _lines(console, is_terminal=is_terminal):
@@ -48,12 +47,9 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
                 return
             continue
         _answer(console, session, line)
-        if warnings < 1 and (warning := beyond_training(model, session.length)):
-            warnings = 1
+        if not is_warned and (warning := beyond_training(model, session.length)):
+            is_warned = True
             say(f"warning: {warning}; /reset starts a new chat")
-        if warnings < 2 and longest is not None and session.length > longest:
-            warnings = 2
-            say(f"the chat is longer than the model's maximum of {longest} tokens; /reset starts a new one")
 
 
 def _answer(console: Console, session: ChatSession, line: str) -> None:

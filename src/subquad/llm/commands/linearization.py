@@ -118,7 +118,15 @@ class Linearization:
         settings, stages = self.settings, []
         for stage, tokens in (("attention transfer", budget.transfer_tokens), ("fine-tuning", budget.lora_tokens)):
             if tokens:
-                stages.append(f"{steps_for(tokens, settings)} steps of {stage} ({tokens:,} tokens)")
+                steps, size = steps_for(tokens, settings), tokens_per_step(settings)
+                stages.append(f"{steps} {'step' if steps == 1 else 'steps'} of {stage} ({steps * size:,} tokens)")
+                passes = steps * size / self.data.training.ids.numel()
+                if passes > 1:
+                    say(
+                        f"the training text has {self.data.training.ids.numel():,} tokens, so that {stage} reads each "
+                        f"{passes:.1f} times",
+                        quiet=self.quiet,
+                    )
         say(
             f"{' and '.join(stages)} in {budget.precision}; perplexities on {self.holdout.numel():,} held-out tokens",
             quiet=self.quiet,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, raise_errors
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
@@ -85,6 +85,8 @@ def linearize(
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
     net, tokenizer, data = _prepare(checkpoint, files, evaluation_files, settings, quiet=quiet)
     run = _create(out, run_settings, force=force)
+    if run.is_resumed:
+        say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
     job = Linearization(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
     job.note("seconds", "load", lambda: time.monotonic() - start)
 
@@ -124,7 +126,19 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
     if settings.attention.kernel == "triton":
         check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
+    _check_held_out(files, evaluation_files)
     return files, evaluation_files
+
+
+def _check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> None:
+    """Check that no text is both learned and measured, whatever the names of its files."""
+    sizes = {file.stat().st_size for file in evaluation_files}
+    known = {fingerprint(file): file for file in files if file.stat().st_size in sizes}
+    same = [(path, known[mark]) for path in evaluation_files if (mark := fingerprint(path)) in known] if known else []
+    raise_errors(
+        "a text that the model learns says nothing about its perplexity on other texts:",
+        [f"--eval-text {path} is the same text as --text {trained}; give another one" for path, trained in same],
+    )
 
 
 def _check_length(settings: LinearizeSettings) -> None:

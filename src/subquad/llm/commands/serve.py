@@ -1,12 +1,15 @@
 """`subquad llm serve`: answer requests over HTTP until the process is stopped."""
 
+import asyncio
 import ipaddress
 import signal
+import socket
 from pathlib import Path
 
 import uvicorn
 
 from subquad.llm.models.decoding import beyond_training
+from subquad.llm.serving.engine import Engine
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
@@ -15,6 +18,9 @@ from subquad.progress import say
 from subquad.runs.listening import listen
 
 __all__ = ["serve"]
+
+LAST_SECONDS = 30
+"""Time that requests have to send their error after they were ended."""
 
 
 def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
@@ -50,13 +56,36 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             app,
             log_level="warning",
             access_log=False,
-            timeout_graceful_shutdown=settings.shutdown_timeout,
+            timeout_graceful_shutdown=settings.shutdown_timeout + LAST_SECONDS,
             lifespan="on",
         )
         # uvicorn ends the process by SIGTERM itself, after its requests
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app.state.engine, seconds=settings.shutdown_timeout).run(sockets=[listener])
         except KeyboardInterrupt:
             # uvicorn raises it again after the shutdown
             say("stopped")
+
+
+class _Server(uvicorn.Server):
+    """Ends the requests that are unfinished some seconds after the signal; their clients get an error.
+
+    uvicorn would cut their connections, and print a traceback for each.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, *, seconds: int) -> None:
+        super().__init__(config)
+        self._engine, self._seconds = engine, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def _end(self) -> None:
+        if count := self._engine.active + self._engine.waiting:
+            say(f"{count} unfinished {'request was' if count == 1 else 'requests were'} ended")
+        self._engine.stop()

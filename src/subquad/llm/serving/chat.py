@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import SubquadError
 from subquad.llm.models.decoding import cache_bytes, eos_tokens, new_cache
 from subquad.llm.serving.generation import check_vocabulary, generate_tokens
 from subquad.llm.serving.sampling import TokenSampler, parameters_of
@@ -76,26 +77,33 @@ class ChatSession:
     def answer(self, question: str, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[str]:
         """Yield the answer as it is generated, until it ends or `is_stopped`; the answer so far is kept in the chat.
 
+        It also ends where the chat has as many tokens as the model supports.
+
         Raises:
-            SubquadError: The chat template rejects the turn.
+            SubquadError: The chat template rejects the turn, or the chat with it is longer than the model supports; the
+                chat is unchanged then.
         """
         messages = [*self.messages, {"role": "user", "content": question}]
         text = chat_text(self._tokenizer, messages)
         # some templates rewrite earlier turns; the chat is processed from the start then
-        if self._text is None or not text.startswith(self._text):
-            self._clear_state()
-        if self._text:
-            prompt = [*self._pending, *encode_after(self._tokenizer, text[len(self._text) :])]
+        is_continued = bool(self._text) and text.startswith(self._text or "")
+        if is_continued:
+            prompt = [*self._pending, *encode_after(self._tokenizer, text[len(self._text or "") :])]
         else:
             prompt = encode(self._tokenizer, text, add_special_tokens=False)
         check_vocabulary(self._model, prompt)
+        room = self._room(len(prompt) + (self.length if is_continued else 0))
+        if not is_continued:
+            self._clear_state()
         # unknown until the answer is complete
         self._text, self._pending, self.prompt_tokens = None, [], len(prompt)
         settings = self._settings
         sampler = TokenSampler(parameters_of(settings), self._seed, self.turns)
         detokenizer, answer, is_plain, token = Detokenizer(self._tokenizer, prompt), "", True, None
         for token in generate_tokens(
-            self._model, prompt, self._cache, sampler, max_new_tokens=settings.max_new_tokens, is_stopped=is_stopped
+            *(self._model, prompt, self._cache, sampler),
+            max_new_tokens=min(settings.max_new_tokens, room),
+            is_stopped=is_stopped,
         ):
             if token in self._eos:
                 break
@@ -114,3 +122,17 @@ class ChatSession:
         self.messages = [*messages, {"role": "assistant", "content": answer}]
         # a special token has no text, so the text alone would not reproduce the state
         self._text = text + answer if is_plain else None
+
+    def _room(self, tokens: int) -> int:
+        """Return how many tokens may follow so many.
+
+        Raises:
+            SubquadError: None.
+        """
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if longest and tokens >= longest:
+            raise SubquadError(
+                f"with this turn the chat has {tokens:,} tokens, and the model supports at most {longest:,}; start a "
+                "new chat (/reset), or give a shorter turn"
+            )
+        return longest - tokens if longest else self._settings.max_new_tokens
