@@ -104,19 +104,6 @@ def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
     assert_equal(in_chunks(sizes), inputs, window=window, sinks=sinks, cache=cache, use_linear=use_linear, mask=mask)
 
 
-@few
-@given(**CASES, sizes=st.sampled_from([(1,), (4, 1, 1), (7,), (2, 1, 9)]))
-def test_without_gradients_all_forms_equal_the_definition(
-    *, T, window, sinks, cache, has_inputs, use_linear, padding, seed, sizes
-):
-    inputs = draw(2, T, has_inputs=has_inputs, seed=seed)
-    options = {"window": window, "sinks": sinks, "cache": cache, "use_linear": use_linear, "mask": mask_of(padding, T)}
-    with torch.no_grad():
-        expected = hybrid_quadratic(**inputs, **options)
-        for form in (hybrid_chunked, in_chunks(sizes)):
-            torch.testing.assert_close(form(**inputs, **options), expected)
-
-
 @pytest.mark.parametrize("form", [hybrid_quadratic, hybrid_chunked, in_chunks((1,)), in_chunks((5, 1))])
 @pytest.mark.parametrize("sinks", [0, 2])
 def test_while_the_cache_holds_all_earlier_tokens_all_is_softmax_attention_and_not_beyond(form, sinks):

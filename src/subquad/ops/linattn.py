@@ -55,7 +55,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.linattn_blocks import hybrid_blocks, with_ones
+from subquad.ops.linattn_blocks import hybrid_blocks, unfold, with_ones
 from subquad.ops.linattn_cache import Choice, Sources, choose, no_marks, pick, with_cached
 from subquad.ops.linattn_definition import check_arguments, features_or_none, hybrid_quadratic, hybrid_weights
 from subquad.ops.linattn_native import is_native, native_step
@@ -343,8 +343,10 @@ def _attend(
             of_sinks = (first[0], first[1]) if first else (k[:, :, :0], v[:, :, :0])
             choice = choose(
                 q, sources, first=of_sinks, softmax=softmax, start=begin + window, scale=scale,
-                needs_terms=spread is not None and not torch.is_grad_enabled(),
+                needs_terms=(spread is not None or not use_linear) and not torch.is_grad_enabled(),
             )  # fmt: skip
+            if choice.near is not None and not use_linear:
+                return unfold(choice.near.value, q.shape[1]), choice
             cached, gone = (sources.keys, sources.values, choice.places), (choice.gone, choice.is_gone)
             softmax = with_cached(softmax, choice.visible, sinks=of_sinks[0].shape[2])
         if spread is not None and softmax is not None:
