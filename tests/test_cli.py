@@ -1,5 +1,6 @@
 """The command line: quick to start, helpful, and clear about mistakes."""
 
+import errno
 import re
 import shlex
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from subquad.cli import app, main
+from subquad.cli import RESUMED, app, main
+from subquad.runs.termination import Terminated
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -131,12 +133,48 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(capsys, m
 def test_a_settings_file_that_cannot_be_read_is_reported_with_its_name(tmp_path, capsys):
     settings = tmp_path / "settings.yaml"
     for content, message in (
-        ("epochs: [2", "not a YAML file (while parsing"),
-        ("epochs", "must hold lines `flag: value`"),
+        ("seed: 1\nepochs: [2", ", line 2, column 11: not YAML (expected ',' or ']', but got '<stream end>')"),
+        ("day: 2001-99-99", ": not a YAML file (a value cannot be read: month must be in 1..12)"),
+        ("epochs", ": must hold lines `flag: value`"),
     ):
         settings.write_text(content)
         assert main(["hep", "fit", "example:jets", "--out", "x", "--config", str(settings)]) == 2
-        assert f"{settings}: {message}" in capsys.readouterr().err
+        assert f"{settings}{message}" in capsys.readouterr().err
+
+
+def test_unknown_settings_of_a_file_are_reported_together_with_similar_names(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("model: tiny\nminuts: 3\nlora_rank: 2\nattention: {windw: 64, cache: 5}\nzzzz: 1\n")
+    command = ["llm", "linearize", "tiny", "--text", "a.txt", "--out", "x", "--config", str(settings)]
+    assert main(command) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"subquad: {settings}: settings that the command does not have (--config)",
+        "  model: MODEL is given on the command line",
+        "  minuts: no such setting; did you mean minutes?",
+        "  attention.windw: no such setting; did you mean attention.window?",
+        "  zzzz: no such setting",
+    ]
+    # an unknown flag beside it is not a setting of the file
+    settings.write_text("minutes: 3\n")
+    assert main([*command, "--lora-rnk", "3"]) == 2
+    assert "Did you mean --lora-rank?" in capsys.readouterr().err
+
+
+def test_a_mistyped_recipe_is_reported_with_the_similar_one(capsys):
+    assert main(["llm", "plan", "llama-3.1-8b", "--config", "8B"]) == 2
+    assert "8B: no such file (--config); did you mean 8b?; the recipes" in capsys.readouterr().err
+
+
+def test_paths_are_checked_before_torch_is_imported(tmp_path, monkeypatch, capsys):
+    # whatever the other tests of this process have imported
+    monkeypatch.setitem(sys.modules, "subquad.llm.commands.linearize", None)
+    command = ["llm", "linearize", "smollm2", "--out", str(tmp_path), "--text", str(tmp_path / "config.json")]
+    assert main([*command, "gone.txt", "--eval-text", "other.txt"]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == ["gone.txt: no such file", "other.txt: no such file"]
+    (tmp_path / "config.json").write_text('{"subquad": {}}')
+    (tmp_path / "metrics.json").write_text("{}")
+    assert main(command) == 2
+    assert f"{tmp_path}: holds a finished run; choose another folder with --out" in capsys.readouterr().err
 
 
 def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, monkeypatch):
@@ -146,6 +184,29 @@ def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, mo
     monkeypatch.setattr("subquad.hep.commands.simulate.simulate", interrupted)
     assert main(["hep", "simulate", "--out", str(tmp_path / "jets")]) == 130
     assert "interrupted; run the same command to resume" in capsys.readouterr().err
+
+
+def test_a_command_that_does_not_resume_says_nothing_about_it(tmp_path, capsys, monkeypatch):
+    def stopped(*args, **options):
+        raise problems[0]
+
+    monkeypatch.setattr("subquad.llm.commands.merge.merge", stopped)
+    problems = []
+    for problem, message in (
+        (KeyboardInterrupt(), "interrupted"),
+        (Terminated(), "terminated"),
+        (OSError(errno.ENOSPC, "full"), "the disk is full; free some space and run the same command again"),
+    ):
+        problems[:] = [problem]
+        main(["llm", "merge", "adapter", "--out", str(tmp_path / "out")])
+        assert capsys.readouterr().err == f"subquad: {message}\n"
+
+
+def test_the_commands_that_resume_are_those_of_the_documentation():
+    page = (README.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    listed = re.search(r"^Commands that resume: (.*?)\.", page, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    assert set(re.findall("`(.*?)`", listed[1])) == RESUMED <= set(COMMANDS)
 
 
 def test_an_error_of_the_operating_system_is_one_line(tmp_path, capsys, monkeypatch):

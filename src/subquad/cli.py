@@ -4,25 +4,32 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import evolve
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
-from subquad.errors import SubquadError, missing_extra
+from subquad.errors import SubquadError, flag_name, missing_extra, raise_errors
 from subquad.runs.markup import parse_yaml
+from subquad.runs.storage import DISK_FULL
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 __all__ = ["app", "main"]
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FIELDS = ("bio", "llm", "hep")
+RESUMED = {
+    "bio bench", "bio cross-validate", "bio embed", "bio fit", "bio rounds", "hep fit", "hep simulate",
+    "llm evaluate", "llm linearize",
+}  # fmt: skip
+"""Commands of the fields that resume where they were interrupted, as docs/reliability.md lists them."""
 
 
 class HelpFormatter(DefaultFormatter):
@@ -107,14 +114,46 @@ def _launch(
     config: Annotated[
         Path | None,
         Parameter(
-            help="YAML file whose keys are the names of the command's flags; or a name: for llm linearize and llm "
-            "plan, paper, 135m, 0.5b, 1.5b, 8b or 70b."
+            help="YAML file whose keys are the names of the command's flags; arguments without a flag, such as MODEL, "
+            "are given on the command line. Or a name: for llm linearize and llm plan, paper, 135m, 0.5b, 1.5b, 8b or "
+            "70b."
         ),
     ] = None,
 ) -> None:
     # always set: a call in the same process must not inherit the file of an earlier one
-    app.config = () if config is None else (_settings_file(config, tokens[:2]),)
-    app(tokens, exit_on_error=False, print_error=False)
+    settings = None if config is None else _settings_file(config, tokens[:2])
+    app.config = () if settings is None else (settings,)
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except UnknownOptionError as error:
+        if settings is None or error.token.source != settings.source:
+            raise
+        arguments = [name for argument in error.argument_collection for name in argument.names]
+        title = f"{config}: settings that the command does not have (--config)"
+        raise_errors(title, list(_unknown_settings(settings.config, arguments)))
+        raise
+
+
+def _unknown_settings(content: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[str]:
+    """Yield a line about each setting of a file that is none of the command's flags, which all arguments include."""
+    known = list(arguments)
+    for name in _setting_names(content):
+        near = [flag.removeprefix("--") for flag in get_close_matches(flag_name(name), known, n=1)]
+        if flag_name(name) in known:
+            continue
+        if name.upper() in known:
+            yield f"{name}: {name.upper()} is given on the command line"
+        else:
+            yield f"{name}: no such setting{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def _setting_names(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the names of all settings, also of those inside others, as in `attention.window`."""
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _setting_names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
@@ -126,12 +165,18 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
         shipped = {} if recipes is None else {file.stem: file for file in recipes.glob("*.yaml")}
         if str(path) not in shipped:
             known = f"; the recipes of this command are: {', '.join(sorted(shipped))}" if shipped else ""
-            raise SubquadError(f"{path}: no such file (--config){known}")
+            near = get_close_matches(str(path).lower(), shipped, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise SubquadError(f"{path}: no such file (--config){meant}{known}")
         path = shipped[str(path)]
     import yaml
 
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise SubquadError(f"{path}{place}: not YAML ({error.problem or error.context})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -165,6 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 2 after an error that the user can correct, 130 after an interruption and 143
         after SIGTERM.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    is_resumed = words[:1] == ["demo"] or not RESUMED.isdisjoint(" ".join(pair) for pair in pairwise(words))
+    again = "run the same command to resume" if is_resumed else "run the same command again"
     end_on_sigterm()
     # threads that spin while they wait make a training step ten times slower beside one other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -174,7 +222,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"subquad: {error}".rstrip(), file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        words = sys.argv[1:] if arguments is None else arguments
         field = next((word for word in words if word in FIELDS), None)
         if field is None or error.name is None or error.name.startswith("subquad"):
             raise
@@ -183,9 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" ({error.filename})" if error.filename else ""
-            message = f"the disk is full{where}; free some space and run the same command to resume"
+            message = f"the disk is full{where}; free some space and {again}"
         elif error.errno == errno.EFBIG:
-            message = "a file became larger than this process may write (ulimit -f); run the same command to resume"
+            message = f"a file became larger than this process may write (ulimit -f); raise the limit and {again}"
         elif error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"
         else:
@@ -193,9 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"subquad: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("subquad: interrupted; run the same command to resume", file=sys.stderr)
+        print(f"subquad: interrupted{f'; {again}' if is_resumed else ''}", file=sys.stderr)
         return 130
     except Terminated:
-        print("subquad: terminated; run the same command to resume", file=sys.stderr)
+        print(f"subquad: terminated{f'; {again}' if is_resumed else ''}", file=sys.stderr)
         return TERMINATED
     return 0

@@ -141,7 +141,7 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
         run(variants, model, out, **options)
     assert not out.exists()
     assert (tmp_path / "out.safetensors.partial" / "embeddings-00000.safetensors").is_file()
-    with pytest.raises(SubquadError, match=r"unfinished run with other settings \(residues was True and is False\)"):
+    with pytest.raises(SubquadError, match=r"unfinished run with other settings \(--residues was True and is False\)"):
         run(variants, model, out, **options | {"residues": False})
     again = []
     monkeypatch.setattr(LanguageModel, "vectors", lambda self, texts: again.append(texts) or vectors(self, texts))

@@ -261,7 +261,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
     monkeypatch.setattr(model_fit, "fit_baseline", None)
-    with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
+    with pytest.raises(SubquadError, match="an unfinished run with other settings \\(--seed was 0 and is 1\\)"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     (tmp_path / "other").mkdir()
     table(tmp_path / "other" / "t.csv", seed=7)

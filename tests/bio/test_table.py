@@ -32,6 +32,19 @@ def said(call, *arguments, **options) -> str:
     return str(error.value)
 
 
+def test_cells_that_say_that_a_sequence_is_missing_are_an_error(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("sequence,score\n" + "MKTAYIA,1.5\n" * 9 + "NA,1.5\nNone,0.5\n")
+    assert said(read_table, path, FitSettings(target=("score",))).splitlines() == [
+        f"{path}: 2 rows have no sequence in column 'sequence'; complete or remove them",
+        "  row 10: 'NA'",
+        "  row 11: 'None'",
+    ]
+    # a peptide among peptides
+    path.write_text("sequence,score\n" + "MK,1.5\n" * 9 + "NA,1.5\n")
+    assert read_table(path, FitSettings(target=("score",), alphabet="protein")).sequences[-1] == "NA"
+
+
 def again(path, table, **options):
     """Read with what a saved model would hold."""
     return read_like(path, InputSchema.from_dict(json.loads(json.dumps(table.schema.as_dict()))), **options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.llm_models import SMALL, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import subquad.llm
 from subquad.cli import main
@@ -144,8 +144,12 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
 @torch.no_grad()
 def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path, capsys):
     assert main(["llm", "merge", str(adapter), "--out", str(tmp_path / "whole")]) in (0, None)
+    printed = capsys.readouterr()
     # no bar of transformers
-    assert capsys.readouterr().err == ""
+    assert printed.err == ""
+    assert printed.out.startswith(f"Wrote {tmp_path / 'whole'}.\nNext: subquad llm generate {tmp_path / 'whole'} ")
+    for name in ("README.md", "report.html"):
+        assert (tmp_path / "whole" / name).read_bytes() == (adapter / name).read_bytes()
     opened, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), subquad.llm.load(adapter)[0]
     assert torch.equal(opened(IDS).logits, expected(IDS).logits)
     assert opened.config.trained_length == expected.config.trained_length == SMALL.sequence_length
@@ -187,6 +191,13 @@ def test_an_adapter_is_evaluated_after_merging_only(adapter, text, tmp_path):
 
     with pytest.raises(SubquadError, match="an adapter; merge it into its checkpoint first: subquad llm merge"):
         evaluate(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
+
+
+def test_transformers_refuses_an_adapter_as_a_model_and_opens_its_tokenizer(adapter):
+    message = "this folder holds an adapter: open it with `subquad.llm.load`, or merge it into its checkpoint"
+    with pytest.raises(SubquadError, match=message):
+        AutoModelForCausalLM.from_pretrained(adapter)
+    assert AutoTokenizer.from_pretrained(adapter)("the green bird")["input_ids"]
 
 
 def test_merge_does_not_replace_other_folders(adapter, tmp_path):

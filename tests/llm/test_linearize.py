@@ -383,6 +383,9 @@ def test_an_invalid_checkpoint_is_rejected_before_anything_is_written(folder, te
 def test_a_missing_model_is_rejected(tmp_path):
     with pytest.raises(SubquadError, match="no such file or folder; MODEL is a Hugging Face folder"):
         locate("nothing-8b")
+    for mistyped in ("smolm2", "SmolLM2"):
+        with pytest.raises(SubquadError, match=rf"{mistyped}: no such file or folder; did you mean smollm2\? MODEL is"):
+            locate(mistyped)
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(SubquadError, match=r"a model is a folder or a .gguf file"):
         locate(tmp_path / "model.bin")
@@ -432,7 +435,9 @@ def test_a_tokenizer_of_another_model_is_rejected(folder, text, tmp_path):
 
 @pytest.mark.slow
 def test_more_tokens_than_the_model_supports_are_rejected(run):
-    with pytest.raises(SubquadError, match=r"--max-new-tokens 5000: together with the \d tokens .*211 tokens"):
+    with pytest.raises(
+        SubquadError, match=r"--max-new-tokens 5000: together with the prompt \(\d tokens\) .*211 tokens"
+    ):
         subquad.llm.generate(run, "the green bird", GenerateSettings(max_new_tokens=5000))
 
 
@@ -470,3 +475,12 @@ def test_the_published_recipe_is_shipped_and_flags_replace_its_entries(folder, t
     assert (settings["lora_rank"], settings["lora_targets"]) == (8, ["q_proj", "k_proj", "v_proj", "o_proj"])
     assert (settings["gradient_accumulation"], settings["schedule"]) == (8, "plateau")
     assert (settings["transfer_learning_rate"], settings["lora_learning_rate"]) == (1e-2, 1e-4)
+
+
+def test_a_text_is_not_measured_that_is_learned(folder, text, tmp_path):
+    copy = tmp_path / "other_name.txt"
+    copy.write_bytes(text.read_bytes())
+    message = r"--eval-text .*other_name.txt is the same text as --text .*words.txt; give another one"
+    with pytest.raises(SubquadError, match=message):
+        subquad.llm.linearize(folder, text, eval_text=copy, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

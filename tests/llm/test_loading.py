@@ -148,9 +148,12 @@ def test_a_damaged_model_is_refused(run, tmp_path, damage):
     shutil.copytree(run, copy)
     damage(copy)
     with pytest.raises(
-        SubquadError, match=r"copy.*(: .+\.json.* is missing or damaged \(.+\); linearize again|cut short)"
+        SubquadError, match=r"copy.*(: .+\.json.* is missing or damaged \(.+\); linearize again|cut short|is missing)"
     ):
         subquad.llm.load(copy)
+    if not (copy / "tokenizer.json").exists():
+        with pytest.raises(SubquadError, match=r"tokenizer\.json is missing; copy it from the original checkpoint"):
+            subquad.llm.load(copy)
 
 
 def test_layers_for_lora_are_checked_before_training():

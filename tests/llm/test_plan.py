@@ -406,7 +406,7 @@ def test_invalid_settings_are_rejected():
                 PlanSettings(**wrong)
     with pytest.raises(SubquadError, match="--sequence-length must be at least 2, got 1"):
         PlanSettings(sequence_length=1)
-    with pytest.raises(SubquadError, match="--sequence-length 8193: llama-3-8b supports at most 8192 tokens"):
+    with pytest.raises(SubquadError, match="--sequence-length 8193: llama-3-8b supports at most 8,192 tokens"):
         estimate_costs("llama-3-8b", PlanSettings(sequence_length=8193))
 
 

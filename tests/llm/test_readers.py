@@ -139,11 +139,12 @@ def test_the_context_of_a_question_is_optional(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"  \n", "a.txt: the file is empty"),
+        ("a.txt", b"  \n", "a.txt: the file has no text, only white space"),
         ("a.txt", b"", "a.txt: the file is empty"),
-        ("a.txt.gz", b" \n", "a.txt.gz: the file is empty"),
-        ("a.jsonl", b"\n \n", "a.jsonl: the file is empty"),
-        ("a.json", b"[]", "a.json: the file is empty"),
+        ("a.txt.gz", b" \n", "a.txt.gz: the file has no text, only white space"),
+        ("a.txt.gz", b"", "a.txt.gz: the file is empty"),
+        ("a.jsonl", b"\n \n", "a.jsonl: the file has no rows"),
+        ("a.json", b"[]", "a.json: the file has no rows"),
         ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         ("a.txt", b"x" * 65_535 + b"\xc3\xc3", "a.txt: byte 65535 is not UTF-8"),
         ("a.txt", b"end \xc3", "a.txt: byte 4 is not UTF-8"),
@@ -227,10 +228,15 @@ def test_a_parquet_file_without_the_column_is_rejected_with_its_columns(tmp_path
         list(read_documents(path, "score"))
 
 
-def test_a_parquet_file_without_rows_is_empty(tmp_path):
+def test_a_folder_is_refused_with_the_way_to_name_its_files(tmp_path):
+    with pytest.raises(SubquadError, match=rf"{tmp_path}: is a folder; name its files, such as {tmp_path}/\*\.txt"):
+        read_documents(tmp_path)
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
-    with pytest.raises(SubquadError, match=r"a.parquet: the file is empty"):
+    with pytest.raises(SubquadError, match=r"a.parquet: the file has no rows"):
         read_documents(path)
 
 

@@ -26,6 +26,7 @@ from subquad.llm.serving.settings import GenerateSettings, ServeSettings
 from subquad.llm.serving.state_files import read_state
 
 CONTEXT = 50_000
+ASKED = {"role": "user", "content": "the green bird"}
 
 
 @pytest.fixture(scope="module")
@@ -236,27 +237,50 @@ def test_several_prompts_in_one_request_are_answered_in_their_order(client):
     [
         ({"prompt": ""}, "prompt", "there is no text to continue"),
         ({"prompt": [[5, 283]]}, "prompt", "283 is not a token; the model's tokens are 0 to 282"),
-        ({"prompt": "bird " * 60_000}, "prompt", r"exceed the maximum of 50000 tokens \(--max-context\)"),
-        ({"max_tokens": CONTEXT}, "prompt", "and 50000 of the answer exceed the maximum of 50000"),
+        ({"prompt": "bird " * 60_000}, "prompt", r"exceed the maximum of 50,000 tokens \(--max-context\)"),
+        ({"max_tokens": CONTEXT}, "prompt", r"and the answer \(50,000\) exceed the maximum of 50,000"),
         ({"max_tokens": 0}, "max_tokens", "must be at least 1, or with echo at least 0, got 0"),
-        ({"max_tokens": -1, "echo": True}, "max_tokens", "greater than or equal to 0, got -1"),
-        ({"temperature": 2.5}, "temperature", "less than or equal to 2, got 2.5"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
-        ({"n": 5}, "n", "less than or equal to 4"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens", "must be at least 1, or with echo at least 0, got -1"),
+        ({"temperature": 2.5}, "temperature", "temperature: must be at most 2, got 2.5"),
+        ({"temperature": float("nan")}, "temperature", "temperature: must be a number, got NaN"),
+        ({"temperature": "hot"}, "temperature", 'temperature: must be a number, got "hot"'),
+        ({"top_p": 0}, "top_p", "must be greater than 0, got 0"),
+        ({"n": 5}, "n", "must be at most 4, got 5"),
+        ({"seed": 1.5}, "seed", "seed: must be a whole number, got 1.5"),
+        ({"stream": "often"}, "stream", 'stream: must be true or false, got "often"'),
         ({"stop": list("abcde")}, "stop", "stop: at most 4 stop strings are allowed, got 5"),
-        ({"stop": ["a", ""]}, "stop", "at least 1 character"),
-        ({"logprobs": 21}, "logprobs", "less than or equal to 20, got 21"),
-        ({"min_p": 1.5}, "min_p", "less than or equal to 1, got 1.5"),
-        ({"top_k": -2}, "top_k", "greater than or equal to -1, got -2"),
+        ({"stop": ["a", ""]}, "stop", 'stop: must not be empty, got ""'),
+        ({"logprobs": 21}, "logprobs", "must be at most 20, got 21"),
+        ({"min_p": 1.5}, "min_p", "must be at most 1, got 1.5"),
+        ({"top_k": -2}, "top_k", "must be at least -1, got -2"),
         ({"response_format": {"type": "json_object"}}, "response_format", "response_format is not supported; leave it"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported"),
         ({"temprature": 0.5}, "temprature", "no field 'temprature'; did you mean 'temperature'?"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "requires stream: true"),
-        ({"prompt": None}, "prompt", "valid string"),
+        ({"stream": True, "stream_options": {"usage": 1}}, "stream_options.usage", "usage: there is no such field"),
+        ({"prompt": None}, "prompt", "prompt: must be a string, a list of strings, a list of tokens .*, got null"),
+        ({"prompt": [1, {"a": 2}]}, "prompt", "or a list of such lists, got "),
+        ({"messages": []}, "messages", r"messages: must not be empty, got \[\]"),
+        ({"messages": "hello"}, "messages", 'messages: must be a list, got "hello"'),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing; give the text of the message"),
+        ({"messages": [ASKED, "x"]}, "messages[1]", r'messages\[1\]: must be an object, got "x"'),
+        ({"messages": [ASKED, {"role": "wizard"}]}, "messages[1].role", "must be 'system', 'dev.*, got \"wizard\""),
+        ({"messages": [ASKED, {"role": "user", "content": 3}]}, "messages[1].content", "parts of type text, got 3"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]},
+            "messages[0].content[1].type",
+            "must be 'text', got \"image_url\"",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "messages[0].tool_calls",
+            "is not supported",
+        ),
     ],
 )
 def test_an_invalid_request_is_rejected_with_the_fields_name(server, change, field, message):
-    status, body = ask(server, "/v1/completions", {"model": "tiny", "prompt": "the", "max_tokens": 3, **change})
+    path, given = ("/v1/chat/completions", {}) if "messages" in change else ("/v1/completions", {"prompt": "the"})
+    status, body = ask(server, path, {"model": "tiny", "max_tokens": 3, **given, **change})
     assert status == 400
     error = body["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", field)
@@ -271,7 +295,7 @@ def test_an_invalid_request_is_rejected_with_the_fields_name(server, change, fie
         ("/v1/completions", {"prompt": ["a", "\ud800"]}, "prompt"),
         ("/v1/completions", {"prompt": "a", "stop": "\udfff"}, "stop"),
         ("/v1/completions", {"prompt": "a", "\ud800": 1}, None),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
     ],
 )
 def test_a_lone_surrogate_is_an_error_of_the_request(server, path, body, field):
@@ -310,7 +334,7 @@ def test_a_server_with_a_key_answers_only_those_who_send_it(bytewise, monkeypatc
     with pytest.raises(SubquadError, match="SUBQUAD_API_KEY is set but empty"):
         make_app(linear_model(), bytewise, ServeSettings(max_context=9))
     monkeypatch.delenv("SUBQUAD_API_KEY")
-    with pytest.raises(SubquadError, match="--max-context 100004: the model supports at most 100003 tokens"):
+    with pytest.raises(SubquadError, match="--max-context 100004: the model supports at most 100,003 tokens"):
         make_app(linear_model(), bytewise, ServeSettings(max_context=100_004))
 
 
@@ -345,7 +369,12 @@ def test_fields_without_an_effect_are_accepted(server):
 
 
 def test_other_errors_have_the_same_body(server):
-    assert ask(server, "/v1/completions", b"{")[1]["error"]["message"].startswith("the body is not JSON")
+    for body, message in (
+        (b'{"model": "tiny" 3}', "the body is not JSON: Expecting ',' delimiter at character 17"),
+        (b'{"model": "caf\xe9"}', "the body is not UTF-8"),
+    ):
+        status, reply = ask(server, "/v1/completions", body)
+        assert (status, reply["error"]["message"]) == (400, message)
     status, body = ask(server, "/v1/embeddings", {})
     assert (status, body["error"]["message"]) == (404, "POST /v1/embeddings: Not Found")
     status, body = ask(server, "/v1/completions", {"model": "huge", "prompt": "the"})
@@ -482,6 +511,25 @@ def test_the_command_serves_until_it_is_stopped(served, how):
             assert [event.choices[0].finish_reason for event in stream][-1] == "length"
         message = process.stderr.read()
     assert process.returncode == (0 if how == signal.SIGINT else -signal.SIGTERM)
+    assert "Traceback" not in message
+
+
+@pytest.mark.slow
+def test_a_request_that_outlasts_the_shutdown_gets_an_error(served):
+    command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
+    arguments = ["llm", "serve", str(served), "--port", "0", "--shutdown-timeout", "1"]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    with process:
+        address = process.stderr.readline().split()[2]
+        with openai.OpenAI(base_url=address, api_key="none", max_retries=5) as client:
+            stream = completion(client, model="small", max_tokens=40_000, stream=True)
+            next(iter(stream))
+            os.kill(process.pid, signal.SIGINT)
+            with pytest.raises(openai.APIError, match="the server was stopped, or has failed"):
+                list(stream)
+        message = process.stderr.read()
+    assert process.returncode == 0
+    assert message.count("1 unfinished request was ended") == 1
     assert "Traceback" not in message
 
 

@@ -73,9 +73,9 @@ def test_the_command_reads_a_prompt_from_standard_input(run, tmp_path, capsys, m
     found = capsys.readouterr()
     assert not found.out
     assert "the prompt has" in found.err
-    monkeypatch.setattr(sys, "stdin", io.StringIO("half of \ud83d"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("half of \udce9"))
     assert main(command) == 2
-    assert "standard input: character 8 of the text is a lone surrogate" in capsys.readouterr().err
+    assert "standard input: the byte at character 8 is not UTF-8; give the text as UTF-8" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
     assert main([*command, "--save-state", str(tmp_path / "state")]) == 2
     assert "exists already" in capsys.readouterr().err

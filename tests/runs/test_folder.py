@@ -1,8 +1,10 @@
 """Run folders: files that are written, folders that are refused, and outputs that are never half-written."""
 
+import errno
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,
     check_output,
+    create_folder,
     fingerprint,
     read_json,
     read_tensors,
@@ -77,10 +80,24 @@ def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
 def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
     assert not open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
     assert open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
-    with pytest.raises(SubquadError, match=r"other settings \(seed was 3 and is 4\); use the same"):
+    with pytest.raises(SubquadError, match=r"other settings \(--seed was 3 and is 4\); use the same"):
         open_run(tmp_path, kind="bio", settings={"seed": 4, "rate": 0.1})
     with pytest.raises(SubquadError, match="an unfinished run of subquad bio"):
         open_run(tmp_path, kind="hep", settings={"seed": 3, "rate": 0.1})
+
+
+def test_settings_that_differ_are_named_by_their_flags_also_inside_others(tmp_path):
+    begun = {"table": "a.csv", "lora_tokens": 7, "attention": {"window": 64, "cache": 5}}
+    open_run(tmp_path, kind="llm", settings=begun)
+    message = (
+        r"\(--attention\.window was 64 and is 32; --lora-tokens was 7 and is 5; table was 'a.csv' and is 'b.csv'\)"
+    )
+    with pytest.raises(SubquadError, match=message):
+        open_run(
+            tmp_path,
+            kind="llm",
+            settings={"table": "b.csv", "lora_tokens": 5, "attention": {"window": 32, "cache": 5}},
+        )
 
 
 def test_a_folder_that_subquad_did_not_write_is_never_touched(tmp_path):
@@ -255,6 +272,25 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, m
             patch.setattr("os.access", lambda path, mode: False)
             with pytest.raises(SubquadError, match="no permission to write in"):
                 check(tmp_path / "out")
+    with pytest.raises(SubquadError, match=r"is a file, not a folder; choose another --save-state"):
+        check_output(tmp_path / "table.csv" / "out", force=False, flag="--save-state")
+
+
+def test_a_folder_that_the_system_does_not_create_is_reported_with_its_flag(tmp_path, monkeypatch):
+    def refused(*args, **options):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    message = r"out: cannot create the output folder \(No such file or directory\); choose another --workspace"
+    with pytest.raises(SubquadError, match=message):
+        create_folder(tmp_path / "out", flag="--workspace")
+    # a full disk has a message of its own
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space left"):
+        create_folder(tmp_path / "out")
 
 
 def test_weights_have_the_permissions_of_other_files(tmp_path):

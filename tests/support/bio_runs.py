@@ -134,5 +134,5 @@ def folder(directory, task_type, **options):
     tensors = {"w": torch.zeros(1)}
     metrics = dict(finished_run.metrics)
     write_json(run.directory / "bootstrap.json", metrics.pop("bootstrap"))
-    run.finish(config=config, tensors=tensors, metrics=metrics, card=card(finished_run), report="")
+    run.finish(config=config, tensors=tensors, metrics=metrics, card=card(finished_run), report=lambda: "")
     return finished_run

@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
         backward(loss)
         return {"loss": loss}
 
-    with pytest.raises(SubquadError, match=r"fit: the loss is nan after 1 steps; use a smaller learning rate"):
+    with pytest.raises(SubquadError, match=r"fit: the loss is nan after step 1; use a smaller learning rate"):
         train(
             model,
             batches=lambda epoch: [0],

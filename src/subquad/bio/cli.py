@@ -291,7 +291,9 @@ def guides(
     page: Output[Path | None] = None,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
-    """List all CRISPR guides of the genes of a FASTA file on both strands, scored and ranked by a fitted model.
+    """List all CRISPR guides of the genes of a FASTA file, scored and ranked by a fitted model.
+
+    Guides of Cas9 and Cas12a are searched on both strands, those of Cas13 on the transcripts as they are given.
 
     For example:
 

@@ -10,7 +10,9 @@ from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSettings
 from subquad.llm.settings import LinearizeSettings
-from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
+from subquad.runs.folder import check_unfinished
+from subquad.runs.options import FolderOptions, Input, Model, Output, RunOptions
+from subquad.runs.storage import check_present
 
 __all__ = ["app"]
 
@@ -42,6 +44,9 @@ def linearize(
         text: Training text: .txt, .md, .jsonl or .json, also as .gz, or .parquet, with texts or conversations.
         eval_text: Text on which perplexity is measured. Default: the last tenth of the training text.
     """
+    check_present(*text, *(eval_text or ()))
+    if not options.force:
+        check_unfinished(options.out)
     from subquad.llm.commands.linearize import linearize as run_linearize
     from subquad.train.distributed import processes
 
@@ -93,7 +98,7 @@ def merge(
     *,
     base: Model[str | None] = None,
     standalone: Output[bool] = False,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[FolderOptions, FLAGS],
 ) -> None:
     """Merge an adapter into its checkpoint, and write the whole model.
 
@@ -192,13 +197,15 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
 
 @app.command
 def evaluate(
-    *runs: Path,
+    runs: list[Path],
+    /,
+    *,
     text: Input[Files] = None,
     data: Input[Path | None] = None,
     teacher: Model[str | None] = None,
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     extend: Output[bool] = False,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[FolderOptions, FLAGS],
 ) -> None:
     """Compare linearized models with controls: the teacher, the window alone, and the student without linear branch.
 
@@ -216,6 +223,7 @@ def evaluate(
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
+    check_present(*(text or ()))
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(
@@ -227,15 +235,21 @@ def evaluate(
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.llm.plots.evaluation_tables import perplexity_text
     from subquad.llm.plots.linearize_page import labels
     from subquad.reporting.tables import print_table
     from subquad.runs.storage import read_json
 
     names = labels(read_json(out / "evaluations.json")["about"])
-    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in names.items() if name in metrics["test"]]
+    found = {name: one["perplexity"] for name, one in metrics["test"].items()}
+    rows = [[label, perplexity_text(found[name])] for name, label in names.items() if name in found]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
-    print(f"Trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens in {seconds['total']:.0f} s.")
+    trained = sum(seconds[stage] for stage in tokens)
+    print(
+        f"Trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens in {trained:.0f} s "
+        f"({seconds['total']:.0f} s with loading and evaluation)."
+    )
     print(f"Wrote {out}; open {out / 'report.html'}.")
     print(f'Next: subquad llm generate {out} --prompt "Once upon a time"')
 

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
+__all__ = ["ADAPTER_TYPE", "MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
 
 MODEL_TYPE = "subquad"
 """`model_type` in the config of a linearized model."""
+ADAPTER_TYPE = "subquad_adapter"
+"""`model_type` in the config of an adapter."""
 DEFAULT_MINUTES = 10.0
 SINKS = 4
 """Default number of attention sinks."""

@@ -2,12 +2,12 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subquad import __version__
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, flag_name
 from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     CHECKSUM,
@@ -30,6 +30,7 @@ __all__ = [
     "FORMAT",
     "Run",
     "check_run_folder",
+    "check_unfinished",
     "check_weights",
     "load_config",
     "load_tensors",
@@ -40,6 +41,8 @@ __all__ = [
 FORMAT = 1
 """Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
 
+WITHOUT_FLAG = ("data", "files", "model", "processes", "table", "validation")
+"""Settings of a run that the command line takes without a flag, or not at all."""
 CONFIG, WEIGHTS, METRICS, REPORT, CARD = (
     "config.json",
     "model.safetensors",
@@ -143,16 +146,13 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
     stamp = stamp_of(read_json(directory / CONFIG), directory)
     if force:
         return
-    if (directory / METRICS).is_file():
-        raise SubquadError(
-            f"{directory}: holds a finished run; choose another folder with --out, or overwrite it with --force"
-        )
+    check_unfinished(directory)
     if stamp.get("kind") != kind:
         raise SubquadError(
             f"{directory}: holds an unfinished run of subquad {stamp.get('kind')}; use --force to replace it"
         )
     begun = stamp.get("settings", {})
-    changed = sorted(name for name in {*begun, *wanted} if begun.get(name) != wanted.get(name))
+    changed = list(_differences(begun, wanted))
     if changed:
         if set(begun) != set(wanted):
             raise SubquadError(
@@ -162,13 +162,39 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
         lines = "; ".join(
             "the contents of an input file have changed"
             if "fingerprint" in name
-            else f"{name} was {begun[name]!r} and is {wanted[name]!r}"
-            for name in changed
+            else f"{name if name in WITHOUT_FLAG else flag_name(name)} was {before!r} and is {now!r}"
+            for name, before, now in changed
         )
         raise SubquadError(
             f"{directory}: holds an unfinished run with other settings ({lines}); "
             "use the same settings to resume it, or --force to start again"
         )
+
+
+def check_unfinished(out: Path | str) -> None:
+    """Check that a folder holds no finished run; `check_run_folder` does too, but needs the settings of the new one.
+
+    Raises:
+        SubquadError: It holds one.
+    """
+    directory = Path(out)
+    if (directory / METRICS).is_file() and (directory / CONFIG).is_file():
+        stamp_of(read_json(directory / CONFIG), directory)
+        raise SubquadError(
+            f"{directory}: holds a finished run; choose another folder with --out, or overwrite it with --force"
+        )
+
+
+def _differences(
+    begun: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name and both values of each setting that differs, also inside others, as in `attention.window`."""
+    for name in sorted({*begun, *wanted}):
+        before, now = begun.get(name), wanted.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            yield prefix + name, before, now
 
 
 def _clear(directory: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, check_writable, temporaries_of
+from subquad.runs.storage import as_folder, check_writable, create_folder, temporaries_of
 
 __all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
 
@@ -42,12 +42,12 @@ def lock_folder(out: Path | str, *, flag: str = "--out") -> Iterator[None]:
         SubquadError: Another process holds the lock, or the folder cannot be written.
     """
     folder = as_folder(out)
-    check_writable(folder)
+    check_writable(folder, flag=flag)
     if os.environ.get("RANK", "0") != "0":
         yield
         return
     created = [own for own in (folder, *folder.parents) if not own.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    create_folder(folder, flag=flag)
     file = _acquire(folder, flag)
     try:
         yield

@@ -8,7 +8,7 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError
 
-__all__ = ["Input", "Model", "Output", "OutputOptions", "RunOptions", "SeededOptions", "Training"]
+__all__ = ["FolderOptions", "Input", "Model", "Output", "OutputOptions", "RunOptions", "SeededOptions", "Training"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,14 @@ class OutputOptions:
     """Overwrite an existing output."""
     quiet: Output[bool] = False
     """Print no progress and no results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(OutputOptions):
+    """Options of a command that writes a folder without drawing random numbers."""
+
+    out: Output[Path]
+    """Output folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

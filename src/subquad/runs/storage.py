@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKSUM",
+    "DISK_FULL",
     "as_file",
     "as_folder",
     "atomic",
     "check_output",
+    "check_present",
     "check_writable",
+    "create_folder",
     "fingerprint",
     "plain",
     "read_json",
@@ -49,6 +52,8 @@ MARK = "subquad-"
 """In the names of temporary folders, by which those of killed processes are recognised."""
 CHECKSUM = "crc32"
 """Entry in the header of safetensors files, against accidental changes of header and numbers."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of the operating system when there is no space."""
 
 
 @contextmanager
@@ -91,8 +96,8 @@ def remove_temporaries(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_writable(path: Path | str) -> None:
-    """Check that an output can be written, before any work.
+def check_writable(path: Path | str, *, flag: str = "--out") -> None:
+    """Check that an output, which `flag` names, can be written, before any work.
 
     Raises:
         SubquadError: The nearest folder above it is a file, or must not be written to.
@@ -100,9 +105,25 @@ def check_writable(path: Path | str) -> None:
     above = Path(path).absolute()
     above = next(parent for parent in (above if above.is_dir() else above.parent, *above.parents) if parent.exists())
     if not above.is_dir():
-        raise SubquadError(f"{path}: {above} is a file, not a folder; choose another --out")
+        raise SubquadError(f"{path}: {above} is a file, not a folder; choose another {flag}")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise SubquadError(f"{path}: no permission to write in {above}; choose another --out")
+        raise SubquadError(f"{path}: no permission to write in {above}; choose another {flag}")
+
+
+def create_folder(path: Path, *, flag: str = "--out") -> None:
+    """Create an output folder, which `flag` names, and those above it, unless it exists.
+
+    Raises:
+        SubquadError: The system does not allow it, as in /proc.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SubquadError(
+            f"{path}: cannot create the output folder ({error.strerror}); choose another {flag}"
+        ) from error
 
 
 def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
@@ -117,11 +138,22 @@ def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
         SubquadError: The output exists and `force` is off, or it cannot be written.
     """
     path = Path(path)
-    check_writable(path)
+    check_writable(path, flag=flag)
     is_there = any(path.iterdir()) if path.is_dir() else path.exists()
     if is_there and not force:
         raise SubquadError(f"{path}: exists already; choose another {flag}, or overwrite it with --force")
     return path
+
+
+def check_present(*inputs: Path | str) -> None:
+    """Check that inputs exist, before libraries are imported for seconds; the readers check the rest.
+
+    Raises:
+        SubquadError: Some are missing.
+    """
+    missing = [str(path) for path in inputs if not Path(path).exists()]
+    if missing:
+        raise SubquadError("\n".join(f"{path}: no such file" for path in missing))
 
 
 def check_not_inside(out: Path | str, *inputs: Path | str | None, flag: str) -> None:

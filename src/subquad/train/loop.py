@@ -275,7 +275,7 @@ class _Trainer:
         state.sums, state.count = {}, 0
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise SubquadError(
-                f"{self.name}: the loss is {metrics['loss']} after {self.state.step} steps; "
+                f"{self.name}: the loss is {metrics['loss']} after step {self.state.step:,}; "
                 "use a smaller learning rate, or --precision float32 if another precision was chosen"
             )
         self._record(metrics)

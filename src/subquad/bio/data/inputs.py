@@ -34,6 +34,8 @@ __all__ = [
     "read_inputs",
 ]
 
+LONGEST = 4
+"""Letters of the longest text, such as `null`, that stands for a missing sequence."""
 FEW_OTHERS = 0.05
 """If at most this fraction of the sequences has another length, it is likely an error or a deletion."""
 
@@ -110,7 +112,10 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     wild, is_training = options.wild_type, options.schema is None
     if wild is not None and is_training:
         wild = read_sequence(wild, "--wild-type")
-    texts, remarks = (None, []) if options.sequence is None else _upper_case(column_of(frame, options.sequence))
+    texts, remarks = None, []
+    if options.sequence is not None:
+        _check_present(path, column_of(frame, options.sequence))
+        texts, remarks = _upper_case(column_of(frame, options.sequence))
     if texts is None and wild is None:
         raise SubquadError(
             f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "
@@ -206,6 +211,16 @@ def _few_other_lengths(lengths: np.ndarray) -> list[str]:
         f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {common:,} ({row} {rows}): "
         f"sequences are not aligned, so positions are not used as features; remove {it} to use them"
     ]
+
+
+def _check_present(path: Path | str, column: pd.Series) -> None:
+    """Check that no cell says that its sequence is missing: among longer sequences NA is no peptide."""
+    text = column.str.strip()
+    missing = np.flatnonzero(is_missing(column) & (text != "").to_numpy()) if text.str.len().median() > LONGEST else []
+    raise_errors(
+        f"{path}: {len(missing):,} rows have no sequence in column {column.name!r}; complete or remove them",
+        [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
+    )
 
 
 def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions) -> tuple[list[str] | None, str]:

@@ -1,1 +1,1 @@
-"""Search for CRISPR guides on both strands, and their off-targets."""
+"""Search for CRISPR guides, and their off-targets."""

@@ -1,4 +1,4 @@
-"""Target sites of a nuclease on both strands of a sequence, and counts of similar sites. Vectorized, in bounded memory.
+"""Target sites of a nuclease in a sequence, and counts of similar sites. Vectorized, in bounded memory.
 
 Axes: S sites, W letters of a window. Codes are A 0, C 1, G 2, T and U 3, all others 4. A protospacer is the site that a
 guide binds, in the direction of its own strand; in DNA it has the sequence of the guide.

@@ -177,7 +177,7 @@ class Estimator(BaseEstimator):
             tensors=network_tensors({kind: ensemble}),
             metrics={"selected": ensemble.selected, "cpu_seconds": {kind: round(ensemble.cpu_seconds, 2)}},
             card=f"# {title}\n\n{lead}\n",
-            report=page(title, lead=lead, sections=[]),
+            report=lambda: page(title, lead=lead, sections=[]),
         )
 
     @classmethod

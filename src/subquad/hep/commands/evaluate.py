@@ -274,7 +274,7 @@ def _variation_notes(settings: EvaluateSettings) -> list[str]:
         return []
     return [
         f"Systematic variations of the particles: {', '.join(settings.vary)}, with seed {settings.seed}; features are "
-        "recomputed from the varied momenta, and gradient boosting and external scores are not varied."
+        "recomputed from the varied momenta, and external scores are not varied."
     ]
 
 

@@ -214,7 +214,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             tensors=network_tensors(self.net_, layout),
             metrics={"validation": self.validation_},
             card=f"# Jet tagger\n\n{lead}\n",
-            report=page("Jet tagger", lead=lead, sections=[]),
+            report=lambda: page("Jet tagger", lead=lead, sections=[]),
         )
 
     @classmethod

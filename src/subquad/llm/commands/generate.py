@@ -55,7 +55,7 @@ def generate(
     try:
         check_characters(text)
     except SubquadError as error:
-        raise SubquadError(f"{'standard input' if prompt is None else '--prompt'}: {error}") from error
+        raise SubquadError(f"--prompt: {error}") from error
     model, tokenizer = load_for_generation(run, settings)
     if state is not None or target is not None:
         check_has_state(model)
@@ -81,8 +81,15 @@ def generate(
 
 def _standard_input() -> str:
     try:
-        return sys.stdin.read()
+        text = sys.stdin.read()
+        # in some locales Python passes other bytes on as lone surrogates
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SubquadError(
+            f"standard input: the byte at character {error.start} is not UTF-8; give the text as UTF-8"
+        ) from error
     except UnicodeDecodeError as error:
         raise SubquadError(
             f"standard input: byte {error.start} is not {error.encoding}; give the text as UTF-8"
         ) from error
+    return text

@@ -8,7 +8,8 @@ from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bar
 from subquad.llm.models.loading import load
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
-from subquad.runs.storage import as_folder, check_not_inside, check_output
+from subquad.runs.folder import CARD, REPORT
+from subquad.runs.storage import as_folder, check_not_inside, check_output, create_folder
 
 __all__ = ["merge"]
 
@@ -35,7 +36,7 @@ def merge(
     Raises:
         SubquadError: The adapter cannot be loaded, or `out` exists.
     """
-    out = check_output(as_folder(out), force=force)
+    given, out = out, check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
     check_not_inside(out, adapter, flag="ADAPTER")
@@ -45,16 +46,22 @@ def merge(
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    create_folder(out.parent)
+    temporary.mkdir()
     if standalone:
         write_code(temporary, model)
     with without_progress_bars():
         model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    for name in (CARD, REPORT):
+        if (Path(adapter) / name).is_file():
+            # the model card, and the figures to which it refers
+            shutil.copyfile(Path(adapter) / name, temporary / name)
     if (Path(adapter) / CONTROLS).is_dir():
         # for `evaluate`
         shutil.copytree(Path(adapter) / CONTROLS, temporary / CONTROLS)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
     if not quiet:
-        print(f"Wrote {out}.")
+        print(f"Wrote {given}.")
+        print(f'Next: subquad llm generate {given} --prompt "Once upon a time"')

@@ -76,9 +76,11 @@ def open_documents(
         on_progress: Called with the number of bytes read.
 
     Raises:
-        SubquadError: There is no such file, its type is unknown, or it is empty; while the documents are read, for all
-            invalid rows.
+        SubquadError: There is no such file, its type is unknown, or it has no text; while the documents are read, for
+            all invalid rows.
     """
+    if path.is_dir():
+        raise SubquadError(f"{path}: is a folder; name its files, such as {path / '*.txt'}")
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
     suffix = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
@@ -134,7 +136,7 @@ def _documents(
         if not errors:
             yield from documents
     if not count:
-        raise SubquadError(f"{path}: the file is empty")
+        raise SubquadError(f"{path}: the file has no rows")
     of = f"of the first {count}" if len(errors) == MAX_ERRORS else f"of {count}"
     # if all rows are invalid, their format is unknown
     known = f"; rows may have {KNOWN_FORMATS}" if len(errors) == count else ""
@@ -204,7 +206,7 @@ def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
             is_empty = is_empty and not block.strip()
             # an empty last block, so that an empty file has a block as well
             if not data and is_empty:
-                raise SubquadError(f"{path}: the file is empty")
+                raise SubquadError(f"{path}: the file {'has no text, only white space' if position else 'is empty'}")
             on_progress(tell())
             yield block
             if not data:

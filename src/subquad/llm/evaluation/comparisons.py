@@ -16,9 +16,10 @@ __all__ = ["compare"]
 
 NO_GAP = "teacher and window do not differ significantly: there is no gap to close"
 FEWEST, FEWEST_RATES = 4, 20
-"""Items from which on a gap is computed, of losses and of rates."""
+"""Sequences and items from which on a gap is computed, of losses and of rates."""
 NO_WINDOW = "no window was measured"
-TOO_FEW = "too few items or sequences to measure a gap (fewer than {})"
+TOO_FEW = f"too few sequences to measure a gap in loss (fewer than {FEWEST})"
+TOO_FEW_RATES = f"too few items to measure a gap in accuracy (fewer than {FEWEST_RATES})"
 
 Interval = tuple[float, float]
 
@@ -82,9 +83,9 @@ def _gap_closed(
 
     `ends` are the names of teacher and window.
     """
-    fewest = FEWEST_RATES if is_rate else FEWEST
+    fewest, reason = (FEWEST_RATES, TOO_FEW_RATES) if is_rate else (FEWEST, TOO_FEW)
     if gap is None or len(column[STUDENT]) < fewest:
-        return {**_estimate(None), "reason": TOO_FEW.format(fewest)}
+        return {**_estimate(None), "reason": reason}
     if gap[0] <= 0 <= gap[1]:
         return {**_estimate(None), "reason": NO_GAP}
     student, teacher, window = (column[role].mean() for role in (STUDENT, *ends))

@@ -102,7 +102,7 @@ def measurements_of(
 
 def _check_length(model: EvaluatedModel, length: int, flag: str) -> None:
     if model.longest and length > model.longest:
-        raise SubquadError(f"{flag} {length}: {model.folder} supports at most {model.longest} tokens")
+        raise SubquadError(f"{flag} {length}: {model.folder} supports at most {model.longest:,} tokens")
 
 
 def _text(

@@ -188,7 +188,8 @@ def _config(folder: Path) -> dict[str, Any]:
             raise not_linearized(folder)
         case "adapter":
             raise SubquadError(
-                f"{folder}: an adapter; merge it into its checkpoint first: subquad llm merge {folder} --out linear"
+                f"{folder}: this is an adapter; merge it into its checkpoint first: subquad llm merge {folder} "
+                "--out linear"
             )
         case "unfinished":
             raise SubquadError(f"{folder}: this run is not finished; repeat the command that started it")

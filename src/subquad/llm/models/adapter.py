@@ -14,7 +14,6 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError, flag_name, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
 from subquad.llm.models.checkpoints import (
-    ADAPTER_TYPE,
     SMOLLM2,
     checkpoint_kind,
     is_hub_name,
@@ -23,7 +22,7 @@ from subquad.llm.models.checkpoints import (
     open_checkpoint,
 )
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
-from subquad.llm.settings import ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
+from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
 from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain

@@ -1,5 +1,7 @@
 """Makes the type name `subquad` known to transformers, so that `AutoModelForCausalLM` opens linearized models.
 
+An adapter, which it cannot open, is refused with the way to open it.
+
 The config of a linearized model is the base model's own with `base_model_type` and the settings of the hybrid attention
 beside it. The module is imported together with transformers' auto classes (`subquad.llm`), so it imports little itself.
 """
@@ -11,10 +13,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from subquad.errors import unknown
-from subquad.llm.settings import MODEL_TYPE
+from subquad.errors import SubquadError, unknown
+from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 
-__all__ = ["LinearizedConfig"]
+__all__ = ["AdapterConfig", "AdapterError", "LinearizedConfig"]
 
 
 class LinearizedConfig(PreTrainedConfig):
@@ -40,4 +42,27 @@ class LinearizedConfig(PreTrainedConfig):
         return config_class.from_dict(own, **kwargs)
 
 
+class AdapterError(SubquadError, ValueError):
+    """An adapter was opened as a model; a `ValueError` too, after which `AutoTokenizer` opens the tokenizer anyway."""
+
+
+class AdapterConfig(PreTrainedConfig):
+    """The class that transformers finds under the type name of an adapter, which is no model by itself."""
+
+    model_type = ADAPTER_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Refuse the adapter.
+
+        Raises:
+            AdapterError: Always.
+        """
+        raise AdapterError(
+            "this folder holds an adapter: open it with `subquad.llm.load`, or merge it into its checkpoint with "
+            "`subquad llm merge` and open the result"
+        )
+
+
 AutoConfig.register(MODEL_TYPE, LinearizedConfig)
+AutoConfig.register(ADAPTER_TYPE, AdapterConfig)

@@ -20,6 +20,8 @@ from subquad.train.distributed import process_device
 
 __all__ = ["load", "not_linearized", "place", "to_device"]
 
+TOKENIZER = "tokenizer.json"
+
 
 def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Open a linearized model, ready for transformers' `generate`.
@@ -76,7 +78,7 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise SubquadError(
             f"{directory}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; the folder is damaged"
         )
-    with _damage_as_error(directory, "tokenizer.json"):
+    with _damage_as_error(directory, TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     return model.eval(), tokenizer
 
@@ -88,6 +90,8 @@ def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
     except SubquadError:
         raise
     except OF_TRANSFORMERS as error:
+        if files == TOKENIZER and not (directory / TOKENIZER).is_file():
+            raise SubquadError(f"{directory}: {files} is missing; copy it from the original checkpoint") from error
         reason = str(error).split("\n")[0]
         raise SubquadError(f"{directory}: {files} is missing or damaged ({reason}); linearize again") from error
 

@@ -125,7 +125,7 @@ def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) 
     sizes = sizes_of(config, attention, lora_rank=settings.lora_rank)
     if sizes.longest and settings.sequence_length > sizes.longest:
         raise SubquadError(
-            f"--sequence-length {settings.sequence_length}: {config} supports at most {sizes.longest} tokens"
+            f"--sequence-length {settings.sequence_length}: {config} supports at most {sizes.longest:,} tokens"
         )
     blocks = math.ceil(sizes.layers / settings.block_layers)
     return CostEstimate(

@@ -14,6 +14,7 @@ __all__ = [
     "gap_rows",
     "labels",
     "perplexity_rows",
+    "perplexity_text",
     "reasons",
     "task_rows",
 ]
@@ -70,7 +71,8 @@ def _cell(estimate: Estimate, write: Callable[[float], str]) -> str:
     return write(value) if low is None or high is None else f"{write(value)} [{write(low)}, {write(high)}]"
 
 
-def _perplexity(value: float) -> str:
+def perplexity_text(value: float) -> str:
+    """Return a perplexity with at least three digits, and at most two decimals."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -81,7 +83,7 @@ def _percent(value: float) -> str:
 def perplexity_rows(texts: Mapping[str, Any]) -> list[list[str | int]]:
     """Return a row per text: its name, its tokens, and each model's perplexity."""
     return [
-        [name, text["tokens"], *(_cell(estimate, _perplexity) for estimate in text["models"].values())]
+        [name, text["tokens"], *(_cell(estimate, perplexity_text) for estimate in text["models"].values())]
         for name, text in texts.items()
     ]
 

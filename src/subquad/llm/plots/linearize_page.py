@@ -9,7 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
 from subquad.llm.plots.evaluation_tables import LABELS as VARIANTS
-from subquad.llm.plots.evaluation_tables import branch
+from subquad.llm.plots.evaluation_tables import branch, perplexity_text
 from subquad.llm.plots.linearize_figures import bars, curves, has_transfer, layer_choice, layer_errors
 from subquad.llm.training.controls import MODES, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
@@ -117,7 +117,7 @@ def training_blocks(directory: Path) -> list[Block]:
 def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Return the model card, the `README.md` of the folder."""
     names = labels(about)
-    rows = "\n".join(f"| {names[name]} | {value:.2f} |" for name, value in _perplexities(metrics).items())
+    rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in _perplexities(metrics).items())
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
     return f"""{card_metadata(about["model"], teacher)}
@@ -156,7 +156,7 @@ def _sections(
     descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
     table = Table(
         ["attention", "perplexity", "description"],
-        [[names[name], value, descriptions[name]] for name, value in values.items()],
+        [[names[name], perplexity_text(value), descriptions[name]] for name, value in values.items()],
         caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
         f"{about['held_out']}. The highlighted row is the saved model.",
         winner=list(values).index("fine_tuned"),

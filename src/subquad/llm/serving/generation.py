@@ -50,8 +50,8 @@ def check_vocabulary(model: PreTrainedModel, tokens: Sequence[int]) -> None:
     """
     if max(tokens) >= model.config.vocab_size:
         raise SubquadError(
-            f"the tokenizer gives token {max(tokens)}, and the model's tokens are 0 to {model.config.vocab_size - 1}; "
-            "the folder's tokenizer does not belong to its model"
+            f"the tokenizer gives token {max(tokens):,}, and the model's tokens are 0 to "
+            f"{model.config.vocab_size - 1:,}; the folder's tokenizer does not belong to its model"
         )
 
 
@@ -82,7 +82,7 @@ def stream_text(
     # special tokens, such as one at the start of a text, stand in the text that was read already
     tokens = encode(tokenizer, prompt) if after is None else encode_after(tokenizer, prompt)
     if not tokens:
-        raise SubquadError("--prompt is empty: there is no text to continue")
+        raise SubquadError("the prompt (--prompt or standard input) is empty; there is no text to continue")
     check_vocabulary(model, tokens)
     text = tokens if after is None else [*after.tokens, *tokens]
     longest = getattr(model.config, "max_position_embeddings", None)
@@ -92,8 +92,8 @@ def stream_text(
         )
     if longest and len(text) + settings.max_new_tokens > longest:
         raise SubquadError(
-            f"--max-new-tokens {settings.max_new_tokens}: together with the {len(text)} tokens of the prompt this "
-            f"exceeds the model's maximum of {longest} tokens; shorten one of them"
+            f"--max-new-tokens {settings.max_new_tokens}: together with the prompt ({len(text):,} tokens) this exceeds "
+            f"the model's maximum of {longest:,} tokens; shorten one of them"
         )
     if warning := beyond_training(model, len(text) + settings.max_new_tokens):
         say(f"warning: {warning}")

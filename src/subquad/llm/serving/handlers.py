@@ -203,7 +203,7 @@ class RequestHandler:
         wrong = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
             raise RequestError(
-                f"{field}: {wrong} is not a token; the model's tokens are 0 to {self.vocab_size - 1}", field=field
+                f"{field}: {wrong:,} is not a token; the model's tokens are 0 to {self.vocab_size - 1:,}", field=field
             )
 
     def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
@@ -215,8 +215,8 @@ class RequestHandler:
         least = 1 if wanted is None else wanted
         if least > left:
             raise RequestError(
-                f"the {len(prompt)} tokens of the prompt and {least} of the answer exceed the maximum of "
-                f"{self.max_context} tokens (--max-context)",
+                f"the prompt ({len(prompt):,} tokens) and the answer ({least:,}) exceed the maximum of "
+                f"{self.max_context:,} tokens (--max-context)",
                 field="messages" if is_chat else "prompt",
                 code="context_length_exceeded",
             )

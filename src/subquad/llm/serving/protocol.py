@@ -27,6 +27,7 @@ LONE_SURROGATE = "it contains a lone surrogate, which is not a Unicode character
 MOST_CHOICES = 4
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
+FEWEST_TOKENS = "must be at least 1, or with echo at least 0"
 LARGEST = 2**31 - 1
 """Largest whole number that a field takes."""
 IGNORED = {
@@ -69,6 +70,12 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _not_negative(tokens: int) -> int:
+    if tokens < 0:
+        raise ValueError(f"{FEWEST_TOKENS}, got {tokens}")
+    return tokens
+
+
 def _few(stops: list[str]) -> list[str]:
     if len(stops) > MOST_STOPS:
         raise ValueError(f"at most {MOST_STOPS} stop strings are allowed, got {len(stops)}")
@@ -76,6 +83,7 @@ def _few(stops: list[str]) -> list[str]:
 
 
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+NotNegative = Annotated[int, Field(le=LARGEST, json_schema_extra={"minimum": 0}), AfterValidator(_not_negative)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
@@ -154,7 +162,7 @@ class CompletionRequest(_Request):
     """Body of /v1/completions."""
 
     prompt: Text | list[Text] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=0, le=LARGEST)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    max_tokens: NotNegative | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
@@ -166,7 +174,7 @@ class CompletionRequest(_Request):
         """
         super().check_supported()
         if self.max_tokens == 0 and not self.echo:
-            raise RequestError("max_tokens: must be at least 1, or with echo at least 0, got 0", field="max_tokens")
+            raise RequestError(f"max_tokens: {FEWEST_TOKENS}, got 0", field="max_tokens")
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one."""
@@ -210,7 +218,7 @@ class ChatRequest(_Request):
         """Check the fields that this server does not know, in the messages too.
 
         Raises:
-            RequestError: One of them has a value that would change the reply.
+            RequestError: One of them has a value that would change the reply, or a message has no content.
         """
         super().check_supported()
         if self.top_logprobs and not self.logprobs:
@@ -220,6 +228,9 @@ class ChatRequest(_Request):
                 if (message.model_extra or {}).get(name):
                     field = f"messages[{index}].{name}"
                     raise RequestError(f"{field} is not supported", field=field)
+            if message.content is None:
+                field = f"messages[{index}].content"
+                raise RequestError(f"{field} is missing; give the text of the message", field=field)
 
     def most_tokens(self) -> int | None:
         """Return the requested maximum length of the answer."""

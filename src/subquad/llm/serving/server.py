@@ -25,15 +25,9 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
+from subquad.llm.serving.invalid_requests import explain
 from subquad.llm.serving.openapi import describe
-from subquad.llm.serving.protocol import (
-    LONE_SURROGATE,
-    TOO_MANY,
-    ChatRequest,
-    CompletionRequest,
-    RequestError,
-    error_body,
-)
+from subquad.llm.serving.protocol import TOO_MANY, ChatRequest, CompletionRequest, RequestError, error_body
 from subquad.llm.serving.settings import ServeSettings
 
 __all__ = ["api_key", "make_app"]
@@ -71,7 +65,7 @@ def make_app(
     if max_context is None:
         raise SubquadError("the model's config has no max_position_embeddings; give --max-context")
     if longest is not None and max_context > longest:
-        raise SubquadError(f"--max-context {max_context}: the model supports at most {longest} tokens")
+        raise SubquadError(f"--max-context {max_context}: the model supports at most {longest:,} tokens")
     # a copy, since the engine's thread decodes while requests are encoded
     engine = Engine(
         model,
@@ -88,7 +82,7 @@ def make_app(
         max_waiting=settings.max_waiting,
         vocab_size=model.config.vocab_size,
     )
-    app = FastAPI(title="subquad llm serve", lifespan=_lifespan)
+    app = FastAPI(title="subquad llm serve", lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.engine, app.state.max_context = engine, max_context
     _add_routes(app, handler, guard=Depends(_key_check(api_key(settings))))
     app.add_middleware(_Bounded)
@@ -183,7 +177,9 @@ class _EngineMetrics(Collector):
         yield GaugeMetricFamily("subquad_waiting_requests", "Prompts that have not been started.", engine.waiting)
         yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts.", engine.prompt_tokens)
         yield CounterMetricFamily(
-            "subquad_cached_prompt_tokens", "Those whose state was kept from before.", engine.cached_tokens
+            "subquad_cached_prompt_tokens",
+            "Prompt tokens whose state was kept from an earlier request.",
+            engine.cached_tokens,
         )
         yield CounterMetricFamily("subquad_generated_tokens", "Tokens that were generated.", engine.generated_tokens)
 
@@ -281,30 +277,12 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        message, field = _explain(error)
+        message, field = explain(error)
         return _error_reply(message, field=field)
 
     # FastAPI's own is one of these
     @app.exception_handler(StarletteHTTPException)
     async def other(request: Request, error: StarletteHTTPException) -> Response:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            return _error_reply("the body is not UTF-8")
         return _error_reply(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
-
-
-def _explain(error: RequestValidationError) -> tuple[str, str | None]:
-    """Return the message about an invalid request, and the field that it is about."""
-    errors = error.errors()
-    if errors[0]["type"] == "json_invalid":
-        return f"the body is not JSON: {errors[0].get('ctx', {}).get('error', errors[0]['msg'])}", None
-    # a field of several types has an error for each: own checks first, then the type that fits furthest
-    own = [one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]]
-    first = max(own, key=lambda one: (one["type"] in ("value_error", "string_unicode"), len(one["loc"])))
-    field = str(first["loc"][1]) if len(first["loc"]) > 1 else None
-    where = f"{field}: " if field else ""
-    if first["type"] == "string_unicode":
-        return f"{where}{LONE_SURROGATE}", field
-    if first["type"] in ("missing", "model_attributes_type") and not field:
-        return "the body is empty or no JSON object; send one, with the header Content-Type: application/json", None
-    if first["type"] == "value_error":
-        return where + first["msg"].removeprefix("Value error, "), field
-    got = "" if first["type"] == "missing" else f", got {str(first.get('input'))[:100]}"
-    return f"{where}{first['msg']}{got}", field

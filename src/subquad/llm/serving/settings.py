@@ -49,12 +49,13 @@ class ServeSettings(PlacementSettings):
     """How a model is served over HTTP."""
 
     host: Output[str] = "127.0.0.1"
-    """Address to listen on. At any other address everyone who reaches it can use it, unless there is an `--api-key`."""
+    """Address to listen on. At any other address, everyone who can reach it can use the model, unless `--api-key` is
+    set."""
     port: Output[int] = 8000
     """Port to listen on; 0 picks a free one."""
     api_key: Output[str | None] = None
-    """Key that clients have to send. Default: the environment variable SUBQUAD_API_KEY, which other users of the
-    machine cannot see; without it, none."""
+    """Key that clients have to send. Default: the environment variable SUBQUAD_API_KEY (safer, since other users can
+    see command lines). If neither is set, no key is needed."""
     name: Output[str | None] = None
     """Model name for clients. Default: the folder's name."""
     max_batch_size: Model[int] = 32
