@@ -41,7 +41,7 @@ def test_cells_that_say_that_a_sequence_is_missing_are_an_error(tmp_path):
         "  row 11: 'None'",
     ]
     # a peptide among peptides
-    path.write_text("sequence,score\n" + "MK,1.5\n" * 9 + "NA,1.5\n")
+    path.write_text("sequence,score\n" + "MK,1.5\n" * 9 + "NA,0.5\n")
     assert read_table(path, FitSettings(target=("score",), alphabet="protein")).sequences[-1] == "NA"
 
 

@@ -335,7 +335,9 @@ def test_smollm2_reproduces_a_passkey_within_its_window(wide, smollm2, tmp_path)
 
 
 def test_the_memory_of_a_chat_grows_with_softmax_attention_and_not_with_a_state(model, bytewise):
-    linear, softmax = (ChatSession(own, bytewise, GREEDY) for own in (model, tiny_model("llama", vocab_size=283)))
+    teacher = tiny_model("llama", vocab_size=283)
+    teacher.config.max_position_embeddings = 1000
+    linear, softmax = (ChatSession(own, bytewise, GREEDY) for own in (model, teacher))
     assert linear.memory == softmax.memory == 0
     sizes = []
     for question in ("the bird sings " * 20, "a river " * 20):

@@ -35,7 +35,17 @@ def test_linearize_takes_each_recipe_by_its_name(name, monkeypatch, tmp_path):
 
     found = []
     monkeypatch.setattr(module, "linearize", lambda model, text, settings, **_: found.append(settings))
-    command = ["llm", "linearize", "model", "--text", "a.txt", "--out", str(tmp_path / "out"), "--quiet"]
+    (tmp_path / "a.txt").write_text("text")
+    command = [
+        "llm",
+        "linearize",
+        "model",
+        "--text",
+        str(tmp_path / "a.txt"),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     assert main([*command, "--config", name, "--seed", "3"]) == 0
     (settings,) = found
     assert isinstance(settings, LinearizeSettings)

@@ -139,8 +139,8 @@ def hybrid_chunked(
     blocks = -(-T // w)
     L, exact = blocks * w, min(sinks, T) + cache
     window = 0 if window_shape == "none" else 2 * B * Hq * L * (exact + 2 * w) * (K + V)
-    # scores again and the novelty of each token, to choose the cached ones
-    choice = 2 * B * L * K * (Hq * (exact + 2 * w) + Hkv) if cache else 0
+    # scores again, their sums and the novelty of each token, to choose the cached ones
+    choice = 2 * B * L * (Hq * (exact + 2 * w) * (K + 1) + Hkv * K) if cache else 0
     past = 2 * B * (Hf + Hq) * L * F * (V + 1)
     # blocks whose keys are weighted by features: the one before (`sliding`), or that and the query's own
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[window_shape]
