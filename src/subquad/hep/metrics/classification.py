@@ -295,11 +295,11 @@ def rejection_at(
     lowest, highest = clopper_pearson(passed[0], total, CONFIDENCE)
     low, high = 1 / highest, inverse(lowest)
     known = np.isfinite(value)
-    middle = value[known]
+    middle = np.log(value[known])
     # with negative weights a looser cut may have the larger rejection
-    below = np.hypot(np.log(middle / low[known]), np.log(middle / looser[known]).clip(0))
-    above = np.hypot(np.log(high[known] / middle), np.log(tighter[known] / middle).clip(0))
-    low[known], high[known] = middle * np.exp(-below), middle * np.exp(above)
+    below = np.hypot(middle - np.log(low[known]), (middle - np.log(looser[known])).clip(0))
+    above = np.hypot(np.log(high[known]) - middle, (np.log(tighter[known]) - middle).clip(0))
+    low[known], high[known] = np.exp(middle - below), np.exp(middle + above)
     return value, low.clip(1), high
 
 
