@@ -1,5 +1,7 @@
 """Metrics that can be checked by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,6 +16,7 @@ from subquad.hep.metrics.classification import (
     spread,
 )
 from subquad.hep.metrics.weighting import effective_number, weight_note
+from subquad.hep.plots.tables import rejections_table
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 
@@ -34,6 +37,19 @@ def test_rejection_without_background_above_is_a_lower_limit():
     assert got["high"] is None
     # one minus the 15.9 % quantile's root of two jets
     assert got["low"] == pytest.approx(1 / (1 - 0.15865**0.5), rel=1e-3)
+
+
+def test_without_background_above_the_upper_limit_of_the_threshold_a_rejection_has_no_upper_limit():
+    # the fourth of nine signal jets lies below the only background jet, the third above
+    score = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.52, *[0.01] * 9])
+    labels = np.array([1] * 9 + [0] * 10)
+    probabilities = np.stack([1 - score, score], axis=1)
+    got = classification_metrics(probabilities, labels, ("QCD", "top"), "QCD")
+    assert got["rejection"]["top"]["value"] == pytest.approx(10)
+    assert got["rejection"]["top"]["high"] is None
+    model = {"name": "net", "trainings": [got], "spread": spread([got])}
+    (row,) = rejections_table([model], "QCD").rows
+    assert re.fullmatch(r"10\.0  \[\d\.\d, ∞\]", row[2])
 
 
 def test_the_interval_of_a_rejection_covers_the_uncertainty_of_the_threshold():

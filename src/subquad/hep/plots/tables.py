@@ -167,11 +167,14 @@ def _rejection(model: Mapping[str, Any], signal: str) -> str:
     if len(model["trainings"]) == 1:
         if one["value"] is None:
             return f"> {one['low']:,.0f}"
-        return f"{_round(one['value'])}  [{_round(one['low'])}, {_round(one['high'])}]"
+        return f"{_round(one['value'])}  [{_round(one['low'])}, {_limit(one['high'])}]"
     if around["median"] is None:
         return f"> {_round(min(one['rejection'][signal]['low'] for one in model['trainings']))}"
-    most = "∞" if around["max"] is None else _round(around["max"])
-    return f"{_round(around['median'])}  [{_round(around['min'])}, {most}]"
+    return f"{_round(around['median'])}  [{_round(around['min'])}, {_limit(around['max'])}]"
+
+
+def _limit(value: float | None) -> str:
+    return "∞" if value is None else _round(value)
 
 
 def _round(value: float) -> str:
