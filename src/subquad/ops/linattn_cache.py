@@ -211,9 +211,9 @@ def choose(
     for block, queries in enumerate(q.split(window, 2)):
         own = start + block * window
         begins = (own >= before) & (own < after)
-        places = cache + block * window + torch.arange(3 * window, device=q.device)
-        leaving = places[:window].expand(*index.shape[:2], -1)
-        found = evict(marks, inputs[:, :, places[:window]], mass=near[:, :, :window], behind=own - window, sinks=sinks)
+        places = cache + block * window + pair[:window]
+        leaving = places.expand(*index.shape[:2], -1)
+        found = evict(marks, inputs[:, :, places], mass=near[:, :, :window], behind=own - window, sinks=sinks)
         changed = found.marks._replace(mass=DECAY * found.marks.mass)
         candidates = torch.cat((index, leaving), 2)
         index = select_rows(begins, candidates.gather(2, found.stay), index)

@@ -114,8 +114,9 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         wild = read_sequence(wild, "--wild-type")
     texts, remarks = None, []
     if options.sequence is not None:
-        _check_present(path, column_of(frame, options.sequence))
-        texts, remarks = _upper_case(column_of(frame, options.sequence))
+        column = column_of(frame, options.sequence)
+        _check_present(path, column)
+        texts, remarks = _upper_case(column)
     if texts is None and wild is None:
         raise SubquadError(
             f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "

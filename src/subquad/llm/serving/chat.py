@@ -127,7 +127,7 @@ class ChatSession:
         """Return how many tokens may follow so many.
 
         Raises:
-            SubquadError: None.
+            SubquadError: The model supports no more tokens.
         """
         longest = getattr(self._model.config, "max_position_embeddings", None)
         if longest and tokens >= longest:
