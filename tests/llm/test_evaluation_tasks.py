@@ -234,7 +234,20 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
 
 
 @pytest.mark.slow
-def test_items_within_the_window_are_computed_once_for_variants_that_agree(text, tokenizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("attention", "expected_counts"),
+    [
+        (small_attention(window=23), [("softmax", 4), ("window", 2), ("without_linear", 4), ("hybrid", 2)]),
+        (
+            AttentionSettings(window=12, cache=11),
+            [("softmax", 4), ("window", 2), ("without_linear", 2), ("without_linear", 4), ("hybrid", 2)],
+        ),
+    ],
+    ids=["feature maps", "cache and moments"],
+)
+def test_items_seen_exactly_are_computed_once_for_variants_that_agree(
+    text, tokenizer, tmp_path, monkeypatch, attention, expected_counts
+):
     from subquad.llm.evaluation import tasks
 
     rows = [
@@ -249,7 +262,7 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(text,
     folder = tmp_path / "checkpoint"
     tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=400).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = replace(SMALL, attention=small_attention(window=23), sequence_length=61)
+    settings = replace(SMALL, attention=attention, sequence_length=61)
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "linear", quiet=True)
     real, counts = tasks.item_rows, []
 
@@ -260,18 +273,22 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(text,
     monkeypatch.setattr(tasks, "item_rows", counted)
     how = EvaluateSettings(tasks=("piqa",), speed=())
     evaluate(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
-    assert counts == [("softmax", 4), ("window", 2), ("without_linear", 4), ("hybrid", 2)]
-    model, _ = subquad.llm.load(tmp_path / "linear")
-    made = build(files, "piqa")
-    (path,) = (tmp_path / "evaluation" / "measurements").glob("hybrid-*task-piqa.json")
-    expected = real(HarnessModel(model, tokenizer), made, questions(made))
-    for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
-        assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
-        assert found == wanted
+    assert counts == expected_counts
+    made, student = build(files, "piqa"), subquad.llm.load(tmp_path / "linear")[0]
+    measured = {"hybrid": HarnessModel(student, tokenizer)}
+    if attention.cache:
+        teacher = convert(open_checkpoint(folder)[0], attention)
+        measured["cache"] = HarnessModel(teacher, tokenizer, mode="without_linear")
+    for name, harness in measured.items():
+        (path,) = (tmp_path / "evaluation" / "measurements").glob(f"{name}-*task-piqa.json")
+        expected = real(harness, made, questions(made))
+        for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
+            assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
+            assert found == wanted
     # in another type all is measured anew
     halves = replace(how, dtype="bfloat16", passkey=(300,), passkey_trials=1, passkey_depths=(0.5,))
     evaluate(tmp_path / "linear", halves, extend=True, data=files, out=tmp_path / "evaluation", quiet=True)
-    assert counts[4:] == counts[:4]
+    assert counts[len(expected_counts) :] == expected_counts
     assert ", in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
 
 
