@@ -218,3 +218,43 @@ def test_a_file_that_is_no_card_is_reported(tmp_path):
     (tmp_path / "tag.yaml").write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(SubquadError, match=r"tag\.yaml: not a YAML file"):
         read_card(tmp_path / "tag.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("reweight_threshold", "ten", "weights: reweight_threshold is 'ten'; give a percentile from 0 to 100"),
+        ("reweight_threshold", 150, "weights: reweight_threshold is 150; give a percentile from 0 to 100"),
+        ("class_weights", [1, -2], r"weights: class_weights: \[1, -2\] must be 0 or more"),
+        ("class_weights", [1, float("nan")], r"weights: class_weights: \[1, nan\] is not a list of numbers"),
+        ("reweight_vars", {"jet_pt": [500, float("nan"), 600]}, "weights: jet_pt: .* are not bin edges"),
+        ("reweight_vars", {"jet_pt": [500, 10**400]}, "weights: jet_pt: .* are not bin edges"),
+    ],
+)
+def test_numbers_of_a_reweighting_that_cannot_work_are_refused(key, value, message, options):
+    with pytest.raises(SubquadError, match=message):
+        card_of({**options, "weights": {**FLAT, key: value}}, "card.yaml")
+
+
+@pytest.mark.parametrize("params", [3, "part_pt_log", {"part_pt_log": 3}, {"part_pt_log": None}])
+def test_params_that_are_no_mapping_are_refused(params, options):
+    options["preprocess"] = {"method": "manual", "params": params}
+    with pytest.raises(SubquadError, match=r"card\.yaml: (preprocess: )?params: .*mapping"):
+        card_of(options, "card.yaml")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([float("nan"), 1], "the entries after the name must be numbers or null"),
+        ([0, 10**400], "the entries after the name must be numbers or null"),
+        ([0, float("inf")], "the numbers to subtract and to multiply by must be finite"),
+        ([0, 1, -5, float("nan")], "the entries after the name must be numbers or null"),
+    ],
+)
+def test_a_standardization_without_finite_numbers_is_refused(numbers, message, options):
+    options["inputs"]["pf_features"]["vars"][0] = ["part_pt_log", *numbers]
+    with pytest.raises(SubquadError, match=rf"inputs: pf_features: part_pt_log: .*{message}"):
+        card_of(options, "card.yaml")
+    options["inputs"]["pf_features"]["vars"][0] = ["part_pt_log", 0, 1, -5, float("inf")]
+    assert card_of(options, "card.yaml").features[0].high == float("inf")

@@ -303,7 +303,7 @@ def test_a_column_of_the_wrong_shape_is_reported(files):
     with pytest.raises(SubquadError, match=r"QCD\.root: part_d0 is of type float32; it must be a list of numbers"):
         chunks_of(files[:1], card_of(given, "card.yaml"))
     given["new_variables"]["part_d0"] = "ak.sum(part_d0val)"
-    with pytest.raises(SubquadError, match="part_d0 is of type float32; it must be a list"):
+    with pytest.raises(SubquadError, match=r"QCD\.root: card\.yaml: new_variables: part_d0: .*one number for all"):
         chunks_of(files[:1], card_of(given, "card.yaml"))
 
 

@@ -1,10 +1,12 @@
 """Decorrelation from the mass: the penalty, what it does to a classifier, and the measure of mass shapes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import cross_entropy
 
 from subquad.cli import main
@@ -82,6 +84,27 @@ def test_the_inverse_divergence_is_that_of_the_histograms_and_reaches_that_of_ra
     flat = mass_shapes(predictions(is_sculpted=0.0), ("QCD", "Wqq"), "QCD")["Wqq"]
     for entry in flat:
         assert 0.5 < entry["inverse_jsd"] / entry["by_chance"] < 2
+
+
+def test_weights_that_cancel_leave_no_shape_and_no_nan():
+    one = predictions(is_sculpted=0.0, jets=601)
+    is_background = one.labels == 0
+    score = one.probabilities[:, 1]
+    passes = is_background & (score >= np.quantile(score[~is_background], 0.5))
+    # no jet that passes has a positive weight
+    weighted = replace(one, weights=np.where(passes, -0.1, 1.0))
+    assert mass_shapes(weighted, ("QCD", "Wqq"), "QCD") == {"Wqq": []}
+    # as good as no background at all
+    assert mass_edges(replace(one, weights=np.where(is_background, -1.0, 1.0)), 0) is None
+    # jets drawn at random may cancel in all bins, too
+    nothing, something = np.zeros(3), np.array([0.5, 0.5, 0.0])
+    assert distance(nothing, something) == distance(something, nothing) == 1
+    # sums in another order differ in the last digit
+    generator = np.random.default_rng(0)
+    for p in generator.dirichlet(np.ones(8), 3000):
+        assert distance(p, p * (1 + generator.choice([-1, 0, 1], 8) * 2.0**-52)) < 1e-7
+    p, q = generator.dirichlet(np.ones(8), 2)
+    assert distance(p, q) == pytest.approx(jensenshannon(p, q, base=2), rel=1e-12)
 
 
 def test_the_summary_and_the_table_have_medians_over_trainings_and_ranges():

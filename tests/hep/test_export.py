@@ -13,6 +13,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep import ExportSettings, export
+from subquad.hep.commands import export as export_command
 from subquad.hep.commands.export import EXPRESSIONS, export_tagger, graph_of, preprocessing
 from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.expressions import parse
@@ -75,6 +76,23 @@ def test_onnxruntime_has_the_probabilities_of_torch_at_any_multiplicity(preset, 
     checked = export_tagger(made, tmp_path / "tagger.onnx")
     assert [(one["jets"], one["particles"]) for one in checked] == [(B, P) for B in (1, 3) for P in (1, 2, 7, 40, 128)]
     assert max(one["difference"] for one in checked) < 1e-5
+
+
+@pytest.mark.parametrize("k", [2, 126, 127, 200])
+def test_a_network_is_traced_with_more_particles_than_neighbours(k, tmp_path, monkeypatch):
+    made = tagger("standard")
+    made.net.k = k
+    traced = []
+
+    def traces(*_, inputs, examples, **__):
+        traced.append(inputs["pf_mask"].shape)
+        return [0.0] * len(examples)
+
+    monkeypatch.setattr(export_command, "export_onnx", traces)
+    export_tagger(made, tmp_path / "tagger.onnx")
+    jets, _, particles = traced[0]
+    assert jets > 1
+    assert particles > k + 1
 
 
 def test_the_expressions_compute_the_standard_features(jets):

@@ -11,7 +11,7 @@ from subquad.errors import SubquadError
 from subquad.hep.commands.fit import fit
 from subquad.hep.data import file_identity
 from subquad.hep.data.examples import example_path
-from subquad.hep.data.file_identity import digests_of, training_note, training_paths
+from subquad.hep.data.file_identity import digests_of, joined_digests, training_note, training_paths
 from subquad.hep.metrics.predictions import Predictions
 
 
@@ -89,3 +89,10 @@ def test_jets_are_compared_by_their_momenta_and_not_by_their_labels_alone():
         Predictions(**values, pt=pt, multiplicity=labels)
     )
     assert not one.is_on_jets_of(Predictions(**{**values, "labels": 1 - labels}, pt=pt))
+
+
+def test_jets_of_another_fit_under_the_same_name_are_remembered():
+    joined = joined_digests(
+        {"a.root": "4-new", "b.root": "4-b"}, {"a.root": "4-old", "b.root": "4-b", "c": "4-c"}, "run"
+    )
+    assert joined == {"a.root of run": "4-old", "b.root": "4-b", "c": "4-c", "a.root": "4-new"}

@@ -42,6 +42,12 @@ def test_a_folder_that_is_named_is_fitted_on_and_tested_on(folder):
     assert names(other.test) == names(found.train)[:0] + [f"val_5M/{path.name}" for path in found.train]
 
 
+def test_files_to_test_on_may_come_from_an_iterator(folder):
+    found = fit_files(folder, (folder / "val_5M").glob("*.root"))
+    assert {path.parent.name for path in found.test} == {"val_5M"}
+    assert len(found.test) == 3
+
+
 def test_two_folders_for_one_part_are_refused(folder):
     (folder / "train_small").mkdir()
     with pytest.raises(SubquadError, match="both train_100M and train_small are folders for train; name the folder"):

@@ -54,7 +54,23 @@ def as_npz(path, table):
     return path
 
 
-WRITERS = {"parquet": as_parquet, "h5": as_hdf5, "flat.h5": as_flat_hdf5, "npz": as_npz}
+def as_nullable_parquet(path, table):
+    """As pandas and Spark write it: every column and every entry of a list may be missing."""
+    pq.write_table(pa.table({name: pa.array(ak.to_list(value)) for name, value in table.items()}), path)
+    return path
+
+
+def as_flat_npz(path, table):
+    # jet_nparticles, a real number, is the count
+    values = {name: ak.Array(value) for name, value in table.items()}
+    np.savez(path, **{name: ak.to_numpy(ak.flatten(value, axis=None)) for name, value in values.items()})
+    return path
+
+
+WRITERS = {
+    **{"parquet": as_parquet, "nullable.parquet": as_nullable_parquet, "h5": as_hdf5, "flat.h5": as_flat_hdf5},
+    **{"npz": as_npz, "flat.npz": as_flat_npz},
+}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -224,3 +240,60 @@ def test_public_jets_in_npz_are_read():
     (found,) = iterate_columns(inspect_file(path, None), ["part_energy", "label", "jet_pt"], 2000)
     assert 20 < ak.mean(ak.num(found["part_energy"])) < 80
     assert 500 < ak.mean(found["jet_pt"]) < 700
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_counts_that_are_not_those_of_flat_arrays_are_refused(suffix, tables, tmp_path):
+    columns, _ = tables
+    table = columns("Hbb")
+    path = as_flat_npz(tmp_path / "flat.npz", table)
+    arrays = dict(np.load(path))
+    lengths = ak.to_numpy(ak.num(table["part_px"]))
+    total = f"{lengths.sum():,}"
+    for counts, message in (
+        (lengths.clip(max=5), rf"'part_charge' has {total} entries, and the counts in 'npart' add up to "),
+        (
+            lengths + 1,
+            rf"'part_charge' has {total} entries, and the counts in 'npart' add up to {lengths.sum() + 23:,}",
+        ),
+        (-lengths, "entry 0: npart is -1; it must be the number of particles"),
+        (lengths + 0.5, r"entry 0: npart is 1\.5; it must be the number of particles"),
+    ):
+        given = {**arrays, "npart": counts}
+        bad = tmp_path / f"bad.{suffix}"
+        if suffix == "npz":
+            np.savez(bad, **given)
+        else:
+            with h5py.File(bad, "w") as file:
+                for name, value in given.items():
+                    file[name] = value
+        with pytest.raises(SubquadError, match=rf"bad\.{suffix}: .*{message}"):
+            read([bad])
+
+
+def test_a_mask_of_another_size_is_refused(tables, tmp_path):
+    columns, _ = tables
+    table = columns("Hbb")
+    np.savez(tmp_path / "bad.npz", mask=np.ones((23, 20)), **padded(table))
+    with pytest.raises(
+        SubquadError, match=r"bad\.npz: array 'part_\w+' has 16 places for particles, and 'mask' has 20;"
+    ):
+        read([tmp_path / "bad.npz"])
+
+
+def test_a_column_of_records_is_refused(tables, tmp_path):
+    columns, _ = tables
+    table = {name: pa.array(ak.to_list(value)) for name, value in columns("Hbb").items()}
+    for name, value, what in (("jet_pt", {"x": 1.0}, "one number per"), ("part_px", [{"x": 1.0}], "a list of numbers")):
+        pq.write_table(pa.table({**table, name: pa.array([value] * 23)}), tmp_path / "bad.parquet")
+        with pytest.raises(SubquadError, match=rf"bad\.parquet: {name} is of type .*; it must be {what}"):
+            read([tmp_path / "bad.parquet"])
+
+
+def test_an_array_of_particles_is_no_label_by_its_name(tmp_path):
+    mask = np.arange(5) < np.array([[1], [3], [2]])
+    arrays = {"labelled_hits": np.arange(15.0).reshape(3, 5), "label_QCD": np.array([[1], [0], [1]])}
+    np.savez(tmp_path / "a.npz", mask=mask, **arrays)
+    (found,) = iterate_columns(inspect_file(tmp_path / "a.npz", None), list(arrays), 10)
+    assert ak.to_list(found["labelled_hits"]) == [[0], [5, 6, 7], [10, 11]]
+    assert ak.to_list(found["label_QCD"]) == [1, 0, 1]

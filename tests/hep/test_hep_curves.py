@@ -10,7 +10,14 @@ from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliabi
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.plots.evaluation_page import draw
-from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
+from subquad.hep.plots.figures import (
+    calibration_figure,
+    mass_figure,
+    pt_figure,
+    ratio_figure,
+    scores_figure,
+    time_figure,
+)
 from subquad.hep.plots.tables import metrics_table
 
 
@@ -188,6 +195,14 @@ def test_the_figures_show_these_arrays():
     assert "2 ms" in axes.get_legend().get_texts()[0].get_text()
 
 
+def test_scores_of_a_signal_are_drawn_without_jets_of_either_class():
+    probabilities = np.full((3, 3), 1 / 3)
+    one = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.ones(3, int))
+    axes = scores_figure(one, ["QCD", "Hbb", "Hcc"], "QCD").axes[1]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim() == (1e-3, 3)
+
+
 @pytest.mark.slow
 def test_figures_without_jets_or_observers_are_omitted():
     score = np.array([0.1, 0.2, 0.3])
@@ -246,6 +261,10 @@ def test_intervals_over_trainings_stand_beside_those_over_jets():
     low, high = found["intervals"]["trainings"]["a"]["accuracy"]
     assert (high - low) / 2 == pytest.approx(1.3213 * 0.1 / 3**0.5, rel=1e-3)
     assert "b" not in found["intervals"]["trainings"]
+    # both uncertainties of the mean
+    over_jets = np.mean([np.diff(one["intervals"]["accuracy"])[0] / 2 for one in measured[0]["trainings"]])
+    both = np.diff(found["intervals"]["test"]["a"]["accuracy"])[0] / 2
+    assert both == pytest.approx(np.hypot(over_jets, (high - low) / 2))
     table = metrics_table(measured, None)
     accuracy = list(table.header).index("top-1 accuracy")
     jets = np.mean([np.diff(one["intervals"]["accuracy"])[0] / 2 for one in measured[0]["trainings"]])

@@ -8,7 +8,7 @@ import uproot
 from subquad.errors import SubquadError
 from subquad.hep.data import jets as jets_module
 from subquad.hep.data.formats import expand_files
-from subquad.hep.data.jets import OBSERVERS, PARTICLES, iterate_jets, read
+from subquad.hep.data.jets import OBSERVERS, PARTICLES, as_jets, iterate_jets, read
 
 
 def spoilt(array, jet, value):
@@ -152,3 +152,26 @@ def test_an_empty_tree_is_refused(tables, tmp_path):
     table = {name: value[:0] for name, value in columns("QCD").items()}
     with pytest.raises(SubquadError, match=r"tree 'tree' is empty; leave this file out"):
         read([write(tmp_path / "empty.root", table)])
+
+
+def test_optional_labels_are_read_from_files_that_have_them_in_another_order(tables, tmp_path):
+    columns, write = tables
+    table = columns("Tbqq")
+    labels = [name for name in table if name.startswith("label_")]
+    files = [write(tmp_path / "a.root", columns("Hbb"))]
+    files += [write(tmp_path / "b.root", {**{name: table.pop(name) for name in labels[::-1]}, **table})]
+    first, second = iterate_jets(files, needs_labels=False)
+    assert {*first.class_names} == {"Hbb"}
+    assert {*second.class_names} == {"Tbqq"}
+
+
+def test_arrays_with_optional_values_and_of_fixed_size_are_jets(tables):
+    columns, _ = tables
+    table = {name: ak.Array(column) for name, column in columns("Hbb").items()}
+    expected = as_jets(table)
+    # as from a Parquet file of pandas
+    optional = {name: ak.mask(column, ak.ones_like(column, dtype=bool)) for name, column in table.items()}
+    assert np.array_equal(as_jets(ak.zip(optional, depth_limit=1)).particles, expected.particles)
+    leading = {name: column[:, :1] if column.ndim == 2 else column for name, column in table.items()}
+    regular = {name: ak.to_regular(column) if column.ndim == 2 else column for name, column in leading.items()}
+    assert np.array_equal(as_jets(regular).particles, as_jets(leading).particles)

@@ -130,6 +130,29 @@ def test_event_weights_count_from_the_fit_to_evaluation_and_explanation(tables, 
     predict(run, holdout, out=tmp_path / "plain.root", quiet=True)
 
 
+def test_weights_that_add_up_to_nothing_are_refused_before_the_training_and_in_an_evaluation(tables, tmp_path):
+    columns, write = tables
+    weights = np.where(np.arange(46) % 2 == 0, -1.0, 1.0).astype(np.float32)
+    files, test = (
+        [
+            write(tmp_path / f"{label}_{kind}.root", {**columns(label, jets=46, seed=seed), "weight": np.abs(own)})
+            for label in CLASSES
+        ]
+        for kind, seed, own in (("train", 0, weights), ("test", 1, np.zeros(46, np.float32)))
+    )
+    with pytest.raises(SubquadError, match=r"weights \(weight\) of the 138 test jets add up to 0, which must"):
+        fit(files, FitSettings(event_weights="weight"), test=test, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    labels = np.arange(138) % 3
+    scores = external_scores(tmp_path / "scores.root", labels)
+    with uproot.open(scores) as file:
+        table = file["Events"].arrays(library="np")
+    with uproot.recreate(scores) as file:
+        file["Events"] = {**table, "event_weight": np.where(np.arange(138) % 2, -1.0, 1.0)}
+    with pytest.raises(SubquadError, match=r"must add up to more than 0; name another.*\n  jets of .*scores\.root: 0"):
+        evaluate(scores=[f"other={scores}"], out=tmp_path / "page", quiet=True)
+
+
 @pytest.mark.slow
 def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, holdout, tmp_path):
     labels = read(holdout).labels

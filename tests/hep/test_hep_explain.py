@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from support.hep_jets import dataset_in_memory
 
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import ExplainSettings, FitSettings, explain, fit
+from subquad.hep.commands import explain as explain_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.features import STANDARD_FEATURES
 from subquad.hep.data.jets import read
@@ -243,6 +245,15 @@ def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys
     assert "holds a hep explanation already" in capsys.readouterr().err
     assert main([*arguments, "--class", "Hbb", "--force", "--displays", "0", "--quiet"]) == 0
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
+
+
+@pytest.mark.slow
+def test_a_class_may_have_a_name_that_no_file_can_have(fitted, jets, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain_command, "explain_figures", lambda *_: {"jets_t/W": Figure()})
+    monkeypatch.setattr(explain_command, "explain_page", lambda *_: "")
+    settings = ExplainSettings(jets=6, repeats=1, displays=0)
+    explain(fitted, settings, files=jets, out=tmp_path / "out", quiet=True)
+    assert [path.name for path in (tmp_path / "out" / "figures").iterdir()] == ["jets_t_W.pdf"]
 
 
 @pytest.mark.slow

@@ -72,3 +72,9 @@ def test_a_file_that_is_damaged_inside_is_refused(tmp_path):
 def test_a_number_of_threads_that_no_machine_has_is_refused():
     with pytest.raises(SubquadError, match=r"--threads must be from 1 to 1,024, got 100,000"):
         FitSettings(threads=100_000)
+
+
+def test_a_file_that_is_named_in_two_ways_is_read_once(jets, monkeypatch):
+    monkeypatch.chdir(jets[0].parent)
+    given = [jets[1].name, *jets, f"../{jets[0].parent.name}/*.root"]
+    assert [path.name for path in expand_files(given)] == [jets[1].name, jets[0].name, jets[2].name]

@@ -169,6 +169,14 @@ def test_negative_weights_cancel_and_widen_the_intervals():
     assert classification_metrics(probabilities, labels, "abc", "a", weights=weights)["auc_ovo"] is None
 
 
+def test_sums_of_float32_weights_do_not_stop_growing():
+    probabilities, labels = made_up(211, classes=2)
+    # one jet as heavy as 2^24 others: a float32 sum of both ignores each of the others
+    weights = np.where(np.arange(211) == probabilities[:, 1].argmax(), 2.0**24, 1.0)
+    expected = classification_metrics(probabilities, labels, "ab", "a", weights=weights)
+    assert classification_metrics(probabilities, labels, "ab", "a", weights=weights.astype(np.float32)) == expected
+
+
 def test_intervals_of_parts_by_hand():
     low, high = wilson(8, 10, CONFIDENCE)
     assert (low, high) == (pytest.approx(0.64908, abs=1e-5), pytest.approx(0.89638, abs=1e-5))

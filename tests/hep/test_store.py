@@ -1,5 +1,6 @@
 """The store of a fit: the same jets as in memory, made again where it was not finished, shared by processes."""
 
+import errno
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from subquad.hep.data import preparation
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
-from subquad.hep.data.preparation import source_of, temporary_store
+from subquad.hep.data.preparation import move_store, source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
 from subquad.hep.models.presets import PRESETS, net_settings
 
@@ -116,6 +117,43 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
     assert (tmp_path / "run" / "jets" / "index.json").is_file()
     monkeypatch.setattr(preparation, "write_store", stop)
     assert fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)["steps"] == 9
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_an_interrupted_fit_is_resumed_in_a_linked_or_in_the_current_folder(is_link, jets, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "data" / "run"
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(fit_command, "fit_network", stop)
+    files = [path.resolve() for path in jets]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(files, SETTINGS, out=tmp_path / "link" if is_link else ".", quiet=True)
+        assert (folder / "jets" / "index.json").is_file()
+        # the second time, nothing is read
+        monkeypatch.setattr(preparation, "write_store", None)
+
+
+def test_a_store_is_moved_to_another_file_system(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def across(path, target):
+        if path.name == ".run.jets":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    for content in ("old", "new"):
+        (tmp_path / ".run.jets").mkdir(exist_ok=True)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / ".run.jets" / "index.json").write_text(content)
+        move_store(tmp_path / ".run.jets", tmp_path / "run" / "jets")
+        assert (tmp_path / "run" / "jets" / "index.json").read_text() == content
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["jets"]
 
 
 def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):

@@ -246,7 +246,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
     ids=["feature maps", "cache and moments"],
 )
 def test_items_seen_exactly_are_computed_once_for_variants_that_agree(
-    text, tokenizer, tmp_path, monkeypatch, attention, expected_counts
+    text, tokenizer, tmp_path, monkeypatch, *, attention, expected_counts
 ):
     from subquad.llm.evaluation import tasks
 

@@ -1,6 +1,7 @@
 """Settings of `subquad hep fit`: inputs, network, training and reweighting. No heavy package is imported."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,6 +23,7 @@ __all__ = [
     "ScheduleName",
     "bin_edges",
     "check_threads",
+    "is_number",
     "reweighting_of",
 ]
 
@@ -238,13 +240,20 @@ def check_threads(threads: int) -> None:
         raise SubquadError(f"--threads must be from 1 to {MAX_THREADS:,}, got {threads:,}")
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, possibly infinite, but not NaN and no integer beyond all real numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return not math.isnan(value) if isinstance(value, float) else abs(value) <= sys.float_info.max
+
+
 def bin_edges(name: str, values: Any) -> tuple[float, ...]:
     """Return the bin edges of an observer.
 
     Raises:
         SubquadError: There are fewer than two edges, or they do not increase.
     """
-    if not isinstance(values, Sequence) or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
+    if not isinstance(values, Sequence) or not all(map(is_number, values)) or len(values) < 2:
         raise SubquadError(f"{name}: {values!r} are not bin edges; give two numbers or more")
     if any(low >= high for low, high in pairwise(values)):
         raise SubquadError(f"{name}: bin edges must increase, got {', '.join(f'{value:g}' for value in values)}")

@@ -16,6 +16,7 @@ from subquad.hep.fit_settings import (
     Reweighting,
     bin_edges,
     check_threads,
+    is_number,
     reweighting_of,
 )
 from subquad.runs.options import Input, Model, Output
@@ -36,6 +37,7 @@ __all__ = [
     "SimulateSettings",
     "Simulation",
     "bin_edges",
+    "is_number",
     "reweighting_of",
 ]
 

@@ -96,6 +96,7 @@ def evaluate(
         ]
     own = group_by_model(predictions)
     predictions += _completed([one for one, _ in external], predictions, settings.event_weights)
+    _check_weights(predictions)
     models = group_by_model(predictions)
     measured = measure(models, classes, background)
     evaluation = {
@@ -260,6 +261,20 @@ def _completed(
                 f"{own[0].source}, whose weights would be taken; add this branch"
             )
     return found
+
+
+def _check_weights(predictions: Sequence[Predictions]) -> None:
+    """Check that there is something to measure on.
+
+    Raises:
+        SubquadError: The event weights of some jets do not add up to more than 0.
+    """
+    totals = {one.source: one.weights.sum(dtype=float) for one in predictions if one.weights is not None}
+    raise_errors(
+        "The event weights of the jets must add up to more than 0; name another branch with --event-weights, or give "
+        "other jets:",
+        [f"jets of {source}: {total:g}" for source, total in totals.items() if not total > 0],
+    )
 
 
 def _reference(given: str | None, names: Sequence[str]) -> str:

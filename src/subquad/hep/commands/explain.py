@@ -5,6 +5,7 @@ Most of the time goes into permutations.
 Axes: J jets, C classes.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def explain(
     with write_report_folder(out) as folder:
         (folder / "figures").mkdir()
         for name, figure in figures.items():
-            figure.savefig(folder / "figures" / f"{name}.pdf", bbox_inches="tight")
+            # the name of a class may contain characters that those of files cannot
+            file = re.sub(r"\W+", "_", name)
+            figure.savefig(folder / "figures" / f"{file}.pdf", bbox_inches="tight")
         (folder / REPORT).write_text(explain_page(explanation, figures), encoding="utf-8")
         write_json(folder / EXPLANATION, explanation)
     return explanation

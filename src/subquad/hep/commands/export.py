@@ -14,7 +14,15 @@ from subquad.hep.data.features import STANDARD_FEATURES, STANDARDIZATION, TYPES
 from subquad.hep.data.formats import Files
 from subquad.hep.data.layout import InputGroup, Layout, Standardizer
 from subquad.hep.models.branch_export import comparison_files, export_branches
-from subquad.hep.models.dense import OUTPUT, TARGETS, DenseTagger, example_inputs, input_names, outputs_of_graph
+from subquad.hep.models.dense import (
+    MULTIPLICITIES,
+    OUTPUT,
+    TARGETS,
+    DenseTagger,
+    example_inputs,
+    input_names,
+    outputs_of_graph,
+)
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExportSettings
 from subquad.progress import say
@@ -105,12 +113,13 @@ def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
     if "jet_features" in axes:
         axes["jet_features"] = {0: "batch"}
     sizes = [example["pf_mask"].shape for example in examples]
+    # traced with more particles than k, so that all k neighbours are searched for; in a smaller jet the neighbours that
+    # do not exist change none of its edges
+    particles = next((P for P in MULTIPLICITIES if k + 1 < P), k + 2)
     differences = export_onnx(
         DenseTagger(tagger.net, targets=tagger.targets, uses_features_as_points=tagger.settings.graph == "features"),
         path,
-        # traced with more particles than k, so that all k neighbours are searched for; in a smaller jet the neighbours
-        # that do not exist change none of its edges
-        inputs=next(one for one, (B, _, P) in zip(examples, sizes, strict=True) if B > 1 and k + 1 < P),
+        inputs=example_inputs(tagger.layout, names, [particles])[-1],
         axes=axes,
         min_sizes={"particles": k + 1},
         outputs=outputs_of_graph(tagger),

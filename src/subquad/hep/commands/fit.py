@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from subquad.errors import SubquadError
 from subquad.hep.data.card import WEIGHT_COLUMN
-from subquad.hep.data.file_identity import training_note
+from subquad.hep.data.file_identity import joined_digests, training_note
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
-from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
+from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store, wait_for
 from subquad.hep.data.splits import part_indices, reweighted, split_dataset, with_present_classes
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.classification import background_class
@@ -46,7 +47,7 @@ from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import check_not_inside, plain, read_json, write_tensors
+from subquad.runs.storage import as_folder, check_not_inside, plain, read_json, write_tensors
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = ["fit"]
@@ -128,7 +129,7 @@ def fit(
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
     check_neighbours(settings, net.max_particles)
-    job = _read_and_split(source, net, settings, Path(out), origin=origin, seed=seed, force=force, quiet=quiet)
+    job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     fitted = fit_network(
         job.parts,
@@ -183,6 +184,7 @@ def _read_and_split(
         dataset = with_present_classes(dataset, source.files.train[0])
         _say_weights(dataset, quiet=quiet)
         parts, targets = _with_targets(_split(dataset, source, net=net, settings=settings, seed=seed), origin)
+        _check_test_weights(parts["test"])
         marked = _marked_parts(dataset, source)
         background = background_class(settings.background, dataset.classes)
         with group.main_process_first():
@@ -192,8 +194,7 @@ def _read_and_split(
         # until all processes have mapped the store
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
-            shutil.rmtree(run.directory / JETS, ignore_errors=True)
-            folder.rename(run.directory / JETS)
+            move_store(folder, run.directory / JETS)
     notes = _origin_notes(origin, source, dataset)
     for note in notes:
         say(note, quiet=quiet)
@@ -202,7 +203,9 @@ def _read_and_split(
         split=_split_text(source, marked, settings, seed),
         is_marked=bool(marked),
         # jets that the origin was fitted on count as training jets of this tagger too
-        digests=source.digests if origin is None else {**origin.tagger.config.get("digests", {}), **source.digests},
+        digests=source.digests
+        if origin is None
+        else joined_digests(source.digests, origin.tagger.config.get("digests", {}), origin.tagger.path),
         origin=origin,
         targets=targets,
         notes=notes,
@@ -243,6 +246,20 @@ def _decorrelation(job: _Fit) -> Decorrelation | None:
 def _event_weights(dataset: JetDataset) -> np.ndarray | None:
     """Return [J]; None without event weights."""
     return dataset.observer(WEIGHT_COLUMN) if dataset.layout.event_weights else None
+
+
+def _check_test_weights(test: JetDataset) -> None:
+    """Check that metrics will be defined, before the training.
+
+    Raises:
+        SubquadError: The event weights of the test jets do not add up to more than 0.
+    """
+    weights = _event_weights(test)
+    if weights is not None and not (total := weights.sum(dtype=float)) > 0:
+        raise SubquadError(
+            f"the event weights ({test.layout.event_weights}) of the {len(test):,} test jets add up to {total:g}, "
+            "which must be more than 0; check the weights, or give other test jets"
+        )
 
 
 def _say_weights(dataset: JetDataset, *, quiet: bool) -> None:

@@ -3,15 +3,17 @@
 Everything that is wrong with a card is reported at once, with the key where it stands.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
+from subquad.hep.data.card_weights import parse_weights
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression, parse
-from subquad.hep.settings import Reweighting, bin_edges
+from subquad.hep.settings import Reweighting, is_number
 
 __all__ = ["WEIGHT_COLUMN", "CardParser", "Variable"]
 
@@ -23,10 +25,6 @@ COORDINATES = ("points", "vectors")
 KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
     *("inputs", "labels", "observers", "monitor_variables", "weights", "event_weights", "bucketing", "collections"),
-)
-WEIGHT_KEYS = (
-    *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
-    *("reweight_classes", "class_weights", "reweight_threshold", "reweight_discard_under_overflow", "reweight_hists"),
 )
 
 
@@ -231,7 +229,7 @@ class CardParser:
                 self._error(f"preprocess: method is {preprocess['method']!r}; manual or auto")
         is_auto = str(preprocess.get("method", "manual")).lower().startswith("auto") and kind == "features"
         # weaver's params stand for all groups that a variable is in
-        params = (preprocess.get("params") or {}) if kind == "features" else {}
+        params = self._params(preprocess) if kind == "features" else {}
         if not isinstance(given, list) or not given:
             self._error(f"{place}: vars must list one variable or more")
             return ()
@@ -253,12 +251,11 @@ class CardParser:
             center, scale, low, high, *_ = [*numbers, *(None, None, None, None)[len(numbers) :]]
             is_automatic = center == "auto" or (is_auto and not numbers)
             center = None if center == "auto" else center
-            values = (center, scale, low, high)
-            if any(
-                value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
-                for value in values
-            ):
+            if not all(value is None or is_number(value) for value in (center, scale, low, high)):
                 self._error(f"{where}: {entry!r}: the entries after the name must be numbers or null")
+                continue
+            if math.inf in (abs(center or 0), abs(scale or 0)):
+                self._error(f"{where}: {entry!r}: the numbers to subtract and to multiply by must be finite")
                 continue
             found.append(
                 Variable(
@@ -271,6 +268,13 @@ class CardParser:
                 )
             )
         return tuple(found)
+
+    def _params(self, preprocess: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        given = self._mapping(preprocess, "params")
+        wrong = [str(name) for name, values in given.items() if not isinstance(values, Mapping)]
+        if wrong:
+            self._error(f"preprocess: params: {', '.join(wrong)}: write a mapping with center, scale, min and max")
+        return {} if wrong else given
 
     def _labels(self, options: Mapping[str, Any]) -> tuple[tuple[Expression, ...], tuple[str, ...] | None]:
         labels = self._mapping(options, "labels")
@@ -317,7 +321,7 @@ class CardParser:
         given, found = self._mapping(options, "weights"), dict[str, Expression | None]()
         branches, reweighting = "", None
         try:
-            branches, reweighting = _parse_weights(given) if given else ("", None)
+            branches, reweighting = parse_weights(given) if given else ("", None)
         except SubquadError as error:
             self._error(f"weights: {error}")
         if branches:
@@ -350,48 +354,3 @@ class CardParser:
 def _words(text: Any) -> str:
     """Return an expression without spaces."""
     return "".join(str(text).split())
-
-
-def _parse_weights(given: Mapping[str, Any]) -> tuple[str, Reweighting | None]:
-    """Return the expression of event weights in the `weights` of a card, empty for none, and the reweighting.
-
-    Raises:
-        SubquadError: There are unknown keys, or values that cannot work.
-    """
-    for name in given:
-        if name not in WEIGHT_KEYS:
-            raise unknown("key", str(name), WEIGHT_KEYS)
-    if given.get("use_precomputed_weights"):
-        branches = given.get("weight_branches")
-        if not isinstance(branches, list) or not branches:
-            raise SubquadError("weight_branches must list one branch or more, as use_precomputed_weights is true")
-        return " * ".join(f"({branch})" for branch in branches) if len(branches) > 1 else str(branches[0]), None
-    method = given.get("reweight_method")
-    if method not in ("flat", "ref"):
-        raise SubquadError(f"reweight_method is {method!r}; flat or ref")
-    variables = given.get("reweight_vars")
-    if not isinstance(variables, Mapping) or not variables:
-        raise SubquadError("reweight_vars must have one `variable: [bin edges]` or more")
-    classes = _listed(given, "reweight_classes", str)
-    if not classes:
-        raise SubquadError("reweight_classes must list the labels of the classes")
-    class_weights = _listed(given, "class_weights", (int, float))
-    if class_weights and len(class_weights) != len(classes):
-        raise SubquadError(f"class_weights has {len(class_weights)} numbers for {len(classes)} reweight_classes")
-    discard, base = given.get("reweight_discard_under_overflow"), given.get("reweight_basewgt")
-    threshold = given.get("reweight_threshold")
-    return "" if base is None else str(base), Reweighting(
-        bins={str(name): bin_edges(str(name), values) for name, values in variables.items()},
-        classes=tuple(classes),
-        method=method,
-        class_weights=tuple(map(float, class_weights)),
-        threshold=10.0 if threshold is None else float(threshold),
-        drops_outside=discard is None or bool(discard),
-    )
-
-
-def _listed(given: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
-    values = given.get(key) or []
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise SubquadError(f"{key}: {values!r} is not a list")
-    return values

@@ -21,6 +21,7 @@ from subquad.hep.data.columns import (
     check_finite,
     check_points,
     class_indices,
+    column_of_numbers,
     jet_table,
     jet_totals,
     particle_table,
@@ -147,7 +148,7 @@ class CardReader:
         columns = _CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
-            keep = np.asarray(columns.evaluate(selection)).astype(bool)
+            keep = self._kept(columns.evaluate(selection), selection, errors)
             errors = replace(errors, entries=errors.entries[keep])
             split = None if split is None else split[keep]
             columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
@@ -160,6 +161,12 @@ class CardReader:
         for name, branch in redefined.items():
             _check_definition(name, branch, columns, self.card, errors)
         return replace(self._selected(columns, errors), split=split)
+
+    def _kept(self, values: Any, selection: Expression, errors: ChunkErrors) -> np.ndarray:
+        """Return [J]: whether the selection, of which `values` are the values, keeps each jet."""
+        name = f"{selection.place}: {selection.text!r}"
+        column = column_of_numbers(values, name, 1, errors, advice="write ak.fill_none(…, False)")
+        return np.zeros(len(errors.entries), bool) if column is None else np.asarray(column).astype(bool)
 
     def _varied(
         self, given: Mapping[str, Any], variation: Variation, source: Source, errors: ChunkErrors
@@ -217,11 +224,11 @@ class CardReader:
             jet_features=self._jet_features(columns, table, vectors, lengths, errors),
             observers=self._observers(columns, errors),
             labels=self._labels(columns, errors),
-            classes=card.classes or (),
+            classes=(card.classes or ()) if self.has_labels else (),
         )
 
     def _replace_nan(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, errors: ChunkErrors) -> None:
-        """Set NaN to 0, as weaver does, and count it; infinity is clipped later, or an error in unclipped columns."""
+        """Set NaN to 0 and count it; infinity is clipped later, or an error in unclipped columns."""
         is_clipped = {v.name for v in self.card.features if v.center is not None or v.is_automatic}
         jet = np.repeat(np.arange(len(lengths)), lengths)
         for i, name in enumerate(names):
@@ -246,9 +253,12 @@ class CardReader:
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
     def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
-        names = list(self.card.per_jet(is_training=self.is_training))
-        jet_table(columns, names, errors)
-        found = {name: np.asarray(columns[name]) for name in names if columns[name].ndim == 1}
+        found = {}
+        for name in self.card.per_jet(is_training=self.is_training):
+            before = len(errors.errors)
+            jet_table(columns, [name], errors)
+            if len(errors.errors) == before:
+                found[name] = np.asarray(columns[name])
         for name, expression in self.card.targets.items():
             # a target may be an observer too
             column = f"the regression target {name}"
@@ -307,7 +317,8 @@ def _truncated(
     jet = np.repeat(np.arange(len(lengths)), lengths)
     keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
     if has_mask:
-        keep &= table[:, -1] != 0
+        # undefined is 0, as for other computed variables
+        keep &= np.nan_to_num(table[:, -1]) != 0
         table = table[:, :-1]
     kept = np.bincount(jet[keep], minlength=len(lengths))
     is_empty = (kept == 0) & (lengths > 0)

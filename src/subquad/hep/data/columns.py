@@ -17,8 +17,10 @@ __all__ = [
     "check_finite",
     "check_points",
     "class_indices",
+    "column_of_numbers",
     "jet_table",
     "jet_totals",
+    "normalized",
     "particle_table",
 ]
 
@@ -52,18 +54,46 @@ def jet_totals(jet: np.ndarray, values: np.ndarray, jets: int) -> np.ndarray:
     return np.bincount(jet, weights=values, minlength=jets)
 
 
-def _numbers(column: Any, name: str, depth: int, errors: ChunkErrors) -> Any | None:
+def normalized(array: Any) -> Any:
+    """Return fixed-size lists as variable-length ones, and optional values that are all present as plain ones."""
+    ak = require("awkward", extra="hep")
+    array = ak.from_regular(array, axis=1) if array.ndim == 2 else array
+    # records are no numbers, and are refused where they are used
+    if not _is_optional(array) or ak.fields(array):
+        return array
+    if ak.any(ak.is_none(array, axis=0)):
+        return array
+    array = ak.drop_none(array, axis=0)
+    if array.ndim != 2 or not _is_optional(array):
+        return array
+    # flat, as lists with offsets of 32 bits, which Parquet files have, cannot drop missing values themselves
+    flat = ak.flatten(array, axis=1)
+    is_complete = flat.ndim == 1 and not ak.any(ak.is_none(flat, axis=0))
+    return ak.unflatten(ak.drop_none(flat, axis=0), ak.num(array, axis=1)) if is_complete else array
+
+
+def _is_optional(array: Any) -> bool:
+    kind = str(require("awkward", extra="hep").type(array))
+    return "?" in kind or "option" in kind
+
+
+def column_of_numbers(
+    column: Any, name: str, depth: int, errors: ChunkErrors, *, advice: str = "drop such jets"
+) -> Any | None:
     """Return the column, or None if it has missing values or does not hold numbers in `depth` dimensions."""
     ak = require("awkward", extra="hep")
-    missing = np.asarray(ak.is_none(column, axis=0))
-    if column.ndim == 2:
+    is_record = bool(ak.fields(column))
+    # a selection may have removed the jets without a value
+    column = column if is_record else normalized(column)
+    missing = np.zeros(len(column), bool) if is_record else np.asarray(ak.is_none(column, axis=0))
+    if column.ndim == 2 and not is_record:
         missing = missing | np.asarray(ak.fill_none(ak.any(ak.is_none(column, axis=1), axis=1), True))
     if missing.any():
-        errors.add(missing, f"{name} has no value")
+        errors.add(missing, f"{name} has no value", advice=advice)
         return None
     kind = str(ak.type(column).content)
     inner = kind.removeprefix("var * ")
-    if column.ndim != depth or not inner.startswith(("bool", "int", "uint", "float")):
+    if column.ndim != depth or is_record or not inner.startswith(("bool", "int", "uint", "float")):
         errors.add_type(
             name, kind, "one number per jet" if depth == 1 else "a list of numbers per jet, one for each particle"
         )
@@ -75,7 +105,7 @@ def check_finite(columns: Mapping[str, Any], names: Sequence[str], errors: Chunk
     """Add an error for each column that holds no numbers, and for jets with NaN or infinity."""
     for name in names:
         depth = 2 if columns[name].ndim > 1 else 1
-        column = _numbers(columns[name], name, depth, errors)
+        column = column_of_numbers(columns[name], name, depth, errors)
         if column is not None and depth == 2:
             _check_particles(*_flat(column), name, errors)
         elif column is not None:
@@ -158,7 +188,7 @@ def particle_table(
     Returns:
         The table [C, V] float32, and the number of particles of each jet [J].
     """
-    found = {name: _numbers(columns[name], name, 2, errors) for name in names}
+    found = {name: column_of_numbers(columns[name], name, 2, errors) for name in names}
     usable = {name: column for name, column in found.items() if column is not None}
     lengths = _flat(next(iter(usable.values())))[1] if usable else np.zeros(len(errors.entries), np.int64)
     table = np.zeros((int(lengths.sum()), len(names)), np.float32)
@@ -185,7 +215,7 @@ def jet_table(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErr
     """Return columns with one number per jet as a table [J, V] float32; what is not finite is an error."""
     table = np.zeros((len(errors.entries), len(names)), np.float32)
     for i, name in enumerate(names):
-        column = _numbers(columns[name], name, 1, errors)
+        column = column_of_numbers(columns[name], name, 1, errors)
         if column is not None:
             table[:, i] = np.asarray(column)
             _check_jets(table[:, i], name, errors)

@@ -328,7 +328,7 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
         case ast.Compare(ops=[op], left=left, comparators=[right]):
             return _COMPARE[type(op)](_value(left, columns), _value(right, columns))
         case ast.Subscript(value=value, slice=index):
-            return _value(value, columns)[_value(index, columns)]
+            return _of_jets(_value(value, columns)[_value(index, columns)], node)
         case ast.Slice(lower=lower, upper=upper, step=step):
             return slice(_value(lower, columns), _value(upper, columns), _value(step, columns))
         case ast.List(elts=parts):
@@ -341,8 +341,19 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
         case ast.Call(func=func, args=args, keywords=keywords):
             given = [_value(part, columns) for part in args]
             named = {str(keyword.arg): _value(keyword.value, columns) for keyword in keywords}
-            return _called(func, columns)(*given, **named)
+            return _of_jets(_called(func, columns)(*given, **named), node)
     raise AssertionError(f"{type(node).__name__} was not checked")
+
+
+def _of_jets(value: Any, node: ast.expr) -> Any:
+    """Return a value after checking that it is not one number of many jets, which depend on how files are read."""
+    if value is None or isinstance(value, bool | int | float | np.generic):
+        names = (one.id for one in ast.walk(node) if isinstance(one, ast.Name))
+        if any(name not in MODULES and name not in _bare_functions() for name in names):
+            raise ValueError(
+                f"{ast.unparse(node)} is one number for all jets that are read at once; with axis=1 it is one per jet"
+            )
+    return value
 
 
 def _attribute(vector: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from subquad.hep.data.formats import file_of, tree_of
 from subquad.runs.storage import fingerprint
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["are_same", "digests_of", "training_note", "training_paths"]
+__all__ = ["are_same", "digests_of", "joined_digests", "training_note", "training_paths"]
 
 
 def digests_of(files: Iterable[Path]) -> dict[str, str]:
@@ -22,6 +22,17 @@ def digests_of(files: Iterable[Path]) -> dict[str, str]:
     """
     own = {str(path): _digest(path) for path in files} if processes().is_main_process else {}
     return broadcast_object(own)
+
+
+def joined_digests(own: Mapping[str, str], others: Mapping[str, str], origin: Path | str) -> dict[str, str]:
+    """Return the digests of two fits by path; those of other content under the same path are kept beside one another.
+
+    Args:
+        own: Digests of this fit.
+        others: Digests of the fit of a run.
+        origin: Folder of that run, by which its paths are named then.
+    """
+    return {**{path if own.get(path, it) == it else f"{path} of {origin}": it for path, it in others.items()}, **own}
 
 
 def are_same(digest: str, other: str) -> bool:

@@ -46,18 +46,19 @@ def fit_files(files: Files, test: Files = ()) -> FitFiles:
         SubquadError: A name matches no file, or a folder has several folders for one part.
     """
     found: dict[str, list[Path | str]] = {part: [] for part in PREFIXES.values()}
-    taken = []
+    # an iterator can be read only once
+    test, taken = list_files(test), []
     for given in list_files(files):
         folders = _part_folders(Path(given))
         if "train" not in folders:
             found["train"].append(given)
             continue
-        if list_files(test):
+        if test:
             folders.pop("test", None)
         for part, folder in folders.items():
             found[part].append(folder)
         taken.append(", ".join(f"{part} {folder}" for part, folder in folders.items()))
-    named = list_files(test) or found["test"]
+    named = test or found["test"]
     return FitFiles(
         train=expand_files(found["train"]),
         validation=expand_files(found["validation"]) if found["validation"] else (),

@@ -4,6 +4,7 @@ A column has one number per jet, or a list of numbers per jet, one for each part
 """
 
 import glob
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from subquad.errors import SubquadError, raise_errors, require, unknown
 from subquad.hep.data.array_files import hdf5, npz
+from subquad.hep.data.columns import normalized
 from subquad.hep.data.examples import EXAMPLES, example_path
 from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_files
 from subquad.hep.data.top_landscape import SPLIT
@@ -92,7 +94,11 @@ def expand_files(files: Files) -> list[Path]:
     raise_errors("Some files do not exist:", errors)
     if not found:
         raise SubquadError("no files were given; name ROOT files, or a pattern such as 'jets/*.root'")
-    return list(dict.fromkeys(found))
+    unique: dict[str, Path] = {}
+    for path in found:
+        # a path can be written in several ways
+        unique.setdefault(os.path.abspath(path), path)
+    return list(unique.values())
 
 
 def list_files(files: Files) -> list[Path | str]:
@@ -186,20 +192,10 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
         with _open(source, names, entries) as chunks:
             for arrays in chunks:
                 begin += len(arrays[names[0]])
-                yield {name: _normalized(ak.Array(arrays[name])) for name in names}
+                yield {name: normalized(ak.Array(arrays[name])) for name in names}
     except damage() as error:
         readable = f"; its first {begin:,} entries could be read" if begin else ""
         raise SubquadError(_damage_message(source.path, source.kind, error) + readable) from error
-
-
-def _normalized(array: Any) -> Any:
-    """Return fixed-size lists as variable-length ones, and optional values that are all present as plain ones."""
-    ak = require("awkward", extra="hep")
-    array = ak.from_regular(array, axis=1) if array.ndim == 2 else array
-    for axis in range(min(array.ndim, 2)):
-        if "?" in str(array.type) or "option" in str(array.type):
-            array = array if ak.any(ak.is_none(array, axis=axis), axis=None) else ak.drop_none(array, axis=axis)
-    return array
 
 
 @contextmanager

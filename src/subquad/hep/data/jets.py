@@ -269,7 +269,8 @@ def iterate_chunks(
                     if not errors:
                         yield chunk
             except SubquadError as error:
-                errors.append(str(error))
+                text = str(error)
+                errors.append(text if str(source.path) in text else f"{source.path}: {text}")
     raise_errors("Some files or jets cannot be used:", errors)
 
 
@@ -299,7 +300,7 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
         found.append(labels)
     raise_errors("Some files cannot be used:", errors)
     # optional labels are copied only if all files have the same
-    return found[0] if needs_labels or all(labels == found[0] for labels in found) else ()
+    return found[0] if needs_labels or all(set(labels) == set(found[0]) for labels in found) else ()
 
 
 def _unknown_layout(source: Source) -> str:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subquad.errors import SubquadError
 from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable, card_of, standardized_card
 from subquad.hep.data.features import (
     JET_FEATURES,
@@ -246,6 +247,9 @@ def fit_standardization(
         settings: Settings of the network.
         particles: Particles of training jets; used for a card with automatic standardization.
         jet_features: Jet-level features of training jets.
+
+    Raises:
+        SubquadError: A variable to standardize has no finite value.
     """
     card = layout.card
     if card is not None and card.has_automatic:
@@ -253,7 +257,13 @@ def fit_standardization(
         for variable in card.features:
             if variable.is_automatic:
                 column = particles[:, layout.particles.index(variable.name)].numpy()
-                low, center, high = np.percentile(column[np.isfinite(column)], [16, 50, 84])
+                finite = column[np.isfinite(column)]
+                if not len(finite):
+                    raise SubquadError(
+                        f"{card.name}: inputs: {variable.name} is infinite for all particles of the training jets, so "
+                        "that it cannot be standardized; omit it, or define it in new_variables without infinity"
+                    )
+                low, center, high = np.percentile(finite, [16, 50, 84])
                 width = max(high - center, center - low)
                 found[variable.name] = (float(center), float(1 / width) if width > 0 else 1.0)
         # weights and targets of the command line stand where the tables have them

@@ -109,7 +109,7 @@ class PaddedTable:
     """Names of datasets that cannot be columns, and the reasons."""
 
     def __init__(self, path: Path, arrays: Mapping[str, SequentialArray], layout: str = "") -> None:
-        self._arrays, self.layout = arrays, layout
+        self._path, self._arrays, self.layout = path, arrays, layout
         self._mask = next((name for name in MASKS if name in arrays and len(arrays[name].shape) > 1), None)
         self._count = next((name for name in COUNTS if name in arrays and len(arrays[name].shape) == 1), None)
         has_vectors = "vectors" in arrays and len(arrays["vectors"].shape) == 3 and arrays["vectors"].shape[1] == 4
@@ -170,18 +170,47 @@ class PaddedTable:
         ak = require("awkward", extra="hep")
         needed = {self._origins[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
         needed |= {"vectors"} if self._is_zero_padded else set()
+        flat = sorted(name for name in needed if len(self._arrays[name].shape) == 1 and not self._has_rows(name))
+        end = 0
         for begin in range(0, self.entries, entries):
             n = min(entries, self.entries - begin)
-            counts = None if self._count is None else self._arrays[self._count].take(n)
+            given = None if self._count is None else self._arrays[self._count].take(n)
+            # beside a mask, a count may be one of all particles before padding
+            counts = None if given is None or (self._mask and not flat) else self._whole(given, begin)
+            if flat and counts is not None:
+                end += int(counts.sum())
+                self._check_flat(flat, end, is_last=begin + n == self.entries)
             taken = {}
             for name in needed - {self._count}:
-                shape = self._arrays[name].shape
-                is_flat = len(shape) == 1 and shape[0] != self.entries
-                taken[name] = self._arrays[name].take(int(counts.sum()) if is_flat and counts is not None else n)
-            if self._count and counts is not None:
-                taken[self._count] = counts
+                taken[name] = self._arrays[name].take(int(counts.sum()) if name in flat and counts is not None else n)
+            if self._count and given is not None:
+                taken[self._count] = given
             is_real = self._real(taken, counts, n)
             yield {name: ak.Array(self._column(name, taken, is_real, counts)) for name in names}
+
+    def _has_rows(self, name: str) -> bool:
+        return self._arrays[name].shape[0] == self.entries
+
+    def _whole(self, counts: np.ndarray, begin: int) -> np.ndarray:
+        """Return the numbers of particles of the jets from `begin` on; JetClass's jet_nparticles is a real number."""
+        is_bad = ~((counts >= 0) & (counts % 1 == 0))
+        if is_bad.any():
+            j = int(np.argmax(is_bad))
+            raise SubquadError(
+                f"{self._path}: entry {begin + j}: {self._count} is {counts[j]}; it must be the number of particles"
+            )
+        return counts.astype(np.int64)
+
+    def _check_flat(self, names: Sequence[str], end: int, *, is_last: bool) -> None:
+        """Check that the counts, which add up to `end` so far, are those of the particles of all jets."""
+        for name in names:
+            size = self._arrays[name].shape[0]
+            if end > size or (is_last and end < size):
+                so_far = "" if is_last else " or more"
+                raise SubquadError(
+                    f"{self._path}: array {name!r} has {size:,} entries, and the counts in {self._count!r} add up to "
+                    f"{end:,}{so_far}; they must count the particles of each jet in the array"
+                )
 
     def _real(self, taken: Mapping[str, np.ndarray], counts: np.ndarray | None, n: int) -> np.ndarray | None:
         if self._mask is not None:
@@ -200,13 +229,19 @@ class PaddedTable:
             assert is_real is not None
             return _jet_sum(name, self._parts(array, is_real), is_real)
         if array.ndim == 1:
-            is_flat = self._arrays[origin].shape[0] != self.entries
-            return ak.unflatten(array, counts) if is_flat else array
-        if name.startswith("label"):
-            return array[:, part]
+            return array if self._has_rows(origin) else ak.unflatten(array, counts)
+        # one number per jet; other arrays may have names that begin alike
+        if origin in LABELS or (name.startswith("label") and array.size == len(array)):
+            return array.reshape(len(array), -1)[:, part]
         assert is_real is not None
         if array.ndim == 3:
             array = self._parts(array, is_real)[:, part]
+        if array.shape != is_real.shape:
+            others = "the other arrays have" if self._mask is None else f"{self._mask!r} has"
+            raise SubquadError(
+                f"{self._path}: array {origin!r} has {array.shape[1]} places for particles, and {others} "
+                f"{is_real.shape[1]}; all must have the same number"
+            )
         return ak.unflatten(array[is_real], is_real.sum(1))
 
     def _parts(self, array: np.ndarray, is_real: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The files of a fit, their layout, and the store that one process writes from them while the others wait."""
 
+import errno
 import json
 import shutil
 import time
@@ -24,7 +25,7 @@ from subquad.progress import say
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import processes
 
-__all__ = ["JETS", "FitSource", "source_of", "temporary_store", "wait_for"]
+__all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store", "wait_for"]
 
 JETS = "jets"
 """Folder of the store in a run that is not finished."""
@@ -53,7 +54,7 @@ class FitSource:
         card = None if layout.card is None else plain(layout.card.options)
         parts = [plain(getattr(self.files, part)) for part in ("train", "validation", "test")]
         columns = [list(getattr(layout, name)) for name in names]
-        return fingerprint(json.dumps([5, self.data, self.tree, parts, card, layout.event_weights, *columns]))
+        return fingerprint(json.dumps([6, self.data, self.tree, parts, card, layout.event_weights, *columns]))
 
     def open(self, folder: Path) -> JetDataset | None:
         """Return the dataset in a folder; None if it is not complete."""
@@ -227,6 +228,21 @@ def temporary_store(source: FitSource, out: Path, *, quiet: bool) -> Iterator[Pa
     finally:
         if group.is_main_process:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def move_store(folder: Path, target: Path) -> None:
+    """Move a complete store, also to another file system, such as one that is mounted at the run's folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # under another name until it is complete
+        partial = target.with_name(f".{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(target)
 
 
 def wait_for(is_done: Callable[[], bool]) -> None:

@@ -158,7 +158,11 @@ def thinned(dataset: JetDataset, most: int) -> JetDataset:
 
 
 def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweighting | None) -> np.ndarray:
-    """Return the weights [J] in the loss: event weights, reweighted by the card, `--reweight-vars` or `--reweight`."""
+    """Return the weights [J] in the loss: event weights, reweighted by the card, `--reweight-vars` or `--reweight`.
+
+    Raises:
+        SubquadError: The weights of a class do not add up to more than 0, or no jet of it is inside the bins.
+    """
     labels, classes = dataset.labels.numpy(), dataset.classes
 
     def column(name: str) -> np.ndarray:
@@ -170,4 +174,12 @@ def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweight
     if reweighting is not None:
         columns = {name: column(name) for name in (*reweighting.bins, *reweighting.classes)}
         weights = kinematic_weights(reweighting, columns, labels, classes, base=weights)
-    return balance_classes(weights, labels, len(classes)) if settings.reweight == "class" else weights
+    if settings.reweight != "class":
+        return weights
+    for name, total in zip(classes, np.bincount(labels, weights, minlength=len(classes)), strict=True):
+        if not total > 0:
+            raise SubquadError(
+                f"--reweight class: the weights of the jets of {name} add up to {total:g}, and cannot be scaled to the "
+                "total weight of the other classes; check the weights, or omit --reweight"
+            )
+    return balance_classes(weights, labels, len(classes))

@@ -52,7 +52,9 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
     present = np.unique(dataset.labels)
     bad = [f"{tagger.classes[i]}: {sums[i]:g}" for i in present if not sums[i] > 0]
     raise_errors(
-        f"The event weights ({tagger.layout.event_weights}) of some classes do not add up to more than 0:", bad
+        f"The event weights ({tagger.layout.event_weights}) of some classes do not add up to more than 0; increase "
+        "--jets, or name another branch with --event-weights:",
+        bad,
     )
     return replace(dataset, weights=torch.from_numpy(weights))
 

@@ -85,6 +85,8 @@ def classification_metrics(
         each metric: of accuracies by Wilson, of AUC by DeLong, of average precision by bootstrap over jets.
     """
     probabilities = normalized(probabilities)
+    # sums in float32 would no longer grow at 17 million jets
+    weights = None if weights is None else weights.astype(np.float64)
     C = len(classes)
     right = probabilities.argmax(1) == labels
     accuracy = weighted_mean(right, weights)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
 
 from subquad.hep.metrics.classification import CONFIDENCE, discriminant, inverse, rejection_at, threshold_at
 from subquad.hep.metrics.predictions import Predictions
@@ -135,13 +135,17 @@ def against_pt(
 
 
 def mass_edges(scored: Predictions, background: int) -> np.ndarray | None:
-    """Return bin edges from 0 to the mass in GeV that 1 in 200 background jets exceeds; None if there are too few."""
-    count = int((scored.labels == background).sum())
-    if scored.sdmass is None or count < MIN_JETS:
+    """Return bin edges from 0 to the mass in GeV that 1 in 200 background jets exceeds; None if there are too few.
+
+    They are too few as well if their weights do not add up to more than 0.
+    """
+    of = scored.labels == background
+    count = int(of.sum())
+    if scored.sdmass is None or count < MIN_JETS or not scored.weights_of(of)[0] > 0:
         return None
     # wider bins for fewer jets, so that 1 % of them still fill some bins
     bins = int(np.clip(count**0.4, 8, 30))
-    high = float(np.quantile(scored.sdmass[scored.labels == background].astype(np.float64), 0.995))
+    high = float(np.quantile(scored.sdmass[of].astype(np.float64), 0.995))
     return np.linspace(0, high if high > 0 else 1.0, bins + 1)
 
 
@@ -180,8 +184,16 @@ def density(values: np.ndarray, edges: np.ndarray, weights: np.ndarray | None) -
 
 
 def distance(p: np.ndarray, q: np.ndarray) -> float:
-    r"""Return the Jensen–Shannon distance, $\sqrt{(KL(p|m) + KL(q|m))/2}$ in bits with $m = (p + q)/2$: from 0 to 1."""
-    return float(jensenshannon(p, q, base=2))
+    r"""Return the Jensen–Shannon distance, $\sqrt{(KL(p|m) + KL(q|m))/2}$ in bits with $m = (p + q)/2$: from 0 to 1.
+
+    An empty histogram, as of jets whose weights cancel, is as far from any other as a disjoint one.
+    """
+    if not p.any() or not q.any():
+        return 1.0
+    middle = (p + q) / 2
+    divergence = (rel_entr(p, middle) + rel_entr(q, middle)).sum() / 2 / np.log(2)
+    # of equal histograms, rounding can make it negative
+    return float(np.sqrt(max(divergence, 0.0)))
 
 
 def reliability(scored: Predictions, label: int, *, bins: int = 10) -> tuple[Curve, float]:

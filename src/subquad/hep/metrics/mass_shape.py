@@ -32,7 +32,8 @@ def mass_shapes(one: Predictions, classes: Sequence[str], background: str) -> di
     Returns:
         By signal a list of `efficiency`; `jets`, the number of background jets that pass; `jsd` and `inverse_jsd`;
         `by_chance`, the mean inverse of as many jets drawn at random, which no tagger exceeds but by chance; and
-        `rejection` at this efficiency. Cuts that fewer than 10 background jets pass are left out. Empty without masses.
+        `rejection` at this efficiency. Cuts that fewer than 10 background jets pass are left out, and those after which
+        no bin has a sum of weights above 0. Empty without masses.
     """
     b = list(classes).index(background)
     edges = mass_edges(one, b)
@@ -58,8 +59,10 @@ def _cut(
     def shape(rows: np.ndarray) -> np.ndarray:
         return density(mass[rows], edges, None if weights is None else weights[rows])
 
-    before = shape(np.ones(len(mass), bool))
-    jsd, generator = distance(before, shape(passes)) ** 2, np.random.default_rng(0)
+    before, after = shape(np.ones(len(mass), bool)), shape(passes)
+    if not after.any():
+        return None
+    jsd, generator = distance(before, after) ** 2, np.random.default_rng(0)
     drawn = [generator.choice(len(mass), count, replace=False) for _ in range(20)]
     by_chance = float(np.mean([distance(before, shape(rows)) ** 2 for rows in drawn]))
     measured = rejection(one.probabilities, one.labels, signal, background, efficiency, weights=one.weights)

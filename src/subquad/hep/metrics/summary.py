@@ -74,13 +74,14 @@ def weight_notes(predictions: Sequence[Predictions]) -> list[str]:
 
 
 def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
-    """Return one standard deviation of a metric's mean: over jets and, of several trainings, over trainings too."""
+    """Return half of the 68.3 % interval of a metric's mean: over jets and, if there are several, over trainings."""
     intervals = [one["intervals"].get(metric) for one in measured["trainings"]]
     widths = [(high - low) / 2 for low, high in filter(None, intervals)]
-    deviation = measured["spread"][metric]["deviation"] if metric in measured["spread"] else None
+    of_trainings = measured["spread"].get(metric, {}).get("interval")
+    over_trainings = None if of_trainings is None else (of_trainings[1] - of_trainings[0]) / 2
     if not widths:
-        return deviation
-    return float(np.hypot(np.mean(widths), deviation or 0.0))
+        return over_trainings
+    return float(np.hypot(np.mean(widths), over_trainings or 0.0))
 
 
 def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredictions]) -> dict[str, Any]:

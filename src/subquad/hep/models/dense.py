@@ -23,7 +23,16 @@ from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import Neighbours, chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = ["OUTPUT", "TARGETS", "DenseTagger", "dense_kinematic", "example_inputs", "input_names", "outputs_of_graph"]
+__all__ = [
+    "MULTIPLICITIES",
+    "OUTPUT",
+    "TARGETS",
+    "DenseTagger",
+    "dense_kinematic",
+    "example_inputs",
+    "input_names",
+    "outputs_of_graph",
+]
 
 MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
 """Sizes of the example inputs."""
@@ -141,10 +150,12 @@ def input_names(tagger: TrainedTagger) -> list[str]:
     ]
 
 
-def example_inputs(layout: Layout, names: Sequence[str]) -> list[dict[str, Tensor]]:
-    """Return random jets of 1 to 128 particles, in batches of one and of three, some of them padded."""
+def example_inputs(
+    layout: Layout, names: Sequence[str], multiplicities: Sequence[int] = MULTIPLICITIES
+) -> list[dict[str, Tensor]]:
+    """Return random jets of so many particles, in batches of one and of three, some of them padded."""
     generator, found = torch.Generator().manual_seed(0), []
-    for B, P in [(B, P) for B in BATCH_SIZES for P in MULTIPLICITIES]:
+    for B, P in [(B, P) for B in BATCH_SIZES for P in multiplicities]:
 
         def normal(*shape: int, B: int = B) -> Tensor:
             return torch.randn(B, *shape, generator=generator)

@@ -228,7 +228,7 @@ def _train(
             ema_decay=preset.ema_decay,
             patience=settings.patience,
         ),
-        schedule=schedule(name, warmup=warmup),
+        schedule=schedule(name, warmup=warmup, steps=steps_per_epoch * settings.epochs),
         validate=plan.validate,
         monitor=monitor_of(settings, plan.targets),
         maximize=monitor_of(settings, plan.targets) == "accuracy",

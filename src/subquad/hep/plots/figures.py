@@ -124,7 +124,8 @@ def scores_figure(predictions: Predictions, classes: Sequence[str], background: 
             rows = predictions.labels == of
             weights = predictions.weights_of(rows)[1]
             _draw_fractions(axes, score[rows], edges, weights=weights, colour=colour, label=latex_name(label))
-        axes.set(yscale="log", ylim=(1e-3, 3), xlim=(0, 1))
+        # the limits first: there may be no jet of either class to find them from
+        axes.set(ylim=(1e-3, 3), xlim=(0, 1), yscale="log")
         axes.legend(frameon=False, loc="upper center", ncols=2, fontsize=8, handlelength=1.2)
     figure.supxlabel(rf"score $p_S / (p_S + p_B)$, $B$: {latex_name(background)}", fontsize=11)
     figure.supylabel("fraction of jets", fontsize=11)
