@@ -8,8 +8,9 @@ form with other words and numbers (arXiv:2404.06654). lm-eval makes the prompts 
 tokens: the share of items whose number is in the answer. These are the two that need no texts from elsewhere.
 
 Arms, all with the weights of the checkpoint: `teacher`, its own softmax attention; `window and cache`, and
-`sliding window`, both of the default's memory, without a linear branch. `student` is a folder that `subquad llm linearize`
-wrote, with all of its parts. First it is checked that within the window all arms give the logits of the teacher.
+`sliding window`, both of the default's memory, without a linear branch. `student` is a folder that `subquad llm
+linearize` wrote, with all of its parts. First it is checked that within the window all arms give the logits of softmax
+attention.
 
 One JSON file per arm and task is written into --out: the same command resumes, and arms can run in parallel. The last
 line is JSON, with Wilson's 95 % intervals.
