@@ -127,7 +127,11 @@ def main() -> None:
                     "tokens": max(item["tokens"] for item in found["items"]),
                 }
                 print(f"{arm}, {task}: {sum(right):g} of {len(right)}", flush=True)
-    print(json.dumps({"benchmark": "llm_ruler", "length": options.length, "machine": machine(), "arms": results}))
+    print(
+        json.dumps(
+            {"benchmark": "llm_ruler", "length": options.length, "machine": machine(options.threads), "arms": results}
+        )
+    )
 
 
 if __name__ == "__main__":
