@@ -19,7 +19,7 @@ line is JSON, with Wilson's 95 % intervals.
 import argparse
 import json
 import tempfile
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,10 @@ def main() -> None:
             model = converted
             if arm == "student":
                 model, tokenizer = llm.load(options.student)
-            elif arm in CONTROLS:
+            elif arm == "teacher":
+                stack.enter_context(attention_mode(model, "softmax"))
+            else:
                 stack.enter_context(as_control(model, controls[CONTROLS[arm]]))
-            stack.enter_context(attention_mode(model, "softmax") if arm == "teacher" else nullcontext())
             difference = check(model)
             for task in options.tasks:
                 file = options.out / f"{arm.replace(' ', '-')}-{task}.json"
