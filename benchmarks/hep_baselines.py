@@ -10,10 +10,13 @@ features. With `--inputs` all models have the same inputs: `particles`, these 17
 sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
 what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
 ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted
-here. `boosting` is scikit-learn's on our jet-level features, without a limit on time. Variants of `auto`, as
-presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev order 1; with five blocks it has
-as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike, in place of the filter,
-`auto-unit-weights` with the filter on such a graph, and others with one setting changed.
+here. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among
+six settings on the validation jets.
+
+Variants of `auto`, as presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev order 1;
+with five blocks it has as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike, in place
+of the filter, `auto-unit-weights` with the filter on such a graph, `auto-edge-messages` with a step of message passing
+with trained functions of the edges in place of the filter, and others with one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
@@ -31,248 +34,36 @@ for seed 0 only: 100,000 jets take the baselines up to a quarter of an hour. The
 
 import argparse
 import json
-import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from jet_networks import LEARNING_RATES, VARIANTS, Model, baseline, data_folder, ours
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from subquad.hep.data.batches import collate
-from subquad.hep.data.chunks import chunk_of
-from subquad.hep.data.features import (
-    JET_FEATURES,
-    PARTICLE_SUMS,
-    STANDARD_FEATURES,
-    jet_features,
-    particle_features,
-)
-from subquad.hep.data.jets import PARTICLES, Jets, read
-from subquad.hep.data.layout import fit_standardization, layout_of
-from subquad.hep.data.store import dataset_of
+from subquad.hep.data.features import JET_FEATURES, PARTICLE_SUMS, jet_features
+from subquad.hep.data.jets import Jets, read
 from subquad.hep.metrics.classification import classification_metrics, rejections
 from subquad.hep.models.boosting import boosting_probabilities
-from subquad.hep.models.networks import build_network, forward, predict_logits
-from subquad.hep.models.presets import PRESETS, net_settings
-from subquad.hep.settings import FitSettings
+from subquad.hep.models.presets import PRESETS
 from subquad.runs.storage import atomic
-from subquad.train.bucketing import batches_by_length, bucketed_batches
-from subquad.train.ema import ExponentialMovingAverage
-from subquad.train.optim import parameter_groups, schedule
 
-BASELINES = ("particlenet", "part", "boosting", "published")
-VARIANTS = {
-    "auto-no-graph": {"chebyshev_order": 1},
-    "auto-no-graph-5-blocks": {"chebyshev_order": 1, "layers": 5},
-    "auto-neighbour-mean": {"chebyshev_order": 2},
-    "auto-unit-weights": {},
-    "auto-2-terms": {"chebyshev_order": 2},
-    "auto-8-terms": {"chebyshev_order": 8},
-    "auto-16-neighbours": {"k": 16},
-    "auto-wide": {"width": 128, "layers": 4},
-}
-"""Settings of `fit` by which a variant differs from `auto`."""
-UNIT_WEIGHTS = ("auto-neighbour-mean", "auto-unit-weights")
-"""Variants all of whose edges have the weight 1: the exponents are 0 and not trained."""
-LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
-WIDTHS = {"particlenet": 256, "part": 128}
-"""What a network has pooled, before its head."""
+BASELINES = ("particlenet", "part", "boosting", "boosting-tuned", "published")
 VALIDATIONS = 10
-MOST = 128
-LEAST = 17
-"""Particles of a padded batch of a baseline: ParticleNet takes 16 neighbours of each particle, if need be padding."""
-
-# JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
-COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A network with everything that its training needs."""
-
-    net: nn.Module
-    logits: Callable[[str, Tensor], Tensor]
-    """Logits of some jets of a part: `train`, `validation`, `test` or `background`."""
-    predict: Callable[[str], Tensor]
-    """Logits of all jets of a part, without gradients."""
-    plan: Callable[[int], Sequence[Tensor]]
-    """The batches of an epoch."""
-    optimizer: Any
-    rate: Callable[[float], float]
-    """Factor on the learning rates by the used fraction of the budget."""
-    clip: float | None
-    average: ExponentialMovingAverage | None = None
-    """Moving average of the weights, which is validated and kept."""
-
-
-def ours(name: str, parts: dict[str, Jets], seed: int, inputs: str | None) -> Model:
-    base = "auto" if name in VARIANTS else name
-    fit = FitSettings(preset=base, inputs=inputs, **VARIANTS.get(name, {}))
-    preset = replace(PRESETS[base], net=net_settings(fit))
-    layout = layout_of(preset.net)
-    chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
-    train = dataset_of(chunks["train"], layout)
-    layout = fit_standardization(layout, preset.net, train.particles, train.jet_features)
-    datasets = {part: dataset_of(chunk, layout) for part, chunk in chunks.items()}
-    net = build_network(preset.net, layout, len(parts["train"].classes))
-    if name in UNIT_WEIGHTS:
-        net.exponents.requires_grad_(False).zero_()
-    rows = torch.arange(len(train))
-
-    shape, warmup = preset.schedule
-    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=fit.weight_decay)
-    return Model(
-        net=net,
-        logits=lambda part, rows: forward(net, collate(datasets[part], rows)),
-        predict=lambda part: predict_logits(net, datasets[part]),
-        plan=lambda epoch: bucketed_batches(rows, train.lengths, fit.batch_size, seed=seed, epoch=epoch),
-        optimizer=torch.optim.AdamW(groups),
-        rate=schedule(shape, warmup=warmup),
-        clip=1.0,
-        average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,
-    )
-
-
-@dataclass(frozen=True)
-class BaselineInputs:
-    """Features and four-vectors of all particles, as flat tables."""
-
-    features: Tensor
-    vectors: Tensor
-    first: Tensor
-    lengths: Tensor
-    of_jets: Tensor
-    """Jet-level features [J, H], not standardized; H is 0 without any."""
-
-    @classmethod
-    def of(cls, jets: Jets, columns: Sequence[int], *, has_jet_features: bool) -> "BaselineInputs":
-        """Return the inputs of the baselines; weaver clips standardized features at 5."""
-        vectors = [PARTICLES.index(f"part_{name}") for name in ("px", "py", "pz", "energy")]
-        return cls(
-            torch.from_numpy(particle_features(jets, STANDARD_FEATURES)[:, columns].clip(-5, 5)),
-            torch.from_numpy(jets.particles[:, vectors].copy()),
-            torch.from_numpy(jets.first[:-1]),
-            torch.from_numpy(np.minimum(jets.lengths, MOST)),
-            torch.from_numpy(jet_features(jets)) if has_jet_features else torch.zeros(len(jets), 0),
-        )
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features [B, F, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
-        lengths = self.lengths[rows]
-        places = torch.arange(max(LEAST, int(lengths.max())))
-        mask = places < lengths[:, None]
-        index = (self.first[rows, None] + places).masked_fill(~mask, 0)
-        tables = [(table[index] * mask[..., None]).mT.contiguous() for table in (self.features, self.vectors)]
-        return tables[0], tables[1], mask[:, None]
-
-
-class HeadWithJetFeatures(nn.Module):
-    """A head that takes jet-level features beside what a network has pooled."""
-
-    def __init__(self, width: int, train: Tensor, classes: int):
-        super().__init__()
-        self.register_buffer("center", train.mean(0))
-        self.register_buffer("scale", train.std(0).clamp(min=1e-6))
-        self.net = nn.Sequential(nn.Linear(width + train.shape[1], 128), nn.ReLU(), nn.Linear(128, classes))
-        self.of_jets = train[:0]
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return the logits; the features of the jets of the batch are in `of_jets`."""
-        return self.net(torch.cat((pooled, ((self.of_jets - self.center) / self.scale).clamp(-5, 5)), 1))
-
-
-def baseline_network(name: str, features: int, classes: int) -> nn.Module:
-    if name == "part":
-        from weaver.nn.model.ParticleTransformer import ParticleTransformer
-
-        return ParticleTransformer(
-            input_dim=features,
-            num_classes=classes,
-            pair_input_dim=4,
-            use_pre_activation_pair=False,
-            embed_dims=(128, 512, 128),
-            pair_embed_dims=(64, 64, 64),
-            num_heads=8,
-            num_layers=8,
-            num_cls_layers=2,
-            fc_params=(),
-            trim=False,
-        )
-    from weaver.nn.model.ParticleNet import ParticleNet
-
-    return ParticleNet(
-        features,
-        classes,
-        conv_params=[(16, (64, 64, 64)), (16, (128, 128, 128)), (16, (256, 256, 256))],
-        fc_params=[(256, 0.1)],
-        use_fusion=False,
-        use_fts_bn=True,
-        use_counts=True,
-        trim=False,
-    )
-
-
-def flat_then_falling(progress: float) -> float:
-    return 0.01 ** (max(0.0, min(progress, 1.0) - 0.7) / 0.3)
-
-
-def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
-    from weaver.utils.nn.optimizer.ranger import Ranger
-
-    classes, has_jet_features = len(parts["train"].classes), options.inputs == "particles+jet"
-    # the angles stay the last two
-    columns = [*COLUMNS[:-2], 17, 18, *COLUMNS[-2:]] if has_jet_features else COLUMNS
-    inputs = {part: BaselineInputs.of(jets, columns, has_jet_features=has_jet_features) for part, jets in parts.items()}
-    net, head = baseline_network(name, len(columns), classes), None
-    if has_jet_features:
-        net.fc = head = HeadWithJetFeatures(WIDTHS[name], inputs["train"].of_jets, classes)
-    if name == "published":
-        net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
-    rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
-
-    def logits(part: str, rows: Tensor) -> Tensor:
-        features, vectors, mask = inputs[part].batch(rows)
-        if head is not None:
-            head.of_jets = inputs[part].of_jets[rows]
-        if name == "part":
-            return net(features, v=vectors, mask=mask)
-        # the last two features are the angles, in which the first graph is built
-        return net(features[:, -2:], features, mask=mask)
-
-    @torch.no_grad()
-    def predict(part: str) -> Tensor:
-        net.eval()
-        out = torch.zeros(len(parts[part]), len(parts[part].classes))
-        for some in batches_by_length(inputs[part].lengths, 64):
-            out[some] = logits(part, some)
-        net.train()
-        return out
-
-    def plan(epoch: int) -> Sequence[Tensor]:
-        if options.arrange == "bucketed":
-            return bucketed_batches(rows, lengths, options.baseline_batch_size, seed=seed, epoch=epoch)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return rows[torch.randperm(len(rows), generator=generator)].split(options.baseline_batch_size)
-
-    learning_rate = options.baseline_learning_rate or LEARNING_RATES.get(name, 1e-3)
-    return Model(
-        net=net,
-        logits=logits,
-        predict=predict,
-        plan=plan,
-        optimizer=Ranger(net.parameters(), lr=learning_rate),
-        rate=flat_then_falling,
-        clip=None,
-    )
+BOOSTING = tuple(
+    {"learning_rate": rate, "max_leaf_nodes": leaves, "max_iter": 1000}
+    for rate in (0.05, 0.1)
+    for leaves in (15, 31, 63)
+)
+"""What `boosting-tuned` tries; early stopping chooses the number of trees of each."""
 
 
 def endless(model: Model) -> Iterator[Tensor]:
@@ -326,25 +117,44 @@ def trained(model: Model, parts: dict[str, Jets], options: argparse.Namespace) -
     }
 
 
+def boosted(
+    parts: dict[str, Jets], measured: Sequence[str], seed: int, *, inputs: str | None, is_tuned: bool
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the probabilities of the measured parts, and what the fit took."""
+    begin, asked = time.process_time(), ("validation", *measured)
+    known = PARTICLE_SUMS if inputs == "particles" else JET_FEATURES
+    taken = [JET_FEATURES.index(feature) for feature in known]
+    training_features, *features = (jet_features(parts[part])[:, taken] for part in ("train", *asked))
+    ends = np.cumsum([len(table) for table in features])[:-1]
+    tried = []
+    for settings in BOOSTING if is_tuned else ({},):
+        found = boosting_probabilities(
+            training_features,
+            parts["train"].labels,
+            np.concatenate(features),
+            classes=len(parts["test"].classes),
+            seed=seed,
+            **settings,
+        )
+        answers = dict(zip(asked, np.split(found, ends), strict=True))
+        accuracy = float((answers["validation"].argmax(1) == parts["validation"].labels).mean())
+        tried.append((accuracy, settings, answers))
+        print(f"  {settings}: validation {accuracy:.4f}", flush=True)
+    accuracy, settings, answers = max(tried, key=lambda one: one[0])
+    return answers, {"cpu_seconds": time.process_time() - begin, "validation": accuracy, "settings": settings}
+
+
 def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Fit and measure one model."""
     test, measured = parts["test"], ["test"] + ["background"] * ("background" in parts and seed == 0)
     training: dict[str, Any] = {}
-    if name == "boosting":
-        begin = time.process_time()
-        known = PARTICLE_SUMS if options.inputs == "particles" else JET_FEATURES
-        taken = [JET_FEATURES.index(feature) for feature in known]
-        training_features, *features = (jet_features(parts[part])[:, taken] for part in ("train", *measured))
-        probabilities = boosting_probabilities(
-            training_features, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
-        )
-        ends = np.cumsum([len(parts[part]) for part in measured])
-        answers = dict(zip(measured, np.split(probabilities, ends[:-1]), strict=True))
-        training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
+    if name in ("boosting", "boosting-tuned"):
+        answers, training = boosted(parts, measured, seed, inputs=options.inputs, is_tuned=name == "boosting-tuned")
+        parameters, scoring = None, None
     else:
         torch.manual_seed(seed)
         is_ours = name in (*PRESETS, *VARIANTS)
-        model = ours(name, parts, seed, options.inputs) if is_ours else baseline(name, parts, seed, options)
+        model = ours(name, parts, seed, options) if is_ours else baseline(name, parts, seed, options)
         parameters = sum(p.numel() for p in model.net.parameters())
         if name != "published":
             training = trained(model, parts, options)
@@ -365,10 +175,6 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         **{"parameters": parameters, "training": training, "inference_jets_per_cpu_second": scoring},
         "scores": scores,
     }
-
-
-def data_folder() -> Path:
-    return Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep"
 
 
 def split(options: argparse.Namespace) -> dict[str, Jets]:
@@ -467,6 +273,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the baselines"
     )
+    parser.add_argument("--batch-size", type=int, help="of our networks; default: that of `fit`")
     parser.add_argument("--baseline-batch-size", type=int, default=64)
     parser.add_argument("--baseline-learning-rate", type=float, help=f"default: {LEARNING_RATES}")
     return parser.parse_args()
@@ -478,7 +285,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     # two runs in one table must agree in these
     settings = {
-        key: value for key, value in vars(options).items() if key not in ("out", "presets", "baselines", "seeds")
+        key: value
+        for key, value in vars(options).items()
+        if key not in ("out", "presets", "baselines", "seeds") and value is not None
     }
     parts = None
     results: dict[str, list[dict[str, Any]]] = {}

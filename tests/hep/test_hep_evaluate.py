@@ -168,6 +168,7 @@ def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, hold
     assert ours["spread"]["accuracy"]["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
     assert ours["trainings"][0]["jets"] == dict.fromkeys(CLASSES, 41)
     assert ours["trainings"][0]["milliseconds_per_jet"] > 0
+    assert ours["trainings"][0]["latency_milliseconds"] > 0
     # right about all jets but one, whatever the order of the branches
     assert theirs["trainings"][0]["accuracy"] == pytest.approx(122 / 123)
     assert theirs["trainings"][0]["milliseconds_per_jet"] is None

@@ -59,7 +59,7 @@ def test_a_tagger_separates_synthetic_jets_and_writes_all_its_files(fitted):
         assert (out / name).stat().st_size > 0
     assert sections(out)[0].title == "Metrics"
     text = (out / "report.html").read_text()
-    assert "Gradient boosting on jet-level features" in text
+    assert "Gradient boosting reaches" in text
     assert "nan" not in text[: text.index("data:image")]
 
 

@@ -41,6 +41,12 @@ def test_event_weights_count_in_the_likelihood():
     assert found != pytest.approx(fit_temperature(logits, labels), rel=1e-3)
 
 
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, -3.0]])
+def test_weights_that_cancel_leave_the_logits_as_they_are(weights):
+    logits = torch.tensor([[1.0, -1.0], [3.0, 2.0]])
+    assert fit_temperature(logits, torch.tensor([0, 1]), np.array(weights)) == 1
+
+
 def test_the_temperature_has_limits():
     assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(LIMITS[0], rel=1e-2)
 

@@ -103,8 +103,9 @@ class FitSettings:
     same inputs; their classes may be others. Default: random weights."""
     epochs: Training[int] = 15
     """Number of passes over the training set."""
-    batch_size: Training[int] = 128
-    """Batch size: jets per optimizer step."""
+    batch_size: Training[int | None] = None
+    """Batch size: jets per optimizer step and process. Default: 32 for `auto`, 128 for the others. A GPU needs larger
+    batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
     for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of

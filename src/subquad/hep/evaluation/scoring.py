@@ -29,6 +29,8 @@ from subquad.train.distributed import processes
 
 __all__ = ["BOOSTING", "score_files", "stored_predictions"]
 
+SINGLE_JETS = 50
+"""Jets that are scored one by one for the latency."""
 BOOSTING = "boosting"
 """Name of the gradient-boosting baseline that `subquad hep fit` trains beside the network."""
 
@@ -107,6 +109,7 @@ class _Scorer:
     classes: Sequence[str]
     settings: EvaluateSettings
     parts: list[Predictions] = field(default_factory=list)
+    latency: float | None = None
 
     def add(self, chunk: JetChunk, files: Sequence[Path]) -> None:
         """Score a chunk of jets."""
@@ -116,6 +119,7 @@ class _Scorer:
         if not self.parts:
             # the first call allocates memory, and its time would be attributed to the jets
             self._timed_outputs(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
+            self.latency = self._latency(inputs)
         outputs, batches = self._timed_outputs(inputs)
         logits, targets = logits_and_targets(self.tagger.net, outputs)
         order = [self.tagger.classes.index(name) for name in self.classes]
@@ -131,12 +135,22 @@ class _Scorer:
                 labels=_labels(chunk, self.tagger, self.classes, files),
                 multiplicity=chunk.lengths.astype(np.float32),
                 batches=batches,
+                latency=self.latency,
                 temperature=self.tagger.config.get("temperature"),
                 predicted=self.tagger.targets.predicted(targets),
                 true={name: chunk.observers[name].astype(np.float32) for name in self.tagger.targets.names},
                 **{key: None if column is None else column.astype(np.float32) for key, column in observers.items()},
             )
         )
+
+    def _latency(self, inputs: JetDataset) -> float:
+        """Return the median milliseconds of single jets, from their standardization to the outputs."""
+        seconds = []
+        for row in torch.linspace(0, len(inputs) - 1, SINGLE_JETS).long():
+            began = time.perf_counter()
+            predict_outputs(self.tagger.net, inputs.subset(row[None]), 1)
+            seconds.append(time.perf_counter() - began)
+        return 1e3 * float(np.median(seconds))
 
     def _timed_outputs(self, inputs: JetDataset) -> tuple[torch.Tensor, np.ndarray]:
         """Return the outputs and, of each batch, the mean number of particles, the number of jets and the seconds."""

@@ -64,6 +64,8 @@ class Predictions:
     """Number by which the logits were divided to calibrate the probabilities; None if unknown."""
     batches: np.ndarray | None = None
     """[N, 3]: mean number of particles, number of jets and seconds in the network of each batch, if timed."""
+    latency: float | None = None
+    """Milliseconds from one jet alone to its outputs, the median over some jets, if timed."""
 
     @property
     def accuracy(self) -> float:

@@ -27,6 +27,7 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 "milliseconds_per_jet": None
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
+                "latency_milliseconds": one.latency,
                 **_effective_jets(one, classes),
                 "targets": {
                     name: regression_metrics(one.predicted[name], one.true[name], one.weights) for name in one.predicted

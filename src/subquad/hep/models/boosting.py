@@ -50,6 +50,9 @@ def boosting_probabilities(
     classes: int,
     seed: int,
     weights: np.ndarray | None = None,
+    learning_rate: float = 0.08,
+    max_leaf_nodes: int = 15,
+    max_iter: int = 300,
 ) -> np.ndarray:
     """Fit gradient boosting on tables and return its probabilities [J, C].
 
@@ -62,6 +65,9 @@ def boosting_probabilities(
         classes: Number of classes C.
         seed: Seed of the selection of jets held out for early stopping.
         weights: [N] of the training jets.
+        learning_rate: Learning rate.
+        max_leaf_nodes: Largest number of leaves of a tree.
+        max_iter: Largest number of rounds, each of one tree per class.
     """
     ensemble, counts = require("sklearn.ensemble", extra="hep"), np.unique(labels, return_counts=True)[1]
     probabilities = np.zeros((len(test_features), classes))
@@ -69,9 +75,9 @@ def boosting_probabilities(
         probabilities[:, labels[0]] = 1
         return probabilities
     model = ensemble.HistGradientBoostingClassifier(
-        learning_rate=0.08,
-        max_iter=300,
-        max_leaf_nodes=15,
+        learning_rate=learning_rate,
+        max_iter=max_iter,
+        max_leaf_nodes=max_leaf_nodes,
         early_stopping=bool(counts.min() > 1 and math.ceil(HELD_OUT * len(labels)) >= len(counts)),
         n_iter_no_change=12,
         validation_fraction=HELD_OUT,

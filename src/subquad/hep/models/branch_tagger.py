@@ -95,7 +95,7 @@ class BranchTagger(nn.Module):
             if not isinstance(value, Tensor) or value.ndim != 2:
                 raise SubquadError(f"{card.name}: inputs: {name} has one number per jet; it must have one per particle")
             value = value.float().narrow(1, 0, count)
-            # as in weaver, and as when files are read
+            # as when files are read
             return torch.where(torch.isnan(value), 0.0, value)
 
         kept = mask.narrow(1, 0, count)

@@ -78,7 +78,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         width: int | None = FitSettings.width,
         layers: int | None = FitSettings.layers,
         epochs: int = FitSettings.epochs,
-        batch_size: int = FitSettings.batch_size,
+        batch_size: int | None = FitSettings.batch_size,
         learning_rate: float | Literal["auto"] | None = FitSettings.learning_rate,
         dropout: float | None = FitSettings.dropout,
         optimizer: Optimizer = FitSettings.optimizer,

@@ -25,6 +25,8 @@ class Preset:
     """Learning rate schedule, and the fraction of the steps with linear warm-up."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights."""
+    batch_size: int = 128
+    """Jets per optimizer step and process."""
 
 
 _PAPER = NetSettings(
@@ -50,6 +52,7 @@ PRESETS: dict[str, Preset] = {
         learning_rate=2e-3,
         schedule=("cosine", 0.05),
         ema_decay=0.998,
+        batch_size=32,
         origin=_OWN,
     ),
     "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0), origin=_OWN),
@@ -106,7 +109,7 @@ def check_neighbours(settings: FitSettings, max_particles: int) -> None:
 
 
 def training_defaults(settings: FitSettings) -> Preset:
-    """Return the preset with the learning rate, schedule and EMA decay of the settings where these are given."""
+    """Return the preset with the hyperparameters of training that the settings give in place of its own."""
     preset = PRESETS[settings.preset]
     default = preset.learning_rate * (1 if settings.from_ is None else FINE_TUNING)
     name, warmup = preset.schedule
@@ -120,4 +123,5 @@ def training_defaults(settings: FitSettings) -> Preset:
             settings.warmup_fraction if settings.warmup_fraction is not None else warmup * (settings.schedule is None),
         ),
         ema_decay=preset.ema_decay if settings.ema_decay is None else settings.ema_decay,
+        batch_size=settings.batch_size or preset.batch_size,
     )

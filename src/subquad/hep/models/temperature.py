@@ -22,7 +22,7 @@ LIMITS = (0.05, 20.0)
 
 
 def fit_temperature(logits: Float[Tensor, "J C"], labels: Tensor, weights: np.ndarray | None = None) -> float:
-    """Return the temperature with the smallest mean cross-entropy.
+    """Return the temperature with the smallest mean cross-entropy; 1 if the weights of all jets cancel.
 
     Args:
         logits: Logits of validation jets.
@@ -31,6 +31,8 @@ def fit_temperature(logits: Float[Tensor, "J C"], labels: Tensor, weights: np.nd
     """
     logits = logits.double()
     by = torch.ones(len(labels)).double() if weights is None else torch.from_numpy(weights).double()
+    if by.sum() <= 0:
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         return float((cross_entropy(logits / np.exp(log_temperature), labels, reduction="none") * by).sum() / by.sum())

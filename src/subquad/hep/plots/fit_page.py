@@ -53,7 +53,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     if "boosting" not in accuracies:
         return text
     gap = 100 * (accuracy - accuracies["boosting"])
-    text += f" Gradient boosting on jet-level features reaches {100 * accuracies['boosting']:.1f} %: "
+    text += f" Gradient boosting reaches {100 * accuracies['boosting']:.1f} %: "
     match metrics["wins"]:
         case None:
             return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."

@@ -41,6 +41,9 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
     unscaled = [f"{model['name']} {_with_error(model, UNSCALED)}" for model in models if UNSCALED in model["spread"]]
     if unscaled:
         error += f". Calibration error before temperature scaling: {', '.join(unscaled)}"
+    alone = [f"{model['name']} {_time(model, 'latency_milliseconds')} ms" for model in models if _times(model)]
+    if alone:
+        error += f". A jet that is scored alone takes: {', '.join(alone)}"
     result = "" if len(models) == 1 else " The marked model has the significantly best top-1 accuracy (2σ)."
     if len(models) > 1 and wins is None:
         result = " No model has a significantly better top-1 accuracy (2σ) than all others."
@@ -51,7 +54,7 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
                 model["name"],
                 *([len(model["trainings"])] if has_several else []),
                 *(_with_error(model, name) for name in names_of),
-                *([_time(model)] if has_times else []),
+                *([_time(model, "milliseconds_per_jet")] if has_times else []),
             ]
             for model in models
         ],
@@ -181,6 +184,10 @@ def _round(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _time(model: Mapping[str, Any]) -> str:
-    times = [one["milliseconds_per_jet"] for one in model["trainings"] if one.get("milliseconds_per_jet")]
+def _times(model: Mapping[str, Any], name: str = "latency_milliseconds") -> list[float]:
+    return [one[name] for one in model["trainings"] if one.get(name)]
+
+
+def _time(model: Mapping[str, Any], name: str) -> str:
+    times = _times(model, name)
     return f"{np.mean(times):.3g}" if times else "–"

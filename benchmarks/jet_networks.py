@@ -1,0 +1,287 @@
+"""The networks of `hep_baselines.py`: our presets, variants of `auto`, and weaver-core's networks on the same jets."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from subquad.hep.data.batches import collate
+from subquad.hep.data.chunks import chunk_of
+from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.data.jets import PARTICLES, Jets
+from subquad.hep.data.layout import fit_standardization, layout_of
+from subquad.hep.data.store import dataset_of
+from subquad.hep.models.networks import build_network, forward, predict_logits
+from subquad.hep.models.presets import PRESETS, net_settings
+from subquad.hep.settings import FitSettings
+from subquad.nn.kinematic import KinematicPCN
+from subquad.ops.edges import Edges
+from subquad.train.bucketing import batches_by_length, bucketed_batches
+from subquad.train.ema import ExponentialMovingAverage
+from subquad.train.optim import parameter_groups, schedule
+
+VARIANTS = {
+    "auto-no-graph": {"chebyshev_order": 1},
+    "auto-no-graph-5-blocks": {"chebyshev_order": 1, "layers": 5},
+    "auto-neighbour-mean": {"chebyshev_order": 2},
+    "auto-unit-weights": {},
+    "auto-2-terms": {"chebyshev_order": 2},
+    "auto-8-terms": {"chebyshev_order": 8},
+    "auto-16-neighbours": {"k": 16},
+    "auto-wide": {"width": 128, "layers": 4},
+    "auto-edge-messages": {"chebyshev_order": 1},
+}
+"""Settings of `fit` by which a variant differs from `auto`."""
+UNIT_WEIGHTS = ("auto-neighbour-mean", "auto-unit-weights")
+"""Variants all of whose edges have the weight 1: the exponents are 0 and not trained."""
+LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
+WIDTHS = {"particlenet": 256, "part": 128}
+"""What a network has pooled, before its head."""
+VALIDATIONS = 10
+MOST = 128
+LEAST = 17
+"""Particles of a padded batch of a baseline: ParticleNet takes 16 neighbours of each particle, if need be padding."""
+
+# JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
+COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
+
+MESSAGES = 64
+"""Channels of the messages of `auto-edge-messages`, with which it has nearly as many weights as `auto`."""
+
+
+class EdgeMessages(nn.Module):
+    """One step of message passing in place of a filter: neighbours' channels, times trained functions of the edges.
+
+    The output is that of the linear layer on a particle's own channels and the mean of the messages to it.
+    """
+
+    # logarithms of ΔR, kT, z and m² of neighbours are about 0 ± 1 after this
+    center, scale = (-2.0, 0.0, -2.0, 1.0), (1.0, 1.5, 1.2, 2.5)
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.of_edges = nn.Sequential(nn.Linear(4, MESSAGES), nn.GELU())
+        self.value, self.out = nn.Linear(width, MESSAGES), nn.Linear(width + MESSAGES, width)
+
+    def forward(self, x: Tensor, pairs: Tensor, edges: Edges) -> Tensor:
+        """Return the updated channels [B, P, H]; `pairs` holds the variables [N, 4] of the edges."""
+        weights = self.of_edges((pairs - pairs.new_tensor(self.center)) / pairs.new_tensor(self.scale))
+        value = self.value(x).flatten(0, 1)
+        sums = torch.zeros_like(value).index_add(0, edges.row, weights * value.index_select(0, edges.column))
+        count = torch.bincount(edges.row, minlength=len(value)).clamp(min=1)
+        return self.out(torch.cat([x, (sums / count[:, None]).view(*x.shape[:2], -1)], -1))
+
+
+class MessageNet(KinematicPCN):
+    """`auto` with `EdgeMessages` in place of the Chebyshev filters; all else is the same."""
+
+    def replace_filters(self) -> None:
+        """Replace the filter of each block."""
+        for block in self.blocks:
+            block.filter = EdgeMessages(block.filter.in_features)
+
+    def classify(
+        self, x: Tensor, pairs: Tensor, edges: Edges, mask: Tensor, *, jet_features: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits; see `KinematicPCN.classify`."""
+        x = self.embed(torch.where(mask[..., None], x, 0))
+        for block in self.blocks:
+            x = x + block.filter(block.norm(x), pairs, edges)
+            x = x + block.feed(x)
+        return self.pool(x, mask, jet_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with everything that its training needs."""
+
+    net: nn.Module
+    logits: Callable[[str, Tensor], Tensor]
+    """Logits of some jets of a part: `train`, `validation`, `test` or `background`."""
+    predict: Callable[[str], Tensor]
+    """Logits of all jets of a part, without gradients."""
+    plan: Callable[[int], Sequence[Tensor]]
+    """The batches of an epoch."""
+    optimizer: Any
+    rate: Callable[[float], float]
+    """Factor on the learning rates by the used fraction of the budget."""
+    clip: float | None
+    average: ExponentialMovingAverage | None = None
+    """Moving average of the weights, which is validated and kept."""
+
+
+def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
+    base = "auto" if name in VARIANTS else name
+    fit = FitSettings(preset=base, inputs=options.inputs, **VARIANTS.get(name, {}))
+    preset = replace(PRESETS[base], net=net_settings(fit))
+    batch_size = options.batch_size or preset.batch_size
+    layout = layout_of(preset.net)
+    chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
+    train = dataset_of(chunks["train"], layout)
+    layout = fit_standardization(layout, preset.net, train.particles, train.jet_features)
+    datasets = {part: dataset_of(chunk, layout) for part, chunk in chunks.items()}
+    net = build_network(preset.net, layout, len(parts["train"].classes))
+    if name in UNIT_WEIGHTS:
+        net.exponents.requires_grad_(False).zero_()
+    if name == "auto-edge-messages":
+        net.__class__ = MessageNet
+        net.replace_filters()
+        net.exponents.requires_grad_(False)
+    rows = torch.arange(len(train))
+
+    shape, warmup = preset.schedule
+    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=fit.weight_decay)
+    return Model(
+        net=net,
+        logits=lambda part, rows: forward(net, collate(datasets[part], rows)),
+        predict=lambda part: predict_logits(net, datasets[part]),
+        plan=lambda epoch: bucketed_batches(rows, train.lengths, batch_size, seed=seed, epoch=epoch),
+        optimizer=torch.optim.AdamW(groups, fused=True),
+        rate=schedule(shape, warmup=warmup),
+        clip=1.0,
+        average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,
+    )
+
+
+@dataclass(frozen=True)
+class BaselineInputs:
+    """Features and four-vectors of all particles, as flat tables."""
+
+    features: Tensor
+    vectors: Tensor
+    first: Tensor
+    lengths: Tensor
+    of_jets: Tensor
+    """Jet-level features [J, H], not standardized; H is 0 without any."""
+
+    @classmethod
+    def of(cls, jets: Jets, columns: Sequence[int], *, has_jet_features: bool) -> "BaselineInputs":
+        """Return the inputs of the baselines; weaver clips standardized features at 5."""
+        vectors = [PARTICLES.index(f"part_{name}") for name in ("px", "py", "pz", "energy")]
+        return cls(
+            torch.from_numpy(particle_features(jets, STANDARD_FEATURES)[:, columns].clip(-5, 5)),
+            torch.from_numpy(jets.particles[:, vectors].copy()),
+            torch.from_numpy(jets.first[:-1]),
+            torch.from_numpy(np.minimum(jets.lengths, MOST)),
+            torch.from_numpy(jet_features(jets)) if has_jet_features else torch.zeros(len(jets), 0),
+        )
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [B, F, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
+        lengths = self.lengths[rows]
+        places = torch.arange(max(LEAST, int(lengths.max())))
+        mask = places < lengths[:, None]
+        index = (self.first[rows, None] + places).masked_fill(~mask, 0)
+        tables = [(table[index] * mask[..., None]).mT.contiguous() for table in (self.features, self.vectors)]
+        return tables[0], tables[1], mask[:, None]
+
+
+class HeadWithJetFeatures(nn.Module):
+    """A head that takes jet-level features beside what a network has pooled."""
+
+    def __init__(self, width: int, train: Tensor, classes: int):
+        super().__init__()
+        self.register_buffer("center", train.mean(0))
+        self.register_buffer("scale", train.std(0).clamp(min=1e-6))
+        self.net = nn.Sequential(nn.Linear(width + train.shape[1], 128), nn.ReLU(), nn.Linear(128, classes))
+        self.of_jets = train[:0]
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return the logits; the features of the jets of the batch are in `of_jets`."""
+        return self.net(torch.cat((pooled, ((self.of_jets - self.center) / self.scale).clamp(-5, 5)), 1))
+
+
+def baseline_network(name: str, features: int, classes: int) -> nn.Module:
+    if name == "part":
+        from weaver.nn.model.ParticleTransformer import ParticleTransformer
+
+        return ParticleTransformer(
+            input_dim=features,
+            num_classes=classes,
+            pair_input_dim=4,
+            use_pre_activation_pair=False,
+            embed_dims=(128, 512, 128),
+            pair_embed_dims=(64, 64, 64),
+            num_heads=8,
+            num_layers=8,
+            num_cls_layers=2,
+            fc_params=(),
+            trim=False,
+        )
+    from weaver.nn.model.ParticleNet import ParticleNet
+
+    return ParticleNet(
+        features,
+        classes,
+        conv_params=[(16, (64, 64, 64)), (16, (128, 128, 128)), (16, (256, 256, 256))],
+        fc_params=[(256, 0.1)],
+        use_fusion=False,
+        use_fts_bn=True,
+        use_counts=True,
+        trim=False,
+    )
+
+
+def flat_then_falling(progress: float) -> float:
+    return 0.01 ** (max(0.0, min(progress, 1.0) - 0.7) / 0.3)
+
+
+def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
+    from weaver.utils.nn.optimizer.ranger import Ranger
+
+    classes, has_jet_features = len(parts["train"].classes), options.inputs == "particles+jet"
+    # the angles stay the last two
+    columns = [*COLUMNS[:-2], 17, 18, *COLUMNS[-2:]] if has_jet_features else COLUMNS
+    inputs = {part: BaselineInputs.of(jets, columns, has_jet_features=has_jet_features) for part, jets in parts.items()}
+    net, head = baseline_network(name, len(columns), classes), None
+    if has_jet_features:
+        net.fc = head = HeadWithJetFeatures(WIDTHS[name], inputs["train"].of_jets, classes)
+    if name == "published":
+        net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
+    rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
+
+    def logits(part: str, rows: Tensor) -> Tensor:
+        features, vectors, mask = inputs[part].batch(rows)
+        if head is not None:
+            head.of_jets = inputs[part].of_jets[rows]
+        if name == "part":
+            return net(features, v=vectors, mask=mask)
+        # the last two features are the angles, in which the first graph is built
+        return net(features[:, -2:], features, mask=mask)
+
+    @torch.no_grad()
+    def predict(part: str) -> Tensor:
+        net.eval()
+        out = torch.zeros(len(parts[part]), len(parts[part].classes))
+        for some in batches_by_length(inputs[part].lengths, 64):
+            out[some] = logits(part, some)
+        net.train()
+        return out
+
+    def plan(epoch: int) -> Sequence[Tensor]:
+        if options.arrange == "bucketed":
+            return bucketed_batches(rows, lengths, options.baseline_batch_size, seed=seed, epoch=epoch)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        return rows[torch.randperm(len(rows), generator=generator)].split(options.baseline_batch_size)
+
+    learning_rate = options.baseline_learning_rate or LEARNING_RATES.get(name, 1e-3)
+    return Model(
+        net=net,
+        logits=logits,
+        predict=predict,
+        plan=plan,
+        optimizer=Ranger(net.parameters(), lr=learning_rate),
+        rate=flat_then_falling,
+        clip=None,
+    )
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep"
