@@ -6,11 +6,10 @@
 Width 64 to 64. Jets of 128 particles each, and jets of real lengths (from $SUBQUAD_DATA/hep/sim, else the jets that
 ship with subquad). Both take the same graph: k = 3, 8, 16 nearest neighbours with the paper's 16 terms, and 3, 8, 16
 terms with the paper's k = 3 and with our k = 7. PyTorch Geometric takes each batch of 64 as one graph of many parts,
-without padding, and computes its normalisation in each call; ours is made once per batch for all layers of a net. Its
-time stands beside (`graph_ms`), and in ratios with `_and_graph` one filter pays for all of it. Ours takes padded
-batches: all padded to 128, random ones padded to their longest jet, and jets of similar length together, by lists of
-neighbours (`gather`) and by dense products (`dense`); and, also without padding, the real particles of a random batch
-alone (`rows`).
+without padding, and so does `ChebConv`, as `PCN` uses it (`rows`). PyTorch Geometric normalizes the graph in each
+call; ours is made once per batch for all layers of a net, from the edges of a k-d tree. Its time stands beside
+(`graph_ms`), and in `pyg_over_rows_and_graph` one filter pays for all of it. The dense form, which is exported, takes
+padded batches: all padded to 128, random ones padded to their longest jet, and jets of similar length together.
 
 Times are medians of interleaved repetitions, of processor time on one thread, else of the clock. Ends in one line of
 JSON.
@@ -31,16 +30,8 @@ from torch import Tensor
 
 from subquad.hep.data.jets import PARTICLES, read
 from subquad.nn.graph import ChebConv
-from subquad.ops.chebyshev import (
-    Neighbours,
-    Rows,
-    chebyshev,
-    chebyshev_rows,
-    knn_adjacency,
-    neighbours,
-    rows,
-    scaled_laplacian,
-)
+from subquad.ops.chebyshev import Rows, chebyshev, knn_adjacency, rows, scaled_laplacian
+from subquad.ops.edges import Edges, edge_laplacians, edges_of, rows_of
 from subquad.train.bucketing import bucketed_batches
 
 try:
@@ -69,22 +60,24 @@ class Jets:
 
 @dataclass(frozen=True)
 class Padded:
-    """One batch as ours takes it."""
+    """One batch as the dense form takes it."""
 
     x: Tensor
     mask: Tensor
     adjacency: Tensor
     laplacian: Tensor
-    graph: Neighbours
 
 
 @dataclass(frozen=True)
 class Joined:
-    """One batch as PyTorch Geometric and our `rows` take it: the real particles of all jets, one after the other."""
+    """One batch as both layers take it: the real particles of all jets, one after the other."""
 
     x: Tensor
     edges: Tensor
     graph: Rows
+    mask: Tensor
+    of_padded: Edges
+    """The edges by places of the padded jets, as a k-d tree gives them."""
 
 
 def real_jets(patterns: Sequence[str], count: int) -> Jets:
@@ -108,14 +101,15 @@ def padded(jets: Jets, rows: Tensor, k: int, dtype: torch.dtype, most: int | Non
     laplacian = scaled_laplacian(adjacency, mask)
     x = torch.randn(*mask.shape, WIDTH, generator=torch.Generator().manual_seed(1), dtype=dtype)
     x = (x * mask[..., None]).requires_grad_()
-    return Padded(x, mask, adjacency, laplacian, neighbours(laplacian))
+    return Padded(x, mask, adjacency, laplacian)
 
 
 def joined(batch: Padded) -> Joined:
     place = torch.cumsum(batch.mask.flatten(), 0).reshape(batch.mask.shape) - 1
     b, i, j = batch.adjacency.nonzero(as_tuple=True)
     edges = torch.stack([place[b, i], place[b, j]])
-    return Joined(batch.x.detach()[batch.mask].requires_grad_(), edges, rows(batch.laplacian, batch.mask))
+    x = batch.x.detach()[batch.mask].requires_grad_()
+    return Joined(x, edges, rows(batch.laplacian, batch.mask), batch.mask, edges_of(batch.adjacency))
 
 
 def layers(terms: int, dtype: torch.dtype) -> tuple[ChebConv, PyGConv]:
@@ -128,16 +122,12 @@ def layers(terms: int, dtype: torch.dtype) -> tuple[ChebConv, PyGConv]:
     return ours, theirs
 
 
-def gather(layer: ChebConv, batch: Padded) -> Tensor:
-    return layer(batch.x, batch.graph, batch.mask)
-
-
 def dense(layer: ChebConv, batch: Padded) -> Tensor:
     return torch.where(batch.mask[..., None], chebyshev(batch.x, layer.weight, batch.laplacian) + layer.bias, 0)
 
 
 def by_rows(layer: ChebConv, batch: Joined) -> Tensor:
-    return chebyshev_rows(batch.x, layer.weight, batch.graph) + layer.bias
+    return layer(batch.x, batch.graph)
 
 
 def pyg(layer: PyGConv, batch: Joined) -> Tensor:
@@ -162,9 +152,8 @@ def check(jets: Jets, k: int, terms: int) -> float:
     expected = [y, of_x, torch.stack([gradient.T for gradient in of_weights]), of_bias]
     largest = 0.0
     outcomes = [both_passes(by_rows, ours, joined(batch))]
-    for form in (gather, dense):
-        y, of_x, *of_parameters = both_passes(form, ours, batch)
-        outcomes.append([y[batch.mask], of_x[batch.mask], *of_parameters])
+    y, of_x, *of_parameters = both_passes(dense, ours, batch)
+    outcomes.append([y[batch.mask], of_x[batch.mask], *of_parameters])
     for got in outcomes:
         for a, b in zip(got, expected, strict=True):
             largest = max(largest, ((a - b).abs().max() / b.abs().max()).item())
@@ -173,8 +162,9 @@ def check(jets: Jets, k: int, terms: int) -> float:
     return largest
 
 
-def graphs_made_anew(batch: Padded) -> Neighbours:
-    return neighbours(scaled_laplacian(batch.adjacency, batch.mask))
+def graph_made_anew(batch: Joined) -> Rows:
+    edges = batch.of_padded
+    return rows_of(edge_laplacians(torch.zeros(len(edges.row), 1), edges)[:, 0], edges, batch.mask)
 
 
 def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -182,20 +172,17 @@ def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[],
     ours, theirs = layers(terms, torch.float32)
     every = torch.arange(len(jets.lengths))
     random = [padded(jets, some, k, torch.float32) for some in every.split(BATCH)]
+    both = [joined(batch) for batch in random]
     contenders: dict[str, tuple[Callable, torch.nn.Module, Sequence[Padded | Joined]]] = {
-        "pyg": (pyg, theirs, [joined(batch) for batch in random]),
-        "rows": (by_rows, ours, [joined(batch) for batch in random]),
+        "pyg": (pyg, theirs, both),
+        "rows": (by_rows, ours, both),
+        "dense": (dense, ours, random),
     }
-    arrangements = {"": random}
     if int(jets.lengths.min()) < LONGEST:
         bucketed = bucketed_batches(every, jets.lengths, BATCH, seed=0, epoch=0)
-        arrangements = {
-            "_padded": [padded(jets, some, k, torch.float32, LONGEST) for some in every.split(BATCH)],
-            "_random": random,
-            "_bucketed": [padded(jets, some, k, torch.float32) for some in bucketed],
-        }
-    for name, batches in arrangements.items():
-        contenders |= {f"gather{name}": (gather, ours, batches), f"dense{name}": (dense, ours, batches)}
+        longest = [padded(jets, some, k, torch.float32, LONGEST) for some in every.split(BATCH)]
+        contenders["dense_padded"] = (dense, ours, longest)
+        contenders["dense_bucketed"] = (dense, ours, [padded(jets, some, k, torch.float32) for some in bucketed])
     times: dict[str, list[float]] = {name: [] for name in (*contenders, "graph")}
     for round_ in range(repeats + 1):
         found = {}
@@ -205,28 +192,25 @@ def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[],
                 both_passes(form, layer, batch)
             found[name] = clock() - begin
         begin = clock()
-        for batch in list(arrangements.values())[-1]:
-            graphs_made_anew(batch)
+        for batch in both:
+            graph_made_anew(batch)
         found["graph"] = clock() - begin
         # the first round sets up memory
         if round_:
             for name, value in found.items():
                 times[name].append(value)
     row = {f"{name}_ms": 1e3 * median(values) / len(every) for name, values in times.items()}
-
-    def ratio(slow: str, fast: str) -> float:
-        return median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-
-    last = list(arrangements)[-1]
-    row["pyg_over_rows"] = ratio("pyg", "rows")
-    for form in ("gather", "dense"):
-        row[f"pyg_over_{form}"] = ratio("pyg", f"{form}{last}")
-        own = zip(times["pyg"], times[f"{form}{last}"], times["graph"], strict=True)
-        row[f"pyg_over_{form}_and_graph"] = median(theirs / (ours + graph) for theirs, ours, graph in own)
-    if last:
-        row |= {f"{form}_from_bucketing": ratio(f"{form}_padded", f"{form}_bucketed") for form in ("gather", "dense")}
-        row["pyg_over_gather_random"] = ratio("pyg", "gather_random")
+    row |= {f"pyg_over_{name}": ratio(times["pyg"], times[name]) for name in contenders if name != "pyg"}
+    with_graph = [own + graph for own, graph in zip(times["rows"], times["graph"], strict=True)]
+    row["pyg_over_rows_and_graph"] = ratio(times["pyg"], with_graph)
+    if "dense_bucketed" in times:
+        row["dense_from_bucketing"] = ratio(times["dense_padded"], times["dense_bucketed"])
     return row
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Return the median ratio of two times, repetition by repetition."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def main() -> None:

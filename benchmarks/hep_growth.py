@@ -2,12 +2,11 @@
 
     python benchmarks/hep_growth.py [--repeats 5] [--most 1024] [--threads 1]
 
-Forward + backward, per jet. One filter (64 to 64 channels, 8 terms): on lists of the k = 7 nearest (`sparse`), on the
-same graph by dense products (`dense`), and on the fully connected graph, all pairs joined, as lists of every other
-particle (`all_pairs`, up to 256 particles; in batches of 1 to 64 jets, about 2,048 particles). The `standard` net and
-the `graph` of its angles, which is made once per net and compares all pairs of particles, are timed alone as well; so
-are `auto`, with its graph by a k-d tree and filters on lists of edges, and `auto_dense`, the same weights with all
-distances and whole matrices, as it was before and as ONNX has it. With jets, the `standard` net goes through 1, 4,
+Forward + backward, per jet, in batches of 1 to 64 jets, about 2,048 particles. One filter (64 to 64 channels, 8 terms):
+on the edges of the k = 7 nearest (`sparse`), on the same graph by dense products (`dense`), and on the edges of the
+fully connected graph (`all_pairs`, up to 256 particles). The `standard` net (`net`) and `auto`, each with its graph by
+a k-d tree and filters on edges, as in `fit`; `auto_dense`, the same weights with all distances and whole matrices, as
+ONNX has it; and the graph of `standard` by all distances (`graph`). With jets, the `standard` net goes through 1, 4,
 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training steps.
 
 The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
@@ -37,7 +36,7 @@ from subquad.hep.models.dense import dense_kinematic
 from subquad.hep.models.networks import build_network
 from subquad.hep.models.presets import PRESETS
 from subquad.nn.graph import knn_graph
-from subquad.ops.chebyshev import chebyshev, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.chebyshev import chebyshev, chebyshev_rows, knn_adjacency, rows, scaled_laplacian
 
 WIDTH, TERMS, NEAREST = 64, 8, 7
 PARTICLES_OF_A_BATCH = 2048
@@ -61,14 +60,14 @@ def filter_pass(form: str, P: int, dtype: torch.dtype = torch.float32) -> Callab
     else:
         adjacency = knn_adjacency(points, mask, NEAREST, periodic=(1,))
     laplacian = scaled_laplacian(adjacency.to(dtype), mask)
-    graph = neighbours(laplacian)
+    graph = rows(laplacian, mask)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*mask.shape, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
     weight = torch.randn(TERMS, WIDTH, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
 
     def run() -> list[Tensor]:
-        y = chebyshev(x, weight, laplacian) if form == "dense" else chebyshev_gather(x, weight, graph)
-        return [y, *torch.autograd.grad(y.square().sum(), [x, weight])]
+        y = chebyshev(x, weight, laplacian) if form == "dense" else chebyshev_rows(x.flatten(0, 1), weight, graph)
+        return [y.flatten(0, -2), *torch.autograd.grad(y.square().sum(), [x, weight])]
 
     return run
 
@@ -83,14 +82,14 @@ def net_pass(P: int, *, batches: int = 1, B: int | None = None, is_training: boo
     points, mask = jets(P, B)
     torch.manual_seed(0)
     settings = PRESETS["standard"].net
-    net = build_network(settings, layout_of(settings), 10).train(is_training)
+    net: Any = build_network(settings, layout_of(settings), 10).train(is_training)
     x = torch.randn(*mask.shape, len(STANDARD_FEATURES))
     jet_features = torch.randn(len(x), len(JET_FEATURES))
 
     def run() -> None:
         with torch.set_grad_enabled(is_training):
             for _ in range(batches):
-                y = net(x, points, mask, jet_features=jet_features)
+                y = net(x, points, mask, jet_features=jet_features, edges=nearest_edges(points, mask, net.k))
                 if is_training:
                     net.zero_grad()
                     y.square().sum().backward()

@@ -11,17 +11,11 @@ from support.examples import examples
 from subquad.ops.chebyshev import (
     chebyshev,
     chebyshev_direct,
-    chebyshev_gather,
     chebyshev_rows,
     knn_adjacency,
-    neighbours,
     rows,
     scaled_laplacian,
 )
-
-
-def gathered(x, weight, laplacian):
-    return chebyshev_gather(x, weight, neighbours(laplacian))
 
 
 def by_rows(x, weight, laplacian):
@@ -30,7 +24,7 @@ def by_rows(x, weight, laplacian):
     return chebyshev_rows(x.reshape(B * P, H), weight, graph).reshape(B, P, weight.shape[-1])
 
 
-forms = pytest.mark.parametrize("form", [chebyshev, gathered, by_rows])
+forms = pytest.mark.parametrize("form", [chebyshev, by_rows])
 drawn = {
     "B": st.integers(1, 3),
     "P": st.sampled_from([1, 2, 5, 11, 13]),
@@ -121,7 +115,7 @@ def test_autocast_keeps_the_type_that_it_chooses_for_products(form):
     assert weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered, by_rows])
+@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, by_rows])
 def test_two_particles_with_one_edge_can_be_checked_by_hand(form):
     mask = torch.tensor([[True, True, False]])
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]], dtype=torch.float64)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 
-from subquad.ops.chebyshev import chebyshev, chebyshev_gather, chebyshev_terms, knn_adjacency
-from subquad.ops.edges import chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, neighbours_of
+from subquad.ops.chebyshev import chebyshev, chebyshev_rows, chebyshev_terms, knn_adjacency
+from subquad.ops.edges import chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, rows_of
 from subquad.ops.kinematics import kinematic_laplacians, pair_kinematics
 
 
@@ -44,10 +44,10 @@ def test_filters_on_edges_equal_those_on_matrices(P, k, G, K, seed):
     whole = kinematic_laplacians(pairs, adjacency, exponents)
     torch.testing.assert_close(laplacians, whole.movedim(1, -1)[adjacency > 0])
 
-    # neighbour lists of the first graph
+    # rows of the first graph
     weight = torch.randn(K, 3, 2, generator=generator, dtype=torch.float64)
-    lists = neighbours_of(laplacians[:, 0], edges, P)
-    torch.testing.assert_close(chebyshev_gather(x[:, :, 0], weight, lists), chebyshev(x[:, :, 0], weight, whole[:, 0]))
+    found = chebyshev_rows(x[mask][:, 0], weight, rows_of(laplacians[:, 0], edges, mask))
+    torch.testing.assert_close(found, chebyshev(x[:, :, 0], weight, whole[:, 0])[mask])
 
     parts = x.transpose(1, 2).reshape(B * G, P, 3)
     expected = torch.stack(chebyshev_terms(parts, K, whole.flatten(0, 1)), 2).view(B, G, P, K, 3).transpose(1, 2)

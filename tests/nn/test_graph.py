@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 
-from subquad.nn.graph import PCN, ChebConv, EdgeConv, knn_graph, masked_max, masked_mean
+from subquad.nn.graph import PCN, EdgeConv, knn_graph, masked_max, masked_mean, unpacked
+from subquad.ops.chebyshev import knn_adjacency
 
 variants = pytest.mark.parametrize(
     "arguments",
@@ -75,11 +76,21 @@ def test_empty_and_single_particle_jets_have_finite_gradients(arguments):
     assert not x.grad[~mask].any()
 
 
-def test_padded_rows_are_zero_after_a_filter_and_after_edges():
+def test_padded_places_are_zero_in_unpacked_jets():
+    x, _, mask, _ = jets(3, 7, 2)
+    assert torch.equal(unpacked(x[mask], mask), torch.where(mask[..., None], x, 0))
+
+
+def test_an_edge_convolution_takes_the_largest_difference_of_the_neighbours():
     x, points, mask, _ = jets(3, 7, 2)
-    graph = knn_graph(points, mask, 2)
-    for layer in (ChebConv(5, 11, 3).double(), EdgeConv(5, 11).double()):
-        assert not layer(x, graph, mask)[~mask].any()
+    layer = EdgeConv(5, 11).double()
+    found = unpacked(layer(x[mask], knn_graph(points, mask, 2)), mask)
+    adjacency = knn_adjacency(points, mask, 2) > 0
+    for b, i in mask.nonzero().tolist():
+        expected = layer.phi(x[b, i])
+        if adjacency[b, i].any():
+            expected = expected + (layer.theta(x[b, adjacency[b, i]]) - layer.theta(x[b, i])).amax(0)
+        torch.testing.assert_close(found[b, i], expected)
 
 
 def test_pools_count_real_particles_only():

@@ -43,7 +43,7 @@ def slope(form, axis, sizes=(2**13, 2**17)):
         (lambda P: cost.chebyshev_direct(B=2, P=P, C=3, O=5, K=7), "P", 3),
         (lambda P: cost.chebyshev(B=2, P=P, C=3, O=5, K=7), "P", 2),
         (lambda P: cost.fully_connected(B=2, P=P, C=3, O=5, K=7), "P", 2),
-        (lambda P: cost.chebyshev_gather(B=2, P=P, E=3, C=3, O=5, K=7), "P", 1),
+        (lambda P: cost.chebyshev_rows(B=2, P=P, E=3, C=3, O=5, K=7), "P", 1),
     ],
 )
 def test_operations_grow_with_the_power_that_the_form_promises(form, axis, expected):
@@ -157,7 +157,7 @@ def test_operations_of_the_dense_filter_are_those_that_torch_counts(C, O):  # no
 
 def test_a_filter_on_few_neighbours_is_cheaper_than_on_all_pairs():
     sizes = {"B": 2, "P": 128, "C": 64, "O": 64, "K": 16}
-    near, every = cost.chebyshev_gather(**sizes, E=5), cost.fully_connected(**sizes)
+    near, every = cost.chebyshev_rows(**sizes, E=5), cost.fully_connected(**sizes)
     assert near.operations < every.operations
     assert near.bytes < every.bytes
 

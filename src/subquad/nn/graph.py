@@ -1,8 +1,8 @@
-"""Particle Chebyshev network (PCN, arXiv:2309.08630): filters on the kNN graph of each jet, O(K E P H) per layer.
+"""Particle Chebyshev network (PCN, arXiv:2309.08630): filters on the kNN graph of each jet, O(K N H) per layer.
 
-Axes: B jets, P particles (padded to the longest jet), D coordinates of the graph, E neighbours, H channels in,
-F channels out, K terms, J jet-level features. `mask` is true where a particle is real; padded rows are 0
-after every layer.
+Axes: B jets, P particles (padded to the longest jet), C real particles of all jets, N edges, D coordinates of the
+graph, H channels in, F channels out, K terms, J jet-level features. `mask` is true where a particle is real. Layers
+see the real particles only.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.ops.chebyshev import Neighbours, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
-from subquad.ops.edges import Edges, edge_laplacians, neighbours_of
+from subquad.ops.chebyshev import Rows, chebyshev_rows, knn_adjacency, rows, scaled_laplacian
+from subquad.ops.edges import Edges, edge_laplacians, rows_of
 
-__all__ = ["PCN", "ChebConv", "EdgeConv", "knn_graph", "masked_max", "masked_mean"]
+__all__ = ["PCN", "ChebConv", "EdgeConv", "knn_graph", "masked_max", "masked_mean", "unpacked"]
 
 
 def knn_graph(
     points: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"], k: int, *, periodic: Sequence[int] = ()
-) -> Neighbours:
-    """Return the scaled Laplacian of the symmetrised kNN graph of each jet, as neighbour lists."""
-    return neighbours(scaled_laplacian(knn_adjacency(points, mask, k, periodic=periodic), mask))
+) -> Rows:
+    """Return the scaled Laplacian of the symmetrised kNN graph of each jet, for the real particles only."""
+    return rows(scaled_laplacian(knn_adjacency(points, mask, k, periodic=periodic), mask), mask)
+
+
+def unpacked(x: Float[Tensor, "C H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P H"]:
+    """Return the real particles in their places of the padded jets, and 0 in all others: the inverse of `x[mask]`."""
+    places = mask.flatten().nonzero()[:, 0]
+    return x.new_zeros(mask.numel(), x.shape[1]).index_copy(0, places, x).unflatten(0, mask.shape)
 
 
 def masked_mean(x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B H"]:
@@ -49,12 +55,9 @@ class ChebConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(terms, features_in, features_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(features_out).uniform_(-bound, bound))
 
-    def forward(
-        self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
-    ) -> Float[Tensor, "B P F"]:
-        """Return the filtered particles; padded rows are 0."""
-        x = torch.where(mask[..., None], x, 0)
-        return torch.where(mask[..., None], chebyshev_gather(x, self.weight, graph) + self.bias, 0)
+    def forward(self, x: Float[Tensor, "C H"], graph: Rows) -> Float[Tensor, "C F"]:
+        """Return the filtered particles."""
+        return chebyshev_rows(x, self.weight, graph) + self.bias
 
 
 class EdgeConv(nn.Module):
@@ -68,18 +71,14 @@ class EdgeConv(nn.Module):
         self.theta = nn.Linear(features_in, features_out)
         self.phi = nn.Linear(features_in, features_out)
 
-    def forward(
-        self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
-    ) -> Float[Tensor, "B P F"]:
+    def forward(self, x: Float[Tensor, "C H"], graph: Rows) -> Float[Tensor, "C F"]:
         """Return the updated particles; an isolated particle has no neighbour term."""
         of_neighbour = self.theta(x)
-        B, P, F = of_neighbour.shape
-        E = graph.place.shape[-1]
-        seen = of_neighbour.gather(1, graph.place.reshape(B, P * E, 1).expand(-1, -1, F)).reshape(B, P, E, F)
-        is_edge = graph.value != 0
-        largest = seen.masked_fill(~is_edge[..., None], -torch.inf).amax(2) - of_neighbour
-        has_edge = is_edge.any(-1, keepdim=True)
-        return torch.where(mask[..., None], torch.where(has_edge, largest, 0) + self.phi(x), 0)
+        end = graph.start.new_tensor([len(graph.column)])
+        seen = of_neighbour.index_select(0, graph.column)
+        largest = torch.segment_reduce(seen, "max", offsets=torch.cat([graph.start, end]), axis=0)
+        has_edge = torch.diff(graph.start, append=end)[:, None] > 0
+        return torch.where(has_edge, largest - of_neighbour, 0) + self.phi(x)
 
 
 class PCN(nn.Module):
@@ -166,24 +165,27 @@ class PCN(nn.Module):
             graph = knn_graph(points, mask, self.k, periodic=self.periodic)
         else:
             equal = x.new_zeros(len(edges.row), 1)
-            graph = neighbours_of(edge_laplacians(equal, edges)[:, 0], edges, x.shape[1])
-        return self.classify(x, graph, mask, jet_features=jet_features)
+            graph = rows_of(edge_laplacians(equal, edges)[:, 0], edges, mask)
+        return self.classify(unpacked(self.filtered(x[mask], graph), mask), mask, jet_features=jet_features)
+
+    def filtered(self, x: Float[Tensor, "C H"], graph: Rows) -> Float[Tensor, "C H2"]:
+        """Return the particles after the last filter, from the graph that `forward` builds from the points."""
+        for i, layer in enumerate(self.filters):
+            into = self.norms[i - 1](x) if self.norms is not None and i else x
+            out = functional.relu(layer(into, graph))
+            if self.edges is not None and i < len(self.edges):
+                out = functional.relu(self.edges[i](out, graph))
+            x = x + out if self.is_residual and i else out
+        return x
 
     def classify(
         self,
         x: Float[Tensor, "B P H"],
-        graph: Neighbours,
         mask: Bool[Tensor, "B P"],
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B F"]:
-        """Return the logits from the graph that `forward` builds from the points."""
-        for i, layer in enumerate(self.filters):
-            into = self.norms[i - 1](x) if self.norms is not None and i else x
-            out = functional.relu(layer(into, graph, mask))
-            if self.edges is not None and i < len(self.edges):
-                out = functional.relu(self.edges[i](out, graph, mask))
-            x = x + out if self.is_residual and i else out
+        """Return the logits from the output of `filtered`."""
         pooled = [masked_mean(x, mask)]
         if self.pool == "mean_max":
             pooled.append(masked_max(x, mask))

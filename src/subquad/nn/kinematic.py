@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean
-from subquad.ops.chebyshev import Neighbours, knn_adjacency
-from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, neighbours_of
+from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean, unpacked
+from subquad.ops.chebyshev import Rows, knn_adjacency
+from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, rows_of
 from subquad.ops.kinematics import VARIABLES
 from subquad.ops.precision import autocast_disabled
 
@@ -32,11 +32,11 @@ class _Branch(nn.Module):
         self.filters = nn.ModuleList(ChebConv(width if i else features, width, terms) for i in range(layers))
         self.edges = nn.ModuleList(EdgeConv(width, width) for _ in range(layers - 1))
 
-    def forward(self, x: Tensor, graph: Neighbours, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, graph: Rows) -> Tensor:
         for i, layer in enumerate(self.filters):
-            x = functional.relu(layer(x, graph, mask))
+            x = functional.relu(layer(x, graph))
             if i < len(self.edges):
-                x = functional.relu(self.edges[i](x, graph, mask))
+                x = functional.relu(self.edges[i](x, graph))
         return x
 
 
@@ -98,9 +98,9 @@ class EPCN(nn.Module):
         mask: Bool[Tensor, "B P"],
     ) -> list[Float[Tensor, "B P H2"]]:
         """Return the output of `branches` from the edges and the logarithms of their variables, the weights."""
-        laplacians = edge_laplacians(pairs, edges)
+        laplacians, real = edge_laplacians(pairs, edges), x[mask]
         return [
-            branch(x, neighbours_of(laplacian, edges, x.shape[1]), mask)
+            unpacked(branch(real, rows_of(laplacian, edges, mask)), mask)
             for laplacian, branch in zip(laplacians.unbind(1), self.on_each, strict=True)
         ]
 

@@ -1,11 +1,10 @@
-r"""Chebyshev filter on a kNN graph of particles: O(K E P H) on neighbours instead of O(P²) on all pairs.
+r"""Chebyshev filter on a kNN graph of particles: O(K N H) on N edges instead of O(K P² H) on all pairs.
 
 $y = \sum_{k=0}^{K-1} T_k(\tilde L)\, x\, W_k$ (PCN, arXiv:2309.08630, after Eq. (4) of arXiv:1606.09375), where
 $\tilde L = 2L/\lambda_{max} - I$ is the rescaled normalised Laplacian of one jet.
 
-Axes: B jets, P particles (padded to the longest jet), D coordinates, E neighbours (padded to the largest degree),
-H channels in, F channels out, K terms; C real particles of all jets, N entries that are not 0. `mask` is true where a
-particle is real; a padded particle has no edge.
+Axes: B jets, P particles (padded to the longest jet), D coordinates, H channels in, F channels out, K terms; C real
+particles of all jets, N entries that are not 0. `mask` is true where a particle is real; a padded particle has no edge.
 
 Differences from the paper's code: $\lambda_{max}$ is the upper bound 2 for every jet and not an eigenvalue of the whole
 batch, so that a jet's result does not depend on the other jets of its batch. All neighbours that are as near as the
@@ -23,15 +22,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 __all__ = [
-    "Neighbours",
     "Rows",
     "chebyshev",
     "chebyshev_direct",
-    "chebyshev_gather",
     "chebyshev_rows",
     "chebyshev_terms",
     "knn_adjacency",
-    "neighbours",
     "rows",
     "scaled_laplacian",
 ]
@@ -39,13 +35,6 @@ __all__ = [
 
 TIE = 1e-5
 """Relative difference of two distances up to which they are equal."""
-
-
-class Neighbours(NamedTuple):
-    r"""The rows of $\tilde L$ without zeros: `value[b, i, e]` is in column `place[b, i, e]`; unused entries are 0."""
-
-    place: Int[Tensor, "B P E"]
-    value: Float[Tensor, "B P E"]
 
 
 class Rows(NamedTuple):
@@ -107,15 +96,6 @@ def scaled_laplacian(adjacency: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"
     has_edge = degree > 0
     scale = torch.where(has_edge, torch.where(has_edge, degree, 1).rsqrt(), 0)
     return -scale[:, :, None] * adjacency * scale[:, None, :]
-
-
-def neighbours(laplacian: Float[Tensor, "B P P"]) -> Neighbours:
-    """Return the matrix as padded neighbour lists, whose length is the largest degree in the batch (at least 1)."""
-    if not laplacian.numel():
-        return Neighbours(laplacian.new_zeros((*laplacian.shape[:2], 1), dtype=torch.long), laplacian[..., :1])
-    E = max(1, int((laplacian != 0).sum(-1).max()))
-    index = laplacian.detach().abs().topk(E, dim=-1, sorted=False).indices
-    return Neighbours(index, laplacian.gather(-1, index))
 
 
 def rows(laplacian: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Rows:
@@ -249,87 +229,22 @@ def _is_fixed(matrix: Tensor) -> bool:
     return not matrix.requires_grad and not torch.is_autocast_enabled(matrix.device.type)
 
 
-class _Hop(torch.autograd.Function):
-    """The product of a symmetric matrix, given by its neighbour lists, with a table of all particles."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, index, value)
-        return functional.embedding_bag(index, x, mode="sum", per_sample_weights=value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx, *gradients: Tensor
-    ) -> tuple[Tensor | None, None, Tensor | None]:
-        x, index, value = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        of_x = of_value = None
-        if ctx.needs_input_grad[0]:
-            # the matrix is symmetric: the backward pass gathers from the same neighbours, without scattered additions
-            of_x = functional.embedding_bag(index, gradient, mode="sum", per_sample_weights=value)
-        if ctx.needs_input_grad[2]:
-            of_value = torch.einsum("neh,nh->ne", x[index], gradient)
-        return of_x, None, of_value
-
-
-def chebyshev_gather(
-    x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], graph: Neighbours
-) -> Float[Tensor, "B P F"]:
-    """Compute `chebyshev_direct` by the recurrence over each particle's neighbours only: O(K E P min(H, F)).
-
-    The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
-    """
-    K, H, F = weight.shape
-    B, P, E = graph.place.shape
-    # all jets in one table of B·P rows, each row of neighbours shifted to its own jet
-    shift = torch.arange(B, device=x.device)[:, None, None] * P
-    index = (graph.place + shift).reshape(B * P, E)
-    once = graph.value.reshape(B * P, E)
-    twice = 2 * once
-    # autocast runs the products in half precision, and the hops between them need one dtype
-    x = x.reshape(B * P, H).to(once.dtype)
-    if _is_fixed(graph.value):
-
-        def sparse_hop(u: Tensor, before: Tensor | None) -> Tensor:
-            if before is None:
-                return functional.embedding_bag(index, u, mode="sum", per_sample_weights=once)
-            return functional.embedding_bag(index, u, mode="sum", per_sample_weights=twice).sub_(before)
-
-        return cast(Tensor, _Filter.apply(x, weight, sparse_hop)).reshape(B, P, F)
-
-    def hop(u: Tensor, value: Tensor) -> Tensor:
-        return cast(Tensor, _Hop.apply(u, index, value))
-
-    if H <= F:
-        terms = [x]
-        for k in range(1, K):
-            terms.append(hop(x, once) if k == 1 else hop(terms[-1], twice) - terms[-2])
-        return (torch.cat(terms, dim=-1) @ weight.reshape(K * H, F)).reshape(B, P, F)
-    b = (x @ weight.permute(1, 0, 2).reshape(H, K * F)).to(once.dtype).split(F, dim=-1)
-    after, last = torch.zeros_like(b[0]), torch.zeros_like(b[0])
-    for k in range(K - 1, 0, -1):
-        after, last = b[k] - last + hop(after, twice), after
-    return (b[0] - last + hop(after, once)).reshape(B, P, F)
-
-
 def chebyshev_rows(x: Float[Tensor, "C H"], weight: Float[Tensor, "K H F"], graph: Rows) -> Float[Tensor, "C F"]:
     """Compute `chebyshev_direct` on the real particles only: O(K N min(H, F)), at any lengths of the jets.
 
     The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
     """
     K, H, F = weight.shape
-    twice, is_fixed = 2 * graph.value, _is_fixed(graph.value)
+    once = graph.value
+    twice = 2 * once
 
     def hop(u: Tensor, before: Tensor | None) -> Tensor:
-        value = graph.value if before is None else twice
-        if is_fixed:
-            moved = functional.embedding_bag(graph.column, u, graph.start, mode="sum", per_sample_weights=value)
-        else:
-            parts = value[:, None] * u[graph.column]
-            moved = parts.new_zeros(u.shape).index_add(0, graph.row, parts)
-        return moved if before is None else moved - before
+        value = once if before is None else twice
+        moved = functional.embedding_bag(graph.column, u, graph.start, mode="sum", per_sample_weights=value)
+        return moved if before is None else moved.sub_(before)
 
-    if is_fixed:
+    # autocast runs the products in half precision, and the hops between them need one dtype
+    x = x.to(once.dtype)
+    if _is_fixed(once):
         return cast(Tensor, _Filter.apply(x, weight, hop))
     return torch.cat(list(_recurrence(x, K, hop)), dim=-1) @ weight.reshape(K * H, F)

@@ -14,7 +14,7 @@ __all__ = [
     "Cost",
     "chebyshev",
     "chebyshev_direct",
-    "chebyshev_gather",
+    "chebyshev_rows",
     "fully_connected",
     "hybrid_chunked",
     "hybrid_quadratic",
@@ -211,8 +211,8 @@ def chebyshev(*, B: int, P: int, C: int, O: int, K: int, itemsize: int = 4) -> C
     )
 
 
-def chebyshev_gather(*, B: int, P: int, E: int, C: int, O: int, K: int, itemsize: int = 4) -> Cost:  # noqa: E741
-    """Return the cost of the filter on lists of E neighbours: linear in P."""
+def chebyshev_rows(*, B: int, P: int, E: int, C: int, O: int, K: int, itemsize: int = 4) -> Cost:  # noqa: E741
+    """Return the cost of the filter on E neighbours of each particle: linear in P."""
     hops = K - 1 if C <= O else K
     return Cost(
         operations=2 * B * P * C * O * K + hops * 2 * B * P * E * min(C, O),
@@ -221,8 +221,8 @@ def chebyshev_gather(*, B: int, P: int, E: int, C: int, O: int, K: int, itemsize
 
 
 def fully_connected(*, B: int, P: int, C: int, O: int, K: int, itemsize: int = 4) -> Cost:  # noqa: E741
-    """Return the cost of the all-pairs baseline: the same filter on lists that hold every other particle."""
-    return chebyshev_gather(B=B, P=P, E=max(P - 1, 1), C=C, O=O, K=K, itemsize=itemsize)
+    """Return the cost of the all-pairs baseline: the same filter with all other particles as neighbours."""
+    return chebyshev_rows(B=B, P=P, E=max(P - 1, 1), C=C, O=O, K=K, itemsize=itemsize)
 
 
 def _attention_bytes(*, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: int, F: int, itemsize: int) -> int:

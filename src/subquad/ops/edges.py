@@ -16,16 +16,16 @@ import math
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from subquad.ops.chebyshev import Neighbours
+from subquad.ops.chebyshev import Rows
 from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, STRONGEST
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["Edges", "chebyshev_edges", "edge_kinematics", "edge_laplacians", "edges_of", "neighbours_of"]
+__all__ = ["Edges", "chebyshev_edges", "edge_kinematics", "edge_laplacians", "edges_of", "rows_of"]
 
 NUMBERS_AT_ONCE = 2**18
 """Number of gathered channels that fit into the cache of one core."""
@@ -51,14 +51,11 @@ def edges_of(adjacency: Float[Tensor, "B P P"]) -> Edges:
     return Edges(row, jet * P + second, count.cumsum(0) - count)
 
 
-def neighbours_of(value: Float[Tensor, " N"], edges: Edges, particles: int) -> Neighbours:
-    """Return entries of a matrix on the edges as padded neighbour lists of jets of so many (padded) particles."""
-    R, N = len(edges.start), len(edges.row)
-    degree = torch.diff(edges.start, append=edges.start.new_tensor([N]))
-    shape = (R, max(1, int(degree.max())) if R else 1)
-    at = (edges.row, torch.arange(N, device=edges.row.device) - edges.start.index_select(0, edges.row))
-    place = edges.column.new_zeros(shape).index_put(at, edges.column % max(particles, 1))
-    return Neighbours(*(x.view(-1, particles, shape[1]) for x in (place, value.new_zeros(shape).index_put(at, value))))
+def rows_of(value: Float[Tensor, " N"], edges: Edges, mask: Bool[Tensor, "B P"]) -> Rows:
+    """Return entries of a matrix on the edges as rows of the real particles, without padding."""
+    is_real = mask.flatten()
+    number = is_real.cumsum(0) - 1
+    return Rows(number.index_select(0, edges.row), number.index_select(0, edges.column), value, edges.start[is_real])
 
 
 def edge_kinematics(

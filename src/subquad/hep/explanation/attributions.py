@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.hep.data.batches import Batch
-from subquad.nn.graph import PCN
+from subquad.nn.graph import PCN, unpacked
 from subquad.nn.kinematic import EPCN, KinematicPCN
-from subquad.ops.chebyshev import knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.chebyshev import knn_adjacency, rows, scaled_laplacian
 from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 from subquad.progress import track
@@ -166,8 +166,8 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
     mask = batch.mask
     if isinstance(net, PCN):
         adjacency = knn_adjacency(batch.points, mask, net.k, periodic=net.periodic).requires_grad_()
-        graph = neighbours(scaled_laplacian(adjacency, mask))
-        logits, plain = net.classify(x, graph, mask, jet_features=jet_features), adjacency.detach()
+        graph, plain = rows(scaled_laplacian(adjacency, mask), mask), adjacency.detach()
+        logits = net.classify(unpacked(net.filtered(x[mask], graph), mask), mask, jet_features=jet_features)
         return _Trace(logits=logits, relations=adjacency, adjacency=plain, activations=[], weights=plain)
     if not isinstance(net, EPCN | KinematicPCN):
         raise TypeError(f"{type(net).__name__} cannot be explained; give a PCN, an EPCN or a KinematicPCN")

@@ -1,6 +1,6 @@
-"""The dense form of a tagger, which can be exported: filters multiply by whole matrices instead of neighbour lists.
+"""The dense form of a tagger, which can be exported: filters multiply by whole matrices instead of lists of edges.
 
-ONNX has no neighbour lists. The dense form gives the same values with O(P²) instead of O(P E) operations.
+ONNX has no sparse matrices. The dense form gives the same values with O(P²) instead of O(N) operations for N edges.
 
 Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes, T regression targets; inputs
 are [B, H, P] as in weaver.
@@ -18,9 +18,9 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.models.networks import Network, logits_and_targets
 from subquad.hep.models.targets import Targets
 from subquad.hep.models.trained import TrainedTagger
-from subquad.nn.graph import PCN, ChebConv
+from subquad.nn.graph import PCN, ChebConv, EdgeConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
-from subquad.ops.chebyshev import Neighbours, chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
+from subquad.ops.chebyshev import chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
 __all__ = [
@@ -43,20 +43,27 @@ TARGETS = "targets"
 
 
 class _DenseFilter(nn.Module):
-    """A `ChebConv` that takes the whole matrix in place of neighbour lists."""
+    """A `ChebConv` on padded jets [B, P, H] and whole matrices [B, P, P]."""
 
     def __init__(self, of: ChebConv) -> None:
         super().__init__()
         self.weight, self.bias = of.weight, of.bias
 
-    def forward(self, x: Tensor, graph: Neighbours, mask: Tensor) -> Tensor:
-        x = torch.where(mask[..., None], x, 0)
-        return torch.where(mask[..., None], chebyshev(x, self.weight, graph.value) + self.bias, 0)
+    def forward(self, x: Tensor, laplacian: Tensor) -> Tensor:
+        return chebyshev(x, self.weight, laplacian) + self.bias
 
 
-def _dense(laplacian: Tensor) -> Neighbours:
-    B, P, _ = laplacian.shape
-    return Neighbours(torch.arange(P, device=laplacian.device).expand(B, P, P), laplacian)
+class _DenseEdges(nn.Module):
+    """An `EdgeConv` on padded jets [B, P, H] and whole matrices [B, P, P]."""
+
+    def __init__(self, of: EdgeConv) -> None:
+        super().__init__()
+        self.theta, self.phi = of.theta, of.phi
+
+    def forward(self, x: Tensor, laplacian: Tensor) -> Tensor:
+        of_neighbour, is_edge = self.theta(x), laplacian != 0
+        seen = torch.where(is_edge[..., None], of_neighbour[:, None], -torch.inf).amax(2)
+        return torch.where(is_edge.any(-1, keepdim=True), seen - of_neighbour, 0) + self.phi(x)
 
 
 class DenseTagger(nn.Module):
@@ -76,6 +83,7 @@ class DenseTagger(nn.Module):
         parts: list[Any] = [self.net] if isinstance(self.net, PCN) else [*getattr(self.net, "on_each", [])]
         for part in parts:
             part.filters = nn.ModuleList(_DenseFilter(one) for one in part.filters)
+            part.edges = None if part.edges is None else nn.ModuleList(_DenseEdges(one) for one in part.edges)
         self.eval()
 
     def forward(
@@ -103,7 +111,7 @@ class DenseTagger(nn.Module):
     ) -> Tensor:
         x, mask = pf_features.mT, pf_mask[:, 0] != 0
         points = x if self.uses_features_as_points or pf_points is None else pf_points.mT
-        net = self.net
+        net, real = self.net, torch.where(mask[..., None], x, 0)
         if isinstance(net, KinematicPCN):
             assert pf_vectors is not None
             return dense_kinematic(net, x, points, mask, pf_vectors.mT, jet_features)
@@ -113,10 +121,11 @@ class DenseTagger(nn.Module):
             pairs = pair_kinematics(pf_vectors.mT, points, mask)
             laplacians = kinematic_laplacians(pairs, adjacency, torch.eye(len(VARIABLES)))
             parts = zip(laplacians.unbind(1), net.on_each, strict=True)
-            return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask)
+            return net.classify([part(real, matrix) for matrix, part in parts], mask)
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
-        graph = _dense(scaled_laplacian(adjacency, mask))
-        return net.classify(x, graph, mask, jet_features=jet_features)
+        # its layers take whole matrices here
+        filtered: Any = net.filtered
+        return net.classify(filtered(real, scaled_laplacian(adjacency, mask)), mask, jet_features=jet_features)
 
 
 def dense_kinematic(  # noqa: PLR0917
