@@ -119,3 +119,44 @@ def test_what_cannot_be_read_is_named_with_the_remedy(remote, jets, capsys, tmp_
         SubquadError, match=r"memory://jets/bad\.root: is not a ROOT file, or is damaged.* give the copy"
     ):
         read("memory://jets/bad.root")
+
+
+class XrootdLike(fsspec.get_filesystem_class("memory")):
+    """What differs in fsspec-xrootd 0.5: names without folders, and errors that only `exists` raises."""
+
+    protocol = "xrootdlike"
+    is_down = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("xrootdlike://"))
+
+    def ls(self, path, detail=True, **_):
+        entries = super().ls(path, detail=True)
+        return entries if detail else [entry["name"].rpartition("/")[2] for entry in entries]
+
+    def exists(self, path, **_):
+        if self.is_down:
+            raise OSError("Failed to submit request: [FATAL] Connection error")
+        return super().exists(path)
+
+    def isfile(self, path):
+        return not self.is_down and super().isfile(path)
+
+    def isdir(self, path):
+        return not self.is_down and super().isdir(path)
+
+    def glob(self, path, **arguments):
+        return [] if self.is_down else super().glob(path, **arguments)
+
+
+def test_a_server_that_lists_names_alone_is_read_and_one_that_is_down_is_not_an_empty_folder(remote, jets, monkeypatch):
+    fsspec.register_implementation("xrootdlike", XrootdLike, clobber=True)
+    for path in jets:
+        remote(path)
+    expected = sorted(f"xrootdlike:///jets/{path.name}" for path in jets)
+    assert [path.url for path in expand_files("xrootdlike://jets")] == expected
+    monkeypatch.setattr(XrootdLike, "is_down", True)
+    for url in ("xrootdlike://jets", "xrootdlike://jets/*.root", f"xrootdlike://jets/{jets[0].name}"):
+        with pytest.raises(SubquadError, match=r"cannot be reached .*Connection error.*check the address"):
+            expand_files(url)

@@ -82,8 +82,12 @@ def remote_files(url: str, suffixes: Collection[str]) -> list[RemotePath]:
         elif filesystem.isfile(path):
             return [RemotePath(url)]
         else:
-            names = sorted(filesystem.ls(path, detail=False)) if filesystem.isdir(path) else []
+            entries = filesystem.ls(path, detail=True) if filesystem.isdir(path) else []
+            names = sorted(entry["name"] for entry in entries)
             found = [name for name in names if Path(name).suffix.lower() in suffixes]
+        if not found:
+            # this raises an error where a server does not answer, which the calls above take for no file
+            filesystem.exists(path)
     except FileNotFoundError:
         found = []
     except (OSError, TimeoutError, RuntimeError) as error:
