@@ -13,10 +13,10 @@ ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_D
 here. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among
 six settings on the validation jets.
 
-Variants of `auto`, as presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev order 1;
-with five blocks it has as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike, in place
-of the filter, `auto-unit-weights` with the filter on such a graph, `auto-edge-messages` with a step of message passing
-with trained functions of the edges in place of the filter, and others with one setting changed.
+Variants of `auto-chebyshev`, as presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev
+order 1; with five blocks it has as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike,
+in place of the filter, `auto-unit-weights` with the filter on such a graph, and others with one setting changed. `auto`
+has continuous-filter convolutions in its place.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the

@@ -4,10 +4,11 @@
 
 Forward + backward, per jet, in batches of 1 to 64 jets, about 2,048 particles. One filter (64 to 64 channels, 8 terms):
 on the edges of the k = 7 nearest (`sparse`), on the same graph by dense products (`dense`), and on the edges of the
-fully connected graph (`all_pairs`, up to 256 particles). The `standard` net (`net`) and `auto`, each with its graph by
-a k-d tree and filters on edges, as in `fit`; `auto_dense`, the same weights with all distances and whole matrices, as
-ONNX has it; and the graph of `standard` by all distances (`graph`). With jets, the `standard` net goes through 1, 4,
-16 … batches of 64 jets of 40 particles: time and memory of scoring and of training steps.
+fully connected graph (`all_pairs`, up to 256 particles). The `standard` net (`net`), `auto` and `auto-chebyshev`, each
+with its graph by a k-d tree and sums over edges, as in `fit`; `auto_dense`, the weights of `auto-chebyshev` with all
+distances and whole matrices, as ONNX has it; and the graph of `standard` by all distances (`graph`). With jets, the
+`standard` net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
+steps.
 
 The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
 pairs. Memory is what a pass adds to the peak of a process of its own (Linux). Times are medians of interleaved
@@ -98,17 +99,17 @@ def net_pass(P: int, *, batches: int = 1, B: int | None = None, is_training: boo
 
 
 def auto_pass(P: int, form: str) -> Callable[[], list[Tensor]]:
-    """Return a function that finds the graph of the `auto` net and takes the net there and back, without dropout."""
+    """Return a function that finds the graph of a kinematic net and takes the net there and back, without dropout."""
     points, mask = jets(P)
     torch.manual_seed(0)
-    settings = PRESETS["auto"].net
+    settings = PRESETS["auto-chebyshev" if form == "auto_dense" else form].net
     net: Any = build_network(settings, layout_of(settings), 10).eval()
     x, jet_features = torch.randn(*mask.shape, len(STANDARD_FEATURES)), torch.randn(len(mask), len(JET_FEATURES))
     pt, (eta, phi) = torch.randn(mask.shape).exp(), points.unbind(-1)
     vectors = torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], -1)
 
     def run() -> list[Tensor]:
-        if form == "auto":
+        if form != "auto_dense":
             edges = nearest_edges(points, mask, net.k)
             y = net(x, points, mask, vectors=vectors, jet_features=jet_features, edges=edges)
         else:
@@ -123,7 +124,7 @@ def passes(P: int) -> dict[str, Callable[[], Callable[[], object]]]:
     found = {form: lambda form=form: filter_pass(form, P) for form in ("sparse", "dense")}
     if P <= ALL_PAIRS_UP_TO:
         found["all_pairs"] = lambda: filter_pass("all_pairs", P)
-    autos = {form: lambda form=form: auto_pass(P, form) for form in ("auto", "auto_dense")}
+    autos = {form: lambda form=form: auto_pass(P, form) for form in ("auto", "auto-chebyshev", "auto_dense")}
     return {**found, "graph": lambda: graph_pass(P), "net": lambda: net_pass(P), **autos}
 
 
@@ -136,10 +137,12 @@ def check() -> float:
     )
     if error > 1e-10:
         raise SystemExit(f"sparse and dense differ by {error}")
-    found, expected = (torch.cat([x.flatten() for x in auto_pass(67, form)()]) for form in ("auto", "auto_dense"))
+    found, expected = (
+        torch.cat([x.flatten() for x in auto_pass(67, form)()]) for form in ("auto-chebyshev", "auto_dense")
+    )
     of_auto = ((found - expected).abs().max() / expected.abs().max()).item()
     if of_auto > 1e-4:
-        raise SystemExit(f"the forms of auto differ by {of_auto}")
+        raise SystemExit(f"the forms of auto-chebyshev differ by {of_auto}")
     return error
 
 

@@ -21,8 +21,6 @@ from subquad.hep.data.store import dataset_of
 from subquad.hep.models.networks import build_network, forward, predict_logits
 from subquad.hep.models.presets import PRESETS, net_settings
 from subquad.hep.settings import FitSettings
-from subquad.nn.kinematic import KinematicPCN
-from subquad.ops.edges import Edges
 from subquad.train.bucketing import batches_by_length, bucketed_batches
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import parameter_groups, schedule
@@ -36,9 +34,8 @@ VARIANTS = {
     "auto-8-terms": {"chebyshev_order": 8},
     "auto-16-neighbours": {"k": 16},
     "auto-wide": {"width": 128, "layers": 4},
-    "auto-edge-messages": {"chebyshev_order": 1},
 }
-"""Settings of `fit` by which a variant differs from `auto`."""
+"""Settings of `fit` by which a variant differs from `auto-chebyshev`."""
 UNIT_WEIGHTS = ("auto-neighbour-mean", "auto-unit-weights")
 """Variants all of whose edges have the weight 1: the exponents are 0 and not trained."""
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
@@ -51,51 +48,6 @@ LEAST = 17
 
 # JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
 COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
-
-MESSAGES = 64
-"""Channels of the messages of `auto-edge-messages`, with which it has nearly as many weights as `auto`."""
-
-
-class EdgeMessages(nn.Module):
-    """One step of message passing in place of a filter: neighbours' channels, times trained functions of the edges.
-
-    The output is that of the linear layer on a particle's own channels and the mean of the messages to it.
-    """
-
-    # logarithms of ΔR, kT, z and m² of neighbours are about 0 ± 1 after this
-    center, scale = (-2.0, 0.0, -2.0, 1.0), (1.0, 1.5, 1.2, 2.5)
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.of_edges = nn.Sequential(nn.Linear(4, MESSAGES), nn.GELU())
-        self.value, self.out = nn.Linear(width, MESSAGES), nn.Linear(width + MESSAGES, width)
-
-    def forward(self, x: Tensor, pairs: Tensor, edges: Edges) -> Tensor:
-        """Return the updated channels [B, P, H]; `pairs` holds the variables [N, 4] of the edges."""
-        weights = self.of_edges((pairs - pairs.new_tensor(self.center)) / pairs.new_tensor(self.scale))
-        value = self.value(x).flatten(0, 1)
-        sums = torch.zeros_like(value).index_add(0, edges.row, weights * value.index_select(0, edges.column))
-        count = torch.bincount(edges.row, minlength=len(value)).clamp(min=1)
-        return self.out(torch.cat([x, (sums / count[:, None]).view(*x.shape[:2], -1)], -1))
-
-
-class MessageNet(KinematicPCN):
-    """`auto` with `EdgeMessages` in place of the Chebyshev filters; all else is the same."""
-
-    def replace_filters(self) -> None:
-        """Replace the filter of each block."""
-        for block in self.blocks:
-            block.filter = EdgeMessages(block.filter.in_features)
-
-    def classify(
-        self, x: Tensor, pairs: Tensor, edges: Edges, mask: Tensor, *, jet_features: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits; see `KinematicPCN.classify`."""
-        x = self.embed(torch.where(mask[..., None], x, 0))
-        for block in self.blocks:
-            x = x + block.filter(block.norm(x), pairs, edges)
-            x = x + block.feed(x)
-        return self.pool(x, mask, jet_features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +70,7 @@ class Model:
 
 
 def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
-    base = "auto" if name in VARIANTS else name
+    base = "auto-chebyshev" if name in VARIANTS else name
     fit = FitSettings(preset=base, inputs=options.inputs, **VARIANTS.get(name, {}))
     preset = replace(PRESETS[base], net=net_settings(fit))
     batch_size = options.batch_size or preset.batch_size
@@ -130,10 +82,6 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     net = build_network(preset.net, layout, len(parts["train"].classes))
     if name in UNIT_WEIGHTS:
         net.exponents.requires_grad_(False).zero_()
-    if name == "auto-edge-messages":
-        net.__class__ = MessageNet
-        net.replace_filters()
-        net.exponents.requires_grad_(False)
     rows = torch.arange(len(train))
 
     shape, warmup = preset.schedule

@@ -29,7 +29,7 @@ from subquad.hep.explanation.summary import by_columns
 from subquad.hep.models.networks import forward
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
-from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.nn.kinematic import EPCN, KinematicNet
 from subquad.ops.chebyshev import knn_adjacency
 from subquad.ops.kinematics import VARIABLES
 
@@ -58,7 +58,7 @@ def test_grad_cam_is_that_of_its_formula():
 def test_a_kinematic_net_of_one_variable_has_all_importance_on_it(jets, graph):
     _, batch = batch_of(jets)
     torch.manual_seed(2)
-    net = KinematicPCN(H, 3, width=8, graphs=2, terms=3, layers=1, k=2, pool_heads=1).eval()
+    net = KinematicNet(H, 3, filter="chebyshev", width=8, graphs=2, terms=3, layers=1, k=2, pool_heads=1).eval()
     with torch.no_grad():
         net.exponents.zero_()[:, graph] = 0.7
     variables = attribute(net, batch, batch.labels, input_means([batch])).variables

@@ -294,7 +294,11 @@ def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, t
         ({"preset": "epcn", "inputs": "particles+jet"}, "E-PCN takes no jet-level features"),
         ({"k": 0}, "--k must be at least 1, got 0"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, got nan"),
-        ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),
+        (
+            {"preset": "auto-chebyshev", "width": 30},
+            "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4",
+        ),
+        ({"chebyshev_order": 5}, "--chebyshev-order is 5; the preset auto has no Chebyshev filters; omit it"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),
         ({"preset": "autp"}, "--preset must be one of auto, "),
         ({"graph": "features"}, "--graph is features; this preset finds neighbours by angles only"),

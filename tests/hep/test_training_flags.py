@@ -82,7 +82,8 @@ def test_every_optimizer_fits_the_estimator(optimizer, jets, monkeypatch):
 def test_a_warm_up_of_less_than_a_step_does_not_leave_the_network_untrained(jets):
     sample = read(jets)
     # one step, of which the warm-up of the preset would be a twentieth
-    model = PCNTagger(epochs=1, batch_size=1000, width=8, layers=1, k=3, ema_decay=0.1, random_state=0)
+    settings = {"epochs": 1, "batch_size": 1000, "width": 8, "layers": 1, "k": 3, "ema_decay": 0.1}
+    model = PCNTagger(preset="auto-chebyshev", **settings, random_state=0)
     model.fit(sample, sample.class_names)
     assert (model.net_.exponents.diagonal() != -0.5).any()
 

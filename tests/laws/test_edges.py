@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.examples import examples
 
 from subquad.ops.chebyshev import chebyshev, chebyshev_rows, chebyshev_terms, knn_adjacency
-from subquad.ops.edges import chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, rows_of
+from subquad.ops.edges import chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, pair_means, rows_of
 from subquad.ops.kinematics import kinematic_laplacians, pair_kinematics
 
 
@@ -61,6 +61,27 @@ def test_filters_on_edges_equal_those_on_matrices(P, k, G, K, seed):
     terms = chebyshev_edges(x, K, laplacians, edges)
     torch.testing.assert_close(terms, expected)
     torch.testing.assert_close(gradients(terms), gradients(expected))
+
+
+@examples(40)
+@given(P=st.sampled_from([1, 2, 3, 7, 13]), k=st.integers(1, 4), m=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_means_over_pairs_equal_those_of_matrices(P, k, m, seed):
+    B = 3
+    *_, adjacency, generator = jets(B, P, k, seed)
+    edges = edges_of(adjacency)
+    whole = torch.randn(B, P, P, m, generator=generator, dtype=torch.float64)
+    whole = (whole + whole.transpose(1, 2)).requires_grad_()
+    x = torch.randn(B, P, m, generator=generator, dtype=torch.float64).requires_grad_()
+    pair = (edges.row < edges.column).nonzero()[:, 0]
+    found = pair_means(x.flatten(0, 1), whole[adjacency > 0][pair], pair, edges).view(B, P, m)
+    share = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
+    expected = torch.einsum("bij,bijm,bjm->bim", share, whole, x)
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    of_found, of_expected = (torch.autograd.grad((y * cotangent).sum(), [x, whole]) for y in (found, expected))
+    torch.testing.assert_close(of_found[0], of_expected[0])
+    # a weight counts for both directions, and is read at one
+    torch.testing.assert_close(*(of_w + of_w.transpose(1, 2) for of_w in (of_found[1], of_expected[1])))
 
 
 def test_weights_that_no_number_holds_give_finite_entries_and_gradients():

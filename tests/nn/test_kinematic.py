@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 
-from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
+from subquad.nn.kinematic import EPCN, AttentionPool, KinematicNet, scaled_variables
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
 from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 
-nets = pytest.mark.parametrize("kind", ["epcn", "ours", "jet_features"])
+nets = pytest.mark.parametrize("kind", ["epcn", "continuous", "chebyshev", "jet_features"])
+filters = pytest.mark.parametrize("kind", ["continuous", "chebyshev"])
 
 
 def net(kind, features=5, classes=7):
@@ -21,10 +22,13 @@ def net(kind, features=5, classes=7):
     if kind == "epcn":
         return EPCN(features, classes, width=11, terms=4, k=2).double().eval()
     arguments = {"width": 12, "graphs": 3, "terms": 3, "layers": 2, "k": 2, "pool_heads": 2}
-    made = KinematicPCN(features, classes, jet_features=3 if kind == "jet_features" else 0, **arguments).double().eval()
-    with torch.no_grad():
-        made.exponents.add_(torch.randn_like(made.exponents))
-    return made
+    if kind == "chebyshev":
+        made = KinematicNet(features, classes, filter=kind, **arguments)
+        with torch.no_grad():
+            made.exponents.add_(torch.randn_like(made.exponents))
+    else:
+        made = KinematicNet(features, classes, jet_features=3 if kind == "jet_features" else 0, **arguments)
+    return made.double().eval()
 
 
 def jets(B, P, seed, features=5):
@@ -81,7 +85,7 @@ def test_weights_are_powers_up_to_a_factor_of_the_jet_and_edges_stay_edges():
 def test_each_group_of_channels_is_filtered_on_its_own_graph():
     inputs, _, _ = jets(2, 7, 9)
     mask = inputs["mask"] = torch.ones(2, 7, dtype=torch.bool)
-    made = net("ours")
+    made = net("chebyshev")
     block = made.blocks[0]
     block.feed[-1].weight.data.zero_(), block.feed[-1].bias.data.zero_()
     pairs = pair_kinematics(inputs["vectors"], inputs["points"], mask)
@@ -95,6 +99,31 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
     for g, matrix in enumerate(matrices):
         expected = expected + chebyshev_direct(block.norm(x)[..., 4 * g : 4 * g + 4], matrix, laplacians[:, g])
     torch.testing.assert_close(given, expected)
+
+
+def test_a_continuous_filter_multiplies_neighbours_by_functions_of_the_pair():
+    inputs, _, _ = jets(2, 7, 9)
+    mask = inputs["mask"]
+    made = net("continuous")
+    block = made.blocks[0]
+    block.feed[-1].weight.data.zero_(), block.feed[-1].bias.data.zero_()
+    variables = scaled_variables(pair_kinematics(inputs["vectors"], inputs["points"], mask))
+    adjacency = knn_adjacency(inputs["points"], mask, 2, periodic=(1,))
+    edges = edges_of(adjacency)
+    pair = (edges.row < edges.column).nonzero()[:, 0]
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    found = block(x, variables[adjacency > 0][pair], pair, edges)
+    y = block.norm(x)
+    for b, i in mask.nonzero().tolist():
+        near = adjacency[b, i] > 0
+        messages = block.functions(variables[b, i, near]) * block.value(y[b, near])
+        mean = messages.sum(0) / max(1, len(messages))
+        torch.testing.assert_close(found[b, i], x[b, i] + block.filter(torch.cat([y[b, i], mean])))
+
+
+def test_variables_of_pairs_are_scaled_and_limited():
+    scaled = scaled_variables(torch.tensor([[-2.0, 1.5, -2.0, 1.0], [-1e3, 1e3, -3.2, 3.5]]))
+    torch.testing.assert_close(scaled, torch.tensor([[0.0, 1.0, 0.0, 0.0], [-5.0, 5.0, -1.0, 1.0]]))
 
 
 @nets
@@ -162,7 +191,8 @@ def test_attention_of_equal_scores_is_the_mean():
 
 
 @pytest.mark.slow
-def test_a_net_without_features_learns_how_far_pairs_are_apart():
+@filters
+def test_a_net_without_features_learns_how_far_pairs_are_apart(kind):
     """All particles look alike; whether pairs are near or far is seen by the weights of the edges alone."""
     generator = torch.Generator().manual_seed(1)
     B, P = 128, 8
@@ -173,7 +203,7 @@ def test_a_net_without_features_learns_how_far_pairs_are_apart():
     vectors = torch.tensor([1.0, 0, 0, 1]).expand(B, P, 4)
     x, mask = torch.ones(B, P, 1), torch.ones(B, P, dtype=torch.bool)
     torch.manual_seed(8)
-    made = KinematicPCN(1, 2, width=16, graphs=2, terms=3, layers=2, k=3, dropout=0.0)
+    made = KinematicNet(1, 2, filter=kind, width=16, graphs=2, terms=3, layers=2, k=3, dropout=0.0)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
     for _ in range(150):
         loss = torch.nn.functional.cross_entropy(made(x, points, mask, vectors=vectors), label)
@@ -185,7 +215,9 @@ def test_a_net_without_features_learns_how_far_pairs_are_apart():
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="13 channels are not a multiple of 4 graphs"):
-        KinematicPCN(5, 7, width=13)
+        KinematicNet(5, 7, filter="chebyshev", width=13)
     inputs, jet_features, _ = jets(2, 3, 1)
     with pytest.raises(ValueError, match="takes 0 jet-level features"):
-        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], jet_features=jet_features)
+        net("continuous")(
+            inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], jet_features=jet_features
+        )

@@ -27,7 +27,7 @@ __all__ = [
     "reweighting_of",
 ]
 
-PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
+PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
@@ -43,7 +43,10 @@ class NetSettings:
     """Inputs and architecture of a network; saved in `config.json`."""
 
     kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
-    """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or PCN on graphs with learned weights."""
+    """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or residual blocks with such variables."""
+    filter: Literal["continuous", "chebyshev"] = "chebyshev"
+    """Step over the neighbours of a `kinematic` network: continuous-filter convolutions, or Chebyshev filters on graphs
+    with learned weights; the others have Chebyshev filters."""
     features: Literal["raw", "jetclass", "standard"] = "standard"
     """Particle features: the 16 raw ones of the paper in GeV and mm; the 17 of JetClass, standardized; or these and two
     impact parameter significances."""
@@ -74,7 +77,7 @@ class NetSettings:
     has_edges: bool = False
     """Edge convolutions between the Chebyshev layers: the second network of the paper."""
     graphs: int = 4
-    """Weighted graphs of a `kinematic` network, which divide the channels among them."""
+    """Weighted graphs of a `kinematic` network's Chebyshev filters, which divide the channels among them."""
     feed: int = 2
     """Expansion factor of the feed-forward blocks of a `kinematic` network."""
     pool_heads: int = 4
@@ -82,7 +85,7 @@ class NetSettings:
 
     def __post_init__(self) -> None:
         """Refuse architectures that do not exist."""
-        if self.kind == "kinematic" and self.width % self.graphs:
+        if self.kind == "kinematic" and self.filter == "chebyshev" and self.width % self.graphs:
             raise SubquadError(
                 f"--width is {self.width}; this preset divides it among {self.graphs} graphs, so give a multiple of "
                 f"{self.graphs}"
@@ -96,8 +99,9 @@ class FitSettings:
     """Settings of `subquad hep fit`: inputs, network and training."""
 
     preset: Model[PresetName] = "auto"
-    """Inputs, graph and size of the network: `auto`, the most accurate one, with costs linear in the number of
-    particles; `standard`, PCN with standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
+    """Inputs, graph and size of the network: `auto`, the most accurate one; `auto-chebyshev`, the same with Chebyshev
+    filters on learned graphs and the same defaults; `standard`, PCN with standardized inputs; `epcn`, `paper` and
+    `paper-edges`, as published."""
     from_: Model[Path | None] = None
     """Saved run to fine-tune: the fit starts from its weights, with its network and standardization. The jets need the
     same inputs; their classes may be others. Default: random weights."""
@@ -150,11 +154,11 @@ class FitSettings:
     k: Model[int | None] = None
     """Number of nearest neighbours of each particle. Default: that of the preset."""
     chebyshev_order: Model[int | None] = None
-    """Number of Chebyshev terms of each filter. Default: that of the preset."""
+    """Number of Chebyshev terms of each filter (`auto` has no such filters). Default: that of the preset."""
     width: Model[int | None] = None
     """Number of channels of each layer. Default: that of the preset."""
     layers: Model[int | None] = None
-    """Number of Chebyshev layers. Default: that of the preset."""
+    """Number of layers that join neighbours. Default: that of the preset."""
     dropout: Model[float | None] = None
     """Dropout rate in the head and, of `auto`, in its blocks. Default: 0.1 for `auto` and `standard`; the published
     networks have no dropout."""

@@ -1,27 +1,33 @@
 r"""PCN on kinematic graphs: kNN graphs whose edges are weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
 
 `EPCN` is E-PCN (arXiv:2512.07420): four graphs, one per variable, a PCN on each, all four pooled together.
-`KinematicPCN` is ours: several graphs with trainable exponents, each of which filters a group of the channels, in
-residual blocks with a feed-forward layer, and attention pooling beside mean and maximum.
+`KinematicNet` is ours: residual blocks of a step over the neighbours and a feed-forward layer, and attention pooling
+beside mean and maximum. The step is a continuous-filter convolution (SchNet, arXiv:1706.08566) or a Chebyshev filter on
+several graphs with trainable exponents, each of which filters a group of the channels.
 
-Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J jet-level features, C classes.
+Axes: B jets, P particles (padded to the longest jet), N edges, G graphs, H channels, K terms, J jet-level features,
+C classes.
 `mask` is true where a particle is real; padded rows are finite and have no effect.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean, unpacked
 from subquad.ops.chebyshev import Rows, knn_adjacency
-from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, rows_of
+from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, pair_means, rows_of
 from subquad.ops.kinematics import VARIABLES
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN"]
+__all__ = ["EPCN", "AttentionPool", "ChebyshevBlock", "ContinuousFilterBlock", "KinematicNet", "scaled_variables"]
+
+_CENTER, _SCALE, _LARGEST = (-2.0, 0.0, -2.0, 1.0), (1.0, 1.5, 1.2, 2.5), 5.0
+"""Means, standard deviations and limit of the logarithms of ΔR, kT, z and m² of neighbours, roughly."""
 
 
 class _Branch(nn.Module):
@@ -73,7 +79,7 @@ class EPCN(nn.Module):
         jet_features: None = None,
         edges: Edges | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits of each jet; the arguments are those of `KinematicPCN`."""
+        """Return the logits of each jet; the arguments are those of `KinematicNet`."""
         return self.classify(self.branches(x, points, mask, vectors=vectors, edges=edges), mask)
 
     def branches(
@@ -124,7 +130,48 @@ class AttentionPool(nn.Module):
         return (torch.where(mask[..., None], weights, 0).mT @ x).flatten(1)
 
 
-class KinematicBlock(nn.Module):
+def scaled_variables(pairs: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
+    """Return the logarithms of the variables of pairs with values of about 0 ± 1, at most 5."""
+    return ((pairs - pairs.new_tensor(_CENTER)) / pairs.new_tensor(_SCALE)).clamp(-_LARGEST, _LARGEST)
+
+
+def _feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+    )
+
+
+class ContinuousFilterBlock(nn.Module):
+    """A continuous-filter convolution (SchNet, arXiv:1706.08566), then a feed-forward layer; both are residual.
+
+    A neighbour's channels are multiplied by trained functions of the pair's variables. A linear layer takes their mean
+    over the neighbours, beside the channels of the particle itself.
+    """
+
+    def __init__(self, width: int, *, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.value = nn.LayerNorm(width), nn.Linear(width, width)
+        self.functions = nn.Sequential(nn.Linear(len(VARIABLES), width), nn.GELU())
+        self.filter = nn.Linear(2 * width, width)
+        self.feed = _feed_forward(width, hidden, dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B P H"], variables: Float[Tensor, "N2 4"], pair: Int[Tensor, " N2"], edges: Edges
+    ) -> Float[Tensor, "B P H"]:
+        """Return the updated particles; `variables` are those of the edges whose numbers are in `pair`."""
+        y = self.norm(x)
+        means = pair_means(self.value(y).flatten(0, 1), self.functions(variables), pair, edges)
+        return self.mix(x, y, means.view_as(x))
+
+    def mix(
+        self, x: Float[Tensor, "B P H"], y: Float[Tensor, "B P H"], means: Float[Tensor, "B P H"]
+    ) -> Float[Tensor, "B P H"]:
+        """Return the particles after the convolution and the feed-forward layer, from the means over the neighbours."""
+        x = x + self.filter(torch.cat([y, means], dim=-1))
+        return x + self.feed(x)
+
+
+class ChebyshevBlock(nn.Module):
     """A Chebyshev filter with one graph per group of channels, then a feed-forward layer; both are residual."""
 
     def __init__(self, width: int, graphs: int, terms: int, *, hidden: int, dropout: float) -> None:
@@ -133,9 +180,7 @@ class KinematicBlock(nn.Module):
             raise ValueError(f"{width} channels are not a multiple of {graphs} graphs")
         self.graphs, self.terms = graphs, terms
         self.norm, self.filter = nn.LayerNorm(width), nn.Linear(terms * width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-        )
+        self.feed = _feed_forward(width, hidden, dropout)
 
     def forward(
         self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "N G"], edges: Edges
@@ -153,15 +198,18 @@ class KinematicBlock(nn.Module):
         return x + self.feed(x)
 
 
-class KinematicPCN(nn.Module):
-    """Jet classifier on graphs whose edge weights are powers of the pair kinematics, with trainable exponents.
+class KinematicNet(nn.Module):
+    """Jet classifier on kNN graphs with the kinematics of pairs, in time linear in the number of particles.
 
     Args:
         features: Number of input features per particle.
         classes: Number of outputs per jet.
         jet_features: Number of jet-level features that are concatenated with the pooled particles before the head.
+        filter: Step over the neighbours: continuous-filter convolutions, or Chebyshev filters on graphs whose edge
+            weights are powers of the variables of the pair, with trained exponents.
         width: Channels of every layer.
-        graphs: Number of weighted graphs, the same in all layers; the channels are divided among them.
+        graphs: Number of weighted graphs of Chebyshev filters, the same in all layers; the channels are divided among
+            them.
         terms: Number of Chebyshev terms K of every filter.
         layers: Number of blocks.
         k: Number of nearest neighbours of each particle in angle.
@@ -176,6 +224,7 @@ class KinematicPCN(nn.Module):
         classes: int,
         *,
         jet_features: int = 0,
+        filter: Literal["continuous", "chebyshev"] = "continuous",  # noqa: A002
         width: int = 64,
         graphs: int = 4,
         terms: int = 4,
@@ -188,12 +237,16 @@ class KinematicPCN(nn.Module):
         super().__init__()
         self.classes, self.jet_features, self.k = classes, jet_features, k
         self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
-        # close, soft, asymmetric and light pairs get larger weights
-        start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
-        self.exponents = nn.Parameter(start)
-        self.blocks = nn.ModuleList(
-            KinematicBlock(width, graphs, terms, hidden=feed * width, dropout=dropout) for _ in range(layers)
-        )
+        shape = {"hidden": feed * width, "dropout": dropout}
+        if filter == "chebyshev":
+            # close, soft, asymmetric and light pairs get larger weights
+            start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
+            self.exponents = nn.Parameter(start)
+            blocks = [ChebyshevBlock(width, graphs, terms, **shape) for _ in range(layers)]
+        else:
+            self.exponents = None
+            blocks = [ContinuousFilterBlock(width, **shape) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.attend = AttentionPool(width, pool_heads)
         pooled = (pool_heads + 2) * width + jet_features
@@ -247,10 +300,15 @@ class KinematicPCN(nn.Module):
     ) -> Float[Tensor, "B C"]:
         """Return the logits from the edges and their variables, which `forward` gets from points and vectors."""
         x = self.embed(torch.where(mask[..., None], x, 0))
-        with autocast_disabled(pairs.device.type):
-            laplacians = edge_laplacians(pairs @ self.exponents.T, edges)
+        if self.exponents is None:
+            # both directions of a pair have the same variables
+            pair = (edges.row < edges.column).nonzero()[:, 0]
+            of_edges = scaled_variables(pairs.index_select(0, pair)), pair, edges
+        else:
+            with autocast_disabled(pairs.device.type):
+                of_edges = edge_laplacians(pairs @ self.exponents.T, edges), edges
         for block in self.blocks:
-            x = block(x, laplacians, edges)
+            x = block(x, *of_edges)
         return self.pool(x, mask, jet_features)
 
     def pool(

@@ -8,11 +8,14 @@ A graph has each of its pairs in both directions, and symmetric weights; $\tilde
 | `chebyshev_terms` on whole matrices | O(G P² h)     | O(G P²) | the definition; ONNX                   |
 | `chebyshev_edges`                   | O(G N h)      | O(G N)  | N is about 1.3 k P                     |
 
+`pair_means` is one hop whose weights are those of each channel, as in a continuous-filter convolution.
+
 Axes: B jets, P particles of a padded jet, R = B P rows of the table of all particles, N directed edges sorted by their
-first particle, G graphs, h channels of one graph, K terms.
+first particle, G graphs, h channels of one graph, K terms; N/2 pairs, m channels.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -25,7 +28,15 @@ from subquad.ops.chebyshev import Rows
 from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, STRONGEST
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["Edges", "chebyshev_edges", "edge_kinematics", "edge_laplacians", "edges_of", "rows_of"]
+__all__ = [
+    "Edges",
+    "chebyshev_edges",
+    "edge_kinematics",
+    "edge_laplacians",
+    "edges_of",
+    "pair_means",
+    "rows_of",
+]
 
 NUMBERS_AT_ONCE = 2**18
 """Number of gathered channels that fit into the cache of one core."""
@@ -193,6 +204,62 @@ class _Recurrence(torch.autograd.Function):
             for j, i, into in chunks:
                 torch.sum(one.index_select(0, j).mul_(two.index_select(0, i)), -1, out=into)
         return last, None, of_laplacians, None
+
+
+def pair_means(
+    x: Float[Tensor, "R m"], weights: Float[Tensor, "N2 m"], pair: Int[Tensor, " N2"], edges: Edges
+) -> Float[Tensor, "R m"]:
+    r"""Return $\frac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} \odot x_j$, with a weight of each channel.
+
+    A particle without neighbours gets 0.
+
+    Args:
+        x: Channels of all particles.
+        weights: Weights of the pairs, the same in both directions, of any sign.
+        pair: Numbers of the edges that stand for the pairs: of the two directions of each, one.
+        edges: The edges.
+    """
+    first, second = edges.row.index_select(0, pair), edges.column.index_select(0, pair)
+    sums = cast(Tensor, _PairSums.apply(x.to(weights.dtype), weights, first, second))
+    degree = torch.diff(edges.start, append=edges.start.new_tensor([len(edges.row)]))
+    return sums / degree.clamp(min=1)[:, None]
+
+
+class _PairSums(torch.autograd.Function):
+    r"""$y_i = \sum_j w_{ij} \odot x_j$; a pair is read once and counts for both of its particles.
+
+    With the gradient $g$ of $y$, that of $x_j$ is $\sum_i w_{ij} \odot g_i$ and that of $w_{ij}$ is
+    $g_i \odot x_j + g_j \odot x_i$. Pairs are taken in parts whose channels fit into the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weights, first, second)
+        y = torch.zeros_like(x)
+        for i, j, weight in _parts(first, second, weights):
+            y.index_add_(0, i, x.index_select(0, j).mul_(weight))
+            y.index_add_(0, j, x.index_select(0, i).mul_(weight))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        x, weights, first, second = ctx.saved_tensors
+        of_x, of_weights = torch.zeros_like(x), torch.empty_like(weights)
+        for i, j, weight, of_weight in _parts(first, second, weights, of_weights):
+            of_i, of_j = gradients[0].index_select(0, i), gradients[0].index_select(0, j)
+            torch.mul(of_i, x.index_select(0, j), out=of_weight).addcmul_(of_j, x.index_select(0, i))
+            of_x.index_add_(0, j, of_i.mul_(weight))
+            of_x.index_add_(0, i, of_j.mul_(weight))
+        return of_x, of_weights, None, None
+
+
+def _parts(first: Tensor, second: Tensor, *tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield parts of equal length of the rows of all tables; on a GPU all at once."""
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, tables[0].shape[1])) if first.device.type == "cpu" else len(first)
+    return zip(*(table.split(max(1, at_once)) for table in (first, second, *tables)), strict=True)
 
 
 def _product(x: Tensor, value: Tensor, columns: Tensor, starts: Tensor) -> Tensor:

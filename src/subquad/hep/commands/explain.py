@@ -31,12 +31,12 @@ from subquad.hep.explanation.summary import (
     permute_all,
 )
 from subquad.hep.metrics.weighting import weight_note, weighted_mean
-from subquad.hep.models.networks import forward, using_threads
+from subquad.hep.models.networks import Network, forward, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.event_displays import JetDisplay
 from subquad.hep.plots.explain_page import explain_figures, explain_page
 from subquad.hep.settings import ExplainSettings
-from subquad.nn.kinematic import KinematicPCN
+from subquad.nn.kinematic import KinematicNet
 from subquad.progress import say
 from subquad.runs.folder import REPORT
 from subquad.runs.reports import check_report_folder, write_report_folder
@@ -152,6 +152,12 @@ def _score(tagger: TrainedTagger, inputs: JetDataset, settings: ExplainSettings,
     )
 
 
+def _exponents(net: Network) -> list[list[float]] | None:
+    """Return the exponents of the edge weights [graphs, variables] of a network that has them."""
+    exponents = net.exponents if isinstance(net, KinematicNet) else None
+    return None if exponents is None else exponents.detach().tolist()
+
+
 def _explain(
     tagger: TrainedTagger, sample: _Sample, settings: ExplainSettings, target: int | None, *, seed: int, quiet: bool
 ) -> tuple[dict[str, Any], list[JetDisplay]]:
@@ -176,7 +182,7 @@ def _explain(
         "auc": mean_auc(sample.probabilities, sample.labels, target, sample.weights),
         "graphs": fractions_by_class(attributions.get("graphs"), by),
         "variables": fractions_by_class(attributions.get("variables"), by),
-        "exponents": net.exponents.detach().tolist() if isinstance(net, KinematicPCN) else None,
+        "exponents": _exponents(net),
         "features": by_columns(attributions, explained, features.singles, importance),
         "groups": by_columns(attributions, explained, features.groups, grouped),
         "by_class": by_class(attributions, by, features),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from subquad.hep.data.batches import Batch
 from subquad.nn.graph import PCN, unpacked
-from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.nn.kinematic import EPCN, KinematicNet
 from subquad.ops.chebyshev import knn_adjacency, rows, scaled_laplacian
 from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
@@ -96,7 +96,7 @@ def attribute(net: nn.Module, batch: Batch, target: Int[Tensor, " B"], means: In
     """Return the attributions of a batch.
 
     Args:
-        net: A PCN, an EPCN or a KinematicPCN in evaluation mode.
+        net: A PCN, an EPCN or a KinematicNet in evaluation mode.
         batch: The jets.
         target: [B], the class whose logit is explained.
         means: Means of the inputs over the sample.
@@ -169,8 +169,8 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         graph, plain = rows(scaled_laplacian(adjacency, mask), mask), adjacency.detach()
         logits = net.classify(unpacked(net.filtered(x[mask], graph), mask), mask, jet_features=jet_features)
         return _Trace(logits=logits, relations=adjacency, adjacency=plain, activations=[], weights=plain)
-    if not isinstance(net, EPCN | KinematicPCN):
-        raise TypeError(f"{type(net).__name__} cannot be explained; give a PCN, an EPCN or a KinematicPCN")
+    if not isinstance(net, EPCN | KinematicNet):
+        raise TypeError(f"{type(net).__name__} cannot be explained; give a PCN, an EPCN or a KinematicNet")
     assert batch.vectors is not None
     adjacency = knn_adjacency(batch.points, mask, net.k, periodic=(1,))
     pairs = pair_kinematics(batch.vectors, batch.points, mask).requires_grad_()
@@ -178,8 +178,10 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         activations, exponents = net.filtered(x, pairs[adjacency > 0], edges_of(adjacency), mask), torch.eye(4)
         logits = net.classify(activations, mask)
     else:
-        activations, exponents = [], net.exponents.detach()
+        activations, exponents = [], None if net.exponents is None else net.exponents.detach()
         logits = net.classify(x, pairs[adjacency > 0], edges_of(adjacency), mask, jet_features=jet_features)
+    if exponents is None:
+        return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=[], weights=adjacency)
     weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
     return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
 

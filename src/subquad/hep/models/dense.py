@@ -19,7 +19,7 @@ from subquad.hep.models.networks import Network, logits_and_targets
 from subquad.hep.models.targets import Targets
 from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv, EdgeConv
-from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.nn.kinematic import EPCN, KinematicNet, scaled_variables
 from subquad.ops.chebyshev import chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
@@ -70,7 +70,7 @@ class DenseTagger(nn.Module):
     """A network with weaver's inputs that returns probabilities, and the predictions of regression targets.
 
     Args:
-        net: A PCN, an EPCN or a KinematicPCN; it is copied.
+        net: A PCN, an EPCN or a KinematicNet; it is copied.
         targets: Regression targets beside the classes.
         uses_features_as_points: Nearest neighbours are found in the features, and there is no input `pf_points`.
     """
@@ -112,7 +112,7 @@ class DenseTagger(nn.Module):
         x, mask = pf_features.mT, pf_mask[:, 0] != 0
         points = x if self.uses_features_as_points or pf_points is None else pf_points.mT
         net, real = self.net, torch.where(mask[..., None], x, 0)
-        if isinstance(net, KinematicPCN):
+        if isinstance(net, KinematicNet):
             assert pf_vectors is not None
             return dense_kinematic(net, x, points, mask, pf_vectors.mT, jet_features)
         if isinstance(net, EPCN):
@@ -129,17 +129,39 @@ class DenseTagger(nn.Module):
 
 
 def dense_kinematic(  # noqa: PLR0917
-    net: KinematicPCN, x: Tensor, points: Tensor, mask: Tensor, vectors: Tensor, jet_features: Tensor | None
+    net: KinematicNet, x: Tensor, points: Tensor, mask: Tensor, vectors: Tensor, jet_features: Tensor | None
 ) -> Tensor:
     """Return the logits of a network by products of whole matrices; its arguments are those of the network."""
     adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
-    laplacians = kinematic_laplacians(pair_kinematics(vectors, points, mask), adjacency, net.exponents)
+    pairs = pair_kinematics(vectors, points, mask)
     x = net.embed(torch.where(mask[..., None], x, 0))
     blocks: Any = net.blocks
+    if net.exponents is None:
+        return _continuous(net, x, pairs, adjacency, mask, jet_features)
+    laplacians = kinematic_laplacians(pairs, adjacency, net.exponents)
     for block in blocks:
         parts = block.split(x).transpose(1, 2)
         terms = chebyshev_terms(parts.flatten(0, 1), block.terms, laplacians.flatten(0, 1))
         x = block.mix(x, torch.stack(terms, dim=2).unflatten(0, parts.shape[:2]).transpose(1, 2))
+    return net.pool(x, mask, jet_features)
+
+
+def _continuous(  # noqa: PLR0917
+    net: KinematicNet, x: Tensor, pairs: Tensor, adjacency: Tensor, mask: Tensor, jet_features: Tensor | None
+) -> Tensor:
+    """Return the logits of a network with continuous filters; few pairs are edges, and ONNX can select them."""
+    jet, first, second = adjacency.triu(1).nonzero(as_tuple=True)
+    variables = scaled_variables(pairs[jet, first, second])
+    first, second = jet * x.shape[1] + first, jet * x.shape[1] + second
+    degree = adjacency.sum(-1, keepdim=True).clamp(min=1)
+    blocks: Any = net.blocks
+    for block in blocks:
+        y, functions = block.norm(x), block.functions(variables)
+        values = block.value(y).flatten(0, 1)
+        sums = torch.zeros_like(values)
+        for here, there in ((first, second), (second, first)):
+            sums = sums.index_add(0, here, functions * values.index_select(0, there))
+        x = block.mix(x, y, sums.view(x.shape) / degree)
     return net.pool(x, mask, jet_features)
 
 
@@ -153,7 +175,7 @@ def input_names(tagger: TrainedTagger) -> list[str]:
     return [
         *(["pf_points"] if tagger.settings.graph == "angles" else []),
         "pf_features",
-        *(["pf_vectors"] if isinstance(tagger.net, EPCN | KinematicPCN) else []),
+        *(["pf_vectors"] if isinstance(tagger.net, EPCN | KinematicNet) else []),
         "pf_mask",
         *(["jet_features"] if tagger.layout.jet_standardizer is not None else []),
     ]

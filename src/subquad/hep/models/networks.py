@@ -20,7 +20,7 @@ from subquad.hep.data.layout import Layout, Standardizer
 from subquad.hep.data.store import JetDataset
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
-from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.nn.kinematic import EPCN, KinematicNet
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes, sum_over_processes
 
@@ -39,7 +39,7 @@ __all__ = [
     "using_threads",
 ]
 
-Network = PCN | EPCN | KinematicPCN
+Network = PCN | EPCN | KinematicNet
 
 _THREADS = Lock()
 """The number of threads of torch belongs to the whole process."""
@@ -96,10 +96,11 @@ def _network(settings: NetSettings, layout: Layout, classes: int) -> Network:
         case "epcn":
             return EPCN(features, classes, **shape)
         case "kinematic":
-            return KinematicPCN(
+            return KinematicNet(
                 features,
                 classes,
                 jet_features=jet_features,
+                filter=settings.filter,
                 **shape,
                 graphs=settings.graphs,
                 feed=settings.feed,

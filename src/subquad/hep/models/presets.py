@@ -45,16 +45,18 @@ _OWN = (
     "Built on the particle Chebyshev network (arXiv:2309.08630) with jet-level features and attention pooling added; "
     "not the published network."
 )
+_AUTO = Preset(
+    net=NetSettings(kind="kinematic", filter="continuous", k=8),
+    learning_rate=2e-3,
+    schedule=("cosine", 0.05),
+    ema_decay=0.998,
+    batch_size=32,
+    origin="Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours, with attention pooling.",
+)
 
 PRESETS: dict[str, Preset] = {
-    "auto": Preset(
-        net=NetSettings(kind="kinematic", k=8, chebyshev_order=4),
-        learning_rate=2e-3,
-        schedule=("cosine", 0.05),
-        ema_decay=0.998,
-        batch_size=32,
-        origin=_OWN,
-    ),
+    "auto": _AUTO,
+    "auto-chebyshev": replace(_AUTO, net=replace(_AUTO.net, filter="chebyshev", chebyshev_order=4), origin=_OWN),
     "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0), origin=_OWN),
     "epcn": Preset(
         net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0),
@@ -66,7 +68,8 @@ PRESETS: dict[str, Preset] = {
         origin="The particle Chebyshev network with weighted edges, as published: arXiv:2309.08630.",
     ),
 }
-"""`auto` and `standard`, ours; `paper` and `paper-edges` with inputs and graph as published, `epcn` with the graph."""
+"""`auto`, `auto-chebyshev` and `standard`, ours; `paper` and `paper-edges` with inputs and graph as
+published, `epcn` with the graph."""
 
 
 def net_settings(settings: FitSettings) -> NetSettings:
@@ -79,6 +82,11 @@ def net_settings(settings: FitSettings) -> NetSettings:
     base = PRESETS[settings.preset].net
     if settings.dropout and (base.kind == "epcn" or not base.hidden):
         raise SubquadError(f"--dropout is {settings.dropout}; the preset {settings.preset} has no dropout; omit it")
+    if settings.chebyshev_order is not None and base.filter != "chebyshev":
+        raise SubquadError(
+            f"--chebyshev-order is {settings.chebyshev_order}; the preset {settings.preset} has no Chebyshev filters; "
+            "omit it, or use --preset auto-chebyshev"
+        )
     changes = {name: value for name, value in given.items() if value is not None}
     net = replace(base, **changes)
     if settings.inputs == "particles":
