@@ -73,10 +73,10 @@ def training() -> dict[str, list[tuple[float, float]]]:
 
 
 def particles() -> dict[str, list[tuple[float, float]]]:
-    """Return milliseconds per jet against the number of particles, of `auto` in both forms."""
+    """Return milliseconds per jet against the number of particles, of `auto` and both forms of `auto-chebyshev`."""
     header, *table = rows("hep-results.md", "Growth with the number of particles", "milliseconds per jet")
     counts = [number(cell) for cell in header[1:-1]]
-    names = ("edges from a k-d tree", "all distances, whole matrices")
+    names = ("auto", "auto-chebyshev", "auto-chebyshev, whole matrices")
     curves = {name: cells[1:-1] for name, cells in zip(names, table, strict=False)}
     return {
         name: [(count, number(cell)) for count, cell in zip(counts, cells, strict=True)]
@@ -90,7 +90,7 @@ def main() -> None:
     draw(panels[0], decoding(), "tokens of context", "milliseconds per token")
     draw(panels[1], training(), "tokens", "times longer")
     draw(panels[2], particles(), "particles per jet", "milliseconds per jet")
-    titles = ("decoding, one sequence", "attention in training", "jet network auto")
+    titles = ("decoding, one sequence", "attention in training", "jet networks")
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)
     figure.savefig(PICTURE, dpi=110)

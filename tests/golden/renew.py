@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,15 +52,27 @@ def llm_model(folder: Path, work: Path) -> None:
     (folder / "input.txt").write_text("the green bird sings over the old river")
 
 
-def hep_tagger(folder: Path, work: Path) -> None:
-    """A tagger of three classes."""
+def _tagger(folder: Path, work: Path, **given: Any) -> None:
     files = [hep_jets.write(work / f"{name}.root", hep_jets.columns(name, jets=47)) for name in hep_jets.CLASSES]
-    settings = hep.FitSettings(epochs=1, width=16, layers=2, chebyshev_order=3, no_boosting=True)
+    settings = hep.FitSettings(epochs=1, width=16, layers=2, no_boosting=True, **given)
     hep.fit(files, settings, out=folder, quiet=True)
     hep_jets.write(folder / "input.root", hep_jets.columns("Hbb", jets=7, seed=1))
 
 
-RUNS = {"bio_model": bio_model, "bio_estimator": bio_estimator, "llm_model": llm_model, "hep_tagger": hep_tagger}
+def hep_tagger(folder: Path, work: Path) -> None:
+    """A tagger of three classes with Chebyshev filters."""
+    _tagger(folder, work, preset="auto-chebyshev", chebyshev_order=3)
+
+
+def hep_auto(folder: Path, work: Path) -> None:
+    """A tagger of three classes with the default network."""
+    _tagger(folder, work)
+
+
+RUNS = {
+    **{"bio_model": bio_model, "bio_estimator": bio_estimator, "llm_model": llm_model},
+    **{"hep_tagger": hep_tagger, "hep_auto": hep_auto},
+}
 
 
 def main(names: list[str]) -> None:

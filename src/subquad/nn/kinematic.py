@@ -151,7 +151,7 @@ class ContinuousFilterBlock(nn.Module):
     def __init__(self, width: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm, self.value = nn.LayerNorm(width), nn.Linear(width, width)
-        self.functions = nn.Sequential(nn.Linear(len(VARIABLES), width), nn.GELU())
+        self.functions = nn.Sequential(nn.Linear(len(VARIABLES), width), nn.ReLU())
         self.filter = nn.Linear(2 * width, width)
         self.feed = _feed_forward(width, hidden, dropout)
 

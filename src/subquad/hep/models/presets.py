@@ -46,7 +46,7 @@ _OWN = (
     "not the published network."
 )
 _AUTO = Preset(
-    net=NetSettings(kind="kinematic", filter="continuous", k=8),
+    net=NetSettings(kind="kinematic", filter="continuous", k=8, dropout=0.0),
     learning_rate=2e-3,
     schedule=("cosine", 0.05),
     ema_decay=0.998,
