@@ -160,6 +160,33 @@ def test_unknown_settings_of_a_file_are_reported_together_with_similar_names(tmp
     assert "Did you mean --lora-rank?" in capsys.readouterr().err
 
 
+def test_unknown_settings_and_wrong_values_of_a_file_are_reported_together(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        "attention: {window: many, cache: -1, windw: 64}\nsteps: {a: 1}\nlora_rank: 0\nlora_tokens: lots\nsave: all\n"
+    )
+    command = ["llm", "linearize", "tiny", "--text", "a.txt", "--out", "x", "--config", str(settings)]
+    assert main(command) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f"subquad: {settings}: settings that cannot be used (--config)"
+    assert sorted(lines) == [
+        "  --attention.cache must be at least 0, got -1",
+        "  --lora-rank must be at least 1, got 0",
+        '  Invalid value "all" for save. Choose from: "model", "adapter".',
+        '  Invalid value for attention.window: unable to convert "many" into int.',
+        '  Invalid value for lora_tokens: unable to convert "lots" into int.',
+        "  attention.windw: no such setting; did you mean attention.window?",
+        "  steps.a: no such setting",
+    ]
+    # a single wrong value, and one of the command line, have their own messages
+    settings.write_text("lora_rank: many\n")
+    assert main(command) == 2
+    assert f"Invalid value for [lora_rank] from {settings}: unable to convert" in capsys.readouterr().err
+    settings.write_text("lora_rank: 2\n")
+    assert main([*command, "--lora-alpha", "many"]) == 2
+    assert 'Invalid value for --lora-alpha: unable to convert "many"' in capsys.readouterr().err
+
+
 def test_a_mistyped_recipe_is_reported_with_the_similar_one(capsys):
     assert main(["llm", "plan", "llama-3.1-8b", "--config", "8B"]) == 2
     assert "8B: no such file (--config); did you mean 8b?; the recipes" in capsys.readouterr().err

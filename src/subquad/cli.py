@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from attrs import evolve
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CoercionError, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
@@ -120,31 +120,78 @@ def _launch(
         ),
     ] = None,
 ) -> None:
-    # always set: a call in the same process must not inherit the file of an earlier one
     settings = None if config is None else _settings_file(config, tokens[:2])
+    # read now, since the file may be gone when the command ends
+    content = {} if settings is None else settings.config
+    # always set: a call in the same process must not inherit the file of an earlier one
     app.config = () if settings is None else (settings,)
     try:
         app(tokens, exit_on_error=False, print_error=False)
-    except UnknownOptionError as error:
-        if settings is None or error.token.source != settings.source:
+    except (CycloptsError, SubquadError) as error:
+        if settings is None:
             raise
-        arguments = [name for argument in error.argument_collection for name in argument.names]
-        title = f"{config}: settings that the command does not have (--config)"
-        raise_errors(title, list(_unknown_settings(settings.config, arguments)))
-        raise
+        unknown, wrong = _problems(tokens, content, settings.source)
+        # an error of a single value says everything itself
+        if unknown or len(wrong) > 1:
+            what = "that cannot be used" if wrong else "that the command does not have"
+            raise_errors(f"{config}: settings {what} (--config)", [*unknown, *wrong])
+        raise error
 
 
-def _unknown_settings(content: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[str]:
-    """Yield a line about each setting of a file that is none of the command's flags, which all arguments include."""
+def _problems(tokens: Sequence[str], content: Mapping[str, Any], source: str) -> tuple[list[str], list[str]]:
+    """Return lines about the settings of a file that the command does not have, and about wrong values.
+
+    The arguments are parsed again and again, each time without the settings that were refused before.
+    """
+    unknown: list[str] = []
+    wrong: list[str] = []
+    while True:
+        app.config = (Dict(dict(content), source=source, use_commands_as_keys=False),)
+        try:
+            app.parse_args(tokens, exit_on_error=False, print_error=False)
+            return unknown, wrong
+        except UnknownOptionError as error:
+            arguments = [name for argument in error.argument_collection for name in argument.names]
+            refused = dict(_unknown_settings(content, arguments)) if error.token.source == source else {}
+            unknown += [f"{name}: {reason}" for name, reason in refused.items()]
+        except CoercionError as error:
+            keyword = error.token.keyword if error.token is not None and error.token.source == source else None
+            refused = [".".join(re.findall(r"\[(.*?)\]", keyword))] if keyword else []
+            wrong += [str(error).replace(f" from {source}", "").replace(str(keyword), name) for name in refused]
+        except SubquadError as error:
+            flags = re.findall(r"--[\w.-]*\w", str(error))
+            refused = [name for name in _setting_names(content) if flag_name(name) in flags]
+            # without a flag in it, nothing tells which setting to remove
+            wrong += [str(error)] if refused or not flags else []
+        except CycloptsError:
+            # of the command line, or of a setting that was removed
+            refused = []
+        content, before = _without(content, refused), content
+        if content == before:
+            return unknown, wrong
+
+
+def _without(content: Mapping[str, Any], names: Container[str], prefix: str = "") -> dict[str, Any]:
+    """Return settings without those of these names, and without what holds no others."""
+    left = {}
+    for key, value in content.items():
+        own = _without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
+        if f"{prefix}{key}" not in names and (own != {} or value == {}):
+            left[key] = own
+    return left
+
+
+def _unknown_settings(content: Mapping[str, Any], arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each setting of a file that is none of the command's flags, which all arguments include, and why."""
     known = list(arguments)
     for name in _setting_names(content):
         near = [flag.removeprefix("--") for flag in get_close_matches(flag_name(name), known, n=1)]
         if flag_name(name) in known:
             continue
         if name.upper() in known:
-            yield f"{name}: {name.upper()} is given on the command line"
+            yield name, f"{name.upper()} is given on the command line"
         else:
-            yield f"{name}: no such setting{f'; did you mean {near[0]}?' if near else ''}"
+            yield name, f"no such setting{f'; did you mean {near[0]}?' if near else ''}"
 
 
 def _setting_names(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 import math
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 
 from subquad.app.charts import HeatMap, Line, heat_map, line_chart
 from subquad.app.markup import blocks, links, notice, table
 from subquad.reporting.page import Table
+from subquad.runs.storage import write_json
 
 
 def parsed(html):
@@ -71,3 +73,19 @@ def test_tables_and_notices_escape_what_users_wrote():
 
 def test_a_table_without_rows_is_nothing():
     assert table(Table(["a"], [])) == ""
+
+
+def test_a_perplexity_that_is_not_finite_is_left_out(tmp_path):
+    from subquad.app.language_results import perplexity_result
+
+    values = {"teacher": [20.0, 10.0], "fine_tuned": [30.0, math.inf]}
+    positions = [
+        {"from": k, "to": 2 * k - 1, "models": {role: {"value": own[place]} for role, own in values.items()}}
+        for place, k in enumerate((16, 32))
+    ]
+    model = {"about": {"roles": list(values)}, "perplexity": {"held.txt": {"positions": positions}}}
+    write_json(tmp_path / "evaluation.json", {"models": [model]})
+    html = perplexity_result(SimpleNamespace(out=tmp_path, folder=tmp_path, name="a"))
+    root = parsed(html)
+    assert [len(line.attrib["points"].split()) for line in root.iter("polyline")] == [2, 1]
+    assert [cell.text for cell in root.iter("td")][-1] == "–"

@@ -2,12 +2,16 @@
 
 import gzip
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 gr = pytest.importorskip("gradio")
 
+from subquad.app import sequence_uses
 from subquad.app.jobs import JobRunner
 from subquad.app.language import _help_topics
 from subquad.app.page import build_page, look
@@ -127,6 +131,45 @@ def finished(context, session, kind, command):
         time.sleep(0.2)
     assert job.state == "finished", job.log
     return job
+
+
+def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, monkeypatch):
+    from subquad.bio.data import table
+    from subquad.bio.models import fitted, predictions
+
+    model = SimpleNamespace(schema=SimpleNamespace(sequence="sequence"), default="", warn_unobserved=lambda _: [])
+    both = Barrier(2, timeout=30)
+
+    def read(path, _):
+        both.wait()
+        text = path.read_text()
+        both.wait()
+        return SimpleNamespace(inputs=text)
+
+    monkeypatch.setattr(fitted, "BioModel", SimpleNamespace(load=lambda _: model))
+    monkeypatch.setattr(table, "read_like", read)
+    monkeypatch.setattr(predictions, "add_predictions", lambda own, *_: pd.DataFrame({"sequence": [own.inputs]}))
+    with ThreadPoolExecutor() as threads:
+        first, second = threads.map(
+            lambda text: predict_sequences(session.folder, text, folder=session.folder / "pasted"), ("ACDE", "FGHI")
+        )
+    assert "ACDE" in first
+    assert "FGHI" in second
+    assert not list((session.folder / "pasted").iterdir())
+
+
+def test_an_error_in_pasted_sequences_names_no_file(context, session, monkeypatch):
+    def refuse(run, text, *, folder):
+        raise SubquadError(f"{folder / 'tmpab_c' / 'pasted.txt'}: row 1: '!' is no letter")
+
+    monkeypatch.setattr(sequence_uses, "predict_sequences", refuse)
+    monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
+    monkeypatch.setattr(sequence_uses, "session_of", lambda *_: session)
+    page = build_page(context)
+    predict = next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_predict")
+    shown = predict("run", "A!", None)
+    assert "row 1" in shown
+    assert "pasted" not in shown
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Where the page may be served, and with which password."""
 
+import socket
+import sys
+
 import pytest
 
 from subquad.app.settings import PASSWORD_VARIABLE, AppSettings, cache_folder, is_loopback, read_password
@@ -62,3 +65,14 @@ def test_a_folder_of_runs_must_exist(tmp_path):
 def test_the_default_workspace_is_in_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "subquad" / "app"
+
+
+def test_a_port_in_use_is_an_error_before_gradio_is_imported(capsys, monkeypatch, tmp_path):
+    # with which its import fails
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["app", "--workspace", str(tmp_path), "--port", port]) == 2
+    assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in capsys.readouterr().err
+    assert main(["app", "--workspace", str(tmp_path), "--port", "0"]) == 2
+    assert "gradio is not installed" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from support.bio_bench import stand_in, write_tasks
 
-from subquad.bio.benchmark.jobs import is_done, make_jobs
+from subquad.bio.benchmark.jobs import is_done, make_jobs, selected_model
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.cli import bench as bench_cli
@@ -367,3 +367,9 @@ def test_the_tasks_of_the_paper_are_read(tmp_path):
     )
     counts = pd.read_csv(only[0].table)["split"].value_counts().to_dict()
     assert counts == {"train": 589, "validation": 148, "test": 40}
+
+
+def test_a_model_without_a_validation_metric_is_not_selected(tmp_path):
+    selected = {"ridge": {"validation": 0.5}, "boosting": {"validation": None}, "lyra": [{"validation": 0.4}]}
+    (tmp_path / "config.json").write_text(json.dumps({"selected": selected}))
+    assert selected_model({"out": str(tmp_path)}) == "ridge"

@@ -1,19 +1,25 @@
 """Reports of runs with unusual targets: unmeasured columns, odd names, undefined metrics, and few rows."""
 
+import io
 import re
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from support.bio_runs import ROWS, finished, folder
 
 from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Target
+from subquad.bio.design_search import page as design_page
+from subquad.bio.design_search import rounds_page
 from subquad.bio.metrics.scores import undefined_metrics
 from subquad.bio.models import learning_curve as curve_module
 from subquad.bio.models.fit import _coverage
-from subquad.bio.plots import diagnostics, examples
+from subquad.bio.plots import diagnostics, examples, figures, maps
 from subquad.bio.plots.figures import profiles
 from subquad.bio.plots.fit_page import render
 from subquad.bio.settings import FitSettings
@@ -155,6 +161,36 @@ def test_unknown_residues_are_no_zeros_in_a_profile():
     # of several classes there is no measured value to draw
     figure = profiles([("classes", np.full(5, np.nan), {"lyra": np.full(5, 0.5)})], label="probability")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["Lyra"]
+
+
+NAME = r"a $\frac$ b"
+"""Of a column, group, class or sequence; matplotlib takes what is between two `$` for a formula, here a wrong one."""
+X = np.linspace(0, 1, 7)
+WITH_NAMES = {
+    "forest": lambda: figures.forest([(NAME, "ridge", 0.5, 0.4, 0.6)], label=NAME),
+    "histograms": lambda: figures.histograms([{"edges": X, "counts": {"all": [1] * 6}, "label": NAME}]),
+    "measured_predicted": lambda: figures.measured_predicted([("ridge", X, X)], target=NAME),
+    "probability_histogram": lambda: figures.probability_histogram(X > 0.5, X, ["0", NAME]),
+    "confusion": lambda: figures.confusion(np.arange(2), np.arange(2), ["0", NAME]),
+    "dot_plot": lambda: figures.dot_plot([NAME], {"ridge": [0.5]}, label="Spearman"),
+    "profiles": lambda: profiles([(NAME, X, {"ridge": X})], label=NAME),
+    "base_pair_panels": lambda: figures.base_pair_panels([(NAME, 9, np.array([[1, 5]]), np.array([[1, 5]]))]),
+    "heat_map": lambda: maps.heat_map(np.eye(4), "ACGT", "ACGT", label=NAME),
+    "profile": lambda: maps.profile(np.stack([X, X], axis=1), "ACDEFGH", names=[NAME, "other"], label=NAME),
+    "scatter": lambda: maps.scatter(X, X, labels=(NAME, NAME)),
+    "plate": lambda: design_page._plate(pd.DataFrame(columns=["plate"]), (8, 12), ScalarMappable(), NAME),
+    "rounds": lambda: rounds_page._compared({1: MEASURED}, NAME, sign=1)[0],
+}
+MEASURED = pd.DataFrame(dict.fromkeys(("measured", "prediction", "prediction_low", "prediction_high"), X))
+
+
+@pytest.mark.parametrize("name", WITH_NAMES)
+def test_names_with_dollars_are_drawn_as_they_are(name, monkeypatch):
+    monkeypatch.setattr(rounds_page, "picture", lambda figure, *_, **__: figure)
+    figure, file = WITH_NAMES[name](), io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg")
+    assert NAME in file.getvalue()
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,5 +1,6 @@
 """Data cards: their content, and the errors of those that cannot be used."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of, read_card, standardized_card
 from subquad.hep.settings import Reweighting
+from subquad.runs.storage import write_json
 
 CARDS = Path(__file__).parent / "cards"
 FLAT = {
@@ -258,3 +260,18 @@ def test_a_standardization_without_finite_numbers_is_refused(numbers, message, o
         card_of(options, "card.yaml")
     options["inputs"]["pf_features"]["vars"][0] = ["part_pt_log", 0, 1, -5, float("inf")]
     assert card_of(options, "card.yaml").features[0].high == float("inf")
+
+
+def test_a_card_without_limits_is_the_same_after_it_was_saved(options, tmp_path):
+    options["inputs"]["pf_features"]["vars"][0] = ["part_pt_log", 0, 1, float("-inf"), float("inf")]
+    options["weights"] = {**FLAT, "reweight_vars": {"jet_pt": [500, 1000, float("inf")]}}
+    card = card_of(options, "card.yaml")
+    write_json(tmp_path / "config.json", card.as_config())
+
+    def refuse(text):
+        raise ValueError(text)
+
+    saved = json.loads((tmp_path / "config.json").read_text(), parse_constant=refuse)
+    again = card_of(saved["options"], saved["name"])
+    assert (again.features, again.reweighting, again.options) == (card.features, card.reweighting, card.options)
+    assert (again.features[0].low, again.features[0].high) == (float("-inf"), float("inf"))

@@ -434,6 +434,19 @@ def test_stored_rows_of_other_conditions_are_measured_again(tmp_path):
     assert calls[3:] == [(0, 1)]
 
 
+def test_a_loss_that_is_not_finite_is_null_in_the_stored_rows_and_read_as_nan(tmp_path):
+    store = MeasurementStore(tmp_path / "out", quiet=True)
+    store.rows("a", {}, 2, lambda start, stop: [{"losses": [0.5, float("nan"), float("inf")]}] * (stop - start), step=5)
+
+    def refuse(text):
+        raise ValueError(text)
+
+    content = json.loads((tmp_path / "out" / "measurements" / "a.json").read_text(), parse_constant=refuse)
+    assert content["rows"] == [{"losses": [0.5, None, None]}] * 2
+    rows = store.rows("a", {}, 2, lambda start, stop: [], step=5)
+    assert [str(row["losses"]) for row in rows] == ["[0.5, nan, nan]"] * 2
+
+
 def test_a_finished_evaluation_is_overwritten_only_with_force(asked, evaluated, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +97,22 @@ def test_an_interrupted_run_ends_with_the_same_layers_and_weights(folder, text, 
     assert whole.keys() == stopped.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(stopped[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path):
+    from subquad.llm.commands.linearization import Linearization
+    from subquad.llm.training.metrics import compare_losses
+
+    text = SimpleNamespace(holdout=SimpleNamespace(ids=None))
+    run = SimpleNamespace(directory=tmp_path)
+
+    def linearization():
+        return Linearization(run=run, settings=SMALL, data=text, tokenizer=None, seed=0, quiet=True)
+
+    linearization().note("losses", "fine_tuned", lambda: [float("nan"), 2.0])
+    assert json.loads((tmp_path / "evaluations.json").read_text())["losses"] == {"fine_tuned": [None, 2.0]}
+    with pytest.raises(SubquadError, match="the loss on held-out text is nan: training has diverged"):
+        compare_losses(linearization().notes["losses"])
 
 
 @pytest.mark.parametrize(

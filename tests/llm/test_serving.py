@@ -533,6 +533,17 @@ def test_a_request_that_outlasts_the_shutdown_gets_an_error(served):
     assert "Traceback" not in message
 
 
+def test_a_port_in_use_is_an_error_before_anything_slow_is_imported(capsys, monkeypatch):
+    # with which the import of the server fails
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["llm", "serve", "linear", "--port", port]) == 2
+    assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in capsys.readouterr().err
+    assert main(["llm", "serve", "linear", "--port", "0"]) == 2
+    assert "uvicorn is not installed" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_an_error(served, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

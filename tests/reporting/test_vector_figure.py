@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from subquad.reporting.vector_figure import MAX_MARKS, CellFigure, vector_figure
+from subquad.reporting.vector_figure import MAX_MARKS, CellFigure, literal, vector_figure
 
 
 def drawn(figure_class=Figure, **axes_options):
@@ -29,6 +29,13 @@ def test_coordinates_under_the_pointer_have_the_scale_and_the_label_of_each_axis
     assert not others
     assert own == {"x": [1.0, 1000.0, "log", "p_T / GeV"], "y": [0.0, 3.0, "linear", "jets"]}
     assert re.search(rf'<g id="f\w+-{name}">', svg)
+
+
+def test_the_name_of_a_column_with_dollars_is_drawn_and_read_off_as_it_is():
+    figure, axes = drawn(xlabel=literal(r"measured $\frac$"), ylabel=literal(r"{a}^b \phi"), xlim=(0, 2), ylim=(0, 2))
+    axes.plot([0, 1, 2])
+    (own,) = readings_of(vector_figure(figure, label="A curve")).values()
+    assert (own["x"][3], own["y"][3]) == (r"measured $\frac$", r"{a}^b \phi")
 
 
 @pytest.mark.parametrize("ticks", [("a", "b"), ()])

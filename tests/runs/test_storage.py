@@ -1,11 +1,15 @@
 """A file is whole on the disk before it has its name."""
 
 import errno
+import json
+import math
 import os
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from subquad.runs.storage import atomic, read_json, write_json
+from subquad.runs.storage import atomic, null_as_nan, read_json, write_json
 
 
 def test_the_content_is_on_the_disk_before_the_new_name_and_the_name_after_it(tmp_path, monkeypatch):
@@ -35,3 +39,21 @@ def test_a_file_that_the_disk_does_not_take_leaves_the_old_one(tmp_path, monkeyp
         write_json(tmp_path / "a.json", 2)
     assert read_json(tmp_path / "a.json") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_numbers_that_json_does_not_have_are_written_as_null(tmp_path):
+    @dataclass
+    class Result:
+        values: tuple
+
+    given = {"a": math.nan, "b": [1.5, -math.inf], "c": Result((np.float32("nan"), np.float64("inf"), np.float32(2)))}
+    write_json(tmp_path / "a.json", given)
+
+    def refuse(text):
+        raise ValueError(text)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, None], "c": {"values": [None, None, 2.0]}}
+    assert repr(null_as_nan(found)) == repr(
+        {"a": math.nan, "b": [1.5, math.nan], "c": {"values": [math.nan] * 2 + [2.0]}}
+    )

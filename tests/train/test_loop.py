@@ -1,6 +1,7 @@
 """The training loop: it learns, stops at the best weights, and a killed run ends as if it had not been killed."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -211,6 +212,21 @@ def test_a_metric_that_was_not_defined_at_first_gives_way_to_the_first_number():
     result = run(network(), validate=lambda module: {"loss": next(values)})
     assert result.best_step == 20
     assert result.best == {"loss": 2.0}
+
+
+def test_a_metric_that_is_not_defined_is_null_in_the_history_and_read_as_nan(tmp_path):
+    values = iter([float("nan"), float("inf"), *[2.0] * 9])
+    run(network(), validate=lambda module: {"loss": next(values)}, directory=tmp_path)
+
+    def refuse(text):
+        raise ValueError(text)
+
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    written = [json.loads(line, parse_constant=refuse) for line in lines]
+    found = [entry["validation_loss"] for entry in written if "validation_loss" in entry]
+    assert found == [None, None, *[2.0] * 9]
+    read = [entry["validation_loss"] for entry in read_history(tmp_path) if "validation_loss" in entry]
+    assert [math.isnan(value) for value in read] == [True, True, *[False] * 9]
 
 
 def test_a_stage_that_had_ended_returns_at_once_with_its_weights(tmp_path):

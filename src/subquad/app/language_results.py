@@ -14,7 +14,7 @@ from subquad.llm.plots.evaluation_tables import LABELS, labels
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import REPORT
 from subquad.runs.history import HISTORY, read_history
-from subquad.runs.storage import read_json
+from subquad.runs.storage import null_as_nan, read_json
 
 __all__ = ["chat_view", "linearize_progress", "linearize_result", "perplexity_result"]
 
@@ -134,7 +134,7 @@ def perplexity_result(job: Job) -> str:
         names = labels(about)
         x = [(own["from"] * own["to"]) ** 0.5 for own in bins]
         lines = [
-            Line(name=names[role], x=x, y=[own["models"][role]["value"] for own in bins], colour=k, dash=k)
+            Line(name=names[role], x=x, y=null_as_nan([own["models"][role]["value"] for own in bins]), colour=k, dash=k)
             for k, role in enumerate(roles)
         ]
         marks = [

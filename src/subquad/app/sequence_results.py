@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -267,7 +268,7 @@ def predict_sequences(run: Path, text: str, *, folder: Path) -> str:
     Args:
         run: Folder of the fitted models.
         text: What was pasted.
-        folder: Folder for a temporary table.
+        folder: Folder for temporary tables.
 
     Raises:
         SubquadError: There is no such model, or it cannot read what was pasted.
@@ -280,13 +281,12 @@ def predict_sequences(run: Path, text: str, *, folder: Path) -> str:
     are_variants = all(re.search(r"\d", line) for line in lines) and not text.lstrip().startswith(">")
     column = "mutant" if are_variants else model.schema.sequence or "sequence"
     content = text if text.lstrip().startswith(">") else "\n".join([column, *lines])
-    path = folder / "pasted.txt"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(content + "\n", encoding="utf-8")
-    try:
+    # each request has a folder of its own, since a page may send several at a time
+    with TemporaryDirectory(dir=folder) as own:
+        path = Path(own) / "pasted.txt"
+        path.write_text(content + "\n", encoding="utf-8")
         read = read_like(path, model.schema)
         frame = add_predictions(read, model, model.default)
-    finally:
-        path.unlink(missing_ok=True)
     warnings = [notice(text, "warning") for text in model.warn_unobserved(read.inputs)]
     return join(*warnings, _predictions(frame))

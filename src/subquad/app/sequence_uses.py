@@ -60,7 +60,7 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
                 raise SubquadError("no sequence is given; paste at least one")
             return predict_sequences(run_of(context, session, own, "bio fit"), pasted, folder=session.folder / "pasted")
         except SubquadError as error:
-            text = session.readable(str(error)).replace("/pasted/pasted.txt: ", "")
+            text = re.sub(r"/pasted/\w+/pasted\.txt: ", "", session.readable(str(error)))
             # the text has no columns that its user could name
             lines = [line for line in text.split("\n") if "with --sequence" not in line]
             return notice("\n".join(lines) or text, "error")

@@ -11,7 +11,7 @@ from typing import Any
 from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
 from subquad.errors import require
 from subquad.progress import say
-from subquad.runs.listening import listen
+from subquad.runs.listening import check_address, listen
 from subquad.runs.lock import lock_folder
 
 __all__ = ["make_app", "serve"]
@@ -24,11 +24,12 @@ def serve(settings: AppSettings | None = None) -> None:
     """Serve the page until it is interrupted; jobs that are running are stopped then, and can be resumed.
 
     Raises:
-        SubquadError: gradio is not installed, the workspace cannot be written, or the page would be open to other
-            computers without a password.
+        SubquadError: gradio is not installed, the port is in use, the workspace cannot be written, or the page would be
+            open to other computers without a password.
     """
     settings = settings or AppSettings()
     read_password(settings)
+    check_address(settings.host, settings.port)
     _prepare_gradio()
     uvicorn = require("uvicorn", "app")
     say("opening the page …")

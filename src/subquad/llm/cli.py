@@ -11,6 +11,7 @@ from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSettings
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.folder import check_unfinished
+from subquad.runs.listening import check_address
 from subquad.runs.options import FolderOptions, Input, Model, Output, RunOptions
 from subquad.runs.storage import check_present
 
@@ -188,6 +189,7 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
     Args:
         run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
     """
+    check_address(settings.host, settings.port)
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
     from subquad.llm.commands.serve import serve as run_serve

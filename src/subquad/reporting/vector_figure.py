@@ -19,7 +19,7 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "SOFT", "CellFigure", "vector_figure"]
+__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "SOFT", "CellFigure", "literal", "vector_figure"]
 
 INK, PAPER = "#000000", "#ffffff"
 BAND = "#ebebeb"
@@ -133,8 +133,16 @@ def _is_numeric(labels: Sequence[Text]) -> bool:
     )
 
 
+def literal(text: str) -> str:
+    """Return what matplotlib draws as this text, such as the name of a column, also if two `$` are in it."""
+    return text.replace("$", r"\$")
+
+
 def _plain(text: str) -> str:
     """Return a label without TeX."""
+    # only formulas have TeX, and a text without them is drawn as it is
+    if "$" not in text.replace(r"\$", ""):
+        return text.replace(r"\$", "$").strip()
     text = re.sub(r"\\math\w+|[${}]|\\[,;!]", "", text.replace("\\times", "×").replace("\\eta", "η"))
     return re.sub(r"\\([a-zA-Z]+)", r"\1", text.replace("\\phi", "φ").replace("^", "")).strip()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.runs.markup import parse_json
-from subquad.runs.storage import atomic
+from subquad.runs.storage import atomic, null_as_nan
 
 __all__ = ["HISTORY", "read_history", "remove_part"]
 
@@ -32,7 +32,8 @@ def read_history(directory: Path | str) -> list[dict[str, Any]]:
         directory: Folder of the run.
 
     Returns:
-        Entries with `part` (the stage of training), `step`, `seconds` and the metrics logged at that step.
+        Entries with `part` (the stage of training), `step`, `seconds` and the metrics logged at that step; NaN where a
+        metric was not defined.
 
     Raises:
         SubquadError: A line is not JSON.
@@ -43,7 +44,7 @@ def read_history(directory: Path | str) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            entries.append(parse_json(line.decode("utf-8")))
+            entries.append(null_as_nan(parse_json(line.decode("utf-8"))))
         except ValueError as error:
             raise SubquadError(f"{path}, line {number}: not JSON ({error}); the file is damaged") from error
     return entries

@@ -5,7 +5,7 @@ import socket
 
 from subquad.errors import SubquadError
 
-__all__ = ["listen"]
+__all__ = ["check_address", "listen"]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -24,3 +24,12 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host} ({reason}); choose others with --host and --port; "
             "--port 0 picks a free port"
         ) from error
+
+
+def check_address(host: str, port: int) -> None:
+    """Check that `listen` can be called with these arguments, before packages are imported that take seconds.
+
+    Raises:
+        SubquadError: As `listen`.
+    """
+    listen(host, port).close()

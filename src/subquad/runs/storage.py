@@ -5,6 +5,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -35,6 +36,7 @@ __all__ = [
     "check_writable",
     "create_folder",
     "fingerprint",
+    "null_as_nan",
     "plain",
     "read_json",
     "read_tensors",
@@ -216,25 +218,40 @@ def as_file(out: Path | str, *, flag: str = "--out") -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Return settings, paths, arrays' scalars and containers of them as JSON values."""
+    """Return settings, paths, arrays' scalars and containers of them as JSON values.
+
+    NaN and infinity become None, since JSON has neither; `null_as_nan` is the way back.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Path):
         return str(value)
     if (scalar := getattr(value, "item", None)) is not None:
-        return scalar()
+        own = scalar()
+        return None if isinstance(own, float) and not math.isfinite(own) else own
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def null_as_nan(value: Any) -> Any:
+    """Return numbers that were read from JSON, also in lists and objects, with NaN where they are null."""
+    if isinstance(value, dict):
+        return {key: null_as_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [null_as_nan(entry) for entry in value]
+    return math.nan if value is None else value
+
+
 def write_json(path: Path | str, value: Any) -> None:
-    """Write a value as JSON."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    """Write a value as JSON; NaN and infinity become null."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

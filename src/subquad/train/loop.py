@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.runs.history import HISTORY, remove_part
+from subquad.runs.storage import plain
 from subquad.runs.termination import Terminated, sigterm_deferred
 from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
@@ -329,7 +330,7 @@ class _Trainer:
             return
         line = {"part": self.name, "step": self.state.step, "seconds": round(self.state.seconds, 2), **metrics}
         with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self.record(line)
 
     @property

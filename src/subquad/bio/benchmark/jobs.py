@@ -22,7 +22,7 @@ from subquad.bio.data.files import file_of
 from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.errors import raise_errors
 from subquad.runs.folder import CONFIG, METRICS
-from subquad.runs.storage import fingerprint, plain, read_json, write_json
+from subquad.runs.storage import fingerprint, null_as_nan, plain, read_json, write_json
 
 __all__ = [
     "Job",
@@ -108,6 +108,7 @@ def selected_model(job: Job) -> str | None:
         # a list with an entry for each network, or a single one
         own = selected.get(name) or []
         known = [one["validation"] for one in (own if isinstance(own, list) else [own]) if "validation" in one]
+        known = null_as_nan(known)
         if known and np.isfinite(known).all():
             values[name] = float(np.mean(known))
     return max(values, key=values.__getitem__, default=None)

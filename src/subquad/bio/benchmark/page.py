@@ -12,6 +12,7 @@ from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, la
 from subquad.bio.metrics.scores import METRICS, MIN_TEST_ROWS
 from subquad.bio.plots.maps import GREEN, INK
 from subquad.reporting.page import Block, Picture, Section, Table, page, picture, show, signed
+from subquad.reporting.vector_figure import literal
 
 __all__ = ["markdown", "render", "summary_lines"]
 
@@ -279,7 +280,7 @@ def _differences(entries: Sequence[Results]) -> Picture:
             text = f"◀ {signed(gap['value'], 3)}" if side < 0 else f"{signed(gap['value'], 3)} ▶"
             axes.text(side * most, y, text, color=colour, fontsize=7, va="center", ha="left" if side < 0 else "right")
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(own)), [entry["id"] for entry in own], fontsize=6.6)
+    axes.set_yticks(range(len(own)), [literal(entry["id"]) for entry in own], fontsize=6.6)
     axes.set_ylim(-0.8, len(own) - 0.2)
     ends = [gap[name] for gap in gaps for name in ("low", "high")]
     axes.set_xlim(max(1.05 * min(*ends, -0.01), -most), min(1.05 * max(*ends, 0.01), most))
@@ -318,7 +319,7 @@ def _values(entries: Sequence[Results]) -> Picture:
             zorder=3 if name == "lyra" else 2,
             label=label_of(name),
         )
-    axes.set_yticks(range(len(own)), [_short(entry) for entry in own], fontsize=7.4)
+    axes.set_yticks(range(len(own)), [literal(_short(entry)) for entry in own], fontsize=7.4)
     axes.set_ylim(-0.8, len(own) - 0.2)
     # a single failed fit must not compress the axis of all others
     left = min(value for entry in own for value in entry["values"].values())

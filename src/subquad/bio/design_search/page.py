@@ -16,7 +16,7 @@ from subquad.bio.design_search.search import ScoredVariants
 from subquad.bio.models.support import count_of, describe_prediction, describe_quality, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
-from subquad.reporting.vector_figure import BAND, ON_LIGHT
+from subquad.reporting.vector_figure import BAND, ON_LIGHT, literal
 
 __all__ = ["render", "setting_text"]
 
@@ -106,7 +106,7 @@ def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, record: Mapping[s
     axes.axhline(record["start_prediction"], color=OCHRE, linewidth=1.4, linestyle="--", label="start")
     if best is not None:
         axes.axhline(best, color=INK, linewidth=1.0, linestyle=":", label="best measurement")
-    axes.set(xlabel="mutations", ylabel=f"predicted {label}")
+    axes.set(xlabel="mutations", ylabel=literal(f"predicted {label}"))
     axes.set_xticks(range(1, int(max(counts.max(), frame["mutations"].max())) + 1))
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(axes)
@@ -194,7 +194,7 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(colours, ax=axes, pad=0.02, fraction=0.03, extend="both")
-    bar.set_label(f"predicted {label}", fontsize=8)
+    bar.set_label(literal(f"predicted {label}"), fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 

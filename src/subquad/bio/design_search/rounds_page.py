@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from subquad.bio.models.support import describe_direction, sign_of
 from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, correlation_text, tidy
 from subquad.reporting.page import Link, Section, Table, page, picture
+from subquad.reporting.vector_figure import literal
 
 __all__ = ["render"]
 
@@ -90,7 +91,7 @@ def _compared(measured: Mapping[int, pd.DataFrame], target: str, *, sign: int) -
         axes.scatter(x, y, s=16, color=colour, linewidths=0, label=f"round {number}", zorder=3)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle="--")
-    axes.set(xlabel=f"measured {target}", ylabel="predicted before", xlim=(low, high))
+    axes.set(xlabel=literal(f"measured {target}"), ylabel="predicted before", xlim=(low, high))
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(axes)
     texts = [

@@ -11,6 +11,7 @@ from subquad.bio.design_search.page import setting_text
 from subquad.bio.metrics.scores import verdict
 from subquad.bio.plots.maps import INK, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.vector_figure import literal
 
 __all__ = ["card", "interval_over_seeds", "render", "result_table", "summarize"]
 
@@ -189,7 +190,7 @@ def _curves(metrics: Mapping[str, Any], key: str, label: str, limits: tuple[floa
         if own[key]["low"][-1] is not None:
             low, high = (np.array(own[key][side], dtype=np.float64).clip(*limits) for side in ("low", "high"))
             axes.vlines(x, low, high, color=colour, alpha=0.45, linewidth=1.4)
-    axes.set(xlabel="round", ylabel=label)
+    axes.set(xlabel="round", ylabel=literal(label))
     axes.set_xticks(rounds)
     tidy(axes)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)

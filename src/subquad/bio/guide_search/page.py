@@ -13,6 +13,7 @@ from subquad.bio.guide_search.sites import Sites
 from subquad.bio.models.support import describe_direction
 from subquad.bio.plots.maps import GREEN, INK, OCHRE, tidy
 from subquad.reporting.page import Section, Table, page, picture, show
+from subquad.reporting.vector_figure import literal
 
 __all__ = ["render"]
 
@@ -121,7 +122,7 @@ def _map(length: int, sites: Sites, values: np.ndarray, own: pd.DataFrame, *, la
         for side, marker, colour in ((~is_reverse, "^", GREEN), (is_reverse, "v", OCHRE)):
             axes.scatter(x[side], values[rows][side], s=size, marker=marker, color=colour, alpha=0.55, linewidths=0)
         _mark(axes, own, length, sites.spacer)
-        axes.set_ylabel(label, fontsize=9)
+        axes.set_ylabel(literal(label), fontsize=9)
         axes.margins(y=0.12)
     else:
         width = float(np.clip(400 / len(rows), 0.15, 1.6))

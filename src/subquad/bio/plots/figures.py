@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from subquad.bio.compared_models import COMPARED_MODELS, colour_of, label_of
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, draw_points, tidy
 from subquad.reporting.page import signed
-from subquad.reporting.vector_figure import FILL, ON_DARK, ON_LIGHT
+from subquad.reporting.vector_figure import FILL, ON_DARK, ON_LIGHT, literal
 
 __all__ = [
     "base_pair_panels",
@@ -45,10 +45,10 @@ def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, 
         axes.plot([value], [k], "o", color=colour_of(model), markersize=7)
         text = signed(value, digits) if zero else f"{value:.{digits}f}"
         axes.annotate(text, (high, k), (6, -3.5), textcoords="offset points", fontsize=8)
-        axes.text(-0.02, k, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9)
+        axes.text(-0.02, k, literal(name), transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9)
     if zero:
         axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set(ylim=(-0.6, len(rows) - 0.4), yticks=[], xlabel=label)
+    axes.set(ylim=(-0.6, len(rows) - 0.4), yticks=[], xlabel=literal(label))
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="x", color="#dfe3ea", linewidth=0.7)
@@ -73,7 +73,7 @@ def histograms(panels: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.stairs(values, edges - shift, color=GREEN, fill=True, alpha=0.75)
         if panel.get("is_integer"):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(panel["label"], fontsize=9)
+        axes.set_xlabel(literal(panel["label"]), fontsize=9)
         axes.set_ylabel("fraction of the part" if len(panel["counts"]) > 1 else "rows", fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panel["counts"]) > 1:
@@ -93,7 +93,7 @@ def measured_predicted(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], *, 
         draw_points(axes, x, y, extent=(*ends, *ends))
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
         axes.set_title(title, fontsize=10)
-        axes.set(xlabel=f"measured {target}", ylabel=f"predicted {target}")
+        axes.set(xlabel=literal(f"measured {target}"), ylabel=literal(f"predicted {target}"))
         tidy(axes)
     return figure
 
@@ -106,9 +106,9 @@ def probability_histogram(
     axes = figure.add_subplot()
     for k, own in enumerate((GREY, GREEN)):
         values = probability[is_positive == bool(k)]
-        label = f"measured {names[k]} ({len(values):,} {unit})"
+        label = literal(f"measured {names[k]} ({len(values):,} {unit})")
         axes.hist(values, bins=np.linspace(0, 1, 31).tolist(), density=True, alpha=0.65, color=own, label=label)
-    axes.set(xlabel=f"predicted probability of {names[1]}", ylabel="density")
+    axes.set(xlabel=literal(f"predicted probability of {names[1]}"), ylabel="density")
     axes.legend(loc="upper center", frameon=False)
     tidy(axes)
     return figure
@@ -126,8 +126,9 @@ def confusion(measured: np.ndarray, predicted: np.ndarray, classes: Sequence[str
     figure.colorbar(
         axes.imshow(rate, cmap="Greens", vmin=0, vmax=1), ax=axes, label="fraction of the measured class", shrink=0.8
     )
-    axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(count), classes, fontsize=8)
+    ticks = list(map(literal, classes))
+    axes.set_xticks(range(count), ticks, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(count), ticks, fontsize=8)
     if count <= 14:
         for (i, j), value in np.ndenumerate(rate):
             shade = ON_DARK if value > 0.55 else ON_LIGHT
@@ -212,7 +213,7 @@ def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, lab
     y = np.arange(len(names))[::-1]
     for model, own in values.items():
         axes.plot(own, y, "o", color=colour_of(model), markersize=6, alpha=0.85, label=label_of(model))
-    axes.set_yticks(y, names, fontsize=8)
+    axes.set_yticks(y, list(map(literal, names)), fontsize=8)
     axes.set_xlabel(label)
     axes.grid(axis="y", color="#dfe3ea", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -288,9 +289,9 @@ def profiles(examples: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]
             axes.plot(x, measured, color=INK, linewidth=1.1, label="measured")
         for model, values in predicted.items():
             axes.plot(x, values, color=colour_of(model), linewidth=1.3, label=label_of(model))
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_title(literal(title), fontsize=9, loc="left")
         axes.set_xlim(0.5, len(measured) + 0.5)
-        axes.set_ylabel(label, fontsize=8)
+        axes.set_ylabel(literal(label), fontsize=8)
         axes.tick_params(labelsize=7.5)
         tidy(axes)
     # not every panel has all of them
@@ -309,5 +310,5 @@ def base_pair_panels(examples: Sequence[tuple[str, int, np.ndarray, np.ndarray]]
     ):
         strong = [np.column_stack([pairs, np.ones(len(pairs))]) for pairs in (predicted, measured)]
         draw_base_pairs(axes, strong[0], strong[1], length=length)
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_title(literal(title), fontsize=9, loc="left")
     return figure

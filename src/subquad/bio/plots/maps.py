@@ -18,7 +18,7 @@ from matplotlib.path import Path
 
 from subquad.errors import require
 from subquad.reporting.page import signed
-from subquad.reporting.vector_figure import ON_LIGHT, CellFigure
+from subquad.reporting.vector_figure import ON_LIGHT, CellFigure, literal
 from subquad.runs.storage import atomic
 
 __all__ = [
@@ -130,9 +130,8 @@ def heat_map(
         bar / height,
     )
     colours = figure.colorbar(ScalarMappable(norm, cmap), cax=figure.add_axes(place), extend=extend)
-    colours.set_label(
-        label if len(letters) > 5 else label.replace(": ", ":\n"), fontsize=8 if len(letters) > 5 else 6.5
-    )
+    label = literal(label if len(letters) > 5 else label.replace(": ", ":\n"))
+    colours.set_label(label, fontsize=8 if len(letters) > 5 else 6.5)
     colours.ax.tick_params(labelsize=7)
     if unobserved.any():
         text = "letter not observed at this position in training (extrapolation)"
@@ -218,14 +217,14 @@ def profile(values: np.ndarray, letters: str, *, names: Sequence[str], label: st
     for row, axes in zip(rows, panels, strict=True):
         for k, name in enumerate(names):
             line = values[row, k]
-            axes.plot(np.arange(len(row)), line, color=colours[k % len(colours)], linewidth=1.3, label=name)
+            axes.plot(np.arange(len(row)), line, color=colours[k % len(colours)], linewidth=1.3, label=literal(name))
             if len(names) == 1:
                 axes.fill_between(
                     np.arange(len(row)), line, min(0.0, float(np.nanmin(values))), color=GREEN, alpha=0.15
                 )
         axes.set_xlim(-0.5, widest - 0.5)
         _number(axes, row)
-        axes.set_ylabel(label, fontsize=8)
+        axes.set_ylabel(literal(label), fontsize=8)
         axes.tick_params(axis="y", labelsize=7)
         tidy(axes)
         if len(row) <= 100:
@@ -289,7 +288,7 @@ def scatter(
     if has_line:
         ends = [max(x.min(), y.min()), min(x.max(), y.max())]
         axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.set(xlabel=literal(labels[0]), ylabel=literal(labels[1]))
     tidy(axes)
     return figure
 

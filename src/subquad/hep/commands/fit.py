@@ -47,7 +47,7 @@ from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import as_folder, check_not_inside, plain, read_json, write_tensors
+from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = ["fit"]
@@ -337,7 +337,7 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "net": dataclasses.asdict(job.net),
         "particle_features": layout.features.names,
         "jet_features": layout.jet_features if job.net.has_jet_features else (),
-        "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
+        "card": None if layout.card is None else layout.card.as_config(),
         **{"event_weights": layout.event_weights, "temperature": fitted.temperature},
         **{"split": job.split, "is_marked": job.is_marked},
         "from": None if job.origin is None else job.origin.as_config(job.classes, job.targets.names),

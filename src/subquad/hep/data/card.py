@@ -3,6 +3,7 @@
 Any card with one collection of particles works unchanged. It is checked completely before a file of jets is opened.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = [
 
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
+_NOT_IN_JSON = {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+"""Numbers that YAML has and JSON has not, such as a clipping limit, by the text that stands for them in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,10 @@ class Card:
     def has_automatic(self) -> bool:
         """Whether some standardization has to be computed from the training jets."""
         return any(variable.is_automatic for variable in self.features)
+
+    def as_config(self) -> dict[str, Any]:
+        """Return name and options of the card as JSON, from which `card_of` makes it again."""
+        return {"name": self.name, "options": _to_json(self.options)}
 
     def branch(self, column: str) -> str:
         """Return the name in the files of a column."""
@@ -226,6 +233,24 @@ def card_of(options: Mapping[str, Any], name: str) -> Card:
         SubquadError: The card cannot be used; all errors are listed.
     """
     parser = CardParser(name)
-    fields = parser.parse(options)
+    fields = parser.parse(_from_json(options))
     raise_errors(f"{name}: this data card cannot be used:", parser.errors)
     return Card(**fields)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _from_json(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_from_json(entry) for entry in value]
+    return _NOT_IN_JSON.get(value, value) if isinstance(value, str) else value

@@ -207,10 +207,37 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
                 yield root[source.tree].iterate(names, step_size=entries, library="ak")
         case "Parquet":
             with readable(source.path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
-                yield (ak.from_arrow(part) for part in file.iter_batches(batch_size=entries, columns=names))
+                parts = file.iter_batches(batch_size=entries, columns=names)
+                yield (ak.from_arrow(_without_decimals(part)) for part in parts)
         case _:
             with (hdf5 if source.kind == "HDF5" else npz)(source.path) as table:
                 yield table.chunks(names, entries)
+
+
+def _without_decimals(part: Any) -> Any:
+    """Return a batch of Arrow with decimal numbers, which awkward does not have, as float64."""
+    pa = require("pyarrow", extra="hep")
+    schema = pa.schema([own.with_type(_without_decimal(own.type)) for own in part.schema])
+    if schema == part.schema:
+        return part
+    columns = [column.cast(own.type) for column, own in zip(part.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _without_decimal(kind: Any) -> Any:
+    """Return an Arrow type with float64 for decimal numbers, also in lists and records."""
+    pa = require("pyarrow", extra="hep")
+    types = pa.types
+    if types.is_decimal(kind):
+        return pa.float64()
+    if types.is_struct(kind):
+        return pa.struct([own.with_type(_without_decimal(own.type)) for own in kind])
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return kind
+    entry = kind.value_field.with_type(_without_decimal(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(entry, kind.list_size)
+    return pa.large_list(entry) if types.is_large_list(kind) else pa.list_(entry)
 
 
 def _root(path: Path) -> Any:

@@ -41,7 +41,7 @@ from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
-from subquad.runs.storage import plain, read_json, write_json
+from subquad.runs.storage import null_as_nan, plain, read_json, write_json
 from subquad.train.distributed import broadcast_object, device_name, process_device, processes
 from subquad.train.settings import TrainingResult
 
@@ -67,6 +67,9 @@ class Linearization:
     def __post_init__(self) -> None:
         path = self.run.directory / NOTES
         self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
+        # not finite if a stage has diverged, which is an error where they are used
+        measured = {kind: self.notes[kind] for kind in ("losses", "errors", "softmax_layers") if kind in self.notes}
+        self.notes |= null_as_nan(measured)
         self.trainable: dict[str, int] = {}
         self.holdout = self.data.holdout.ids
 

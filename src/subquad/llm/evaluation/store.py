@@ -7,7 +7,7 @@ from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.progress import track
-from subquad.runs.storage import as_folder, atomic, plain, read_json
+from subquad.runs.storage import as_folder, atomic, null_as_nan, plain, read_json
 
 __all__ = ["RESULT", "MeasurementStore", "Row"]
 
@@ -70,7 +70,7 @@ class MeasurementStore:
         """
         path, wanted = self.directory / FOLDER / f"{name}.json", plain(conditions)
         stored = read_json(path) if path.is_file() else {}
-        rows: list[Row] = stored["rows"][:total] if stored.get("conditions") == wanted else []
+        rows: list[Row] = null_as_nan(stored["rows"][:total]) if stored.get("conditions") == wanted else []
         if len(rows) == total:
             return rows
         with track(title or name, total, done=len(rows), quiet=self.quiet) as advance:
@@ -80,7 +80,8 @@ class MeasurementStore:
                 content = plain({"conditions": wanted, "rows": rows})
                 with atomic(path) as temporary:
                     temporary.write_text(
-                        json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
+                        json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n",
+                        encoding="utf-8",
                     )
                 advance(stop - start)
         return rows
