@@ -121,6 +121,16 @@ def test_a_continuous_filter_multiplies_neighbours_by_functions_of_the_pair():
         torch.testing.assert_close(found[b, i], x[b, i] + block.filter(torch.cat([y[b, i], mean])))
 
 
+@nets
+def test_a_batch_without_jets_has_no_logits_and_no_gradients(kind):
+    made = net(kind)
+    inputs = {name: value[:0] for name, value in jets(2, 7, 9)[0].items()}
+    logits = answer(made, inputs, torch.zeros(0, 3, dtype=torch.float64))
+    assert logits.shape == (0, 7)
+    logits.sum().backward()
+    assert not any(p.grad.any() for p in made.parameters() if p.grad is not None)
+
+
 def test_variables_of_pairs_are_scaled_and_limited():
     scaled = scaled_variables(torch.tensor([[-2.0, 1.5, -2.0, 1.0], [-1e3, 1e3, -3.2, 3.5]]))
     torch.testing.assert_close(scaled, torch.tensor([[0.0, 1.0, 0.0, 0.0], [-5.0, 5.0, -1.0, 1.0]]))

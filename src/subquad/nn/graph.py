@@ -168,8 +168,11 @@ class PCN(nn.Module):
             graph = rows_of(edge_laplacians(equal, edges)[:, 0], edges, mask)
         return self.classify(unpacked(self.filtered(x[mask], graph), mask), mask, jet_features=jet_features)
 
-    def filtered(self, x: Float[Tensor, "C H"], graph: Rows) -> Float[Tensor, "C H2"]:
-        """Return the particles after the last filter, from the graph that `forward` builds from the points."""
+    def filtered(self, x: Float[Tensor, "*C H"], graph: Rows | Float[Tensor, "B P P"]) -> Float[Tensor, "*C H2"]:
+        """Return the particles after the last filter, from the graph that `forward` builds from the points.
+
+        Layers that are replaced for an export take padded jets and matrices in place of real particles and rows.
+        """
         for i, layer in enumerate(self.filters):
             into = self.norms[i - 1](x) if self.norms is not None and i else x
             out = functional.relu(layer(into, graph))

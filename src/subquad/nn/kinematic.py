@@ -38,7 +38,7 @@ class _Branch(nn.Module):
         self.filters = nn.ModuleList(ChebConv(width if i else features, width, terms) for i in range(layers))
         self.edges = nn.ModuleList(EdgeConv(width, width) for _ in range(layers - 1))
 
-    def forward(self, x: Tensor, graph: Rows) -> Tensor:
+    def forward(self, x: Tensor, graph: Rows | Tensor) -> Tensor:
         for i, layer in enumerate(self.filters):
             x = functional.relu(layer(x, graph))
             if i < len(self.edges):

@@ -198,7 +198,7 @@ class _Recurrence(torch.autograd.Function):
         of_laplacians = None
         if ctx.needs_input_grad[2]:
             one, two = terms.flatten(2), above.flatten(2)
-            at_once = max(1, NUMBERS_AT_ONCE // one[:1].numel())
+            at_once = max(1, NUMBERS_AT_ONCE // max(1, one[:1].numel()))
             of_laplacians = terms.new_empty(len(row), terms.shape[1])
             chunks = zip(column.split(at_once), row.split(at_once), of_laplacians.split(at_once), strict=True)
             for j, i, into in chunks:

@@ -123,9 +123,7 @@ class DenseTagger(nn.Module):
             parts = zip(laplacians.unbind(1), net.on_each, strict=True)
             return net.classify([part(real, matrix) for matrix, part in parts], mask)
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
-        # its layers take whole matrices here
-        filtered: Any = net.filtered
-        return net.classify(filtered(real, scaled_laplacian(adjacency, mask)), mask, jet_features=jet_features)
+        return net.classify(net.filtered(real, scaled_laplacian(adjacency, mask)), mask, jet_features=jet_features)
 
 
 def dense_kinematic(  # noqa: PLR0917
