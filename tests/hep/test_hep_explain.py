@@ -217,7 +217,8 @@ def test_features_are_grouped_by_their_names():
 @pytest.fixture(scope="module")
 def fitted(jets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tagger"
-    fit(jets, FitSettings(epochs=2, batch_size=32, no_boosting=True), out=out, quiet=True)
+    settings = FitSettings(preset="auto-chebyshev", epochs=2, batch_size=32, no_boosting=True)
+    fit(jets, settings, out=out, quiet=True)
     return out
 
 
@@ -245,6 +246,18 @@ def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys
     assert "holds a hep explanation already" in capsys.readouterr().err
     assert main([*arguments, "--class", "Hbb", "--force", "--displays", "0", "--quiet"]) == 0
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
+
+
+@pytest.mark.slow
+def test_the_default_network_is_explained_without_exponents(jets, tmp_path):
+    fit(jets, FitSettings(epochs=1, batch_size=32, no_boosting=True), out=tmp_path / "tagger", quiet=True)
+    settings = ExplainSettings(jets=20, repeats=1, displays=1)
+    out = tmp_path / "out"
+    assert explain(tmp_path / "tagger", settings, files=jets, out=out, quiet=True)["exponents"] is None
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert {"graphs.pdf", "jets_Hbb.pdf"} <= names
+    assert "exponents.pdf" not in names
+    assert "exponents" not in (out / "report.html").read_text()
 
 
 @pytest.mark.slow
