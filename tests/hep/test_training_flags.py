@@ -24,7 +24,9 @@ def test_the_preset_decides_what_is_not_given():
     assert training_defaults(FitSettings(schedule="linear")).schedule == ("linear", 0.0)
     assert training_defaults(FitSettings(warmup_fraction=0.2)).schedule == ("cosine", 0.2)
     assert net_settings(FitSettings(dropout=0.4)).dropout == 0.4
-    assert net_settings(FitSettings()).dropout == 0
+    assert net_settings(FitSettings()).dropout == 0.1
+    assert net_settings(FitSettings(inputs="particles")).dropout == 0
+    assert net_settings(FitSettings(inputs="particles", dropout=0.2)).dropout == 0.2
 
 
 def test_values_that_cannot_work_are_refused():

@@ -160,8 +160,8 @@ class FitSettings:
     layers: Model[int | None] = None
     """Number of layers that join neighbours. Default: that of the preset."""
     dropout: Model[float | None] = None
-    """Dropout rate in the head and, of `auto`, in its blocks. Default: 0 for `auto`, 0.1 for `standard`; the published
-    networks have no dropout."""
+    """Dropout rate in the head and, of `auto`, in its blocks. Default: 0.1 for `auto` and `standard`, but 0 for
+    `auto` with --inputs particles; the published networks have no dropout."""
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto` and
     `epcn`). Default: that of the preset."""

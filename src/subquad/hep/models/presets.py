@@ -46,7 +46,7 @@ _OWN = (
     "not the published network."
 )
 _AUTO = Preset(
-    net=NetSettings(kind="kinematic", filter="continuous", k=8, dropout=0.0),
+    net=NetSettings(kind="kinematic", filter="continuous", k=8),
     learning_rate=2e-3,
     schedule=("cosine", 0.05),
     ema_decay=0.998,
@@ -91,6 +91,9 @@ def net_settings(settings: FitSettings) -> NetSettings:
     net = replace(base, **changes)
     if settings.inputs == "particles":
         net = replace(net, has_jet_features=False, features="jetclass" if net.features == "standard" else net.features)
+        # dropout helps with jet-level features, and costs accuracy and time without them
+        if net.kind == "kinematic" and settings.dropout is None:
+            net = replace(net, dropout=0.0)
     elif settings.inputs is not None:
         if net.kind == "epcn":
             raise SubquadError(
