@@ -40,10 +40,9 @@ TIE = 1e-5
 class Rows(NamedTuple):
     r"""The rows of $\tilde L$ of the real particles of all jets, concatenated, without zeros and without padding.
 
-    `value[n]` is in row `row[n]` and column `column[n]`; the entries of row c begin at `start[c]`.
+    `value[n]` is in column `column[n]`; the entries of row c begin at `start[c]`.
     """
 
-    row: Int[Tensor, " N"]
     column: Int[Tensor, " N"]
     value: Float[Tensor, " N"]
     start: Int[Tensor, " C"]
@@ -103,7 +102,7 @@ def rows(laplacian: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Rows:
     place = (mask.flatten().cumsum(0) - 1).reshape(mask.shape)
     b, i, j = laplacian.detach().nonzero(as_tuple=True)
     degree = (laplacian.detach() != 0).sum(-1)[mask]
-    return Rows(place[b, i], place[b, j], laplacian[b, i, j], degree.cumsum(0) - degree)
+    return Rows(place[b, j], laplacian[b, i, j], degree.cumsum(0) - degree)
 
 
 def chebyshev_direct(

@@ -66,7 +66,7 @@ def rows_of(value: Float[Tensor, " N"], edges: Edges, mask: Bool[Tensor, "B P"])
     """Return entries of a matrix on the edges as rows of the real particles, without padding."""
     is_real = mask.flatten()
     number = is_real.cumsum(0) - 1
-    return Rows(number.index_select(0, edges.row), number.index_select(0, edges.column), value, edges.start[is_real])
+    return Rows(number.index_select(0, edges.column), value, edges.start[is_real])
 
 
 def edge_kinematics(

@@ -178,11 +178,11 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         activations, exponents = net.filtered(x, pairs[adjacency > 0], edges_of(adjacency), mask), torch.eye(4)
         logits = net.classify(activations, mask)
     else:
-        activations, exponents = [], None if net.exponents is None else net.exponents.detach()
+        activations, exponents = [], net.exponents
         logits = net.classify(x, pairs[adjacency > 0], edges_of(adjacency), mask, jet_features=jet_features)
     if exponents is None:
         return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=[], weights=adjacency)
-    weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
+    weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.detach().to(pairs)).mean(1)
     return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
 
 
