@@ -1,4 +1,4 @@
-"""The networks of `hep_baselines.py`: our presets, variants of `auto`, and weaver-core's networks on the same jets."""
+"""The networks of `hep_baselines.py`: our presets, variants of `auto-chebyshev`, and weaver-core's networks."""
 
 import argparse
 import os

@@ -1,8 +1,8 @@
 """Score the jets of a ROOT file with a tagger that `subquad hep export` wrote, without subquad and without torch.
 
-    python score_root_file.py tagger.onnx jets.root scores.root
+    python score_root_file.py tagger.onnx jets.root scores.root [tree]
 
-Needs uproot, awkward, numpy and onnxruntime.
+The tree of the jets is `tree` unless another name is given. Needs uproot, awkward, numpy and onnxruntime.
 """
 
 import json

@@ -228,6 +228,9 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise SubquadError(f"{path}: must hold lines `flag: value`, such as `epochs: 3` (--config)")
+    for key in content:
+        if not isinstance(key, str):
+            raise SubquadError(f"{path}: {key!r} is not the name of a flag; write lines such as `epochs: 3` (--config)")
     if is_plan:
         return Dict(_of_plan(content), source=str(path), use_commands_as_keys=False)
     return Yaml(path, must_exist=True, search_parents=False, use_commands_as_keys=False)

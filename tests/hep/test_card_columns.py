@@ -10,6 +10,7 @@ from subquad.hep.data import jets as jets_module
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.layout import fit_standardization, layout_of
+from subquad.hep.data.store import write_store
 from subquad.hep.settings import NetSettings
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
@@ -135,3 +136,79 @@ def test_a_variable_without_a_finite_value_cannot_be_standardized(one):
         SubquadError, match=r"card\.yaml: inputs: far is infinite for all particles of the training jets"
     ):
         fit_standardization(layout, settings, particles, features)
+
+
+def test_vectors_in_another_order_or_in_mev_are_refused_with_the_remedy(tables, tmp_path):
+    columns, write = tables
+    turned = {name: {"length": 16, "vars": [*VECTORS[1:], VECTORS[0]]} for name in ("pf_vectors",)}
+    turned["pf_features"] = {"length": 16, "vars": [["part_pt", None]]}
+    table = columns("Hbb")
+    table["part_px"] = -table["part_px"]
+    path = write(tmp_path / "a.root", table)
+    with pytest.raises(
+        SubquadError, match="pf_vectors must be px, py, pz and energy, and its fourth variable is part_"
+    ):
+        chunks_of([path], inputs=turned)
+    table = columns("Hbb")
+    path = write(tmp_path / "mev.root", {**table, **{name: table[name] * np.float32(1e6) for name in VECTORS}})
+    with pytest.raises(
+        SubquadError, match=r"mev\.root: .* which no collider reaches; momenta must be in GeV, so divide"
+    ):
+        chunks_of([path])
+
+
+def test_a_selection_that_leaves_no_jet_is_named(jets, tmp_path):
+    options = {
+        "selection": "jet_pt > 1e9",
+        "inputs": {
+            "pf_features": {"length": 16, "vars": [["part_energy", 0, 1]]},
+            "pf_vectors": {"length": 16, "vars": VECTORS},
+        },
+        "labels": {"type": "simple", "value": [f"label_{name}" for name in CLASSES]},
+    }
+    layout = layout_of(NetSettings(has_jet_features=False), card_of(options, "card.yaml"))
+    with pytest.raises(SubquadError, match=r"card\.yaml: selection: 'jet_pt > 1e9' selects no jet to fit on; check"):
+        write_store(tmp_path / "jets", layout, {"train": read_chunks(jets, layout, is_training=True)}, key="a")
+
+
+def test_infinity_that_is_clipped_is_logged(jets, capsys):
+    options = {
+        "new_variables": {"part_ratio": "1 / part_d0err"},
+        "inputs": {
+            "pf_features": {"length": 16, "vars": [["part_ratio", 0, 1]]},
+            "pf_vectors": {"length": 16, "vars": VECTORS},
+        },
+        "labels": {"type": "simple", "value": [f"label_{name}" for name in CLASSES]},
+    }
+    layout = layout_of(NetSettings(has_jet_features=False), card_of(options, "card.yaml"))
+    (chunk,) = read_chunks(jets[:1], layout, is_training=True, quiet=False)
+    count = np.isinf(chunk.particles[:, layout.particles.index("part_ratio")]).sum()
+    assert count
+    assert f"card.yaml: part_ratio is infinite for {count:,} particles and clipped" in capsys.readouterr().err
+
+
+def test_a_variable_that_its_numbers_would_make_constant_is_refused():
+    for numbers, reason in (
+        ([0, 0], r"multiply is 0, so that the variable would be constant; correct or omit it"),
+        ([0, 1, 5, -5], r"clip_min 5 is not below clip_max -5, so that"),
+    ):
+        features = {"length": 16, "vars": [["part_energy", *numbers]]}
+        labels = {"type": "simple", "value": ["label_QCD", "label_Hbb"]}
+        with pytest.raises(SubquadError, match=rf"inputs: pf_features: part_energy: .*: {reason}"):
+            card_of({"inputs": {"pf_features": features}, "labels": labels}, "card.yaml")
+
+
+def test_points_in_degrees_are_refused(jets):
+    variables = {"degrees": "np.degrees(part_dphi)"}
+    groups = {"features": [["part_energy", None]], "points": ["part_deta", "degrees"], "vectors": VECTORS}
+    inputs = {f"pf_{name}": {"length": 16, "vars": given} for name, given in groups.items()}
+    with pytest.raises(
+        SubquadError, match=r"QCD\.root: pf_points: by the four-vectors, degrees is in degrees; give rad"
+    ):
+        chunks_of(jets[:1], variables=variables, inputs=inputs)
+
+
+def test_a_label_that_differs_in_its_case_is_answered_with_its_name(jets):
+    labels = {"type": "simple", "value": ["label_qcd", "label_Hbb"]}
+    with pytest.raises(SubquadError, match=r"no branch label_qcd, which .* asks for; did you mean 'label_QCD'\?"):
+        chunks_of(jets, labels=labels)

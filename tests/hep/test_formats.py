@@ -308,3 +308,27 @@ def test_an_array_of_particles_is_no_label_by_its_name(tmp_path):
     (found,) = iterate_columns(inspect_file(tmp_path / "a.npz", None), list(arrays), 10)
     assert ak.to_list(found["labelled_hits"]) == [[0], [5, 6, 7], [10, 11]]
     assert ak.to_list(found["label_QCD"]) == [1, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["h5", "npz"])
+def test_an_array_of_text_or_complex_numbers_is_named_with_its_type(suffix, tables, tmp_path):
+    columns, _ = tables
+    table = columns("QCD", jets=5)
+    arrays = {
+        name: ak.to_numpy(ak.fill_none(ak.pad_none(column, 13), 0)) if column.ndim > 1 else np.asarray(column)
+        for name, column in table.items()
+    }
+    arrays["part_px"] = np.char.mod("%.3f", arrays["part_px"]).astype("S9")
+    arrays["jet_pt"] = arrays["jet_pt"].astype(np.complex64)
+    path = tmp_path / f"types.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    with pytest.raises(SubquadError) as caught:
+        read([path])
+    text = str(caught.value)
+    assert "has no branches part_px, jet_pt; part_px is not read, as it is of type |S9, which is not a real nu" in text
+    assert "jet_pt is not read, as it is of type complex64, which is not a real number" in text

@@ -101,6 +101,7 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     text = str(caught.value)
     assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
+    assert "add a branch label_<class> for each class, or describe the labels with --card" in text
     assert "text.root: is not a ROOT file, or is damaged or truncated" in text
     assert "good.root" not in text
 
@@ -175,3 +176,29 @@ def test_arrays_with_optional_values_and_of_fixed_size_are_jets(tables):
     leading = {name: column[:, :1] if column.ndim == 2 else column for name, column in table.items()}
     regular = {name: ak.to_regular(column) if column.ndim == 2 else column for name, column in leading.items()}
     assert np.array_equal(as_jets(regular).particles, as_jets(leading).particles)
+
+
+def test_momenta_in_mev_and_angles_in_degrees_or_exchanged_are_refused(tables, tmp_path):
+    columns, write = tables
+
+    def error(**changes):
+        table = columns("QCD")
+        with pytest.raises(SubquadError) as caught:
+            read([write(tmp_path / "a.root", {**table, **{name: change(table) for name, change in changes.items()}})])
+        return str(caught.value)
+
+    def scaled(name, factor):
+        return lambda table: table[name] * np.float32(factor)
+
+    momenta = {name: scaled(name, 1000) for name in (*PARTICLES[:4], "jet_pt", "jet_energy")}
+    assert "GeV, which no collider reaches; momenta must be in GeV, so divide MeV by 1000" in error(
+        **{name: scaled(name, 1e6) for name in momenta}
+    )
+    text = error(**{name: momenta[name] for name in PARTICLES[:4]})
+    assert "a.root: jet_pt is 0.001" in text
+    assert "times the transverse momentum of the sum of the particles (median of the jets); give both in GeV" in text
+    text = error(part_dphi=lambda table: table["part_dphi"] + np.float32(180))
+    assert "a.root: entry 0: part_dphi of particle 0 is 1" in text
+    assert "(and 22 more jets); give Δφ in radians, from -π to π" in text
+    text = error(part_deta=lambda table: table["part_dphi"], part_dphi=lambda table: table["part_deta"])
+    assert "by the four-vectors, part_deta is Δφ and part_dphi is Δη; exchange these branches" in text

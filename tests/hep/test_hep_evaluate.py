@@ -324,7 +324,7 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets
         evaluate(out=out)
     with pytest.raises(SubquadError, match=r"--files needs a run that scores these jets"):
         evaluate(files=holdout, scores=["a=b.root"], out=out)
-    with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
+    with pytest.raises(SubquadError, match=r"--reference: no model 'ParT' \(there are: standard\)"):
         evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
     other = fit(
         jets[:2], FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "two classes", quiet=True
@@ -332,7 +332,7 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets
     assert other["jets"]["test"] == 18
     with pytest.raises(SubquadError, match=r"two classes: Tbqq is not a class of both it and .*one"):
         evaluate([runs / "one", tmp_path / "two classes"], out=out)
-    with pytest.raises(SubquadError, match=r"jets of Tbqq, which the taggers do not know \(QCD, Hbb\)"):
+    with pytest.raises(SubquadError, match=r"Tbqq, which the taggers do not know \(QCD, Hbb\); give --files with"):
         evaluate(tmp_path / "two classes", files=holdout, out=out, quiet=True)
     scores = external_scores(tmp_path / "standard.root", np.array([0, 1, 2, 2]))
     with pytest.raises(SubquadError, match=r"a run is already named 'standard'; choose another name"):

@@ -270,10 +270,19 @@ def test_a_class_may_have_a_name_that_no_file_can_have(fitted, jets, tmp_path, m
 
 
 @pytest.mark.slow
+def test_classes_without_jets_are_named(fitted, jets, tmp_path, capsys):
+    settings = ExplainSettings(jets=6, repeats=1, displays=0)
+    explanation = explain(fitted, settings, files=jets[0], out=tmp_path / "out")
+    assert "None of the 6 jets is Hbb, Tbqq, so the importances hold for the other classes" in explanation["note"]
+    assert "Warning: None of the 6 jets is Hbb, Tbqq" in capsys.readouterr().err
+    assert "increase --jets, or give files with jets of all classes" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_invalid_input_is_refused(fitted, jets, tmp_path):
     with pytest.raises(SubquadError, match="nowhere: no such model folder"):
         explain(tmp_path / "nowhere", files=jets, out=tmp_path / "out", quiet=True)
-    with pytest.raises(SubquadError, match="no class 'Hb'; did you mean 'Hbb'"):
+    with pytest.raises(SubquadError, match="--class: no class 'Hb'; did you mean 'Hbb'"):
         explain(fitted, files=jets, out=tmp_path / "out", only="Hb", quiet=True)
     with pytest.raises(SubquadError, match="none of the 47 jets is Hbb"):
         explain(fitted, files=jets[0], out=tmp_path / "out", only="Hbb", quiet=True)

@@ -11,11 +11,13 @@ from subquad.hep.metrics.classification import (
     CONFIDENCE,
     classification_metrics,
     confusion,
+    interval_around,
     rejection,
     rejection_at,
     spread,
 )
 from subquad.hep.metrics.weighting import effective_number, weight_note
+from subquad.hep.plots.fit_page import verdict
 from subquad.hep.plots.tables import rejections_table
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
@@ -167,6 +169,12 @@ def test_negative_weights_cancel_and_widen_the_intervals():
     # weights of a class that add up to less than 0 measure nothing
     weights[labels == 2] = -1.0
     assert classification_metrics(probabilities, labels, "abc", "a", weights=weights)["auc_ovo"] is None
+    table = confusion(probabilities, labels, weights)
+    assert table.sum(1) == pytest.approx([1, 1, 0])
+    # weights that cancel exactly
+    weights[labels == 2] = np.where(np.arange((labels == 2).sum()) % 2, 1.0, -1.0)
+    weights[np.flatnonzero(labels == 2)[-1]] -= weights[labels == 2].sum()
+    assert confusion(probabilities, labels, weights)[2].tolist() == [0, 0, 0]
 
 
 def test_sums_of_float32_weights_do_not_stop_growing():
@@ -216,3 +224,21 @@ def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejec
     # where no background jet passes, the rejection has no upper end
     without = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, None)])["rejection"]["Hbb"]
     assert without == {"median": 40.0, "deviation": None, "min": 10.0, "max": None}
+
+
+def test_an_interval_holds_the_value_that_negative_weights_put_beyond_1():
+    assert interval_around(0.98, 0.05) == pytest.approx((0.93, 1.0))
+    assert interval_around(0.02, 0.05) == pytest.approx((0.0, 0.07))
+    assert interval_around(1.03, 0.05) == pytest.approx((0.98, 1.03))
+    assert interval_around(-0.01, 0.05) == pytest.approx((-0.01, 0.04))
+
+
+def test_an_accuracy_of_0_is_not_known_exactly():
+    probabilities, labels = np.tile([0.9, 0.1], (40, 1)), np.ones(40, np.int64)
+    measured = classification_metrics(probabilities, labels, "ab", "a")
+    metrics = {
+        "test": {"net": {"accuracy": 0.0}},
+        "jets": {"test": 40},
+        "models": [{"trainings": [measured], "spread": spread([measured])}],
+    }
+    assert verdict(metrics) == "The tagger reaches a top-1 accuracy of 0.0 ± 1.2 % on 40 test jets."

@@ -128,3 +128,9 @@ def test_tensorboard_is_named_if_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(events, "require", missing)
     with pytest.raises(MissingExtra, match=r"tensorboard is not installed; install it with: pip install 'subquad"):
         events.event_writer(tmp_path)
+
+
+def test_a_training_that_diverges_is_refused(jets, tmp_path):
+    settings = replace(SHORT, epochs=1, learning_rate=1e9, batch_size=64)
+    with pytest.raises(SubquadError, match=r"the training diverged: .* not finite; use a --learning-rate below 1e\+09"):
+        fit(jets, settings, out=tmp_path / "run", quiet=True)

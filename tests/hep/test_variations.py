@@ -197,8 +197,10 @@ def test_what_cannot_be_varied_is_refused(jets, tables, tmp_path, capsys):
     for text, message in (
         ("pt_scal=1", "did you mean 'pt_scale'"),
         ("drop=x", "'x' is not a number; write it as drop=0.02"),
-        ("drop=1.5", "give a value from 0 to 1"),
-        ("pt_scale=0", "give a value from 0 to inf"),
+        ("pt_scale", "has no value; write it as pt_scale=1.02"),
+        ("drop=1.5", "give a number from 0 to less than 1"),
+        ("pt_scale=0", "give a factor above 0, such as 1.02"),
+        ("rotate=nan", "give a finite number"),
     ):
         with pytest.raises(SubquadError, match=message):
             parse_variation(text)

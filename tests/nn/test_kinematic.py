@@ -1,4 +1,4 @@
-"""PCN on kinematic graphs: its variables by hand, what it must not depend on, that it learns from pairs."""
+"""Networks on kinematic graphs: their variables by hand, what they must not depend on, that they learn from pairs."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
 
-from subquad.nn.kinematic import EPCN, AttentionPool, KinematicNet, scaled_variables
+from subquad.nn.kinematic import EPCN, AttentionPool, ContinuousFilterBlock, KinematicNet, scaled_variables
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
 from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
@@ -101,24 +101,25 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
     torch.testing.assert_close(given, expected)
 
 
-def test_a_continuous_filter_multiplies_neighbours_by_functions_of_the_pair():
+@pytest.mark.parametrize("has_jet_mean", [True, False])
+def test_a_continuous_filter_multiplies_neighbours_by_functions_of_the_pair(has_jet_mean):
     inputs, _, _ = jets(2, 7, 9)
     mask = inputs["mask"]
-    made = net("continuous")
-    block = made.blocks[0]
+    block = ContinuousFilterBlock(12, hidden=24, has_jet_mean=has_jet_mean).double()
     block.feed[-1].weight.data.zero_(), block.feed[-1].bias.data.zero_()
     variables = scaled_variables(pair_kinematics(inputs["vectors"], inputs["points"], mask))
     adjacency = knn_adjacency(inputs["points"], mask, 2, periodic=(1,))
     edges = edges_of(adjacency)
     pair = (edges.row < edges.column).nonzero()[:, 0]
     x = torch.randn(2, 7, 12, dtype=torch.float64)
-    found = block(x, variables[adjacency > 0][pair], pair, edges)
+    found = block(x, variables[adjacency > 0][pair], pair, edges, mask)
     y = block.norm(x)
+    of_jets = [block.jet(y[b, mask[b]].mean(0)) if has_jet_mean else 0 for b in range(len(mask))]
     for b, i in mask.nonzero().tolist():
         near = adjacency[b, i] > 0
         messages = block.functions(variables[b, i, near]) * block.value(y[b, near])
         mean = messages.sum(0) / max(1, len(messages))
-        torch.testing.assert_close(found[b, i], x[b, i] + block.filter(torch.cat([y[b, i], mean])))
+        torch.testing.assert_close(found[b, i], x[b, i] + block.filter(torch.cat([y[b, i], mean])) + of_jets[b])
 
 
 @nets

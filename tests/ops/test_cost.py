@@ -44,6 +44,8 @@ def slope(form, axis, sizes=(2**13, 2**17)):
         (lambda P: cost.chebyshev(B=2, P=P, C=3, O=5, K=7), "P", 2),
         (lambda P: cost.fully_connected(B=2, P=P, C=3, O=5, K=7), "P", 2),
         (lambda P: cost.chebyshev_rows(B=2, P=P, E=3, C=3, O=5, K=7), "P", 1),
+        (lambda P: cost.pair_means_direct(B=2, P=P, C=3), "P", 2),
+        (lambda P: cost.pair_means(B=2, P=P, E=3, C=3), "P", 1),
     ],
 )
 def test_operations_grow_with_the_power_that_the_form_promises(form, axis, expected):

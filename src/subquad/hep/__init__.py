@@ -1,4 +1,4 @@
-"""Jet tagging with particle Chebyshev networks (PCN, arXiv:2309.08630). Importing this loads no heavy package."""
+"""Jet tagging with graph networks, such as PCN (arXiv:2309.08630). Importing this loads no heavy package."""
 
 from typing import TYPE_CHECKING
 

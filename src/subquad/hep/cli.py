@@ -18,7 +18,7 @@ from subquad.runs.options import Input, Model, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
-app = App(name="hep", help="Tag jets in ROOT files with a particle Chebyshev network (PCN).")
+app = App(name="hep", help="Tag jets in ROOT files with networks on graphs of particles, such as PCN.")
 
 # flags of several values take them as `--files a.root b.root`
 FLAGS = Parameter(name="*", consume_multiple=True)

@@ -40,13 +40,19 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class NetSettings:
-    """Inputs and architecture of a network; saved in `config.json`."""
+    """Inputs and architecture of a network; saved in `config.json`.
+
+    The defaults are those of the preset `standard`.
+    """
 
     kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
     """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or residual blocks with such variables."""
     filter: Literal["continuous", "chebyshev"] = "chebyshev"
     """Step over the neighbours of a `kinematic` network: continuous-filter convolutions, or Chebyshev filters on graphs
-    with learned weights; the others have Chebyshev filters."""
+    with learned weights; the others have Chebyshev filters, as all networks saved without this entry."""
+    has_jet_mean: bool = False
+    """Each block of continuous-filter convolutions also takes the mean over all particles; networks saved without this
+    entry have none."""
     features: Literal["raw", "jetclass", "standard"] = "standard"
     """Particle features: the 16 raw ones of the paper in GeV and mm; the 17 of JetClass, standardized; or these and two
     impact parameter significances."""
@@ -57,25 +63,25 @@ class NetSettings:
     k: int = 7
     """Nearest neighbours of each particle."""
     chebyshev_order: int = 8
-    """Chebyshev terms of each filter."""
+    """Chebyshev terms of each filter; continuous-filter convolutions have none."""
     width: int = 64
     """Channels of each layer."""
     layers: int = 3
-    """Number of Chebyshev layers."""
+    """Number of filters or, of a `kinematic` network, of blocks."""
     max_particles: int = 128
     """Largest number of particles per jet; those of highest pT are kept."""
     is_normalised: bool = True
-    """Layer normalization before each layer but the first."""
+    """Layer normalization before each layer of a PCN but the first; `kinematic` networks always have it."""
     is_residual: bool = True
-    """Residual connection around each layer but the first."""
+    """Residual connection around each layer of a PCN but the first; `kinematic` networks always have it."""
     pool: Literal["mean", "mean_max"] = "mean_max"
-    """Pooling over the particles."""
+    """Pooling over the particles of a PCN."""
     hidden: int = 64
-    """Width of the head's hidden layer; 0 for a linear head."""
+    """Width of the hidden layer of a PCN's head; 0 for a linear head."""
     dropout: float = 0.1
-    """Dropout rate in the head."""
+    """Dropout rate in the head; E-PCN has none."""
     has_edges: bool = False
-    """Edge convolutions between the Chebyshev layers: the second network of the paper."""
+    """Edge convolutions between the filters of a PCN: the second network of the paper."""
     graphs: int = 4
     """Weighted graphs of a `kinematic` network's Chebyshev filters, which divide the channels among them."""
     feed: int = 2
@@ -108,12 +114,12 @@ class FitSettings:
     epochs: Training[int] = 15
     """Number of passes over the training set."""
     batch_size: Training[int | None] = None
-    """Batch size: jets per optimizer step and process. Default: 32 for `auto`, 128 for the others. A GPU needs larger
-    batches than these to be busy."""
+    """Batch size: jets per optimizer step and process. Default: 32 for `auto` and `auto-chebyshev`, 128 for the
+    others. A GPU needs larger batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
-    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of
-    these. A newly initialised output layer is trained with ten times the rate of the other layers."""
+    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of these. A newly initialised
+    output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -160,23 +166,23 @@ class FitSettings:
     layers: Model[int | None] = None
     """Number of layers that join neighbours. Default: that of the preset."""
     dropout: Model[float | None] = None
-    """Dropout rate in the head and, of `auto`, in its blocks. Default: 0.1 for `auto` and `standard`, but 0 for
-    `auto` with --inputs particles; the published networks have no dropout."""
+    """Dropout rate in the head. Default: 0.1 for `auto` and `standard`, but 0 for `auto` with --inputs particles; the
+    published networks have no dropout."""
     graph: Model[Graph | None] = None
-    """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto` and
-    `epcn`). Default: that of the preset."""
+    """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
+    `auto-chebyshev` and `epcn`). Default: that of the preset."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
-    `auto`, no average for the others."""
+    `auto` and `auto-chebyshev`, no average for the others."""
     optimizer: Training[Optimizer] = "adamw"
     """Optimizer: AdamW, RAdam with decoupled weight decay, or SGD with Nesterov momentum 0.9."""
     schedule: Training[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto`, one cycle for `standard`, constant for the published networks."""
     warmup_fraction: Training[float | None] = None
-    """Fraction of the steps with linear warm-up. Default: 0.05 for `auto`, 0 for the others."""
+    """Fraction of the steps with linear warm-up. Default: 0.05 for `auto` and `auto-chebyshev`, 0 for the others."""
     patience: Training[int | None] = None
     """Number of successive epochs without an improvement on the validation jets after which training stops. Default:
     all epochs."""

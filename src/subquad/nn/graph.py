@@ -96,7 +96,7 @@ class PCN(nn.Module):
         k: Number of nearest neighbours of each particle.
         periodic: Which coordinates of `points` are angles.
         has_edges: Use an `EdgeConv` after each filter but the last: the paper's second variant.
-        is_normalised: Apply layer norm to the input of each filter but the first.
+        is_normalised: Apply layer norm to the input of each filter but the first, and of a head with a hidden layer.
         is_residual: Add the input of each filter but the first to its output.
         pool: Pooling over particles.
         hidden: Width of the head's hidden layer; 0 for no hidden layer, as published.
@@ -158,6 +158,9 @@ class PCN(nn.Module):
         """Return the logits of each jet from the features of its particles and the coordinates of its graph.
 
         With `edges`, the graph of `k` nearest neighbours in `points`, distances are not computed.
+
+        Raises:
+            ValueError: The number of jet-level features is not that of the network.
         """
         if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
             raise ValueError(f"this PCN takes {self.jet_features} jet-level features")

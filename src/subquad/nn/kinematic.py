@@ -1,15 +1,16 @@
-r"""PCN on kinematic graphs: kNN graphs whose edges are weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
+r"""Networks on kNN graphs with $\Delta R$, $k_T$, $z$ and $m^2$ of each pair of neighbours: O(N) on N edges.
 
 `EPCN` is E-PCN (arXiv:2512.07420): four graphs, one per variable, a PCN on each, all four pooled together.
 `KinematicNet` is ours: residual blocks of a step over the neighbours and a feed-forward layer, and attention pooling
 beside mean and maximum. The step is a continuous-filter convolution (SchNet, arXiv:1706.08566) or a Chebyshev filter on
 several graphs with trainable exponents, each of which filters a group of the channels.
 
-Axes: B jets, P particles (padded to the longest jet), N edges, G graphs, H channels, K terms, J jet-level features,
-C classes.
+Axes: B jets, P particles (padded to the longest jet), N edges, N2 pairs (an edge in each direction), G graphs,
+H channels, K terms, J jet-level features, C classes.
 `mask` is true where a particle is real; padded rows are finite and have no effect.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,7 +28,7 @@ from subquad.ops.precision import autocast_disabled
 __all__ = ["EPCN", "AttentionPool", "ChebyshevBlock", "ContinuousFilterBlock", "KinematicNet", "scaled_variables"]
 
 _CENTER, _SCALE, _LARGEST = (-2.0, 0.0, -2.0, 1.0), (1.0, 1.5, 1.2, 2.5), 5.0
-"""Means, standard deviations and limit of the logarithms of ΔR, kT, z and m² of neighbours, roughly."""
+"""Means and standard deviations, roughly, of ln ΔR, ln kT, ln z and ln m² of neighbours; limit of scaled variables."""
 
 
 class _Branch(nn.Module):
@@ -79,7 +80,7 @@ class EPCN(nn.Module):
         jet_features: None = None,
         edges: Edges | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits of each jet; the arguments are those of `KinematicNet`."""
+        """Return the logits of each jet; the arguments are those of `KinematicNet`, without jet-level features."""
         return self.classify(self.branches(x, points, mask, vectors=vectors, edges=edges), mask)
 
     def branches(
@@ -131,56 +132,82 @@ class AttentionPool(nn.Module):
 
 
 def scaled_variables(pairs: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
-    """Return the logarithms of the variables of pairs with values of about 0 ± 1, at most 5."""
+    """Return the logarithms of the variables of pairs, standardized roughly and limited to [-5, 5]."""
     return ((pairs - pairs.new_tensor(_CENTER)) / pairs.new_tensor(_SCALE)).clamp(-_LARGEST, _LARGEST)
 
 
-def _feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-    )
+def _feed_forward(width: int, hidden: int) -> nn.Sequential:
+    layers = {"0": nn.LayerNorm(width), "1": nn.Linear(width, hidden), "2": nn.ReLU(), "4": nn.Linear(hidden, width)}
+    # saved weights have these numbers
+    return nn.Sequential(OrderedDict(layers))
 
 
 class ContinuousFilterBlock(nn.Module):
     """A continuous-filter convolution (SchNet, arXiv:1706.08566), then a feed-forward layer; both are residual.
 
     A neighbour's channels are multiplied by trained functions of the pair's variables. A linear layer takes their mean
-    over the neighbours, beside the channels of the particle itself.
+    over the neighbours, beside the channels of the particle itself and, with `has_jet_mean`, their mean over the jet
+    (the equivariant layer of Deep Sets, arXiv:1703.06114).
     """
 
-    def __init__(self, width: int, *, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, *, hidden: int, has_jet_mean: bool = False) -> None:
         super().__init__()
         self.norm, self.value = nn.LayerNorm(width), nn.Linear(width, width)
         self.functions = nn.Sequential(nn.Linear(len(VARIABLES), width), nn.ReLU())
         self.filter = nn.Linear(2 * width, width)
-        self.feed = _feed_forward(width, hidden, dropout)
+        self.jet = nn.Linear(width, width, bias=False) if has_jet_mean else None
+        self.feed = _feed_forward(width, hidden)
 
     def forward(
-        self, x: Float[Tensor, "B P H"], variables: Float[Tensor, "N2 4"], pair: Int[Tensor, " N2"], edges: Edges
+        self,
+        x: Float[Tensor, "B P H"],
+        variables: Float[Tensor, "N2 4"],
+        pair: Int[Tensor, " N2"],
+        edges: Edges,
+        mask: Bool[Tensor, "B P"],
     ) -> Float[Tensor, "B P H"]:
-        """Return the updated particles; `variables` are those of the edges whose numbers are in `pair`."""
+        """Return the updated particles.
+
+        Args:
+            x: Particles; padded ones have no neighbours.
+            variables: Scaled variables of the pairs.
+            pair: Numbers of the edges that stand for the pairs, as in `pair_means`.
+            edges: The edges.
+            mask: True where a particle is real.
+        """
         y = self.norm(x)
         means = pair_means(self.value(y).flatten(0, 1), self.functions(variables), pair, edges)
-        return self.mix(x, y, means.view_as(x))
+        return self.mix(x, y, means.view_as(x), mask)
 
     def mix(
-        self, x: Float[Tensor, "B P H"], y: Float[Tensor, "B P H"], means: Float[Tensor, "B P H"]
+        self,
+        x: Float[Tensor, "B P H"],
+        y: Float[Tensor, "B P H"],
+        means: Float[Tensor, "B P H"],
+        mask: Bool[Tensor, "B P"],
     ) -> Float[Tensor, "B P H"]:
         """Return the particles after the convolution and the feed-forward layer, from the means over the neighbours."""
-        x = x + self.filter(torch.cat([y, means], dim=-1))
+        update = self.filter(torch.cat([y, means], dim=-1))
+        if self.jet is not None:
+            update = update + self.jet(masked_mean(y, mask))[:, None]
+        x = x + update
         return x + self.feed(x)
 
 
 class ChebyshevBlock(nn.Module):
-    """A Chebyshev filter with one graph per group of channels, then a feed-forward layer; both are residual."""
+    """A Chebyshev filter with one graph per group of channels, then a feed-forward layer; both are residual.
 
-    def __init__(self, width: int, graphs: int, terms: int, *, hidden: int, dropout: float) -> None:
+    Raises:
+        ValueError: The channels cannot be divided among the graphs.
+    """
+
+    def __init__(self, width: int, graphs: int, terms: int, *, hidden: int) -> None:
         super().__init__()
         if width % graphs:
             raise ValueError(f"{width} channels are not a multiple of {graphs} graphs")
         self.graphs, self.terms = graphs, terms
         self.norm, self.filter = nn.LayerNorm(width), nn.Linear(terms * width, width)
-        self.feed = _feed_forward(width, hidden, dropout)
+        self.feed = _feed_forward(width, hidden)
 
     def forward(
         self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "N G"], edges: Edges
@@ -210,12 +237,16 @@ class KinematicNet(nn.Module):
         width: Channels of every layer.
         graphs: Number of weighted graphs of Chebyshev filters, the same in all layers; the channels are divided among
             them.
-        terms: Number of Chebyshev terms K of every filter.
+        terms: Number of Chebyshev terms K of every filter; continuous-filter convolutions have none.
         layers: Number of blocks.
         k: Number of nearest neighbours of each particle in angle.
+        has_jet_mean: The blocks of continuous-filter convolutions also see the mean over all particles.
         feed: Hidden width of the feed-forward layers, in multiples of `width`.
         pool_heads: Number of heads of attention pooling, beside mean and maximum.
-        dropout: Dropout probability in the blocks and in the head.
+        dropout: Dropout probability in the head.
+
+    Raises:
+        ValueError: The channels cannot be divided among the graphs of Chebyshev filters.
     """
 
     def __init__(
@@ -230,6 +261,7 @@ class KinematicNet(nn.Module):
         terms: int = 4,
         layers: int = 3,
         k: int = 16,
+        has_jet_mean: bool = True,
         feed: int = 2,
         pool_heads: int = 4,
         dropout: float = 0.1,
@@ -237,15 +269,15 @@ class KinematicNet(nn.Module):
         super().__init__()
         self.classes, self.jet_features, self.k = classes, jet_features, k
         self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
-        shape = {"hidden": feed * width, "dropout": dropout}
+        hidden = feed * width
         if filter == "chebyshev":
             # close, soft, asymmetric and light pairs get larger weights
             start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
             self.exponents = nn.Parameter(start)
-            blocks = [ChebyshevBlock(width, graphs, terms, **shape) for _ in range(layers)]
+            blocks = [ChebyshevBlock(width, graphs, terms, hidden=hidden) for _ in range(layers)]
         else:
             self.exponents = None
-            blocks = [ContinuousFilterBlock(width, **shape) for _ in range(layers)]
+            blocks = [ContinuousFilterBlock(width, hidden=hidden, has_jet_mean=has_jet_mean) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.attend = AttentionPool(width, pool_heads)
@@ -274,7 +306,7 @@ class KinematicNet(nn.Module):
             x: Features of the particles.
             points: Δη and Δφ in radians, in which neighbours are searched.
             mask: True where a particle is real.
-            vectors: px, py, pz and E in GeV, from which the edge weights are computed.
+            vectors: px, py, pz and E in GeV, from which the variables of pairs are computed.
             jet_features: Jet-level features.
             edges: The graph of `k` nearest neighbours in `points`, if it is known; otherwise all distances are
                 compared.
@@ -283,7 +315,7 @@ class KinematicNet(nn.Module):
             ValueError: The number of jet-level features is not that of the network.
         """
         if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
-            raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
+            raise ValueError(f"this network takes {self.jet_features} jet-level features")
         if edges is None:
             edges = edges_of(knn_adjacency(points, mask, self.k, periodic=(1,)))
         pairs = edge_kinematics(vectors, points, edges)
@@ -298,12 +330,20 @@ class KinematicNet(nn.Module):
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits from the edges and their variables, which `forward` gets from points and vectors."""
+        """Return the logits from the edges and their variables, which `forward` gets from points and vectors.
+
+        Args:
+            x: Features of the particles.
+            pairs: Output of `subquad.ops.edges.edge_kinematics`, not scaled.
+            edges: The graph.
+            mask: True where a particle is real.
+            jet_features: Jet-level features.
+        """
         x = self.embed(torch.where(mask[..., None], x, 0))
         if self.exponents is None:
             # both directions of a pair have the same variables
             pair = (edges.row < edges.column).nonzero()[:, 0]
-            of_edges = scaled_variables(pairs.index_select(0, pair)), pair, edges
+            of_edges = scaled_variables(pairs.index_select(0, pair)), pair, edges, mask
         else:
             with autocast_disabled(pairs.device.type):
                 of_edges = edge_laplacians(pairs @ self.exponents.T, edges), edges

@@ -61,6 +61,9 @@ def knn_adjacency(
         mask: True where a particle is real.
         k: Number of nearest neighbours of each particle; symmetrisation can add more.
         periodic: Which of the D coordinates are angles, compared modulo $2\pi$.
+
+    Raises:
+        ValueError: `k` is less than 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

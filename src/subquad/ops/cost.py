@@ -24,6 +24,8 @@ __all__ = [
     "longconv_fft",
     "longconv_frozen",
     "longconv_toeplitz",
+    "pair_means",
+    "pair_means_direct",
     "s4d_kernel",
     "s4d_kernel_direct",
     "s4d_scan",
@@ -217,6 +219,20 @@ def chebyshev_rows(*, B: int, P: int, E: int, C: int, O: int, K: int, itemsize: 
     return Cost(
         operations=2 * B * P * C * O * K + hops * 2 * B * P * E * min(C, O),
         bytes=itemsize * (B * P * (C + O) + K * C * O + B * P * E + K * B * P * min(C, O)) + 8 * B * P * E,
+    )
+
+
+def pair_means_direct(*, B: int, P: int, C: int, itemsize: int = 4) -> Cost:
+    """Return the cost of the means over pairs by their definition, with weights of all pairs."""
+    return Cost(operations=3 * B * P * P * C, bytes=itemsize * (2 * B * P * C + B * P * P * (C + 1)))
+
+
+def pair_means(*, B: int, P: int, E: int, C: int, itemsize: int = 4) -> Cost:
+    """Return the cost of the means over E neighbours of each particle: linear in P."""
+    return Cost(
+        operations=2 * B * P * E * C + B * P * C,
+        # one weight for both directions of a pair, and two indices
+        bytes=itemsize * (2 * B * P * C + B * P * E * C // 2) + 8 * B * P * E,
     )
 
 

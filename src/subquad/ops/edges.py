@@ -7,8 +7,8 @@ A graph has each of its pairs in both directions, and symmetric weights; $\tilde
 |-------------------------------------|---------------|---------|----------------------------------------|
 | `chebyshev_terms` on whole matrices | O(G P² h)     | O(G P²) | the definition; ONNX                   |
 | `chebyshev_edges`                   | O(G N h)      | O(G N)  | N is about 1.3 k P                     |
-
-`pair_means` is one hop whose weights are those of each channel, as in a continuous-filter convolution.
+| `pair_means_direct`                 | O(P² m)       | O(P² m) | the definition                         |
+| `pair_means`                        | O(N m)        | O(N m)  | a weight for each channel of each pair |
 
 Axes: B jets, P particles of a padded jet, R = B P rows of the table of all particles, N directed edges sorted by their
 first particle, G graphs, h channels of one graph, K terms; N/2 pairs, m channels.
@@ -35,6 +35,7 @@ __all__ = [
     "edge_laplacians",
     "edges_of",
     "pair_means",
+    "pair_means_direct",
     "rows_of",
 ]
 
@@ -204,6 +205,20 @@ class _Recurrence(torch.autograd.Function):
             for j, i, into in chunks:
                 torch.sum(one.index_select(0, j).mul_(two.index_select(0, i)), -1, out=into)
         return last, None, of_laplacians, None
+
+
+def pair_means_direct(
+    x: Float[Tensor, "B P m"], weights: Float[Tensor, "B P P m"], adjacency: Float[Tensor, "B P P"]
+) -> Float[Tensor, "B P m"]:
+    r"""Return $\frac{1}{|N(i)|} \sum_{j \in N(i)} w_{ij} \odot x_j$ from whole matrices: the definition.
+
+    Args:
+        x: Channels of the particles.
+        weights: Weights of all pairs.
+        adjacency: 1 where two particles are neighbours, else 0.
+    """
+    share = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
+    return torch.einsum("bij,bijm,bjm->bim", share, weights, x)
 
 
 def pair_means(

@@ -79,12 +79,16 @@ def explain(
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:
-        raise unknown("class", only, tagger.classes)
+        raise SubquadError(f"--class: {unknown('class', only, tagger.classes)}")
     paths = expand_files(files)
     note = training_note(run, tagger.config, paths, remedy="give files that it was not trained on")
     if note:
         say(f"Warning: {note}", quiet=quiet)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)
+    missing = _missing_classes(tagger, inputs)
+    if missing:
+        say(f"Warning: {missing}", quiet=quiet)
+        note = " ".join(filter(None, [note, missing]))
     target = None if only is None else tagger.classes.index(only)
     weight_text = _weight_text(inputs)
     if weight_text:
@@ -114,6 +118,18 @@ def explain(
 def _weight_text(inputs: JetDataset) -> str:
     """Return a sentence about the event weights of the jets; empty if all count the same."""
     return weight_note(inputs.weights.double().numpy(), "Jets") if inputs.layout.event_weights else ""
+
+
+def _missing_classes(tagger: TrainedTagger, inputs: JetDataset) -> str:
+    """Return a warning about classes of the tagger that no jet has; empty if there are none."""
+    present = set(inputs.labels.unique().tolist())
+    missing = [name for i, name in enumerate(tagger.classes) if i not in present]
+    if not missing:
+        return ""
+    return (
+        f"None of the {len(inputs):,} jets is {', '.join(missing)}, so the importances hold for the other classes "
+        "only. The first jets of each file are taken: increase --jets, or give files with jets of all classes."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ def fit(
 
     Returns:
         The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>` and `wins` with the
-        models `pcn` and `boosting`, the metrics in detail in `models`, and numbers of jets and seconds.
+        models `net` and `boosting`, the metrics in detail in `models`, and numbers of jets and seconds.
 
     Raises:
         SubquadError: Files or jets cannot be used, or the folder must not be written to.

@@ -60,7 +60,17 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
         elif has_collections or (datasets and not arrays):
             yield CollectionTable(path, datasets)
         else:
-            yield PaddedTable(path, arrays)
+            types = {name: dataset.dtype for name, dataset in datasets.items() if name not in arrays and dataset.shape}
+            yield PaddedTable(path, arrays, refused=_not_numbers(types))
+
+
+def _not_numbers(types: Mapping[str, np.dtype]) -> dict[str, str]:
+    """Return the names of arrays that do not hold real numbers, and the reasons."""
+    return {
+        name: f"it is of type {dtype}, which is not a real number"
+        for name, dtype in types.items()
+        if dtype.kind not in "biuf"
+    }
 
 
 def _check_filters(path: Path, datasets: Mapping[str, Any]) -> None:
@@ -92,7 +102,7 @@ def npz(path: Path) -> Iterator[ArrayTable]:
         SubquadError: An array is not a column of jets, or holds Python objects, which could run code when read.
     """
     with readable(path) as given, zipfile.ZipFile(given) as file, ExitStack() as stack:
-        arrays = {}
+        arrays, types = {}, {}
         for entry in file.namelist():
             name = entry.removesuffix(".npy")
             stream = stack.enter_context(file.open(entry))
@@ -103,12 +113,13 @@ def npz(path: Path) -> Iterator[ArrayTable]:
                 raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
             if is_fortran and len(shape) > 1:
                 raise SubquadError(f"{path}: array {name!r} is in Fortran order; save it with np.ascontiguousarray")
+            types[name] = dtype
             if shape and dtype.kind in "biuf":
                 arrays[name] = SequentialArray(shape, _reader(stream, shape, dtype))
         if is_energyflow(arrays):
             yield PaddedTable(path, momenta_and_types(path, arrays), layout="quark-gluon")
         else:
-            yield PaddedTable(path, arrays)
+            yield PaddedTable(path, arrays, refused=_not_numbers(types))
 
 
 def _reader(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[int], np.ndarray]:

@@ -257,13 +257,20 @@ class CardParser:
             if math.inf in (abs(center or 0), abs(scale or 0)):
                 self._error(f"{where}: {entry!r}: the numbers to subtract and to multiply by must be finite")
                 continue
+            limits = -5.0 if low is None else float(low), 5.0 if high is None else float(high)
+            if scale == 0 or limits[0] >= limits[1]:
+                reason = (
+                    "multiply is 0" if scale == 0 else f"clip_min {limits[0]:g} is not below clip_max {limits[1]:g}"
+                )
+                self._error(f"{where}: {entry!r}: {reason}, so that the variable would be constant; correct or omit it")
+                continue
             found.append(
                 Variable(
                     name=name,
                     center=None if center is None else float(center),
                     scale=1.0 if scale is None else float(scale),
-                    low=-5.0 if low is None else float(low),
-                    high=5.0 if high is None else float(high),
+                    low=limits[0],
+                    high=limits[1],
                     is_automatic=is_automatic,
                 )
             )

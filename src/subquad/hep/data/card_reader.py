@@ -19,7 +19,6 @@ from subquad.hep.data.columns import (
     ChunkErrors,
     check_energies,
     check_finite,
-    check_points,
     class_indices,
     column_of_numbers,
     jet_table,
@@ -27,14 +26,18 @@ from subquad.hep.data.columns import (
     particle_table,
 )
 from subquad.hep.data.expressions import Expression
-from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features
+from subquad.hep.data.features import jet_features, momentum_features
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import inspect_files, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
+from subquad.hep.data.momentum_checks import angles_from_momenta, check_points, check_units
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
 __all__ = ["CardReader"]
+
+MANY_NEGATIVE = 0.1
+"""Fraction of negative energies from which they are taken to be another quantity, such as a momentum."""
 
 
 class _CardColumns(Mapping[str, Any]):
@@ -79,6 +82,7 @@ class CardReader:
         self.has_labels, self.has_weights = needs_labels, needs_weights
         self.needs_labels = needs_labels
         self.not_numbers: Counter[str] = Counter()
+        self.infinite: Counter[str] = Counter()
         self.variation: Variation | None = None
 
     def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
@@ -209,8 +213,11 @@ class CardReader:
         self._replace_nan(table, names, lengths, errors)
         vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
         if vectors is not None:
-            check_energies(vectors[:, 3], lengths, errors)
-        if vectors is not None:
+            advice = "drop such jets"
+            if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
+                advice = f"pf_vectors must be px, py, pz and energy, and its fourth variable is {card.vectors[3].name}"
+            check_energies(vectors[:, 3], lengths, errors, advice=advice)
+            check_units(vectors, lengths, errors)
             angles = angles_from_momenta(vectors, lengths)
             if card.points:
                 points = [variable.name for variable in card.points]
@@ -228,7 +235,7 @@ class CardReader:
         )
 
     def _replace_nan(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, errors: ChunkErrors) -> None:
-        """Set NaN to 0 and count it; infinity is clipped later, or an error in unclipped columns."""
+        """Set NaN to 0, and count it and infinity, which is clipped later, or an error in unclipped columns."""
         is_clipped = {v.name for v in self.card.features if v.center is not None or v.is_automatic}
         jet = np.repeat(np.arange(len(lengths)), lengths)
         for i, name in enumerate(names):
@@ -238,6 +245,8 @@ class CardReader:
                 table[is_nan, i] = 0
             if is_infinite.any() and name not in is_clipped:
                 errors.add(jet_totals(jet, is_infinite, len(lengths)) > 0, f"{name} is infinite")
+            elif is_infinite.any():
+                self.infinite[name] += int(is_infinite.sum())
 
     def _jet_features(
         self, columns: _CardColumns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, errors: Any
@@ -345,7 +354,8 @@ def _file_magic(values: Mapping[str, float], source: Source) -> float:
 
 
 def _missing_branch(source: Source, name: str, place: str) -> str:
-    similar = difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
+    alike = [column for column in source.columns if column.lower() == name.lower()]
+    similar = alike or difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     refused = next((one for one in source.refused if name.startswith(one)), None)
     if refused is not None:

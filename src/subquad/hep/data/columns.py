@@ -13,9 +13,9 @@ from subquad.errors import require
 
 __all__ = [
     "ChunkErrors",
+    "add_particles",
     "check_energies",
     "check_finite",
-    "check_points",
     "class_indices",
     "column_of_numbers",
     "jet_table",
@@ -23,9 +23,6 @@ __all__ = [
     "normalized",
     "particle_table",
 ]
-
-MIN_PAIRS = 20
-"""Smallest number of pairs of particles from which the order of two angles is recognized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,53 +116,33 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
-    _add_particles(~np.isfinite(values), values, lengths, name, errors)
+    add_particles(~np.isfinite(values), values, lengths, name, errors)
 
 
-def check_energies(energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors) -> None:
-    """Add an error for jets with a negative energy among those of their particles [C]."""
-    _add_particles(energies < 0, energies, lengths, "the energy", errors)
-
-
-def check_points(
-    points: np.ndarray, angles: np.ndarray, lengths: np.ndarray, names: Sequence[str], errors: ChunkErrors
+def check_energies(
+    energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, advice: str = "drop such jets"
 ) -> None:
-    """Add an error if the points are Δφ and Δη rather than Δη and Δφ, of which only the second is compared modulo 2π.
-
-    Args:
-        points: [C, 2], coordinates by a data card.
-        angles: [C, 2], Δη and Δφ by the momenta.
-        lengths: [J].
-        names: Those of the points.
-        errors: Receives the error.
-    """
-    jet = np.repeat(np.arange(len(lengths)), lengths)
-    is_pair = jet[1:] == jet[:-1]
-    # distances of consecutive particles do not depend on the origin; signs may be flipped by that of the jet's η
-    own, true = (np.abs(np.diff(table.astype(np.float64), axis=0)[is_pair]) for table in (points, angles))
-    if len(own) < MIN_PAIRS:
-        return
-
-    def off(eta: np.ndarray, phi: np.ndarray) -> float:
-        turn = np.minimum(phi % (2 * np.pi), -phi % (2 * np.pi))
-        of_momenta = np.minimum(true[:, 1], 2 * np.pi - true[:, 1])
-        return float(np.median(np.abs(eta - true[:, 0]) + np.abs(turn - of_momenta)))
-
-    if off(own[:, 1], own[:, 0]) < 0.1 * off(own[:, 0], own[:, 1]):
-        errors.errors.append(
-            f"{errors.file}: pf_points: by the four-vectors, {names[0]} is Δφ and {names[1]} is Δη; write Δη first and "
-            f"Δφ second: {names[1]}, {names[0]}"
-        )
+    """Add an error for jets with a negative energy among those of their particles [C]."""
+    add_particles(energies < 0, energies, lengths, "the energy", errors, advice=advice)
 
 
-def _add_particles(is_bad: np.ndarray, values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
+def add_particles(
+    is_bad: np.ndarray,
+    values: np.ndarray,
+    lengths: np.ndarray,
+    name: str,
+    errors: ChunkErrors,
+    *,
+    advice: str = "drop such jets",
+) -> None:
+    """Add an error for jets with a particle where `is_bad` [C] is true, with its number and its value [C]."""
     if is_bad.any():
         jet = np.repeat(np.arange(len(lengths)), lengths)
         i = int(np.argmax(is_bad))
         particle = i - (np.cumsum(lengths) - lengths)[jet[i]]
         is_bad_jet = np.zeros(len(lengths), bool)
         is_bad_jet[jet[is_bad]] = True
-        errors.add(is_bad_jet, f"{name} of particle {particle} is {values[i]}")
+        errors.add(is_bad_jet, f"{name} of particle {particle} is {values[i]}", advice=advice)
 
 
 def _check_jets(values: np.ndarray, name: str, errors: ChunkErrors) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from subquad.hep.data.columns import jet_totals
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
+from subquad.hep.data.momentum_checks import angles_from_momenta
 
 __all__ = [
     "JETCLASS_FEATURES",
@@ -19,7 +20,6 @@ __all__ = [
     "STANDARDIZATION",
     "STANDARD_FEATURES",
     "TYPES",
-    "angles_from_momenta",
     "jet_features",
     "momentum_features",
     "particle_features",
@@ -160,19 +160,6 @@ def _shapes(pt: np.ndarray, dr: np.ndarray, lengths: np.ndarray) -> tuple[list[n
     e2 = total(pt * dr**2).clip(1e-6) / sum_pt
     shapes = [total(pt * dr) / sum_pt, np.sqrt(total(pt**2)) / sum_pt, np.log(e2)]
     return shapes, (_ranked(pt, first, 3) / sum_pt[:, None]).T
-
-
-def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
-
-    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
-
-    momenta = vectors[:, :3].astype(np.float64).T
-    eta, phi = eta_and_phi(*momenta)
-    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*map(_totals(lengths), momenta)))
-    turn = (phi - phi_of_jet + np.pi) % (2 * np.pi) - np.pi
-    return np.stack([eta - eta_of_jet, turn], axis=1).astype(np.float32)
 
 
 def momentum_features(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.columns import ChunkErrors, check_energies, class_indices, jet_table, particle_table
 from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
+from subquad.hep.data.momentum_checks import check_momenta
 from subquad.hep.data.variations import Variation, vary
 from subquad.progress import track
 
@@ -284,13 +285,18 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
             found.append(())
             continue
         if missing:
+            reasons = [f"{name} is not read, as {source.refused[name]}" for name in missing if name in source.refused]
+            advice = "give files in JetClass's layout, or describe another layout with --card"
             errors.append(
                 f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
-                "give files in JetClass's layout, or describe another layout with --card"
+                f"{'; '.join(reasons[:3]) or advice}"
             )
         labels = tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL))
         if needs_labels and not labels:
-            errors.append(f"{source.path}: {source.description} has no branch label_*, so its jets have no class")
+            errors.append(
+                f"{source.path}: {source.description} has no branch label_*, so its jets have no class; add a branch "
+                "label_<class> for each class, or describe the labels with --card"
+            )
         if needs_labels and labels and found and set(labels) != set(found[0]):
             differing = sorted(set(labels) ^ set(found[0]))
             errors.append(
@@ -350,6 +356,8 @@ def jets_of(
     """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
     particles, lengths = particle_table(columns, PARTICLES, errors)
     check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
+    observers = jet_table(columns, OBSERVERS, errors)
+    check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, OBSERVERS.index("jet_pt")], errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels = [LABEL + name for name in classes]
     # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter
@@ -357,7 +365,7 @@ def jets_of(
     return Jets(
         particles=particles[order],
         first=np.concatenate([[0], np.cumsum(lengths)]),
-        observers=jet_table(columns, OBSERVERS, errors),
+        observers=observers,
         labels=class_indices(columns, labels, errors, needs_labels=needs_labels)
         if labels
         else np.full(len(lengths), -1),

@@ -103,13 +103,17 @@ class PaddedTable:
         path: The file, for messages.
         arrays: The arrays by name.
         layout: Name of the public layout that the arrays were recognized as; see `public_layouts`.
+        refused: Names of arrays that cannot be columns, and the reasons.
     """
 
-    refused: Mapping[str, str] = {}
-    """Names of datasets that cannot be columns, and the reasons."""
-
-    def __init__(self, path: Path, arrays: Mapping[str, SequentialArray], layout: str = "") -> None:
-        self._path, self._arrays, self.layout = path, arrays, layout
+    def __init__(
+        self,
+        path: Path,
+        arrays: Mapping[str, SequentialArray],
+        layout: str = "",
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        self._path, self._arrays, self.layout, self.refused = path, arrays, layout, refused or {}
         self._mask = next((name for name in MASKS if name in arrays and len(arrays[name].shape) > 1), None)
         self._count = next((name for name in COUNTS if name in arrays and len(arrays[name].shape) == 1), None)
         has_vectors = "vectors" in arrays and len(arrays["vectors"].shape) == 3 and arrays["vectors"].shape[1] == 4

@@ -175,7 +175,9 @@ def write_store(folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetC
             marks = [np.zeros(0, np.int8), *(writer.add(chunk, name) for chunk in own)]
             parts.append(np.concatenate(marks))
             if not len(parts[0]):
-                raise SubquadError("the card's selection leaves no jet to fit on")
+                selection = layout.card.selection if layout.card is not None else None
+                given = f"{selection.place}: {selection.text!r}" if selection is not None else "the card"
+                raise SubquadError(f"{given} selects no jet to fit on; check its units, or give other files")
     parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks])
     # by Python, whose error says that the disk is full
     (folder / "parts").write_bytes(np.concatenate(parts).astype(np.int32).tobytes())

@@ -7,6 +7,7 @@ Soft-drop mass and N-subjettiness change by the ratio of what FastJet finds in t
 Axes: J jets, C particles of all jets, one jet after the other.
 """
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -68,11 +69,15 @@ def parse_variation(text: str, seed: int = 0) -> Variation:
     try:
         value = float(number)
     except ValueError:
-        raise SubquadError(f"--vary {text}: {number!r} is not a number; write it as {kind}=0.02") from None
-    limits = {"pt_scale": (0.0, np.inf), "pt_smear": (0.0, 1.0), "drop": (0.0, 1.0), "rotate": (-np.inf, np.inf)}
-    low, high = limits[kind]
-    if not low < value < high and not (kind != "pt_scale" and value == low):
-        raise SubquadError(f"--vary {text}: give a value from {low:g} to {high:g}")
+        example = "1.02" if kind == "pt_scale" else "0.02"
+        problem = f"{number!r} is not a number" if number else "has no value"
+        raise SubquadError(f"--vary {text}: {problem}; write it as {kind}={example}") from None
+    if not math.isfinite(value):
+        raise SubquadError(f"--vary {text}: give a finite number")
+    if kind == "pt_scale" and value <= 0:
+        raise SubquadError(f"--vary {text}: give a factor above 0, such as 1.02")
+    if kind in ("pt_smear", "drop") and not 0 <= value < 1:
+        raise SubquadError(f"--vary {text}: give a number from 0 to less than 1")
     return Variation(name=text, kind=kind, value=value, seed=seed)
 
 

@@ -168,7 +168,10 @@ class _Scorer:
     def predictions(self, files: Sequence[Path]) -> Predictions:
         """Return all predictions."""
         if not self.parts:
-            raise SubquadError(f"{files[0]} …: the data card of {self.tagger.path} selects no jet")
+            raise SubquadError(
+                f"{files[0]}{' …' * (len(files) > 1)}: the data card of {self.tagger.path} selects no jet; give other "
+                "files"
+            )
         return concatenated(self.parts)
 
 
@@ -178,7 +181,10 @@ def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], file
     if (own < 0).any():
         unknown_labels = np.unique(chunk.labels[own < 0]).tolist()
         names = ", ".join(chunk.classes[label] if chunk.classes else str(label) for label in unknown_labels)
-        raise SubquadError(f"{files[0]} …: jets of {names}, which the taggers do not know ({', '.join(classes)})")
+        raise SubquadError(
+            f"{files[0]}{' …' * (len(files) > 1)}: jets of {names}, which the taggers do not know "
+            f"({', '.join(classes)}); give --files with jets of these classes only"
+        )
     return np.array([classes.index(name) for name in tagger.classes])[own]
 
 

@@ -49,7 +49,7 @@ class Attribution:
     edges: Float[Tensor, "B P P"]
     """Symmetric; 0 where there is no edge."""
     weights: Float[Tensor, "B P P"]
-    """Edge weights, at most 1; for kinematic networks the mean over the graphs."""
+    """Edge weights, at most 1: the mean over weighted graphs; without them 1."""
 
 
 def input_means(batches: Sequence[Batch]) -> InputMeans:

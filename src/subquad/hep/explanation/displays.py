@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from subquad.hep.data.batches import collate
-from subquad.hep.data.features import angles_from_momenta
 from subquad.hep.data.layout import Layout
+from subquad.hep.data.momentum_checks import angles_from_momenta
 from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import Attribution, InputMeans, attribute
 from subquad.hep.plots.event_displays import PARTICLE_TYPES, JetDisplay

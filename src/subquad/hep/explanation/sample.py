@@ -41,7 +41,10 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
             if not quota:
                 break
     if not sum(len(chunk) for chunk in taken):
-        raise SubquadError(f"{files[0]} …: no jet of the classes of {tagger.path} ({', '.join(tagger.classes)})")
+        raise SubquadError(
+            f"{files[0]}{' …' * (len(files) > 1)}: no jet of the classes of {tagger.path} "
+            f"({', '.join(tagger.classes)}); give --files with such jets"
+        )
     if unknown_jets:
         say(f"skipped {unknown_jets:,} jets of classes that {tagger.path} does not know", quiet=quiet)
     dataset = tagger.dataset(_concatenated(taken))

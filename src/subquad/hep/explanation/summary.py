@@ -122,7 +122,7 @@ def fractions_by_class(values: np.ndarray | None, weights: Mapping[str, np.ndarr
     """Return the mean fraction of each pair variable by class and over all jets, with the number of jets.
 
     Args:
-        values: [J, G], each row with a sum of 1, or NaN for jets that are skipped; None if the network has no graphs.
+        values: [J, G], each row with a sum of 1, or NaN for jets that are skipped; None if the network has none.
         weights: [J] by class: event weights of its jets, 0 for the others.
     """
     if values is None:

@@ -25,6 +25,7 @@ __all__ = [
     "classification_metrics",
     "confusion",
     "discriminant",
+    "interval_around",
     "inverse",
     "normalized",
     "rejection",
@@ -47,7 +48,7 @@ METRICS = {
     "calibration_error": "calibration error",
     "calibration_error_unscaled": "calibration error, T = 1",
 }
-"""Metrics over all classes, and their names in tables."""
+"""Metrics over all classes, and their names in tables; all are between 0 and 1, unless event weights are negative."""
 
 CONFIDENCE = 0.6826894921370859
 """Coverage of one standard deviation of a normal distribution."""
@@ -99,7 +100,7 @@ def classification_metrics(
             "average_precision": _average_precision(probabilities, labels, weights),
         }.items():
             metrics[name] = value
-            intervals[name] = (max(0.0, value - error), min(1.0, value + error))
+            intervals[name] = interval_around(value, error)
     # of the most probable class before the division, whose logits were larger by this factor
     unscaled = 0.0
     if temperature is not None:
@@ -115,6 +116,11 @@ def classification_metrics(
         "intervals": intervals,
         "rejection": rejections(probabilities, labels, classes, background, weights=weights),
     }
+
+
+def interval_around(value: float, error: float) -> tuple[float, float]:
+    """Return value ± error, within 0 and 1 unless the value itself is not, as negative event weights allow."""
+    return max(min(0.0, value), value - error), min(max(1.0, value), value + error)
 
 
 def _sum(of: np.ndarray, weights: np.ndarray | None) -> float:
@@ -339,10 +345,14 @@ def rejections(
 
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return [C, C]: the fraction of the jets of the row's class that are assigned to the column's class."""
+    """Return [C, C]: the fraction of the jets of the row's class that are assigned to the column's class.
+
+    Rows of classes whose weights do not add up to more than 0 are 0, as those of classes without jets.
+    """
     classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(1)
-    return confusion_matrix(labels, predicted, labels=classes, sample_weight=weights, normalize="true")
+    counts = confusion_matrix(labels, probabilities.argmax(1), labels=classes, sample_weight=weights)
+    totals = counts.sum(1, keepdims=True)
+    return np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
 
 
 def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -358,7 +368,7 @@ def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         passes.
     """
     rejections = {
-        name: _around([training["rejection"][name]["value"] for training in trainings], has_limits=True)
+        name: _around([training["rejection"][name]["value"] for training in trainings], is_rejection=True)
         for name in trainings[0]["rejection"]
         if all(training["rejection"][name]["low"] is not None for training in trainings)
     }
@@ -370,16 +380,16 @@ def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"trainings": len(trainings), **metrics, "rejection": rejections}
 
 
-def _around(values: Sequence[float | None], *, has_limits: bool = False) -> dict[str, Any]:
+def _around(values: Sequence[float | None], *, is_rejection: bool = False) -> dict[str, Any]:
     known = [np.inf if value is None else value for value in values]
     is_known = bool(np.isfinite(known).all())
-    middle = float(np.median(known) if has_limits else np.mean(known))
+    middle = float(np.median(known) if is_rejection else np.mean(known))
     interval = {}
-    if len(known) > 1 and not has_limits:
+    if len(known) > 1 and not is_rejection:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * stats.sem(known))
         interval = {"interval": [middle - half, middle + half]}
     return {
-        "median" if has_limits else "mean": middle if np.isfinite(middle) else None,
+        "median" if is_rejection else "mean": middle if np.isfinite(middle) else None,
         "deviation": float(np.std(known, ddof=1)) if is_known and len(known) > 1 else None,
         "min": float(np.min(known)) if np.isfinite(np.min(known)) else None,
         "max": float(np.max(known)) if is_known else None,

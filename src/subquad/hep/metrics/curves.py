@@ -38,6 +38,9 @@ CUTS = (0.5, 0.1, 0.01)
 MIN_JETS = 10
 """Smallest number of jets in a bin or sample that is drawn."""
 
+MAX_BINS, JETS_PER_BIN = 8, 50
+"""Largest number of bins of pT, and the jets of the smallest class per bin."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -84,12 +87,12 @@ def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve
     return Curve(GRID, np.median(values, axis=0), values.min(0), values.max(0))
 
 
-def pt_edges(scored: Sequence[Predictions], *, most: int = 8, jets_per_bin: int = 50) -> np.ndarray:
+def pt_edges(scored: Sequence[Predictions]) -> np.ndarray:
     """Return bin edges of pT in GeV with about equally many jets per bin, which contain all jets."""
     pts = [one.pt for one in scored if one.pt is not None]
     pt = np.concatenate(pts)
     fewest = min(np.bincount(one.labels)[np.unique(one.labels)].min() for one in scored if one.pt is not None)
-    bins = int(np.clip(fewest // jets_per_bin, 1, most))
+    bins = int(np.clip(fewest // JETS_PER_BIN, 1, MAX_BINS))
     edges = np.unique(np.quantile(pt.astype(np.float64), np.linspace(0, 1, bins + 1)))
     if len(edges) < 2:
         return np.array([edges[0] - 0.5, edges[0] + 0.5])

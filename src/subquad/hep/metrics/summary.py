@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.hep.metrics.classification import METRICS, classification_metrics, spread
+from subquad.hep.metrics.classification import METRICS, classification_metrics, interval_around, spread
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd, mass_shapes
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.regression import regression_metrics, regression_summary
@@ -39,9 +39,9 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
             }
             for one in model.trainings
         ]
-        median = next(i for i, one in enumerate(model.trainings) if one is model.median_training)
+        of_median = next(i for i, one in enumerate(model.trainings) if one is model.median_training)
         found.append(
-            {"name": model.name, "spread": spread(trainings), "median_training": median, "trainings": trainings}
+            {"name": model.name, "spread": spread(trainings), "median_training": of_median, "trainings": trainings}
         )
     return found
 
@@ -143,11 +143,7 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
     shapes = _mass_shapes(model)
     errors = {name: uncertainty(model, name) for name in means if name in METRICS}
     rejections = {name: [entry["min"], entry["max"]] for name, entry in model["spread"]["rejection"].items()}
-    return {
-        name: [max(0.0, means[name] - error), min(1.0, means[name] + error)]
-        for name, error in errors.items()
-        if error is not None
-    } | {
+    return {name: list(interval_around(means[name], error)) for name, error in errors.items() if error is not None} | {
         "rejection": rejections,
         **{key: {name: [min(one), max(one)] for name, one in by.items()} for key, by in shapes.items()},
         **targets,

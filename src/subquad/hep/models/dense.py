@@ -1,6 +1,7 @@
-"""The dense form of a tagger, which can be exported: filters multiply by whole matrices instead of lists of edges.
+"""The dense form of a tagger, which can be exported: it compares all pairs, and filters multiply by whole matrices.
 
-ONNX has no sparse matrices. The dense form gives the same values with O(P²) instead of O(N) operations for N edges.
+ONNX has no sparse matrices. Continuous filters select the edges among all pairs. The dense form gives the same values
+with O(P²) instead of O(N) operations for N edges.
 
 Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes, T regression targets; inputs
 are [B, H, P] as in weaver.
@@ -129,7 +130,7 @@ class DenseTagger(nn.Module):
 def dense_kinematic(  # noqa: PLR0917
     net: KinematicNet, x: Tensor, points: Tensor, mask: Tensor, vectors: Tensor, jet_features: Tensor | None
 ) -> Tensor:
-    """Return the logits of a network by products of whole matrices; its arguments are those of the network."""
+    """Return the logits of a network from all pairs of particles; its arguments are those of the network."""
     adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
     pairs = pair_kinematics(vectors, points, mask)
     x = net.embed(torch.where(mask[..., None], x, 0))
@@ -147,7 +148,10 @@ def dense_kinematic(  # noqa: PLR0917
 def _continuous(  # noqa: PLR0917
     net: KinematicNet, x: Tensor, pairs: Tensor, adjacency: Tensor, mask: Tensor, jet_features: Tensor | None
 ) -> Tensor:
-    """Return the logits of a network with continuous filters; few pairs are edges, and ONNX can select them."""
+    """Return the logits of a network with continuous filters, which takes the place of `ContinuousFilterBlock.forward`.
+
+    Few pairs are edges, and ONNX can select them.
+    """
     jet, first, second = adjacency.triu(1).nonzero(as_tuple=True)
     variables = scaled_variables(pairs[jet, first, second])
     first, second = jet * x.shape[1] + first, jet * x.shape[1] + second
@@ -159,7 +163,7 @@ def _continuous(  # noqa: PLR0917
         sums = torch.zeros_like(values)
         for here, there in ((first, second), (second, first)):
             sums = sums.index_add(0, here, functions * values.index_select(0, there))
-        x = block.mix(x, y, sums.view(x.shape) / degree)
+        x = block.mix(x, y, sums.view(x.shape) / degree, mask)
     return net.pool(x, mask, jet_features)
 
 

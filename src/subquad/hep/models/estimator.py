@@ -1,4 +1,4 @@
-"""PCN as a scikit-learn classifier of jets in memory. As costly as `subquad.hep.fit`.
+"""Networks on graphs of particles as a scikit-learn classifier of jets in memory. As costly as `subquad.hep.fit`.
 
 Axes: J jets, C classes.
 """

@@ -12,15 +12,13 @@ from subquad.errors import SubquadError, flag_name, raise_errors
 from subquad.hep.data.card import Card, card_like
 from subquad.hep.data.layout import Layout, layout_of
 from subquad.hep.models.networks import Network
+from subquad.hep.models.presets import ARCHITECTURE
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.runs.folder import WEIGHTS
 from subquad.runs.storage import fingerprint
 
 __all__ = ["Origin", "origin_of"]
-
-ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
-"""Settings of the network that a fit may ask for."""
 
 
 @dataclass(frozen=True, kw_only=True)

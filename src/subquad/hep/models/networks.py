@@ -102,6 +102,7 @@ def _network(settings: NetSettings, layout: Layout, classes: int) -> Network:
                 jet_features=jet_features,
                 filter=settings.filter,
                 **shape,
+                has_jet_mean=settings.has_jet_mean,
                 graphs=settings.graphs,
                 feed=settings.feed,
                 pool_heads=settings.pool_heads,
@@ -128,7 +129,7 @@ def forward(net: nn.Module, batch: Batch) -> Float[Tensor, "B C"]:
 
 
 def outputs_of(net: nn.Module, batch: Batch) -> Float[Tensor, "B N"]:
-    """Return logits and targets of a batch; networks with weighted edges also get momenta and, if known, edges."""
+    """Return logits and targets of a batch; all networks but PCN also get the momenta."""
     vectors: dict[str, Any] = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
     return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, edges=batch.edges, **vectors)
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from subquad.errors import SubquadError
 from subquad.hep.fit_settings import FitSettings, NetSettings, ScheduleName
 
-__all__ = ["PRESETS", "Preset", "check_neighbours", "net_settings", "training_defaults"]
+__all__ = ["ARCHITECTURE", "PRESETS", "Preset", "check_neighbours", "net_settings", "training_defaults"]
 
+ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
+"""Settings of the network that a fit may ask for."""
 
 FINE_TUNING = 1 / 3
 """Default learning rate of fine-tuning, as a fraction of that of the preset."""
@@ -41,23 +43,32 @@ _PAPER = NetSettings(
     hidden=0,
     dropout=0.0,
 )
-_OWN = (
-    "Built on the particle Chebyshev network (arXiv:2309.08630) with jet-level features and attention pooling added; "
-    "not the published network."
-)
+_OWN = "Built on the particle Chebyshev network (arXiv:2309.08630) with {} added; not the published network."
 _AUTO = Preset(
-    net=NetSettings(kind="kinematic", filter="continuous", k=8),
+    net=NetSettings(kind="kinematic", filter="continuous", has_jet_mean=True, k=8),
     learning_rate=2e-3,
     schedule=("cosine", 0.05),
     ema_decay=0.998,
     batch_size=32,
-    origin="Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours, with attention pooling.",
+    origin=(
+        "Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours with the jet's mean in each "
+        "block (Deep Sets, arXiv:1703.06114), and attention pooling."
+    ),
 )
 
 PRESETS: dict[str, Preset] = {
     "auto": _AUTO,
-    "auto-chebyshev": replace(_AUTO, net=replace(_AUTO.net, filter="chebyshev", chebyshev_order=4), origin=_OWN),
-    "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0), origin=_OWN),
+    "auto-chebyshev": replace(
+        _AUTO,
+        net=replace(_AUTO.net, filter="chebyshev", has_jet_mean=False, chebyshev_order=4),
+        origin=_OWN.format("trained edge weights, feed-forward layers and attention pooling"),
+    ),
+    "standard": Preset(
+        net=NetSettings(),
+        learning_rate=3e-3,
+        schedule=("one_cycle", 0.0),
+        origin=_OWN.format("normalization, residual connections and maximum pooling"),
+    ),
     "epcn": Preset(
         net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0),
         origin="E-PCN as published: arXiv:2512.07420.",
@@ -65,11 +76,11 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(net=_PAPER, origin="The particle Chebyshev network as published: arXiv:2309.08630."),
     "paper-edges": Preset(
         net=replace(_PAPER, has_edges=True),
-        origin="The particle Chebyshev network with weighted edges, as published: arXiv:2309.08630.",
+        origin="The particle Chebyshev network with edge convolutions, as published: arXiv:2309.08630.",
     ),
 }
-"""`auto`, `auto-chebyshev` and `standard`, ours; `paper` and `paper-edges` with inputs and graph as
-published, `epcn` with the graph."""
+"""`auto`, `auto-chebyshev` and `standard`, ours; `paper` and `paper-edges` with inputs and graph as published, `epcn`
+with the graph."""
 
 
 def net_settings(settings: FitSettings) -> NetSettings:
@@ -78,7 +89,7 @@ def net_settings(settings: FitSettings) -> NetSettings:
     Raises:
         SubquadError: The preset does not support a change.
     """
-    given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph", "dropout")}
+    given = {name: getattr(settings, name) for name in ARCHITECTURE}
     base = PRESETS[settings.preset].net
     if settings.dropout and (base.kind == "epcn" or not base.hidden):
         raise SubquadError(f"--dropout is {settings.dropout}; the preset {settings.preset} has no dropout; omit it")

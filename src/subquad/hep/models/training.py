@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from subquad.errors import SubquadError
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import Decorrelation
@@ -105,6 +106,11 @@ def fit_network(
         result, epochs, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         logits = logits_and_targets(net, predict_outputs(net, validation, is_shared=True))[0]
+        if not torch.isfinite(logits).all():
+            raise SubquadError(
+                "the training diverged: the outputs of the network for the validation jets are not finite; use a "
+                f"--learning-rate below {rate:g}, or check the units of the inputs"
+            )
         temperature = fit_temperature(logits, validation.labels, event_weights)
     divide_logits(net.head, temperature, targets=len(targets))
     return FittedNetwork(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
+from subquad.hep.metrics.summary import uncertainty
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.plots.figures import (
     calibration_figure,
@@ -47,8 +48,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
     accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
     jets, accuracy = metrics["jets"]["test"], accuracies["net"]
-    effective = metrics["models"][0]["trainings"][0].get("effective_jets", {"all": jets})["all"]
-    error = (max(0.0, accuracy * (1 - accuracy)) / max(effective, 1)) ** 0.5
+    error = uncertainty(metrics["models"][0], "accuracy") or 0.0
     text = f"The tagger reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
     if "boosting" not in accuracies:
         return text
@@ -83,7 +83,7 @@ def sections_of(
     """
     classes, background = config["classes"], config["background"]
     predictions = predictions_of_run(scores, MODELS, source="test jets")
-    pcn = predictions[0]
+    net = predictions[0]
     return [
         Section(
             "Metrics",
@@ -91,7 +91,7 @@ def sections_of(
                 *metrics.get("notes", ()),
                 comparison_table(metrics),
                 picture(
-                    roc_figure(pcn, classes, background),
+                    roc_figure(net, classes, background),
                     f"ROC curves: rejection of {background} against the efficiency of each signal; higher is better. "
                     "A curve begins where the first background jet passes.",
                 ),
@@ -102,11 +102,11 @@ def sections_of(
             "Scores",
             [
                 picture(
-                    confusion_figure(pcn, classes),
+                    confusion_figure(net, classes),
                     "Confusion matrix: predicted class of the jets of each true class, in per cent.",
                 ),
                 picture(
-                    scores_figure(pcn, classes, background),
+                    scores_figure(net, classes, background),
                     f"Score of each signal against {background}, for jets of the signal and of {background}.",
                 ),
                 picture(
@@ -118,8 +118,8 @@ def sections_of(
                 "sculpting.",
             ],
         ),
-        *_target_sections(metrics, pcn, classes),
-        Section("Jets", [_split_text(metrics, config), picture(observers_figure(pcn, classes), _OBSERVERS)]),
+        *_target_sections(metrics, net, classes),
+        Section("Jets", [_split_text(metrics, config), picture(observers_figure(net, classes), _OBSERVERS)]),
         Section(
             "Training",
             [

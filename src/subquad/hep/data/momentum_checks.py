@@ -1,0 +1,136 @@
+"""Checks of momenta and angles, whose wrong units or order no single value shows; errors name the file.
+
+Axes: J jets, C particles of all jets.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from subquad.hep.data.columns import ChunkErrors, add_particles, jet_totals
+
+__all__ = ["angles_from_momenta", "check_momenta", "check_points", "check_units"]
+
+MIN_PAIRS = 20
+"""Smallest number of pairs of particles from which the order of two angles is recognized."""
+MAX_PAIRS = 20_000
+"""Number of particles from which it is recognized; more would take longer."""
+MAX_JET_PT = 50_000.0
+"""Largest median transverse momentum in GeV; at any collider, larger numbers are MeV."""
+MAX_RATIO = 100.0
+"""Largest median ratio of the transverse momenta of jet and particles, or its inverse, in equal units."""
+
+
+def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
+
+    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
+
+    momenta = vectors[:, :3].astype(np.float64).T
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    of_jets = [jet_totals(jet, component, len(lengths)) for component in momenta]
+    eta, phi = eta_and_phi(*momenta)
+    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*of_jets))
+    turn = (phi - phi_of_jet + np.pi) % (2 * np.pi) - np.pi
+    return np.stack([eta - eta_of_jet, turn], axis=1).astype(np.float32)
+
+
+def check_momenta(
+    vectors: np.ndarray, angles: np.ndarray, lengths: np.ndarray, jet_pt: np.ndarray, errors: ChunkErrors
+) -> None:
+    """Add errors if momenta or angles in JetClass's branches have other units or another order than they must have.
+
+    Args:
+        vectors: [C, 4], px, py, pz and energy.
+        angles: [C, 2], the branches part_deta and part_dphi.
+        lengths: [J].
+        jet_pt: [J].
+        errors: Receives the errors.
+    """
+    check_units(vectors, lengths, errors, jet_pt=jet_pt)
+    is_bad = np.abs(angles[:, 1]) > np.pi * (1 + 1e-3)
+    if is_bad.any():
+        add_particles(is_bad, angles[:, 1], lengths, "part_dphi", errors, advice="give Δφ in radians, from -π to π")
+        return
+    first = lengths[np.cumsum(lengths) <= MAX_PAIRS]
+    own, vectors = angles[: first.sum()], vectors[: first.sum()]
+    advice = "exchange these branches"
+    names = ("part_deta", "part_dphi")
+    check_points(own, angles_from_momenta(vectors, first), first, names, errors, advice=advice)
+
+
+def check_units(
+    vectors: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, jet_pt: np.ndarray | None = None
+) -> None:
+    """Add an error if momenta are in MeV, or those of jets and particles in different units.
+
+    Args:
+        vectors: [C, 4], px, py, pz and energy.
+        lengths: [J].
+        errors: Receives the error.
+        jet_pt: [J], transverse momenta of the jets by the file; None if there are none.
+    """
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    px, py = (jet_totals(jet, component, len(lengths)) for component in vectors[:, :2].T)
+    pt = np.hypot(px, py)
+    if not (pt > 0).any():
+        return
+    middle = float(np.median(pt[pt > 0]))
+    if middle > MAX_JET_PT:
+        errors.errors.append(
+            f"{errors.file}: the transverse momentum of the jets, the sum of their particles, has a median of "
+            f"{middle:.3g} GeV, which no collider reaches; momenta must be in GeV, so divide MeV by 1000"
+        )
+    known = np.zeros(len(pt), bool) if jet_pt is None else (pt > 0) & (jet_pt > 0)
+    if jet_pt is None or not known.any():
+        return
+    ratio = float(np.median(jet_pt[known] / pt[known]))
+    if not 1 / MAX_RATIO < ratio < MAX_RATIO:
+        errors.errors.append(
+            f"{errors.file}: jet_pt is {ratio:.3g} times the transverse momentum of the sum of the particles (median "
+            "of the jets); give both in GeV"
+        )
+
+
+def check_points(
+    points: np.ndarray,
+    angles: np.ndarray,
+    lengths: np.ndarray,
+    names: Sequence[str],
+    errors: ChunkErrors,
+    *,
+    advice: str = "",
+) -> None:
+    """Add an error if the points are not Δη and Δφ, of which only the second is compared modulo 2π, but Δφ and Δη.
+
+    Δφ in degrees is an error, too.
+
+    Args:
+        points: [C, 2], coordinates by a data card or in the branches.
+        angles: [C, 2], Δη and Δφ by the momenta.
+        lengths: [J].
+        names: Those of the points.
+        errors: Receives the error.
+        advice: What to do about branches; empty for the points of a data card.
+    """
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    is_pair = jet[1:] == jet[:-1]
+    # distances of consecutive particles do not depend on the origin; signs may be flipped by that of the jet's η
+    own, true = (np.abs(np.diff(table.astype(np.float64), axis=0)[is_pair]) for table in (points, angles))
+    if len(own) < MIN_PAIRS:
+        return
+
+    def off(eta: np.ndarray, phi: np.ndarray) -> float:
+        turn = np.minimum(phi % (2 * np.pi), -phi % (2 * np.pi))
+        of_momenta = np.minimum(true[:, 1], 2 * np.pi - true[:, 1])
+        return float(np.median(np.abs(eta - true[:, 0]) + np.abs(turn - of_momenta)))
+
+    place = f"{errors.file}: " if advice else f"{errors.file}: pf_points: "
+    if off(own[:, 1], own[:, 0]) < 0.1 * off(own[:, 0], own[:, 1]):
+        advice = advice or f"write Δη first and Δφ second: {names[1]}, {names[0]}"
+        errors.errors.append(f"{place}by the four-vectors, {names[0]} is Δφ and {names[1]} is Δη; {advice}")
+    elif off(own[:, 0], np.radians(own[:, 1])) < 0.1 * off(own[:, 0], own[:, 1]):
+        errors.errors.append(
+            f"{place}by the four-vectors, {names[1]} is in degrees; give radians, such as np.deg2rad({names[1]})"
+        )
