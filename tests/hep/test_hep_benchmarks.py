@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from subquad.hep import FitSettings, fit
@@ -18,9 +19,9 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUB
 pytestmark = pytest.mark.slow
 
 
-def run(name, *arguments):
+def run(name, *arguments, **environment):
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **environment}, check=False)
 
 
 def result_of(done):
@@ -63,6 +64,23 @@ def test_baselines_take_the_inputs_of_our_networks(tmp_path, inputs):
     models = result_of(run("hep_baselines", *arguments))["models"]
     assert models.keys() == {"auto", "auto-no-graph", "boosting-tuned", "particlenet", "part"}
     assert all(0 < found["top-1"]["mean"] < 1 for found in models.values())
+
+
+@pytest.mark.slow
+def test_samples_are_cross_validated_beside_boosting(tmp_path):
+    (tmp_path / "hep" / "real").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    eta, phi = random.normal(0, 0.2, (2, 120, 6))
+    pt = random.exponential(100, (120, 6)) + 1
+    vectors = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], 1)
+    arrays = {"vectors": vectors, "mask": np.ones((120, 1, 6)), "labels": np.arange(120) % 2}
+    np.savez(tmp_path / "hep" / "real" / "quark_gluon.npz", **arrays)
+    arguments = ["--out", tmp_path / "folds", "--epochs", "1", "--presets", "standard", "--samples", "quark_gluon"]
+    done = run("hep_folds", *arguments, SUBQUAD_DATA=str(tmp_path))
+    models = result_of(done)["samples"]["quark_gluon"]
+    assert models.keys() == {"standard", "boosting"}
+    assert models["boosting"]["accuracy_above_boosting"]["mean"] == 0
+    assert result_of(run("hep_folds", *arguments, SUBQUAD_DATA=str(tmp_path)))["samples"]["quark_gluon"] == models
 
 
 @pytest.mark.slow
