@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,12 +11,19 @@ from subquad.cli import main
 from subquad.errors import MissingExtra, SubquadError
 from subquad.hep import FitSettings, PCNTagger, fit, read
 from subquad.hep.commands import fit as fit_command
-from subquad.hep.models.presets import net_settings, training_defaults
+from subquad.hep.data.public_layouts import LAYOUTS
+from subquad.hep.fit_settings import LayoutName, PresetName
+from subquad.hep.models.presets import PRESETS, net_settings, training_defaults
 from subquad.hep.plots.figures import range_test_figure
 from subquad.train import events
 from subquad.train.range_test import range_test
 
 SHORT = FitSettings(preset="standard", epochs=2, batch_size=32, no_boosting=True)
+
+
+def test_each_name_that_a_flag_takes_exists():
+    assert set(get_args(PresetName)) == PRESETS.keys()
+    assert set(get_args(LayoutName)) == LAYOUTS.keys()
 
 
 def test_the_preset_decides_what_is_not_given():
