@@ -13,10 +13,11 @@ ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_D
 here. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among
 six settings on the validation jets.
 
-Variants of `auto-chebyshev`, as presets, show what its filter is worth: `auto-no-graph` without neighbours (Chebyshev
-order 1; with five blocks it has as many weights), `auto-neighbour-mean` with one mean over the neighbours, all alike,
-in place of the filter, `auto-unit-weights` with the filter on such a graph, and others with one setting changed. `auto`
-has continuous-filter convolutions in its place.
+Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-plain-mean` with the mean of the
+neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, `auto-no-jet-mean`, and with
+neither neighbours nor the jet's mean `auto-no-neighbours-no-jet-mean`. Of `auto-chebyshev`: `chebyshev-no-graph`
+(Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean over the neighbours
+in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the

@@ -1,11 +1,11 @@
-"""The networks of `hep_baselines.py`: our presets, variants of `auto-chebyshev`, and weaver-core's networks."""
+"""The networks of `hep_baselines.py`: our presets, variants of them, and weaver-core's networks."""
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_
 from subquad.hep.data.jets import PARTICLES, Jets
 from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
+from subquad.hep.fit_settings import PresetName
 from subquad.hep.models.networks import build_network, forward, predict_logits
 from subquad.hep.models.presets import PRESETS, net_settings
 from subquad.hep.settings import FitSettings
@@ -25,19 +26,6 @@ from subquad.train.bucketing import batches_by_length, bucketed_batches
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import parameter_groups, schedule
 
-VARIANTS = {
-    "auto-no-graph": {"chebyshev_order": 1},
-    "auto-no-graph-5-blocks": {"chebyshev_order": 1, "layers": 5},
-    "auto-neighbour-mean": {"chebyshev_order": 2},
-    "auto-unit-weights": {},
-    "auto-2-terms": {"chebyshev_order": 2},
-    "auto-8-terms": {"chebyshev_order": 8},
-    "auto-16-neighbours": {"k": 16},
-    "auto-wide": {"width": 128, "layers": 4},
-}
-"""Settings of `fit` by which a variant differs from `auto-chebyshev`."""
-UNIT_WEIGHTS = ("auto-neighbour-mean", "auto-unit-weights")
-"""Variants all of whose edges have the weight 1: the exponents are 0 and not trained."""
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 WIDTHS = {"particlenet": 256, "part": 128}
 """What a network has pooled, before its head."""
@@ -48,6 +36,58 @@ LEAST = 17
 
 # JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
 COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A network that differs in one respect from that of a preset."""
+
+    of: PresetName
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `fit`."""
+    net: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the network that no flag has."""
+    change: Callable[[Any], None] = lambda net: None
+    """What is done to the new network."""
+
+
+def _with_unit_weights(net: Any) -> None:
+    """Give all edges the weight 1: the exponents are 0 and not trained."""
+    net.exponents.requires_grad_(False).zero_()
+
+
+def _with_constant_functions(value: float) -> Callable[[Any], None]:
+    """Give all pairs the same value in place of trained functions: 1 is a plain mean over the neighbours, 0 none.
+
+    The neighbours are still computed, so the time is that of `auto`.
+    """
+
+    def change(net: Any) -> None:
+        for block in net.blocks:
+            linear = block.functions[0].requires_grad_(False)
+            linear.weight.zero_()
+            linear.bias.fill_(value)
+
+    return change
+
+
+VARIANTS = {
+    "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
+    "auto-plain-mean": Variant(of="auto", change=_with_constant_functions(1.0)),
+    "auto-no-neighbours": Variant(of="auto", change=_with_constant_functions(0.0)),
+    "auto-no-neighbours-no-jet-mean": Variant(
+        of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(0.0)
+    ),
+    "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
+    "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),
+    "chebyshev-no-graph": Variant(of="auto-chebyshev", fit={"chebyshev_order": 1}),
+    "chebyshev-no-graph-5-blocks": Variant(of="auto-chebyshev", fit={"chebyshev_order": 1, "layers": 5}),
+    "chebyshev-plain-mean": Variant(of="auto-chebyshev", fit={"chebyshev_order": 2}, change=_with_unit_weights),
+    "chebyshev-unit-weights": Variant(of="auto-chebyshev", change=_with_unit_weights),
+    "chebyshev-2-terms": Variant(of="auto-chebyshev", fit={"chebyshev_order": 2}),
+    "chebyshev-8-terms": Variant(of="auto-chebyshev", fit={"chebyshev_order": 8}),
+}
+"""Controls of `auto` and `auto-chebyshev` by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +110,9 @@ class Model:
 
 
 def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
-    base = "auto-chebyshev" if name in VARIANTS else name
-    fit = FitSettings(preset=base, inputs=options.inputs, **VARIANTS.get(name, {}))
-    preset = replace(PRESETS[base], net=net_settings(fit))
+    variant = VARIANTS.get(name) or Variant(of=cast(PresetName, name))
+    fit = FitSettings(preset=variant.of, inputs=options.inputs, **variant.fit)
+    preset = replace(PRESETS[variant.of], net=replace(net_settings(fit), **variant.net))
     batch_size = options.batch_size or preset.batch_size
     layout = layout_of(preset.net)
     chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
@@ -80,8 +120,8 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     layout = fit_standardization(layout, preset.net, train.particles, train.jet_features)
     datasets = {part: dataset_of(chunk, layout) for part, chunk in chunks.items()}
     net = build_network(preset.net, layout, len(parts["train"].classes))
-    if name in UNIT_WEIGHTS:
-        net.exponents.requires_grad_(False).zero_()
+    with torch.no_grad():
+        variant.change(net)
     rows = torch.arange(len(train))
 
     shape, warmup = preset.schedule
