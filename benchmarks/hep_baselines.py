@@ -156,7 +156,7 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         torch.manual_seed(seed)
         is_ours = name in (*PRESETS, *VARIANTS)
         model = ours(name, parts, seed, options) if is_ours else baseline(name, parts, seed, options)
-        parameters = sum(p.numel() for p in model.net.parameters())
+        parameters = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
         if name != "published":
             training = trained(model, parts, options)
         begin = time.process_time()
@@ -216,7 +216,7 @@ def columns_of(result: dict[str, Any]) -> dict[str, float | None]:
     scores, training = result["scores"], result["training"]
     rejections = {f"R {name}": entry["value"] for name, entry in scores["rejection"].items()}
     return {
-        **{"top-1": scores["accuracy"], "AUC": scores["auc_ovo"], **rejections},
+        **{"top-1": scores["accuracy"], "AUC": scores["auc_ovo"], "AP": scores["average_precision"], **rejections},
         **{"epochs": training.get("epochs"), "training jets/s": training.get("jets_per_cpu_second")},
         **{"scoring jets/s": result["inference_jets_per_cpu_second"], "CPU s": training.get("cpu_seconds")},
         "parameters": result["parameters"],

@@ -31,8 +31,8 @@ __all__ = ["build_jets"]
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = (".root", ".h5", ".hdf5", ".parquet", ".npz")
-PRESETS = [("auto: the most accurate", "auto"), ("standard: faster", "standard"), ("paper: PCN as published", "paper"),
-           ("epcn: E-PCN as published", "epcn")]  # fmt: skip
+PRESETS = [("auto: the default", "auto"), ("standard: faster", "standard"), ("paper: PCN as published", "paper"),
+           ("epcn: after E-PCN", "epcn")]  # fmt: skip
 
 
 def build_jets(context: Context) -> list[tuple[Any, Any]]:

@@ -105,9 +105,9 @@ class FitSettings:
     """Settings of `subquad hep fit`: inputs, network and training."""
 
     preset: Model[PresetName] = "auto"
-    """Inputs, graph and size of the network: `auto`, the most accurate one; `auto-chebyshev`, the same with Chebyshev
-    filters on learned graphs and the same defaults; `standard`, PCN with standardized inputs; `epcn`, `paper` and
-    `paper-edges`, as published."""
+    """Inputs, graph and size of the network: `auto`, continuous-filter convolutions; `auto-chebyshev`, Chebyshev
+    filters on learned graphs in their place, without the jet's mean; `standard`, PCN with standardized inputs; `epcn`,
+    after E-PCN; `paper` and `paper-edges`, PCN as published."""
     from_: Model[Path | None] = None
     """Saved run to fine-tune: the fit starts from its weights, with its network and standardization. The jets need the
     same inputs; their classes may be others. Default: random weights."""

@@ -71,7 +71,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "epcn": Preset(
         net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0),
-        origin="E-PCN as published: arXiv:2512.07420.",
+        origin="E-PCN (arXiv:2512.07420), with the pair variables as edge weights and not their logarithms.",
     ),
     "paper": Preset(net=_PAPER, origin="The particle Chebyshev network as published: arXiv:2309.08630."),
     "paper-edges": Preset(
