@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.examples import examples
 
-from subquad.hep.data.nearest_particles import nearest_edges
+from subquad.hep.data.nearest_particles import ALL_DISTANCES, edges_by_tree, nearest_edges
 from subquad.ops.chebyshev import knn_adjacency
 from subquad.ops.edges import edges_of
 
@@ -30,5 +30,16 @@ def test_the_edges_of_a_tree_equal_those_of_all_distances(B, P, k, grid, seed):
         points = (points / grid).round() * grid
     points = points.masked_fill(~mask[..., None], torch.nan)
     expected = edges_of(knn_adjacency(points, mask, k, periodic=(1,)))
-    for found, own in zip(nearest_edges(points, mask, k), expected, strict=True):
+    for found, own in zip(edges_by_tree(points, mask, k), expected, strict=True):
         assert torch.equal(found, own)
+
+
+def test_the_edges_do_not_depend_on_the_padding_of_a_batch():
+    generator = torch.Generator().manual_seed(2)
+    points, mask = torch.randn(3, 20, 2, generator=generator), torch.ones(3, 20, dtype=torch.bool)
+    far = ALL_DISTANCES + 7 - 20
+    long = torch.nn.functional.pad(points, (0, 0, 0, far)), torch.nn.functional.pad(mask, (0, far))
+    short, padded = (nearest_edges(*jets, 5) for jets in ((points, mask), long))
+    for one, other in ((short.row, padded.row), (short.column, padded.column)):
+        assert torch.equal(one // 20, other // (20 + far))
+        assert torch.equal(one % 20, other % (20 + far))
