@@ -116,6 +116,16 @@ def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch(form):
     torch.testing.assert_close(form(u, k)[2:3], form(u[2:3], k))
 
 
+@pytest.mark.parametrize("T", [8, 300])
+def test_a_batch_without_sequences_has_no_output_and_zero_gradients(T):
+    u, k, reverse = torch.randn(0, 3, T), torch.randn(3, T).requires_grad_(), torch.randn(3, T).requires_grad_()
+    for kernels in ((k,), (k, reverse)):
+        y = longconv(u, *kernels)
+        assert y.shape == u.shape
+        for gradient in torch.autograd.grad(y.sum(), kernels):
+            assert not gradient.any()
+
+
 @pytest.mark.parametrize("T", [11, 131])
 @pytest.mark.parametrize("form", FORMS[1:])
 def test_only_the_asked_gradients_are_made(form, T):
