@@ -319,25 +319,22 @@ class KinematicNet(nn.Module):
         if edges is None:
             edges = edges_of(knn_adjacency(points, mask, self.k, periodic=(1,)))
         pairs = edge_kinematics(vectors, points, edges)
-        return self.classify(x, pairs, edges, mask, jet_features=jet_features)
+        return self.classify(self.filtered(x, pairs, edges, mask), mask, jet_features=jet_features)
 
-    def classify(
+    def filtered(
         self,
-        x: Float[Tensor, "B P H"],
+        x: Float[Tensor, "B P F"],
         pairs: Float[Tensor, "N 4"],
         edges: Edges,
         mask: Bool[Tensor, "B P"],
-        *,
-        jet_features: Float[Tensor, "B J"] | None = None,
-    ) -> Float[Tensor, "B C"]:
-        """Return the logits from the edges and their variables, which `forward` gets from points and vectors.
+    ) -> Float[Tensor, "B P H"]:
+        """Return the particles after the last block, from the edges and their variables.
 
         Args:
             x: Features of the particles.
             pairs: Output of `subquad.ops.edges.edge_kinematics`, not scaled.
             edges: The graph.
             mask: True where a particle is real.
-            jet_features: Jet-level features.
         """
         x = self.embed(torch.where(mask[..., None], x, 0))
         if self.exponents is None:
@@ -349,12 +346,16 @@ class KinematicNet(nn.Module):
                 of_edges = edge_laplacians(pairs @ self.exponents.T, edges), edges
         for block in self.blocks:
             x = block(x, *of_edges)
-        return self.pool(x, mask, jet_features)
+        return x
 
-    def pool(
-        self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"], jet_features: Float[Tensor, "B J"] | None
+    def classify(
+        self,
+        x: Float[Tensor, "B P H"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits from the particles after the last block."""
+        """Return the logits from the output of `filtered`."""
         x = self.norm(x)
         pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
         return self.head(torch.cat(pooled if jet_features is None else [*pooled, jet_features], dim=-1))

@@ -179,7 +179,8 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         logits = net.classify(activations, mask)
     else:
         activations, exponents = [], net.exponents
-        logits = net.classify(x, pairs[adjacency > 0], edges_of(adjacency), mask, jet_features=jet_features)
+        particles = net.filtered(x, pairs[adjacency > 0], edges_of(adjacency), mask)
+        logits = net.classify(particles, mask, jet_features=jet_features)
     if exponents is None:
         return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=[], weights=adjacency)
     weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.detach().to(pairs)).mean(1)

@@ -142,7 +142,7 @@ def dense_kinematic(  # noqa: PLR0917
         parts = block.split(x).transpose(1, 2)
         terms = chebyshev_terms(parts.flatten(0, 1), block.terms, laplacians.flatten(0, 1))
         x = block.mix(x, torch.stack(terms, dim=2).unflatten(0, parts.shape[:2]).transpose(1, 2))
-    return net.pool(x, mask, jet_features)
+    return net.classify(x, mask, jet_features=jet_features)
 
 
 def _continuous(  # noqa: PLR0917
@@ -164,7 +164,7 @@ def _continuous(  # noqa: PLR0917
         for here, there in ((first, second), (second, first)):
             sums = sums.index_add(0, here, functions * values.index_select(0, there))
         x = block.mix(x, y, sums.view(x.shape) / degree, mask)
-    return net.pool(x, mask, jet_features)
+    return net.classify(x, mask, jet_features=jet_features)
 
 
 def outputs_of_graph(tagger: TrainedTagger) -> Mapping[str, float | Tensor]:
