@@ -187,7 +187,7 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
     for given, message in (
         ({"background": "QCd"}, r"--background: no class 'QCd'; did you mean 'QCD'\?"),
         ({"background": "qcd", "card": cards["short"]}, r"--background: no class 'qcd'"),
-        ({"card": cards["bare"]}, "this preset weights edges by the momenta of the particles, and the card has no pf"),
+        ({"card": cards["bare"]}, "this preset needs the momenta of the particles, for variables of pairs, "),
         ({"k": 7, "card": cards["short"]}, "--k is 7; a jet has at most 7 particles, so give fewer neighbours"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
     ):

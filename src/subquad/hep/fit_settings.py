@@ -118,8 +118,8 @@ class FitSettings:
     others. A GPU needs larger batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
-    for `auto`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of these. A newly initialised
-    output layer is trained with ten times the rate of the other layers."""
+    for `auto` and `auto-chebyshev`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of
+    these. A newly initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -156,7 +156,8 @@ class FitSettings:
     """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper` and `paper-edges`
     the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
     features, such as the soft-drop mass and τ1 to τ4, and impact parameter significances of the particles. Default:
-    `particles+jet` for `auto` and `standard`. With --card, the particle features are those of the card."""
+    `particles+jet` for `auto`, `auto-chebyshev` and `standard`. With --card, the particle features are those of the
+    card."""
     k: Model[int | None] = None
     """Number of nearest neighbours of each particle. Default: that of the preset."""
     chebyshev_order: Model[int | None] = None
@@ -166,8 +167,8 @@ class FitSettings:
     layers: Model[int | None] = None
     """Number of layers that join neighbours. Default: that of the preset."""
     dropout: Model[float | None] = None
-    """Dropout rate in the head. Default: 0.1 for `auto` and `standard`, but 0 for `auto` with --inputs particles; the
-    published networks have no dropout."""
+    """Dropout rate in the head. Default: 0.1 for `auto`, `auto-chebyshev` and `standard`, but 0 for the first two
+    with --inputs particles; the published networks have no dropout."""
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
@@ -180,7 +181,7 @@ class FitSettings:
     """Optimizer: AdamW, RAdam with decoupled weight decay, or SGD with Nesterov momentum 0.9."""
     schedule: Training[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
-    cosine for `auto`, one cycle for `standard`, constant for the published networks."""
+    cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
     warmup_fraction: Training[float | None] = None
     """Fraction of the steps with linear warm-up. Default: 0.05 for `auto` and `auto-chebyshev`, 0 for the others."""
     patience: Training[int | None] = None

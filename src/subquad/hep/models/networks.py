@@ -55,7 +55,7 @@ def build_network(settings: NetSettings, layout: Layout, classes: int, *, target
         targets: Number of regression targets.
 
     Raises:
-        SubquadError: The network weights edges by momenta, and the layout has none.
+        SubquadError: The network takes variables of pairs from the momenta, and the layout has none.
     """
     net = _network(settings, layout, classes + targets)
     # read by `target_count`; the networks themselves know of outputs only
@@ -67,12 +67,12 @@ def check_momenta(settings: NetSettings, layout: Layout) -> None:
     """Check that a layout has the momenta that a network needs.
 
     Raises:
-        SubquadError: The network weights edges by momenta, and the layout has none.
+        SubquadError: The network takes variables of pairs from the momenta, and the layout has none.
     """
     if settings.kind != "pcn" and layout.vectors is None:
         raise SubquadError(
-            "this preset weights edges by the momenta of the particles, and the card has no pf_vectors; add them (px, "
-            "py, pz and energy), or use --preset standard"
+            "this preset needs the momenta of the particles, for variables of pairs, and the card has no pf_vectors; "
+            "add them (px, py, pz and energy), or use --preset standard"
         )
 
 
