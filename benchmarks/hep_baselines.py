@@ -14,8 +14,8 @@ here. `boosting` is scikit-learn's on our jet-level features, without a limit on
 six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-plain-mean` with the mean of the
-neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, `auto-no-jet-mean`, and with
-neither neighbours nor the jet's mean `auto-no-neighbours-no-jet-mean`. Of `auto-chebyshev`: `chebyshev-no-graph`
+neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, and `auto-jet-mean` and
+`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs. Of `auto-chebyshev`: `chebyshev-no-graph`
 (Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean over the neighbours
 in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with one setting changed.
 

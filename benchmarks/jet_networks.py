@@ -72,12 +72,10 @@ def _with_constant_functions(value: float) -> Callable[[Any], None]:
 
 
 VARIANTS = {
+    "auto-jet-mean": Variant(of="auto", net={"has_jet_mean": True}),
     "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
     "auto-plain-mean": Variant(of="auto", change=_with_constant_functions(1.0)),
     "auto-no-neighbours": Variant(of="auto", change=_with_constant_functions(0.0)),
-    "auto-no-neighbours-no-jet-mean": Variant(
-        of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(0.0)
-    ),
     "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
     "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),
     "chebyshev-no-graph": Variant(of="auto-chebyshev", fit={"chebyshev_order": 1}),

@@ -34,6 +34,8 @@ def test_the_preset_decides_what_is_not_given():
     assert net_settings(FitSettings(dropout=0.4)).dropout == 0.4
     assert net_settings(FitSettings()).dropout == 0.1
     assert net_settings(FitSettings(inputs="particles")).dropout == 0
+    assert net_settings(FitSettings()).has_jet_mean
+    assert not net_settings(FitSettings(inputs="particles")).has_jet_mean
     assert net_settings(FitSettings(inputs="particles", dropout=0.2)).dropout == 0.2
 
 

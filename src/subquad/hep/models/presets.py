@@ -102,9 +102,9 @@ def net_settings(settings: FitSettings) -> NetSettings:
     net = replace(base, **changes)
     if settings.inputs == "particles":
         net = replace(net, has_jet_features=False, features="jetclass" if net.features == "standard" else net.features)
-        # dropout helps with jet-level features, and costs accuracy and time without them
-        if net.kind == "kinematic" and settings.dropout is None:
-            net = replace(net, dropout=0.0)
+        # both cost accuracy without jet-level features
+        if net.kind == "kinematic":
+            net = replace(net, has_jet_mean=False, dropout=settings.dropout or 0.0)
     elif settings.inputs is not None:
         if net.kind == "epcn":
             raise SubquadError(
