@@ -15,9 +15,10 @@ six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-plain-mean` with the mean of the
 neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, and `auto-jet-mean` and
-`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs. Of `auto-chebyshev`: `chebyshev-no-graph`
-(Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean over the neighbours
-in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with one setting changed.
+`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs. Of `auto-chebyshev`:
+`chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean
+over the neighbours in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with
+one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
