@@ -1,4 +1,4 @@
-"""Taggers on samples of public data sets, by five-fold cross-validation beside gradient boosting: 25 minutes.
+"""Taggers on samples of public data sets, by five-fold cross-validation beside gradient boosting: 15 minutes.
 
     SUBQUAD_DATA=DATA python benchmarks/hep_folds.py --out folds
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--presets", nargs="+", default=["auto", "standard"], choices=PRESETS)
     parser.add_argument("--samples", nargs="+", default=SAMPLES, choices=SAMPLES)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
         raise SystemExit("set SUBQUAD_DATA to the folder with hep/real")
