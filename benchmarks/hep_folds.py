@@ -3,7 +3,7 @@
     SUBQUAD_DATA=DATA python benchmarks/hep_folds.py --out folds
 
 2,000 jets each of the top tagging and of the quark and gluon data set, in $SUBQUAD_DATA/hep/real: few, so a difference
-of two points is noise. Of the 1,600 jets of a fold a tenth chooses the epoch. All models have the momenta of the
+of a point can be noise. Of the 1,600 jets of a fold a tenth chooses the epoch. All models have the momenta of the
 particles; boosting and the networks also have jet-level features that are computed from them. The folds are the same
 for all models. One folder per network and fold is written into --out: the same command resumes.
 

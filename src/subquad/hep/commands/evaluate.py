@@ -78,8 +78,6 @@ def evaluate(
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)
     classes = compared.classes or external[0][1]
     of_first_run = next(iter(compared.configs.values()), {}).get("background")
-    if settings.background is not None and settings.background not in classes:
-        raise SubquadError(f"--background: {unknown('class', settings.background, classes)}")
     background = background_class(settings.background, classes, of_first_run)
     variations = [parse_variation(text, settings.seed) for text in settings.vary]
     varied: dict[str, list[ModelPredictions]] = {}

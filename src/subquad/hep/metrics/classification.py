@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
-from subquad.errors import unknown
+from subquad.errors import SubquadError, unknown
 from subquad.hep.metrics.weighting import weighted_fraction, weighted_mean
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
@@ -135,7 +135,7 @@ def background_class(given: str | None, classes: Sequence[str], default: str | N
         SubquadError: `given` is not a class.
     """
     if given is not None and given not in classes:
-        raise unknown("class", given, classes)
+        raise SubquadError(f"--background: {unknown('class', given, classes)}")
     return given or default or ("QCD" if "QCD" in classes else classes[0])
 
 
