@@ -25,8 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from subquad.ops.chebyshev import Rows
-from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, STRONGEST
-from subquad.ops.precision import autocast_disabled
+from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, SIGNS, STRONGEST
 
 __all__ = [
     "Edges",
@@ -84,10 +83,11 @@ def edge_kinematics(
     one, other = pt.index_select(0, row), pt.index_select(0, column)
     softer = torch.minimum(one, other).log()
     shared = softer - (one + other).log()
-    with autocast_disabled(vectors.device.type):
-        signed = vectors * vectors.new_tensor([-1, -1, -1, 1])
-        product = 2 * (signed.index_select(0, row) * vectors.index_select(0, column)).sum(-1)
-    mass = product.clamp(min=LEAST_MASS**2).log()
+    # 2 (E E' - p p') of collinear particles keeps few digits
+    product = torch.zeros_like(row, dtype=torch.double)
+    for sign, component in zip(SIGNS, vectors.T.double().contiguous(), strict=True):
+        product.addcmul_(component.index_select(0, row), component.index_select(0, column), value=2 * sign)
+    mass = product.clamp(min=LEAST_MASS**2).log().to(vectors.dtype)
     return torch.stack([angle, softer + angle, shared, mass], dim=-1)
 
 

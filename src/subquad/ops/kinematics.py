@@ -24,6 +24,8 @@ VARIABLES = ("ΔR", "kT", "z", "m²")
 
 # limits of the logarithms: angles below a calorimeter's resolution, energies below any particle's
 LEAST_ANGLE, LEAST_PT, LEAST_MASS = 1e-4, 1e-6, 1e-2
+# E E' - p p' as a sum of products of px, py, pz and E
+SIGNS = (-1, -1, -1, 1)
 # limits of the weights' logarithms: float32 can represent their exponentials and sums of them
 STRONGEST = 40
 
@@ -48,10 +50,11 @@ def pair_kinematics(
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
-    # 2 (E E' - p p') of collinear particles keeps few digits, so the order of the sum is that of `edge_kinematics`
-    px, py, pz, energy = (x[:, :, None] * x[:, None, :] for x in vectors.unbind(-1))
-    product = 2 * (energy - (px + py + pz))
-    mass = product.clamp(min=LEAST_MASS**2).log()
+    # 2 (E E' - p p') of collinear particles keeps few digits
+    exact = vectors.double()
+    with autocast_disabled(vectors.device.type):
+        product = 2 * (exact * exact.new_tensor(SIGNS)) @ exact.mT
+    mass = product.clamp(min=LEAST_MASS**2).log().to(vectors.dtype)
     # in memory the variables follow one another
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
 
