@@ -37,10 +37,13 @@ def main(model, source, out, tree="tree", batch_size=256):
     about = session.get_modelmeta().custom_metadata_map
     branches = json.loads(about["particle_branches"]) + json.loads(about["jet_branches"])
     names = [f"score_{name}" for name in json.loads(about["classes"])]
-    with uproot.open(source) as file, uproot.recreate(out) as target:
-        scores = target.mktree("Events", dict.fromkeys(names, "float32"))
-        for jets in file[tree].iterate(branches, step_size=batch_size):
-            scores.extend(dict(zip(names, score(session, jets).T, strict=True)))
+    with uproot.open(f"{source}:{tree}") as jets_of_file:
+        # fails here, before `out` is replaced, if a branch is missing
+        jets_of_file.arrays(branches, entry_stop=1)
+        with uproot.recreate(out) as target:
+            scores = target.mktree("Events", dict.fromkeys(names, "float32"))
+            for jets in jets_of_file.iterate(branches, step_size=batch_size):
+                scores.extend(dict(zip(names, score(session, jets).T, strict=True)))
 
 
 if __name__ == "__main__":

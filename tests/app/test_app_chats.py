@@ -1,6 +1,7 @@
 """A chat asks a softmax teacher and a linear student the same question, and shows their speed and memory."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
         Chats().start("user", tmp_path / "none", ChatSettings())
     assert Chats().find("user") is None
     assert chat_view(None).startswith('<p class="sq-hint">')
+
+
+def test_at_most_two_linearized_models_are_in_memory(tmp_path, monkeypatch):
+    chats, opened = Chats(), []
+
+    def models_of(folder):
+        opened.append(folder.name)
+        return linear_model(), byte_tokenizer(tmp_path)
+
+    monkeypatch.setattr("subquad.app.chats.load", models_of)
+    monkeypatch.setattr("subquad.app.chats.open_checkpoint", lambda path: (tiny_model("llama", vocab_size=283), None))
+    variants = [SimpleNamespace(role="teacher", path=tmp_path)]
+    monkeypatch.setattr("subquad.app.chats.models_to_evaluate", lambda folders: [SimpleNamespace(variants=variants)])
+    users = {"a": "one", "b": "two", "c": "one", "d": "three"}
+    made = {user: chats.start(user, tmp_path / name, ChatSettings()) for user, name in users.items()}
+    assert opened == ["one", "two", "three"]
+    assert made["a"].sides["student"].model is made["c"].sides["student"].model
+    # "one" was used after "two"
+    assert [user for user in users if chats.find(user)] == ["a", "c", "d"]
+    assert made["b"].stopped.is_set()
 
 
 def test_a_question_that_is_stopped_while_it_waits_is_not_answered(chat):

@@ -21,6 +21,8 @@ SIDES = {"teacher": "Softmax teacher", "student": "Linear student"}
 """The two models, and their names on the page."""
 MOST_CHATS = 8
 """Chats that are kept in memory; the oldest ones are forgotten."""
+MOST_PAIRS = 2
+"""Linearized models, each with its teacher, that are kept in memory."""
 TOKENS_PER_POINT = 4
 SECONDS_BETWEEN_VIEWS = 0.2
 
@@ -119,11 +121,11 @@ class Chat:
 
 
 class Chats:
-    """The chats of all users, and the pair of models that was opened last."""
+    """The chats of all users, and the models that they use."""
 
     def __init__(self) -> None:
         self._chats: OrderedDict[str, Chat] = OrderedDict()
-        self._models: tuple[Path, dict[str, Any]] | None = None
+        self._models: OrderedDict[Path, tuple[dict[str, Any], Any]] = OrderedDict()
         self._opening = threading.Lock()
         self.computing = threading.Lock()
         """Held while a chat computes."""
@@ -141,26 +143,30 @@ class Chats:
     def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
         """Open both models, unless they are open, and start a chat.
 
+        Of more than `MOST_PAIRS` linearized models, those whose chats began longest ago are closed with these chats.
+
         Raises:
             SubquadError: The folder holds no linearized model, or its teacher is not found.
         """
-        models, tokenizer = self._open(folder)
-        sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
-        chat = Chat(folder=folder, sides=sides)
-        self._chats[user] = chat
-        self._chats.move_to_end(user)
-        while len(self._chats) > MOST_CHATS:
-            self._chats.popitem(last=False)
+        self.forget(user)
+        with self._opening:
+            models, tokenizer = self._models.get(folder) or self._open(folder)
+            self._models[folder] = models, tokenizer
+            self._models.move_to_end(folder)
+            sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
+            self._chats[user] = chat = Chat(folder=folder, sides=sides)
+            while len(self._chats) > MOST_CHATS:
+                self.forget(next(iter(self._chats)))
         return chat
 
     def _open(self, folder: Path) -> tuple[dict[str, Any], Any]:
-        with self._opening:
-            if self._models is None or self._models[0] != folder:
-                # released first, so that at most two models are in memory
-                self._models = None
-                teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
-                student, tokenizer = load(folder)
-                softmax, _ = open_checkpoint(teacher.path)
-                models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
-                self._models = (folder, {"models": models, "tokenizer": tokenizer})
-            return self._models[1]["models"], self._models[1]["tokenizer"]
+        teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
+        # closed first, so that memory holds no more pairs than allowed
+        while len(self._models) >= MOST_PAIRS:
+            closed, _ = self._models.popitem(last=False)
+            for user in [user for user, chat in self._chats.items() if chat.folder == closed]:
+                self.forget(user)
+        student, tokenizer = load(folder)
+        softmax, _ = open_checkpoint(teacher.path)
+        models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
+        return models, tokenizer
