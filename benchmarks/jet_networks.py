@@ -20,11 +20,12 @@ from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
 from subquad.hep.fit_settings import PresetName
 from subquad.hep.models.networks import build_network, forward, predict_logits
-from subquad.hep.models.presets import PRESETS, net_settings
+from subquad.hep.models.presets import net_settings, training_defaults
+from subquad.hep.models.training import optimizer_of
 from subquad.hep.settings import FitSettings
 from subquad.train.bucketing import batches_by_length, bucketed_batches
 from subquad.train.ema import ExponentialMovingAverage
-from subquad.train.optim import parameter_groups, schedule
+from subquad.train.optim import schedule
 
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 WIDTHS = {"particlenet": 256, "part": 128}
@@ -110,7 +111,7 @@ class Model:
 def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
     variant = VARIANTS.get(name) or Variant(of=cast(PresetName, name))
     fit = FitSettings(preset=variant.of, inputs=options.inputs, **variant.fit)
-    preset = replace(PRESETS[variant.of], net=replace(net_settings(fit), **variant.net))
+    preset = replace(training_defaults(fit), net=replace(net_settings(fit), **variant.net))
     batch_size = options.batch_size or preset.batch_size
     layout = layout_of(preset.net)
     chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
@@ -123,13 +124,12 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     rows = torch.arange(len(train))
 
     shape, warmup = preset.schedule
-    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=fit.weight_decay)
     return Model(
         net=net,
         logits=lambda part, rows: forward(net, collate(datasets[part], rows)),
         predict=lambda part: predict_logits(net, datasets[part]),
         plan=lambda epoch: bucketed_batches(rows, train.lengths, batch_size, seed=seed, epoch=epoch),
-        optimizer=torch.optim.AdamW(groups, fused=True),
+        optimizer=optimizer_of(net, preset),
         rate=schedule(shape, warmup=warmup),
         clip=1.0,
         average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,

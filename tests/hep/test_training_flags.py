@@ -44,7 +44,7 @@ def test_values_that_cannot_work_are_refused():
         ({"dropout": 1.0}, "--dropout is 1.0; give a fraction from 0 to less than 1"),
         ({"warmup_fraction": -0.1}, "--warmup-fraction is -0.1"),
         ({"patience": 0}, "--patience must be at least 1, got 0"),
-        ({"optimizer": "ranger"}, "--optimizer must be one of adamw, radam, sgd, got 'ranger'"),
+        ({"optimizer": "ranger"}, "--optimizer must be one of muon, adamw, radam, sgd, got 'ranger'"),
         ({"schedule": "plateau"}, "--schedule must be one of constant, linear, cosine, one_cycle"),
         ({"learning_rate": "fast"}, "--learning-rate is 'fast'; give a number above 0, or auto"),
         ({"learning_rate": 0.0}, "--learning-rate is 0.0; give a value above 0, or auto"),
@@ -83,11 +83,11 @@ def test_a_range_test_finds_the_scale_of_a_problem_and_leaves_the_model_alone():
     assert range_test_figure(result.rates, result.losses, result.suggested).axes[0].get_xscale() == "log"
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "radam", "sgd"])
-def test_every_optimizer_fits_the_estimator(optimizer, jets, monkeypatch):
-
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "radam", "sgd"])
+def test_every_optimizer_fits_the_estimator(optimizer, jets):
     sample = read(jets)
-    model = PCNTagger(preset="standard", optimizer=optimizer, epochs=1, batch_size=47, width=8, random_state=0)
+    settings = {"epochs": 1, "batch_size": 47, "width": 32, "layers": 1, "k": 3}
+    model = PCNTagger(**settings, optimizer=optimizer, random_state=0)
     assert model.fit(sample, sample.class_names).validation_["loss"] > 0
 
 

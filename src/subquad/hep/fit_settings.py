@@ -31,7 +31,7 @@ PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "pap
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["adamw", "radam", "sgd"]
+Optimizer = Literal["muon", "adamw", "radam", "sgd"]
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
@@ -117,7 +117,7 @@ class FitSettings:
     """Batch size: jets per optimizer step and process. Default: 32 for `auto` and `auto-chebyshev`, 128 for the
     others. A GPU needs larger batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
-    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 2e-3
+    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
     for `auto` and `auto-chebyshev`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of
     these. A newly initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
@@ -177,8 +177,9 @@ class FitSettings:
     ema_decay: Training[float | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
     `auto` and `auto-chebyshev`, no average for the others."""
-    optimizer: Training[Optimizer] = "adamw"
-    """Optimizer: AdamW, RAdam with decoupled weight decay, or SGD with Nesterov momentum 0.9."""
+    optimizer: Training[Optimizer | None] = None
+    """Optimizer: Muon, with AdamW for all but the matrices of hidden layers; AdamW; RAdam with decoupled weight decay;
+    or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and `auto-chebyshev`, AdamW for the others."""
     schedule: Training[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
@@ -189,8 +190,9 @@ class FitSettings:
     all epochs."""
     tensorboard: Output[bool] = False
     """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
-    weight_decay: Training[float] = 0.01
-    """Weight decay; applied to weight matrices only."""
+    weight_decay: Training[float | None] = None
+    """Weight decay; applied to weight matrices only. Default: 0.05 for `auto` and `auto-chebyshev`, 0.01 for the
+    others."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1
@@ -220,7 +222,7 @@ class FitSettings:
             if not 0 < getattr(self, name) < math.inf:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a value above 0")
         validate_distinct(self, "target")
-        if not 0 <= self.weight_decay < math.inf:
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from subquad.errors import SubquadError
-from subquad.hep.fit_settings import FitSettings, NetSettings, ScheduleName
+from subquad.hep.fit_settings import FitSettings, NetSettings, Optimizer, ScheduleName
 
 __all__ = ["ARCHITECTURE", "PRESETS", "Preset", "check_neighbours", "net_settings", "training_defaults"]
 
@@ -21,10 +21,14 @@ class Preset:
     net: NetSettings
     origin: str
     """Where the network comes from, for the model card."""
+    optimizer: Optimizer = "adamw"
+    """Optimizer."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: tuple[ScheduleName, float] = ("constant", 0.0)
     """Learning rate schedule, and the fraction of the steps with linear warm-up."""
+    weight_decay: float = 0.01
+    """Weight decay of matrices."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights."""
     batch_size: int = 128
@@ -46,7 +50,9 @@ _PAPER = NetSettings(
 _OWN = "Built on the particle Chebyshev network (arXiv:2309.08630) with {} added; not the published network."
 _AUTO = Preset(
     net=NetSettings(kind="kinematic", filter="continuous", has_jet_mean=True, k=8),
-    learning_rate=2e-3,
+    optimizer="muon",
+    learning_rate=3e-3,
+    weight_decay=0.05,
     schedule=("cosine", 0.05),
     ema_decay=0.998,
     batch_size=32,
@@ -137,6 +143,8 @@ def training_defaults(settings: FitSettings) -> Preset:
     name, warmup = preset.schedule
     return replace(
         preset,
+        optimizer=settings.optimizer or preset.optimizer,
+        weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         # one that is to be found takes the place of the default
         learning_rate=settings.learning_rate if isinstance(settings.learning_rate, float | int) else default,
         schedule=(

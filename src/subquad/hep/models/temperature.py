@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-__all__ = ["divide_logits", "fit_temperature"]
+__all__ = ["divide_logits", "fit_temperature", "output_layer"]
 
 LIMITS = (0.05, 20.0)
 """Smallest and largest temperature; the likelihood of jets that are all classified correctly has no maximum."""
@@ -41,6 +41,13 @@ def fit_temperature(logits: Float[Tensor, "J C"], labels: Tensor, weights: np.nd
     return float(np.exp(found.x))
 
 
+def output_layer(head: nn.Module) -> nn.Linear:
+    """Return the last layer of a head."""
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    assert isinstance(last, nn.Linear)
+    return last
+
+
 @torch.no_grad()
 def divide_logits(head: nn.Module, temperature: float, *, targets: int = 0) -> None:
     """Divide the weights of the last layer of a head, and so its logits, by the temperature.
@@ -50,8 +57,7 @@ def divide_logits(head: nn.Module, temperature: float, *, targets: int = 0) -> N
         temperature: The temperature.
         targets: Number of its last outputs that are no logits.
     """
-    last = head[-1] if isinstance(head, nn.Sequential) else head
-    assert isinstance(last, nn.Linear)
+    last = output_layer(head)
     logits = slice(len(last.bias) - targets)
     last.weight[logits].div_(temperature)
     last.bias[logits].div_(temperature)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from subquad.hep.models.networks import (
     predict_outputs,
     using_threads,
 )
-from subquad.hep.models.presets import training_defaults
+from subquad.hep.models.presets import Preset, training_defaults
 from subquad.hep.models.targets import Targets
-from subquad.hep.models.temperature import divide_logits, fit_temperature
+from subquad.hep.models.temperature import divide_logits, fit_temperature, output_layer
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
@@ -33,11 +33,12 @@ from subquad.train.bucketing import bucketed_batches
 from subquad.train.distributed import broadcast_object, processes
 from subquad.train.events import event_writer
 from subquad.train.loop import Backward, train
+from subquad.train.muon import MuonAdamW, muon_groups
 from subquad.train.optim import parameter_groups, schedule
 from subquad.train.range_test import range_test
 from subquad.train.settings import LoopSettings, TrainingResult
 
-__all__ = ["RANGE_TEST", "FittedNetwork", "fit_network", "monitor_of"]
+__all__ = ["RANGE_TEST", "FittedNetwork", "fit_network", "monitor_of", "optimizer_of"]
 
 RANGE_TEST = "learning_rate.json"
 """File in the folder of a run with its learning-rate range test."""
@@ -167,19 +168,34 @@ class _Plan:
         """Return the optimizer of the network, or of a copy of it."""
         names = {name for name, parameter in self.net.named_parameters() if any(parameter is one for one in self.new)}
         net = self.net if net is None else net
-        groups: list[Any] = []
-        new = {id(parameter) for name, parameter in net.named_parameters() if name in names}
-        for group in parameter_groups(net, learning_rate=learning_rate, weight_decay=self.settings.weight_decay):
-            for is_new, rate in ((False, group["lr"]), (True, NEW_LAYER * group["lr"])):
-                own = [parameter for parameter in group["params"] if (id(parameter) in new) == is_new]
-                groups += [{**group, "params": own, "lr": rate}] if own else []
-        match self.settings.optimizer:
-            case "radam":
-                return torch.optim.RAdam(groups, decoupled_weight_decay=True)
-            case "sgd":
-                return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-        # one pass over the weights in place of a dozen
-        return torch.optim.AdamW(groups, fused=True)
+        new = [parameter for name, parameter in net.named_parameters() if name in names]
+        preset = replace(training_defaults(self.settings), learning_rate=learning_rate)
+        return optimizer_of(cast(Network, net), preset, new=new)
+
+
+def optimizer_of(net: Network, preset: Preset, *, new: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Return the optimizer of a network.
+
+    Args:
+        net: The network.
+        preset: Optimizer, learning rate and weight decay.
+        new: Parameters that learn `NEW_LAYER` times as fast.
+    """
+    groups: list[Any] = []
+    for group in parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=preset.weight_decay):
+        for is_new, rate in ((False, group["lr"]), (True, NEW_LAYER * group["lr"])):
+            own = [parameter for parameter in group["params"] if any(parameter is one for one in new) == is_new]
+            groups += [{**group, "params": own, "lr": rate}] if own else []
+    match preset.optimizer:
+        case "muon":
+            return MuonAdamW(muon_groups(groups, output_layer(net.head).weight))
+        case "radam":
+            return torch.optim.RAdam(groups, decoupled_weight_decay=True)
+        case "sgd":
+            return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+        case "adamw":
+            # one pass over the weights in place of a dozen
+            return torch.optim.AdamW(groups, fused=True)
 
 
 def monitor_of(settings: FitSettings, targets: Targets) -> str:

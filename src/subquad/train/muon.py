@@ -1,0 +1,113 @@
+"""Muon: momentum whose update of a matrix is orthogonalized, for hidden layers; AdamW for all other parameters.
+
+Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with the step size of
+arXiv:2502.16982.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["LEAST_SIDE", "MuonAdamW", "muon_groups", "orthogonalized"]
+
+LEAST_SIDE = 32
+"""Rows and columns that a matrix needs at least to be updated by Muon: smaller ones embed a few variables."""
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of a quintic iteration that moves all singular values towards 1; it stops between 0.7 and 1.2 and is fast."""
+ITERATIONS = 5
+UPDATE = 0.2
+"""Root mean square of an update's entries at learning rate 1, as that of AdamW's updates."""
+
+
+def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
+    """Return matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
+
+    Args:
+        matrices: N matrices; the cost is O(N R² C) for R ≤ C rows.
+    """
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    first, third, fifth = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if is_tall else x
+
+
+def muon_groups(groups: Iterable[dict[str, Any]], output: Tensor) -> list[dict[str, Any]]:
+    """Divide optimizer groups into those of hidden layers' matrices and the others, for `MuonAdamW`.
+
+    Args:
+        groups: Optimizer groups.
+        output: Weights of the output layer, which AdamW updates, as all matrices with a side below `LEAST_SIDE`.
+    """
+    divided = []
+    for group in groups:
+        for is_hidden in (False, True):
+            own = [p for p in group["params"] if (p is not output and _is_matrix(p)) == is_hidden]
+            divided += [{**group, "params": own, "is_hidden": is_hidden}] if own else []
+    return divided
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and min(parameter.shape) >= LEAST_SIDE
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of groups with `is_hidden`, and AdamW for all other groups.
+
+    `torch.optim.Muon` computes in bfloat16, for which most processors have no instructions: a step on a small network
+    then takes ten times as long as here. This class computes in float32, and matrices of one shape together.
+
+    Args:
+        groups: Output of `muon_groups`, with `lr` and `weight_decay`; one of them at least is not hidden.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.01, "is_hidden": False})
+        self._share()
+
+    def _share(self) -> None:
+        """Let AdamW work on the groups and the state of this optimizer."""
+        others = [group for group in self.param_groups if not group["is_hidden"]]
+        self._adamw = torch.optim.AdamW(others, fused=True)
+        self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update all parameters that have a gradient."""
+        if closure is not None:
+            raise ValueError("this optimizer takes no closure")
+        self._adamw.step()
+        for group in self.param_groups:
+            if not group["is_hidden"]:
+                continue
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike[matrix.shape].append(matrix)
+            for shape, matrices in alike.items():
+                updates = orthogonalized(torch.stack([self._momentum(matrix) for matrix in matrices]))
+                for matrix, update in zip(matrices, updates, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(update, alpha=-group["lr"] * UPDATE * max(shape) ** 0.5)
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        """Return Nesterov's momentum of a matrix with the present gradient."""
+        gradient, state = matrix.grad, self.state[matrix]
+        assert gradient is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(state["momentum"], MOMENTUM)
