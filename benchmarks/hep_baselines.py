@@ -15,7 +15,8 @@ six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-plain-mean` with the mean of the
 neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, and `auto-jet-mean` and
-`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs. Of `auto-chebyshev`:
+`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs; `auto-adamw` is trained by AdamW with
+the settings that were tuned for it. Of `auto-chebyshev`:
 `chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean
 over the neighbours in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with
 one setting changed.
@@ -23,10 +24,11 @@ one setting changed.
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
 training steps, including the preparation of batches, or a number of epochs. Ten validations outside the budget, on at
-most --most-validation jets, select the weights. The learning rate follows the used fraction of the budget: ours AdamW
-as in `subquad hep fit`, with its moving average of the weights; the baselines' Ranger, flat and then falling over the
-last 30 %, as published. Batches hold jets of similar length, padded to the longest of them; --arrange random gives the
-baselines batches of any jets, since batch normalization depends on the other jets of a batch.
+most --most-validation jets, select the weights. The learning rate follows the used fraction of the budget: ours with
+optimizer, moving average of the weights and clipped gradients of `subquad hep fit`; the baselines with Ranger, flat and
+then falling over the last 30 %, as published, or, as a control, all as `auto` (--baseline-training ours). Batches hold
+jets of similar length, padded to the longest of them; --arrange random gives the baselines batches of any jets, since
+batch normalization depends on the other jets of a batch.
 
 One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel.
 Prints a Markdown table with means and standard deviations over seeds; R is the background rejection at JetClass's
@@ -277,6 +279,11 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, help="of our networks; default: that of `fit`")
     parser.add_argument("--baseline-batch-size", type=int, default=64)
+    parser.add_argument(
+        "--baseline-training",
+        choices=["ours"],
+        help="optimizer, schedule, clipping and moving average of `auto` in place of the published recipe",
+    )
     parser.add_argument("--baseline-learning-rate", type=float, help=f"default: {LEARNING_RATES}")
     return parser.parse_args()
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from subquad.hep.data.batches import collate
 from subquad.hep.data.chunks import chunk_of
@@ -20,12 +21,14 @@ from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
 from subquad.hep.fit_settings import PresetName
 from subquad.hep.models.networks import build_network, forward, predict_logits
-from subquad.hep.models.presets import net_settings, training_defaults
+from subquad.hep.models.presets import PRESETS, Preset, net_settings, training_defaults
+from subquad.hep.models.temperature import output_layer
 from subquad.hep.models.training import optimizer_of
 from subquad.hep.settings import FitSettings
 from subquad.train.bucketing import batches_by_length, bucketed_batches
 from subquad.train.ema import ExponentialMovingAverage
-from subquad.train.optim import schedule
+from subquad.train.muon import MuonAdamW, muon_groups
+from subquad.train.optim import parameter_groups, schedule
 
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 WIDTHS = {"particlenet": 256, "part": 128}
@@ -77,6 +80,7 @@ VARIANTS = {
     "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
     "auto-plain-mean": Variant(of="auto", change=_with_constant_functions(1.0)),
     "auto-no-neighbours": Variant(of="auto", change=_with_constant_functions(0.0)),
+    "auto-adamw": Variant(of="auto", fit={"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01}),
     "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
     "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),
     "chebyshev-no-graph": Variant(of="auto-chebyshev", fit={"chebyshev_order": 1}),
@@ -122,18 +126,20 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     with torch.no_grad():
         variant.change(net)
     rows = torch.arange(len(train))
-
-    shape, warmup = preset.schedule
     return Model(
         net=net,
         logits=lambda part, rows: forward(net, collate(datasets[part], rows)),
         predict=lambda part: predict_logits(net, datasets[part]),
         plan=lambda epoch: bucketed_batches(rows, train.lengths, batch_size, seed=seed, epoch=epoch),
-        optimizer=optimizer_of(net, preset),
-        rate=schedule(shape, warmup=warmup),
-        clip=1.0,
-        average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,
+        **training_of_ours(net, preset, optimizer_of(net, preset)),
     )
+
+
+def training_of_ours(net: nn.Module, preset: Preset, optimizer: Optimizer) -> dict[str, Any]:
+    """Return optimizer, schedule, clipping and moving average of the weights as in `subquad hep fit`."""
+    shape, warmup = preset.schedule
+    average = ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None
+    return {"optimizer": optimizer, "rate": schedule(shape, warmup=warmup), "clip": 1.0, "average": average}
 
 
 @dataclass(frozen=True)
@@ -258,15 +264,13 @@ def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Nam
         return rows[torch.randperm(len(rows), generator=generator)].split(options.baseline_batch_size)
 
     learning_rate = options.baseline_learning_rate or LEARNING_RATES.get(name, 1e-3)
-    return Model(
-        net=net,
-        logits=logits,
-        predict=predict,
-        plan=plan,
-        optimizer=Ranger(net.parameters(), lr=learning_rate),
-        rate=flat_then_falling,
-        clip=None,
-    )
+    network = {"net": net, "logits": logits, "predict": predict, "plan": plan}
+    if options.baseline_training == "ours":
+        preset = PRESETS["auto"]
+        groups = parameter_groups(net, learning_rate=learning_rate, weight_decay=preset.weight_decay)
+        output = output_layer(cast(nn.Module, net.fc if head is None else head.net)).weight
+        return Model(**network, **training_of_ours(net, preset, MuonAdamW(muon_groups(groups, output))))
+    return Model(**network, optimizer=Ranger(net.parameters(), lr=learning_rate), rate=flat_then_falling, clip=None)
 
 
 def data_folder() -> Path:

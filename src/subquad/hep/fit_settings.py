@@ -118,8 +118,8 @@ class FitSettings:
     others. A GPU needs larger batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
-    for `auto` and `auto-chebyshev`, 3e-3 for `standard`, 1e-3 for the published networks; with --from a third of
-    these. A newly initialised output layer is trained with ten times the rate of the other layers."""
+    for `auto`, `auto-chebyshev` and `standard`, 1e-3 for the published networks; with --from a third of these. A newly
+    initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None

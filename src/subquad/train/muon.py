@@ -4,6 +4,7 @@ Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networ
 arXiv:2502.16982.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -56,7 +57,8 @@ def muon_groups(groups: Iterable[dict[str, Any]], output: Tensor) -> list[dict[s
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and min(parameter.shape) >= LEAST_SIDE
+    # of convolutions, those over one position
+    return parameter.ndim >= 2 and min(parameter.shape[:2]) >= LEAST_SIDE and math.prod(parameter.shape[2:]) == 1
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -98,10 +100,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for shape, matrices in alike.items():
-                updates = orthogonalized(torch.stack([self._momentum(matrix) for matrix in matrices]))
+                updates = orthogonalized(torch.stack([self._momentum(matrix).flatten(1) for matrix in matrices]))
                 for matrix, update in zip(matrices, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(update, alpha=-group["lr"] * UPDATE * max(shape) ** 0.5)
+                    matrix.add_(update.view(shape), alpha=-group["lr"] * UPDATE * max(shape) ** 0.5)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Return Nesterov's momentum of a matrix with the present gradient."""
