@@ -16,11 +16,17 @@ ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "release"
 IN_SDIST = (
-    "src/subquad/py.typed", "src/subquad/bio/data/examples/tdp43.csv.gz", "tests/conftest.py",
+    "src/subquad/py.typed", "src/subquad/bio/data/examples/tdp43.csv.gz",
+    "tests/conftest.py",
     "tests/laws/test_s4d.py", "docs/operators.md", "benchmarks/ops_sequence.py", "constraints/oldest.txt",
     "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "CITATION.cff",
 )  # fmt: skip
-IN_WHEEL = ("subquad/py.typed", "subquad/bio/data/examples/tdp43.csv.gz", "subquad/hep/data/examples/jets_small.root")
+IN_WHEEL = (
+    "subquad/py.typed",
+    "subquad/bio/data/examples/tdp43.csv.gz",
+    "subquad/hep/data/examples/jets_small.root",
+    "subquad/hep/data/examples/tagger/model.safetensors",
+)
 COMMANDS = (
     "--version",
     "--help",

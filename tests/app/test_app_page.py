@@ -12,6 +12,7 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from subquad.app import sequence_uses
+from subquad.app.jet_results import performance
 from subquad.app.jobs import JobRunner
 from subquad.app.language import _help_topics
 from subquad.app.page import build_page, look
@@ -22,6 +23,7 @@ from subquad.app.sequence_results import fit_progress, fit_result, predict_seque
 from subquad.app.sequences import _fit, _table
 from subquad.bio.data.examples import resolve_table
 from subquad.errors import SubquadError
+from subquad.runs.examples import run_folder
 
 NOTHING = {"target": [], "sequence": None, "group": None, "split_by": "random"}
 
@@ -112,6 +114,14 @@ def test_a_page_for_other_computers_opens_shared_folders_only(context, session, 
         run_of(context, session, None, "bio fit")
     shared = Context(workspace=context.workspace, runner=context.runner, shared=(tmp_path,), is_private=False)
     assert run_of(shared, session, str(tmp_path), "bio fit") == tmp_path
+
+
+def test_the_tagger_that_ships_with_the_package_is_offered(context, session):
+    folder = run_folder("example:tagger")
+    offered = Context(workspace=context.workspace, runner=context.runner, shared=(folder,), is_private=False)
+    assert runs_of(offered, session, "hep", "hep fit") == [("example:tagger", str(folder))]
+    assert runs_of(offered, session, "bio", "bio fit") == []
+    assert "rejection" in performance(folder, "Hbb").lower()
 
 
 def test_settings_that_cannot_work_are_refused_before_a_job_is_started(session):

@@ -11,6 +11,7 @@ import gradio as gr
 from subquad.app.panels import Context, Panel, session_of
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError, missing_extra
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import CONFIG, METRICS, stamp_of
 from subquad.runs.storage import read_json
 
@@ -47,8 +48,12 @@ def runs_of(context: Context, session: Session, field: str, kind: str) -> list[t
     labels = [
         (f"{job.record['title']}, {time.strftime('%d %b %H:%M', time.localtime(job.created))}", job) for job in jobs
     ]
+    examples = {run_folder(name): name for name in EXAMPLE_RUNS}
     shared = [path for path in context.shared if _kind(path) == field]
-    return [*((label, job.name) for label, job in labels), *((path.name, str(path)) for path in shared)]
+    return [
+        *((label, job.name) for label, job in labels),
+        *((examples.get(path, path.name), str(path)) for path in shared),
+    ]
 
 
 def _kind(path: Path) -> str | None:

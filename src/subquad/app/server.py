@@ -11,6 +11,7 @@ from typing import Any
 from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
 from subquad.errors import require
 from subquad.progress import say
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.listening import check_address, listen
 from subquad.runs.lock import lock_folder
 
@@ -95,7 +96,7 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     runner, ended = JobRunner(settings.max_jobs), threading.Event()
     # behind a proxy with a password, others use a page on loopback
     is_private = is_loopback(settings.host) and password is None
-    shared = [folder.resolve() for folder in settings.runs]
+    shared = [*(folder.resolve() for folder in settings.runs), *map(run_folder, EXAMPLE_RUNS)]
     context = Context(workspace=workspace, runner=runner, shared=shared, is_private=is_private)
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(inner, workspace)

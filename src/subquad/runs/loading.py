@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, stamp_of
 from subquad.runs.storage import read_json
 
@@ -23,7 +24,7 @@ def load_run(directory: Path | str) -> Any:
 
     Args:
         directory: Folder that `subquad bio fit`, `subquad llm linearize`, `subquad hep fit` or an estimator's `save`
-            wrote.
+            wrote, or one of `subquad.runs.examples.EXAMPLE_RUNS`.
 
     Returns:
         What the field's own `load` returns: a `subquad.bio.BioModel` or estimator, the pair of a transformers model
@@ -32,7 +33,7 @@ def load_run(directory: Path | str) -> Any:
     Raises:
         SubquadError: There is no such folder, or subquad did not write it.
     """
-    path = Path(directory)
+    path = run_folder(directory)
     if not (path / CONFIG).is_file():
         raise SubquadError(f"{path}: no {CONFIG} in it; give a folder that subquad wrote")
     kind = stamp_of(read_json(path / CONFIG), path).get("kind")

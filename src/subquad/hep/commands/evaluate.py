@@ -23,6 +23,7 @@ from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
 from subquad.hep.settings import EvaluateSettings, FitSettings
 from subquad.progress import say
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, REPORT, load_config
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import check_not_inside, plain, write_json
@@ -72,7 +73,7 @@ def evaluate(
     settings = settings or EvaluateSettings()
     check_not_inside(out, *list_files(runs), *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
-    compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
+    compared = _read_runs(list(dict.fromkeys(map(run_folder, list_files(runs)))))
     paths = _files_to_score(list_files(files), compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)

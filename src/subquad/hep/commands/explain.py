@@ -81,7 +81,7 @@ def explain(
     if only is not None and only not in tagger.classes:
         raise SubquadError(f"--class: {unknown('class', only, tagger.classes)}")
     paths = expand_files(files)
-    note = training_note(run, tagger.config, paths, remedy="give files that it was not trained on")
+    note = training_note(tagger.path, tagger.config, paths, remedy="give files that it was not trained on")
     if note:
         say(f"Warning: {note}", quiet=quiet)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)

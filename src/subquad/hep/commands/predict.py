@@ -53,7 +53,7 @@ def predict(
     out = check_output(as_file(out), force=force)
     if out.suffix != ".root":
         raise SubquadError(f"{out}: --out must end in .root")
-    note = training_note(run, tagger.config, paths, remedy="judge it by jets that it was not trained on")
+    note = training_note(tagger.path, tagger.config, paths, remedy="judge it by jets that it was not trained on")
     if note:
         say(f"Warning: {note}", quiet=quiet)
     tagger.net.to(processes().device)

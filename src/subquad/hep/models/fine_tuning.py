@@ -145,7 +145,7 @@ def origin_of(run: Path | str | None) -> Origin | None:
         tagger = TrainedTagger.load(run)
     except SubquadError as error:
         raise SubquadError(f"--from: {error}") from error
-    return Origin(tagger=tagger, fingerprint=fingerprint(Path(run) / WEIGHTS))
+    return Origin(tagger=tagger, fingerprint=fingerprint(tagger.path / WEIGHTS))
 
 
 def _difference(own: Sequence[str], given: Sequence[str]) -> str:

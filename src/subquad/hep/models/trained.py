@@ -18,6 +18,7 @@ from subquad.hep.models.networks import Network, load_network
 from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
 from subquad.runs.damage import damage
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config, load_tensors
 
 __all__ = ["TrainedTagger", "load"]
@@ -42,11 +43,12 @@ class TrainedTagger:
 
     @classmethod
     def load(cls, run: Path | str) -> Self:
-        """Return the tagger in the folder of a run.
+        """Return the tagger in the folder of a run, or `example:tagger`.
 
         Raises:
             SubquadError: There is no such folder, it is not finished, or holds a model of another field.
         """
+        run = run_folder(run)
         config, tensors = load_config(run, "hep"), load_tensors(run)
         try:
             settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
@@ -61,7 +63,7 @@ class TrainedTagger:
         except damage() as error:
             raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(
-            path=Path(run),
+            path=run,
             config=config,
             net=net,
             settings=settings,
