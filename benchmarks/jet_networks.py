@@ -80,7 +80,7 @@ VARIANTS = {
     "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
     "auto-plain-mean": Variant(of="auto", change=_with_constant_functions(1.0)),
     "auto-no-neighbours": Variant(of="auto", change=_with_constant_functions(0.0)),
-    "auto-adamw": Variant(of="auto", fit={"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01}),
+    "auto-adamw": Variant(of="auto", fit={"optimizer": "adamw"}),
     "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
     "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),
     "chebyshev-no-graph": Variant(of="auto-chebyshev", fit={"chebyshev_order": 1}),

@@ -1,5 +1,7 @@
 """The tagger that ships with the package is used like any other run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import uproot
@@ -8,6 +10,7 @@ from subquad import hep
 from subquad.errors import SubquadError
 from subquad.hep.data.jets import read
 from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.settings import FitSettings
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.loading import load_run
 
@@ -28,9 +31,22 @@ def test_it_is_opened_by_every_loader():
     assert all(run_folder(name).is_dir() for name in EXAMPLE_RUNS)
 
 
-def test_other_names_are_folders():
-    with pytest.raises(SubquadError, match="example:taggers: no such model folder"):
+def test_other_examples_are_named_and_its_folder_is_not_overwritten():
+    with pytest.raises(SubquadError, match="no example run 'example:taggers'; did you mean 'example:tagger'"):
         TrainedTagger.load("example:taggers")
+    with pytest.raises(SubquadError, match="this is the name of an example"):
+        hep.fit("example:jets", FitSettings(epochs=1), out="example:tagger", quiet=True)
+    folder, settings = run_folder("example:tagger"), FitSettings(from_=Path("example:tagger"))
+    with pytest.raises(SubquadError, match="--from"):
+        hep.fit("example:jets", settings, out=folder, force=True, quiet=True)
+
+
+def test_its_test_jets_are_evaluated_and_it_is_fine_tuned(tmp_path):
+    found = hep.evaluate("example:tagger", out=tmp_path / "evaluation", quiet=True)
+    assert found["test"]["auto"]["accuracy"] == pytest.approx(0.817, abs=0.001)
+    sample = read("example:jets")[:200]
+    tuned = hep.PCNTagger(from_="example:tagger", epochs=1, random_state=0).fit(sample, sample.class_names)
+    assert tuned.origin_["run"] == "example:tagger"
 
 
 def test_its_files_name_no_folder_of_the_machine_that_made_it():

@@ -91,6 +91,21 @@ def test_every_optimizer_fits_the_estimator(optimizer, jets):
     assert model.fit(sample, sample.class_names).validation_["loss"] > 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("muon", 3e-3, 0.05)),
+        ({"optimizer": "adamw"}, ("adamw", 2e-3, 0.01)),
+        ({"optimizer": "sgd", "weight_decay": 0.0, "learning_rate": 0.1}, ("sgd", 0.1, 0.0)),
+        ({"preset": "standard"}, ("adamw", 3e-3, 0.01)),
+        ({"preset": "standard", "optimizer": "muon"}, ("muon", 3e-3, 0.05)),
+    ],
+)
+def test_learning_rate_and_weight_decay_are_those_of_preset_and_optimizer(settings, expected):
+    preset = training_defaults(FitSettings(**settings))
+    assert (preset.optimizer, preset.learning_rate, preset.weight_decay) == expected
+
+
 def test_a_warm_up_of_less_than_a_step_does_not_leave_the_network_untrained(jets):
     sample = read(jets)
     # one step, of which the warm-up of the preset would be a twentieth

@@ -48,6 +48,25 @@ def test_only_matrices_of_hidden_layers_are_orthogonalized():
     assert min(model[-1].weight.shape) >= LEAST_SIDE
 
 
+def test_a_matrix_without_gradient_stays():
+    assert (orthogonalized(torch.zeros(1, 40, 64)) == 0).all()
+
+
+def test_every_group_follows_its_learning_rate_also_in_a_copy():
+    own = copy.deepcopy(optimizer(net()))
+    own.add_param_group({"params": [nn.Parameter(torch.ones(3))], "is_hidden": False})
+    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+    before = [parameter.detach().clone() for parameter in parameters]
+    for rate, moves in ((0.0, False), (0.1, True)):
+        for group in own.param_groups:
+            group["lr"] = rate
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        own.step()
+        assert [bool((new != old).any()) for new, old in zip(parameters, before, strict=True)] == [moves] * len(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 def test_parameters_move_as_by_torchs_muon_and_adamw():
     ours, theirs = net(), net()
     hidden = [theirs[2].weight, theirs[4].weight]

@@ -69,6 +69,8 @@ class Chat:
     stopped: threading.Event = field(default_factory=threading.Event)
     is_waiting: bool = False
     """Whether a question is about to wait for another answer."""
+    is_closed: bool = False
+    """Whether its models are no longer kept, so that it answers no more."""
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
         """Let both models answer in turns of one token; yields whenever there is something new to show."""
@@ -82,7 +84,7 @@ class Chat:
         # one chat computes at a time, so that its speed is that of the model; a second question in the same chat, from
         # another window, follows the first answer
         with lock:
-            if self.stopped.is_set():
+            if self.stopped.is_set() or self.is_closed:
                 return
             streams = {}
             for name, side in self.sides.items():
@@ -138,6 +140,7 @@ class Chats:
         """End the chat of a user."""
         chat = self._chats.pop(user, None)
         if chat is not None:
+            chat.is_closed = True
             chat.stopped.set()
 
     def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
@@ -148,9 +151,9 @@ class Chats:
         Raises:
             SubquadError: The folder holds no linearized model, or its teacher is not found.
         """
-        self.forget(user)
         with self._opening:
             models, tokenizer = self._models.get(folder) or self._open(folder)
+            self.forget(user)
             self._models[folder] = models, tokenizer
             self._models.move_to_end(folder)
             sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
@@ -163,8 +166,9 @@ class Chats:
         teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
         # closed first, so that memory holds no more pairs than allowed
         while len(self._models) >= MOST_PAIRS:
-            closed, _ = self._models.popitem(last=False)
-            for user in [user for user, chat in self._chats.items() if chat.folder == closed]:
+            closed = next(iter(self._models))
+            del self._models[closed]
+            for user in [user for user, chat in [*self._chats.items()] if chat.folder == closed]:
                 self.forget(user)
         student, tokenizer = load(folder)
         softmax, _ = open_checkpoint(teacher.path)

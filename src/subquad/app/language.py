@@ -9,7 +9,7 @@ import gradio as gr
 from subquad.app.chats import Chats
 from subquad.app.jobs import Command
 from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
-from subquad.app.markup import notice
+from subquad.app.markup import join, notice
 from subquad.app.panels import Context, Panel, run_of, session_of
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
@@ -22,6 +22,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
 OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
 SMOLLM2 = "smollm2"
+CLOSED = "This chat was closed, since other models were opened; your next question begins a new one."
 LENGTHS = (1024, 2048, 4096)
 """Of training sequences: a student sees each token of shorter ones exactly."""
 
@@ -132,6 +133,8 @@ def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
                 chat = chats.start(user, folder, settings)
             for _ in chat.answers(text.strip(), chats.computing):
                 yield "", chat_view(chat)
+            if chat.is_closed:
+                yield "", join(chat_view(chat), notice(CLOSED, "warning"))
         except SubquadError as error:
             yield text, notice(session.readable(str(error)), "error")
 

@@ -18,6 +18,7 @@ from subquad.app.jobs import Command, Job, JobRunner
 from subquad.app.markup import details, join, links, notice
 from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
+from subquad.runs.examples import run_folder
 
 __all__ = ["DRAWING", "Context", "Panel", "run_of", "session_of"]
 
@@ -67,7 +68,7 @@ def run_of(context: Context, session: Session, name: str | None, kind: str) -> P
     if job is not None:
         return job.out
     # jobs run in folders of their own
-    path = Path(name).resolve()
+    path = run_folder(name).resolve()
     if not (context.is_private or path in context.shared):
         raise SubquadError(f"{name}: this page opens folders named by --runs only, since other computers can reach it")
     return path

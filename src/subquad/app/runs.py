@@ -11,7 +11,7 @@ import gradio as gr
 from subquad.app.panels import Context, Panel, session_of
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError, missing_extra
-from subquad.runs.examples import EXAMPLE_RUNS, run_folder
+from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import CONFIG, METRICS, stamp_of
 from subquad.runs.storage import read_json
 
@@ -48,11 +48,11 @@ def runs_of(context: Context, session: Session, field: str, kind: str) -> list[t
     labels = [
         (f"{job.record['title']}, {time.strftime('%d %b %H:%M', time.localtime(job.created))}", job) for job in jobs
     ]
-    examples = {run_folder(name): name for name in EXAMPLE_RUNS}
+    examples = [run_folder(name) for name in EXAMPLE_RUNS]
     shared = [path for path in context.shared if _kind(path) == field]
     return [
         *((label, job.name) for label, job in labels),
-        *((examples.get(path, path.name), str(path)) for path in shared),
+        *((name_of_run(path) if path in examples else path.name, str(path)) for path in shared),
     ]
 
 
@@ -80,7 +80,9 @@ def update_runs(context: Context, field: str, panel: Panel, run: gr.Dropdown) ->
     def refreshed(current: str | None, chosen: str | None, request: gr.Request) -> Any:
         choices = runs_of(context, session_of(context, request), field, panel.kind)
         values = [value for _, value in choices]
-        value = chosen if chosen in values else current or (values[0] if values else None)
+        # what others made is shown when it is asked for
+        own = [value for label, value in choices if label not in EXAMPLE_RUNS]
+        value = chosen if chosen in values else current or (own[0] if own else None)
         return gr.update(choices=choices, value=value)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -118,7 +118,8 @@ class FitSettings:
     others. A GPU needs larger batches than these to be busy."""
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
-    for `auto`, `auto-chebyshev` and `standard`, 1e-3 for the published networks; with --from a third of these. A newly
+    for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3 for the published networks; with
+    --from a third of these. A newly
     initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
@@ -178,8 +179,9 @@ class FitSettings:
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
     `auto` and `auto-chebyshev`, no average for the others."""
     optimizer: Training[Optimizer | None] = None
-    """Optimizer: Muon, with AdamW for all but the matrices of hidden layers; AdamW; RAdam with decoupled weight decay;
-    or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and `auto-chebyshev`, AdamW for the others."""
+    """Optimizer: Muon for the matrices of hidden layers with at least 32 rows and columns, with AdamW for all other
+    weights; AdamW; RAdam with decoupled weight decay; or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and
+    `auto-chebyshev`, AdamW for the others, whose filters are no such matrices."""
     schedule: Training[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
@@ -191,8 +193,8 @@ class FitSettings:
     tensorboard: Output[bool] = False
     """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: Training[float | None] = None
-    """Weight decay; applied to weight matrices only. Default: 0.05 for `auto` and `auto-chebyshev`, 0.01 for the
-    others."""
+    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other
+    optimizers."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1

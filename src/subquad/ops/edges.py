@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from subquad.ops.chebyshev import Rows
 from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, SIGNS, STRONGEST
+from subquad.ops.precision import exact
 
 __all__ = [
     "Edges",
@@ -83,9 +84,10 @@ def edge_kinematics(
     one, other = pt.index_select(0, row), pt.index_select(0, column)
     softer = torch.minimum(one, other).log()
     shared = softer - (one + other).log()
-    # 2 (E E' - p p') of collinear particles keeps few digits
-    product = torch.zeros_like(row, dtype=torch.double)
-    for sign, component in zip(SIGNS, vectors.T.double().contiguous(), strict=True):
+    # in float64: of 2 (E E' - p p') of collinear particles, float32 leaves few digits
+    components = exact(vectors).T.contiguous()
+    product = torch.zeros_like(row, dtype=components.dtype)
+    for sign, component in zip(SIGNS, components, strict=True):
         product.addcmul_(component.index_select(0, row), component.index_select(0, column), value=2 * sign)
     mass = product.clamp(min=LEAST_MASS**2).log().to(vectors.dtype)
     return torch.stack([angle, softer + angle, shared, mass], dim=-1)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subquad.ops.precision import autocast_disabled
+from subquad.ops.precision import autocast_disabled, exact
 
 __all__ = ["VARIABLES", "kinematic_adjacency", "kinematic_laplacians", "pair_kinematics"]
 
@@ -50,10 +50,10 @@ def pair_kinematics(
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
-    # 2 (E E' - p p') of collinear particles keeps few digits
-    exact = vectors.double()
+    # in float64: of 2 (E E' - p p') of collinear particles, float32 leaves few digits
+    momenta = exact(vectors)
     with autocast_disabled(vectors.device.type):
-        product = 2 * (exact * exact.new_tensor(SIGNS)) @ exact.mT
+        product = 2 * (momenta * momenta.new_tensor(SIGNS)) @ momenta.mT
     mass = product.clamp(min=LEAST_MASS**2).log().to(vectors.dtype)
     # in memory the variables follow one another
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)

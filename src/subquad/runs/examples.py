@@ -2,13 +2,36 @@
 
 from pathlib import Path
 
-__all__ = ["EXAMPLE_RUNS", "run_folder"]
+from subquad.errors import unknown
+from subquad.runs.storage import shipped_file
 
-EXAMPLE_RUNS = {"example:tagger": "hep/data/examples/tagger"}
-"""Name of each run → its folder within the package."""
+__all__ = ["EXAMPLE_RUNS", "name_of_run", "run_folder"]
+
+PREFIX = "example:"
+EXAMPLE_RUNS = {
+    "example:tagger": (
+        "hep/data/examples/tagger/model.safetensors",
+        "ee60151556701e8c507529b04f3322c32af651b27082e487c5f3c647567b613b",
+    )
+}
+"""Name of each run → its weights within the package, and their SHA-256."""
 
 
 def run_folder(run: Path | str) -> Path:
-    """Return the folder of a run, where `example:NAME` stands for one that ships with the package."""
-    known = EXAMPLE_RUNS.get(str(run))
-    return Path(run) if known is None else Path(__file__).parents[1] / known
+    """Return the folder of a run, where `example:NAME` stands for one that ships with the package.
+
+    Raises:
+        SubquadError: There is no such example, or its weights are missing or have changed.
+    """
+    name = str(run)
+    if not name.startswith(PREFIX):
+        return Path(run)
+    if name not in EXAMPLE_RUNS:
+        raise unknown("example run", name, EXAMPLE_RUNS)
+    weights, digest = EXAMPLE_RUNS[name]
+    return shipped_file(Path(__file__).resolve().parents[1] / weights, digest).parent
+
+
+def name_of_run(folder: Path) -> str:
+    """Return the name of a run that ships with the package, or else its folder."""
+    return next((name for name in EXAMPLE_RUNS if run_folder(name) == folder), str(folder))

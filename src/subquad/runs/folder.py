@@ -162,13 +162,17 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
         lines = "; ".join(
             "the contents of an input file have changed"
             if "fingerprint" in name
-            else f"{name if name in WITHOUT_FLAG else flag_name(name)} was {before!r} and is {now!r}"
+            else f"{name if name in WITHOUT_FLAG else flag_name(name)} was {_shown(before)} and is {_shown(now)}"
             for name, before, now in changed
         )
         raise SubquadError(
             f"{directory}: holds an unfinished run with other settings ({lines}); "
             "use the same settings to resume it, or --force to start again"
         )
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def check_unfinished(out: Path | str) -> None:

@@ -197,9 +197,11 @@ def as_folder(out: Path | str) -> Path:
     """Return `out` as the path of a folder to write.
 
     Raises:
-        SubquadError: `out` is a file.
+        SubquadError: `out` is a file, or has the form of an example's name.
     """
     path = Path(out)
+    if str(out).startswith("example:"):
+        raise SubquadError(f"{out}: --out must be a folder, and this is the name of an example")
     if path.is_file():
         raise SubquadError(f"{out}: --out must be a folder, and this is a file")
     # a link cannot be replaced by a folder, and `.` and `..` are no names

@@ -16,17 +16,19 @@ from torch import Tensor
 __all__ = ["LEAST_SIDE", "MuonAdamW", "muon_groups", "orthogonalized"]
 
 LEAST_SIDE = 32
-"""Rows and columns that a matrix needs at least to be updated by Muon: smaller ones embed a few variables."""
+"""Smallest number of rows and of columns of a matrix that Muon updates; smaller ones embed a few variables."""
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of a quintic iteration that moves all singular values towards 1; it stops between 0.7 and 1.2 and is fast."""
+"""Coefficients of the quintic iteration, chosen for speed: it leaves singular values between 0.7 and 1.2."""
 ITERATIONS = 5
-UPDATE = 0.2
-"""Root mean square of an update's entries at learning rate 1, as that of AdamW's updates."""
+UPDATE_RMS = 0.2
+"""Root mean square of an update's entries at learning rate 1, about that of AdamW; smaller if its rank is not full."""
 
 
 def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     """Return matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
+
+    Singular values below about a hundredth of the norm stay smaller than 1, and 0 stays 0.
 
     Args:
         matrices: N matrices; the cost is O(N R² C) for R ≤ C rows.
@@ -73,18 +75,24 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.01, "is_hidden": False})
-        self._share()
+        self._build_adamw()
 
-    def _share(self) -> None:
-        """Let AdamW work on the groups and the state of this optimizer."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, or what `state_dict` returned."""
+        super().__setstate__(state)
+        self._build_adamw()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; `is_hidden` says whether Muon updates it."""
+        super().add_param_group(param_group)
+        if hasattr(self, "_adamw"):
+            self._build_adamw()
+
+    def _build_adamw(self) -> None:
+        """Let AdamW work on the groups and the state of this optimizer, the same objects."""
         others = [group for group in self.param_groups if not group["is_hidden"]]
         self._adamw = torch.optim.AdamW(others, fused=True)
         self._adamw.state = self.state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state_dict)
-        self._share()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -103,7 +111,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 updates = orthogonalized(torch.stack([self._momentum(matrix).flatten(1) for matrix in matrices]))
                 for matrix, update in zip(matrices, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(update.view(shape), alpha=-group["lr"] * UPDATE * max(shape) ** 0.5)
+                    matrix.add_(update.view(shape), alpha=-group["lr"] * UPDATE_RMS * max(shape) ** 0.5)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Return Nesterov's momentum of a matrix with the present gradient."""

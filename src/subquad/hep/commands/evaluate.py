@@ -71,9 +71,10 @@ def evaluate(
             be overwritten.
     """
     settings = settings or EvaluateSettings()
-    check_not_inside(out, *list_files(runs), *list_files(files), flag="input")
+    folders = list(dict.fromkeys(map(run_folder, list_files(runs))))
+    check_not_inside(out, *folders, *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
-    compared = _read_runs(list(dict.fromkeys(map(run_folder, list_files(runs)))))
+    compared = _read_runs(folders)
     paths = _files_to_score(list_files(files), compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)

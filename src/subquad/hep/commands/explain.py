@@ -38,6 +38,7 @@ from subquad.hep.plots.explain_page import explain_figures, explain_page
 from subquad.hep.settings import ExplainSettings
 from subquad.nn.kinematic import KinematicNet
 from subquad.progress import say
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import REPORT
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import check_not_inside, plain, write_json
@@ -75,7 +76,7 @@ def explain(
         SubquadError: A run, files or a class that cannot be used, or an output folder that must not be overwritten.
     """
     settings = settings or ExplainSettings()
-    check_not_inside(out, run, *list_files(files), flag="input")
+    check_not_inside(out, run_folder(run), *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:

@@ -26,6 +26,7 @@ from subquad.hep.models.dense import (
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExportSettings
 from subquad.progress import say
+from subquad.runs.examples import name_of_run
 from subquad.runs.storage import as_file, atomic, check_output, write_json
 
 __all__ = ["EXPRESSIONS", "PREPROCESS", "export", "export_tagger", "graph_of", "preprocessing"]
@@ -88,7 +89,7 @@ def _export_weaver(tagger: TrainedTagger, out: Path, beside: Path, *, quiet: boo
         sizes = export_tagger(tagger, temporary)
         found = {
             **preprocessing(tagger),
-            "subquad": {"version": __version__, "run": f"{tagger.path}", "model": out.name, **graph_of(tagger)},
+            "subquad": {"version": __version__, "run": name_of_run(tagger.path), "model": out.name, **graph_of(tagger)},
             # which the probabilities of the exported network contain
             "temperature": tagger.temperature,
             "checked": {"largest_difference": max(size["difference"] for size in sizes), "sizes": sizes},

@@ -37,13 +37,14 @@ from subquad.hep.models.networks import (
     predict_outputs,
     using_threads,
 )
-from subquad.hep.models.presets import check_neighbours, net_settings
+from subquad.hep.models.presets import check_neighbours, net_settings, training_defaults
 from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
 from subquad.hep.models.training import RANGE_TEST, FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.reporting.page import page
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
@@ -175,7 +176,7 @@ def _read_and_split(
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
     check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
-    check_not_inside(out, settings.from_, flag="--from")
+    check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     group.wait_for_everyone()
     with temporary_store(source, out, quiet=quiet) as folder:
@@ -310,6 +311,7 @@ def _metrics(
     models = group_by_model(predicted)
     measured = measure(models, job.classes, job.background)
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
+    preset = training_defaults(job.settings)
     return {
         **summarize(measured, models),
         "notes": [*job.notes, *weight_notes(models[0].trainings)],
@@ -324,6 +326,7 @@ def _metrics(
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
         "learning_rate": fitted.learning_rate,
+        **{name: getattr(preset, name) for name in ("optimizer", "weight_decay", "batch_size")},
         "range_test": read_json(test) if (test := job.run.directory / RANGE_TEST).is_file() else None,
         "monitor": monitor_of(job.settings, job.targets),
         "models": measured,

@@ -233,7 +233,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         estimator.seed_, estimator.temperature_ = tagger.config["seed"], tagger.temperature
         estimator.classes_ = np.array(saved["classes"])
         estimator.preset_, estimator.origin_ = tagger.config["preset"], tagger.config.get("from")
-        estimator.validation_ = read_json(Path(folder) / METRICS)["validation"]
+        estimator.validation_ = read_json(tagger.path / METRICS)["validation"]
         return estimator
 
     def __sklearn_tags__(self) -> Any:

@@ -15,6 +15,7 @@ from subquad.hep.models.networks import Network
 from subquad.hep.models.presets import ARCHITECTURE
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import FitSettings, NetSettings
+from subquad.runs.examples import name_of_run
 from subquad.runs.folder import WEIGHTS
 from subquad.runs.storage import fingerprint
 
@@ -126,7 +127,7 @@ class Origin:
     def as_config(self, classes: Sequence[str], targets: Sequence[str] = ()) -> dict[str, Any]:
         """Return the record of the origin in `config.json`."""
         return {
-            "run": str(self.tagger.path.absolute()),
+            "run": name_of_run(self.tagger.path.absolute()),
             "fingerprint": self.fingerprint,
             "classes": self.tagger.classes,
             "keeps_output_layer": self.keeps_output_layer(classes, targets),

@@ -10,6 +10,8 @@ __all__ = ["ARCHITECTURE", "PRESETS", "Preset", "check_neighbours", "net_setting
 ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
 """Settings of the network that a fit may ask for."""
 
+WEIGHT_DECAY: dict[Optimizer, float] = {"muon": 0.05, "adamw": 0.01, "radam": 0.01, "sgd": 0.01}
+"""Default weight decay of each optimizer."""
 FINE_TUNING = 1 / 3
 """Default learning rate of fine-tuning, as a fraction of that of the preset."""
 
@@ -22,12 +24,14 @@ class Preset:
     origin: str
     """Where the network comes from, for the model card."""
     optimizer: Optimizer = "adamw"
-    """Optimizer."""
+    """Optimizer of the training, unless the settings name another one."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    learning_rate_of_others: float | None = None
+    """Peak learning rate with other optimizers than that of the preset; None for the same."""
     schedule: tuple[ScheduleName, float] = ("constant", 0.0)
     """Learning rate schedule, and the fraction of the steps with linear warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: float = WEIGHT_DECAY["adamw"]
     """Weight decay of matrices."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights."""
@@ -52,7 +56,8 @@ _AUTO = Preset(
     net=NetSettings(kind="kinematic", filter="continuous", has_jet_mean=True, k=8),
     optimizer="muon",
     learning_rate=3e-3,
-    weight_decay=0.05,
+    learning_rate_of_others=2e-3,
+    weight_decay=WEIGHT_DECAY["muon"],
     schedule=("cosine", 0.05),
     ema_decay=0.998,
     batch_size=32,
@@ -139,11 +144,14 @@ def check_neighbours(settings: FitSettings, max_particles: int) -> None:
 def training_defaults(settings: FitSettings) -> Preset:
     """Return the preset with the hyperparameters of training that the settings give in place of its own."""
     preset = PRESETS[settings.preset]
+    optimizer = settings.optimizer or preset.optimizer
+    if optimizer != preset.optimizer:
+        rate = preset.learning_rate_of_others or preset.learning_rate
+        preset = replace(preset, optimizer=optimizer, learning_rate=rate, weight_decay=WEIGHT_DECAY[optimizer])
     default = preset.learning_rate * (1 if settings.from_ is None else FINE_TUNING)
     name, warmup = preset.schedule
     return replace(
         preset,
-        optimizer=settings.optimizer or preset.optimizer,
         weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         # one that is to be found takes the place of the default
         learning_rate=settings.learning_rate if isinstance(settings.learning_rate, float | int) else default,

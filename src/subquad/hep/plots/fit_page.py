@@ -164,12 +164,23 @@ def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     seconds, speed = metrics["seconds"], metrics["jets_per_second"]
     return (
-        f"Preset {config['preset']} with {metrics['parameters']:,} parameters, trained for {metrics['steps']:,} steps; "
-        f"the best validation {metrics.get('monitor', 'accuracy')} was at step "
+        f"Preset {config['preset']} with {metrics['parameters']:,} parameters, trained for {metrics['steps']:,} steps"
+        + _optimizer_text(metrics)
+        + f"; the best validation {metrics.get('monitor', 'accuracy')} was at step "
         f"{metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
         f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
         + (f". Gradient boosting took {seconds['boosting']:.0f} s." if "boosting" in seconds else ".")
         + _temperature_text(metrics)
+    )
+
+
+def _optimizer_text(metrics: Mapping[str, Any]) -> str:
+    # runs of earlier versions do not have it
+    if "optimizer" not in metrics:
+        return ""
+    return (
+        f" by the optimizer {metrics['optimizer']}, with a peak learning rate of {metrics['learning_rate']:g} and a "
+        f"weight decay of {metrics['weight_decay']:g}"
     )
 
 
