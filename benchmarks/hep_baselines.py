@@ -13,10 +13,10 @@ ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_D
 here. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among
 six settings on the validation jets.
 
-Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-plain-mean` with the mean of the
-neighbours, all alike, in place of trained functions of the pair, `auto-no-neighbours`, and `auto-jet-mean` and
-`auto-no-jet-mean`, with and without the mean over the jet, whatever the inputs; `auto-adamw` is trained by AdamW with
-the settings that were tuned for it. Of `auto-chebyshev`:
+Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
+jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the
+pair, and `auto-no-neighbours`; `auto-adamw` is trained by AdamW with the settings that were tuned for it. Of
+`auto-chebyshev`:
 `chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean
 over the neighbours in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with
 one setting changed.

@@ -76,10 +76,9 @@ def _with_constant_functions(value: float) -> Callable[[Any], None]:
 
 
 VARIANTS = {
-    "auto-jet-mean": Variant(of="auto", net={"has_jet_mean": True}),
     "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
-    "auto-plain-mean": Variant(of="auto", change=_with_constant_functions(1.0)),
-    "auto-no-neighbours": Variant(of="auto", change=_with_constant_functions(0.0)),
+    "auto-plain-mean": Variant(of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(1.0)),
+    "auto-no-neighbours": Variant(of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(0.0)),
     "auto-adamw": Variant(of="auto", fit={"optimizer": "adamw"}),
     "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
     "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),

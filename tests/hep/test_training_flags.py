@@ -34,8 +34,7 @@ def test_the_preset_decides_what_is_not_given():
     assert net_settings(FitSettings(dropout=0.4)).dropout == 0.4
     assert net_settings(FitSettings()).dropout == 0.1
     assert net_settings(FitSettings(inputs="particles")).dropout == 0
-    assert net_settings(FitSettings()).has_jet_mean
-    assert not net_settings(FitSettings(inputs="particles")).has_jet_mean
+    assert all(net_settings(FitSettings(inputs=inputs)).has_jet_mean for inputs in (None, "particles"))
     assert net_settings(FitSettings(inputs="particles", dropout=0.2)).dropout == 0.2
 
 

@@ -74,7 +74,7 @@ def predict(
         subquad hep predict tagger 'more/*.root' --out scores.root
 
     Args:
-        run: Folder that `subquad hep fit` wrote, or example:tagger for one that ships with subquad.
+        run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Files with the columns that the tagger was fitted on: names, folders, patterns in quotes, or
             example:jets.
     """
@@ -101,7 +101,7 @@ def evaluate(
         subquad hep evaluate seed_1 seed_2 --files 'test/*.root' --scores ParT=part.root --out evaluation
 
     Args:
-        runs: Folders that `subquad hep fit` wrote, or example:tagger for one that ships with subquad.
+        runs: Folders that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Files of labelled jets to score. Default: each run is evaluated on its own test jets.
         scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
             for every class.
@@ -131,7 +131,7 @@ def explain(
         subquad hep explain tagger --files example:jets --out explained
 
     Args:
-        run: Folder that `subquad hep fit` wrote, or example:tagger for one that ships with subquad.
+        run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Files of labelled jets, preferably not the training jets.
         only: Explain the logit of this class, for its jets only. Default: the logit of each jet's true class.
         seed: Seed of the permutations.
@@ -163,7 +163,7 @@ def export(
         subquad hep export tagger --inputs weaver --out network.onnx
 
     Args:
-        run: Folder that `subquad hep fit` wrote, or example:tagger for one that ships with subquad.
+        run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Jets for the comparison. Default: example:jets if it has the branches, else the training files.
     """
     from subquad.hep.commands.export import PREPROCESS

@@ -109,8 +109,8 @@ class FitSettings:
     filters on learned graphs in their place, without the jet's mean; `standard`, PCN with standardized inputs; `epcn`,
     after E-PCN; `paper` and `paper-edges`, PCN as published."""
     from_: Model[Path | None] = None
-    """Saved run to fine-tune: the fit starts from its weights, with its network and standardization. The jets need the
-    same inputs; their classes may be others. Default: random weights."""
+    """Saved run to fine-tune, or example:tagger: the fit starts from its weights, with its network and standardization.
+    The jets need the same inputs; their classes may be others. Default: random weights."""
     epochs: Training[int] = 15
     """Number of passes over the training set."""
     batch_size: Training[int | None] = None

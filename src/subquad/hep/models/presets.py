@@ -62,8 +62,8 @@ _AUTO = Preset(
     ema_decay=0.998,
     batch_size=32,
     origin=(
-        "Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours, with jet-level features also "
-        "the jet's mean in each block (Deep Sets, arXiv:1703.06114), and attention pooling."
+        "Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours with the jet's mean in each "
+        "block (Deep Sets, arXiv:1703.06114), and attention pooling."
     ),
 )
 
@@ -113,9 +113,9 @@ def net_settings(settings: FitSettings) -> NetSettings:
     net = replace(base, **changes)
     if settings.inputs == "particles":
         net = replace(net, has_jet_features=False, features="jetclass" if net.features == "standard" else net.features)
-        # both cost accuracy without jet-level features
+        # it costs accuracy without jet-level features
         if net.kind == "kinematic":
-            net = replace(net, has_jet_mean=False, dropout=settings.dropout or 0.0)
+            net = replace(net, dropout=settings.dropout or 0.0)
     elif settings.inputs is not None:
         if net.kind == "epcn":
             raise SubquadError(
