@@ -106,6 +106,10 @@ def test_at_most_two_linearized_models_are_in_memory(tmp_path, monkeypatch):
     # "one" was used after "two"
     assert [user for user in users if chats.find(user)] == ["a", "c", "d"]
     assert made["b"].stopped.is_set()
+    # "d" changes models: nobody else loses a chat
+    chats.start("d", tmp_path / "two", ChatSettings())
+    assert [user for user in users if chats.find(user)] == ["a", "c", "d"]
+    assert opened[-1] == "two"
 
 
 def test_a_question_that_is_stopped_while_it_waits_is_not_answered(chat):

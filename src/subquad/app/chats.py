@@ -146,13 +146,14 @@ class Chats:
     def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
         """Open both models, unless they are open, and start a chat.
 
-        Of more than `MOST_PAIRS` linearized models, those whose chats began longest ago are closed with these chats.
+        Of more than `MOST_PAIRS` linearized models, one that no other user chats with is closed, or else the one whose
+        last chat began longest ago, with its chats.
 
         Raises:
             SubquadError: The folder holds no linearized model, or its teacher is not found.
         """
         with self._opening:
-            models, tokenizer = self._models.get(folder) or self._open(folder)
+            models, tokenizer = self._models.get(folder) or self._open(folder, user)
             self.forget(user)
             self._models[folder] = models, tokenizer
             self._models.move_to_end(folder)
@@ -162,14 +163,17 @@ class Chats:
                 self.forget(next(iter(self._chats)))
         return chat
 
-    def _open(self, folder: Path) -> tuple[dict[str, Any], Any]:
+    def _open(self, folder: Path, user: str) -> tuple[dict[str, Any], Any]:
         teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
         # closed first, so that memory holds no more pairs than allowed
         while len(self._models) >= MOST_PAIRS:
-            closed = next(iter(self._models))
+            chats = [*self._chats.items()]
+            others = {chat.folder for name, chat in chats if name != user}
+            # models that no other user chats with, or else those whose chats began longest ago
+            closed = min(self._models, key=others.__contains__)
             del self._models[closed]
-            for user in [user for user, chat in [*self._chats.items()] if chat.folder == closed]:
-                self.forget(user)
+            for name in [name for name, chat in chats if chat.folder == closed]:
+                self.forget(name)
         student, tokenizer = load(folder)
         softmax, _ = open_checkpoint(teacher.path)
         models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
