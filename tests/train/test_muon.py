@@ -48,6 +48,17 @@ def test_only_matrices_of_hidden_layers_are_orthogonalized():
     assert min(model[-1].weight.shape) >= LEAST_SIDE
 
 
+def test_convolutions_over_one_position_are_matrices():
+    layer = nn.Conv2d(40, 64, 1, bias=False)
+    groups = muon_groups([{"params": [layer.weight, nn.Parameter(torch.ones(3))]}], layer.weight.new_zeros(()))
+    assert [tuple(p.shape) for group in groups if group["is_hidden"] for p in group["params"]] == [(64, 40, 1, 1)]
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(3))
+    MuonAdamW([{**group, "lr": 0.1, "weight_decay": 0.0} for group in groups]).step()
+    values = torch.linalg.svdvals((layer.weight - before).flatten(1) / (0.1 * 0.2 * 8))
+    assert 0.6 < values.min() <= values.max() < 1.25
+
+
 def test_a_matrix_without_gradient_stays():
     assert (orthogonalized(torch.zeros(1, 40, 64)) == 0).all()
 

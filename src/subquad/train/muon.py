@@ -111,7 +111,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 updates = orthogonalized(torch.stack([self._momentum(matrix).flatten(1) for matrix in matrices]))
                 for matrix, update in zip(matrices, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(update.view(shape), alpha=-group["lr"] * UPDATE_RMS * max(shape) ** 0.5)
+                    matrix.add_(update.reshape(shape), alpha=-group["lr"] * UPDATE_RMS * max(shape) ** 0.5)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Return Nesterov's momentum of a matrix with the present gradient."""
