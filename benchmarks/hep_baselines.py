@@ -10,8 +10,8 @@ features. With `--inputs` all models have the same inputs: `particles`, these 17
 sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
 what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
 ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted
-here. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among
-six settings on the validation jets.
+here and always has the 17 features. `boosting` is scikit-learn's on our jet-level features, without a limit on time;
+`boosting-tuned` chooses among six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
 jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the

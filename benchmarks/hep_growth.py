@@ -5,10 +5,10 @@
 Forward + backward, per jet, in batches of 1 to 64 jets, about 2,048 particles. One filter (64 to 64 channels, 8 terms):
 on the edges of the k = 7 nearest (`sparse`), on the same graph by dense products (`dense`), and on the edges of the
 fully connected graph (`all_pairs`, up to 256 particles). The `standard` net (`net`), `auto` and `auto-chebyshev`, each
-with its graph by a k-d tree and sums over edges, as in `fit`; `auto_dense`, the weights of `auto-chebyshev` with all
-distances and whole matrices, as ONNX has it; and the graph of `standard` by all distances (`graph`). With jets, the
-`standard` net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
-steps.
+with sums over edges and its graph as in `fit`: by all distances up to 64 particles, by a k-d tree beyond; `auto_dense`,
+the weights of `auto-chebyshev` with all distances and whole matrices, as ONNX has it; and the graph of `standard` by
+all distances (`graph`). With jets, the `standard` net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time
+and memory of scoring and of training steps.
 
 The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
 pairs. Memory is what a pass adds to the peak of a process of its own (Linux). Times are medians of interleaved

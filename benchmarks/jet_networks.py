@@ -33,7 +33,6 @@ from subquad.train.optim import parameter_groups, schedule
 LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 WIDTHS = {"particlenet": 256, "part": 128}
 """What a network has pooled, before its head."""
-VALIDATIONS = 10
 MOST = 128
 LEAST = 17
 """Particles of a padded batch of a baseline: ParticleNet takes 16 neighbours of each particle, if need be padding."""
@@ -227,7 +226,9 @@ def flat_then_falling(progress: float) -> float:
 def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
     from weaver.utils.nn.optimizer.ranger import Ranger
 
-    classes, has_jet_features = len(parts["train"].classes), options.inputs == "particles+jet"
+    classes = len(parts["train"].classes)
+    # the published weights are those of a network without them
+    has_jet_features = options.inputs == "particles+jet" and name != "published"
     # the angles stay the last two
     columns = [*COLUMNS[:-2], 17, 18, *COLUMNS[-2:]] if has_jet_features else COLUMNS
     inputs = {part: BaselineInputs.of(jets, columns, has_jet_features=has_jet_features) for part, jets in parts.items()}

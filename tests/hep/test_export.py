@@ -12,7 +12,7 @@ import torch
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
-from subquad.hep import ExportSettings, export
+from subquad.hep import ExportSettings, example_path, export
 from subquad.hep.commands import export as export_command
 from subquad.hep.commands.export import EXPRESSIONS, export_tagger, graph_of, preprocessing
 from subquad.hep.data.card import card_of, read_card
@@ -230,3 +230,6 @@ def test_a_tagger_whose_branches_are_nowhere_asks_for_files():
     made = replace(made, layout=layout_of(made.settings, card_of(content, "card.yaml")))
     with pytest.raises(SubquadError, match=r"example:jets has not all of its branches \(jet_btag\), .* with --files"):
         comparison_files(made, None, tree="tree")
+    content |= {"observers": ["jet_pt"], "treename": "Events"}
+    made = replace(made, layout=layout_of(made.settings, card_of(content, "card.yaml")))
+    assert comparison_files(made, None, tree="tree") == [example_path()]

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from subquad.errors import SubquadError
+from subquad.hep import FitSettings
 from subquad.hep.commands.fit import fit
 from subquad.hep.data import file_identity
 from subquad.hep.data.examples import example_path
 from subquad.hep.data.file_identity import digests_of, joined_digests, training_note, training_paths
+from subquad.hep.data.fit_files import fit_files
+from subquad.hep.data.preparation import source_of
 from subquad.hep.metrics.predictions import Predictions
+from subquad.hep.models.presets import net_settings
 
 
 def test_copies_and_links_are_recognized_from_any_folder(tmp_path, monkeypatch):
@@ -62,6 +66,17 @@ def test_a_copy_of_a_training_file_is_not_tested_on(tmp_path):
     shutil.copy(example_path(), copy)
     with pytest.raises(SubquadError, match=r"--test: .*renamed\.root is also among the files to fit on \(as .*small"):
         fit("example:jets", test=[copy], out=tmp_path / "run", quiet=True)
+
+
+def test_what_is_fitted_on_does_not_depend_on_where_it_is(tmp_path):
+    copy, other = tmp_path / "renamed.root", tmp_path / "other.root"
+    shutil.copy(example_path(), copy)
+    other.write_bytes(copy.read_bytes() + b"more")
+    settings = FitSettings(preset="standard")
+    first, second, third = (
+        source_of(fit_files(path), net_settings(settings), settings).data for path in (example_path(), copy, other)
+    )
+    assert first == second != third
 
 
 def test_a_copy_among_the_files_to_fit_on_is_refused(tmp_path):

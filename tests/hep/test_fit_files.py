@@ -39,7 +39,7 @@ def test_a_folder_that_is_named_is_fitted_on_and_tested_on(folder):
     assert (len(found.train), len(found.validation), len(found.test)) == (3, 0, 3)
     assert not found.folders
     other = fit_files(folder, folder / "val_5M" / "*.root")
-    assert names(other.test) == names(found.train)[:0] + [f"val_5M/{path.name}" for path in found.train]
+    assert names(other.test) == [f"val_5M/{path.name}" for path in found.train]
 
 
 def test_files_to_test_on_may_come_from_an_iterator(folder):

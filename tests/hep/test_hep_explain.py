@@ -292,3 +292,10 @@ def test_invalid_input_is_refused(fitted, jets, tmp_path):
         explain(fitted, files=jets, out=tmp_path / "full", quiet=True)
     with pytest.raises(SubquadError, match="--repeats must be at least 1, got 0"):
         ExplainSettings(repeats=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_no_generator_takes_is_refused(seed, tmp_path):
+    with pytest.raises(SubquadError, match=rf"--seed is {seed}; give a number from 0 to 4,294,967,295"):
+        explain("example:tagger", files="example:jets", out=tmp_path / "out", seed=seed, quiet=True)
+    assert not (tmp_path / "out").exists()

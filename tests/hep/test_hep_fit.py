@@ -23,7 +23,8 @@ from subquad.hep.data.layout import layout_of
 from subquad.hep.metrics.classification import METRICS
 from subquad.hep.models.networks import build_network, predict_logits, using_threads
 from subquad.hep.models.presets import PRESETS, net_settings
-from subquad.hep.plots.fit_page import sections
+from subquad.hep.plots.fit_page import model_card, sections
+from subquad.runs.storage import plain
 from subquad.train.bucketing import bucketed_batches
 
 SMALL = FitSettings(epochs=13, batch_size=17)
@@ -307,6 +308,17 @@ def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, t
 def test_settings_that_no_network_has_are_refused(given, what):
     with pytest.raises(SubquadError, match=what):
         net_settings(FitSettings(**given))
+
+
+def test_the_model_card_names_what_differs_from_the_preset():
+    run = Path(__file__).parents[1] / "golden" / "hep_tagger"
+    metrics, config = (json.loads((run / name).read_text()) for name in ("metrics.json", "config.json"))
+    preset = PRESETS["paper"]
+    same = {**config, "preset": "paper", "net": plain(preset.net), "card": None}
+    assert model_card(metrics, same).endswith("as published: arXiv:2309.08630.\n")
+    other = {**same, "net": {**same["net"], "k": 5, "max_particles": 200}, "card": {"name": "kin.yaml"}}
+    expected = "Differences from the preset: `k` is 5 in place of 3, the inputs are those of kin.yaml.\n"
+    assert model_card(metrics, other).endswith(expected)
 
 
 def test_threads_score_jets_as_one_does(jets):

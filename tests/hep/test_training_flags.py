@@ -12,7 +12,7 @@ from subquad.errors import MissingExtra, SubquadError
 from subquad.hep import FitSettings, PCNTagger, fit, read
 from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.public_layouts import LAYOUTS
-from subquad.hep.fit_settings import LayoutName, PresetName
+from subquad.hep.fit_settings import LayoutName, Optimizer, PresetName
 from subquad.hep.models.presets import PRESETS, net_settings, training_defaults
 from subquad.hep.plots.figures import range_test_figure
 from subquad.train import events
@@ -82,12 +82,31 @@ def test_a_range_test_finds_the_scale_of_a_problem_and_leaves_the_model_alone():
     assert range_test_figure(result.rates, result.losses, result.suggested).axes[0].get_xscale() == "log"
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw", "radam", "sgd"])
-def test_every_optimizer_fits_the_estimator(optimizer, jets):
+def test_the_seed_of_a_range_test_reaches_gpus_too(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+
+    def step(model, item, backward):
+        loss = model(item).square().mean()
+        backward(loss)
+        return {"loss": loss}
+
+    net = torch.nn.Linear(3, 1)
+    range_test(net, [torch.ones(2, 3)], step, lambda net: torch.optim.SGD(net.parameters()), steps=1, seed=7)
+    assert seeds == [7]
+
+
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_every_optimizer_moves_hidden_matrices_and_others(optimizer, jets):
     sample = read(jets)
-    settings = {"epochs": 1, "batch_size": 47, "width": 32, "layers": 1, "k": 3}
-    model = PCNTagger(**settings, optimizer=optimizer, random_state=0)
-    assert model.fit(sample, sample.class_names).validation_["loss"] > 0
+    settings = {"epochs": 1, "batch_size": 47, "width": 32, "layers": 1, "k": 3, "optimizer": optimizer}
+    moved, still = (
+        PCNTagger(**settings, learning_rate=rate, random_state=0).fit(sample, sample.class_names).net_
+        for rate in (None, 1e-30)
+    )
+    for one, other in ((moved.blocks[0].value, still.blocks[0].value), (moved.embed[0], still.embed[0])):
+        assert (one.weight - other.weight).abs().max() > 1e-5
+        assert one.weight.isfinite().all()
 
 
 @pytest.mark.parametrize(

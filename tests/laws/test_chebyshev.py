@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from subquad.ops.chebyshev import (
     chebyshev,
@@ -245,3 +246,22 @@ def test_the_scaled_laplacian_has_its_eigenvalues_between_minus_one_and_one():
 def test_no_neighbours_are_refused():
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         knn_adjacency(torch.zeros(1, 2, 2), torch.ones(1, 2, dtype=torch.bool), 0)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Refuses float64, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        assert getattr(found, "dtype", None) != torch.float64, func
+        return found
+
+
+def test_neighbours_are_found_on_a_device_without_float64(monkeypatch):
+    points, mask, _ = jets(2, 13, 5)
+    points = points.float()
+    expected = knn_adjacency(points, mask, 3, periodic=(1,))
+    # what `exact` does on such a device
+    monkeypatch.setattr("subquad.ops.chebyshev.exact", torch.Tensor.float)
+    with WithoutFloat64():
+        assert torch.equal(knn_adjacency(points, mask, 3, periodic=(1,)), expected)

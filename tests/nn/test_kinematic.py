@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from support.examples import examples
 
 from subquad.nn.kinematic import EPCN, AttentionPool, ContinuousFilterBlock, KinematicNet, scaled_variables
@@ -227,6 +228,9 @@ def test_a_net_without_features_learns_how_far_pairs_are_apart(kind):
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="13 channels are not a multiple of 4 graphs"):
         KinematicNet(5, 7, filter="chebyshev", width=13)
+    # checks of the types refuse it first, where they are on
+    with pytest.raises((ValueError, TypeCheckError), match=r"filter must be .*, got 'chebychev'|Literal"):
+        KinematicNet(5, 7, filter="chebychev")
     inputs, jet_features, _ = jets(2, 3, 1)
     with pytest.raises(ValueError, match="takes 0 jet-level features"):
         net("continuous")(

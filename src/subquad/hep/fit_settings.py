@@ -119,8 +119,7 @@ class FitSettings:
     learning_rate: Training[float | Literal["auto"] | None] = None
     """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
     for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3 for the published networks; with
-    --from a third of these. A newly
-    initialised output layer is trained with ten times the rate of the other layers."""
+    --from a third of these. A newly initialised output layer is trained with ten times the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -154,11 +153,11 @@ class FitSettings:
     decorrelation_weight: Training[float] = 1.0
     """Weight of the penalty of --decorrelate beside the cross-entropy."""
     inputs: Model[Inputs | None] = None
-    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper` and `paper-edges`
-    the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
-    features, such as the soft-drop mass and τ1 to τ4, and impact parameter significances of the particles. Default:
-    `particles+jet` for `auto`, `auto-chebyshev` and `standard`. With --card, the particle features are those of the
-    card."""
+    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them; gradient boosting then reads
+    sums over the particles. `paper` and `paper-edges` have the published features, beside which it reads all
+    jet-level features. `particles+jet`: also jet-level features, such as the soft-drop mass and τ1 to τ4, and impact
+    parameter significances of the particles. Default: `particles+jet` for `auto`, `auto-chebyshev` and `standard`.
+    With --card, the particle features are those of the card."""
     k: Model[int | None] = None
     """Number of nearest neighbours of each particle. Default: that of the preset."""
     chebyshev_order: Model[int | None] = None
@@ -193,8 +192,7 @@ class FitSettings:
     tensorboard: Output[bool] = False
     """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: Training[float | None] = None
-    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other
-    optimizers."""
+    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other optimizers."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1

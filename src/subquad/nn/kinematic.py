@@ -246,7 +246,7 @@ class KinematicNet(nn.Module):
         dropout: Dropout probability in the head.
 
     Raises:
-        ValueError: The channels cannot be divided among the graphs of Chebyshev filters.
+        ValueError: There is no such filter, or the channels cannot be divided among the graphs of Chebyshev filters.
     """
 
     def __init__(
@@ -272,12 +272,14 @@ class KinematicNet(nn.Module):
         hidden = feed * width
         if filter == "chebyshev":
             # close, soft, asymmetric and light pairs get larger weights
-            start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
+            start = torch.eye(len(VARIABLES)).repeat(-(-graphs // len(VARIABLES)), 1)[:graphs] * -0.5
             self.exponents = nn.Parameter(start)
             blocks = [ChebyshevBlock(width, graphs, terms, hidden=hidden) for _ in range(layers)]
-        else:
+        elif filter == "continuous":
             self.exponents = None
             blocks = [ContinuousFilterBlock(width, hidden=hidden, has_jet_mean=has_jet_mean) for _ in range(layers)]
+        else:
+            raise ValueError(f"filter must be continuous or chebyshev, got {filter!r}")
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         self.attend = AttentionPool(width, pool_heads)

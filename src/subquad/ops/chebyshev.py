@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from subquad.ops.precision import exact
+
 __all__ = [
     "Rows",
     "chebyshev",
@@ -68,7 +70,7 @@ def knn_adjacency(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     # in float64, so that ties are the same by every way of computing them
-    dtype, points = points.dtype, points.detach().masked_fill(~mask[..., None], 0).double()
+    dtype, points = points.dtype, exact(points.detach().masked_fill(~mask[..., None], 0))
     B, P, D = points.shape
     distance = points.new_zeros(B, P, P)
     # one coordinate after the other: a [B, P, P, D] tensor would be the largest of the whole model

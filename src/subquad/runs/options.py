@@ -8,7 +8,17 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError
 
-__all__ = ["FolderOptions", "Input", "Model", "Output", "OutputOptions", "RunOptions", "SeededOptions", "Training"]
+__all__ = [
+    "FolderOptions",
+    "Input",
+    "Model",
+    "Output",
+    "OutputOptions",
+    "RunOptions",
+    "SeededOptions",
+    "Training",
+    "check_seed",
+]
 
 T = TypeVar("T")
 
@@ -51,8 +61,7 @@ class SeededOptions(OutputOptions):
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes."""
-        if not 0 <= self.seed < 2**32:
-            raise SubquadError(f"--seed is {self.seed}; give a number from 0 to {2**32 - 1:,}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +70,13 @@ class RunOptions(SeededOptions):
 
     out: Output[Path]
     """Output folder. A folder with an unfinished run of the same settings is resumed."""
+
+
+def check_seed(seed: int) -> None:
+    """Check that all generators of random numbers take a seed.
+
+    Raises:
+        SubquadError: They do not.
+    """
+    if not 0 <= seed < 2**32:
+        raise SubquadError(f"--seed is {seed}; give a number from 0 to {2**32 - 1:,}")

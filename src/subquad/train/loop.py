@@ -1,7 +1,7 @@
 """The training loop of all fields: precision, accumulation, clipping, early stopping, and exact resumption.
 
-In memory it keeps the model, the optimizer's state and one copy of the best weights; a checkpoint is one safetensors
-file with the same content.
+In memory it keeps the model, the optimizer's state, a copy of the best weights and, if asked for, their moving average;
+a checkpoint is one safetensors file with the same content.
 """
 
 import json

@@ -25,7 +25,7 @@ def parameter_groups(
     Args:
         model: The module; only its parameters that require a gradient are included.
         learning_rate: Peak learning rate.
-        weight_decay: Weight decay of AdamW, applied to parameters with two or more axes only.
+        weight_decay: Weight decay, applied to parameters with two or more axes only.
         state_space_rate: Upper limit on the learning rate of state-space parameters.
     """
     slow = {

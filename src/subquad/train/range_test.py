@@ -61,8 +61,9 @@ def range_test(
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
         for i in range(steps):
             rate = low * (high / low) ** (i / max(steps - 1, 1))
             for group, factor in zip(own.param_groups, relative, strict=True):

@@ -40,6 +40,7 @@ from subquad.nn.kinematic import KinematicNet
 from subquad.progress import say
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import REPORT
+from subquad.runs.options import check_seed
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import check_not_inside, plain, write_json
 from subquad.train.bucketing import batches_by_length
@@ -73,9 +74,11 @@ def explain(
         quiet: Show no progress.
 
     Raises:
-        SubquadError: A run, files or a class that cannot be used, or an output folder that must not be overwritten.
+        SubquadError: A run, files, a class or a seed that cannot be used, or an output folder that must not be
+            overwritten.
     """
     settings = settings or ExplainSettings()
+    check_seed(seed)
     check_not_inside(out, run_folder(run), *list_files(files), flag="input")
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)

@@ -4,8 +4,8 @@ Any card with one collection of particles works unchanged. It is checked complet
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Card:
     branch_magic: Mapping[str, str]
     """Parts of names, and their replacements in the files."""
     file_magic: Mapping[str, Mapping[str, float]]
-    """Columns that depend on the file: value by pattern of the file name."""
+    """Columns that depend on the file: value by a regular expression that is searched in its path."""
     collections: Collections | None = None
     """Collections of events that hold several jets each; None for files with one entry per jet."""
 
@@ -156,25 +156,25 @@ class Card:
 
 def standardized_card(card: Card, found: Mapping[str, tuple[float, float]]) -> Card:
     """Return the card with center and scale of these variables, under the keys where weaver writes them too."""
-    params = {}
+    standardized = []
     for variable in card.features:
         center, scale = found.get(variable.name, (variable.center, variable.scale))
-        params[variable.name] = {
-            **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
-            **{"center": center, "scale": scale, "min": variable.low, "max": variable.high},
-        }
-    preprocess = {**(card.options.get("preprocess") or {}), "params": params}
-    return card_of({**card.options, "preprocess": preprocess}, card.name)
+        standardized.append(replace(variable, center=center, scale=scale))
+    return _with_standardization(card, standardized)
 
 
 def card_like(card: Card, other: Card) -> Card:
     """Return the card with the standardization of another card's features of the same names."""
+    return _with_standardization(card, other.features)
+
+
+def _with_standardization(card: Card, variables: Iterable[Variable]) -> Card:
     params = {
         variable.name: {
             **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
             **{"center": variable.center, "scale": variable.scale, "min": variable.low, "max": variable.high},
         }
-        for variable in other.features
+        for variable in variables
     }
     preprocess = {**(card.options.get("preprocess") or {}), "params": params}
     return card_of({**card.options, "preprocess": preprocess}, card.name)

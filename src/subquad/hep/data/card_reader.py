@@ -349,7 +349,7 @@ def _split(given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.
 
 
 def _file_magic(values: Mapping[str, float], source: Source) -> float:
-    """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its name, else 0."""
+    """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its path, else 0."""
     return next((value for pattern, value in values.items() if re.search(pattern, str(source.path))), 0)
 
 

@@ -249,7 +249,7 @@ class PaddedTable:
         return ak.unflatten(array[is_real], is_real.sum(1))
 
     def _parts(self, array: np.ndarray, is_real: np.ndarray) -> np.ndarray:
-        """[n, parts, P]."""
+        """Return an array as [n, parts, P]; files may have the last two axes in either order."""
         return array if array.shape[2] == is_real.shape[1] else array.swapaxes(1, 2)
 
 

@@ -45,7 +45,7 @@ class FitSource:
     reweighting: Reweighting | None
     """Reweighting by the card or by `--reweight-vars`; None without it."""
     data: str
-    """Fingerprint of the files and the card."""
+    """Fingerprint of the contents of the files and of the card, wherever they are."""
 
     @property
     def key(self) -> str:
@@ -123,7 +123,7 @@ def source_of(
         layout=layout,
         reweighting=reweighting,
         digests={str(path): digests[str(path)] for path in files.fitted()},
-        data=fingerprint(json.dumps(digests), *([Path(settings.card)] if settings.card else [])),
+        data=fingerprint(json.dumps([*digests.values()]), *([Path(settings.card)] if settings.card else [])),
     )
 
 

@@ -31,9 +31,9 @@ class PublicLayout:
     content: str
     """What a file must hold to be recognized."""
     column: str = ""
-    """Column that is 0 or 1 for the two classes."""
+    """Column with the number of the class, from 0 on."""
     classes: tuple[str, ...] = ()
-    """Names of the classes 0 and 1; empty for numbers, or for the names of label columns."""
+    """Names of the classes by these numbers; empty for numbers, or for the names of label columns."""
 
 
 LAYOUTS = {

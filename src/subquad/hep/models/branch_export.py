@@ -48,7 +48,8 @@ def comparison_files(tagger: TrainedTagger, files: Files | None, *, tree: str) -
     if card is not None:
         wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
     missing = sorted({*wanted} - {*inspect_file(example[0], tree).columns})
-    if not missing and (card is None or card.tree in (None, "tree")) and not (card and card.collections):
+    # whatever its name, the only tree of the example is taken
+    if not missing and (card is None or card.collections is None):
         return example
     training = [path for path in map(Path, tagger.config.get("files", ())) if path.is_file()]
     if training:

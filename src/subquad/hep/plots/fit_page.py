@@ -23,7 +23,7 @@ from subquad.hep.plots.tables import metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, picture
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.history import read_history
-from subquad.runs.storage import read_json, read_tensors
+from subquad.runs.storage import plain, read_json, read_tensors
 
 __all__ = ["comparison_table", "model_card", "sections", "sections_of", "verdict"]
 
@@ -98,26 +98,7 @@ def sections_of(
             ],
         ),
         Section("Background rejection", [rejections_table(_measured(metrics), background)]),
-        Section(
-            "Scores",
-            [
-                picture(
-                    confusion_figure(net, classes),
-                    "Confusion matrix: predicted class of the jets of each true class, in per cent.",
-                ),
-                picture(
-                    scores_figure(net, classes, background),
-                    f"Score of each signal against {background}, for jets of the signal and of {background}.",
-                ),
-                picture(
-                    calibration_figure(group_by_model(predictions), classes),
-                    "Reliability diagram: observed fraction of each class against the predicted probability, with the "
-                    "calibration error of the class. A calibrated tagger follows the diagonal.",
-                ),
-                "subquad hep evaluate draws more: ROC curves beside the baseline, the dependence on pT, and mass "
-                "sculpting.",
-            ],
-        ),
+        _score_section(predictions, classes, background),
         *_target_sections(metrics, net, classes),
         Section("Jets", [_split_text(metrics, config), picture(observers_figure(net, classes), _OBSERVERS)]),
         Section(
@@ -129,6 +110,31 @@ def sections_of(
             ],
         ),
     ]
+
+
+def _score_section(predictions: Sequence[Predictions], classes: Sequence[str], background: str) -> Section:
+    """Return confusion matrix and scores of the tagger, and the calibration of all models."""
+    net = predictions[0]
+    return Section(
+        "Scores",
+        [
+            picture(
+                confusion_figure(net, classes),
+                "Confusion matrix: predicted class of the jets of each true class, in per cent.",
+            ),
+            picture(
+                scores_figure(net, classes, background),
+                f"Score of each signal against {background}, for jets of the signal and of {background}.",
+            ),
+            picture(
+                calibration_figure(group_by_model(predictions), classes),
+                "Reliability diagram: observed fraction of each class against the predicted probability, with the "
+                "calibration error of the class. A calibrated tagger follows the diagonal.",
+            ),
+            "subquad hep evaluate draws more: ROC curves beside the baseline, the dependence on pT, and mass "
+            "sculpting.",
+        ],
+    )
 
 
 def _target_sections(metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str]) -> list[Section]:
@@ -209,5 +215,19 @@ Trained on {metrics["jets"]["train"]:,} jets with preset `{config["preset"]}` an
 subquad hep predict THIS_FOLDER jets.root --out scores.root
 ```
 
-{PRESETS[config["preset"]].origin}
+{PRESETS[config["preset"]].origin}{_changes_text(config)}
 """
+
+
+def _changes_text(config: Mapping[str, Any]) -> str:
+    """Return a sentence on what the network does not have in common with its preset; empty if there is nothing."""
+    preset = plain(PRESETS[config["preset"]].net)
+    # the number of particles is that of the files
+    changes = [
+        f"`{name}` is {value} in place of {preset[name]}"
+        for name, value in config["net"].items()
+        if name != "max_particles" and value != preset[name]
+    ]
+    if config["card"] is not None:
+        changes.append(f"the inputs are those of {config['card']['name']}")
+    return f" Differences from the preset: {', '.join(changes)}." if changes else ""
