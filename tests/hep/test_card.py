@@ -167,8 +167,8 @@ def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):
         "card.yaml: new_variables: one → two → one: a variable cannot depend on itself",
         "card.yaml: new_variables: three: no function of np 'lg'; did you mean 'log'?",
         "card.yaml: inputs: no group 'pf_maks'; did you mean 'pf_mask'?",
-        "all lengths must be the same whole number above 0 (pf_points: 64, pf_features: 128, pf_vectors: 128)",
-        "inputs: vectors has 3 variables; it needs px, py, pz and energy",
+        "all lengths of pf must be the same whole number above 0 (pf_points: 64, pf_features: 128, pf_vectors: 128)",
+        "inputs: pf_vectors has 3 variables; it needs px, py, pz and energy",
         "inputs: pf_features: part_pt_log: ['part_pt_log', 'much']: the entries after the name must be",
         "labels: give type: simple with a list of two labels or more",
         "weights: no key 'reweight_metod'; did you mean 'reweight_method'?",
@@ -202,10 +202,17 @@ def test_a_card_that_cannot_work_is_refused(options, changes, message):
         card_of({**options, **changes}, "card.yaml")
 
 
-def test_two_collections_of_particles_are_refused(options):
-    options["inputs"]["sv_features"] = options["inputs"]["pf_features"]
-    with pytest.raises(SubquadError, match="inputs: pf, sv: networks take one collection of particles"):
+def test_collections_that_cannot_form_one_set_are_refused_with_all_reasons(options):
+    options["inputs"]["sv_features"] = {"length": 5, "vars": ["sv_ntracks", ["part_charge", None]]}
+    with pytest.raises(SubquadError) as caught:
         card_of(options, "card.yaml")
+    for message in (
+        "card.yaml: inputs: neither points nor vectors; add sv_points, coordinates for nearest neighbours",
+        "card.yaml: inputs: sv: with several collections each needs points; add sv_points",
+        "card.yaml: inputs: pf has vectors and sv has none; give them to all or to none",
+        "card.yaml: inputs: part_charge is in pf and sv; define it for sv under another name in new_variables",
+    ):
+        assert str(caught.value).count(message) == 1
 
 
 def test_a_file_that_is_no_card_is_reported(tmp_path):

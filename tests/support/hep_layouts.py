@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 _BLOCKS = re.findall(
     r"^```yaml\n(.*?)^```", (DOCS / "hep-data.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
 )
-FLAVOUR_CARD, NANO_CARD = (block for block in _BLOCKS if "inputs:" in block)
-"""The complete cards of docs/hep-data.md, for `write_flavour_tagging` and `write_nano`."""
+FLAVOUR_CARD, NANO_CARD, VERTEX_CARD = (block for block in _BLOCKS if "inputs:" in block)
+"""The complete cards of docs/hep-data.md, for `write_flavour_tagging`, `write_nano` and `write_nano` with vertices."""
 
 TRUTH = ("truthE", "truthPX", "truthPY", "truthPZ")
 

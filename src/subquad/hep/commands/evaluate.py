@@ -5,7 +5,7 @@ Takes our runs, several trainings of each model, and scores that other programs 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from subquad import __version__
@@ -85,7 +85,8 @@ def evaluate(
     varied: dict[str, list[ModelPredictions]] = {}
     if paths:
         taggers = compared.taggers(settings.event_weights)
-        check_variable(taggers)
+        if variations:
+            check_variable(taggers)
         predictions = score_files(taggers, paths, settings, classes, quiet=quiet)
         for variation in variations:
             scored = score_files(taggers, paths, settings, classes, variation=variation, quiet=quiet)
@@ -164,9 +165,12 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     trainings: dict[tuple[str, Any], Path] = {}
     differing = {folder: _differing(own, list(settings.values())) for folder, own in settings.items()}
     distinct = {repr(own) for own in differing.values()}
-    for is_short in (True, False):
-        texts = {folder: _settings_text(own, is_short=is_short) for folder, own in differing.items()}
-        # bin edges and the like are shown only if they tell models apart
+    for hidden, is_short in (("data", True), ("", True), ("", False)):
+        texts = {
+            folder: _settings_text({key: value for key, value in own.items() if key != hidden}, is_short=is_short)
+            for folder, own in differing.items()
+        }
+        # fingerprints, bin edges and the like are shown only if they tell models apart
         if len({*texts.values()}) == len(distinct):
             break
     for folder, own in settings.items():
@@ -193,10 +197,11 @@ def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> d
 
 
 def _settings_text(own: Mapping[str, Any], *, is_short: bool) -> tuple[str, ...]:
-    """Return settings as words; of lists, without their numbers if they are to be short."""
+    """Return settings as words; without the numbers of lists and the folders of files, if they are to be short."""
 
     def text(value: Any) -> str:
         words = list(map(str, value)) if isinstance(value, list) else [str(value)]
+        words = [PurePath(word).name or word for word in words] if is_short else words
         names = [word for word in words if word[:1].isalpha()]
         return " ".join(names if is_short and names else words)
 

@@ -61,8 +61,9 @@ def export(
         content of `preprocess.json`.
 
     Raises:
-        SubquadError: There is no such tagger, a file exists and `force` is off, the files do not have the branches, an
-            expression of the card cannot be translated, or probabilities differ by more than 1e-4.
+        SubquadError: There is no such tagger, a file exists and `force` is off, the files do not have the branches, the
+            card has several collections of inputs or an expression that cannot be translated, or probabilities differ
+            by more than 1e-4.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     settings, out = settings or ExportSettings(), as_file(out)
@@ -73,6 +74,10 @@ def export(
     for path in (out, beside) if is_weaver else (out,):
         check_output(path, force=force)
     tagger = TrainedTagger.load(run)
+    card = tagger.layout.card
+    if card is not None and len(card.inputs) > 1:
+        prefixes = " and ".join(one.prefix for one in card.inputs)
+        raise SubquadError(f"{tagger.path}: {card.name} has the collections {prefixes}; taggers of one can be exported")
     if is_weaver:
         if files is not None:
             raise SubquadError("--files: jets are compared with --inputs branches only; omit it with --inputs weaver")

@@ -1,6 +1,7 @@
 """Weaver's data card: a YAML file that defines inputs, labels, selection and weights of jets.
 
-Any card with one collection of particles works unchanged. It is checked completely before a file of jets is opened.
+Cards of weaver work unchanged, with one collection of inputs or several. A card is checked completely before a file of
+jets is opened.
 """
 
 import math
@@ -12,9 +13,10 @@ from typing import Any
 import yaml
 
 from subquad.errors import SubquadError, raise_errors
-from subquad.hep.data.card_parser import WEIGHT_COLUMN, CardParser, Variable
+from subquad.hep.data.card_parser import WEIGHT_COLUMN, CardParser
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
+from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.settings import Reweighting
 from subquad.runs.markup import parse_yaml
 
@@ -51,14 +53,8 @@ class Card:
     """Selects the jets to test on and to predict."""
     new_variables: Mapping[str, Expression]
     """Computed columns."""
-    length: int
-    """Largest number of particles per jet; the first ones are kept."""
-    features: tuple[Variable, ...]
-    points: tuple[Variable, ...]
-    vectors: tuple[Variable, ...]
-    """px, py, pz, E in GeV; may be empty."""
-    mask: str | None
-    """Column that is 0 for particles to drop."""
+    inputs: tuple[InputCollection, ...]
+    """Particles, and further collections such as secondary vertices."""
     labels: tuple[Expression, ...]
     """One per class, 1 for its jets; or a single one that holds the class index."""
     classes: tuple[str, ...] | None
@@ -77,6 +73,26 @@ class Card:
     """Columns that depend on the file: value by a regular expression that is searched in its path."""
     collections: Collections | None = None
     """Collections of events that hold several jets each; None for files with one entry per jet."""
+
+    @property
+    def length(self) -> int:
+        """Largest number of particles per jet, entries of all collections counted."""
+        return sum(one.length for one in self.inputs)
+
+    @property
+    def features(self) -> tuple[Variable, ...]:
+        """Features of all collections."""
+        return tuple(variable for one in self.inputs for variable in one.features)
+
+    @property
+    def points(self) -> tuple[Variable, ...]:
+        """Coordinates of the first collection; may be empty."""
+        return self.inputs[0].points
+
+    @property
+    def vectors(self) -> tuple[Variable, ...]:
+        """px, py, pz, E in GeV of the first collection; may be empty."""
+        return self.inputs[0].vectors
 
     @property
     def has_layout_names(self) -> bool:
@@ -106,8 +122,12 @@ class Card:
         return tuple(dict.fromkeys(names))
 
     def per_particle(self) -> tuple[str, ...]:
-        """Return the columns with one number per particle."""
-        return tuple(dict.fromkeys(v.name for v in (*self.features, *self.points, *self.vectors)))
+        """Return the columns with one number per particle, without masks."""
+        return tuple(dict.fromkeys(name for one in self.inputs for name in one.columns))
+
+    def masks(self) -> tuple[str, ...]:
+        """Return the columns that are 0 for particles to drop."""
+        return tuple(one.mask for one in self.inputs if one.mask is not None)
 
     def branches(self, *, is_training: bool, has_labels: bool = True, has_weights: bool = True) -> dict[str, str]:
         """Return the columns that a file must have, each with the key of the card that asks for it."""
@@ -121,7 +141,7 @@ class Card:
 
     def input_branches(self) -> set[str]:
         """Return the branches that the inputs of the network are computed from."""
-        asked, found = [*self.per_particle(), *([self.mask] if self.mask else [])], set[str]()
+        asked, found = [*self.per_particle(), *self.masks()], set[str]()
         while asked:
             name = asked.pop()
             if name not in found:
@@ -131,9 +151,7 @@ class Card:
 
     def _columns(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> dict[str, str]:
         """Return branches and new variables, each with the key of the card that asks for it."""
-        asked: dict[str, str] = dict.fromkeys(self.per_particle(), "inputs")
-        if self.mask:
-            asked[self.mask] = "inputs"
+        asked: dict[str, str] = dict.fromkeys((*self.per_particle(), *self.masks()), "inputs")
         asked |= {
             name: "observers" if name in self.observers else "weights" for name in self.per_jet(is_training=is_training)
         }
@@ -169,9 +187,10 @@ def card_like(card: Card, other: Card) -> Card:
 
 
 def _with_standardization(card: Card, variables: Iterable[Variable]) -> Card:
+    lengths = {variable.name: one.length for one in card.inputs for variable in one.features}
     params = {
         variable.name: {
-            **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
+            **{"length": lengths.get(variable.name, card.length), "pad_mode": "constant", "pad_value": 0},
             **{"center": variable.center, "scale": variable.scale, "min": variable.low, "max": variable.high},
         }
         for variable in variables

@@ -6,13 +6,14 @@ Everything that is wrong with a card is reported at once, with the key where it 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.card_weights import parse_weights
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression, parse
+from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.settings import Reweighting, is_number
 
 __all__ = ["WEIGHT_COLUMN", "CardParser", "Variable"]
@@ -26,21 +27,6 @@ KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
     *("inputs", "labels", "observers", "monitor_variables", "weights", "event_weights", "bucketing", "collections"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variable:
-    """A feature of the particles and its standardization: ((x - center) * scale), clipped to [low, high]."""
-
-    name: str
-    """A branch or a new variable of the card."""
-    center: float | None
-    """None takes the feature as it is."""
-    scale: float = 1.0
-    low: float = -5.0
-    high: float = 5.0
-    is_automatic: bool = False
-    """Center and scale are computed from the training jets."""
 
 
 class CardParser:
@@ -59,7 +45,7 @@ class CardParser:
             if key != text and (expression := self._expression(text, f"new_variables: {key}")) is not None
         }
         self._check_cycles(new_variables)
-        groups, length = self._groups(options)
+        inputs = self._inputs(options)
         labels, classes = self._labels(options)
         targets = self._targets(options)
         self._check_definitions(options, new_variables)
@@ -69,34 +55,33 @@ class CardParser:
         (event_weights, reweighting), collections = self._weights(options, observers), self._collections(options)
         if self.errors:
             return {}
-        mask = groups.get("mask", ())
         tree = options.get("treename")
-        return dict(
-            name=self.name,
-            options=dict(options),
-            tree=None if tree is None else str(tree),
-            selection=selection,
-            test_selection=self._optional(options, "test_time_selection") or selection,
-            new_variables=new_variables,
-            length=length,
-            **{name: groups.get(name, ()) for name in GROUPS[:3]},
-            mask=mask[0].name if mask else None,
-            labels=labels,
-            classes=classes,
-            targets=targets,
-            observers=observers,
-            event_weights=event_weights,
-            reweighting=reweighting,
-            collections=collections,
-            branch_magic={str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
-            file_magic={
+        return {
+            "name": self.name,
+            "options": dict(options),
+            "tree": None if tree is None else str(tree),
+            "selection": selection,
+            "test_selection": self._optional(options, "test_time_selection") or selection,
+            "new_variables": new_variables,
+            "inputs": inputs,
+            "labels": labels,
+            "classes": classes,
+            "targets": targets,
+            "observers": observers,
+            "event_weights": event_weights,
+            "reweighting": reweighting,
+            "collections": collections,
+            "branch_magic": {str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
+            "file_magic": {
                 str(key): {str(pattern): number for pattern, number in value.items()}
                 for key, value in self._mapping(options, "file_magic").items()
             },
-        )
+        }
 
     def _error(self, message: str) -> None:
-        self.errors.append(f"{self.name}: {message}")
+        # the groups of several collections may share an error
+        if f"{self.name}: {message}" not in self.errors:
+            self.errors.append(f"{self.name}: {message}")
 
     def _expression(self, text: Any, place: str) -> Expression | None:
         try:
@@ -174,45 +159,79 @@ class CardParser:
             if not isinstance(value, int | float):
                 self._error(f"{place}: {pattern!r}: {value!r} is not a number")
 
-    def _groups(self, options: Mapping[str, Any]) -> tuple[dict[str, tuple[Variable, ...]], int]:
-        inputs = self._mapping(options, "inputs")
-        groups: dict[str, tuple[Variable, ...]] = {}
-        lengths: dict[str, Any] = {}
-        prefixes = set()
-        for name, group in inputs.items():
+    def _inputs(self, options: Mapping[str, Any]) -> tuple[InputCollection, ...]:
+        groups: dict[str, dict[str, tuple[Variable, ...]]] = {}
+        lengths: dict[str, dict[str, Any]] = {}
+        for name, group in self._mapping(options, "inputs").items():
             prefix, _, kind = str(name).rpartition("_")
             if kind not in GROUPS:
                 known = [f"{prefix or 'pf'}_{kind}" for kind in GROUPS]
                 self._error(f"inputs: {unknown('group', str(name), known)}")
                 continue
-            prefixes.add(prefix)
+            own = groups.setdefault(prefix, {})
             if not isinstance(group, Mapping):
                 self._error(f"inputs: {name}: it must have `length` and `vars`")
                 continue
             self._known(group, ("length", "pad_mode", "vars"), "key", f"inputs: {name}: ")
-            lengths[name] = group.get("length")
+            lengths.setdefault(prefix, {})[name] = group.get("length")
             if str(group.get("pad_mode", "constant")).lower() not in ("wrap", "constant"):
                 self._error(f"inputs: {name}: pad_mode is {group['pad_mode']!r}; wrap or constant")
-            groups[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, kind=kind)
-        if len(prefixes) > 1:
-            self._error(
-                f"inputs: {', '.join(sorted(prefixes))}: networks take one collection of particles; "
-                "keep the groups of one"
-            )
-        if not groups.get("features"):
+            own[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, kind=kind)
+        found = [self._collection(prefix, own, lengths.get(prefix, {})) for prefix, own in groups.items()]
+        if not found:
             self._error("inputs: no group of features, such as pf_features")
+        if len(found) > 1:
+            self._check_union(found)
+        return tuple(found)
+
+    def _collection(
+        self, prefix: str, groups: Mapping[str, tuple[Variable, ...]], lengths: Mapping[str, Any]
+    ) -> InputCollection:
+        if not groups.get("features"):
+            self._error(f"inputs: no group of features, {prefix}_features")
         wanted = {"points": (2, "Δη and Δφ"), "vectors": (4, "px, py, pz and energy"), "mask": (1, "one variable")}
         for kind, (count, what) in wanted.items():
             if groups.get(kind) and len(groups[kind]) != count:
-                self._error(f"inputs: {kind} has {len(groups[kind])} variables; it needs {what}")
+                self._error(f"inputs: {prefix}_{kind} has {len(groups[kind])} variables; it needs {what}")
         self._check_order(groups.get("points", ()))
         if not groups.get("points") and not groups.get("vectors"):
-            self._error("inputs: neither points nor vectors; add pf_points, coordinates for nearest neighbours")
+            self._error(f"inputs: neither points nor vectors; add {prefix}_points, coordinates for nearest neighbours")
         good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
-        if inputs and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
+        if lengths and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
             listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            self._error(f"inputs: all lengths must be the same whole number above 0 ({listed})")
-        return groups, next(iter(good), 1)
+            self._error(f"inputs: all lengths of {prefix} must be the same whole number above 0 ({listed})")
+        mask = groups.get("mask", ())
+        return InputCollection(
+            prefix=prefix,
+            length=next(iter(good), 1),
+            features=groups.get("features", ()),
+            points=groups.get("points", ()),
+            vectors=groups.get("vectors", ()),
+            mask=mask[0].name if mask else None,
+        )
+
+    def _check_union(self, collections: Sequence[InputCollection]) -> None:
+        """Check that the entries of several collections can form one set of points."""
+        for one in collections:
+            if not one.points:
+                self._error(
+                    f"inputs: {one.prefix}: with several collections each needs points; add {one.prefix}_points"
+                )
+        for kind in COORDINATES[1:]:
+            given = {bool(getattr(one, kind)): one.prefix for one in collections}
+            if len(given) > 1:
+                self._error(
+                    f"inputs: {given[True]} has {kind} and {given[False]} has none; give them to all or to none"
+                )
+        owners: dict[str, str] = {}
+        for one in collections:
+            for name in one.columns:
+                if name in owners:
+                    self._error(
+                        f"inputs: {name} is in {owners[name]} and {one.prefix}; define it for {one.prefix} under "
+                        "another name in new_variables"
+                    )
+                owners[name] = one.prefix
 
     def _check_order(self, points: Sequence[Variable]) -> None:
         """Check by their names that the points are Δη and Δφ; only the second one is an angle, compared modulo 2π."""

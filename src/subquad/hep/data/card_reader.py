@@ -28,9 +28,10 @@ from subquad.hep.data.columns import (
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import jet_features, momentum_features
 from subquad.hep.data.formats import Source
+from subquad.hep.data.input_collections import InputCollection, united
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import inspect_files, jets_of
-from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
+from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_points, check_units
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
@@ -205,34 +206,49 @@ class CardReader:
         )
 
     def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
-        card = self.card
-        names = [name for name in self.layout.particles if name not in ANGLES_FROM_MOMENTA]
-        masks = [card.mask] if card.mask else []
-        table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False)
-        table, lengths = _truncated(table, lengths, errors, length=card.length, has_mask=bool(masks))
-        self._replace_nan(table, names, lengths, errors)
-        vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
-        if vectors is not None:
+        card, layout = self.card, self.layout
+        tables, counts = zip(*(self._entries(columns, one, errors) for one in card.inputs), strict=True)
+        table, lengths = united(card.inputs, tables, counts)
+        momenta = None
+        if layout.vectors is not None:
+            vectors = table[:, list(layout.vectors.columns)]
             advice = "drop such jets"
             if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
                 advice = f"pf_vectors must be px, py, pz and energy, and its fourth variable is {card.vectors[3].name}"
             check_energies(vectors[:, 3], lengths, errors, advice=advice)
             check_units(vectors, lengths, errors)
-            angles = angles_from_momenta(vectors, lengths)
+            # of the first collection: secondary vertices consist of particles, which must not count twice
+            names = card.inputs[0].columns
+            momenta = tables[0][:, [names.index(variable.name) for variable in card.vectors]], counts[0]
+            angles = angles_from_momenta(*momenta)
             if card.points:
                 points = [variable.name for variable in card.points]
-                own = table[:, [names.index(name) for name in points]]
-                check_points(own, angles, lengths, points, errors)
+                own = tables[0][:, [names.index(name) for name in points]]
+                check_points(own, angles, counts[0], points, errors)
             else:
                 table = np.concatenate([table, angles], axis=1)
         return JetChunk(
             particles=table,
             lengths=lengths,
-            jet_features=self._jet_features(columns, table, vectors, lengths, errors),
+            jet_features=self._jet_features(columns, table, lengths, momenta, errors),
             observers=self._observers(columns, errors),
             labels=self._labels(columns, errors),
             classes=(card.classes or ()) if self.has_labels else (),
         )
+
+    def _entries(
+        self, columns: _CardColumns, collection: InputCollection, errors: ChunkErrors
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the entries of a collection [C, V] that the card keeps, and how many of them each jet has [J]."""
+        names, masks = collection.columns, [collection.mask] if collection.mask else []
+        # jets consist of the first one
+        may_be_empty = collection != self.card.inputs[0]
+        table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False, may_be_empty=may_be_empty)
+        table, lengths = _truncated(
+            table, lengths, errors, length=collection.length, has_mask=bool(masks), may_be_empty=may_be_empty
+        )
+        self._replace_nan(table, names, lengths, errors)
+        return table, lengths
 
     def _replace_nan(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, errors: ChunkErrors) -> None:
         """Set NaN to 0, and count it and infinity, which is clipped later, or an error in unclipped columns."""
@@ -249,15 +265,23 @@ class CardReader:
                 self.infinite[name] += int(is_infinite.sum())
 
     def _jet_features(
-        self, columns: _CardColumns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, errors: Any
+        self,
+        columns: _CardColumns,
+        table: np.ndarray,
+        lengths: np.ndarray,
+        momenta: tuple[np.ndarray, np.ndarray] | None,
+        errors: ChunkErrors,
     ) -> np.ndarray:
+        """Return the jet-level features [J, F], from momenta [C, 4] and their number per jet [J], if there are any."""
         if self.layout.has_jetclass_features:
             return jet_features(jets_of(columns, (), errors), self.layout.jet_features)
-        if vectors is not None:
-            return momentum_features(vectors, lengths)
-        jet = np.repeat(np.arange(len(lengths)), lengths)
+        if momenta is not None:
+            return momentum_features(*momenta)
+        jet, group = np.repeat(np.arange(len(lengths)), lengths), self.layout.features
         # the logarithm of 0 must not make the mean infinite
-        features = np.nan_to_num(table[:, list(self.layout.features.columns)], posinf=0, neginf=0)
+        features = np.nan_to_num(table[:, list(group.columns)], posinf=0, neginf=0)
+        if group.owners:
+            features = np.where(table[:, list(group.owners)] != 0, features, 0)
         means = [jet_totals(jet, column, len(lengths)) / lengths.clip(1) for column in features.T]
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
@@ -320,7 +344,7 @@ def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card,
 
 
 def _truncated(
-    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool
+    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool, may_be_empty: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
@@ -331,7 +355,7 @@ def _truncated(
         table = table[:, :-1]
     kept = np.bincount(jet[keep], minlength=len(lengths))
     is_empty = (kept == 0) & (lengths > 0)
-    if is_empty.any():
+    if is_empty.any() and not may_be_empty:
         errors.add(is_empty, "the card's mask leaves no particle of the jet")
     return table[keep], kept
 

@@ -152,7 +152,12 @@ def _check_jets(values: np.ndarray, name: str, errors: ChunkErrors) -> None:
 
 
 def particle_table(
-    columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors, *, is_finite: bool = True
+    columns: Mapping[str, Any],
+    names: Sequence[str],
+    errors: ChunkErrors,
+    *,
+    is_finite: bool = True,
+    may_be_empty: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return columns with one number per particle as one table.
 
@@ -161,6 +166,7 @@ def particle_table(
         names: Columns to take; all must have the same number of particles.
         errors: Receives the errors; a column with errors is 0.
         is_finite: NaN and infinity are errors.
+        may_be_empty: Jets without particles are no errors.
 
     Returns:
         The table [C, V] float32, and the number of particles of each jet [J].
@@ -183,7 +189,7 @@ def particle_table(
         table[:, i] = values
         if is_finite:
             _check_particles(table[:, i], lengths, name, errors)
-    if (lengths == 0).any():
+    if (lengths == 0).any() and not may_be_empty:
         errors.add(lengths == 0, "the jet has no particles")
     return table, lengths
 

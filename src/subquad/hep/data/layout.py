@@ -21,6 +21,7 @@ from subquad.hep.data.features import (
     RAW_FEATURES,
     STANDARD_FEATURES,
 )
+from subquad.hep.data.input_collections import membership, table_columns
 from subquad.hep.data.jets import MOMENTA, OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
@@ -76,6 +77,8 @@ class InputGroup:
     """Their columns in the table of particles."""
     standardizer: Standardizer | None = None
     """None takes the columns as they are."""
+    owners: tuple[int, ...] = ()
+    """With several collections: for each feature the column that is not 0 where the feature is defined."""
 
     def __call__(self, table: Float[Tensor, "B P V"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P H"]:
         """Return the standardized features of padded jets; padding is 0."""
@@ -83,7 +86,10 @@ class InputGroup:
         # a slice is a view, a list of columns a copy
         is_contiguous = self.columns == tuple(range(begin, begin + count))
         x = table[..., begin : begin + count] if is_contiguous else table[..., list(self.columns)]
-        return x if self.standardizer is None else torch.where(mask[..., None], self.standardizer(x), 0)
+        x = x if self.standardizer is None else self.standardizer(x)
+        if self.owners:
+            return torch.where(table[..., list(self.owners)] != 0, x, 0)
+        return x if self.standardizer is None else torch.where(mask[..., None], x, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +163,14 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
             max_particles=settings.max_particles,
             neighbours=neighbours,
         )
-    particles = (*card.per_particle(), *(() if card.points else ANGLES_FROM_MOMENTA))
+    particles = (*table_columns(card.inputs), *(() if card.points else ANGLES_FROM_MOMENTA))
+    features = _features_of_card(card, particles)
     if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False, has_weights=False).keys():
         jet_features = of_jetclass
     elif card.vectors:
         jet_features = MOMENTUM_FEATURES
     else:
-        jet_features = ("particles", *(f"mean {variable.name}" for variable in card.features))
-    features = _card_group(card.features, particles)
+        jet_features = ("particles", *(f"mean {name}" for name in features.names))
     points = _card_group(card.points, particles) if card.points else _group(ANGLES_FROM_MOMENTA, particles)
     weight = () if card.event_weights is None else (WEIGHT_COLUMN,)
     return Layout(
@@ -233,6 +239,16 @@ def _card_group(variables: Sequence[Variable], particles: Sequence[str]) -> Inpu
     return replace(group, standardizer=Standardizer(*torch.tensor(rows, dtype=torch.float32).T.contiguous()))
 
 
+def _features_of_card(card: Card, particles: Sequence[str]) -> InputGroup:
+    """Return the features of all collections; of several, also those that say which entries belong to each."""
+    if len(card.inputs) == 1:
+        return _card_group(card.features, particles)
+    names = [membership(one) for one in card.inputs]
+    group = _card_group((*card.features, *(Variable(name=name, center=None) for name in names)), particles)
+    owners = [name for name, one in zip(names, card.inputs, strict=True) for _ in one.features]
+    return replace(group, owners=tuple(particles.index(name) for name in (*owners, *names)))
+
+
 def fit_standardization(
     layout: Layout, settings: NetSettings, particles: Float[Tensor, "C V"], jet_features: Float[Tensor, "J F"]
 ) -> Layout:
@@ -254,10 +270,12 @@ def fit_standardization(
     card = layout.card
     if card is not None and card.has_automatic:
         found = {}
-        for variable in card.features:
+        for place, variable in enumerate(card.features):
             if variable.is_automatic:
-                column = particles[:, layout.particles.index(variable.name)].numpy()
-                finite = column[np.isfinite(column)]
+                column = particles[:, layout.particles.index(variable.name)]
+                if layout.features.owners:
+                    column = column[particles[:, layout.features.owners[place]] != 0]
+                finite = column[torch.isfinite(column)].numpy()
                 if not len(finite):
                     raise SubquadError(
                         f"{card.name}: inputs: {variable.name} is infinite for all particles of the training jets, so "

@@ -18,13 +18,21 @@ def check_variable(taggers: Mapping[str, Sequence[TrainedTagger]]) -> None:
     """Check that the inputs of all taggers follow from momenta that can be varied.
 
     Raises:
-        SubquadError: The card of a tagger has no momenta, or describes collections of events.
+        SubquadError: The card of a tagger has no momenta, or has collections of events or several of inputs.
     """
     errors = []
     for tagger in (one for each in taggers.values() for one in each):
         card = tagger.layout.card
-        if card is not None and (not card.vectors or card.collections is not None):
-            lacks = "describes collections of events" if card.vectors else "has no pf_vectors"
+        if card is None:
+            continue
+        lacks = None
+        if not card.vectors:
+            lacks = "has no pf_vectors"
+        elif card.collections is not None:
+            lacks = "describes collections of events"
+        elif len(card.inputs) > 1:
+            lacks = "has several collections of inputs"
+        if lacks is not None:
             errors.append(f"{tagger.path}: {card.name} {lacks}, so that momenta cannot be varied")
     raise_errors("--vary: some taggers cannot be evaluated on varied jets:", errors)
 

@@ -99,8 +99,8 @@ class BranchTagger(nn.Module):
             return torch.where(torch.isnan(value), 0.0, value)
 
         kept = mask.narrow(1, 0, count)
-        if card.mask is not None:
-            kept = kept & (first(card.mask) != 0)
+        for name in card.masks():
+            kept = kept & (first(name) != 0)
 
         def table(names: Sequence[str]) -> Float[Tensor, "B L H"]:
             if tuple(names) == ANGLES_FROM_MOMENTA:

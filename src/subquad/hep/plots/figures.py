@@ -15,7 +15,18 @@ from subquad.hep.metrics.classification import confusion, discriminant
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.weighting import effective_number
-from subquad.hep.plots.style import GREY, RED, colours, draw_cells, in_style, latex_name, line_looks, panel_grid, panels
+from subquad.hep.plots.style import (
+    GREY,
+    RED,
+    colours,
+    draw_cells,
+    in_style,
+    latex_name,
+    line_looks,
+    panel_grid,
+    panels,
+    wrapped,
+)
 from subquad.reporting.vector_figure import BAND, SOFT
 
 __all__ = [
@@ -226,12 +237,14 @@ def ratio_figure(
     top, *below = grid[:, 0]
     left = efficiency
     for look, (name, curve) in zip(line_looks(len(curves)), curves.items(), strict=True):
-        _draw_band(top, curve, look, label=name)
+        _draw_band(top, curve, look, label=wrapped(name))
         if envelopes and name in envelopes:
             low, high = envelopes[name]
             is_kept = np.isfinite(low) & np.isfinite(high)
             hatched = {"facecolor": "none", "edgecolor": look["color"], "hatch": "////", "linewidth": 0.7, "alpha": 0.7}
-            top.fill_between(curve.x[is_kept], low[is_kept], high[is_kept], label=f"{name}, variations", **hatched)
+            top.fill_between(
+                curve.x[is_kept], low[is_kept], high[is_kept], label=wrapped(f"{name}, variations"), **hatched
+            )
         left = min([left, *_finite(curve)[0][:1]])
     for axes in below:
         _draw_ratios(axes, curves, curves[reference].value)
@@ -276,7 +289,7 @@ def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, backgro
     lowest, largest = np.inf, 1.0
     ends = np.concatenate([curve.x for pair in curves.values() for curve in pair])
     for k, (look, (name, pair)) in enumerate(zip(line_looks(len(curves)), curves.items(), strict=True)):
-        _draw_band(top, pair[0], look, marker="o", markersize=3.5, label=name)
+        _draw_band(top, pair[0], look, marker="o", markersize=3.5, label=wrapped(name))
         # points of several models would hide each other
         offset = (k - (len(curves) - 1) / 2) * 0.012 * np.ptp(ends)
         x, value, low, high = _finite(pair[1])
@@ -353,7 +366,7 @@ def time_figure(models: Sequence[ModelPredictions]) -> Figure:
         milliseconds = 1e3 * seconds / jets
         mean = 1e3 * seconds.sum() / jets.sum()
         axes.plot(particles, milliseconds, "o", color=look["color"], markersize=3, alpha=0.55)
-        axes.plot([], [], "o", color=look["color"], markersize=5, label=f"{name}: mean {mean:.3g} ms")
+        axes.plot([], [], "o", color=look["color"], markersize=5, label=wrapped(f"{name}: mean {mean:.3g} ms"))
         # one delayed batch must not flatten all others
         largest = max(largest, float(np.quantile(milliseconds, 0.98)))
     axes.set(ylim=(0, 1.5 * largest), xlim=(0, None), xlabel="particles of the jet", ylabel="time per jet [ms]")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from subquad.hep.metrics.mass_shape import EFFICIENCIES
-from subquad.hep.plots.style import colours, in_style, latex_name, panel_grid
+from subquad.hep.plots.style import colours, in_style, latex_name, panel_grid, wrapped
 
 __all__ = ["has_mass_shapes", "mass_shape_figure"]
 
@@ -58,7 +58,7 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
                     xerr=[[point[0] - min(x)], [max(x) - point[0]]],
                     yerr=[[point[1] - ends_y[0]], [ends_y[1] - point[1]]],
                     **{"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1.2},
-                    label=f"{model['name']}, {100 * efficiency:g} %",
+                    label=wrapped(f"{model['name']}, {100 * efficiency:g} %"),
                 )
                 chance = [cut["by_chance"] for cut in cuts if cut["by_chance"]]
                 if chance:

@@ -1,6 +1,7 @@
 """Style of the figures: frame and ticks as in mplhep's CMS style, no experiment label, colour-blind-safe colours."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,18 @@ from matplotlib.figure import Figure
 from subquad.errors import require
 from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
 
-__all__ = ["GREY", "RED", "colours", "draw_cells", "in_style", "latex_name", "line_looks", "panel_grid", "panels"]
+__all__ = [
+    "GREY",
+    "RED",
+    "colours",
+    "draw_cells",
+    "in_style",
+    "latex_name",
+    "line_looks",
+    "panel_grid",
+    "panels",
+    "wrapped",
+]
 
 NAMES = {
     "QCD": "q/g",
@@ -39,6 +51,11 @@ GREY, RED = "#717581", "#bd1f01"
 def latex_name(label: str) -> str:
     """Return the name of a class for figures."""
     return NAMES.get(label, label.replace("_", " ").replace("$", r"\$"))
+
+
+def wrapped(name: str) -> str:
+    """Return the name of a model for a legend, which must leave room for the curves."""
+    return "\n".join(textwrap.wrap(name, 34, break_on_hyphens=False)).replace("$", r"\$")
 
 
 def colours(count: int) -> list[str]:
