@@ -136,6 +136,7 @@ def test_a_settings_file_that_cannot_be_read_is_reported_with_its_name(tmp_path,
         ("seed: 1\nepochs: [2", ", line 2, column 11: not YAML (expected ',' or ']', but got '<stream end>')"),
         ("day: 2001-99-99", ": not a YAML file (a value cannot be read: month must be in 1..12)"),
         ("epochs", ": must hold lines `flag: value`"),
+        ("epochs: 1\nepochs: 2", ": settings that cannot be used (--config)\n  epochs is defined twice, as '1' (line"),
         ("3: 4", ": 3 is not the name of a flag"),
     ):
         settings.write_text(content)

@@ -18,7 +18,7 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
 from subquad.errors import SubquadError, flag_name, missing_extra, raise_errors
-from subquad.runs.markup import parse_yaml
+from subquad.runs.markup import defined_twice, parse_yaml
 from subquad.runs.storage import DISK_FULL
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
@@ -219,7 +219,8 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
     import yaml
 
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, twice = parse_yaml(text), defined_twice(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -228,6 +229,7 @@ def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise SubquadError(f"{path}: must hold lines `flag: value`, such as `epochs: 3` (--config)")
+    raise_errors(f"{path}: settings that cannot be used (--config)", twice)
     for key in content:
         if not isinstance(key, str):
             raise SubquadError(f"{path}: {key!r} is not the name of a flag; write lines such as `epochs: 3` (--config)")

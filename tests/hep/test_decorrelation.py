@@ -139,7 +139,10 @@ def test_a_fit_with_the_penalty_selects_by_its_loss_and_the_evaluation_shows_the
     with pytest.raises(SubquadError, match="--decorrelation-weight is 0; give a value above 0"):
         FitSettings(decorrelation_weight=0)
     settings = FitSettings(preset="standard", epochs=2, no_boosting=True, decorrelate="jet_sdmass", test_fraction=0.4)
+    few = fit(files, replace(settings, batch_size=4, epochs=1), out=tmp_path / "few", quiet=True)
+    assert "Warning: a batch has 2.0 jets of QCD on average; below 4 of them there is no penalty" in few["notes"][0]
     metrics = fit(files, settings, out=tmp_path / "run", quiet=True)
+    assert metrics["notes"] == []
     assert metrics["monitor"] == "loss"
     assert metrics["validation"]["loss"] > metrics["validation"]["penalty"] > 0
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]

@@ -202,3 +202,27 @@ def test_momenta_in_mev_and_angles_in_degrees_or_exchanged_are_refused(tables, t
     assert "(and 22 more jets); give Δφ in radians, from -π to π" in text
     text = error(part_deta=lambda table: table["part_dphi"], part_dphi=lambda table: table["part_deta"])
     assert "by the four-vectors, part_deta is Δφ and part_dphi is Δη; exchange these branches" in text
+    text = error(part_dphi=lambda table: table["part_dphi"] + np.float32(1.5))
+    assert "by the four-vectors, part_dphi is not the difference to the jet axis (off by" in text
+    text = error(part_energy=scaled("part_energy", 0.5))
+    assert "a.root: the energy of the particles is 0.5" in text
+    assert "times their momentum (median), and cannot be smaller than it; give the energy, not the mass" in text
+
+
+def test_padding_and_numbers_that_must_be_positive_are_refused(tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD")
+    for name in PARTICLES:
+        lists = ak.to_list(table[name])
+        lists[5] += [0.0, 0.0]
+        table[name] = ak.values_astype(ak.Array(lists), "float32")
+    table["part_d0err"] = spoilt(table["part_d0err"], 7, -999)
+    table["jet_pt"][[9, 11]] = 0
+    with pytest.raises(SubquadError) as caught:
+        read([write(tmp_path / "bad.root", table)])
+    text = str(caught.value)
+    count = len(table["part_px"][5]) - 2
+    assert f"bad.root: entry 5: the energy of particle {count} is 0.0; omit padding, and give the energy" in text
+    assert "bad.root: entry 7: part_d0err of particle" in text
+    assert "is -999.0; give 0 for particles without a track" in text
+    assert "bad.root: entry 9: jet_pt is 0.0 (and 1 more jet); drop such jets" in text

@@ -228,7 +228,7 @@ def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkey
 @pytest.mark.slow
 def test_a_note_warns_of_training_jets(runs, jets, tmp_path, no_figures):
     got = evaluate(runs / "one", files=jets[0], out=tmp_path / "evaluation", quiet=True)
-    assert len(got["notes"]) == 1
+    assert got["notes"][1:] == ["None of the jets is Hbb, Tbqq: metrics that need such jets are left out."]
     assert "was trained on jets of 1 of the 1 files (QCD.root), so results are biased upwards" in got["notes"][0]
     # a background alone has no rejection and no area
     assert got["models"][0]["spread"]["rejection"] == {}
@@ -251,6 +251,19 @@ def test_external_scores_are_read_in_any_order_and_under_weavers_names(tmp_path,
     got = evaluate(scores=[str(ours)], out=tmp_path / "evaluation", quiet=True)
     assert got["background"] == "QCD"
     assert got["models"][0]["name"] == "ours"
+
+
+def test_external_scores_may_lack_classes_without_jets(tmp_path, no_figures):
+    path = external_scores(tmp_path / "two.root", np.array([0, 1, 1]), without=("score_Tbqq",))
+    scored, classes = read_external_scores(path, "other")
+    assert classes == ("QCD", "Hbb")
+    assert scored.labels.tolist() == [0, 1, 1]
+    path = external_scores(tmp_path / "three.root", np.array([0, 1, 2, 2]), without=("score_Tbqq",))
+    with pytest.raises(SubquadError, match=r"three.root: entry 2: the jet is Tbqq, which has no score \(and 1 more"):
+        read_external_scores(path, "other")
+    path = external_scores(tmp_path / "one.root", np.array([0, 2, 2]))
+    notes = evaluate(scores=[str(path)], out=tmp_path / "evaluation", quiet=True)["notes"]
+    assert notes == ["None of the jets is Hbb: metrics that need such jets are left out."]
 
 
 def test_event_weights_that_no_file_of_scores_has_are_refused(tmp_path, no_figures):

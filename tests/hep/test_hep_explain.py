@@ -112,6 +112,8 @@ def test_a_net_of_one_feature_has_all_attribution_and_permutation_importance_on_
     assert importance["unused"] == Importance(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
     assert importance["used"].auc > 0.05
     assert importance["both"].auc > 0.05
+    once = particle_importance(net, batches, columns, repeats=1, seed=1, only=0)["used"]
+    assert (once.accuracy_deviation, once.auc_deviation) == (None, None)
 
 
 def test_a_net_of_one_jet_level_feature_has_all_importance_on_it(jets):

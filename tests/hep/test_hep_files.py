@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from uproot.interpretation.identify import UnknownInterpretation
 
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, read
+from subquad.hep.data import formats
 from subquad.hep.data.examples import example_path
-from subquad.hep.data.formats import expand_files, file_of
+from subquad.hep.data.formats import expand_files, file_of, inspect_file, iterate_columns
 
 
 def test_a_folder_stands_for_its_files_of_jets(jets, tmp_path):
@@ -67,6 +69,17 @@ def test_a_file_that_is_damaged_inside_is_refused(tmp_path):
     (tmp_path / "jets.root").write_bytes(content)
     with pytest.raises(SubquadError, match=r"jets\.root: is not a ROOT file, or is damaged or truncated"):
         read(tmp_path / "jets.root")
+
+
+def test_a_branch_whose_description_is_damaged_is_refused(jets, monkeypatch):
+    source = inspect_file(jets[0], None)
+
+    def damaged(_):
+        raise UnknownInterpretation("leaf-list with zero leaves", "jets.root", "/tree;1:part_px")
+
+    monkeypatch.setattr(formats, "_root", damaged)
+    with pytest.raises(SubquadError, match=r"is damaged or truncated \(leaf-list with zero leaves\)"):
+        list(iterate_columns(source, ["part_px"], 10))
 
 
 def test_a_number_of_threads_that_no_machine_has_is_refused():

@@ -227,6 +227,7 @@ def test_jets_of_a_table_that_cannot_be_used_are_reported_by_entry(tmp_path):
     ("place", "value", "message"),
     [
         ((6, 1, 0), -2.0, r"entry 6: pT of particle \d+, by descending pT, is -2 in array 'X'; drop such jets"),
+        ((6, 1, 2), 219.0, r"entry 6: the azimuth of particle \d+, by descending pT, is 219 in array 'X'; give rad"),
         ((6, 1, 3), 4.0, r"entry 6: PDG id of particle \d+, by descending pT, is 4 in array 'X'; store unprocessed"),
         ((6, 0, 1), np.nan, r"entry 6: part_pz of particle \d+ is nan; drop such jets"),
         ((6, 0, 0), np.nan, r"entry 6: part_px of particle \d+ is nan; drop such jets"),

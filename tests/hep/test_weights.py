@@ -117,7 +117,7 @@ def test_observers_are_followed_by_their_bin_edges():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("jet_pt", "jet_pt: () are not bin edges; give two numbers or more"),
+        ("jet_pt", "jet_pt: no bin edges follow; give two numbers or more"),
         ("jet_pt 1", "jet_pt: (1.0,) are not bin edges"),
         ("jet_pt 2 1", "jet_pt: bin edges must increase, got 2, 1"),
         ("500 600", "500: begin with the observer, as in jet_pt 500 600 800 1000"),

@@ -208,7 +208,8 @@ def simulate(
 
     files = run_simulate(settings, seed=seed, **vars(options))
     if not options.quiet:
-        print(f"Wrote {len(files)} files to {options.out}. Next: subquad hep fit '{options.out}/*.root' --out tagger")
+        what = f"{len(files)} file{'s' * (len(files) > 1)}"
+        print(f"Wrote {what} to {options.out}. Next: subquad hep fit '{options.out}/*.root' --out tagger")
 
 
 def _print_fit(metrics: dict[str, Any], out: Path) -> None:

@@ -268,7 +268,8 @@ def bin_edges(name: str, values: Any) -> tuple[float, ...]:
         SubquadError: There are fewer than two edges, or they do not increase.
     """
     if not isinstance(values, Sequence) or not all(map(is_number, values)) or len(values) < 2:
-        raise SubquadError(f"{name}: {values!r} are not bin edges; give two numbers or more")
+        given = "no bin edges follow" if values == () else f"{values!r} are not bin edges"
+        raise SubquadError(f"{name}: {given}; give two numbers or more")
     if any(low >= high for low, high in pairwise(values)):
         raise SubquadError(f"{name}: bin edges must increase, got {', '.join(f'{value:g}' for value in values)}")
     return tuple(map(float, values))

@@ -25,6 +25,7 @@ _DAMAGE: tuple[type[Exception], ...] = (
 )
 _OF_MODULES = {
     "uproot.deserialization": "DeserializationError",
+    "uproot.interpretation.identify": "UnknownInterpretation",
     # with which uproot decompresses
     "cramjam": "DecompressionError",
     "pyarrow": "ArrowException",
@@ -40,7 +41,7 @@ def damage() -> tuple[type[Exception], ...]:
 def reason_of(error: Exception) -> str:
     """Return the first line of an error's text, or its type."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return line[:160] or type(error).__name__
+    return line[:160].rstrip(",") or type(error).__name__
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["parse_json", "parse_yaml"]
+__all__ = ["defined_twice", "parse_json", "parse_yaml"]
 
 LARGEST = 100_000
 """Number of values of a YAML text, each of them counted as often as an alias repeats it."""
@@ -59,3 +60,38 @@ def _size(node: "yaml.Node | None", known: dict[int, float]) -> float:
         parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
+
+
+def defined_twice(text: str) -> list[str]:
+    """Return a message for each key that a mapping of a YAML text has twice with different values.
+
+    Of these YAML keeps the last.
+    """
+    import yaml
+
+    return list(_twice(yaml.compose(text, yaml.SafeLoader)))
+
+
+def _twice(node: "yaml.Node | None", place: str = "") -> Iterator[str]:
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        if name in seen and _text(seen[name]) != _text(value):
+            lines = [one.start_mark.line + 1 for one in (seen[name], value)]
+            yield (
+                f"{place}{name} is defined twice, as {_text(seen[name])!r} (line {lines[0]}) and as {_text(value)!r} "
+                f"(line {lines[1]}); remove one, or rename it"
+            )
+        seen.setdefault(name, value)
+        yield from _twice(value, f"{place}{name}: ")
+
+
+def _text(node: "yaml.Node") -> str:
+    import yaml
+
+    text = node.value if isinstance(node, yaml.ScalarNode) else yaml.serialize(node)
+    return " ".join(str(text).split())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
@@ -109,7 +111,11 @@ def evaluate(
         "background": background,
         "reference": _reference(settings.reference, [model.name for model in models]),
         "files": [str(path) for path in paths],
-        "notes": [*_notes(compared, paths, predictions), *_variation_notes(settings)],
+        "notes": [
+            *_notes(compared, paths, predictions),
+            *_missing_classes(predictions, classes),
+            *_variation_notes(settings),
+        ],
         "variations": {name: varied_metrics(own, after, classes, background) for name, after in varied.items()},
         "threads": settings.threads,
         "models": measured,
@@ -298,6 +304,15 @@ def _variation_notes(settings: EvaluateSettings) -> list[str]:
         f"Systematic variations of the particles: {', '.join(settings.vary)}, with seed {settings.seed}; features are "
         "recomputed from the varied momenta, and external scores are not varied."
     ]
+
+
+def _missing_classes(predictions: Sequence[Predictions], classes: Sequence[str]) -> list[str]:
+    """Return a note on classes that no jet has."""
+    present = {label for one in predictions for label in np.unique(one.labels).tolist()}
+    missing = [name for i, name in enumerate(classes) if i not in present]
+    if not missing:
+        return []
+    return [f"None of the jets is {', '.join(missing)}: metrics that need such jets are left out."]
 
 
 def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:

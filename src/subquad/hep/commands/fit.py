@@ -28,7 +28,7 @@ from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predict
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
-from subquad.hep.models.decorrelation import Decorrelation
+from subquad.hep.models.decorrelation import MIN_JETS, Decorrelation
 from subquad.hep.models.fine_tuning import Origin, origin_of
 from subquad.hep.models.networks import (
     check_momenta,
@@ -196,7 +196,7 @@ def _read_and_split(
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             move_store(folder, run.directory / JETS)
-    notes = _origin_notes(origin, source, dataset)
+    notes = [*_origin_notes(origin, source, dataset), *_batch_notes(settings, dataset, background)]
     for note in notes:
         say(note, quiet=quiet)
     return _Fit(
@@ -242,6 +242,18 @@ def _decorrelation(job: _Fit) -> Decorrelation | None:
         return None
     background = job.classes.index(job.background)
     return Decorrelation(background=background, weight=job.settings.decorrelation_weight)
+
+
+def _batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> list[str]:
+    """Return a warning if too few background jets are in a batch for the penalty of `--decorrelate`."""
+    fraction = float((dataset.labels == dataset.classes.index(background)).double().mean())
+    expected = training_defaults(settings).batch_size * fraction
+    if settings.decorrelate is None or expected >= 2 * MIN_JETS:
+        return []
+    return [
+        f"Warning: a batch has {expected:.1f} jets of {background} on average; below {MIN_JETS} of them there is no "
+        "penalty of --decorrelate. Increase --batch-size until a batch has a few dozen."
+    ]
 
 
 def _event_weights(dataset: JetDataset) -> np.ndarray | None:

@@ -5,7 +5,7 @@ jets is opened.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.settings import Reweighting
-from subquad.runs.markup import parse_yaml
+from subquad.runs.markup import defined_twice, parse_yaml
 
 __all__ = [
     "LAYOUT_PREFIX",
@@ -208,7 +208,7 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        options, twice = parse_yaml(text), _defined_twice(yaml.compose(text, yaml.SafeLoader))
+        options, twice = parse_yaml(text), defined_twice(text)
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file (--card)") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -217,28 +217,6 @@ def read_card(path: Path | str) -> Card:
         raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")
     raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in twice])
     return card_of(options, path.name)
-
-
-def _defined_twice(node: yaml.Node | None, place: str = "") -> Iterator[str]:
-    """Yield a message for each key that a mapping has twice with different values, of which YAML keeps the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        name = str(key.value)
-        if name in seen and _text(seen[name]) != _text(value):
-            lines = [one.start_mark.line + 1 for one in (seen[name], value)]
-            yield (
-                f"{place}{name} is defined twice, as {_text(seen[name])!r} (line {lines[0]}) and as {_text(value)!r} "
-                f"(line {lines[1]}); remove one, or rename it"
-            )
-        seen.setdefault(name, value)
-        yield from _defined_twice(value, f"{place}{name}: ")
-
-
-def _text(node: yaml.Node) -> str:
-    text = node.value if isinstance(node, yaml.ScalarNode) else yaml.serialize(node)
-    return " ".join(str(text).split())
 
 
 def card_of(options: Mapping[str, Any], name: str) -> Card:

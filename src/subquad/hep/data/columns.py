@@ -122,8 +122,10 @@ def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors:
 def check_energies(
     energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, advice: str = "drop such jets"
 ) -> None:
-    """Add an error for jets with a negative energy among those of their particles [C]."""
+    """Add an error for jets with a negative energy, or one of 0, among those of their particles [C]."""
     add_particles(energies < 0, energies, lengths, "the energy", errors, advice=advice)
+    advice = "omit padding, and give the energy of each particle"
+    add_particles(energies == 0, energies, lengths, "the energy", errors, advice=advice)
 
 
 def add_particles(

@@ -50,7 +50,8 @@ def momenta_and_types(path: Path, arrays: Mapping[str, SequentialArray]) -> dict
         arrays: `X` and further arrays.
 
     Raises:
-        SubquadError: `X` has another shape. Or, when the arrays are read, pT is negative or a PDG id is unknown.
+        SubquadError: `X` has another shape. Or, when the arrays are read, pT is negative, an azimuth is beyond ±3π or a
+            PDG id is unknown.
     """
     x = arrays["X"]
     jets, places, features = x.shape
@@ -77,6 +78,8 @@ def _converted(x: np.ndarray, path: Path, begin: int) -> dict[str, np.ndarray]:
     is_unknown = is_real & (_CODES[which] != np.abs(code))
     for is_bad, what, values, remedy in (
         (pt < 0, "pT", pt, "drop such jets"),
+        # a jet at 2π may have particles beyond it
+        (np.abs(phi) > 3 * np.pi, "the azimuth", phi, "give radians, from 0 to 2π"),
         (is_unknown, "PDG id", code, "store unprocessed PDG ids of particles that reach a detector, or drop such jets"),
     ):
         if is_bad.any():

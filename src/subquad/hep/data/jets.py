@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.columns import ChunkErrors, check_energies, class_indices, jet_table, particle_table
+from subquad.hep.data.columns import (
+    ChunkErrors,
+    add_particles,
+    check_energies,
+    class_indices,
+    jet_table,
+    particle_table,
+)
 from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
 from subquad.hep.data.momentum_checks import check_momenta
 from subquad.hep.data.variations import Variation, vary
@@ -354,9 +361,12 @@ def jets_of(
     columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors, *, needs_labels: bool = True
 ) -> Jets:
     """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
+    before = len(errors.errors)
     particles, lengths = particle_table(columns, PARTICLES, errors)
-    check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
     observers = jet_table(columns, OBSERVERS, errors)
+    # columns with errors are 0
+    if len(errors.errors) == before:
+        _check_signs(particles, lengths, observers, errors)
     check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, OBSERVERS.index("jet_pt")], errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels = [LABEL + name for name in classes]
@@ -371,3 +381,15 @@ def jets_of(
         else np.full(len(lengths), -1),
         classes=tuple(classes),
     )
+
+
+def _check_signs(particles: np.ndarray, lengths: np.ndarray, observers: np.ndarray, errors: ChunkErrors) -> None:
+    """Add errors for energies and momenta that are not positive, and for negative uncertainties."""
+    check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
+    for name in ("part_d0err", "part_dzerr"):
+        values = particles[:, PARTICLES.index(name)]
+        add_particles(values < 0, values, lengths, name, errors, advice="give 0 for particles without a track")
+    for name in ("jet_pt", "jet_energy"):
+        values = observers[:, OBSERVERS.index(name)]
+        if (values <= 0).any():
+            errors.add(values <= 0, f"{name} is {values[np.argmax(values <= 0)]}")

@@ -19,6 +19,10 @@ MAX_JET_PT = 50_000.0
 """Largest median transverse momentum in GeV; at any collider, larger numbers are MeV."""
 MAX_RATIO = 100.0
 """Largest median ratio of the transverse momenta of jet and particles, or its inverse, in equal units."""
+MIN_ENERGY = 0.9
+"""Smallest median ratio of energy and momentum of particles, which rounding lowers to a little less than 1."""
+MAX_OFFSET = 0.4
+"""Largest median difference between an angle of a file and that of the momenta; that of other jet axes is smaller."""
 
 
 def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -57,13 +61,25 @@ def check_momenta(
     own, vectors = angles[: first.sum()], vectors[: first.sum()]
     advice = "exchange these branches"
     names = ("part_deta", "part_dphi")
-    check_points(own, angles_from_momenta(vectors, first), first, names, errors, advice=advice)
+    before, true = len(errors.errors), angles_from_momenta(vectors, first)
+    check_points(own, true, first, names, errors, advice=advice)
+    is_real = np.hypot(vectors[:, 0], vectors[:, 1]) > 0
+    if len(errors.errors) > before or is_real.sum() < MIN_PAIRS:
+        return
+    # absolute values, as the sign of Δη may be flipped by that of the jet's η
+    offsets = np.median(np.abs(np.abs(own[is_real]) - np.abs(true[is_real])), axis=0)
+    for name, offset in zip(names, offsets, strict=True):
+        if offset > MAX_OFFSET:
+            errors.errors.append(
+                f"{errors.file}: by the four-vectors, {name} is not the difference to the jet axis (off by "
+                f"{offset:.2g}, median of the particles); subtract the angle of the jet"
+            )
 
 
 def check_units(
     vectors: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, jet_pt: np.ndarray | None = None
 ) -> None:
-    """Add an error if momenta are in MeV, or those of jets and particles in different units.
+    """Add an error if momenta are in MeV, those of jets and particles in different units, or energies no energies.
 
     Args:
         vectors: [C, 4], px, py, pz and energy.
@@ -71,6 +87,13 @@ def check_units(
         errors: Receives the error.
         jet_pt: [J], transverse momenta of the jets by the file; None if there are none.
     """
+    momentum = np.linalg.norm(vectors[:, :3].astype(np.float64), axis=1)
+    energy = vectors[momentum > 0, 3] / momentum[momentum > 0]
+    if len(energy) and np.median(energy) < MIN_ENERGY:
+        errors.errors.append(
+            f"{errors.file}: the energy of the particles is {np.median(energy):.3g} times their momentum (median), and "
+            "cannot be smaller than it; give the energy, not the mass or the transverse energy"
+        )
     jet = np.repeat(np.arange(len(lengths)), lengths)
     px, py = (jet_totals(jet, component, len(lengths)) for component in vectors[:, :2].T)
     pt = np.hypot(px, py)

@@ -35,7 +35,7 @@ def read_external_scores(
     Args:
         path: ROOT file, or another format of `subquad.hep.data.formats`.
         name: Name of the model.
-        classes: Order of the columns; by default the order of the label branches in the file.
+        classes: Order of the columns; by default the order of the label branches in the file that have a score.
         event_weights: Branch with event weights; by default `event_weight`, if present.
         needs_weights: Refuse a file without the branch `event_weights`; otherwise its jets have no weights.
 
@@ -45,8 +45,12 @@ def read_external_scores(
     source = inspect_file(path, None, default="Events")
     if not source.entries:
         raise SubquadError(f"{path}: {source.description} is empty")
-    names = tuple(classes or [b.removeprefix("label_") for b in source.columns if b.startswith("label_")])
-    branches = _branches(source, names)
+    labelled = [b.removeprefix("label_") for b in source.columns if b.startswith("label_")]
+    scored = [one for one in labelled if {f"score_{one}", f"score_label_{one}"} & {*source.columns}]
+    names = tuple(classes or scored or labelled)
+    # files may have labels of classes that a tagger was not fitted on
+    others = [one for one in labelled if one not in names]
+    branches = _branches(source, names) | {f"label_{one}": f"label_{one}" for one in others}
     if event_weights is not None:
         branches.pop("weights", None)
         if event_weights in source.columns:
@@ -61,7 +65,10 @@ def read_external_scores(
     columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
     errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[])
     jet_table(columns, [f"score_{name}" for name in names], errors)
-    labels = class_indices(columns, [f"label_{name}" for name in names], errors)
+    labels = class_indices(columns, [f"label_{name}" for name in (*names, *others)], errors)
+    if (labels >= len(names)).any():
+        first = others[labels[np.argmax(labels >= len(names))] - len(names)]
+        errors.add(labels >= len(names), f"the jet is {first}, which has no score")
     jet_table(columns, [key for key in ("weights",) if key in columns], errors)
     raise_errors("Some scores cannot be used:", errors.errors)
     scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)

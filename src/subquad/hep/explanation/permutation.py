@@ -47,10 +47,13 @@ def _group_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Decrease of the metrics: mean and standard deviation over the permutations; negative for an increase."""
+    """Decrease of the metrics: mean and standard deviation over the permutations; negative for an increase.
+
+    The deviation of a single permutation is None.
+    """
 
     accuracy: float
-    accuracy_deviation: float
+    accuracy_deviation: float | None
     auc: float | None
     """None if a class has no jets."""
     auc_deviation: float | None
@@ -193,5 +196,5 @@ def _metrics(logits: Tensor, labels: Tensor, weights: Tensor, only: int | None) 
     return accuracy.item(), mean_auc(logits.double().softmax(-1).numpy(), labels.numpy(), only, weights.numpy())
 
 
-def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -31,7 +31,7 @@ def summary(explanation: Mapping[str, Any]) -> str:
     decrease = groups[first]["permutation"]
     text = (
         f"The most important group is {first}: permuting it lowers the {METRICS[metric]} by "
-        f"{100 * decrease[metric]:.1f} ± {100 * decrease[f'{metric}_deviation']:.1f} points "
+        f"{_points(decrease[metric], decrease[f'{metric}_deviation'], digits=1)} points "
         f"(from {100 * explanation[metric]:.1f})."
     )
     fractions = explanation["graphs"] or explanation["variables"]
@@ -108,10 +108,12 @@ def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> 
     figure, (left, right) = panels(9.6, 1.2 + 0.27 * len(order), columns=2, sharey=True)
     left.barh(places, [100 * features[name]["attribution"] for name in order], color=colours(1)[0], height=0.7)
     decreases = [features[name]["permutation"] for name in order]
+    deviations = [entry[f"{metric}_deviation"] for entry in decreases]
     right.barh(
         places,
         [100 * entry[metric] for entry in decreases],
-        xerr=[100 * entry[f"{metric}_deviation"] for entry in decreases],
+        # a single permutation has none
+        xerr=[np.nan if deviation is None else 100 * deviation for deviation in deviations],
         color=colours(2)[1],
         height=0.7,
         error_kw={"elinewidth": 1, "capsize": 2},
@@ -164,10 +166,15 @@ def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) 
     )
 
 
+def _points(value: float, deviation: float | None, *, digits: int) -> str:
+    """Return per cent with their deviation, which a single permutation does not have."""
+    return f"{100 * value:.{digits}f}" + ("" if deviation is None else f" ± {100 * deviation:.{digits}f}")
+
+
 def _groups_table(explanation: Mapping[str, Any]) -> Table:
     def decrease(entry: Mapping[str, float | None], metric: str) -> str:
-        value, deviation = entry[metric], entry[f"{metric}_deviation"]
-        return "–" if value is None or deviation is None else f"{100 * value:.2f} ± {100 * deviation:.2f}"
+        value = entry[metric]
+        return "–" if value is None else _points(value, entry[f"{metric}_deviation"], digits=2)
 
     rows = [
         [name, f"{100 * entry['attribution']:.1f} %", *(decrease(entry["permutation"], metric) for metric in METRICS)]

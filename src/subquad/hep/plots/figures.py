@@ -63,13 +63,15 @@ def roc_figure(predictions: Predictions, classes: Sequence[str], background: str
     total = effective_jets(predictions, b)
     _shade_few_jets(axes, total)
     axes.text(
+        # the shade always ends at the top; the legend is at the bottom
         0.02,
-        max(total / 8.5, 1.1),
+        0.98,
         f"fewer than {FEW_JETS} background jets pass",
         fontsize=9,
         color=SOFT,
         ha="left",
-        va="bottom",
+        va="top",
+        transform=axes.transAxes,
         # curves begin there too
         bbox={"facecolor": "0.92", "edgecolor": "none", "pad": 1},
         zorder=3,
