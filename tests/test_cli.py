@@ -93,6 +93,7 @@ def test_every_command_of_the_readme_is_understood(line):
             ["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"],
             "no.yaml: no such file (--config)",
         ),
+        (["bio", "fit", "a.csv", "--out", "x", "--config", "/"], "/: a folder; give the file with the settings"),
     ],
 )
 def test_a_wrong_call_is_answered_on_one_line_with_status_2(capsys, arguments, text):

@@ -205,6 +205,8 @@ def _setting_names(content: Mapping[str, Any], prefix: str = "") -> Iterator[str
 
 def _settings_file(path: Path, command: Sequence[str]) -> Yaml | Dict:
     is_plan = tuple(command) == ("llm", "plan")
+    if path.is_dir():
+        raise SubquadError(f"{path}: a folder; give the file with the settings (--config)")
     if not path.is_file():
         recipes = (
             Path(__file__).parent / "llm" / "recipes" if is_plan or tuple(command) == ("llm", "linearize") else None

@@ -218,6 +218,8 @@ def test_collections_that_cannot_form_one_set_are_refused_with_all_reasons(optio
 def test_a_file_that_is_no_card_is_reported(tmp_path):
     with pytest.raises(SubquadError, match=r"none\.yaml: no such file \(--card\)"):
         read_card(tmp_path / "none.yaml")
+    with pytest.raises(SubquadError, match=r"a folder; give the file with the card \(--card\)"):
+        read_card(tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(SubquadError, match=r"bad\.yaml: not a YAML file"):
         read_card(tmp_path / "bad.yaml")

@@ -108,6 +108,8 @@ def test_a_file_without_a_suffix_is_known_by_its_beginning(tables, tmp_path):
 
 def test_the_name_of_a_sample_before_a_colon_is_left_out(jets):
     assert expand_files([f"Higgs:{jets[0].parent}/H*.root"]) == [jets[1]]
+    with pytest.raises(SubquadError, match="'': an empty name; is a variable of the shell not set"):
+        expand_files([""])
     with pytest.raises(SubquadError, match="Higgs:none: no such file"):
         expand_files(["Higgs:none"])
 

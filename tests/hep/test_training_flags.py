@@ -173,6 +173,15 @@ def test_tensorboard_is_named_if_it_is_missing(tmp_path, monkeypatch):
         events.event_writer(tmp_path)
 
 
+@pytest.mark.slow
+def test_a_tagger_that_is_no_better_than_one_class_is_called_so(jets, tmp_path):
+    settings = replace(SHORT, epochs=1, learning_rate=1e4, batch_size=64)
+    *_, note = fit(jets, settings, out=tmp_path / "run", quiet=True)["notes"]
+    assert note.startswith("Warning: the tagger is right for ")
+    assert note.endswith("The training may have diverged; use a --learning-rate below 10000.")
+    assert not fit(jets, replace(SHORT, epochs=8, batch_size=16), out=tmp_path / "good", quiet=True)["notes"]
+
+
 def test_a_training_that_diverges_is_refused(jets, tmp_path):
     settings = replace(SHORT, epochs=1, learning_rate=1e9, batch_size=64)
     with pytest.raises(SubquadError, match=r"the training diverged: .* not finite; use a --learning-rate below 1e\+09"):

@@ -315,6 +315,18 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
     return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
 
 
+def _chance_notes(accuracy: float, scores: Mapping[str, np.ndarray], rate: float) -> list[str]:
+    """Return a warning if the most frequent class alone is named as accurately."""
+    of_classes = np.bincount(scores["labels"], scores.get("weights"))
+    chance = of_classes.max() / of_classes.sum()
+    if accuracy > chance:
+        return []
+    return [
+        f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
+        f"{100 * chance:.1f} % of them. The training may have diverged; use a --learning-rate below {rate:g}."
+    ]
+
+
 def _metrics(
     job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
@@ -324,9 +336,14 @@ def _metrics(
     measured = measure(models, job.classes, job.background)
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     preset = training_defaults(job.settings)
+    summary = summarize(measured, models)
     return {
-        **summarize(measured, models),
-        "notes": [*job.notes, *weight_notes(models[0].trainings)],
+        **summary,
+        "notes": [
+            *job.notes,
+            *_chance_notes(summary["test"]["net"]["accuracy"], scores, fitted.learning_rate),
+            *weight_notes(models[0].trainings),
+        ],
         "jets": jets,
         # waiting is a part of the training
         "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},

@@ -211,7 +211,9 @@ def read_card(path: Path | str) -> Card:
         options, twice = parse_yaml(text), defined_twice(text)
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file (--card)") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise SubquadError(f"{path}: a folder; give the file with the card (--card)") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):
         raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")

@@ -75,7 +75,9 @@ def expand_files(files: Files) -> list[Path]:
     found: list[Path] = []
     errors = []
     for pattern in map(str, list_files(files)):
-        if pattern in EXAMPLES:
+        if not pattern.strip():
+            errors.append(f"{pattern!r}: an empty name; is a variable of the shell not set?")
+        elif pattern in EXAMPLES:
             found.append(example_path(pattern))
         elif pattern.startswith("example:"):
             errors.append(str(unknown("example", pattern, EXAMPLES)))
