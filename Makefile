@@ -6,19 +6,23 @@ TEXT ?=
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # shapes are checked while the operators and networks are tested; trainings would become a tenth slower
-FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
+FAST = $(PYTEST) -m "not slow and not long" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
-.PHONY: demo test test-fast test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
+.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
   clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
-# all tests: about half an hour on two cores
+# under 10 minutes on two cores
 test: .venv/.ready-dev
 	$(FAST)
 	$(PYTEST) -m slow
+
+# the commands of the documentation, the benchmarks, and other tests that take more than 6 seconds: about 12 minutes
+test-long: .venv/.ready-dev
+	$(PYTEST) -m long
 
 # no training, no processes, few examples per law: under 2 minutes on two cores
 test-fast: .venv/.ready-dev

@@ -9,7 +9,7 @@ from support.llm_models import word_tokenizer, write_checkpoint, write_text
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 pytest.importorskip("marimo")
 
 

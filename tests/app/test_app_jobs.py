@@ -109,7 +109,7 @@ def test_text_of_a_user_is_never_read_as_a_flag(runner, session):
     assert "no column '--out=/tmp/x'" in job.message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_runs_to_its_end_and_is_found_again(runner, session):
     job = wait(runner.start(session.new_job_folder(), "bio fit", fit()), "finished")
     assert (job.out / "report.html").is_file()
@@ -120,7 +120,7 @@ def test_a_job_runs_to_its_end_and_is_found_again(runner, session):
     assert not session.jobs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_job_is_stopped_and_resumed_and_another_one_waits_for_it(runner, session):
     long = runner.start(session.new_job_folder(), "bio fit", fit(models=["lyra"], epochs=2000, ensemble_size=1))
@@ -164,7 +164,7 @@ def test_a_job_that_is_stopped_while_its_process_starts_does_not_run(session, ru
     assert "pid" not in job.status
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_that_is_stopped_keeps_what_it_has_learnt(runner, session):
     long = fit(models=["lyra"], epochs=2000, ensemble_size=1)
     job = runner.start(session.new_job_folder(), "bio fit", long)

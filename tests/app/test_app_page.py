@@ -182,7 +182,7 @@ def test_an_error_in_pasted_sequences_names_no_file(context, session, monkeypatc
     assert "pasted" not in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     from subquad.app.jobs import Command

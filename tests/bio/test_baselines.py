@@ -188,7 +188,7 @@ def test_ridge_that_is_fitted_again_to_its_training_rows_is_the_same(task_type, 
     assert np.abs(fewer(X) - ridge.model(X)).max() > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_extra_columns_and_a_second_channel_are_learned_from():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (503, 11)).astype(np.int8)

@@ -37,7 +37,7 @@ def is_running(pid):
     return not status.is_file() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTACGT", "b/bad": "wrong", "b/bug": "crash"})
     results = bench(tasks, out=tmp_path / "out", quiet=True)
@@ -62,7 +62,7 @@ def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit
     assert frame["memory_mb"].between(5, 500).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_benchmark_is_resumed_with_the_same_results(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/slow": "slow"})
     call = f"bench({str(tasks)!r}, out={str(tmp_path / 'out')!r}, quiet=True)"
@@ -126,7 +126,7 @@ def test_the_command_prints_comparisons_and_failures(tmp_path, fake_fit, capsys)
     assert "a/bad:0 failed: row 3" in shown.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

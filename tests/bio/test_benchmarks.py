@@ -17,7 +17,7 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_ends_in_one_line_of_json(name):
     if name == "bio_esm":

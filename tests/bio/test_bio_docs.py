@@ -45,7 +45,7 @@ BUDGETS = {
 SINGLES = 1_266
 """Rows of the shipped table that are single mutants; they come first."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def arguments(line):

@@ -337,7 +337,7 @@ def test_wrong_settings_are_refused(settings, message):
     assert str(error.value) == message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_designs_from_a_fitted_run(tmp_path, capsys):
     from subquad.bio import FitSettings, fit
 

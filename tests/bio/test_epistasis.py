@@ -363,7 +363,7 @@ def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
         epistasis(tmp_path / "t.csv", out=tmp_path / "out", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set")
 def test_half_a_million_double_mutants_of_gb1_show_a_contact(tmp_path):

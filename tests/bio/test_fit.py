@@ -274,7 +274,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     ).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     table(tmp_path / "t.csv")
     own = settings(learning_curve=2, stack_folds=2)
@@ -323,7 +323,7 @@ def test_a_class_that_a_fold_would_lack_leaves_the_weights_to_the_validation_row
         fit(tmp_path / "t.csv", replace(own, stack_folds=5), out=tmp_path / "other", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     table(tmp_path / "t.csv")
     own = settings(learning_sizes=(48, 12, 5000), learning_repeats=3)
@@ -650,7 +650,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
         BioModel.load(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_data
 @pytest.mark.data
 def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):

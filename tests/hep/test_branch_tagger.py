@@ -195,7 +195,7 @@ def test_columns_that_depend_on_the_name_of_the_file_are_refused():
         scores_of(tagger, padded_branches(columns))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_card_that_computes_all_from_momenta_is_exported(tmp_path, monkeypatch):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)

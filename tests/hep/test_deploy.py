@@ -29,7 +29,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_the_dense_form_has_the_probabilities_of_the_network(preset):
 
 
 @needs_onnx
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])
 def test_onnxruntime_has_the_probabilities_of_torch_at_any_multiplicity(preset, tmp_path):
     made = tagger(preset)

@@ -49,7 +49,7 @@ FLOOR = 0.5
 
 HAS_PYTHIA = importlib.util.find_spec("pythia8mc") is not None
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def commands_of(page):

@@ -64,7 +64,7 @@ def test_cross_validation_and_searches_divide_jets(files):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     jets = read(files)
     model = PCNTagger(**SHORT).fit(jets, jets.class_names)

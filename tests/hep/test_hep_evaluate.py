@@ -81,7 +81,7 @@ def pages_of(path):
     return len(re.findall(rb"/Type\s*/Page\b", content))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_event_weights_count_from_the_fit_to_evaluation_and_explanation(tables, holdout, no_figures, tmp_path, capsys):
     columns, write = tables
     files = []
@@ -153,7 +153,7 @@ def test_weights_that_add_up_to_nothing_are_refused_before_the_training_and_in_a
         evaluate(scores=[f"other={scores}"], out=tmp_path / "page", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, holdout, tmp_path):
     labels = read(holdout).labels
     other = external_scores(tmp_path / "other.root", labels)

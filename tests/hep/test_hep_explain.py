@@ -224,7 +224,7 @@ def fitted(jets, tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys):
     out = tmp_path / "explained"
     files = [str(path) for path in jets]
@@ -250,7 +250,7 @@ def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_default_network_is_explained_without_exponents(jets, tmp_path):
     fit(jets, FitSettings(epochs=1, batch_size=32, no_boosting=True), out=tmp_path / "tagger", quiet=True)
     settings = ExplainSettings(jets=20, repeats=1, displays=1)

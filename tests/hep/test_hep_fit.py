@@ -36,7 +36,7 @@ def fitted(jets, tmp_path_factory):
     return out, fit(jets, SMALL, out=out, seed=3, quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tagger_separates_synthetic_jets_and_writes_all_its_files(fitted):
     out, metrics = fitted
     assert metrics["test"]["net"]["accuracy"] > 0.7
@@ -121,7 +121,7 @@ def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.root"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_interrupted_is_resumed_to_the_same_weights(jets, tmp_path, monkeypatch):
     settings = FitSettings(epochs=3, batch_size=17, no_boosting=True)
     whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)

@@ -165,7 +165,7 @@ def files(tables, tmp_path_factory):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
     run = tmp_path / "run"

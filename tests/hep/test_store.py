@@ -80,7 +80,7 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
         assert source.open(folder) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
     files = [str(path) for path in jets]
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--quiet"]
@@ -225,7 +225,7 @@ def test_items_are_prefetched_in_their_order_once_each():
     assert made[:5] == [1, 3, 5, 7, 9]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_divide_all_jets(jets, tmp_path):
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
     arguments = [

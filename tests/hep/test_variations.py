@@ -217,7 +217,7 @@ def test_what_cannot_be_varied_is_refused(jets, tables, tmp_path, capsys):
     assert len(list(read_chunks([path], layout, variation=parse_variation("rotate=0.1")))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_evaluation_has_shifts_envelopes_and_seeds(jets, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_command, "write_pdfs", lambda *_: None)
     monkeypatch.setattr(fit_command, "sections_of", lambda *_: [])

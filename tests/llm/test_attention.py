@@ -207,7 +207,7 @@ def decoded(model, ids, damage=None):
     return torch.stack(logits), cache
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_decoding_after_32_thousand_tokens_equals_one_pass_with_a_state_of_constant_size(long_text):
     model, ids, expected = long_text
     # the most likely tokens differ, so that the comparison means something
@@ -229,7 +229,7 @@ def test_a_damaged_state_is_noticed_after_32_thousand_tokens(long_text):
     assert not torch.allclose(logits, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @torch.no_grad()
 def test_transformers_generates_after_32_thousand_tokens(long_text):
     model, ids, _ = long_text

@@ -184,7 +184,7 @@ def chat_by_pipe(folder, lines, *flags):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
     lines = ["the bird", "", "/system old", "the bird", "/rest", "/reset", "the bird", "/quit", "a river"]
     done = chat_by_pipe(chatty, lines, "--temperature", "0", "--max-new-tokens", "11")
@@ -247,7 +247,7 @@ def interrupt_until(process, terminal, pattern):
     raise AssertionError(f"no {pattern} after nine times Ctrl-C")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
     ours, theirs = pty.openpty()
     command = [*COMMAND, str(chatty), "--max-new-tokens", "90000"]
@@ -324,7 +324,7 @@ def test_smollm2_continues_a_text_with_facts(wide):
     assert "Paris" in subquad.llm.generate(wide, "The capital of France is", settings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smollm2_reproduces_a_passkey_within_its_window(wide, smollm2, tmp_path):
     settings = EvaluateSettings(passkey=(100,), passkey_depths=(0.5,), passkey_trials=1, speed=())
     found = subquad.llm.evaluate(wide, settings, out=tmp_path / "out", teacher=smollm2, quiet=True)

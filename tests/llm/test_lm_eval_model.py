@@ -82,7 +82,7 @@ def test_a_wrong_argument_is_named(run, arguments, message):
         LinearizedLM(run, **arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lm_evals_command_measures_a_task_of_its_own(run, tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps({"question": "the old", "answer": "bird"}) + "\n")
     (tmp_path / "toy.yaml").write_text(

@@ -488,7 +488,7 @@ def test_a_saved_state_answers_prompts_that_begin_with_its_text(served, bytewise
         assert completion(client, prompt=text + " and").choices[0].text == given.choices[0].text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_stopped(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
@@ -514,7 +514,7 @@ def test_the_command_serves_until_it_is_stopped(served, how):
     assert "Traceback" not in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_request_that_outlasts_the_shutdown_gets_an_error(served):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
     arguments = ["llm", "serve", str(served), "--port", "0", "--shutdown-timeout", "1"]

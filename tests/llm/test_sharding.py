@@ -15,7 +15,7 @@ from subquad.errors import SubquadError
 from subquad.llm.training.controls import MODES, control_folder
 from subquad.runs.storage import read_tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FLAGS = [
     "--attention.window", "3", "--attention.cache", "5", "--sequence-length", "31", "--evaluation-tokens", "93",

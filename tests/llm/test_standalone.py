@@ -52,7 +52,7 @@ def opened_without_subquad(*folders, cache):
     return [load_file(folder / "given.safetensors") for folder in folders]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @torch.no_grad()
 def test_models_open_without_subquad(tmp_path):
     cases = {"llama": {"window": 4, "cache": 3}, "gemma3": {"window": 5, "window_shape": "sliding"}, "phi3": {}}
@@ -68,7 +68,7 @@ def test_models_open_without_subquad(tmp_path):
         assert torch.equal(given["tokens"], model.generate(IDS, attention_mask=torch.ones_like(IDS), **how))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_linearize_and_merge_write_the_code(folder, text, tmp_path):
     settings = replace(SMALL, standalone=True)
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "whole", quiet=True)
