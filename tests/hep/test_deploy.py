@@ -119,3 +119,22 @@ def test_scores_do_not_depend_on_batch_padding_and_order(deployed):
                 inputs[given.name] = ak.to_numpy(jets[given.name][rows]).astype(np.float32)
         (found,) = session.run(None, inputs)
         np.testing.assert_allclose(found, expected[rows], atol=1e-5)
+
+
+def test_several_threads_score_as_one(tmp_path, monkeypatch):
+    """The sums over the edges of many jets are those of `predict`, whatever the number of threads."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from score_root_file import score
+
+    about = export("example:tagger", out=tmp_path / "tagger.onnx", quiet=True)["metadata"]
+    with uproot.open(predict("example:tagger", "example:jets", out=tmp_path / "scores.root", quiet=True)) as file:
+        table = file["Events"].arrays(library="np")
+    with uproot.open(example_path("example:jets")) as file:
+        jets = file["tree"].arrays()
+    expected = np.stack([table[f"score_{name}"] for name in about["classes"]], 1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 4
+    session = onnxruntime.InferenceSession(tmp_path / "tagger.onnx", options, providers=["CPUExecutionProvider"])
+    for _ in range(3):
+        found = [score(session, jets[begin : begin + 32]) for begin in range(0, len(jets), 32)]
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)

@@ -1,10 +1,10 @@
 """The dense form of a tagger, which can be exported: it compares all pairs, and filters multiply by whole matrices.
 
-ONNX has no sparse matrices. Continuous filters select the edges among all pairs. The dense form gives the same values
-with O(P²) instead of O(N) operations for N edges.
+ONNX has no sparse matrices, and continuous filters select the edges among all pairs. The dense form gives the same
+values with O(P²) instead of O(N) operations for N edges.
 
-Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes, T regression targets; inputs
-are [B, H, P] as in weaver.
+Axes: B jets, P particles, N particles of all jets with padding, E pairs, W channels, H particle features, J jet-level
+features, C classes, T regression targets; inputs are [B, H, P] as in weaver.
 """
 
 import copy
@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from subquad.hep.data.layout import Layout
 from subquad.hep.models.networks import Network, logits_and_targets
@@ -150,9 +151,13 @@ def _continuous(  # noqa: PLR0917
 ) -> Tensor:
     """Return the logits of a network with continuous filters, which takes the place of `ContinuousFilterBlock.forward`.
 
-    Few pairs are edges, and ONNX can select them.
+    Few pairs are edges, and ONNX can select them. They are sorted by their first particle, and `order` sorts them by
+    their second one.
     """
-    jet, first, second = adjacency.triu(1).nonzero(as_tuple=True)
+    is_edge = adjacency.triu(1) != 0
+    jet, first, second = is_edge.nonzero(as_tuple=True)
+    number = (is_edge.flatten().long().cumsum(0) - 1).view(is_edge.shape).mT
+    order = number[is_edge.mT.nonzero(as_tuple=True)]
     variables = scaled_variables(pairs[jet, first, second])
     first, second = jet * x.shape[1] + first, jet * x.shape[1] + second
     degree = adjacency.sum(-1, keepdim=True).clamp(min=1)
@@ -160,11 +165,22 @@ def _continuous(  # noqa: PLR0917
     for block in blocks:
         y, functions = block.norm(x), block.functions(variables)
         values = block.value(y).flatten(0, 1)
-        sums = torch.zeros_like(values)
-        for here, there in ((first, second), (second, first)):
-            sums = sums.index_add(0, here, functions * values.index_select(0, there))
+        of_second, of_first = (functions * values.index_select(0, there) for there in (second, first))
+        sums = _sums(of_second, is_edge.sum(2).flatten())
+        sums = sums + _sums(of_first.index_select(0, order), is_edge.sum(1).flatten())
         x = block.mix(x, y, sums.view(x.shape) / degree, mask)
     return net.classify(x, mask, jet_features=jet_features)
+
+
+def _sums(x: Float[Tensor, "E W"], counts: Int[Tensor, " N"]) -> Float[Tensor, "N W"]:
+    """Return sums of consecutive rows, of as many as `counts` says.
+
+    Differences of running sums, in float64: `index_add` becomes ScatterND, in which several threads of onnxruntime
+    write to one place at a time and lose summands.
+    """
+    running = functional.pad(x.double().cumsum(0), (0, 0, 1, 0))
+    ends = counts.cumsum(0)
+    return (running.index_select(0, ends) - running.index_select(0, ends - counts)).to(x.dtype)
 
 
 def outputs_of_graph(tagger: TrainedTagger) -> Mapping[str, float | Tensor]:
