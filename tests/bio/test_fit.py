@@ -265,7 +265,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     (tmp_path / "other").mkdir()
     table(tmp_path / "other" / "t.csv", seed=7)
-    with pytest.raises(SubquadError, match="other settings \\(the contents of an input file have changed\\)"):
+    with pytest.raises(SubquadError, match="other settings \\(the input files have other contents\\)"):
         fit(tmp_path / "other" / "t.csv", own, out=tmp_path / "killed", quiet=True)
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     assert again["test"] == whole["test"]

@@ -94,6 +94,7 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     paths = [write(tmp_path / "good.root", columns("Hbb"))]
     paths.append(write(tmp_path / "missing.root", missing))
     paths.append(write(tmp_path / "unlabelled.root", unlabelled))
+    paths.append(write(tmp_path / "nameless.root", unlabelled | {"label_": np.ones(23)}))
     (tmp_path / "text.root").write_text("no ROOT file")
     paths.append(tmp_path / "text.root")
     with pytest.raises(SubquadError) as caught:
@@ -101,6 +102,7 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     text = str(caught.value)
     assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
+    assert "nameless.root: the branch label_ names no class; rename it to label_<class>, or drop it" in text
     assert "add a branch label_<class> for each class, or describe the labels with --card" in text
     assert "text.root: is not a ROOT file, or is damaged or truncated" in text
     assert "good.root" not in text

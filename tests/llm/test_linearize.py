@@ -399,7 +399,7 @@ def test_a_finished_folder_is_not_overwritten_without_force(run, folder, text, t
     unfinished = tmp_path / "out"
     shutil.copytree(run, unfinished)
     (unfinished / "metrics.json").unlink()
-    with pytest.raises(SubquadError, match="the contents of an input file have changed"):
+    with pytest.raises(SubquadError, match="the input files have other contents"):
         subquad.llm.linearize(folder, other, SMALL, out=unfinished, quiet=True)
 
 

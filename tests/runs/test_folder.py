@@ -86,6 +86,13 @@ def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
         open_run(tmp_path, kind="hep", settings={"seed": 3, "rate": 0.1})
 
 
+def test_fingerprints_of_input_files_are_not_shown(tmp_path):
+    open_run(tmp_path, kind="hep", settings={"data": "8bff31cb", "files": ["a.root"]})
+    message = r"\(the input files have other contents; files was \['a.root'\] and is \['b.root'\]\)"
+    with pytest.raises(SubquadError, match=message):
+        open_run(tmp_path, kind="hep", settings={"data": "ed66ebf5", "files": ["b.root"]})
+
+
 def test_settings_that_differ_are_named_by_their_flags_also_inside_others(tmp_path):
     begun = {"table": "a.csv", "lora_tokens": 7, "attention": {"window": 64, "cache": 5}}
     open_run(tmp_path, kind="llm", settings=begun)

@@ -160,8 +160,8 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
                 "finish it with that version, or start again with --force"
             )
         lines = "; ".join(
-            "the contents of an input file have changed"
-            if "fingerprint" in name
+            "the input files have other contents"
+            if "fingerprint" in name or name == "data"
             else f"{name if name in WITHOUT_FLAG else flag_name(name)} was {_shown(before)} and is {_shown(now)}"
             for name, before, now in changed
         )

@@ -299,12 +299,14 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
                 f"{'; '.join(reasons[:3]) or advice}"
             )
         labels = tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL))
-        if needs_labels and not labels:
+        if "" in labels:
+            errors.append(f"{source.path}: the branch {LABEL} names no class; rename it to label_<class>, or drop it")
+        elif needs_labels and not labels:
             errors.append(
                 f"{source.path}: {source.description} has no branch label_*, so its jets have no class; add a branch "
                 "label_<class> for each class, or describe the labels with --card"
             )
-        if needs_labels and labels and found and set(labels) != set(found[0]):
+        elif needs_labels and labels and found and set(labels) != set(found[0]):
             differing = sorted(set(labels) ^ set(found[0]))
             errors.append(
                 f"{source.path}: its label branches are not those of {sources[0].path} ({', '.join(differing)}); "
