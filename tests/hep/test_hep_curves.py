@@ -9,6 +9,7 @@ from subquad.hep.metrics.classification import rejection
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
+from subquad.hep.plots import evaluation_page
 from subquad.hep.plots.evaluation_page import draw
 from subquad.hep.plots.figures import (
     calibration_figure,
@@ -296,3 +297,15 @@ def test_the_spread_over_trainings_counts_in_the_comparison():
     trainings = [answers(good, "a", 1), answers(np.arange(400) % 10 > 3, "a", 2), answers(np.ones(400, bool), "a", 3)]
     # 0.9, 0.6 and 1.0: the mean is 0.03 above 0.8, and its error 0.12
     assert winner_of(*trainings, answers(bad, "b", 1))["wins"] is None
+
+
+def test_the_first_sentence_of_the_page_lists_names_with_commas_and_the_jets_of_all_models():
+    def model(name, *jets):
+        return {"name": name, "trainings": [{"jets": {"QCD": count, "Hbb": 1}} for count in jets]}
+
+    models = [model("standard, epochs 3", 599), model("ParT", 1499, 700)]
+    found = evaluation_page._lead({"models": models, "classes": ["QCD", "Hbb"]})
+    assert found == "standard, epochs 3; ParT: evaluated on 600 to 1,500 jets of 2 classes."
+    assert evaluation_page._lead({"models": [model("a", 2), model("b", 2)], "classes": [1]}) == (
+        "a, b: evaluated on 3 jets of 1 classes."
+    )

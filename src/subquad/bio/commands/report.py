@@ -7,6 +7,7 @@ from subquad.bio.models.finished_run import read_finished_run
 from subquad.bio.plots.comparison_page import check_comparable, comparison_page
 from subquad.bio.plots.fit_page import render
 from subquad.errors import SubquadError
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import REPORT
 from subquad.runs.storage import as_file, atomic, check_output, read_json
 
@@ -19,16 +20,18 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     Args:
         run: Folder that `fit` wrote.
         others: Folders of further runs of the same target, to be compared with the first.
-        out: Output file; by default `report.html` in the folder. A comparison needs one.
+        out: Output file; by default `report.html` in the folder. A comparison needs one, and so does an example run.
         force: Overwrite an existing report.
 
     Raises:
         SubquadError: There is no finished run, the output exists, or runs of different targets are to be compared.
     """
-    if others and out is None:
-        raise SubquadError("a comparison of several runs needs an output file: name it with --out")
-    out = check_output(Path(run) / REPORT if out is None else as_file(out), force=force)
-    html = _comparison([Path(own) for own in (run, *others)]) if others else render(read_finished_run(run))
+    folders = [run_folder(own) for own in (run, *others)]
+    if out is None and (others or str(run) in EXAMPLE_RUNS):
+        what = "a comparison of several runs" if others else f"{run}, which is a part of the package,"
+        raise SubquadError(f"{what} needs an output file: name it with --out")
+    out = check_output(folders[0] / REPORT if out is None else as_file(out), force=force)
+    html = _comparison(folders) if others else render(read_finished_run(folders[0]))
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

@@ -34,6 +34,7 @@ from subquad.bio.models.support import (
 )
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.examples import run_folder
 from subquad.runs.storage import fingerprint
 
 __all__ = ["COLUMNS", "MeasuredSequences", "Proposal", "measured_sequences", "propose", "table_of_fit"]
@@ -108,7 +109,7 @@ def measured_sequences(run: Any, scorer: Scorer, table: str | None, *, quiet: bo
         table: Table of the measured sequences. Default: the table of the fit, or else the test rows of the run.
         quiet: Print no remarks.
     """
-    folder = Path(run) if isinstance(run, str | Path) else None
+    folder = run_folder(run) if isinstance(run, str | Path) else None
     path = table_of_fit(folder, scorer.model) if table is None else Path(table)
     if path is not None:
         from subquad.bio.data.files import column_of, is_missing

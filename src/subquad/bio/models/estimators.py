@@ -25,6 +25,7 @@ from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_l
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, load_config
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
@@ -354,6 +355,7 @@ def load(directory: Path | str) -> BioModel | Estimator:
     Raises:
         SubquadError: There is none, or it is damaged.
     """
+    directory = run_folder(directory)
     saved = load_config(directory, "bio").get("estimator")
     if saved is None:
         return BioModel.load(directory)

@@ -12,6 +12,7 @@ from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
@@ -192,7 +193,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     Raises:
         SubquadError: There is none, or a file of it is damaged.
     """
-    directory = Path(directory)
+    directory = run_folder(directory)
     config = load_config(directory, "bio")
     metrics = read_json(directory / METRICS)
     if "test" not in metrics:

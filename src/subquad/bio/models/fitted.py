@@ -18,6 +18,7 @@ from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.damage import damage
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config, load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
@@ -42,11 +43,12 @@ class BioModel:
         Raises:
             SubquadError: There are none, or the weights do not fit the `config.json`.
         """
+        directory = run_folder(directory)
         config = load_config(directory, "bio")
         try:
             networks = load_networks(directory, config)
             schema = InputSchema.from_dict(config["inputs"])
-            model = cls(networks=networks, schema=schema, config=config, directory=Path(directory))
+            model = cls(networks=networks, schema=schema, config=config, directory=directory)
             # read here, so that a damaged file is noticed before anything is predicted
             _ = (model.classes, model.names, model.models, model.default, schema.letters, config["observed_letters"])
             if ENSEMBLE in model.models:

@@ -159,7 +159,7 @@ def open_model(run: "BioModel | Path | str") -> "BioModel":
         return run
     from subquad.bio.models.fitted import BioModel
 
-    return BioModel.load(Path(run))
+    return BioModel.load(run)
 
 
 def output_names(model: "BioModel") -> list[str]:

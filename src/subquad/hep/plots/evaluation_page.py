@@ -295,9 +295,12 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
-    jets = sum(evaluation["models"][0]["trainings"][0]["jets"].values())
-    names = ", ".join(model["name"] for model in evaluation["models"])
-    return f"{names}, evaluated on {jets:,} jets of {len(evaluation['classes'])} classes."
+    counts = {sum(one["jets"].values()) for model in evaluation["models"] for one in model["trainings"]}
+    jets = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+    names = [model["name"] for model in evaluation["models"]]
+    # names of models with settings have commas
+    listed = ("; " if any("," in name for name in names) else ", ").join(names)
+    return f"{listed}: evaluated on {jets} jets of {len(evaluation['classes'])} classes."
 
 
 def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
