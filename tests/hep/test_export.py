@@ -68,6 +68,18 @@ def test_the_dense_form_has_the_probabilities_of_the_network(preset):
             torch.testing.assert_close(scorer(**given), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_jet_that_is_not_finite_leaves_the_others_of_its_batch_alone():
+    made = tagger("auto")
+    *_, inputs = example_inputs(made.layout, preprocessing(made)["input_names"], [7])
+    dense = DenseTagger(made.net)
+    with torch.no_grad():
+        expected = dense(**inputs)
+        inputs["pf_features"][0, 0, 0] = torch.nan
+        found = dense(**inputs)
+    assert found[0].isnan().all()
+    assert torch.allclose(found[1:], expected[1:], atol=1e-6)
+
+
 @needs_onnx
 @pytest.mark.long
 @pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])

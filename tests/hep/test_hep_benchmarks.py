@@ -29,21 +29,18 @@ def result_of(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.long
 def test_growth_ends_in_one_line_of_json():
     result = result_of(run("hep_growth", "--most", 128, "--repeats", 1))
     assert result["exponents"].keys() >= {"sparse_ms", "dense_ms", "all_pairs_ms", "graph_ms", "net_ms"}
     assert [row["P"] for row in result["particles"]] == [16, 32, 64, 128]
 
 
-@pytest.mark.long
 def test_the_filter_is_measured_beside_pytorch_geometrics():
     pytest.importorskip("torch_geometric.nn", reason="needs PyTorch Geometric: pip install torch_geometric")
     result = result_of(run("hep_chebconv", "--quick", "--count", 64, "--repeats", 1))
     assert {row["particles"] for row in result["rows"]} == {"128", "real"}
 
 
-@pytest.mark.long
 def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_path):
     arguments = ["--out", tmp_path, "--baselines", "boosting", "--epochs", 1, "--most-jets", 230]
     models = result_of(run("hep_baselines", *arguments))["models"]
@@ -55,7 +52,6 @@ def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("inputs", ["particles", "particles+jet"])
 def test_baselines_take_the_inputs_of_our_networks(tmp_path, inputs):
     pytest.importorskip("weaver.nn.model", reason="needs weaver-core: pip install --no-deps weaver-core")
@@ -66,7 +62,6 @@ def test_baselines_take_the_inputs_of_our_networks(tmp_path, inputs):
     assert all(0 < found["top-1"]["mean"] < 1 for found in models.values())
 
 
-@pytest.mark.long
 def test_samples_are_cross_validated_beside_boosting(tmp_path):
     (tmp_path / "hep" / "real").mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -83,7 +78,6 @@ def test_samples_are_cross_validated_beside_boosting(tmp_path):
     assert result_of(run("hep_folds", *arguments, SUBQUAD_DATA=str(tmp_path)))["samples"]["quark_gluon"] == models
 
 
-@pytest.mark.long
 def test_scoring_is_timed_on_one_core_and_on_all(jets, tmp_path):
     fit(jets, FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "tagger", quiet=True)
     result = result_of(run("hep_score", tmp_path / "tagger", *jets, "--repeats", 1))

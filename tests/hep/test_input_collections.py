@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import awkward as ak
 import numpy as np
@@ -19,6 +20,8 @@ from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
+from subquad.hep.evaluation.scoring import _reader_key
+from subquad.hep.explanation.permutation import _permuted
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.settings import EvaluateSettings
@@ -108,6 +111,27 @@ def test_particles_and_vertices_of_a_jet_are_one_set(files):
     np.testing.assert_allclose(pt, kept["sv_pt"][j], rtol=1e-4)
 
 
+def test_a_feature_that_is_listed_twice_is_one_column(files):
+    sv = {**CARD["inputs"]["sv_features"], "vars": ["sv_ratio", ["sv_mass", 1, 2], ["sv_mass", None]]}
+    layout = layout_of(NET, card_of({**CARD, "inputs": {**CARD["inputs"], "sv_features": sv}}, "card.yaml"))
+    (chunk,) = read_chunks([files[1]], layout, is_training=True)
+    assert chunk.particles.shape[1] == len(layout.particles) == len({*layout.particles})
+    first, second = (layout.features.columns[place] for place in (4, 5))
+    assert first == second
+    assert chunk.particles[:, first].any()
+
+
+def test_cards_with_collections_in_another_order_are_read_apart():
+    inputs = {name: group for name, group in CARD["inputs"].items() if "mask" not in name}
+    cards = [{**CARD, "inputs": dict(order)} for order in (inputs.items(), reversed(inputs.items()))]
+    # all standardized, so that nothing but the order differs
+    for card in cards:
+        card["preprocess"] = {"params": {name: {"center": 0, "scale": 1} for name in FEATURES[:6]}}
+    layouts = [layout_of(NET, card_of(card, "card.yaml")) for card in cards]
+    keys = {_reader_key(SimpleNamespace(layout=layout)) for layout in layouts}
+    assert len(keys) == 2
+
+
 def test_automatic_standardization_is_of_the_vertices_alone(files):
     layout = standardized(files)
     with uproot.open(files[1]) as file:
@@ -136,8 +160,12 @@ def test_without_momenta_the_means_count_vertices(files):
     jet = np.repeat(np.arange(len(lengths)), lengths)
     means = dict(zip(layout.jet_features, chunk.jet_features.T, strict=True))
     np.testing.assert_allclose(means["mean is sv"], np.bincount(jet, is_vertex) / lengths, rtol=1e-5)
+    vertices = np.bincount(jet, is_vertex)
     angles = table[:, layout.particles.index("part_deta")] * (1 - is_vertex)
-    np.testing.assert_allclose(means["mean part_deta"], np.bincount(jet, angles) / lengths, rtol=1e-4, atol=1e-6)
+    own = np.bincount(jet, angles) / (lengths - vertices)
+    np.testing.assert_allclose(means["mean part_deta"], own, rtol=1e-4, atol=1e-6)
+    masses = np.bincount(jet, table[:, layout.particles.index("sv_mass")]) / vertices.clip(1)
+    np.testing.assert_allclose(means["mean sv_mass"], masses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("preset", ["standard", "auto", "epcn"])
@@ -190,6 +218,18 @@ def test_the_documented_card_takes_the_vertices_within_each_jet_of_an_event(tmp_
     is_first = np.diff(chunk.observers["event"], prepend=-1) != 0
     assert np.bincount(jet, is_vertex).tolist() == is_first.astype(int).tolist()
     assert set(chunk.particles[is_vertex, layout.particles.index("SV_ntracks")]) == {1}
+
+
+def test_a_feature_is_permuted_among_the_entries_of_its_collection():
+    is_vertex = torch.arange(60) % 4 == 0
+    value = torch.arange(60) + 100.0
+    table = torch.stack([value * ~is_vertex, value * is_vertex, ~is_vertex, is_vertex], 1).float()
+    permuted = _permuted(table, [0, 1], (2, 3, 2, 3), torch.Generator().manual_seed(0))
+    assert torch.equal(permuted[:, 2:], table[:, 2:])
+    for column, own in enumerate((~is_vertex, is_vertex)):
+        assert not permuted[~own, column].any()
+        assert not torch.equal(permuted[own, column], table[own, column])
+        assert torch.equal(permuted[own, column].sort().values, table[own, column])
 
 
 @pytest.mark.slow

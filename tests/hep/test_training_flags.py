@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -180,6 +181,12 @@ def test_a_tagger_that_is_no_better_than_one_class_is_called_so(jets, tmp_path):
     assert note.startswith("Warning: the tagger is right for ")
     assert note.endswith("The training may have diverged; use a --learning-rate below 10000.")
     assert not fit(jets, replace(SHORT, epochs=8, batch_size=16), out=tmp_path / "good", quiet=True)["notes"]
+
+
+def test_a_tagger_of_rare_jets_may_be_as_accurate_as_their_background():
+    scores = {"labels": np.repeat([0, 1], [19, 1])}
+    assert fit_command._chance_notes({"accuracy": 0.95, "auc_ovo": 0.97}, scores, 1e-3) == []
+    assert len(fit_command._chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3)) == 1
 
 
 def test_a_training_that_diverges_is_refused(jets, tmp_path):

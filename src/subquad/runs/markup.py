@@ -75,6 +75,9 @@ def defined_twice(text: str) -> list[str]:
 def _twice(node: "yaml.Node | None", place: str = "") -> Iterator[str]:
     import yaml
 
+    if isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _twice(value, place)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, yaml.Node] = {}

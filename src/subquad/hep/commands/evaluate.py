@@ -203,15 +203,16 @@ def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> d
 
 
 def _settings_text(own: Mapping[str, Any], *, is_short: bool) -> tuple[str, ...]:
-    """Return settings as words; without the numbers of lists and the folders of files, if they are to be short."""
+    """Return settings as words; without the numbers of lists and the folders of paths, if they are to be short."""
 
-    def text(value: Any) -> str:
+    def text(key: str, value: Any) -> str:
         words = list(map(str, value)) if isinstance(value, list) else [str(value)]
-        words = [PurePath(word).name or word for word in words] if is_short else words
+        # expressions have slashes too
+        words = [PurePath(word).name or word for word in words] if is_short and key in {"card", "from_"} else words
         names = [word for word in words if word[:1].isalpha()]
         return " ".join(names if is_short and names else words)
 
-    return tuple(f"{key.rstrip('_')} {text(value)}" for key, value in own.items())
+    return tuple(f"{key.rstrip('_')} {text(key, value)}" for key, value in own.items())
 
 
 def _files_to_score(

@@ -186,7 +186,9 @@ def _explain(
     means = input_means(sample.batches)
     attributions = attribute_all(net, sample.batches, target, means, quiet=quiet)
     jet_features = inputs.layout.jet_features if inputs.layout.jet_standardizer is not None else ()
-    features = Features(particle=inputs.layout.features.names, jet=jet_features)
+    group = inputs.layout.features
+    owners = [group.columns.index(column) for column in group.owners]
+    features = Features(particle=group.names, jet=jet_features, owners=owners)
     importance, grouped = permute_all(
         net, sample.batches, features, repeats=settings.repeats, seed=seed, only=target, quiet=quiet
     )

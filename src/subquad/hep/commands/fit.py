@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from subquad.errors import SubquadError
+from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes
 from subquad.hep.data.card import WEIGHT_COLUMN
-from subquad.hep.data.file_identity import joined_digests, training_note
+from subquad.hep.data.file_identity import joined_digests
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store, wait_for
@@ -28,7 +29,7 @@ from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predict
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
-from subquad.hep.models.decorrelation import MIN_JETS, Decorrelation
+from subquad.hep.models.decorrelation import Decorrelation
 from subquad.hep.models.fine_tuning import Origin, origin_of
 from subquad.hep.models.networks import (
     check_momenta,
@@ -49,7 +50,7 @@ from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
-from subquad.train.distributed import broadcast_object, processes
+from subquad.train.distributed import processes
 
 __all__ = ["fit"]
 
@@ -196,7 +197,7 @@ def _read_and_split(
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             move_store(folder, run.directory / JETS)
-    notes = [*_origin_notes(origin, source, dataset), *_batch_notes(settings, dataset, background)]
+    notes = [*origin_notes(origin, source, dataset), *batch_notes(settings, dataset, background)]
     for note in notes:
         say(note, quiet=quiet)
     return _Fit(
@@ -224,36 +225,11 @@ def _with_targets(parts: dict[str, JetDataset], origin: Origin | None) -> tuple[
     return {name: replace(part, targets=standardized_targets(part, targets)) for name, part in parts.items()}, targets
 
 
-def _origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) -> list[str]:
-    """Return what is taken from the tagger that is fine-tuned, and a warning if it may know the test jets."""
-    if origin is None:
-        return []
-    tested = source.files.test or source.files.all()
-    remedy = "test on jets of other files with --test"
-    note = None
-    if processes().is_main_process:
-        note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
-    note = broadcast_object(note)
-    return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
-
-
 def _decorrelation(job: _Fit) -> Decorrelation | None:
     if job.settings.decorrelate is None:
         return None
     background = job.classes.index(job.background)
     return Decorrelation(background=background, weight=job.settings.decorrelation_weight)
-
-
-def _batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> list[str]:
-    """Return a warning if too few background jets are in a batch for the penalty of `--decorrelate`."""
-    fraction = float((dataset.labels == dataset.classes.index(background)).double().mean())
-    expected = training_defaults(settings).batch_size * fraction
-    if settings.decorrelate is None or expected >= 2 * MIN_JETS:
-        return []
-    return [
-        f"Warning: a batch has {expected:.1f} jets of {background} on average; below {MIN_JETS} of them there is no "
-        "penalty of --decorrelate. Increase --batch-size until a batch has a few dozen."
-    ]
 
 
 def _event_weights(dataset: JetDataset) -> np.ndarray | None:
@@ -315,18 +291,6 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
     return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
 
 
-def _chance_notes(accuracy: float, scores: Mapping[str, np.ndarray], rate: float) -> list[str]:
-    """Return a warning if the most frequent class alone is named as accurately."""
-    of_classes = np.bincount(scores["labels"], scores.get("weights"))
-    chance = of_classes.max() / of_classes.sum()
-    if accuracy > chance:
-        return []
-    return [
-        f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
-        f"{100 * chance:.1f} % of them. The training may have diverged; use a --learning-rate below {rate:g}."
-    ]
-
-
 def _metrics(
     job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
@@ -341,7 +305,7 @@ def _metrics(
         **summary,
         "notes": [
             *job.notes,
-            *_chance_notes(summary["test"]["net"]["accuracy"], scores, fitted.learning_rate),
+            *chance_notes(summary["test"]["net"], scores, fitted.learning_rate),
             *weight_notes(models[0].trainings),
         ],
         "jets": jets,

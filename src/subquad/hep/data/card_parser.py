@@ -16,7 +16,7 @@ from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.settings import Reweighting, is_number
 
-__all__ = ["WEIGHT_COLUMN", "CardParser", "Variable"]
+__all__ = ["WEIGHT_COLUMN", "CardParser"]
 
 GROUPS = ("features", "points", "vectors", "mask")
 WEIGHT_COLUMN = "event_weight"

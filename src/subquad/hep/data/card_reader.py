@@ -206,7 +206,7 @@ class CardReader:
         )
 
     def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
-        card, layout = self.card, self.layout
+        card, layout, before = self.card, self.layout, len(errors.errors)
         tables, counts = zip(*(self._entries(columns, one, errors) for one in card.inputs), strict=True)
         table, lengths = united(card.inputs, tables, counts)
         momenta = None
@@ -215,7 +215,9 @@ class CardReader:
             advice = "drop such jets"
             if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
                 advice = f"pf_vectors must be px, py, pz and energy, and its fourth variable is {card.vectors[3].name}"
-            check_energies(vectors[:, 3], lengths, errors, advice=advice)
+            # columns with errors are 0
+            if len(errors.errors) == before:
+                check_energies(vectors[:, 3], lengths, errors, advice=advice)
             check_units(vectors, lengths, errors)
             # of the first collection: secondary vertices consist of particles, which must not count twice
             names = card.inputs[0].columns
@@ -274,15 +276,25 @@ class CardReader:
     ) -> np.ndarray:
         """Return the jet-level features [J, F], from momenta [C, 4] and their number per jet [J], if there are any."""
         if self.layout.has_jetclass_features:
-            return jet_features(jets_of(columns, (), errors), self.layout.jet_features)
+            # padding that a mask drops has an energy of 0
+            jets = jets_of(columns, (), errors, may_be_padded=self.card.inputs[0].mask is not None)
+            return jet_features(jets, self.layout.jet_features)
         if momenta is not None:
             return momentum_features(*momenta)
         jet, group = np.repeat(np.arange(len(lengths)), lengths), self.layout.features
         # the logarithm of 0 must not make the mean infinite
         features = np.nan_to_num(table[:, list(group.columns)], posinf=0, neginf=0)
+        counts = [lengths] * len(group.columns)
         if group.owners:
-            features = np.where(table[:, list(group.owners)] != 0, features, 0)
-        means = [jet_totals(jet, column, len(lengths)) / lengths.clip(1) for column in features.T]
+            is_own = table[:, list(group.owners)] != 0
+            features = np.where(is_own, features, 0)
+            # those that say which collection an entry belongs to stand for its fraction of all entries
+            counts = [
+                lengths if column == owner else jet_totals(jet, own, len(lengths))
+                for column, owner, own in zip(group.columns, group.owners, is_own.T, strict=True)
+            ]
+        totals = [jet_totals(jet, column, len(lengths)) for column in features.T]
+        means = [total / count.clip(1) for total, count in zip(totals, counts, strict=True)]
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
     def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:

@@ -120,10 +120,17 @@ def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors:
 
 
 def check_energies(
-    energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, advice: str = "drop such jets"
+    energies: np.ndarray,
+    lengths: np.ndarray,
+    errors: ChunkErrors,
+    *,
+    advice: str = "drop such jets",
+    may_be_zero: bool = False,
 ) -> None:
-    """Add an error for jets with a negative energy, or one of 0, among those of their particles [C]."""
+    """Add an error for jets with a negative energy, or one of 0 unless that is allowed, among their particles [C]."""
     add_particles(energies < 0, energies, lengths, "the energy", errors, advice=advice)
+    if may_be_zero:
+        return
     advice = "omit padding, and give the energy of each particle"
     add_particles(energies == 0, energies, lengths, "the energy", errors, advice=advice)
 

@@ -62,7 +62,7 @@ def table_columns(collections: Sequence[InputCollection]) -> tuple[str, ...]:
     first, *others = collections
     if not others:
         return first.columns
-    features = [variable.name for one in others for variable in one.features]
+    features = dict.fromkeys(variable.name for one in others for variable in one.features)
     return (*first.columns, *features, *map(membership, collections))
 
 

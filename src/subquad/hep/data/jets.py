@@ -360,7 +360,12 @@ def as_jets(data: Any) -> Jets:
 
 
 def jets_of(
-    columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors, *, needs_labels: bool = True
+    columns: Mapping[str, Any],
+    classes: Sequence[str],
+    errors: ChunkErrors,
+    *,
+    needs_labels: bool = True,
+    may_be_padded: bool = False,
 ) -> Jets:
     """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
     before = len(errors.errors)
@@ -368,26 +373,24 @@ def jets_of(
     observers = jet_table(columns, OBSERVERS, errors)
     # columns with errors are 0
     if len(errors.errors) == before:
+        check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors, may_be_zero=may_be_padded)
         _check_signs(particles, lengths, observers, errors)
     check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, OBSERVERS.index("jet_pt")], errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
-    labels = [LABEL + name for name in classes]
+    labels, no_labels = [LABEL + name for name in classes], np.full(len(lengths), -1)
     # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter
     order = np.lexsort((-np.hypot(particles[:, 0], particles[:, 1]), jet))
     return Jets(
         particles=particles[order],
         first=np.concatenate([[0], np.cumsum(lengths)]),
         observers=observers,
-        labels=class_indices(columns, labels, errors, needs_labels=needs_labels)
-        if labels
-        else np.full(len(lengths), -1),
+        labels=class_indices(columns, labels, errors, needs_labels=needs_labels) if labels else no_labels,
         classes=tuple(classes),
     )
 
 
 def _check_signs(particles: np.ndarray, lengths: np.ndarray, observers: np.ndarray, errors: ChunkErrors) -> None:
-    """Add errors for energies and momenta that are not positive, and for negative uncertainties."""
-    check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
+    """Add errors for momenta of jets that are not positive, and for negative uncertainties."""
     for name in ("part_d0err", "part_dzerr"):
         values = particles[:, PARTICLES.index(name)]
         add_particles(values < 0, values, lengths, name, errors, advice="give 0 for particles without a track")

@@ -278,8 +278,8 @@ def fit_standardization(
                 finite = column[torch.isfinite(column)].numpy()
                 if not len(finite):
                     raise SubquadError(
-                        f"{card.name}: inputs: {variable.name} is infinite for all particles of the training jets, so "
-                        "that it cannot be standardized; omit it, or define it in new_variables without infinity"
+                        f"{card.name}: inputs: {variable.name} has no finite value in the training jets, so that it "
+                        "cannot be standardized; omit it, or define it in new_variables without infinity"
                     )
                 low, center, high = np.percentile(finite, [16, 50, 84])
                 width = max(high - center, center - low)

@@ -88,7 +88,9 @@ def check_units(
         jet_pt: [J], transverse momenta of the jets by the file; None if there are none.
     """
     momentum = np.linalg.norm(vectors[:, :3].astype(np.float64), axis=1)
-    energy = vectors[momentum > 0, 3] / momentum[momentum > 0]
+    # energies of 0, which columns with errors have too, are reported by particle
+    is_known = (momentum > 0) & (vectors[:, 3] > 0)
+    energy = vectors[is_known, 3] / momentum[is_known]
     if len(energy) and np.median(energy) < MIN_ENERGY:
         errors.errors.append(
             f"{errors.file}: the energy of the particles is {np.median(energy):.3g} times their momentum (median), and "

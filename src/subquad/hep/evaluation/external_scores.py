@@ -65,10 +65,14 @@ def read_external_scores(
     columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
     errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[])
     jet_table(columns, [f"score_{name}" for name in names], errors)
-    labels = class_indices(columns, [f"label_{name}" for name in (*names, *others)], errors)
-    if (labels >= len(names)).any():
-        first = others[labels[np.argmax(labels >= len(names))] - len(names)]
-        errors.add(labels >= len(names), f"the jet is {first}, which has no score")
+    labels = class_indices(columns, [f"label_{name}" for name in names], errors, needs_labels=False)
+    if (labels < 0).any():
+        first = int(np.argmax(labels < 0))
+        own = [name for name in others if columns[f"label_{name}"][first] == 1]
+        if own:
+            errors.add(labels < 0, f"the jet is {own[0]}, which has no score")
+        else:
+            errors.add(labels < 0, "no label is 1", advice="exactly one label of a jet must be 1")
     jet_table(columns, [key for key in ("weights",) if key in columns], errors)
     raise_errors("Some scores cannot be used:", errors.errors)
     scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)

@@ -82,7 +82,9 @@ def _reader_key(tagger: TrainedTagger) -> str:
     # centers and scales are applied to batches, not to chunks
     columns = {key: value for key, value in card.options.items() if key != "preprocess"}
     is_plain = [variable.center is None for variable in card.features]
-    return json.dumps([columns, is_plain, tagger.layout.jet_features], sort_keys=True, default=str)
+    # collections of inputs may have another order
+    names = [tagger.layout.particles, tagger.layout.jet_features]
+    return json.dumps([columns, is_plain, *names], sort_keys=True, default=str)
 
 
 def _chunks(taggers: Sequence[TrainedTagger], files: Sequence[Path], **options: Any) -> Iterator[list[JetChunk]]:

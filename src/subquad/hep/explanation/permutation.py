@@ -92,6 +92,7 @@ def particle_importance(
     repeats: int,
     seed: int,
     only: int | None = None,
+    owners: Sequence[int] = (),
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Importance]:
     """Return the importance of particle features, or of groups of them that are permuted together.
@@ -103,6 +104,8 @@ def particle_importance(
         repeats: Number of permutations of each.
         seed: Seed of the permutations.
         only: Measure the metrics on the jets of this class; None for all.
+        owners: With several collections of inputs, for each feature the index of the one that is 1 for the entries of
+            its collection; it is permuted among these.
         advance: Called after each name.
     """
     counts = [int(batch.mask.sum()) for batch in batches]
@@ -116,9 +119,8 @@ def particle_importance(
         return torch.cat(outputs)
 
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
-    return _importances(
-        particles, columns, logits, *_truth(batches), repeats=repeats, seed=seed, only=only, advance=advance
-    )
+    options = {"repeats": repeats, "seed": seed, "only": only}
+    return _importances(particles, columns, logits, *_truth(batches), owners=owners, advance=advance, **options)
 
 
 @torch.no_grad()
@@ -165,6 +167,7 @@ def _importances(
     repeats: int,
     seed: int,
     only: int | None,
+    owners: Sequence[int] = (),
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Importance]:
     """Return the importance of columns of a table, of which `logits` computes the predictions."""
@@ -174,8 +177,7 @@ def _importances(
     for name, places in columns.items():
         after = []
         for _ in range(repeats):
-            permuted = table.clone()
-            permuted[:, list(places)] = table[torch.randperm(len(table), generator=generator)][:, list(places)]
+            permuted = _permuted(table, places, owners, generator)
             after.append(_metrics(logits(permuted), labels, weights, only))
         of_accuracy = _mean_and_deviation([accuracy - lower for lower, _ in after])
         # permutations do not change which classes have jets
@@ -187,6 +189,16 @@ def _importances(
         )
         advance()
     return found
+
+
+def _permuted(table: Tensor, places: Sequence[int], owners: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return the table with the rows of some columns permuted, those of a collection among its own rows."""
+    permuted = table.clone()
+    for owner in dict.fromkeys(owners[i] if owners else None for i in places):
+        columns = [i for i in places if not owners or owners[i] == owner]
+        rows = torch.arange(len(table)) if owner is None else table[:, owner].nonzero()[:, 0]
+        permuted[rows[:, None], columns] = table[rows[torch.randperm(len(rows), generator=generator)]][:, columns]
+    return permuted
 
 
 def _metrics(logits: Tensor, labels: Tensor, weights: Tensor, only: int | None) -> tuple[float, float | None]:

@@ -32,6 +32,9 @@ class Features:
 
     particle: Sequence[str]
     jet: Sequence[str]
+    owners: Sequence[int] = ()
+    """With several collections of inputs, for each particle feature the index of the one that is 1 for the entries of
+    its collection."""
 
     @property
     def names(self) -> list[str]:
@@ -62,10 +65,15 @@ def permute_all(
 ) -> tuple[dict[str, Importance], dict[str, Importance]]:
     """Return the permutation importance of each feature, and of each group of features."""
     options: dict[str, Any] = {"repeats": repeats, "seed": seed, "only": only}
-    singles, groups = {name: [i] for i, name in enumerate(features.particle)}, feature_groups(features.particle)
+    # those that say which collection an entry belongs to are not permuted
+    kept = [i for i in range(len(features.particle)) if i not in features.owners]
+    singles = {features.particle[i]: [i] for i in kept}
+    named = feature_groups([features.particle[i] for i in kept])
+    groups = {name: [kept[i] for i in places] for name, places in named.items()}
     with track("permutations", len(singles) + len(groups), quiet=quiet) as advance:
-        importance = particle_importance(net, batches, singles, advance=advance, **options)
-        grouped = particle_importance(net, batches, groups, advance=advance, **options)
+        of_particles: dict[str, Any] = {**options, "owners": features.owners, "advance": advance}
+        importance = particle_importance(net, batches, singles, **of_particles)
+        grouped = particle_importance(net, batches, groups, **of_particles)
     if features.jet:
         of_jet = {f"jet: {name}": [i] for i, name in enumerate(features.jet)}
         importance |= jet_feature_importance(net, batches, of_jet, **options)
@@ -85,12 +93,13 @@ def by_columns(
         attributions: Attributions of all jets.
         weights: [J], event weights of the jets to include, 0 for the others.
         columns: Indices of the features by name.
-        importance: Permutation importance by the same names.
+        importance: Permutation importance by the same names; features without one are omitted.
     """
     fractions = _fractions(attributions, weights)
     return {
         name: {"attribution": fractions[list(places)].sum(), "permutation": asdict(importance[name])}
         for name, places in columns.items()
+        if name in importance
     }
 
 

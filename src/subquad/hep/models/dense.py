@@ -176,11 +176,14 @@ def _sums(x: Float[Tensor, "E W"], counts: Int[Tensor, " N"]) -> Float[Tensor, "
     """Return sums of consecutive rows, of as many as `counts` says.
 
     Differences of running sums, in float64: `index_add` becomes ScatterND, in which several threads of onnxruntime
-    write to one place at a time and lose summands.
+    write to one place at a time and lose summands. A row that is not finite makes its own sum NaN, and no others.
     """
-    running = functional.pad(x.double().cumsum(0), (0, 0, 1, 0))
+    is_bad = ~x.sum(1, keepdim=True).isfinite()
+    rows = torch.cat([x.masked_fill(is_bad, 0), is_bad.to(x.dtype)], dim=1)
+    running = functional.pad(rows.double().cumsum(0), (0, 0, 1, 0))
     ends = counts.cumsum(0)
-    return (running.index_select(0, ends) - running.index_select(0, ends - counts)).to(x.dtype)
+    sums = running.index_select(0, ends) - running.index_select(0, ends - counts)
+    return torch.where(sums[:, -1:] > 0, torch.nan, sums[:, :-1]).to(x.dtype)
 
 
 def outputs_of_graph(tagger: TrainedTagger) -> Mapping[str, float | Tensor]:

@@ -1,0 +1,61 @@
+"""Notes on a fit for the report and the terminal: what is taken from another tagger, and what looks wrong."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from subquad.hep.data.file_identity import training_note
+from subquad.hep.data.preparation import FitSource
+from subquad.hep.data.store import JetDataset
+from subquad.hep.models.decorrelation import MIN_JETS
+from subquad.hep.models.fine_tuning import Origin
+from subquad.hep.models.presets import training_defaults
+from subquad.hep.settings import FitSettings
+from subquad.train.distributed import broadcast_object, processes
+
+__all__ = ["batch_notes", "chance_notes", "origin_notes"]
+
+CHANCE_AUC = 0.7
+"""AUC up to which a tagger that is no more accurate than the most frequent class is called so."""
+
+
+def origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) -> list[str]:
+    """Return what is taken from the tagger that is fine-tuned, and a warning if it may know the test jets."""
+    if origin is None:
+        return []
+    tested = source.files.test or source.files.all()
+    remedy = "test on jets of other files with --test"
+    note = None
+    if processes().is_main_process:
+        note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
+    note = broadcast_object(note)
+    return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
+
+
+def batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> list[str]:
+    """Return a warning if too few background jets are in a batch for the penalty of `--decorrelate`."""
+    fraction = float((dataset.labels == dataset.classes.index(background)).double().mean())
+    expected = training_defaults(settings).batch_size * fraction
+    if settings.decorrelate is None or expected >= 2 * MIN_JETS:
+        return []
+    return [
+        f"Warning: a batch has {expected:.1f} jets of {background} on average; below {MIN_JETS} of them there is no "
+        "penalty of --decorrelate. Increase --batch-size until a batch has a few dozen."
+    ]
+
+
+def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate: float) -> list[str]:
+    """Return a warning if the most frequent class alone is named as accurately, and the classes are not separated.
+
+    Of rare signals, or with classes of equal weight in the loss, a good tagger may be less accurate than that.
+    """
+    of_classes = np.bincount(scores["labels"], scores.get("weights"))
+    chance = of_classes.max() / of_classes.sum()
+    accuracy = test["accuracy"]
+    if accuracy > chance or (test.get("auc_ovo") or 0.5) > CHANCE_AUC:
+        return []
+    return [
+        f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
+        f"{100 * chance:.1f} % of them. The training may have diverged; use a --learning-rate below {rate:g}."
+    ]
