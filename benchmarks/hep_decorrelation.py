@@ -2,13 +2,14 @@
 
     SUBQUAD_DATA=DATA python benchmarks/hep_decorrelation.py --out decorrelation
 
-Taggers of the preset `standard` are fitted without decorrelation, with weights that make the spectra of mass and pT
-flat in each class, and with the DisCo penalty of several weights; the split of the jets is that of the seed. Files:
-those of W and QCD jets in $SUBQUAD_DATA/hep/sim, which are of version 1 of the simulated physics, or `--files`, such as
-those of `subquad hep simulate --classes ZJetsToNuNu WToQQ --jets-per-class 3000`. The last line is JSON: of each tagger
+Taggers are fitted without decorrelation, with weights that make the spectra of mass and pT flat in each class, and with
+the DisCo penalty of several weights, all in batches of 256 and without dropout, whose noise would hide correlations
+from the penalty; the split of the jets is that of the seed. Files: those of W and QCD jets in $SUBQUAD_DATA/hep/sim,
+which are of version 1 of the simulated physics, or `--files`, such as those of
+`subquad hep simulate --classes ZJetsToNuNu WToQQ --jets-per-class 4000`. The last line is JSON: of each tagger
 the rejection and the inverse Jensen-Shannon divergence at signal efficiencies of 50 % and 30 %, means and ranges over
-the seeds, and the largest inverse divergence that the number of jets lets one measure. Runs that are there already are
-not repeated.
+the seeds, and the largest inverse divergence that the number of jets lets one measure. Runs of the same preset, epochs
+and seed that are in --out already are not repeated, whatever their files.
 """
 
 import argparse
@@ -30,19 +31,22 @@ BINS = (
 )
 
 
-def taggers(weights: list[float], epochs: int) -> dict[str, hep.FitSettings]:
+def taggers(preset: str, weights: list[float], epochs: int) -> dict[str, hep.FitSettings]:
     """Return the settings of each tagger by its name."""
     plain = hep.FitSettings(
-        preset="standard", epochs=epochs, batch_size=256, test_fraction=0.4, no_boosting=True, background="QCD"
+        preset=preset,
+        epochs=epochs,
+        batch_size=256,
+        dropout=0.0,
+        test_fraction=0.4,
+        no_boosting=True,
+        background="QCD",
     )
     return {
         "plain": plain,
         "flat mass and pT": replace(plain, reweight_vars=BINS),
         **{
-            # the noise of dropout would hide correlations
-            f"DisCo, weight {weight:g}": replace(
-                plain, decorrelate="jet_sdmass", decorrelation_weight=weight, dropout=0.0
-            )
+            f"DisCo, weight {weight:g}": replace(plain, decorrelate="jet_sdmass", decorrelation_weight=weight)
             for weight in weights
         },
     }
@@ -66,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--files", nargs="+", help="files of QCD jets and of jets of one other class")
+    parser.add_argument("--preset", default="auto")
     parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 3.0], help="weights of the penalty")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
@@ -73,9 +78,10 @@ def main() -> None:
     folder = Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep" / "sim"
     files = options.files or [str(folder / name) for name in SIMULATED]
     rows: list[dict[str, Any]] = []
-    for name, settings in taggers(options.weights, options.epochs).items():
+    of = f"{options.preset}_{options.epochs}"
+    for name, settings in taggers(options.preset, options.weights, options.epochs).items():
         runs = [
-            measured(files, settings, options.out / f"{name.replace(',', '').replace(' ', '_')}_{seed}", seed)
+            measured(files, settings, options.out / f"{of}_{name.replace(',', '').replace(' ', '_')}_{seed}", seed)
             for seed in range(options.seeds)
         ]
         row: dict[str, Any] = {"tagger": name}
