@@ -20,7 +20,7 @@ test: .venv/.ready-dev
 	$(FAST)
 	$(PYTEST) -m slow
 
-# the commands of the documentation, the benchmarks, and other tests that take more than 6 seconds: about 12 minutes
+# the commands of the documentation, the benchmarks, and other tests that take more than 4 seconds: about 15 minutes
 test-long: .venv/.ready-dev
 	$(PYTEST) -m long
 

@@ -101,7 +101,7 @@ def test_a_job_that_waits_does_not_start_when_the_server_ends(session):
     assert "pid" not in short.status
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_text_of_a_user_is_never_read_as_a_flag(runner, session):
     job = runner.start(session.new_job_folder(), "bio fit", fit(target=["--force"], group="--out=/tmp/x"))
     wait(job, "failed")

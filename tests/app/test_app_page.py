@@ -220,7 +220,7 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     assert "; not measured" in cells
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_that_fails_shows_a_sentence(workspace, context, session):
     path = upload(workspace, session, "t.csv", b"sequence,y\n" + b"ACDEF,1\n" * 20)
     command = _fit(session, str(path), [], None, None, "random", ["ridge"], "Quick look", 0, 0)

@@ -96,7 +96,7 @@ def test_a_task_beyond_its_timeout_is_stopped_and_reported(tmp_path, fake_fit):
     assert results["tasks"][0]["state"] == "failed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
     bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)

@@ -92,7 +92,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_model_and_the_ensemble_predict_what_they_were_measured_with(tmp_path):
     frame = table(tmp_path / "t.csv")
     # all models, except the network as published, leave out positions that never vary
@@ -243,7 +243,7 @@ def test_boosting_has_the_time_of_lyra_but_at_least_forty_seconds(tmp_path, monk
     assert given["seconds"] == pytest.approx(seconds)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")
     own = settings(ensemble_size=2)
@@ -461,7 +461,7 @@ def test_a_run_without_an_ensemble_says_which_model_predicts(tmp_path, capsys):
     assert "no ensemble" not in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [("score",), ("score", "other")])
 def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
     frame = table(tmp_path / "t.csv")

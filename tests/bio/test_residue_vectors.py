@@ -182,7 +182,7 @@ def test_training_residues_start_at_predictions_of_ridge_that_has_not_read_their
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_residues_are_predicted_from_their_vectors_and_a_saved_run_predicts_the_same(tmp_path):
     frame, values = labelled()
     path = write(tmp_path, frame, values)

@@ -141,7 +141,7 @@ def test_a_split_of_variants_without_a_case_is_an_error_and_no_other_split():
         make_split(variants(), settings, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["random", "group", "homology", "mutations", "position", "modulo", "contiguous"])
 def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
     own = variants(most=1 if way in ("modulo", "contiguous", "position") else 3)

@@ -51,7 +51,7 @@ def test_other_lengths_are_not_changed(strange):
     assert with_stops(sequences) == (sequences, [])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_table_with_truncated_proteins_is_aligned_and_its_model_reads_them_again(tmp_path):
     random = np.random.default_rng(1)
     sequences = variants(random, 120) + [WILD[:k] for k in range(1, len(WILD), 2)]

@@ -58,7 +58,7 @@ def batch_of(files, card, rows=slice(None)):
     return collate(dataset_of(chunk, layout_of(NET, card)), torch.arange(len(chunk))[rows])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "observers"), [("kin", MOMENTUM_FEATURES), ("kinpid", MOMENTUM_FEATURES), ("full", JET_FEATURES)]
 )
@@ -160,7 +160,7 @@ def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_pa
     predict(tmp_path / "run", files, out=tmp_path / "scores.root", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_custom_labels_count_the_classes(files, tmp_path):
     given = options("kin")
     given["labels"] = {"type": "custom", "value": {"truth": "label_Hbb + 2 * label_Hcc"}}

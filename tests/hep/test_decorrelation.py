@@ -126,7 +126,7 @@ def without_mass():
     return Predictions(model="x", source="x", probabilities=np.eye(2)[[0, 1] * 7], labels=np.array([0, 1] * 7))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_with_the_penalty_selects_by_its_loss_and_the_evaluation_shows_the_mass_shapes(
     tables, tmp_path, capsys, monkeypatch
 ):

@@ -41,6 +41,7 @@ def test_other_examples_are_named_and_its_folder_is_not_overwritten():
         hep.fit("example:jets", settings, out=folder, force=True, quiet=True)
 
 
+@pytest.mark.long
 def test_its_test_jets_are_evaluated_and_it_is_fine_tuned(tmp_path):
     found = hep.evaluate("example:tagger", out=tmp_path / "evaluation", quiet=True)
     assert found["test"]["auto"]["accuracy"] == pytest.approx(0.817, abs=0.001)

@@ -60,7 +60,7 @@ def test_a_folder_without_training_jets_is_refused(folder):
         fit_files(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_folders_are_the_parts_of_the_fit(folder, tmp_path, capsys):
     settings = FitSettings(preset="standard", epochs=1, no_boosting=True)
     metrics = fit(folder, settings, out=tmp_path / "run")

@@ -36,7 +36,7 @@ def test_the_jets_that_ship_with_subquad_have_a_name():
     assert len(jets.classes) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path, capsys):
     columns, write = tables
     for label in ("QCD", "Hbb"):

@@ -84,7 +84,7 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
     assert (chosen == read_jets.labels).mean() > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tables, tmp_path):
     columns, write = tables
@@ -178,7 +178,7 @@ def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tabl
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, capsys):
     files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
     assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch-size", "17"]) == 0

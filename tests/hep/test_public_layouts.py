@@ -355,7 +355,7 @@ def test_a_single_part_of_the_data_set_is_split_at_random(top, tmp_path):
         fit([top / "test.h5", top / "val.h5"], SETTINGS, out=tmp_path / "other", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["top-landscape", "quark-gluon"])
 def test_a_tagger_of_each_layout_learns_and_scores_jets(layout, tmp_path):
     labels, vectors = momenta(jets=401)
@@ -374,7 +374,7 @@ def test_a_tagger_of_each_layout_learns_and_scores_jets(layout, tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["top_landscape", "quark_gluon"])
 def test_public_jets_are_fitted_on(name, tmp_path):
     folder = Path(os.environ.get("SUBQUAD_DATA", "")) / "hep" / "real"

@@ -134,7 +134,7 @@ def test_an_unknown_base_model_is_an_error(tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["subquad.llm, transformers", "transformers, subquad.llm"])
 def test_transformers_knows_the_models_whichever_is_imported_first(order, tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)

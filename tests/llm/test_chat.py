@@ -308,7 +308,7 @@ def wide(smollm2, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smollm2_chats_and_remembers(wide, monkeypatch, capsys):
     lines = ["What is the capital of France? Answer in one word.", "And in which country is it?"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, ""])))

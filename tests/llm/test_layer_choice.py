@@ -78,7 +78,7 @@ def test_linearize_fine_tunes_the_model_with_the_chosen_layers(folder, text, tmp
     assert "keep it are green" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_ends_with_the_same_layers_and_weights(folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands.linearization import Linearization
 

@@ -99,7 +99,7 @@ def test_the_page_shows_all_models(run):
     assert page.count("<figure") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_separate_documents_change_both_stages(folder, text, tmp_path):
     words = text.read_text().split()
     lines = [" ".join(words[start : start + 7]) for start in range(0, len(words), 7)]
