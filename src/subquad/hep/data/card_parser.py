@@ -217,12 +217,9 @@ class CardParser:
                 self._error(
                     f"inputs: {one.prefix}: with several collections each needs points; add {one.prefix}_points"
                 )
-        for kind in COORDINATES[1:]:
-            given = {bool(getattr(one, kind)): one.prefix for one in collections}
-            if len(given) > 1:
-                self._error(
-                    f"inputs: {given[True]} has {kind} and {given[False]} has none; give them to all or to none"
-                )
+        given = {bool(one.vectors): one.prefix for one in collections}
+        if len(given) > 1:
+            self._error(f"inputs: {given[True]} has vectors and {given[False]} has none; give them to all or to none")
         owners: dict[str, str] = {}
         for one in collections:
             for name in one.columns:

@@ -1,7 +1,7 @@
 """The dense form of a tagger, which can be exported: it compares all pairs, and filters multiply by whole matrices.
 
 ONNX has no sparse matrices, and continuous filters select the edges among all pairs. The dense form gives the same
-values with O(P²) instead of O(N) operations for N edges.
+values with O(P²) instead of O(E) operations.
 
 Axes: B jets, P particles, N particles of all jets with padding, E pairs, W channels, H particle features, J jet-level
 features, C classes, T regression targets; inputs are [B, H, P] as in weaver.
