@@ -12,7 +12,7 @@ from functools import cache
 import awkward as ak
 import numpy as np
 import onnxruntime
-from score_root_file import score
+from score_root_file import branches_of, score
 
 
 @cache
@@ -35,12 +35,14 @@ def score_events(model, jets, batch_size=256):
     """
     session = session_of(model)
     about = session.get_modelmeta().custom_metadata_map
-    names = json.loads(about["particle_branches"]) + json.loads(about["jet_branches"])
+    of_jets, masks = branches_of(about)
+    names = sum(masks.values(), of_jets)
     jets_per_event = ak.num(jets[names[0]], axis=1)
     flat = ak.zip({name: ak.flatten(jets[name], axis=1) for name in names}, depth_limit=1)
     classes = json.loads(about["classes"])
     scores = np.zeros((len(flat), len(classes)), np.float32)
-    by_length = np.argsort(ak.to_numpy(ak.num(flat[names[0]])), kind="stable")
+    particles = masks["particle_mask"][0]
+    by_length = np.argsort(ak.to_numpy(ak.num(flat[particles])), kind="stable")
     for begin in range(0, len(flat), batch_size):
         rows = by_length[begin : begin + batch_size]
         scores[rows] = score(session, flat[rows])

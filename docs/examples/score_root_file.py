@@ -19,15 +19,20 @@ def padded(column, places):
     return ak.to_numpy(ak.fill_none(ak.pad_none(column, places), 0)).astype(np.float32)
 
 
+def branches_of(about):
+    """Return the branches of jets, and for each mask the branches of particles (or vertices) that it belongs to."""
+    return json.loads(about["jet_branches"]), json.loads(about["masks"])
+
+
 def score(session, jets):
     """Return the probabilities [jets, classes] of an awkward array of jets with the branches of the tagger."""
-    about = session.get_modelmeta().custom_metadata_map
-    of_particles, of_jets = json.loads(about["particle_branches"]), json.loads(about["jet_branches"])
-    lengths = ak.to_numpy(ak.num(jets[of_particles[0]]))
-    places = max(1, int(lengths.max()))
-    inputs = {name: padded(jets[name], places) for name in of_particles}
-    inputs |= {name: ak.to_numpy(jets[name]).astype(np.float32) for name in of_jets}
-    inputs[about["mask"]] = (np.arange(places) < lengths[:, None]).astype(np.float32)
+    of_jets, masks = branches_of(session.get_modelmeta().custom_metadata_map)
+    inputs = {name: ak.to_numpy(jets[name]).astype(np.float32) for name in of_jets}
+    for mask, names in masks.items():
+        lengths = ak.to_numpy(ak.num(jets[names[0]]))
+        places = max(1, int(lengths.max()))
+        inputs |= {name: padded(jets[name], places) for name in names}
+        inputs[mask] = (np.arange(places) < lengths[:, None]).astype(np.float32)
     return session.run(["softmax"], inputs)[0]
 
 
@@ -35,7 +40,8 @@ def main(model, source, out, tree="tree", batch_size=256):
     """Write one entry per jet, in the order of the file, with a branch score_<class> for each class."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    branches = json.loads(about["particle_branches"]) + json.loads(about["jet_branches"])
+    of_jets, masks = branches_of(about)
+    branches = sum(masks.values(), of_jets)
     names = [f"score_{name}" for name in json.loads(about["classes"])]
     with uproot.open(f"{source}:{tree}") as jets_of_file:
         # fails here, before `out` is replaced, if a branch is missing

@@ -2,6 +2,7 @@
 
 import pytest
 from support.hep_jets import CLASSES, JETCLASS, columns, write
+from support.hep_vertices import write_vertices
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def jetclass(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jetclass")
     names = JETCLASS[:3]
     return [write(folder / f"{name}.root", columns(name, jets=47, classes=JETCLASS)) for name in names]
+
+
+@pytest.fixture(scope="session")
+def vertex_files(jetclass, tmp_path_factory):
+    """The same files with secondary vertices."""
+    return write_vertices(jetclass, tmp_path_factory.mktemp("vertices"))
 
 
 @pytest.fixture(scope="session")

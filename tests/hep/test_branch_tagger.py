@@ -17,7 +17,8 @@ from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.public_layouts import layout_card
 from subquad.hep.data.tensor_expressions import TensorColumns
 from subquad.hep.models import branch_export
-from subquad.hep.models.branch_tagger import MASK, BranchTagger, branches_read, padded_branches
+from subquad.hep.models.branch_inputs import MASK, branches_read, padded_branches
+from subquad.hep.models.branch_tagger import BranchTagger
 from subquad.hep.models.networks import build_network, predict_logits
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.models.trained import TrainedTagger
@@ -157,7 +158,7 @@ def test_expressions_have_the_values_of_numpy(text):
     columns["jet_pt"] = ak.Array(generator.uniform(1, 5, 4).astype(np.float32))
     padded = padded_branches(columns)
     mask = padded[MASK] != 0
-    found = TensorColumns({}, padded, mask).evaluate(parse(text, "card"))
+    found = TensorColumns({}, padded, lambda _: mask).evaluate(parse(text, "card"))
     expected = parse(text, "card")(columns)
     if expected.ndim == 2:
         found, expected = found[mask], ak.flatten(expected)
@@ -180,7 +181,7 @@ def test_expressions_have_the_values_of_numpy(text):
     ],
 )
 def test_what_is_not_translated_is_named(text, message):
-    columns = TensorColumns({}, {"part_px": torch.ones(2, 3)}, torch.ones(2, 3) > 0)
+    columns = TensorColumns({}, {"part_px": torch.ones(2, 3)}, lambda _: torch.ones(2, 3) > 0)
     with pytest.raises(SubquadError, match=message):
         columns.evaluate(parse(text, "card"))
 

@@ -11,6 +11,7 @@ import torch
 import uproot
 import yaml
 from support.hep_layouts import VERTEX_CARD, particles, write_nano
+from support.hep_vertices import CARD
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, evaluate, explain, fit, predict
@@ -24,55 +25,10 @@ from subquad.hep.evaluation.scoring import _reader_key
 from subquad.hep.explanation.permutation import _permuted
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
-from subquad.hep.settings import EvaluateSettings
+from subquad.hep.settings import EvaluateSettings, ExportSettings
 
 NET = replace(PRESETS["standard"].net, has_jet_features=False)
-CARD = {
-    "new_variables": {
-        "part_pt_log": "np.log(np.hypot(part_px, part_py))",
-        "sv_ratio": "np.log(sv_pt / jet_pt)",
-        "sv_px": "sv_pt * np.cos(sv_phi)",
-        "sv_py": "sv_pt * np.sin(sv_phi)",
-        "sv_pz": "sv_pt * np.sinh(sv_eta)",
-        "sv_energy": "np.hypot(sv_pt * np.cosh(sv_eta), sv_mass)",
-        "is_near": "np.hypot(sv_deta, sv_dphi) < 0.8",
-    },
-    "preprocess": {"method": "auto"},
-    "inputs": {
-        "pf_points": {"length": 128, "vars": ["part_deta", "part_dphi"]},
-        "pf_features": {"length": 128, "vars": [["part_pt_log", 1.7, 0.7], ["part_deta", None], ["part_charge", None]]},
-        "pf_vectors": {"length": 128, "vars": ["part_px", "part_py", "part_pz", "part_energy"]},
-        "sv_points": {"length": 3, "vars": ["sv_deta", "sv_dphi"]},
-        "sv_features": {"length": 3, "vars": ["sv_ratio", "sv_mass", ["sv_deta", None]]},
-        "sv_vectors": {"length": 3, "vars": ["sv_px", "sv_py", "sv_pz", "sv_energy"]},
-        "sv_mask": {"length": 3, "vars": ["is_near"]},
-    },
-    "labels": {"type": "simple", "value": ["label_QCD", "label_Hbb", "label_Hcc"]},
-    "observers": ["jet_pt"],
-}
 FEATURES = ("part_pt_log", "part_deta", "part_charge", "sv_ratio", "sv_mass", "sv_deta", "is pf", "is sv")
-
-
-@pytest.fixture(scope="module")
-def files(jetclass, tmp_path_factory):
-    """JetClass's files with zero to four secondary vertices in each jet, more and heavier ones in b jets."""
-    folder, found = tmp_path_factory.mktemp("vertices"), []
-    for path in jetclass:
-        generator = np.random.default_rng(len(found))
-        with uproot.open(path) as file:
-            jets = file["tree"].arrays()
-        counts = generator.integers(0, 5, len(jets))
-        deta, dphi = generator.normal(0, 0.3, (2, counts.sum()))
-        jet = np.repeat(np.arange(len(jets)), counts)
-        mass = generator.exponential(1, counts.sum()) + 3 * np.asarray(jets["label_Hbb"])[jet]
-        pt = np.asarray(jets["jet_pt"])[jet] * generator.uniform(0.05, 0.3, counts.sum())
-        eta, phi = np.asarray(jets["jet_eta"])[jet] + deta, np.asarray(jets["jet_phi"])[jet] + dphi
-        own = {"deta": deta, "dphi": dphi, "mass": mass, "pt": pt, "eta": eta, "phi": phi}
-        vertices = {f"sv_{name}": ak.unflatten(values.astype("f4"), counts) for name, values in own.items()}
-        found.append(folder / path.name)
-        with uproot.recreate(found[-1]) as file:
-            file["tree"] = {**{name: jets[name] for name in jets.fields}, **vertices}
-    return found
 
 
 def batch_of(path, layout, rows=slice(None)):
@@ -80,18 +36,18 @@ def batch_of(path, layout, rows=slice(None)):
     return collate(dataset_of(chunk, layout), torch.arange(len(chunk))[rows])
 
 
-def standardized(files):
+def standardized(vertex_files):
     """The layout with the standardization of the jets of the files, and these jets."""
     layout = layout_of(NET, card_of(CARD, "card.yaml"))
-    (chunk,) = read_chunks([files[1]], layout, is_training=True)
+    (chunk,) = read_chunks([vertex_files[1]], layout, is_training=True)
     return fit_standardization(layout, NET, torch.from_numpy(chunk.particles), torch.from_numpy(chunk.jet_features))
 
 
-def test_particles_and_vertices_of_a_jet_are_one_set(files):
-    layout = standardized(files)
+def test_particles_and_vertices_of_a_jet_are_one_set(vertex_files):
+    layout = standardized(vertex_files)
     assert layout.features.names == FEATURES
-    batch = batch_of(files[1], layout)
-    with uproot.open(files[1]) as file:
+    batch = batch_of(vertex_files[1], layout)
+    with uproot.open(vertex_files[1]) as file:
         jets = file["tree"].arrays()
     near = (np.hypot(jets["sv_deta"], jets["sv_dphi"]) < 0.8)[:, :3]
     kept = {name: jets[name][:, :3][near] for name in jets.fields if name.startswith("sv_")}
@@ -111,10 +67,10 @@ def test_particles_and_vertices_of_a_jet_are_one_set(files):
     np.testing.assert_allclose(pt, kept["sv_pt"][j], rtol=1e-4)
 
 
-def test_a_feature_that_is_listed_twice_is_one_column(files):
+def test_a_feature_that_is_listed_twice_is_one_column(vertex_files):
     sv = {**CARD["inputs"]["sv_features"], "vars": ["sv_ratio", ["sv_mass", 1, 2], ["sv_mass", None]]}
     layout = layout_of(NET, card_of({**CARD, "inputs": {**CARD["inputs"], "sv_features": sv}}, "card.yaml"))
-    (chunk,) = read_chunks([files[1]], layout, is_training=True)
+    (chunk,) = read_chunks([vertex_files[1]], layout, is_training=True)
     assert chunk.particles.shape[1] == len(layout.particles) == len({*layout.particles})
     first, second = (layout.features.columns[place] for place in (4, 5))
     assert first == second
@@ -132,9 +88,9 @@ def test_cards_with_collections_in_another_order_are_read_apart():
     assert len(keys) == 2
 
 
-def test_automatic_standardization_is_of_the_vertices_alone(files):
-    layout = standardized(files)
-    with uproot.open(files[1]) as file:
+def test_automatic_standardization_is_of_the_vertices_alone(vertex_files):
+    layout = standardized(vertex_files)
+    with uproot.open(vertex_files[1]) as file:
         jets = file["tree"].arrays()
     near = (np.hypot(jets["sv_deta"], jets["sv_dphi"]) < 0.8)[:, :3]
     low, center, high = np.percentile(ak.flatten(jets["sv_mass"][:, :3][near]), [16, 50, 84])
@@ -143,18 +99,18 @@ def test_automatic_standardization_is_of_the_vertices_alone(files):
     assert found.scale == pytest.approx(1 / max(high - center, center - low), rel=1e-5)
 
 
-def test_jet_level_features_do_not_count_momenta_twice(files):
+def test_jet_level_features_do_not_count_momenta_twice(vertex_files):
     alone = {name: group for name, group in CARD["inputs"].items() if name.startswith("pf_")}
     layouts = [layout_of(NET, card_of({**CARD, "inputs": inputs}, "card.yaml")) for inputs in (alone, CARD["inputs"])]
-    first, second = (next(iter(read_chunks([files[1]], layout, is_training=True))) for layout in layouts)
+    first, second = (next(iter(read_chunks([vertex_files[1]], layout, is_training=True))) for layout in layouts)
     assert first.jet_features.any()
     assert np.array_equal(first.jet_features, second.jet_features)
 
 
-def test_without_momenta_the_means_count_vertices(files):
+def test_without_momenta_the_means_count_vertices(vertex_files):
     inputs = {name: group for name, group in CARD["inputs"].items() if "vectors" not in name}
     layout = layout_of(NET, card_of({**CARD, "inputs": inputs}, "card.yaml"))
-    (chunk,) = read_chunks([files[1]], layout, is_training=True)
+    (chunk,) = read_chunks([vertex_files[1]], layout, is_training=True)
     table, lengths = chunk.particles, chunk.lengths
     is_vertex = table[:, layout.particles.index("is sv")]
     jet = np.repeat(np.arange(len(lengths)), lengths)
@@ -169,20 +125,20 @@ def test_without_momenta_the_means_count_vertices(files):
 
 
 @pytest.mark.parametrize("preset", ["standard", "auto", "epcn"])
-def test_scores_do_not_depend_on_padding_or_batch(preset, files):
+def test_scores_do_not_depend_on_padding_or_batch(preset, vertex_files):
     settings = replace(PRESETS[preset].net, has_jet_features=False)
-    layout = replace(standardized(files), neighbours=settings.k)
+    layout = replace(standardized(vertex_files), neighbours=settings.k)
     net = build_network(settings, layout, 3).eval()
     with torch.no_grad():
-        together = forward(net, batch_of(files[0], layout))
-        alone = torch.cat([forward(net, batch_of(files[0], layout, [row])) for row in range(5)])
+        together = forward(net, batch_of(vertex_files[0], layout))
+        alone = torch.cat([forward(net, batch_of(vertex_files[0], layout, [row])) for row in range(5)])
     assert torch.allclose(together[:5], alone, atol=1e-5)
     assert together.std(0).min() > 0
 
 
-def test_a_vertex_that_is_wrong_is_an_error_and_none_is_not(files, tmp_path):
+def test_a_vertex_that_is_wrong_is_an_error_and_none_is_not(vertex_files, tmp_path):
     layout = layout_of(NET, card_of(CARD, "card.yaml"))
-    with uproot.open(files[0]) as file:
+    with uproot.open(vertex_files[0]) as file:
         jets = file["tree"].arrays()
     counts = ak.num(jets["sv_pt"])
     assert 0 in counts.to_list()
@@ -233,23 +189,24 @@ def test_a_feature_is_permuted_among_the_entries_of_its_collection():
 
 
 @pytest.mark.slow
-def test_a_tagger_learns_from_vertices_and_is_used(files, tmp_path):
+def test_a_tagger_learns_from_vertices_and_is_used(vertex_files, tmp_path):
     for name in ("both", "alone"):
         inputs = {key: group for key, group in CARD["inputs"].items() if name == "both" or "pf" in key}
         given = {**CARD, "inputs": inputs}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(given))
     settings = FitSettings(card=str(tmp_path / "both.yaml"), epochs=8, batch_size=16, preset="standard")
-    metrics = fit(files, settings, out=tmp_path / "both", quiet=True)
-    alone = fit(files, replace(settings, card=str(tmp_path / "alone.yaml")), out=tmp_path / "alone", quiet=True)
+    metrics = fit(vertex_files, settings, out=tmp_path / "both", quiet=True)
+    alone = fit(vertex_files, replace(settings, card=str(tmp_path / "alone.yaml")), out=tmp_path / "alone", quiet=True)
     assert metrics["test"]["net"]["auc_ovo"] > alone["test"]["net"]["auc_ovo"]
-    with uproot.open(predict(tmp_path / "both", files, out=tmp_path / "scores.root", quiet=True)) as file:
+    with uproot.open(predict(tmp_path / "both", vertex_files, out=tmp_path / "scores.root", quiet=True)) as file:
         scores = file["Events"].arrays()
-    assert len(scores) == sum(uproot.open(one)["tree"].num_entries for one in files)
-    evaluate([tmp_path / "both", tmp_path / "alone"], files=files, out=tmp_path / "evaluation", quiet=True)
-    explained = explain(tmp_path / "both", files=files, out=tmp_path / "explained", quiet=True)
+    assert len(scores) == sum(uproot.open(one)["tree"].num_entries for one in vertex_files)
+    evaluate([tmp_path / "both", tmp_path / "alone"], files=vertex_files, out=tmp_path / "evaluation", quiet=True)
+    explained = explain(tmp_path / "both", files=vertex_files, out=tmp_path / "explained", quiet=True)
     assert "sv_mass" in json.dumps(explained)
-    with pytest.raises(SubquadError, match=r"both\.yaml has the collections pf and sv; taggers of one can be exported"):
-        export(tmp_path / "both", out=tmp_path / "tagger.onnx")
+    weaver = ExportSettings(inputs="weaver")
+    with pytest.raises(SubquadError, match=r"both\.yaml has the collections pf and sv, and --inputs weaver takes tagg"):
+        export(tmp_path / "both", weaver, out=tmp_path / "network.onnx")
     varied = EvaluateSettings(vary=("pt_scale=1.01",))
     with pytest.raises(SubquadError, match="has several collections of inputs, so that momenta cannot be varied"):
-        evaluate([tmp_path / "both"], varied, files=files, out=tmp_path / "varied", quiet=True)
+        evaluate([tmp_path / "both"], varied, files=vertex_files, out=tmp_path / "varied", quiet=True)

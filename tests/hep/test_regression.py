@@ -35,7 +35,7 @@ from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import regression_metrics
-from subquad.hep.models.branch_tagger import padded_branches
+from subquad.hep.models.branch_inputs import padded_branches
 from subquad.hep.models.dense import DenseTagger
 from subquad.hep.models.networks import build_network, forward, outputs_of
 from subquad.hep.models.presets import net_settings
@@ -208,7 +208,7 @@ def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_
     session = onnxruntime.InferenceSession(tmp_path / "tagger.onnx")
     assert [(one.name, one.shape[1]) for one in session.get_outputs()] == [("softmax", 3), ("targets", 1)]
     arrays = uproot.open(files[0])["tree"].arrays(
-        [*found["metadata"]["particle_branches"], *found["metadata"]["jet_branches"]], library="ak"
+        [*found["metadata"]["masks"]["particle_mask"], *found["metadata"]["jet_branches"]], library="ak"
     )
     padded = padded_branches({name: arrays[name] for name in arrays.fields})
     (graph,) = session.run(["targets"], {one.name: padded[one.name].numpy() for one in session.get_inputs()})

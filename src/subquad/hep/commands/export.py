@@ -62,8 +62,8 @@ def export(
 
     Raises:
         SubquadError: There is no such tagger, a file exists and `force` is off, the files do not have the branches, the
-            card has several collections of inputs or an expression that cannot be translated, or probabilities differ
-            by more than 1e-4.
+            card has an expression that cannot be translated or, with `weaver`, several collections of inputs, or
+            probabilities differ by more than 1e-4.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     settings, out = settings or ExportSettings(), as_file(out)
@@ -74,11 +74,14 @@ def export(
     for path in (out, beside) if is_weaver else (out,):
         check_output(path, force=force)
     tagger = TrainedTagger.load(run)
-    card = tagger.layout.card
-    if card is not None and len(card.inputs) > 1:
-        prefixes = " and ".join(one.prefix for one in card.inputs)
-        raise SubquadError(f"{tagger.path}: {card.name} has the collections {prefixes}; taggers of one can be exported")
     if is_weaver:
+        card = tagger.layout.card
+        if card is not None and len(card.inputs) > 1:
+            prefixes = " and ".join(one.prefix for one in card.inputs)
+            raise SubquadError(
+                f"{tagger.path}: {card.name} has the collections {prefixes}, and --inputs weaver takes taggers of one; "
+                "export with --inputs branches"
+            )
         if files is not None:
             raise SubquadError("--files: jets are compared with --inputs branches only; omit it with --inputs weaver")
         return _export_weaver(tagger, out, beside, quiet=quiet)

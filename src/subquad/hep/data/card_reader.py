@@ -35,13 +35,13 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_points, check_units
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
-__all__ = ["CardReader"]
+__all__ = ["CardColumns", "CardReader"]
 
 MANY_NEGATIVE = 0.1
 """Fraction of negative energies from which they are taken to be another quantity, such as a momentum."""
 
 
-class _CardColumns(Mapping[str, Any]):
+class CardColumns(Mapping[str, Any]):
     """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""
 
     def __init__(self, card: Card, given: Mapping[str, Any], count: int) -> None:
@@ -150,13 +150,13 @@ class CardReader:
         if self.variation is not None:
             # branches have other values than the variables that are computed from varied ones
             given, redefined = self._varied(given, self.variation, source, errors), {}
-        columns = _CardColumns(self.card, given, len(errors.entries))
+        columns = CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
             keep = self._kept(columns.evaluate(selection), selection, errors)
             errors = replace(errors, entries=errors.entries[keep])
             split = None if split is None else split[keep]
-            columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
+            columns = CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
             redefined = {name: column[keep] for name, column in redefined.items()}
         before = len(errors.errors)
         check_finite(columns, list(self._wanted()), errors)
@@ -187,7 +187,7 @@ class CardReader:
             )
 
         def vectors(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-            own = _CardColumns(self.card, columns, len(errors.entries))
+            own = CardColumns(self.card, columns, len(errors.entries))
             names = [variable.name for variable in self.card.vectors]
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
@@ -205,7 +205,7 @@ class CardReader:
             classes=(),
         )
 
-    def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
+    def _selected(self, columns: CardColumns, errors: ChunkErrors) -> JetChunk:
         card, layout, before = self.card, self.layout, len(errors.errors)
         tables, counts = zip(*(self._entries(columns, one, errors) for one in card.inputs), strict=True)
         table, lengths = united(card.inputs, tables, counts)
@@ -239,7 +239,7 @@ class CardReader:
         )
 
     def _entries(
-        self, columns: _CardColumns, collection: InputCollection, errors: ChunkErrors
+        self, columns: CardColumns, collection: InputCollection, errors: ChunkErrors
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of a collection [C, V] that the card keeps, and how many of them each jet has [J]."""
         names, masks = collection.columns, [collection.mask] if collection.mask else []
@@ -268,7 +268,7 @@ class CardReader:
 
     def _jet_features(
         self,
-        columns: _CardColumns,
+        columns: CardColumns,
         table: np.ndarray,
         lengths: np.ndarray,
         momenta: tuple[np.ndarray, np.ndarray] | None,
@@ -297,7 +297,7 @@ class CardReader:
         means = [total / count.clip(1) for total, count in zip(totals, counts, strict=True)]
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
-    def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
+    def _observers(self, columns: CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
         found = {}
         for name in self.card.per_jet(is_training=self.is_training):
             before = len(errors.errors)
@@ -316,7 +316,7 @@ class CardReader:
             )[:, 0]
         return found
 
-    def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
+    def _labels(self, columns: CardColumns, errors: ChunkErrors) -> np.ndarray:
         if not self.has_labels:
             return np.full(len(errors.entries), -1)
         values = {label.text: columns.evaluate(label) for label in self.card.labels}
@@ -331,7 +331,7 @@ class CardReader:
         return numbers.astype(np.int64)
 
 
-def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card, errors: ChunkErrors) -> None:
+def _check_definition(name: str, branch: Any, columns: CardColumns, card: Card, errors: ChunkErrors) -> None:
     """Add an error if a new variable differs from the branch of the same name."""
     ak = require("awkward", extra="hep")
     own, text = columns[name], card.new_variables[name].text

@@ -59,13 +59,16 @@ class TensorColumns(Mapping[str, Any]):
     Args:
         new_variables: Expressions of the card.
         given: [B, P] or [B] for each column that is read from files.
-        mask: True where a particle is real.
+        mask_of: Returns for such a column [B, P] the mask that is True where a particle is real.
     """
 
     def __init__(
-        self, new_variables: Mapping[str, Expression], given: Mapping[str, Any], mask: Bool[Tensor, "B P"]
+        self,
+        new_variables: Mapping[str, Expression],
+        given: Mapping[str, Any],
+        mask_of: Callable[[str], Bool[Tensor, "B P"]],
     ) -> None:
-        self._new_variables, self._given, self._mask = new_variables, given, mask
+        self._new_variables, self._given, self._mask_of = new_variables, given, mask_of
         self._known: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -88,17 +91,39 @@ class TensorColumns(Mapping[str, Any]):
             SubquadError: It has a part that is not translated.
         """
         try:
-            return _Walk(self, self._mask).value(expression.tree)
+            return _Walk(self).value(expression.tree)
         except _Untranslatable as error:
             raise SubquadError(
                 f"{expression.place}: {ast.unparse(error.node)!r} {error.reason}; export with --inputs weaver and "
                 "compute this variable before the network, or fit with a card that does without it"
             ) from None
 
+    def mask(self, node: ast.AST) -> Bool[Tensor, "B P"]:
+        """Return the mask of a value [B, P] of an expression: that of the columns of particles in it."""
+        waiting: list[ast.AST] = [node]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, ast.Name) and one.id in self and getattr(self[one.id], "ndim", 0) == 2:
+                if one.id not in self._new_variables:
+                    return self._mask_of(one.id)
+                waiting = [self._new_variables[one.id].tree]
+            elif not _is_reduction(one):
+                waiting.extend(ast.iter_child_nodes(one))
+        raise AssertionError
+
+
+def _is_reduction(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)) if module in MODULES:
+            return name in _REDUCTIONS and MODULES[module] != "math"
+        case ast.Call(func=ast.Attribute(attr=name)):
+            return name in _REDUCTIONS
+    return False
+
 
 class _Walk:
-    def __init__(self, columns: Mapping[str, Any], mask: Tensor) -> None:
-        self.columns, self.mask = columns, mask
+    def __init__(self, columns: TensorColumns) -> None:
+        self.columns = columns
 
     def value(self, node: ast.AST) -> Any:
         match node:
@@ -151,13 +176,13 @@ class _Walk:
             case ast.Attribute(value=ast.Name(id=module), attr=name) if module in MODULES:
                 if MODULES[module] == "math":
                     name = MATH_FUNCTIONS.get(name, name)
-                if name in _REDUCTIONS and MODULES[module] != "math":
-                    return self.reduce(node, name, self.value(args[0]), [*args[1:], *named.values()])
+                if _is_reduction(node):
+                    return self.reduce(node, name, args[0], [*args[1:], *named.values()])
                 return self.elementwise(node, name, args, named)
             case ast.Attribute(value=column, attr="astype"):
                 return self.cast(node, self.value(column), args[0])
-            case ast.Attribute(value=column, attr=name) if name in _REDUCTIONS:
-                return self.reduce(node, name, self.value(column), [*args, *named.values()])
+            case ast.Attribute(value=column, attr=name) if _is_reduction(node):
+                return self.reduce(node, name, column, [*args, *named.values()])
         raise _Untranslatable(node, "is not translated to ONNX")
 
     def elementwise(self, node: ast.AST, name: str, args: list[ast.expr], named: Mapping[str, ast.expr]) -> Any:
@@ -204,26 +229,28 @@ class _Walk:
             raise _Untranslatable(node, "is a type that is not translated to ONNX")
         return value.to(torch.float32 if name == "float32" else torch.float64)
 
-    def reduce(self, node: ast.AST, name: str, value: Any, axis: list[ast.expr]) -> Tensor:
+    def reduce(self, node: ast.AST, name: str, column: ast.expr, axis: list[ast.expr]) -> Tensor:
         """Return [B]: a reduction over the real particles."""
+        value = self.value(column)
         axes = [ast.literal_eval(one) for one in axis if isinstance(one, ast.Constant | ast.UnaryOp)]
         if not (isinstance(value, Tensor) and value.ndim == 2 and len(axes) == len(axis) and axes in ([1], [-1], [])):
             raise _Untranslatable(node, "is not a reduction over the particles of a jet (axis=1)")
+        mask = self.columns.mask(column)
         if name in ("num", "count"):
-            return self.mask.double().sum(1)
+            return mask.double().sum(1)
         if not axes:
             raise _Untranslatable(node, "is not a reduction over the particles of a jet (axis=1)")
         if name in ("any", "all", "count_nonzero"):
-            is_true = self.mask & (value != 0)
+            is_true = mask & (value != 0)
             if name == "count_nonzero":
                 return is_true.double().sum(1)
-            return is_true.any(1) if name == "any" else ~(self.mask & (value == 0)).any(1)
+            return is_true.any(1) if name == "any" else ~(mask & (value == 0)).any(1)
         dtype = value.dtype if value.dtype.is_floating_point else torch.float64
         if name in ("sum", "mean"):
-            total = torch.where(self.mask, value.double(), 0.0).sum(1)
-            return (total / self.mask.double().sum(1) if name == "mean" else total).to(dtype)
+            total = torch.where(mask, value.double(), 0.0).sum(1)
+            return (total / mask.double().sum(1) if name == "mean" else total).to(dtype)
         least = -math.inf if name == "max" else math.inf
-        extreme = torch.where(self.mask, value.to(dtype), least)
+        extreme = torch.where(mask, value.to(dtype), least)
         return extreme.amax(1) if name == "max" else extreme.amin(1)
 
 

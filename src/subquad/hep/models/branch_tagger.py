@@ -5,27 +5,25 @@ The network is the dense form of `subquad.hep.models.dense`, O(P²) per jet.
 Axes: B jets, P particles of a padded batch, L particles that the network takes, H features, C classes, T targets.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.errors import SubquadError, require
+from subquad.errors import SubquadError
 from subquad.hep.data.card import Card
-from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, InputGroup
+from subquad.hep.data.input_collections import InputCollection, Variable
+from subquad.hep.data.layout import InputGroup
 from subquad.hep.data.padded_features import angles_from_momenta, jet_features, momentum_features, particle_features
 from subquad.hep.data.tensor_expressions import TensorColumns
 from subquad.hep.data.tensor_functions import hypot
+from subquad.hep.models.branch_inputs import MASK, BranchesOfCard, mask_names
 from subquad.hep.models.dense import DenseTagger, input_names
 from subquad.hep.models.trained import TrainedTagger
 
-__all__ = ["MASK", "BranchTagger", "branches_read", "padded_branches"]
-
-MASK = "particle_mask"
-"""Name of the input that is 1 for particles and 0 for padding."""
+__all__ = ["BranchTagger"]
 
 
 class BranchTagger(nn.Module):
@@ -33,17 +31,19 @@ class BranchTagger(nn.Module):
 
     It computes what reading the files computes: features, selection of at most L particles, and standardization. Jets
     in JetClass's branches may have their particles in any order, and those of highest pT are taken. With a data card,
-    the first ones are taken, and the card's `selection` of jets is not applied.
+    the first ones of each collection are taken, and the card's `selection` of jets is not applied.
 
     Args:
         tagger: The fitted tagger.
+        masks: Name of the mask of each branch with several numbers per jet; None for particles only.
 
     Raises:
         SubquadError: The card reads a column that depends on the name of the file.
     """
 
-    def __init__(self, tagger: TrainedTagger) -> None:
+    def __init__(self, tagger: TrainedTagger, masks: Mapping[str, str] | None = None) -> None:
         super().__init__()
+        self.masks = masks or {}
         self.layout, self.names = tagger.layout, input_names(tagger)
         self.dense = DenseTagger(
             tagger.net, targets=tagger.targets, uses_features_as_points=tagger.settings.graph == "features"
@@ -54,11 +54,10 @@ class BranchTagger(nn.Module):
     ) -> Float[Tensor, "B C"] | tuple[Float[Tensor, "B C"], Float[Tensor, "B T"]]:
         """Return the probabilities of the classes, and with regression targets their predictions.
 
-        `branches` also holds the mask, under the name `MASK`.
+        `branches` also holds the masks, under the names that `mask_names` gives.
         """
-        mask = branches[MASK] != 0
         card = self.layout.card
-        inputs = self._of_jetclass(branches, mask) if card is None else self._of_card(card, branches, mask)
+        inputs = self._of_jetclass(branches, branches[MASK] != 0) if card is None else self._of_card(card, branches)
         return self.dense(**{name: inputs[name]() for name in self.names})
 
     def _of_jetclass(self, branches: Mapping[str, Tensor], mask: Bool[Tensor, "B P"]) -> dict[str, Callable[[], Any]]:
@@ -83,53 +82,54 @@ class BranchTagger(nn.Module):
             "jet_features": lambda: self._standardized(jet_features(branches, mask, layout.jet_features)),
         }
 
-    def _of_card(
-        self, card: Card, branches: Mapping[str, Tensor], mask: Bool[Tensor, "B P"]
-    ) -> dict[str, Callable[[], Any]]:
+    def _of_card(self, card: Card, branches: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]]:
         layout = self.layout
-        columns = TensorColumns(card.new_variables, _Renamed(card, branches), mask)
-        count: Any = torch.sym_min(mask.shape[1], layout.max_particles)
+        masks = [branches[name] != 0 for name in mask_names(card)]
+        of_branch = {name: branches[mask] != 0 for name, mask in self.masks.items()}
+        columns = TensorColumns(
+            card.new_variables,
+            BranchesOfCard(card, branches),
+            lambda name: of_branch.get(card.branch(name), masks[0]),
+        )
+        parts = [_Entries(card, one, columns, mask) for one, mask in zip(card.inputs, masks, strict=True)]
+        kept = torch.cat([part.kept for part in parts], 1)
 
-        def first(name: str) -> Float[Tensor, "B L"]:
-            value = columns[name]
-            if not isinstance(value, Tensor) or value.ndim != 2:
-                raise SubquadError(f"{card.name}: inputs: {name} has one number per jet; it must have one per particle")
-            value = value.float().narrow(1, 0, count)
-            # as when files are read
-            return torch.where(torch.isnan(value), 0.0, value)
-
-        kept = mask.narrow(1, 0, count)
-        for name in card.masks():
-            kept = kept & (first(name) != 0)
-
-        def table(names: Sequence[str]) -> Float[Tensor, "B L H"]:
-            if tuple(names) == ANGLES_FROM_MOMENTA:
-                return angles_from_momenta(momenta(), kept)
-            return torch.where(kept[..., None], torch.stack([first(name) for name in names], -1), 0.0)
+        def table(role: Literal["points", "vectors"]) -> Float[Tensor, "B L H"]:
+            return torch.cat([part.table(getattr(part.of, role)) for part in parts], 1)
 
         def momenta() -> Float[Tensor, "B L 4"]:
-            return table(_given(layout.vectors).names)
+            # of the first collection, as when files are read
+            return parts[0].table(card.vectors)
 
-        def of_group(group: InputGroup) -> Float[Tensor, "B H L"]:
-            x = table(group.names)
+        def of_group(group: InputGroup, x: Float[Tensor, "B L H"]) -> Float[Tensor, "B H L"]:
             x = x if group.standardizer is None else group.standardizer(x)
-            return torch.where(kept[..., None], x, 0.0).mT
+            is_own = _owned(parts) if group is layout.features else kept[..., None]
+            return torch.where(is_own, x, 0.0).mT
+
+        def points() -> Float[Tensor, "B H L"]:
+            if layout.points is layout.features:
+                return of_group(layout.features, _features(parts))
+            x = table("points") if card.points else angles_from_momenta(momenta(), kept)
+            return of_group(layout.points, x)
 
         def of_jets() -> Tensor:
             if layout.has_jetclass_features:
-                return jet_features(columns, mask, layout.jet_features)
+                return jet_features(columns, masks[0], layout.jet_features)
             if layout.vectors is not None:
-                return momentum_features(momenta(), kept)
-            size = kept.double().sum(1)
-            x = table(layout.features.names)
+                return momentum_features(momenta(), parts[0].kept)
+            x, is_own = _features(parts), _owned(parts).expand(-1, -1, len(layout.features.names))
             # the logarithm of 0 must not make the mean infinite
-            total = torch.where(x.abs() == torch.inf, 0.0, x).double().sum(1)
-            return torch.cat([size[:, None], total / size.clamp(min=1)[:, None]], 1).float()
+            total = torch.where(is_own & (x.abs() != torch.inf), x, 0.0).double().sum(1)
+            counts, size = is_own.double().sum(1), kept.double().sum(1, keepdim=True)
+            if len(parts) > 1:
+                # those that say which collection an entry belongs to stand for its fraction of all entries
+                counts = torch.cat([counts[:, : -len(parts)], size.expand(-1, len(parts))], 1)
+            return torch.cat([size, total / counts.clamp(min=1)], 1).float()
 
         return {
-            "pf_points": lambda: of_group(layout.points),
-            "pf_features": lambda: of_group(layout.features),
-            "pf_vectors": lambda: of_group(_given(layout.vectors)),
+            "pf_points": points,
+            "pf_features": lambda: of_group(layout.features, _features(parts)),
+            "pf_vectors": lambda: of_group(_given(layout.vectors), table("vectors")),
             "pf_mask": kept[:, None].float,
             "jet_features": lambda: self._standardized(of_jets()),
         }
@@ -145,76 +145,48 @@ def _given(group: InputGroup | None) -> InputGroup:
     return group
 
 
-class _Renamed(Mapping[str, Tensor]):
-    """Branches by the names of a card's columns."""
+class _Entries:
+    """The first entries of one collection of padded jets, as many as the card says."""
 
-    def __init__(self, card: Card, branches: Mapping[str, Tensor]) -> None:
-        self._card, self._branches = card, branches
+    def __init__(self, card: Card, of: InputCollection, columns: TensorColumns, mask: Bool[Tensor, "B P"]) -> None:
+        self.of, self._card, self._columns = of, card, columns
+        self._count: Any = torch.sym_min(mask.shape[1], of.length)
+        self.kept = mask.narrow(1, 0, self._count)
+        if of.mask is not None:
+            self.kept = self.kept & (self._column(of.mask) != 0)
 
-    def __getitem__(self, name: str) -> Tensor:
-        if name in self._card.file_magic:
+    def _column(self, name: str) -> Float[Tensor, "B L"]:
+        value = self._columns[name]
+        if not isinstance(value, Tensor) or value.ndim != 2:
             raise SubquadError(
-                f"{self._card.name}: file_magic: {name} depends on the name of the file, which is no input of the "
-                "exported network; export with --inputs weaver"
+                f"{self._card.name}: inputs: {name} has one number per jet; it must have one per particle"
             )
-        return self._branches[self._card.branch(name)]
+        value = value.float().narrow(1, 0, self._count)
+        # as when files are read
+        return torch.where(torch.isnan(value), 0.0, value)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._branches)
-
-    def __len__(self) -> int:
-        return len(self._branches)
-
-
-class _Recorded(Mapping[str, Tensor]):
-    """Notes which of its entries are read."""
-
-    def __init__(self, given: Mapping[str, Tensor]) -> None:
-        self._given, self.read = given, dict[str, None]()
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.read[name] = None
-        return self._given[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._given)
-
-    def __len__(self) -> int:
-        return len(self._given)
+    def table(self, variables: Sequence[Variable]) -> Float[Tensor, "B L H"]:
+        """Return the values of some variables; padding is 0."""
+        x = torch.stack([self._column(variable.name) for variable in variables], -1)
+        return torch.where(self.kept[..., None], x, 0.0)
 
 
-def branches_read(module: BranchTagger, given: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the inputs that the module reads, branches of particles first and the mask last.
-
-    Args:
-        module: The tagger.
-        given: Some jets, with all branches of their file.
-    """
-    recorded = _Recorded(given)
-    with torch.no_grad():
-        module(recorded)
-    read = [name for name in recorded.read if name != MASK]
-    return [*sorted(read, key=lambda name: -given[name].ndim), MASK]
+def _features(parts: Sequence[_Entries]) -> Float[Tensor, "B L H"]:
+    """Return the features of all collections, of several also those that say which entries belong to each."""
+    if len(parts) == 1:
+        return parts[0].table(parts[0].of.features)
+    sizes, found = [len(part.of.features) for part in parts], []
+    for i, part in enumerate(parts):
+        own, is_member = part.table(part.of.features), part.kept[..., None].float()
+        blocks = [own if i == j else is_member.new_zeros(*own.shape[:2], size) for j, size in enumerate(sizes)]
+        found.append(torch.cat([*blocks, *(is_member if i == j else 0 * is_member for j in range(len(parts)))], -1))
+    return torch.cat(found, 1)
 
 
-def padded_branches(columns: Mapping[str, Any], *, particles: int = 0) -> dict[str, Tensor]:
-    """Return [J, P] float32 for each branch of particles, [J] for each of jets, and the mask.
-
-    Args:
-        columns: Awkward arrays of some jets.
-        particles: Smallest P; it is at least the largest number of particles of the jets.
-    """
-    ak = require("awkward", extra="hep")
-    lists = {name: column for name, column in columns.items() if column.ndim == 2}
-    lengths = ak.to_numpy(ak.num(next(iter(lists.values())), axis=1)).astype(np.int64)
-    places = max(particles, int(lengths.max(initial=1)))
-    is_particle = np.arange(places) < lengths[:, None]
-    found = {MASK: torch.from_numpy(is_particle.astype(np.float32))}
-    for name, column in columns.items():
-        if name not in lists:
-            found[name] = torch.from_numpy(ak.to_numpy(column).astype(np.float32))
-            continue
-        values = np.zeros(is_particle.shape, np.float32)
-        values[is_particle] = ak.to_numpy(ak.flatten(column, axis=1))
-        found[name] = torch.from_numpy(values)
-    return found
+def _owned(parts: Sequence[_Entries]) -> Bool[Tensor, "B L H"]:
+    """Return where features are defined: real entries, of several collections those of their own."""
+    if len(parts) == 1:
+        return parts[0].kept[..., None]
+    owners = [*(i for i, part in enumerate(parts) for _ in part.of.features), *range(len(parts))]
+    found = [part.kept[..., None] & torch.tensor([owner == i for owner in owners]) for i, part in enumerate(parts)]
+    return torch.cat(found, 1)
