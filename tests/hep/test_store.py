@@ -1,8 +1,6 @@
 """The store of a fit: the same jets as in memory, made again where it was not finished, shared by processes."""
 
 import errno
-import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -223,24 +221,3 @@ def test_items_are_prefetched_in_their_order_once_each():
         assert [plan[i] for i in range(len(plan))] == [10, 30, 50, 70, 90]
         assert plan[0] == 10
     assert made[:5] == [1, 3, 5, 7, 9]
-
-
-@pytest.mark.long
-def test_two_processes_divide_all_jets(jets, tmp_path):
-    flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
-    arguments = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        *("-m", "support.hep_recorded_fit", str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=280, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("│ top-1 accuracy") == done.stdout.count("more.root --out scores.root") == 1
-    mine, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    # 66 jets in 6 batches
-    assert [len(mine), len(other)] == [3, 3]
-    rows = [row for batch in mine + other for row in batch]
-    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    assert len(rows) == len(set(rows)) == metrics["jets"]["train"] == 66
-    assert metrics["steps"] == 3
-    assert not (tmp_path / "two" / "jets").exists()
