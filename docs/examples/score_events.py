@@ -30,7 +30,7 @@ def score_events(model, jets, batch_size=256):
     Args:
         model: The ONNX file.
         jets: Array or mapping with a field for each branch: [events, jets] for branches of jets, and [events, jets,
-            particles] for branches of particles.
+            particles] for branches of particles or of entries of another collection, such as secondary vertices.
         batch_size: Jets that are scored together; those with similar numbers of particles.
     """
     session = session_of(model)

@@ -66,7 +66,12 @@ def small_tagger(preset, card=None, length=LENGTH, **changes):
 
 def scores_of(tagger, jets):
     with torch.no_grad():
-        return BranchTagger(tagger)(jets)
+        return BranchTagger(tagger, dict.fromkeys(jets, MASK))(jets)
+
+
+def padded(columns):
+    """Return the branches of particles and jets as padded tensors."""
+    return padded_branches(columns, {name: MASK for name, column in columns.items() if column.ndim == 2})
 
 
 def with_padding(jets, places):
@@ -80,7 +85,7 @@ def with_padding(jets, places):
 def test_branches_give_the_scores_of_predict_with_any_order_and_padding(preset):
     tagger, columns, expected = small_tagger(preset)
     assert expected.std(0).mean() > 1e-3
-    jets = padded_branches(columns)
+    jets = padded(columns)
     torch.testing.assert_close(scores_of(tagger, jets), expected, atol=1e-5, rtol=0)
     order = torch.randperm(jets[MASK].shape[1], generator=torch.Generator().manual_seed(0))
     mixed = {name: x[:, order] if x.ndim == 2 else x for name, x in with_padding(jets, 0).items()}
@@ -91,7 +96,7 @@ def test_branches_give_the_scores_of_predict_with_any_order_and_padding(preset):
 
 def test_particles_beyond_the_limit_have_no_effect_on_a_network_without_jet_level_features():
     tagger, columns, expected = small_tagger("auto", has_jet_features=False, features="jetclass")
-    jets = padded_branches(columns)
+    jets = padded(columns)
     pt = torch.hypot(jets["part_px"], jets["part_py"])
     is_hard = pt >= pt.topk(LENGTH, dim=1).values[:, -1:]
     assert (jets[MASK].sum(1) > LENGTH).any()
@@ -116,7 +121,7 @@ def four_vectors():
 )
 def test_branches_give_the_scores_of_predict_with_a_card(preset, card):
     tagger, columns, expected = small_tagger(preset, card())
-    jets = padded_branches(columns)
+    jets = padded(columns)
     # in float32 computed points may differ in the last digit
     torch.testing.assert_close(scores_of(tagger, jets), expected, atol=5e-5, rtol=0)
     torch.testing.assert_close(scores_of(tagger, with_padding(jets, 3)), expected, atol=5e-5, rtol=0)
@@ -124,9 +129,10 @@ def test_branches_give_the_scores_of_predict_with_a_card(preset, card):
 
 def test_only_the_branches_that_are_read_are_inputs():
     tagger, columns, _ = small_tagger("auto", card_of(four_vectors(), f"{LAYOUT_PREFIX}four-vectors"))
-    jets = padded_branches(columns) | {"other": torch.zeros(53)}
+    jets = padded(columns) | {"other": torch.zeros(53)}
     momenta = {"part_px", "part_py", "part_pz", "part_energy"}
-    read = branches_read(BranchTagger(tagger), jets)
+    masks = dict.fromkeys(columns, MASK)
+    read = branches_read(BranchTagger(tagger, masks), jets, masks)
     assert read[-1] == MASK
     assert {*read[:-1]} == momenta
 
@@ -156,9 +162,9 @@ def test_expressions_have_the_values_of_numpy(text):
     flat["pt"] = np.exp(flat["x"])
     columns = {name: ak.unflatten(value, lengths) for name, value in flat.items()}
     columns["jet_pt"] = ak.Array(generator.uniform(1, 5, 4).astype(np.float32))
-    padded = padded_branches(columns)
-    mask = padded[MASK] != 0
-    found = TensorColumns({}, padded, lambda _: mask).evaluate(parse(text, "card"))
+    jets = padded(columns)
+    mask = jets[MASK] != 0
+    found = TensorColumns({}, jets, lambda _: mask).evaluate(parse(text, "card"))
     expected = parse(text, "card")(columns)
     if expected.ndim == 2:
         found, expected = found[mask], ak.flatten(expected)
@@ -193,7 +199,7 @@ def test_columns_that_depend_on_the_name_of_the_file_are_refused():
     content["inputs"]["pf_features"]["vars"] = [*content["inputs"]["pf_features"]["vars"], "flag"]
     tagger, columns, _ = small_tagger("standard", card_of(content, f"{LAYOUT_PREFIX}magic.yaml"))
     with pytest.raises(SubquadError, match=r"magic.yaml: file_magic: is_data depends on the name of the file"):
-        scores_of(tagger, padded_branches(columns))
+        scores_of(tagger, padded(columns))
 
 
 @pytest.mark.long

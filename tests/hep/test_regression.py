@@ -35,7 +35,7 @@ from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import regression_metrics
-from subquad.hep.models.branch_inputs import padded_branches
+from subquad.hep.models.branch_inputs import MASK, padded_branches
 from subquad.hep.models.dense import DenseTagger
 from subquad.hep.models.networks import build_network, forward, outputs_of
 from subquad.hep.models.presets import net_settings
@@ -207,10 +207,10 @@ def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_
     assert found["target_names"] == json.loads(json.dumps(found["metadata"]["targets"])) == ["gen_mass"]
     session = onnxruntime.InferenceSession(tmp_path / "tagger.onnx")
     assert [(one.name, one.shape[1]) for one in session.get_outputs()] == [("softmax", 3), ("targets", 1)]
-    arrays = uproot.open(files[0])["tree"].arrays(
-        [*found["metadata"]["masks"]["particle_mask"], *found["metadata"]["jet_branches"]], library="ak"
-    )
-    padded = padded_branches({name: arrays[name] for name in arrays.fields})
+    (of_particles,) = found["metadata"]["masks"].values()
+    arrays = uproot.open(files[0])["tree"].arrays([*of_particles, *found["metadata"]["jet_branches"]], library="ak")
+    masks = dict.fromkeys(of_particles, MASK)
+    padded = padded_branches({name: arrays[name] for name in arrays.fields}, masks)
     (graph,) = session.run(["targets"], {one.name: padded[one.name].numpy() for one in session.get_inputs()})
     assert graph[:, 0] == pytest.approx(predicted[: len(graph)], rel=1e-4)
     preprocessing = export(run, ExportSettings(inputs="weaver"), out=tmp_path / "weaver.onnx", quiet=True)

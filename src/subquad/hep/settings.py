@@ -142,9 +142,9 @@ class ExportSettings:
     """Settings of `subquad hep export`."""
 
     inputs: Model[ExportInputs] = "branches"
-    """Inputs of the ONNX graph. `branches`: branches of the files, padded, with a mask; the graph computes features,
-    selection of particles and standardization. `weaver`: weaver's input groups, standardized as preprocess.json says,
-    which is written beside the graph."""
+    """Inputs of the ONNX graph. `branches`: branches of the files, padded, with a mask for each collection of inputs;
+    the graph computes features, selection of particles and standardization. `weaver`: weaver's input groups,
+    standardized as preprocess.json says, which is written beside the graph."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
 

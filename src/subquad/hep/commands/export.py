@@ -62,8 +62,8 @@ def export(
 
     Raises:
         SubquadError: There is no such tagger, a file exists and `force` is off, the files do not have the branches, the
-            card has an expression that cannot be translated or, with `weaver`, several collections of inputs, or
-            probabilities differ by more than 1e-4.
+            card has an expression that cannot be translated or, with `weaver`, several collections of inputs, it is
+            unknown to which collection a branch belongs, or probabilities differ by more than 1e-4.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     settings, out = settings or ExportSettings(), as_file(out)

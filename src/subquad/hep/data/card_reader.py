@@ -24,6 +24,7 @@ from subquad.hep.data.columns import (
     jet_table,
     jet_totals,
     particle_table,
+    truncated,
 )
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import jet_features, momentum_features
@@ -35,13 +36,13 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_points, check_units
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
-__all__ = ["CardColumns", "CardReader"]
+__all__ = ["CardReader"]
 
 MANY_NEGATIVE = 0.1
 """Fraction of negative energies from which they are taken to be another quantity, such as a momentum."""
 
 
-class CardColumns(Mapping[str, Any]):
+class _CardColumns(Mapping[str, Any]):
     """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""
 
     def __init__(self, card: Card, given: Mapping[str, Any], count: int) -> None:
@@ -133,7 +134,6 @@ class CardReader:
 
     def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
         """Return the jets that the card selects."""
-        ak = require("awkward", extra="hep")
         split = _split(given, source, errors) if self.is_training else None
         if self.card.collections is not None:
             names = [*(self.card.branch(name) for name in self._wanted()), *self._redefined(source)]
@@ -142,21 +142,17 @@ class CardReader:
             if not len(event):
                 return self._empty()
         redefined = {name: given[name] for name in self._redefined(source)}
-        given = {name: given[self.card.branch(name)] for name in self._wanted()}
-        for name, values in self.card.file_magic.items():
-            # of one type in all files
-            kind = np.result_type(*values.values(), 0)
-            given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source), kind))
+        given = self._columns(given, source, len(errors.entries))
         if self.variation is not None:
             # branches have other values than the variables that are computed from varied ones
             given, redefined = self._varied(given, self.variation, source, errors), {}
-        columns = CardColumns(self.card, given, len(errors.entries))
+        columns = _CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
             keep = self._kept(columns.evaluate(selection), selection, errors)
             errors = replace(errors, entries=errors.entries[keep])
             split = None if split is None else split[keep]
-            columns = CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
+            columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
             redefined = {name: column[keep] for name, column in redefined.items()}
         before = len(errors.errors)
         check_finite(columns, list(self._wanted()), errors)
@@ -166,6 +162,25 @@ class CardReader:
         for name, branch in redefined.items():
             _check_definition(name, branch, columns, self.card, errors)
         return replace(self._selected(columns, errors), split=split)
+
+    def selects(self, branches: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.ndarray:
+        """Return [J]: whether the card selects each jet, from branches of jets."""
+        selection = self.card.selection if self.is_training else self.card.test_selection
+        count = len(errors.entries)
+        if selection is None:
+            return np.ones(count, bool)
+        columns = _CardColumns(self.card, self._columns(branches, source, count), count)
+        return self._kept(columns.evaluate(selection), selection, errors)
+
+    def _columns(self, branches: Mapping[str, Any], source: Source, count: int) -> dict[str, Any]:
+        """Return the branches of jets by the names of the card, and the columns that depend on the file."""
+        ak = require("awkward", extra="hep")
+        found = {name: branches[self.card.branch(name)] for name in self._wanted()}
+        for name, values in self.card.file_magic.items():
+            # of one type in all files
+            kind = np.result_type(*values.values(), 0)
+            found[name] = ak.Array(np.full(count, _file_magic(values, source), kind))
+        return found
 
     def _kept(self, values: Any, selection: Expression, errors: ChunkErrors) -> np.ndarray:
         """Return [J]: whether the selection, of which `values` are the values, keeps each jet."""
@@ -187,7 +202,7 @@ class CardReader:
             )
 
         def vectors(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-            own = CardColumns(self.card, columns, len(errors.entries))
+            own = _CardColumns(self.card, columns, len(errors.entries))
             names = [variable.name for variable in self.card.vectors]
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
@@ -205,7 +220,7 @@ class CardReader:
             classes=(),
         )
 
-    def _selected(self, columns: CardColumns, errors: ChunkErrors) -> JetChunk:
+    def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
         card, layout, before = self.card, self.layout, len(errors.errors)
         tables, counts = zip(*(self._entries(columns, one, errors) for one in card.inputs), strict=True)
         table, lengths = united(card.inputs, tables, counts)
@@ -239,14 +254,14 @@ class CardReader:
         )
 
     def _entries(
-        self, columns: CardColumns, collection: InputCollection, errors: ChunkErrors
+        self, columns: _CardColumns, collection: InputCollection, errors: ChunkErrors
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of a collection [C, V] that the card keeps, and how many of them each jet has [J]."""
         names, masks = collection.columns, [collection.mask] if collection.mask else []
         # jets consist of the first one
         may_be_empty = collection != self.card.inputs[0]
         table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False, may_be_empty=may_be_empty)
-        table, lengths = _truncated(
+        table, lengths = truncated(
             table, lengths, errors, length=collection.length, has_mask=bool(masks), may_be_empty=may_be_empty
         )
         self._replace_nan(table, names, lengths, errors)
@@ -268,7 +283,7 @@ class CardReader:
 
     def _jet_features(
         self,
-        columns: CardColumns,
+        columns: _CardColumns,
         table: np.ndarray,
         lengths: np.ndarray,
         momenta: tuple[np.ndarray, np.ndarray] | None,
@@ -297,7 +312,7 @@ class CardReader:
         means = [total / count.clip(1) for total, count in zip(totals, counts, strict=True)]
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
-    def _observers(self, columns: CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
+    def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
         found = {}
         for name in self.card.per_jet(is_training=self.is_training):
             before = len(errors.errors)
@@ -316,7 +331,7 @@ class CardReader:
             )[:, 0]
         return found
 
-    def _labels(self, columns: CardColumns, errors: ChunkErrors) -> np.ndarray:
+    def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
         if not self.has_labels:
             return np.full(len(errors.entries), -1)
         values = {label.text: columns.evaluate(label) for label in self.card.labels}
@@ -331,7 +346,7 @@ class CardReader:
         return numbers.astype(np.int64)
 
 
-def _check_definition(name: str, branch: Any, columns: CardColumns, card: Card, errors: ChunkErrors) -> None:
+def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card, errors: ChunkErrors) -> None:
     """Add an error if a new variable differs from the branch of the same name."""
     ak = require("awkward", extra="hep")
     own, text = columns[name], card.new_variables[name].text
@@ -353,23 +368,6 @@ def _check_definition(name: str, branch: Any, columns: CardColumns, card: Card, 
         is_bad = np.zeros(len(own), bool)
         is_bad[np.repeat(np.arange(len(own)), counts)[differs]] = True
         errors.add(is_bad, f"{place}: {pairs[0][first]:g} against {pairs[1][first]:g}", advice=advice)
-
-
-def _truncated(
-    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool, may_be_empty: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
-    jet = np.repeat(np.arange(len(lengths)), lengths)
-    keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
-    if has_mask:
-        # undefined is 0, as for other computed variables
-        keep &= np.nan_to_num(table[:, -1]) != 0
-        table = table[:, :-1]
-    kept = np.bincount(jet[keep], minlength=len(lengths))
-    is_empty = (kept == 0) & (lengths > 0)
-    if is_empty.any() and not may_be_empty:
-        errors.add(is_empty, "the card's mask leaves no particle of the jet")
-    return table[keep], kept
 
 
 def _split(given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.ndarray | None:

@@ -97,7 +97,7 @@ def first_jets(
 ) -> tuple[dict[str, Any], JetChunk]:
     """Return the branches of the first jets of the first file, and these jets as `read_chunks` gives them.
 
-    A card's selection is not applied, and files with one entry per event are flattened to jets.
+    A card's `test_time_selection` is applied, and files with one entry per event are flattened to jets.
 
     Args:
         files: Files of jets; all are checked.
@@ -114,7 +114,7 @@ def first_jets(
         check_branches(sources, messages, needs_labels=False)
         names = [*PARTICLES, *OBSERVERS]
     else:
-        card = replace(card, selection=None, test_selection=None, targets={})
+        card = replace(card, targets={})
         own = replace(layout, card=card)
         reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
@@ -129,10 +129,13 @@ def first_jets(
         raise_errors("Some jets cannot be used:", errors.errors)
         return columns, chunk_of(jets, layout)
     chunk = reader.chunk(columns, sources[0], errors)
+    raise_errors("Some jets cannot be used:", errors.errors)
     if card.collections is not None:
         wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
-        columns, _ = card.collections.flattened(columns, wanted, errors)
-    raise_errors("Some jets cannot be used:", errors.errors)
+        columns, event = card.collections.flattened(columns, wanted, errors)
+        errors = replace(errors, entries=errors.entries[event])
+    is_selected = reader.selects(columns, sources[0], errors)
+    columns = {name: column[is_selected] for name, column in columns.items()}
     return columns, chunk
 
 

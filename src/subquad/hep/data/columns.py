@@ -22,6 +22,7 @@ __all__ = [
     "jet_totals",
     "normalized",
     "particle_table",
+    "truncated",
 ]
 
 
@@ -233,3 +234,20 @@ def class_indices(
         given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j]).tolist()]
         errors.add(is_bad, ", ".join(given) or "no label is 1", advice="exactly one label of a jet must be 1")
     return np.where(is_unlabelled, -1, table.argmax(1))
+
+
+def truncated(
+    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool, may_be_empty: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
+    if has_mask:
+        # undefined is 0, as for other computed variables
+        keep &= np.nan_to_num(table[:, -1]) != 0
+        table = table[:, :-1]
+    kept = np.bincount(jet[keep], minlength=len(lengths))
+    is_empty = (kept == 0) & (lengths > 0)
+    if is_empty.any() and not may_be_empty:
+        errors.add(is_empty, "the card's mask leaves no particle of the jet")
+    return table[keep], kept

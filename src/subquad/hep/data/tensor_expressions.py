@@ -3,7 +3,8 @@
 What can be translated: numbers, columns, operators, comparisons, elementwise functions of numpy, and sums, means,
 extrema and counts over the particles of a jet. Sorting, indexing and four-vectors are refused by name.
 
-Axes: B jets, P particles of a padded batch. Values are [B, P] (of particles), [B] (of jets) or numbers.
+Axes: B jets, P particles of a padded batch; another collection, such as secondary vertices, has a P of its own. Values
+are [B, P] (of particles), [B] (of jets) or numbers.
 """
 
 import ast
@@ -20,7 +21,7 @@ from subquad.errors import SubquadError
 from subquad.hep.data.expressions import MATH_FUNCTIONS, MODULES, Expression
 from subquad.hep.data.tensor_functions import ELEMENTWISE, precise
 
-__all__ = ["TensorColumns"]
+__all__ = ["TensorColumns", "columns_of_entries"]
 
 _BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
@@ -99,17 +100,37 @@ class TensorColumns(Mapping[str, Any]):
             ) from None
 
     def mask(self, node: ast.AST) -> Bool[Tensor, "B P"]:
-        """Return the mask of a value [B, P] of an expression: that of the columns of particles in it."""
-        waiting: list[ast.AST] = [node]
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, ast.Name) and one.id in self and getattr(self[one.id], "ndim", 0) == 2:
-                if one.id not in self._new_variables:
-                    return self._mask_of(one.id)
-                waiting = [self._new_variables[one.id].tree]
-            elif not _is_reduction(one):
-                waiting.extend(ast.iter_child_nodes(one))
-        raise AssertionError
+        """Return the mask of a value [B, P] of an expression."""
+        asked = columns_of_entries(node, self._new_variables, lambda name: self._given[name].ndim == 2)
+        return self._mask_of(next(asked))
+
+
+def columns_of_entries(
+    node: ast.AST, new_variables: Mapping[str, Expression], is_list: Callable[[str], bool]
+) -> Iterator[str]:
+    """Yield the columns of files with several numbers per jet that a value is computed from entry by entry.
+
+    Columns that are summed over, or reduced in another way, are not among them.
+
+    Args:
+        node: The expression.
+        new_variables: Expressions of the card.
+        is_list: Returns whether a column of files has several numbers per jet.
+    """
+    if isinstance(node, ast.Name):
+        if node.id in new_variables:
+            yield from columns_of_entries(new_variables[node.id].tree, new_variables, is_list)
+        elif node.id not in MODULES and is_list(node.id):
+            yield node.id
+    elif not _is_reduction(node):
+        match node:
+            case ast.Call(func=ast.Name(), args=args, keywords=keywords):
+                # the name of a function is no column
+                parts = [*args, *keywords]
+            case _:
+                parts = ast.iter_child_nodes(node)
+        for part in parts:
+            yield from columns_of_entries(part, new_variables, is_list)
 
 
 def _is_reduction(node: ast.AST) -> bool:

@@ -4,7 +4,7 @@ Axes: J jets, P particles of a padded batch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from subquad.hep.data.chunks import first_jets
 from subquad.hep.data.formats import Files, expand_files, inspect_file
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.data.layout import Layout
-from subquad.hep.models.branch_inputs import MASK, branches_read, mask_names, masks_of_branches, padded_branches
+from subquad.hep.models.branch_inputs import MASK, branches_read, masks_of_branches, padded_branches
 from subquad.hep.models.branch_tagger import BranchTagger
 from subquad.hep.models.dense import outputs_of_graph
 from subquad.hep.models.networks import logits_and_targets, predict_outputs
@@ -72,9 +72,9 @@ def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tre
         `input_names`, `output_names`, `metadata` and `checked`.
 
     Raises:
-        SubquadError: The file lacks branches, the card cannot be translated, its collections of inputs have the same
-            numbers of entries, or a difference exceeds 1e-4; those of regression targets are divided by their standard
-            deviation.
+        SubquadError: The file lacks branches, the card cannot be translated, it is unknown to which collection of
+            inputs a branch belongs, or a difference exceeds 1e-4; those of regression targets are divided by their
+            standard deviation.
     """
     columns, chunk = first_jets(files, tagger.layout, COMPARED, tree=tree)
     if not len(chunk):
@@ -84,24 +84,29 @@ def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tre
     if len(tagger.targets):
         columns_of_targets = tagger.targets.predicted(targets).values()
         expected.append(torch.stack([torch.from_numpy(column) for column in columns_of_targets], 1))
-    masks = masks_of_branches(columns, tagger.layout.card)
+    masks = masks_of_branches(columns, tagger.layout)
     module, jets = BranchTagger(tagger, masks), padded_branches(columns, masks, places=tagger.net.k + 2)
-    own_masks = mask_names(tagger.layout.card)
-    names = branches_read(module, {name: values[:2] for name, values in jets.items()}, own_masks)
+    names = branches_read(module, {name: values[:2] for name, values in jets.items()}, masks)
     jets = {name: jets[name] for name in names}
-    masks = {name: mask for name, mask in masks.items() if name in jets} | {name: name for name in own_masks}
-    groups = _batches(jets[MASK])
-    examples = [_taken(jets, masks, rows, extra) for rows, extra in groups]
+    branches = {mask: [name for name in names if masks.get(name) == mask] for mask in names if mask in masks.values()}
+    # dynamic axis of each input with several numbers per jet
+    axes = {
+        name: f"entries_{i}" if i else "particles"
+        for i, (mask, own) in enumerate(branches.items())
+        for name in (mask, *own)
+    }
+    groups = _batches([jets[mask] for mask in branches])
+    examples = [_taken(jets, axes, rows, extra) for rows, extra in groups]
     if tagger.layout.card is None:
         examples[-1] = {name: x.flip(1) if x.ndim == 2 else x for name, x in examples[-1].items()}
-    metadata = _metadata(tagger, jets, masks)
+    metadata = _metadata(tagger, branches, [name for name in names if name not in axes])
     differences = export_onnx(
         module,
         path,
         # two jets at least, and more particles than k
         inputs={name: torch.cat([values[:3], values[:3]])[:3] for name, values in jets.items()},
-        axes={name: {0: "jets", **({1: _axis(masks[name])} if name in masks else {})} for name in jets},
-        min_sizes={_axis(MASK): tagger.net.k + 1},
+        axes={name: {0: "jets", **({1: axes[name]} if name in axes else {})} for name in names},
+        min_sizes={"particles": tagger.net.k + 1},
         outputs=outputs_of_graph(tagger),
         examples=examples,
         expected=[[output[rows] for output in expected] for rows, _ in groups],
@@ -122,41 +127,37 @@ def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tre
     }
 
 
-def _batches(mask: Tensor) -> list[tuple[Tensor, int]]:
+def _batches(masks: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
     """Return jets to compare together, and the number of places to pad them with beyond the largest of them."""
-    by_length = mask.sum(1).argsort()
-    ends = torch.unique(torch.stack([by_length[0], by_length[-1]]))
+    by_length = masks[0].sum(1).argsort()
+    orders = [mask.sum(1).argsort() for mask in masks]
+    ends = torch.unique(torch.stack([order[end] for order in orders for end in (0, -1)]))
     alone = [(jet[None], extra) for jet in ends for extra in (0, 3)]
-    return [*alone, (by_length[:7], 0), (by_length[-7:], 5), (torch.arange(len(mask)), 0), (torch.arange(len(mask)), 0)]
+    everything = torch.arange(len(by_length))
+    return [*alone, (by_length[:7], 0), (by_length[-7:], 5), (everything, 0), (everything, 0)]
 
 
-def _taken(jets: Mapping[str, Tensor], masks: Mapping[str, str], rows: Tensor, extra: int) -> dict[str, Tensor]:
-    """Return some jets, padded to the largest of them and by `extra` places."""
-    places = {mask: max(1, int(jets[mask][rows].sum(1).max())) for mask in masks.values()}
-    return {
-        name: torch.nn.functional.pad(values[rows][:, : places[masks[name]]], (0, extra))
-        if name in masks
-        else values[rows]
-        for name, values in jets.items()
-    }
+def _taken(jets: Mapping[str, Tensor], axes: Mapping[str, str], rows: Tensor, extra: int) -> dict[str, Tensor]:
+    """Return some jets, padded by `extra` places beyond the last one that any of them uses."""
+    found = {name: values[rows] for name, values in jets.items()}
+    for axis in {*axes.values()}:
+        own = [name for name in axes if axes[name] == axis]
+        # the mask stands first
+        places = max(1, int(found[own[0]].sum(1).max()))
+        for name in own:
+            found[name] = torch.nn.functional.pad(found[name][:, :places], (0, extra))
+    return found
 
 
-def _axis(mask: str) -> str:
-    """Return the name of the dynamic axis of a mask and the branches that belong to it."""
-    return "particles" if mask == MASK else mask.replace("_entry_mask", "_entries")
-
-
-def _metadata(tagger: TrainedTagger, jets: Mapping[str, Tensor], masks: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(tagger: TrainedTagger, branches: Mapping[str, list[str]], of_jets: list[str]) -> dict[str, Any]:
     layout: Layout = tagger.layout
     card = layout.card
     selection = card.test_selection.text if card is not None and card.test_selection is not None else ""
     return {
         "classes": list(tagger.classes),
         **({"targets": list(tagger.targets.names)} if len(tagger.targets) else {}),
-        "masks": {
-            mask: [name for name in jets if masks.get(name) == mask and name != mask] for mask in mask_names(card)
-        },
-        "jet_branches": [name for name in jets if name not in masks],
+        "masks": dict(branches),
+        "jet_branches": of_jets,
         "max_particles": layout.max_particles,
         "particle_order": "any" if card is None else "as in the files",
         "selection": selection,

@@ -5,6 +5,7 @@ The network is the dense form of `subquad.hep.models.dense`, O(P²) per jet.
 Axes: B jets, P particles of a padded batch, L particles that the network takes, H features, C classes, T targets.
 """
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from subquad.hep.data.layout import InputGroup
 from subquad.hep.data.padded_features import angles_from_momenta, jet_features, momentum_features, particle_features
 from subquad.hep.data.tensor_expressions import TensorColumns
 from subquad.hep.data.tensor_functions import hypot
-from subquad.hep.models.branch_inputs import MASK, BranchesOfCard, mask_names
+from subquad.hep.models.branch_inputs import MASK, BranchesOfCard
 from subquad.hep.models.dense import DenseTagger, input_names
 from subquad.hep.models.trained import TrainedTagger
 
@@ -35,15 +36,15 @@ class BranchTagger(nn.Module):
 
     Args:
         tagger: The fitted tagger.
-        masks: Name of the mask of each branch with several numbers per jet; None for particles only.
+        masks: Name of the mask of each branch with several numbers per jet.
 
     Raises:
         SubquadError: The card reads a column that depends on the name of the file.
     """
 
-    def __init__(self, tagger: TrainedTagger, masks: Mapping[str, str] | None = None) -> None:
+    def __init__(self, tagger: TrainedTagger, masks: Mapping[str, str]) -> None:
         super().__init__()
-        self.masks = masks or {}
+        self.masks = masks
         self.layout, self.names = tagger.layout, input_names(tagger)
         self.dense = DenseTagger(
             tagger.net, targets=tagger.targets, uses_features_as_points=tagger.settings.graph == "features"
@@ -54,7 +55,7 @@ class BranchTagger(nn.Module):
     ) -> Float[Tensor, "B C"] | tuple[Float[Tensor, "B C"], Float[Tensor, "B T"]]:
         """Return the probabilities of the classes, and with regression targets their predictions.
 
-        `branches` also holds the masks, under the names that `mask_names` gives.
+        `branches` also holds the masks.
         """
         card = self.layout.card
         inputs = self._of_jetclass(branches, branches[MASK] != 0) if card is None else self._of_card(card, branches)
@@ -84,51 +85,48 @@ class BranchTagger(nn.Module):
 
     def _of_card(self, card: Card, branches: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]]:
         layout = self.layout
-        masks = [branches[name] != 0 for name in mask_names(card)]
-        of_branch = {name: branches[mask] != 0 for name, mask in self.masks.items()}
         columns = TensorColumns(
             card.new_variables,
             BranchesOfCard(card, branches),
-            lambda name: of_branch.get(card.branch(name), masks[0]),
+            lambda name: branches[self.masks[card.branch(name)]] != 0,
         )
-        parts = [_Entries(card, one, columns, mask) for one, mask in zip(card.inputs, masks, strict=True)]
-        kept = torch.cat([part.kept for part in parts], 1)
+        collections = [_Entries(card, one, columns) for one in card.inputs]
+        kept = torch.cat([one.kept for one in collections], 1)
 
         def table(role: Literal["points", "vectors"]) -> Float[Tensor, "B L H"]:
-            return torch.cat([part.table(getattr(part.of, role)) for part in parts], 1)
+            return torch.cat([one.table(getattr(one.collection, role)) for one in collections], 1)
 
         def momenta() -> Float[Tensor, "B L 4"]:
             # of the first collection, as when files are read
-            return parts[0].table(card.vectors)
+            return collections[0].table(card.vectors)
 
         def of_group(group: InputGroup, x: Float[Tensor, "B L H"]) -> Float[Tensor, "B H L"]:
             x = x if group.standardizer is None else group.standardizer(x)
-            is_own = _owned(parts) if group is layout.features else kept[..., None]
+            is_own = _has_feature(collections) if group is layout.features else kept[..., None]
             return torch.where(is_own, x, 0.0).mT
 
         def points() -> Float[Tensor, "B H L"]:
-            if layout.points is layout.features:
-                return of_group(layout.features, _features(parts))
             x = table("points") if card.points else angles_from_momenta(momenta(), kept)
             return of_group(layout.points, x)
 
         def of_jets() -> Tensor:
             if layout.has_jetclass_features:
-                return jet_features(columns, masks[0], layout.jet_features)
+                return jet_features(columns, columns.mask(ast.Name("part_px")), layout.jet_features)
             if layout.vectors is not None:
-                return momentum_features(momenta(), parts[0].kept)
-            x, is_own = _features(parts), _owned(parts).expand(-1, -1, len(layout.features.names))
+                return momentum_features(momenta(), collections[0].kept)
+            x = _features(collections)
+            is_own = _has_feature(collections).expand(x.shape)
             # the logarithm of 0 must not make the mean infinite
             total = torch.where(is_own & (x.abs() != torch.inf), x, 0.0).double().sum(1)
             counts, size = is_own.double().sum(1), kept.double().sum(1, keepdim=True)
-            if len(parts) > 1:
+            if len(collections) > 1:
                 # those that say which collection an entry belongs to stand for its fraction of all entries
-                counts = torch.cat([counts[:, : -len(parts)], size.expand(-1, len(parts))], 1)
+                counts = torch.cat([counts[:, : -len(collections)], size.expand(-1, len(collections))], 1)
             return torch.cat([size, total / counts.clamp(min=1)], 1).float()
 
         return {
             "pf_points": points,
-            "pf_features": lambda: of_group(layout.features, _features(parts)),
+            "pf_features": lambda: of_group(layout.features, _features(collections)),
             "pf_vectors": lambda: of_group(_given(layout.vectors), table("vectors")),
             "pf_mask": kept[:, None].float,
             "jet_features": lambda: self._standardized(of_jets()),
@@ -148,12 +146,13 @@ def _given(group: InputGroup | None) -> InputGroup:
 class _Entries:
     """The first entries of one collection of padded jets, as many as the card says."""
 
-    def __init__(self, card: Card, of: InputCollection, columns: TensorColumns, mask: Bool[Tensor, "B P"]) -> None:
-        self.of, self._card, self._columns = of, card, columns
-        self._count: Any = torch.sym_min(mask.shape[1], of.length)
+    def __init__(self, card: Card, collection: InputCollection, columns: TensorColumns) -> None:
+        self.collection, self._card, self._columns = collection, card, columns
+        mask = columns.mask(ast.Name(collection.columns[0]))
+        self._count: Any = torch.sym_min(mask.shape[1], collection.length)
         self.kept = mask.narrow(1, 0, self._count)
-        if of.mask is not None:
-            self.kept = self.kept & (self._column(of.mask) != 0)
+        if collection.mask is not None:
+            self.kept = self.kept & (self._column(collection.mask) != 0)
 
     def _column(self, name: str) -> Float[Tensor, "B L"]:
         value = self._columns[name]
@@ -171,22 +170,23 @@ class _Entries:
         return torch.where(self.kept[..., None], x, 0.0)
 
 
-def _features(parts: Sequence[_Entries]) -> Float[Tensor, "B L H"]:
+def _features(collections: Sequence[_Entries]) -> Float[Tensor, "B L H"]:
     """Return the features of all collections, of several also those that say which entries belong to each."""
-    if len(parts) == 1:
-        return parts[0].table(parts[0].of.features)
-    sizes, found = [len(part.of.features) for part in parts], []
-    for i, part in enumerate(parts):
-        own, is_member = part.table(part.of.features), part.kept[..., None].float()
-        blocks = [own if i == j else is_member.new_zeros(*own.shape[:2], size) for j, size in enumerate(sizes)]
-        found.append(torch.cat([*blocks, *(is_member if i == j else 0 * is_member for j in range(len(parts)))], -1))
+    if len(collections) == 1:
+        return collections[0].table(collections[0].collection.features)
+    sizes, found = [len(one.collection.features) for one in collections], []
+    for i, one in enumerate(collections):
+        own, is_member = one.table(one.collection.features), one.kept[..., None].float()
+        blocks = [own if i == j else own.new_zeros(*own.shape[:2], size) for j, size in enumerate(sizes)]
+        members = [is_member if i == j else 0 * is_member for j in range(len(collections))]
+        found.append(torch.cat([*blocks, *members], -1))
     return torch.cat(found, 1)
 
 
-def _owned(parts: Sequence[_Entries]) -> Bool[Tensor, "B L H"]:
-    """Return where features are defined: real entries, of several collections those of their own."""
-    if len(parts) == 1:
-        return parts[0].kept[..., None]
-    owners = [*(i for i, part in enumerate(parts) for _ in part.of.features), *range(len(parts))]
-    found = [part.kept[..., None] & torch.tensor([owner == i for owner in owners]) for i, part in enumerate(parts)]
+def _has_feature(collections: Sequence[_Entries]) -> Bool[Tensor, "B L H"]:
+    """Return where an entry has a feature: real entries have those of their own collection. H may be 1 for all."""
+    if len(collections) == 1:
+        return collections[0].kept[..., None]
+    owners = [i for i, one in enumerate(collections) for _ in one.collection.features] + [*range(len(collections))]
+    found = [one.kept[..., None] & torch.tensor([owner == i for owner in owners]) for i, one in enumerate(collections)]
     return torch.cat(found, 1)
