@@ -26,8 +26,9 @@ class for testing, 10 % of the rest for validation; or the test jets of --test).
 training steps, including the preparation of batches, or a number of epochs. Ten validations outside the budget, on at
 most --most-validation jets, select the weights. The learning rate follows the used fraction of the budget: ours with
 optimizer, moving average of the weights and clipped gradients of `subquad hep fit`; the baselines with Ranger, flat and
-then falling over the last 30 %, as published, or, as a control, all as `auto` (--baseline-training ours). Batches hold
-jets of similar length, padded to the longest of them; --arrange random gives the baselines batches of any jets, since
+then falling over the last 30 %, as published, or, as a control, with optimizer, schedule, clipping, moving average and
+weight decay of `auto` (--baseline-training ours); learning rates are their own unless --baseline-learning-rate. Batches
+hold jets of similar length, padded to the longest of them; --arrange random gives the baselines batches of any jets, since
 batch normalization depends on the other jets of a batch.
 
 One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel.
