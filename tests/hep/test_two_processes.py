@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,17 +21,19 @@ from subquad.train.loop import LoopSettings
 pytestmark = pytest.mark.long
 
 
+def start(*words):
+    """Start a module by two processes of one thread each."""
+    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen([*command, *map(str, words)], **pipes)
+
+
 def torchrun(*words):
-    """Run a module by two processes, and return the process that has ended."""
-    start = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
-    return subprocess.run(
-        [*start, *map(str, words)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    """Run a module by two processes, and return its exit status and what it printed."""
+    with start(*words) as process:
+        output, errors = process.communicate(timeout=280)
+    return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
 
 
 def test_two_processes_divide_all_jets(jets, tmp_path):
@@ -68,3 +72,33 @@ def test_two_processes_train_the_weights_of_one_with_both_batches(jetclass, tmp_
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, weights in one.items():
         torch.testing.assert_close(weights, two[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_of_which_one_process_is_killed_ends_at_once_and_is_resumed(jetclass, tmp_path):
+    flags = ["--inputs", "particles", "--epochs", "12", "--batch-size", "11", "--no-boosting", "--quiet"]
+    words = ["subquad", "hep", "fit", *jetclass[:2], *flags, "--out"]
+    history = tmp_path / "killed" / "history.jsonl"
+    with start(*words, tmp_path / "killed") as agent:
+        while not history.exists() or history.read_text().count("validation_loss") < 3:
+            assert agent.poll() is None, agent.stderr.read()
+            time.sleep(0.05)
+        children = psutil.Process(agent.pid).children(recursive=True)
+        (second,) = (child for child in children if child.environ().get("RANK") == "1")
+        second.kill()
+        began = time.monotonic()
+        _, errors = agent.communicate(timeout=280)
+    assert agent.returncode == 1
+    assert time.monotonic() - began < 60
+    assert "SIGKILL" in errors
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    for name in ("killed", "whole"):
+        done = torchrun(*words, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(weights, killed[name]) for name, weights in whole.items())
+    losses = [
+        [json.loads(line).get("loss") for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("killed", "whole")
+    ]
+    assert losses[0] == losses[1]
