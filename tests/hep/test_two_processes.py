@@ -41,7 +41,9 @@ def test_two_processes_divide_all_jets(jets, tmp_path):
     done = torchrun("support.hep_recorded_fit", tmp_path, "hep", "fit", *jets[:2], *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ top-1 accuracy") == done.stdout.count("more.root --out scores.root") == 1
-    mine, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    (mine, seeds), (other, other_seeds) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    # each has dropout of its own, at every step another one
+    assert len({*seeds, *other_seeds}) == 6
     # 66 jets in 6 batches
     assert [len(mine), len(other)] == [3, 3]
     rows = [row for batch in mine + other for row in batch]
@@ -75,7 +77,8 @@ def test_two_processes_train_the_weights_of_one_with_both_batches(jetclass, tmp_
 
 
 def test_a_run_of_which_one_process_is_killed_ends_at_once_and_is_resumed(jetclass, tmp_path):
-    flags = ["--inputs", "particles", "--epochs", "12", "--batch-size", "11", "--no-boosting", "--quiet"]
+    # with dropout
+    flags = ["--inputs", "particles+jet", "--epochs", "12", "--batch-size", "11", "--no-boosting", "--quiet"]
     words = ["subquad", "hep", "fit", *jetclass[:2], *flags, "--out"]
     history = tmp_path / "killed" / "history.jsonl"
     with start(*words, tmp_path / "killed") as agent:

@@ -1,14 +1,17 @@
-"""One process of a `hep fit` that records its training jets: `torchrun -m support.hep_recorded_fit OUT ARGUMENTS`."""
+"""One process of a `hep fit` that records its jets and seeds: `torchrun -m support.hep_recorded_fit OUT ARGUMENTS`."""
 
 import json
 import sys
 from pathlib import Path
+
+import torch
 
 from subquad.cli import main
 from subquad.hep.models import training
 from subquad.train.distributed import processes
 
 real, recorded = training.collate, []
+real_loss, seeds = training.cross_entropy, []
 
 
 def collate(dataset, indices, *others):
@@ -16,8 +19,14 @@ def collate(dataset, indices, *others):
     return real(dataset, indices, *others)
 
 
+def cross_entropy(*arguments, **options):
+    seeds.append(torch.initial_seed())
+    return real_loss(*arguments, **options)
+
+
 if __name__ == "__main__":
     training.collate = collate
+    training.cross_entropy = cross_entropy
     status = main(sys.argv[2:])
-    Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps(recorded))
+    Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps([recorded, seeds]))
     sys.exit(status)

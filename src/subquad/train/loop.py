@@ -141,6 +141,7 @@ def train(
         directory=directory,
         name=name,
         record=record,
+        seed=seed,
     )
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -181,6 +182,7 @@ class _Trainer:
     directory: Path | None
     name: str
     record: Callable[[Mapping[str, Any]], None]
+    seed: int
     state: _State = field(default_factory=_State)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     ema: ExponentialMovingAverage | None = None
@@ -195,6 +197,10 @@ class _Trainer:
         self.model.train()
         while state.step < settings.steps and not state.stopped_early:
             self._set_rates()
+            if self.accelerator.num_processes > 1:
+                # each process has dropout of its own, and has the same again if it is resumed
+                world, rank = self.accelerator.num_processes, self.accelerator.process_index
+                torch.manual_seed(((self.seed * 1_000_003 + state.step) * world + rank) % 2**63)
             for _ in range(settings.accumulation):
                 if state.index >= len(batches):
                     state.epoch, state.index = state.epoch + 1, 0
