@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from subquad import bio, hep
+from subquad import bio, hep, llm
 from subquad.runs.loading import load_run
 
 
@@ -41,6 +41,32 @@ def llm_model(folder: Path) -> dict[str, list]:
     return {"logits": logits.tolist(), "continuation": continued[0].tolist()}
 
 
+def llm_default(folder: Path) -> dict[str, list | str]:
+    """The same, and what it writes after a text whose state was saved."""
+    answers = llm_model(folder)
+    settings = llm.GenerateSettings(max_new_tokens=7)
+    return {**answers, "after": llm.generate(folder, "the bird", settings, state=folder / "state.safetensors")}
+
+
+def llm_adapter(folder: Path) -> dict[str, list]:
+    """Logits of the last token."""
+    pytest.importorskip("transformers")
+    model, tokenizer = llm.load(folder, base=folder / "base")
+    with torch.no_grad():
+        logits = model(**tokenizer((folder / "input.txt").read_text(), return_tensors="pt")).logits[0, -1]
+    return {"logits": logits.tolist()}
+
+
+def bio_embedded(folder: Path) -> dict[str, list]:
+    """Predictions from sequences and embeddings."""
+    pd = pytest.importorskip("pandas")
+    load_run(folder)
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / "scores.csv"
+        bio.predict(folder, folder / "input.csv", embeddings=folder / "input.safetensors", out=out, quiet=True)
+        return {"prediction": pd.read_csv(out)["prediction"].tolist()}
+
+
 def hep_tagger(folder: Path) -> dict[str, list]:
     """Scores of the jets."""
     uproot = pytest.importorskip("uproot")
@@ -53,6 +79,7 @@ def hep_tagger(folder: Path) -> dict[str, list]:
 
 
 ANSWERS = {
-    **{"bio_model": bio_model, "bio_estimator": bio_estimator, "llm_model": llm_model},
-    **{"hep_tagger": hep_tagger, "hep_auto": hep_tagger},
+    **{"bio_model": bio_model, "bio_estimator": bio_estimator, "bio_embedded": bio_embedded},
+    **{"llm_model": llm_model, "llm_default": llm_default, "llm_adapter": llm_adapter},
+    **{"hep_tagger": hep_tagger, "hep_auto": hep_tagger, "hep_card": hep_tagger},
 }

@@ -9,10 +9,12 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 HERE = Path(__file__).parent
 UNUSED = {"report.html", "history.jsonl", "test.csv", "test_scores.safetensors", "bootstrap.json"}
@@ -20,7 +22,7 @@ UNUSED = {"report.html", "history.jsonl", "test.csv", "test_scores.safetensors",
 
 sys.path[:0] = [str(HERE.parent)]
 
-from support import bio_tables, hep_jets, llm_models  # noqa: E402
+from support import bio_language_models, bio_tables, hep_jets, hep_vertices, llm_models  # noqa: E402
 
 from golden.answers import ANSWERS  # noqa: E402
 from subquad import bio, hep, llm  # noqa: E402
@@ -52,11 +54,61 @@ def llm_model(folder: Path, work: Path) -> None:
     (folder / "input.txt").write_text("the green bird sings over the old river")
 
 
+def llm_default(folder: Path, work: Path) -> None:
+    """A linearized Llama with the default attention, and the state of a text that it has read."""
+    text = llm_models.write_text(work / "text.txt")
+    llm_models.write_checkpoint(work / "checkpoint", llm_models.word_tokenizer(text))
+    llm.linearize(work / "checkpoint", text, llm_models.SMALL, out=folder, quiet=True)
+    (folder / "input.txt").write_text("the green bird sings over the old river")
+    llm.generate(folder, "a house falls. " * 5, save_state=folder / "state.safetensors")
+
+
+def llm_adapter(folder: Path, work: Path) -> None:
+    """An adapter, beside the checkpoint that it belongs to."""
+    text = llm_models.write_text(work / "text.txt")
+    llm_models.write_checkpoint(work / "base", llm_models.word_tokenizer(text))
+    settings = replace(llm_models.SMALL, attention=llm_models.small_attention(), save="adapter")
+    llm.linearize(work / "base", text, settings, out=folder, quiet=True)
+    shutil.copytree(work / "base", folder / "base")
+    (folder / "input.txt").write_text("the green bird sings over the old river")
+
+
+def bio_embedded(folder: Path, work: Path) -> None:
+    """A fit to embeddings, and the embeddings of the sequences to predict."""
+    frame = bio_tables.table(work / "table.csv", length=5)
+    # proteins, as the language model reads
+    frame["sequence"] = frame["sequence"].str.translate(str.maketrans("ACGT", "WKLD"))
+    frame.to_csv(work / "table.csv", index=False)
+    embedding = bio.EmbedSettings(model=str(bio_language_models.esm(work / "esm")), sequence="sequence")
+    bio.embed(work / "table.csv", embedding, out=work / "table.safetensors", quiet=True)
+    settings = bio_tables.settings(embeddings=str(work / "table.safetensors"), models=("ridge", "lyra"))
+    bio.fit(work / "table.csv", settings, out=folder, quiet=True)
+    frame[["sequence"]].head(7).to_csv(folder / "input.csv", index=False)
+    bio.embed(folder / "input.csv", embedding, out=folder / "input.safetensors", quiet=True)
+
+
 def _tagger(folder: Path, work: Path, **given: Any) -> None:
     files = [hep_jets.write(work / f"{name}.root", hep_jets.columns(name, jets=47)) for name in hep_jets.CLASSES]
     settings = hep.FitSettings(epochs=1, width=16, layers=2, no_boosting=True, **given)
     hep.fit(files, settings, out=folder, quiet=True)
     hep_jets.write(folder / "input.root", hep_jets.columns("Hbb", jets=7, seed=1))
+
+
+def hep_card(folder: Path, work: Path) -> None:
+    """A tagger whose data card has particles and secondary vertices."""
+    names = hep_jets.JETCLASS[:3]
+    plain = [
+        hep_jets.write(work / f"{name}.root", hep_jets.columns(name, jets=47, classes=hep_jets.JETCLASS))
+        for name in names
+    ]
+    (work / "card.yaml").write_text(yaml.safe_dump(hep_vertices.CARD))
+    (work / "vertices").mkdir()
+    files = hep_vertices.write_vertices(plain, work / "vertices")
+    settings = hep.FitSettings(epochs=1, width=16, layers=2, no_boosting=True, card=str(work / "card.yaml"))
+    hep.fit(files, settings, out=folder, quiet=True)
+    few = hep_jets.write(work / "few.root", hep_jets.columns(names[1], jets=7, seed=1, classes=hep_jets.JETCLASS))
+    (written,) = hep_vertices.write_vertices([few], work)
+    shutil.copy(written, folder / "input.root")
 
 
 def hep_tagger(folder: Path, work: Path) -> None:
@@ -70,8 +122,9 @@ def hep_auto(folder: Path, work: Path) -> None:
 
 
 RUNS = {
-    **{"bio_model": bio_model, "bio_estimator": bio_estimator, "llm_model": llm_model},
-    **{"hep_tagger": hep_tagger, "hep_auto": hep_auto},
+    **{"bio_model": bio_model, "bio_estimator": bio_estimator, "bio_embedded": bio_embedded},
+    **{"llm_model": llm_model, "llm_default": llm_default, "llm_adapter": llm_adapter},
+    **{"hep_tagger": hep_tagger, "hep_auto": hep_auto, "hep_card": hep_card},
 }
 
 
