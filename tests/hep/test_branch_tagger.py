@@ -175,11 +175,11 @@ def test_expressions_have_the_values_of_numpy(text):
     ("text", "message"),
     [
         ("part_px[ak.argsort(part_px)]", r"card: 'part_px\[ak.argsort\(part_px\)\]' is not translated to ONNX"),
-        ("1 + ak.sort(part_px, axis=1)", r"'ak.sort\(part_px, axis=1\)' is not translated to ONNX; export with --inp"),
+        ("1 + ak.sort(part_px, axis=1)", r"'ak.sort\(part_px, axis=1\)' is not translated to ONNX; fit with a c"),
         ("_p4_from_pxpypze(part_px, part_px, part_px, part_px).eta", r"eta' is not translated"),
         (
             "np.round(part_px, 2)",
-            r"card: 'np.round\(part_px, 2\)' is not translated to ONNX; export with --inputs weaver",
+            r"card: 'np.round\(part_px, 2\)' is not translated to ONNX; fit with a card that does without it",
         ),
         ("part_px & part_px", r"combines a branch, which is a float32 input of ONNX, as a boolean"),
         ("ak.sum(part_px)", r"is not a reduction over the particles of a jet"),

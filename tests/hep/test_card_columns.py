@@ -144,7 +144,7 @@ def test_vectors_in_another_order_or_in_mev_are_refused_with_the_remedy(tables, 
     table["part_px"] = -table["part_px"]
     path = write(tmp_path / "a.root", table)
     with pytest.raises(
-        SubquadError, match="pf_vectors must be px, py, pz and energy, and its fourth variable is part_"
+        SubquadError, match="pf_vectors must be px, py, pz and energy; the fourth variable is part_"
     ):
         chunks_of([path], inputs=turned)
     table = columns("Hbb")

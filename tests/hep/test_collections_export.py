@@ -60,7 +60,7 @@ CHARGED = changed(
     },
     pf_mask=group("is_charged"),
     neutral_points=group("neutral_deta", "neutral_dphi", length=64),
-    neutral_features=group("softened", "neutral_deta", "softened", length=64),
+    neutral_features=group("softened", "neutral_deta", length=64),
     neutral_vectors=group("neutral_px", "neutral_py", "neutral_pz", "neutral_energy", length=64),
     neutral_mask=group("is_neutral", length=64),
 )
@@ -174,6 +174,17 @@ def test_what_cannot_be_exported_is_named(variables, changes, message, vertex_fi
 
     with pytest.raises(SubquadError, match=message):
         scores()
+
+
+def test_a_branch_with_the_name_of_a_mask_is_an_input_beside_it(vertex_files):
+    tagger, columns, expected = small_tagger("standard", CARD, vertex_files[1])
+    columns |= {"particle_mask": ak.ones_like(columns["part_px"]), SV_MASK: columns["jet_pt"]}
+    masks = masks_of_branches(columns, tagger.layout)
+    assert {*masks.values()} == {"particle_mask_", "sv_entry_mask_"}
+    with torch.no_grad():
+        torch.testing.assert_close(
+            BranchTagger(tagger, masks)(padded_branches(columns, masks)), expected, atol=5e-5, rtol=0
+        )
 
 
 def test_a_branch_that_may_belong_to_two_collections_is_named(vertex_files):

@@ -23,6 +23,7 @@ from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.store import dataset_of
 from subquad.hep.evaluation.scoring import _reader_key
 from subquad.hep.explanation.permutation import _permuted
+from subquad.hep.models.fine_tuning import Origin
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.settings import EvaluateSettings, ExportSettings
@@ -67,14 +68,97 @@ def test_particles_and_vertices_of_a_jet_are_one_set(vertex_files):
     np.testing.assert_allclose(pt, kept["sv_pt"][j], rtol=1e-4)
 
 
-def test_a_feature_that_is_listed_twice_is_one_column(vertex_files):
+def test_a_feature_that_is_listed_twice_is_refused():
     sv = {**CARD["inputs"]["sv_features"], "vars": ["sv_ratio", ["sv_mass", 1, 2], ["sv_mass", None]]}
-    layout = layout_of(NET, card_of({**CARD, "inputs": {**CARD["inputs"], "sv_features": sv}}, "card.yaml"))
+    with pytest.raises(SubquadError, match=r"inputs: sv_features: sv_mass: listed twice; omit one of them"):
+        card_of({**CARD, "inputs": {**CARD["inputs"], "sv_features": sv}}, "card.yaml")
+
+
+OTHER_UNITS = {
+    "in MeV": (
+        {f"mev_{name}": f"1000 * sv_{name}" for name in ("px", "py", "pz", "energy")},
+        {"sv_vectors": ["mev_px", "mev_py", "mev_pz", "mev_energy"]},
+        r"the sum of sv_vectors has .* times the transverse momentum of that of pf_vectors .*; give both in GeV",
+    ),
+    "in degrees": (
+        {"sv_degrees": "np.rad2deg(sv_dphi)"},
+        {"sv_points": ["sv_deta", "sv_degrees"]},
+        r"sv_points: by the four-vectors, sv_degrees is in degrees; give radians, such as np.deg2rad\(sv_degrees\)",
+    ),
+    "with another origin": (
+        {},
+        {"sv_points": ["sv_eta", "sv_phi"]},
+        r"sv_points do not have the origin of pf_points \(off by .*; give both relative to the axis",
+    ),
+    "without energies": (
+        {"sv_nothing": "0 * sv_mass"},
+        {"sv_vectors": ["sv_px", "sv_py", "sv_pz", "sv_nothing"]},
+        r"the energy by sv_vectors of particle 0 is 0.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_UNITS)
+def test_vertices_in_other_units_or_coordinates_are_refused(case, vertex_files):
+    variables, groups, message = OTHER_UNITS[case]
+    inputs = {**CARD["inputs"], **{name: {"length": 3, "vars": names} for name, names in groups.items()}}
+    card = {**CARD, "inputs": inputs, "new_variables": {**CARD["new_variables"], **variables}}
+    with pytest.raises(SubquadError, match=message):
+        list(read_chunks(vertex_files, layout_of(NET, card_of(card, "card.yaml")), is_training=True))
+
+
+def test_vertices_that_are_listed_first_are_what_no_jet_may_lack(vertex_files):
+    inputs = dict(sorted(CARD["inputs"].items(), reverse=True))
+    layout = layout_of(NET, card_of({**CARD, "inputs": inputs}, "card.yaml"))
+    with pytest.raises(
+        SubquadError, match=r"sv is the first collection, which no jet may lack; list pf first, or drop"
+    ):
+        list(read_chunks([vertex_files[1]], layout, is_training=True))
+
+
+def test_undefined_vertices_can_be_repaired_by_the_card(vertex_files, tmp_path):
+    with uproot.open(vertex_files[0]) as file:
+        jets = file["tree"].arrays()
+    flat = np.asarray(ak.flatten(jets["sv_mass"])).copy()
+    flat[0], flat[3:9] = np.nan, np.inf
+    jets["sv_mass"] = ak.unflatten(flat, ak.num(jets["sv_mass"]))
+    path = tmp_path / "undefined.root"
+    with uproot.recreate(path) as file:
+        file["tree"] = {name: jets[name] for name in jets.fields}
+    repaired = {"sv_known": "np.nan_to_num(sv_mass, nan=-1, posinf=7)"}
+    energy = {"sv_energy": "np.hypot(sv_pt * np.cosh(sv_eta), np.nan_to_num(sv_mass, posinf=0))"}
+    features = {"sv_features": {"length": 3, "vars": ["sv_ratio", ["sv_known", None], ["sv_deta", None]]}}
+    card = {**CARD, "inputs": {**CARD["inputs"], **features}}
+    card["new_variables"] = {**CARD["new_variables"], **repaired, **energy}
+    layout = layout_of(NET, card_of(card, "card.yaml"))
+    (chunk,) = read_chunks([path], layout, is_training=True)
+    found = chunk.particles[:, layout.particles.index("sv_known")]
+    assert {-1, 7} <= {*found.tolist()}
+    card["new_variables"]["sv_energy"] = CARD["new_variables"]["sv_energy"]
+    layout = layout_of(NET, card_of(card, "card.yaml"))
+    with pytest.raises(SubquadError, match=r"sv_mass of particle 0 is nan"):
+        list(read_chunks([path], layout, is_training=True))
+
+
+def test_the_number_of_particles_does_not_count_vertices(vertex_files):
+    layout = standardized(vertex_files)
     (chunk,) = read_chunks([vertex_files[1]], layout, is_training=True)
-    assert chunk.particles.shape[1] == len(layout.particles) == len({*layout.particles})
-    first, second = (layout.features.columns[place] for place in (4, 5))
-    assert first == second
-    assert chunk.particles[:, first].any()
+    dataset = dataset_of(chunk, layout)
+    with uproot.open(vertex_files[1]) as file:
+        expected = ak.num(file["tree"]["part_px"].array())
+    assert dataset.multiplicities().tolist() == expected.to_list()
+    assert dataset.subset(torch.tensor([5, 2])).multiplicities().tolist() == [expected[5], expected[2]]
+
+
+def test_fine_tuning_needs_the_same_collections(vertex_files):
+    own = standardized(vertex_files)
+    origin = Origin(tagger=SimpleNamespace(layout=own, path="run", net=SimpleNamespace(), settings=NET), fingerprint="")
+    lengths = {"pf": 127, "sv": 4}
+    inputs = {name: {**group, "length": lengths[name[:2]]} for name, group in CARD["inputs"].items()}
+    given = layout_of(NET, card_of({**CARD, "inputs": inputs}, "card.yaml"))
+    assert given.max_particles == own.max_particles
+    with pytest.raises(SubquadError, match=r"collections: pf \(length 128, 3 features\), .* of the run missing"):
+        origin.layout(given)
 
 
 def test_cards_with_collections_in_another_order_are_read_apart():
@@ -203,7 +287,10 @@ def test_a_tagger_learns_from_vertices_and_is_used(vertex_files, tmp_path):
     assert len(scores) == sum(uproot.open(one)["tree"].num_entries for one in vertex_files)
     evaluate([tmp_path / "both", tmp_path / "alone"], files=vertex_files, out=tmp_path / "evaluation", quiet=True)
     explained = explain(tmp_path / "both", files=vertex_files, out=tmp_path / "explained", quiet=True)
-    assert "sv_mass" in json.dumps(explained)
+    assert sum(entry["attribution"] for entry in explained["features"].values()) == pytest.approx(1)
+    assert {"pf", "sv"} < {*explained["groups"]}
+    assert "is sv" not in json.dumps(explained)
+    assert "sv_mass" in explained["features"]
     weaver = ExportSettings(inputs="weaver")
     with pytest.raises(SubquadError, match=r"both\.yaml has the collections pf and sv, and --inputs weaver takes tagg"):
         export(tmp_path / "both", weaver, out=tmp_path / "network.onnx")

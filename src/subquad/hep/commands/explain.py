@@ -188,7 +188,11 @@ def _explain(
     jet_features = inputs.layout.jet_features if inputs.layout.jet_standardizer is not None else ()
     group = inputs.layout.features
     owners = [group.columns.index(column) for column in group.owners]
-    features = Features(particle=group.names, jet=jet_features, owners=owners)
+    card = inputs.layout.card
+    prefixes = () if card is None or not owners else tuple(one.prefix for one in card.inputs)
+    features = Features(particle=group.names, jet=jet_features, owners=owners, collections=prefixes)
+    # no measure of importance has those that say which collection an entry belongs to
+    attributions["features"][:, sorted({*owners})] = 0
     importance, grouped = permute_all(
         net, sample.batches, features, repeats=settings.repeats, seed=seed, only=target, quiet=quiet
     )

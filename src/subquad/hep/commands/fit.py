@@ -288,7 +288,7 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
     observers = {name: test.observer(f"jet_{name}") for name in ("pt", "sdmass")}
     observers["weights"] = _event_weights(test)
     scores |= {name: column for name, column in observers.items() if column is not None}
-    return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
+    return {**scores, "labels": test.labels.numpy(), "particles": test.multiplicities().numpy().astype(np.float32)}
 
 
 def _metrics(

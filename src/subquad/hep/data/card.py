@@ -149,18 +149,29 @@ class Card:
                 asked += self.new_variables[name].names if name in self.new_variables else ()
         return found - self.new_variables.keys()
 
+    def repaired_branches(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
+        """Return the branches that stand in `nan_to_num` wherever they are used, and may be NaN or infinite."""
+        options = {"is_training": is_training, "has_labels": has_labels, "has_weights": has_weights}
+        used = (self.new_variables[name] for name in self.used_variables(**options))
+        places = [expression.repaired() for expression in (*self._expressions(**options), *used)]
+        direct = {*self.per_particle(), *self.masks(), *self.per_jet(is_training=is_training)}
+        return {name for inside, _ in places for name in inside}.difference(direct, *(bare for _, bare in places))
+
+    def _expressions(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> list[Expression]:
+        """Return the expressions that are no new variables."""
+        found = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
+        found += [self.event_weights] if has_weights else []
+        found += self.targets.values() if has_labels else []
+        return [expression for expression in found if expression is not None]
+
     def _columns(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> dict[str, str]:
         """Return branches and new variables, each with the key of the card that asks for it."""
         asked: dict[str, str] = dict.fromkeys((*self.per_particle(), *self.masks()), "inputs")
         asked |= {
             name: "observers" if name in self.observers else "weights" for name in self.per_jet(is_training=is_training)
         }
-        expressions = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
-        expressions += [self.event_weights] if has_weights else []
-        expressions += self.targets.values() if has_labels else []
-        for expression in expressions:
-            if expression is not None:
-                asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}
+        for expression in self._expressions(is_training=is_training, has_labels=has_labels, has_weights=has_weights):
+            asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}
         found: dict[str, str] = {}
         while asked:
             name, place = asked.popitem()

@@ -198,7 +198,7 @@ class CardParser:
             self._error(f"inputs: neither points nor vectors; add {prefix}_points, coordinates for nearest neighbours")
         good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
         if lengths and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
-            listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            listed = ", ".join(f"{name}: {length!r}" for name, length in lengths.items())
             self._error(f"inputs: all lengths of {prefix} must be the same whole number above 0 ({listed})")
         mask = groups.get("mask", ())
         return InputCollection(
@@ -260,6 +260,11 @@ class CardParser:
                 self._error(
                     f"{where}: {entry!r}: {kind} are taken as they are; write [{name}, null], and define another unit "
                     "in new_variables"
+                )
+                continue
+            if any(variable.name == name for variable in found):
+                self._error(
+                    f"{where}: listed twice; omit one of them, or define it in new_variables under another name"
                 )
                 continue
             if name in params:

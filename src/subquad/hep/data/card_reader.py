@@ -17,7 +17,6 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.card import WEIGHT_COLUMN, Card
 from subquad.hep.data.columns import (
     ChunkErrors,
-    check_energies,
     check_finite,
     class_indices,
     column_of_numbers,
@@ -29,17 +28,14 @@ from subquad.hep.data.columns import (
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import jet_features, momentum_features
 from subquad.hep.data.formats import Source
-from subquad.hep.data.input_collections import InputCollection, united
+from subquad.hep.data.input_collections import InputCollection, columns_of, united
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import inspect_files, jets_of
 from subquad.hep.data.layout import Layout
-from subquad.hep.data.momentum_checks import angles_from_momenta, check_points, check_units
+from subquad.hep.data.momentum_checks import angles_from_momenta, check_collections
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
 __all__ = ["CardReader"]
-
-MANY_NEGATIVE = 0.1
-"""Fraction of negative energies from which they are taken to be another quantity, such as a momentum."""
 
 
 class _CardColumns(Mapping[str, Any]):
@@ -119,18 +115,17 @@ class CardReader:
         """Return the branches of a file whose names new variables of the card have that are used."""
         if self.card.has_layout_names:
             return []
-        used = self.card.used_variables(
-            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
-        )
+        used = self.card.used_variables(**self._needs())
         return sorted(used & {*source.columns})
 
     def _links(self, source: Source) -> dict[str, str | None]:
         return self.card.collections.branches(source.columns) if self.card.collections else {}
 
     def _wanted(self) -> dict[str, str]:
-        return self.card.branches(
-            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
-        )
+        return self.card.branches(**self._needs())
+
+    def _needs(self) -> dict[str, bool]:
+        return {"is_training": self.is_training, "has_labels": self.has_labels, "has_weights": self.has_weights}
 
     def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
         """Return the jets that the card selects."""
@@ -155,7 +150,7 @@ class CardReader:
             columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
             redefined = {name: column[keep] for name, column in redefined.items()}
         before = len(errors.errors)
-        check_finite(columns, list(self._wanted()), errors)
+        check_finite(columns, list(self._wanted()), errors, repaired=self.card.repaired_branches(**self._needs()))
         # variables computed from bad columns are bad too, and need no message of their own
         if len(errors.errors) > before or not len(errors.entries):
             return self._empty()
@@ -226,24 +221,12 @@ class CardReader:
         table, lengths = united(card.inputs, tables, counts)
         momenta = None
         if layout.vectors is not None:
-            vectors = table[:, list(layout.vectors.columns)]
-            advice = "drop such jets"
-            if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
-                advice = f"pf_vectors must be px, py, pz and energy, and its fourth variable is {card.vectors[3].name}"
             # columns with errors are 0
-            if len(errors.errors) == before:
-                check_energies(vectors[:, 3], lengths, errors, advice=advice)
-            check_units(vectors, lengths, errors)
+            check_collections(card.inputs, tables, counts, errors, has_energies=len(errors.errors) == before)
             # of the first collection: secondary vertices consist of particles, which must not count twice
-            names = card.inputs[0].columns
-            momenta = tables[0][:, [names.index(variable.name) for variable in card.vectors]], counts[0]
-            angles = angles_from_momenta(*momenta)
-            if card.points:
-                points = [variable.name for variable in card.points]
-                own = tables[0][:, [names.index(name) for name in points]]
-                check_points(own, angles, counts[0], points, errors)
-            else:
-                table = np.concatenate([table, angles], axis=1)
+            momenta = columns_of(tables[0], card.inputs[0], card.vectors), counts[0]
+            if not card.points:
+                table = np.concatenate([table, angles_from_momenta(*momenta)], axis=1)
         return JetChunk(
             particles=table,
             lengths=lengths,
@@ -260,7 +243,20 @@ class CardReader:
         names, masks = collection.columns, [collection.mask] if collection.mask else []
         # jets consist of the first one
         may_be_empty = collection != self.card.inputs[0]
-        table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False, may_be_empty=may_be_empty)
+        advice = "drop such jets"
+        if len(self.card.inputs) > 1:
+            other = self.card.inputs[1].prefix
+            advice = (
+                f"{collection.prefix} is the first collection, which no jet may lack; list {other} first, or {advice}"
+            )
+        table, lengths = particle_table(
+            columns,
+            [*names, *masks],
+            errors,
+            is_finite=False,
+            may_be_empty=may_be_empty,
+            advice=advice,
+        )
         table, lengths = truncated(
             table, lengths, errors, length=collection.length, has_mask=bool(masks), may_be_empty=may_be_empty
         )

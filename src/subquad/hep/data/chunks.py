@@ -114,8 +114,8 @@ def first_jets(
         check_branches(sources, messages, needs_labels=False)
         names = [*PARTICLES, *OBSERVERS]
     else:
-        card = replace(card, targets={})
-        own = replace(layout, card=card)
+        card = replace(card, targets={}, observers=())
+        own = replace(layout, card=card, observers=())
         reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
         reader.has_labels = False

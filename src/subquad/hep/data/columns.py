@@ -3,7 +3,7 @@
 Axes: J jets, C particles of all jets, V columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,11 +99,15 @@ def column_of_numbers(
     return column
 
 
-def check_finite(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> None:
-    """Add an error for each column that holds no numbers, and for jets with NaN or infinity."""
+def check_finite(
+    columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors, *, repaired: Collection[str] = ()
+) -> None:
+    """Add an error for each column that holds no numbers, and, unless it is repaired, for jets with NaN or infinity."""
     for name in names:
         depth = 2 if columns[name].ndim > 1 else 1
         column = column_of_numbers(columns[name], name, depth, errors)
+        if name in repaired:
+            continue
         if column is not None and depth == 2:
             _check_particles(*_flat(column), name, errors)
         elif column is not None:
@@ -127,13 +131,14 @@ def check_energies(
     *,
     advice: str = "drop such jets",
     may_be_zero: bool = False,
+    name: str = "the energy",
 ) -> None:
     """Add an error for jets with a negative energy, or one of 0 unless that is allowed, among their particles [C]."""
-    add_particles(energies < 0, energies, lengths, "the energy", errors, advice=advice)
+    add_particles(energies < 0, energies, lengths, name, errors, advice=advice)
     if may_be_zero:
         return
     advice = "omit padding, and give the energy of each particle"
-    add_particles(energies == 0, energies, lengths, "the energy", errors, advice=advice)
+    add_particles(energies == 0, energies, lengths, name, errors, advice=advice)
 
 
 def add_particles(
@@ -168,6 +173,7 @@ def particle_table(
     *,
     is_finite: bool = True,
     may_be_empty: bool = False,
+    advice: str = "drop such jets",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return columns with one number per particle as one table.
 
@@ -177,6 +183,7 @@ def particle_table(
         errors: Receives the errors; a column with errors is 0.
         is_finite: NaN and infinity are errors.
         may_be_empty: Jets without particles are no errors.
+        advice: What to do about jets without particles.
 
     Returns:
         The table [C, V] float32, and the number of particles of each jet [J].
@@ -200,7 +207,7 @@ def particle_table(
         if is_finite:
             _check_particles(table[:, i], lengths, name, errors)
     if (lengths == 0).any() and not may_be_empty:
-        errors.add(lengths == 0, "the jet has no particles")
+        errors.add(lengths == 0, "the jet has no particles", advice=advice)
     return table, lengths
 
 

@@ -193,6 +193,22 @@ class Expression:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise SubquadError(f"{self.place}: {self.text!r} cannot be computed ({reason[:200]})") from error
 
+    def repaired(self) -> tuple[set[str], set[str]]:
+        """Return the columns that stand in `nan_to_num` by themselves, and those that stand elsewhere."""
+        inside, elsewhere, waiting = set[str](), set[str](), list[ast.AST]([self.tree])
+        while waiting:
+            match waiting.pop():
+                case ast.Call(
+                    func=ast.Attribute(attr="nan_to_num"), args=[ast.Name(id=name), *args], keywords=keywords
+                ):
+                    inside.add(name)
+                    waiting += [*args, *keywords]
+                case ast.Name(id=name):
+                    elsewhere.add(name)
+                case node:
+                    waiting.extend(ast.iter_child_nodes(node))
+        return inside, elsewhere
+
 
 def parse(text: Any, place: str) -> Expression:
     """Return the checked expression.

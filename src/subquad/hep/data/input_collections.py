@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["InputCollection", "Variable", "membership", "table_columns", "united"]
+__all__ = ["InputCollection", "Variable", "columns_of", "membership", "table_columns", "united"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,11 @@ class InputCollection:
     def columns(self) -> tuple[str, ...]:
         """Columns with one number per entry, without the mask."""
         return tuple(dict.fromkeys(variable.name for variable in (*self.features, *self.points, *self.vectors)))
+
+
+def columns_of(table: np.ndarray, collection: InputCollection, variables: Sequence[Variable]) -> np.ndarray:
+    """Return some columns of the entries of a collection."""
+    return table[:, [collection.columns.index(variable.name) for variable in variables]]
 
 
 def membership(collection: InputCollection) -> str:

@@ -276,6 +276,12 @@ def fit_standardization(
                 if layout.features.owners:
                     column = column[particles[:, layout.features.owners[place]] != 0]
                 finite = column[torch.isfinite(column)].numpy()
+                if not len(column):
+                    prefix = next(one.prefix for one in card.inputs if variable in one.features)
+                    raise SubquadError(
+                        f"{card.name}: inputs: no training jet has entries of {prefix}, by which {variable.name} could "
+                        "be standardized; omit this collection, or give numbers"
+                    )
                 if not len(finite):
                     raise SubquadError(
                         f"{card.name}: inputs: {variable.name} has no finite value in the training jets, so that it "

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from subquad.hep.data.columns import ChunkErrors, add_particles, jet_totals
+from subquad.hep.data.columns import ChunkErrors, add_particles, check_energies, jet_totals
+from subquad.hep.data.input_collections import InputCollection, columns_of
 
-__all__ = ["angles_from_momenta", "check_momenta", "check_points", "check_units"]
+__all__ = ["angles_from_momenta", "check_collections", "check_momenta", "check_points", "check_units"]
 
 MIN_PAIRS = 20
 """Smallest number of pairs of particles from which the order of two angles is recognized."""
@@ -19,25 +20,120 @@ MAX_JET_PT = 50_000.0
 """Largest median transverse momentum in GeV; at any collider, larger numbers are MeV."""
 MAX_RATIO = 100.0
 """Largest median ratio of the transverse momenta of jet and particles, or its inverse, in equal units."""
+MANY_NEGATIVE = 0.1
+"""Fraction of negative energies from which they are taken to be another quantity, such as a momentum."""
+MAX_SHARE = 10.0
+"""Largest median ratio of the transverse momenta of another collection of inputs and of the jet that it is part of."""
 MIN_ENERGY = 0.9
 """Smallest median ratio of energy and momentum of particles, which rounding lowers to a little less than 1."""
 MAX_OFFSET = 0.4
 """Largest median difference between an angle of a file and that of the momenta; that of other jet axes is smaller."""
 
 
-def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
+def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray, *, jets: np.ndarray | None = None) -> np.ndarray:
+    """Return [C, 2] float32: Δη and Δφ between each particle and its jet.
+
+    Args:
+        vectors: [C, 4], momenta in GeV.
+        lengths: [J].
+        jets: [J, 3], momenta of the jets; None for the sums of their particles.
+    """
 
     def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
-    momenta = vectors[:, :3].astype(np.float64).T
+    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    jets = _momenta_of_jets(vectors, lengths) if jets is None else jets
+    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*jets.T))
+    return np.stack([eta - eta_of_jet, _wrapped(phi - phi_of_jet)], axis=1).astype(np.float32)
+
+
+def _momenta_of_jets(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [J, 3]: the sums of the momenta of each jet's particles."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
-    of_jets = [jet_totals(jet, component, len(lengths)) for component in momenta]
-    eta, phi = eta_and_phi(*momenta)
-    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*of_jets))
-    turn = (phi - phi_of_jet + np.pi) % (2 * np.pi) - np.pi
-    return np.stack([eta - eta_of_jet, turn], axis=1).astype(np.float32)
+    return np.stack([jet_totals(jet, x, len(lengths)) for x in vectors[:, :3].astype(np.float64).T], axis=1)
+
+
+def _wrapped(angle: np.ndarray) -> np.ndarray:
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
+def check_collections(
+    collections: Sequence[InputCollection],
+    tables: Sequence[np.ndarray],
+    counts: Sequence[np.ndarray],
+    errors: ChunkErrors,
+    *,
+    has_energies: bool,
+) -> None:
+    """Check momenta and points of the collections of a data card, and those of further ones beside the first.
+
+    Args:
+        collections: One or more, with momenta.
+        tables: [C, V] for each, in the order of its `columns`.
+        counts: [J] for each: its entries in each jet.
+        errors: Receives the errors.
+        has_energies: Check that energies are above 0.
+    """
+    first = None
+    for one, table, lengths in zip(collections, tables, counts, strict=True):
+        vectors, points = columns_of(table, one, one.vectors), columns_of(table, one, one.points)
+        advice = "drop such jets"
+        if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
+            advice = f"{one.prefix}_vectors must be px, py, pz and energy; the fourth variable is {one.vectors[3].name}"
+        if has_energies:
+            name = "the energy" if first is None else f"the energy by {one.prefix}_vectors"
+            check_energies(vectors[:, 3], lengths, errors, advice=advice, name=name)
+        check_units(vectors, lengths, errors)
+        if one.points:
+            names = [point.name for point in one.points]
+            angles = angles_from_momenta(vectors, lengths)
+            check_points(points, angles, lengths, names, errors, group=f"{one.prefix}_points")
+        own = vectors, points, lengths
+        if first is not None:
+            _check_alike(first, own, (collections[0].prefix, one.prefix), errors)
+        first = first or own
+
+
+def _check_alike(
+    first: tuple[np.ndarray, np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray, np.ndarray],
+    prefixes: tuple[str, str],
+    errors: ChunkErrors,
+) -> None:
+    """Add an error if two collections of inputs have momenta in different units, or points in other coordinates.
+
+    Args:
+        first: Momenta [C, 4], points [C, 2] and lengths [J] of the collection that jets consist of.
+        other: The same of another collection.
+        prefixes: Their names.
+        errors: Receives the errors.
+    """
+    jets, own = (_momenta_of_jets(vectors, lengths) for vectors, _, lengths in (first, other))
+    pt, own_pt = (np.hypot(*momenta[:, :2].T) for momenta in (jets, own))
+    is_known = (pt > 0) & (own_pt > 0)
+    if not is_known.any():
+        return
+    ratio = float(np.median(own_pt[is_known] / pt[is_known]))
+    if ratio > MAX_SHARE:
+        errors.errors.append(
+            f"{errors.file}: the sum of {prefixes[1]}_vectors has {ratio:.3g} times the transverse momentum of that of "
+            f"{prefixes[0]}_vectors (median of the jets); give both in GeV"
+        )
+    offsets = []
+    for vectors, points, lengths in (first, other):
+        jet = np.repeat(np.arange(len(lengths)), lengths)
+        # from the angle to the jet to the point: 0 for Δη and Δφ, the axis of the jet for η and φ
+        offset = points.astype(np.float64) - angles_from_momenta(vectors, lengths, jets=jets)
+        turns = (jet_totals(jet, part(offset[:, 1]), len(lengths)) for part in (np.sin, np.cos))
+        offsets.append((jet_totals(jet, offset[:, 0], len(lengths)) / lengths.clip(1), np.arctan2(*turns)))
+    (eta, phi), (own_eta, own_phi) = offsets
+    far = max(np.median(np.abs(x[is_known])) for x in (eta - own_eta, _wrapped(phi - own_phi)))
+    if far > MAX_OFFSET:
+        errors.errors.append(
+            f"{errors.file}: by the four-vectors, {prefixes[1]}_points do not have the origin of {prefixes[0]}_points "
+            f"(off by {far:.2g}, median of the jets); give both relative to the axis of the jet, or none"
+        )
 
 
 def check_momenta(
@@ -126,6 +222,7 @@ def check_points(
     errors: ChunkErrors,
     *,
     advice: str = "",
+    group: str = "pf_points",
 ) -> None:
     """Add an error if the points are not Δη and Δφ, of which only the second is compared modulo 2π, but Δφ and Δη.
 
@@ -138,6 +235,7 @@ def check_points(
         names: Those of the points.
         errors: Receives the error.
         advice: What to do about branches; empty for the points of a data card.
+        group: Name of these points in the card.
     """
     jet = np.repeat(np.arange(len(lengths)), lengths)
     is_pair = jet[1:] == jet[:-1]
@@ -151,7 +249,7 @@ def check_points(
         of_momenta = np.minimum(true[:, 1], 2 * np.pi - true[:, 1])
         return float(np.median(np.abs(eta - true[:, 0]) + np.abs(turn - of_momenta)))
 
-    place = f"{errors.file}: " if advice else f"{errors.file}: pf_points: "
+    place = f"{errors.file}: " if advice else f"{errors.file}: {group}: "
     if off(own[:, 1], own[:, 0]) < 0.1 * off(own[:, 0], own[:, 1]):
         advice = advice or f"write Δη first and Δφ second: {names[1]}, {names[0]}"
         errors.errors.append(f"{place}by the four-vectors, {names[0]} is Δφ and {names[1]} is Δη; {advice}")

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.errors import SubquadError
+from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.runs.storage import read_json, write_json
@@ -87,6 +88,15 @@ class JetDataset:
     def part(self, name: str) -> Tensor:
         """Return the indices of the jets of a part."""
         return torch.nonzero(self.parts == PARTS.index(name))[:, 0]
+
+    def multiplicities(self) -> Tensor:
+        """Return [J]: the particles of each jet; with several collections of inputs, the entries of the first one."""
+        card = self.layout.card
+        if card is None or len(card.inputs) == 1:
+            return self.lengths
+        is_first = self.particles[self.particle_rows(), self.layout.particles.index(membership(card.inputs[0]))]
+        jet = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
+        return torch.zeros(len(self)).index_add(0, jet, is_first)
 
     def particle_rows(self) -> Tensor:
         """Return the rows of all particles of the jets in `particles`."""

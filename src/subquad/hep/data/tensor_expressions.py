@@ -95,8 +95,8 @@ class TensorColumns(Mapping[str, Any]):
             return _Walk(self).value(expression.tree)
         except _Untranslatable as error:
             raise SubquadError(
-                f"{expression.place}: {ast.unparse(error.node)!r} {error.reason}; export with --inputs weaver and "
-                "compute this variable before the network, or fit with a card that does without it"
+                f"{expression.place}: {ast.unparse(error.node)!r} {error.reason}; fit with a card that does without "
+                "it, or, with one collection of inputs, export with --inputs weaver and compute it before the network"
             ) from None
 
     def mask(self, node: ast.AST) -> Bool[Tensor, "B P"]:

@@ -135,7 +135,7 @@ class _Scorer:
                 seed=self.tagger.config["seed"],
                 probabilities=logits.softmax(-1).numpy()[:, order],
                 labels=_labels(chunk, self.tagger, self.classes, files),
-                multiplicity=chunk.lengths.astype(np.float32),
+                multiplicity=inputs.multiplicities().numpy().astype(np.float32),
                 batches=batches,
                 latency=self.latency,
                 temperature=self.tagger.config.get("temperature"),

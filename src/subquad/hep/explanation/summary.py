@@ -35,6 +35,8 @@ class Features:
     owners: Sequence[int] = ()
     """With several collections of inputs, for each particle feature the index of the one that is 1 for the entries of
     its collection."""
+    collections: Sequence[str] = ()
+    """Names of several collections, in the order of these features."""
 
     @property
     def names(self) -> list[str]:
@@ -43,14 +45,25 @@ class Features:
 
     @property
     def singles(self) -> dict[str, list[int]]:
-        """Index of each feature in `names`."""
-        return {name: [i] for i, name in enumerate(self.names)}
+        """Index of each feature in `names`, without those that say which collection an entry belongs to."""
+        return {name: [i] for i, name in enumerate(self.names) if i not in self.owners}
 
     @property
     def groups(self) -> dict[str, list[int]]:
-        """Indices of the features of each group in `names`."""
+        """Indices of the features of each group in `names`; several collections are groups."""
         of_jet = list(range(len(self.particle), len(self.particle) + len(self.jet)))
-        return feature_groups(self.particle) | ({JET_LEVEL: of_jet} if of_jet else {})
+        return self.particle_groups | ({JET_LEVEL: of_jet} if of_jet else {})
+
+    @property
+    def particle_groups(self) -> dict[str, list[int]]:
+        """Indices of the particle features of each group."""
+        if not self.collections:
+            return feature_groups(self.particle)
+        members = sorted({*self.owners})
+        return {
+            name: [i for i, owner in enumerate(self.owners) if owner == member and i != member]
+            for name, member in zip(self.collections, members, strict=True)
+        }
 
 
 def permute_all(
@@ -65,11 +78,8 @@ def permute_all(
 ) -> tuple[dict[str, Importance], dict[str, Importance]]:
     """Return the permutation importance of each feature, and of each group of features."""
     options: dict[str, Any] = {"repeats": repeats, "seed": seed, "only": only}
-    # those that say which collection an entry belongs to are not permuted
-    kept = [i for i in range(len(features.particle)) if i not in features.owners]
-    singles = {features.particle[i]: [i] for i in kept}
-    named = feature_groups([features.particle[i] for i in kept])
-    groups = {name: [kept[i] for i in places] for name, places in named.items()}
+    singles = {name: places for name, places in features.singles.items() if places[0] < len(features.particle)}
+    groups = features.particle_groups
     with track("permutations", len(singles) + len(groups), quiet=quiet) as advance:
         of_particles: dict[str, Any] = {**options, "owners": features.owners, "advance": advance}
         importance = particle_importance(net, batches, singles, **of_particles)
@@ -114,8 +124,8 @@ def by_class(
         features: Names of the features.
     """
     return {
-        label: dict(zip(features.names, _fractions(attributions, of).tolist(), strict=True))
-        for label, of in weights.items()
+        label: {name: float(fractions[place]) for name, (place,) in features.singles.items()}
+        for label, fractions in ((label, _fractions(attributions, of)) for label, of in weights.items())
     }
 
 

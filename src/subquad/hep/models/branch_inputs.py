@@ -36,7 +36,7 @@ class BranchesOfCard(Mapping[str, Any]):
         if name in self._card.file_magic:
             raise SubquadError(
                 f"{self._card.name}: file_magic: {name} depends on the name of the file, which is no input of the "
-                "exported network; export with --inputs weaver"
+                "exported network; fit with a card that does without it, or export with --inputs weaver"
             )
         return self._branches[self._card.branch(name)]
 
@@ -51,7 +51,8 @@ def masks_of_branches(columns: Mapping[str, Any], layout: Layout) -> dict[str, s
     """Return the branches with several numbers per jet that a tagger may read, each with the name of its mask.
 
     The particles of the first collection of inputs have the mask `MASK`, the entries of a further one such as `sv`
-    have `sv_entry_mask`. Collections that are computed from the same branches share a mask.
+    have `sv_entry_mask`, unless a branch has this name. Collections that are computed from the same branches share a
+    mask.
 
     Args:
         columns: Awkward arrays of some jets, by the names of the branches.
@@ -75,6 +76,9 @@ def masks_of_branches(columns: Mapping[str, Any], layout: Layout) -> dict[str, s
         ]
         known = next((found[name] for name in asked if name in found), None)
         mask = known or (f"{one.prefix}_entry_mask" if found else MASK)
+        while mask in columns:
+            # a branch of this name is an input too
+            mask += "_"
         found |= dict.fromkeys(asked, mask)
     wanted = {card.branch(name) for name in card.input_branches() - card.file_magic.keys()}
     wanted |= {*PARTICLES} if layout.has_jetclass_features else set()

@@ -72,6 +72,7 @@ class Origin:
             "particle features": (own.features.names, given.features.names),
             "points": (own.points.names, given.points.names),
             "vectors": tuple(() if layout.vectors is None else layout.vectors.names for layout in (own, given)),
+            "collections": tuple(_collections(layout) for layout in (own, given)),
             "jet-level features": (own.jet_features, given.jet_features) if self.net.has_jet_features else ((), ()),
         }
         errors = [f"{what}: {_difference(*pair)}" for what, pair in names.items() if pair[0] != pair[1]]
@@ -147,6 +148,12 @@ def origin_of(run: Path | str | None) -> Origin | None:
     except SubquadError as error:
         raise SubquadError(f"--from: {error}") from error
     return Origin(tagger=tagger, fingerprint=fingerprint(tagger.path / WEIGHTS))
+
+
+def _collections(layout: Layout) -> list[str]:
+    """Return the collections of inputs, if there are several, with their lengths and numbers of features."""
+    inputs = () if layout.card is None or len(layout.card.inputs) == 1 else layout.card.inputs
+    return [f"{one.prefix} (length {one.length}, {len(one.features)} features)" for one in inputs]
 
 
 def _difference(own: Sequence[str], given: Sequence[str]) -> str:
