@@ -114,8 +114,10 @@ def first_jets(
         check_branches(sources, messages, needs_labels=False)
         names = [*PARTICLES, *OBSERVERS]
     else:
-        card = replace(card, targets={}, observers=())
-        own = replace(layout, card=card, observers=())
+        # jet-level features of JetClass's branches are computed from observers
+        observers = tuple(name for name in card.observers if layout.has_jetclass_features and name in OBSERVERS)
+        card = replace(card, targets={}, observers=observers)
+        own = replace(layout, card=card, observers=observers)
         reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
         reader.has_labels = False
