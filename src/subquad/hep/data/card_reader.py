@@ -250,12 +250,7 @@ class CardReader:
                 f"{collection.prefix} is the first collection, which no jet may lack; list {other} first, or {advice}"
             )
         table, lengths = particle_table(
-            columns,
-            [*names, *masks],
-            errors,
-            is_finite=False,
-            may_be_empty=may_be_empty,
-            advice=advice,
+            columns, [*names, *masks], errors, is_finite=False, may_be_empty=may_be_empty, advice=advice
         )
         table, lengths = truncated(
             table, lengths, errors, length=collection.length, has_mask=bool(masks), may_be_empty=may_be_empty
