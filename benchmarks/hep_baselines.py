@@ -276,9 +276,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--background", nargs="+", help="folders of ROOT files of the background, for the rejections")
     parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
     parser.add_argument("--most-validation", type=int, help="jets that choose the weights, at random")
-    parser.add_argument(
-        "--arrange", choices=["random", "bucketed"], default="random", help="batches of the baselines"
-    )
+    parser.add_argument("--arrange", choices=["random", "bucketed"], default="random", help="batches of the baselines")
     parser.add_argument("--batch-size", type=int, help="of our networks; default: that of `fit`")
     parser.add_argument("--baseline-batch-size", type=int, default=64)
     parser.add_argument(
