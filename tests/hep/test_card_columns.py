@@ -143,9 +143,7 @@ def test_vectors_in_another_order_or_in_mev_are_refused_with_the_remedy(tables, 
     table = columns("Hbb")
     table["part_px"] = -table["part_px"]
     path = write(tmp_path / "a.root", table)
-    with pytest.raises(
-        SubquadError, match="pf_vectors must be px, py, pz and energy; the fourth variable is part_"
-    ):
+    with pytest.raises(SubquadError, match="pf_vectors must be px, py, pz and energy; the fourth variable is part_"):
         chunks_of([path], inputs=turned)
     table = columns("Hbb")
     path = write(tmp_path / "mev.root", {**table, **{name: table[name] * np.float32(1e6) for name in VECTORS}})
