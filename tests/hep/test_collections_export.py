@@ -8,6 +8,7 @@ import awkward as ak
 import numpy as np
 import pytest
 import torch
+import uproot
 import yaml
 from support.hep_layouts import VERTEX_CARD, write_nano
 from support.hep_vertices import CARD
@@ -234,3 +235,35 @@ def test_particles_and_vertices_are_inputs_of_the_exported_file(vertex_files, tm
     by_event = importlib.import_module("score_events").score_events(tmp_path / "tagger.onnx", events, batch_size=7)
     found = np.stack([ak.to_numpy(ak.flatten(by_event[name])) for name in by_event.fields], 1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.long
+def test_the_jets_of_nanoaod_are_scored_event_by_event(tmp_path, monkeypatch):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example, path = importlib.import_module("score_nanoaod"), tmp_path / "nano.root"
+    with uproot.open(write_nano(path)) as file:
+        events = file["Events"].arrays()
+    # a jet whose links are gone, and lists of vertices of the whole event
+    is_gone, jet = ak.broadcast_arrays(events["event"] == 1002, events["FatJetPFCands_jetIdx"])
+    jet = ak.where(is_gone, -1, jet)
+    lengths = np.arange(len(events)) % 3
+    vertices = {
+        f"SV_{name}": ak.unflatten(np.linspace(low, high, lengths.sum()), lengths)
+        for name, low, high in (("eta", 0, 0.5), ("phi", 2.8, 3.3), ("pt", 1, 9), ("mass", 0, 4), ("ntracks", 2, 7))
+    }
+    axis = {f"FatJet_{name}": 0 * events["FatJet_pt"] + value for name, value in (("eta", 0.4), ("phi", 3.1))}
+    write_nano(path, FatJetPFCands_jetIdx=jet, **axis, **vertices)
+    tagger, _, expected = small_tagger("standard", yaml.safe_load(VERTEX_CARD), path)
+    monkeypatch.setattr(branch_export, "COMPARED", 20)
+    branch_export.export_branches(tagger, tmp_path / "tagger.onnx", [path])
+    example.main(tmp_path / "tagger.onnx", path, tmp_path / "scores.root", step_size=5)
+    with uproot.open(tmp_path / "scores.root") as file:
+        scores = file["Events"].arrays()
+    assert ak.num(scores["FatJet_a"]).to_list() == ak.num(events["FatJet_pt"]).to_list()
+    found = np.stack([ak.to_numpy(ak.flatten(scores[f"FatJet_{name}"])) for name in "ab"], 1)
+    is_empty = ak.to_numpy(ak.flatten(ak.broadcast_arrays(events["event"], events["FatJet_pt"])[0])) == 1002
+    assert is_empty.sum() == 1
+    assert np.isnan(found[is_empty]).all()
+    np.testing.assert_allclose(found[~is_empty], expected[:, :2], atol=1e-5)

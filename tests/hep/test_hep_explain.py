@@ -214,6 +214,11 @@ def test_features_are_grouped_by_their_names():
     }
     assert groups["charge"] == groups["part_isMuon"] == groups["isPhoton"] == "particle types"
     assert groups["deta"] == groups["part_pt_log"] == groups["log pt/jet"] == "kinematics"
+    assert feature_groups(("sv_mass", "part_logptrel", "sv_ntracks", "btag", "part_tanhdz")) == {
+        "kinematics": [0, 1],
+        "impact parameters": [4],
+        "other features": [2, 3],
+    }
 
 
 @pytest.fixture(scope="module")

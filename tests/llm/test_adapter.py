@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.models.adapter import adapter_settings
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training import lora
@@ -186,11 +187,24 @@ def test_settings_that_follow_from_others_are_not_taken_for_given(adapter, folde
         adapter_settings(copy, folder, given, quiet=True)
 
 
-def test_an_adapter_is_evaluated_after_merging_only(adapter, text, tmp_path):
-    from subquad.llm.commands.evaluate import evaluate
+def test_an_adapter_is_evaluated_like_the_merged_model(adapter, folder, text, tmp_path):
+    settings, found = EvaluateSettings(sequence_length=31, evaluation_tokens=62, speed=(), resamples=100), []
+    subquad.llm.merge(adapter, out=tmp_path / "merged", quiet=True)
+    for run, teacher in ((adapter, None), (tmp_path / "merged", folder)):
+        out = tmp_path / f"evaluation of {run.name}"
+        (model,) = subquad.llm.evaluate(run, settings, text=[text], teacher=teacher, out=out, quiet=True)["models"]
+        found.append(model["perplexity"]["words.txt"]["models"])
+    for role, own in found[0].items():
+        assert own["value"] == pytest.approx(found[1][role]["value"], rel=1e-5)
+    assert found[0]["fine_tuned"]["value"] != found[0]["window"]["value"]
 
-    with pytest.raises(SubquadError, match="an adapter; merge it into its checkpoint first: subquad llm merge"):
-        evaluate(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
+
+def test_an_adapter_is_not_evaluated_with_another_teacher(adapter, folder, text, tmp_path):
+    shutil.copytree(folder, tmp_path / "other")
+    tensors = read_tensors(folder / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(SubquadError, match=r"--teacher .*other: not the checkpoint of the adapter"):
+        subquad.llm.evaluate(adapter, text=[text], teacher=tmp_path / "other", out=tmp_path / "out", quiet=True)
 
 
 def test_transformers_refuses_an_adapter_as_a_model_and_opens_its_tokenizer(adapter):

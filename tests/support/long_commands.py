@@ -11,7 +11,7 @@ from support.bio_language_models import esm
 from support.bio_tables import table
 from support.forked import Command
 from support.hep_jets import CLASSES, columns, write
-from support.llm_models import word_tokenizer, write_checkpoint, write_text
+from support.llm_models import SMALL, word_tokenizer, write_checkpoint, write_text
 
 SMALL_FIT = ["--epochs", "2", "--boosting-iterations", "3", "--ensemble-size", "1", "--stack-folds", "1"]
 
@@ -20,6 +20,11 @@ def bio_fit(folder):
     table(folder / "table.csv", rows=149)
     target = ["--sequence", "sequence", "--target", "score"]
     return ["bio", "fit", folder / "table.csv", *target, "--models", "ridge", "boosting", "lyra", *SMALL_FIT]
+
+
+def bio_cross_validate(folder):
+    words = bio_fit(folder)
+    return ["bio", "cross-validate", *words[2:], "--folds", "2"]
 
 
 def bio_bench(folder):
@@ -79,14 +84,33 @@ def llm_linearize(folder):
     return ["llm", "linearize", model, "--text", text, *tokens, *sizes]
 
 
+def llm_linearize_blocks(folder):
+    """Attention transfer by blocks of layers, whose inputs are kept on disk."""
+    return [*llm_linearize(folder), "--block-layers", "1"]
+
+
+def llm_evaluate(folder):
+    from subquad.llm import linearize
+
+    text = write_text(folder / "words.txt", words=2_003)
+    model = write_checkpoint(folder / "model", word_tokenizer(text))
+    linearize(model, text, SMALL, out=folder / "linear", quiet=True)
+    sizes = ["--sequence-length", "31", "--evaluation-tokens", "155", "--passkey", "181", "--passkey-trials", "2"]
+    rest = ["--speed", "0", "--resamples", "100", "--batch-tokens", "62"]
+    return ["llm", "evaluate", folder / "linear", "--text", text, *sizes, *rest]
+
+
 COMMANDS = {
     "bio fit": bio_fit,
+    "bio cross-validate": bio_cross_validate,
     "bio bench": bio_bench,
     "bio embed": bio_embed,
     "bio rounds": bio_rounds,
     "hep simulate": hep_simulate,
     "hep fit": hep_fit,
     "llm linearize": llm_linearize,
+    "llm linearize --block-layers": llm_linearize_blocks,
+    "llm evaluate": llm_evaluate,
 }
 """Name → function that writes the input of the command into a folder and returns its words, without `--out`."""
 OUTPUTS = {"bio embed": "out.safetensors"}

@@ -200,7 +200,7 @@ def particle_table(
         differs = sizes != lengths
         if differs.any():
             j = int(np.argmax(differs))
-            what = f"{name} has {sizes[j]} particles and {first} has {lengths[j]}"
+            what = f"{name} has {sizes[j]} values and {first} has {lengths[j]}"
             errors.add(differs, what, advice="both must have the same number")
             continue
         table[:, i] = values

@@ -28,7 +28,17 @@ __all__ = [
     "particle_importance",
 ]
 
-FEATURE_GROUPS = ("kinematics", "particle types", "impact parameters")
+OTHER = "other features"
+PATTERNS = {
+    "kinematics": re.compile(
+        r"(^|[_ ])(log)?(p|p[txyz]|e|en|energy|m|mass|d?eta|d?phi|d?r|delta_?r|y|rapidity|theta)(rel|frac)?([_ /]|$)",
+        re.IGNORECASE,
+    ),
+    "particle types": re.compile(r"(^|_)(is[A-Z]\w+|charge)$"),
+    "impact parameters": re.compile(r"(^|[^a-z]|tanh)d[0z]|[sS]ignificance"),
+}
+"""Names of features in each group, as in JetClass and in usual data cards; the first that matches counts."""
+FEATURE_GROUPS = (*PATTERNS, OTHER)
 
 
 def feature_groups(names: Sequence[str]) -> dict[str, list[int]]:
@@ -39,10 +49,7 @@ def feature_groups(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def _group_of(name: str) -> str:
-    """Return the group of a feature by its name, as in JetClass and in usual data cards."""
-    if re.search(r"(^|[^a-z])d[0z]|[sS]ignificance", name):
-        return "impact parameters"
-    return "particle types" if re.search(r"(^|_)(is[A-Z]\w+|charge)$", name) else "kinematics"
+    return next((group for group, pattern in PATTERNS.items() if pattern.search(name)), OTHER)
 
 
 @dataclass(frozen=True, kw_only=True)

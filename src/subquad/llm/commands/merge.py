@@ -8,6 +8,7 @@ from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bar
 from subquad.llm.models.loading import load
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import CARD, REPORT
 from subquad.runs.storage import as_folder, check_not_inside, check_output, create_folder
 
@@ -36,11 +37,12 @@ def merge(
     Raises:
         SubquadError: The adapter cannot be loaded, or `out` exists.
     """
+    adapter = run_folder(adapter)
     given, out = out, check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
     check_not_inside(out, adapter, flag="ADAPTER")
-    if checkpoint_kind(Path(adapter)) == "linearized":
+    if checkpoint_kind(adapter) == "linearized":
         raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
     model, tokenizer = load(adapter, base=base)
     out = out.resolve()
@@ -54,12 +56,12 @@ def merge(
         model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for name in (CARD, REPORT):
-        if (Path(adapter) / name).is_file():
+        if (adapter / name).is_file():
             # the model card, and the figures to which it refers
-            shutil.copyfile(Path(adapter) / name, temporary / name)
-    if (Path(adapter) / CONTROLS).is_dir():
+            shutil.copyfile(adapter / name, temporary / name)
+    if (adapter / CONTROLS).is_dir():
         # for `evaluate`
-        shutil.copytree(Path(adapter) / CONTROLS, temporary / CONTROLS)
+        shutil.copytree(adapter / CONTROLS, temporary / CONTROLS)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
     if not quiet:

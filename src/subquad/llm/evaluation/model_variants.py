@@ -28,6 +28,7 @@ from subquad.llm.training.controls import MODES, control_folder
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
 from subquad.progress import say
+from subquad.runs.examples import name_of_run, run_folder
 from subquad.runs.folder import METRICS, WEIGHTS, check_weights
 from subquad.runs.storage import fingerprint, read_json
 
@@ -111,7 +112,7 @@ def models_to_evaluate(
     """Return linearized models, each with its controls.
 
     Args:
-        folders: Folders that `linearize` or `save_pretrained` wrote.
+        folders: Folders that `linearize` or `save_pretrained` wrote, or `example:NAME`.
         teacher: The softmax model that they were made from; None for the one recorded in the folders.
         only: Variants beside teacher and student; empty for all.
 
@@ -121,6 +122,7 @@ def models_to_evaluate(
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
+    folders = [run_folder(folder) for folder in folders]
     models = [_evaluated_model(folder, teacher, only) for folder in folders]
     # damaged weights are found before the first measurement; a folder of `save_pretrained` has no checksum
     for folder in folders:
@@ -136,16 +138,17 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
     softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
     origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}-s{attention.sinks}{softmax}"
     own = _weights_fingerprint(folder) + _choice(attention)
+    base = path if checkpoint_kind(folder) == "adapter" else None
     variants = [
         ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
         ModelVariant("window", path, "window", attention, f"window-{origin}"),
-        ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}"),
+        ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}", base),
     ]
     if attention.has_linear:
         key = f"without-linear-{own}"
-        variants.append(ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, key))
+        variants.append(ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, key, base))
     about: dict[str, Any] = {
-        "folder": str(folder),
+        "folder": name_of_run(folder),
         "teacher": name,
         "window": attention.window,
         "window_shape": attention.window_shape,
@@ -172,25 +175,20 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
         folder=folder,
         variants=variants,
         attention=attention,
-        longest=config.get("max_position_embeddings"),
+        longest=(_config_of(path) if base else config).get("max_position_embeddings"),
         about=about,
     )
 
 
 def _config(folder: Path) -> dict[str, Any]:
     match checkpoint_kind(folder):
-        case "linearized":
+        case "linearized" | "adapter":
             config = read_json(folder / "config.json")
             if not isinstance(config.get("hybrid_attention"), dict):
                 raise SubquadError(f"{folder / 'config.json'}: damaged: it has no hybrid_attention")
             return config
         case "softmax":
             raise not_linearized(folder)
-        case "adapter":
-            raise SubquadError(
-                f"{folder}: this is an adapter; merge it into its checkpoint first: subquad llm merge {folder} "
-                "--out linear"
-            )
         case "unfinished":
             raise SubquadError(f"{folder}: this run is not finished; repeat the command that started it")
         case _:
@@ -214,15 +212,24 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
     if recorded not in (None, model_fingerprint(path)):
         if given is None:
             raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
+        if checkpoint_kind(folder) == "adapter":
+            raise SubquadError(
+                f"--teacher {given}: not the checkpoint of the adapter {folder}, which was {settings['model']}"
+            )
         say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
     if path.is_dir() or recorded != model_fingerprint(path):
-        own = read_json(path / "config.json") if path.is_dir() else gguf_config(path)
+        own = _config_of(path)
         for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-            if key in own and own[key] != config.get(key):
+            # an adapter has no sizes, and is checked by the fingerprint of its checkpoint
+            if key in own and key in config and own[key] != config[key]:
                 raise SubquadError(
-                    f"{path}: {key} is {own[key]}, and {config.get(key)} in {folder}; this is not its teacher"
+                    f"{path}: {key} is {own[key]}, and {config[key]} in {folder}; this is not its teacher"
                 )
     return name, path
+
+
+def _config_of(checkpoint: Path) -> Mapping[str, Any]:
+    return read_json(checkpoint / "config.json") if checkpoint.is_dir() else gguf_config(checkpoint)
 
 
 def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:

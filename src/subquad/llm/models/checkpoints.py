@@ -24,6 +24,7 @@ from transformers.utils import logging
 from subquad.errors import SubquadError, require, unknown
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
+from subquad.runs.examples import run_folder
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "checkpoint_kind",
     "download",
     "embedding_weight",
+    "folder_of_run",
     "gguf_config",
     "is_hub_name",
     "locate",
@@ -116,6 +118,15 @@ def is_hub_name(model: str | Path) -> bool:
     """Return whether `model` is a name on the Hugging Face Hub: `OWNER/NAME` where there is no folder OWNER."""
     path = Path(model)
     return HUB_NAME.fullmatch(str(model)) is not None and path.suffix != ".gguf" and not path.parent.exists()
+
+
+def folder_of_run(run: Path | str) -> Path:
+    """Return the folder of a linearized model or an adapter by its path, its name on the Hub, or `example:NAME`.
+
+    Raises:
+        SubquadError: The model cannot be downloaded, or there is no such example.
+    """
+    return download(str(run)) if is_hub_name(run) else run_folder(run)
 
 
 @cache

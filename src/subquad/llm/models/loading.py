@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import checkpoint_kind, download, is_hub_name, without_progress_bars
+from subquad.llm.models.checkpoints import checkpoint_kind, folder_of_run, without_progress_bars
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.folder import check_weights, load_config
@@ -28,7 +28,8 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
 
     Args:
         directory: Folder that `subquad llm linearize` or `save_pretrained` wrote: a whole model or an adapter; or the
-            name of such a folder on the Hugging Face Hub, `OWNER/NAME`.
+            name of such a folder on the Hugging Face Hub, `OWNER/NAME`; or `example:NAME` for an adapter that ships
+            with subquad.
         base: Checkpoint of an adapter; None for the place recorded in the adapter.
 
     Returns:
@@ -38,19 +39,19 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
         SubquadError: The folder is missing or unfinished, the checkpoint was not linearized yet, or the adapter
             belongs to another checkpoint, or a file is damaged.
     """
-    given, directory = directory, download(str(directory)) if is_hub_name(directory) else directory
+    given, directory = directory, folder_of_run(directory)
     kind = checkpoint_kind(directory)
     if kind == "softmax":
         raise not_linearized(given)
     if kind == "adapter":
-        return open_adapter(Path(directory), load_config(directory, "llm"), base=base)
+        return open_adapter(directory, load_config(directory, "llm"), base=base)
     if base is not None:
         raise SubquadError(f"{directory}: holds a whole model, not an adapter; --base is not needed")
     # a folder of `save_pretrained` has no entry of the run
-    if kind != "linearized" or "subquad" in read_json(Path(directory) / "config.json"):
+    if kind != "linearized" or "subquad" in read_json(directory / "config.json"):
         load_config(directory, "llm")
         check_weights(directory)
-    return _open_linearized(Path(directory))
+    return _open_linearized(directory)
 
 
 def not_linearized(directory: Path | str) -> SubquadError:

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import download, is_hub_name, model_fingerprint
+from subquad.llm.models.checkpoints import folder_of_run, model_fingerprint
 from subquad.llm.models.decoding import has_softmax_layers
 from subquad.llm.serving.prefix_states import States, states_of
 from subquad.ops.linattn import HybridState
@@ -115,4 +115,4 @@ def read_state(path: Path, run: Path | str, model: PreTrainedModel) -> TextState
 
 
 def _fingerprint(run: Path | str) -> str:
-    return model_fingerprint(download(str(run)) if is_hub_name(run) else Path(run))
+    return model_fingerprint(folder_of_run(run))

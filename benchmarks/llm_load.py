@@ -1,0 +1,220 @@
+"""`subquad llm serve` under load: clients that stream at the same time, an overload, and clients that disconnect.
+
+    pip install "subquad[serve]" openai psutil
+    python benchmarks/llm_load.py [--clients 200] [--minutes 10] [--smollm2]
+
+Each client sends one request after the other to /v1/completions and reads the stream: one of `--prompts` prompts, drawn
+at random, and `--new-tokens` greedy tokens. Before that, each prompt is answered alone; under load its text must be the
+same, and no two prompts have the same text, so that exchanged, lost and repeated tokens are seen. The model is a small
+Llama with random weights, so that the server is loaded rather than the processor, or SmolLM2-135M-Instruct, converted
+but not trained. Server and clients share the cores. Then more requests than the queue holds are sent at once, and all
+streams of a full batch are closed. The exit status is 1 if an answer is lost or another one. The last line is JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import tempfile
+import time
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import openai
+import psutil
+import torch
+from bio_speed import machine
+from llm_serve import server, write_models
+from transformers import LlamaConfig, LlamaForCausalLM
+
+BATCH, WAITING = 32, 256
+"""The defaults of `llm serve`: sequences that are decoded together, and requests that wait."""
+PERCENTILES = (50, 95, 99)
+
+
+def write_small_model(folder):
+    """Write a converted Llama with random weights and the tokenizer of SmolLM2; return its folder."""
+    from subquad.llm.models.checkpoints import locate, open_tokenizer
+    from subquad.llm.models.convert import convert
+    from subquad.llm.settings import AttentionSettings
+
+    tokenizer = open_tokenizer(locate("smollm2"))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes))
+    with torch.no_grad():
+        # so that the most likely token is clearly above the second one
+        for weight in model.parameters():
+            weight.mul_(3)
+    convert(model.eval(), AttentionSettings(), check=False)
+    model.save_pretrained(folder / "linear")
+    tokenizer.save_pretrained(folder / "linear")
+    return folder / "linear"
+
+
+def prompts_of(count):
+    """Return texts of about a hundred tokens, each from another help topic of Python."""
+    names = sorted(name for name in topics if len(topics[name]) > 500)
+    return [topics[name][:400] for name in names[:count]]
+
+
+class Load:
+    """Clients of one server, and what they measured."""
+
+    def __init__(self, address, model, prompts, new_tokens):
+        self.client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=3600)
+        self.address, self.model, self.prompts, self.new_tokens = address, model, prompts, new_tokens
+        self.expected = []
+        self.first, self.gaps, self.totals = [], [], []
+        self.served = self.lost = self.other = 0
+
+    async def stream(self, prompt, new_tokens=None):
+        """Return the stream of a request."""
+        return await self.client.completions.create(
+            model=self.model, prompt=prompt, max_tokens=new_tokens or self.new_tokens, temperature=0, stream=True
+        )
+
+    async def answer(self, number, *, is_measured=True):
+        """Return the text of a prompt, and note the times of its tokens."""
+        begin = last = time.perf_counter()
+        texts, reason = [], None
+        async for chunk in await self.stream(self.prompts[number]):
+            now = time.perf_counter()
+            if is_measured:
+                (self.gaps if texts else self.first).append(now - last)
+            last = now
+            texts.append(chunk.choices[0].text)
+            reason = chunk.choices[0].finish_reason or reason
+        if is_measured:
+            self.totals.append(last - begin)
+        return "".join(texts) if reason else None
+
+    async def work(self, end, seed):
+        """Send requests until `end`."""
+        draw = random.Random(seed)
+        while time.monotonic() < end:
+            number = draw.randrange(len(self.prompts))
+            try:
+                text = await self.answer(number)
+            except openai.OpenAIError:
+                text = None
+            self.served += 1
+            self.lost += text is None
+            self.other += text not in (None, self.expected[number])
+
+    def health(self):
+        """Return how many sequences are active and how many requests wait."""
+        with urllib.request.urlopen(f"{self.address}/health", timeout=60) as reply:
+            found = json.load(reply)
+        return found["active"], found["waiting"]
+
+
+async def memory_of(process, end):
+    """Return the resident memory of a process in MiB, every two seconds until `end`."""
+    found = []
+    while time.monotonic() < end:
+        found.append(process.memory_info().rss / 2**20)
+        await asyncio.sleep(2)
+    return found
+
+
+async def under_load(load, process, clients, seconds):
+    """Return what the clients measured, and the memory of the server."""
+    end = time.monotonic() + seconds
+    own = psutil.Process(process.pid)
+    memory, *_ = await asyncio.gather(memory_of(own, end), *(load.work(end, seed) for seed in range(clients)))
+    fifth = max(1, len(memory) // 5)
+    marks = {name: percentiles(own) for name, own in (("first_token", load.first), ("gap", load.gaps))}
+    return {
+        "requests": load.served,
+        "lost": load.lost,
+        "other_text": load.other,
+        "requests_per_second": load.served / seconds,
+        "seconds": {**marks, "request": percentiles(load.totals)},
+        # the first fifth has the growth up to the largest number of requests
+        "memory_mb": {
+            "second_fifth": statistics.mean(memory[fifth : 2 * fifth]),
+            "last_fifth": statistics.mean(memory[-fifth:]),
+        },
+    }
+
+
+def percentiles(values):
+    """Return percentiles of a list of times."""
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {f"p{percent}": cuts[percent - 1] for percent in PERCENTILES}
+
+
+async def overload(load):
+    """Send 50 requests more than a batch and the queue hold; return how many were refused, and how."""
+
+    async def one(number):
+        try:
+            return await load.answer(number, is_measured=False) == load.expected[number]
+        except openai.RateLimitError as error:
+            return error.response.headers.get("retry-after")
+
+    found = await asyncio.gather(*(one(number % len(load.prompts)) for number in range(BATCH + WAITING + 50)))
+    refused = [one for one in found if one not in (True, False)]
+    return {
+        "sent": len(found),
+        "answered": sum(one is True for one in found),
+        "refused": len(refused),
+        "retry_after": sorted({*refused}, key=str),
+        "other_text": sum(one is False for one in found),
+    }
+
+
+async def disconnect(load):
+    """Close all streams of a full batch; return after how many decoding steps their rows are free."""
+    streams = [await load.stream(load.prompts[0], 1000) for _ in range(BATCH)]
+    readers = [aiter(stream) for stream in streams]
+    times = []
+    for _ in range(20):
+        await asyncio.gather(*(anext(reader) for reader in readers))
+        times.append(time.perf_counter())
+    step = statistics.median(later - earlier for earlier, later in pairwise(times))
+    await asyncio.gather(*(stream.close() for stream in streams))
+    begin = time.perf_counter()
+    while await asyncio.to_thread(load.health) != (0, 0):
+        await asyncio.sleep(step / 10)
+    return {"step_seconds": step, "seconds_until_free": time.perf_counter() - begin}
+
+
+async def measure(load, process, options):
+    load.expected = [await load.answer(number, is_measured=False) for number in range(len(load.prompts))]
+    if None in load.expected or len({*load.expected}) < len(load.prompts):
+        raise SystemExit("two prompts have the same text, so that exchanged answers would not be seen")
+    found = {"load": await under_load(load, process, options.clients, 60 * options.minutes)}
+    found["overload"] = await overload(load)
+    found["disconnected"] = await disconnect(load)
+    found["left"] = dict(zip(("active", "waiting"), load.health(), strict=True))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--smollm2", action="store_true", help="serve SmolLM2 in place of the small model")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = write_models(folder)[0]["linear"] if options.smollm2 else write_small_model(folder)
+        with server("subquad", model, streams=BATCH, threads=options.threads) as (address, process):
+            load = Load(address, model.name, prompts_of(options.prompts), options.new_tokens)
+            found = asyncio.run(measure(load, process, options))
+    about = {name: getattr(options, name) for name in ("clients", "minutes", "prompts", "new_tokens", "smollm2")}
+    print(json.dumps({"benchmark": "llm_load", **machine(options.threads), **about, **found}))
+    bad = [found["load"]["lost"], found["load"]["other_text"], found["overload"]["other_text"], *found["left"].values()]
+    raise SystemExit(int(any(bad)))
+
+
+if __name__ == "__main__":
+    main()
