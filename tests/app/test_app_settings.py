@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,9 @@ def test_settings_that_cannot_work_are_refused(wrong):
 def test_a_folder_of_runs_must_exist(tmp_path):
     with pytest.raises(SubquadError, match="no such folder"):
         AppSettings(runs=(tmp_path / "none",))
+    with pytest.raises(SubquadError, match="did you mean 'example:tagger'"):
+        AppSettings(runs=(Path("example:taggers"),))
+    assert AppSettings(runs=(Path("example:tagger"), tmp_path)).runs
 
 
 def test_the_default_workspace_is_in_the_cache_folder(monkeypatch, tmp_path):

@@ -193,8 +193,10 @@ def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_f
 @needs_pythia
 def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
     (tmp_path / "TTBar_000.root").write_text("mine")
-    with pytest.raises(SubquadError, match=r"TTBar_000\.root: exists and was not written by this command"):
-        simulate(SimulateSettings(jets_per_class=1, classes=("TTBar",)), out=tmp_path, quiet=True)
+    settings = SimulateSettings(jets_per_class=1, classes=("TTBar",))
+    for force in (False, True):
+        with pytest.raises(SubquadError, match=r"TTBar_000\.root: exists and was not written by this command"):
+            simulate(settings, out=tmp_path, force=force, quiet=True)
     assert (tmp_path / "TTBar_000.root").read_text() == "mine"
 
 

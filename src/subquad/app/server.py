@@ -96,7 +96,8 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     runner, ended = JobRunner(settings.max_jobs), threading.Event()
     # behind a proxy with a password, others use a page on loopback
     is_private = is_loopback(settings.host) and password is None
-    shared = [*(folder.resolve() for folder in settings.runs), *map(run_folder, EXAMPLE_RUNS)]
+    # without examples that are named again
+    shared = list(dict.fromkeys(run_folder(run).resolve() for run in (*settings.runs, *EXAMPLE_RUNS)))
     context = Context(workspace=workspace, runner=runner, shared=shared, is_private=is_private)
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(inner, workspace)

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, validate_minima
+from subquad.runs.examples import run_folder
 
 __all__ = ["PASSWORD_VARIABLE", "AppSettings", "cache_folder", "is_loopback", "read_password"]
 
@@ -52,7 +53,7 @@ class AppSettings:
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
         for folder in self.runs:
-            if not folder.is_dir():
+            if not run_folder(folder).is_dir():
                 raise SubquadError(f"{folder}: no such folder (--runs)")
 
     @property

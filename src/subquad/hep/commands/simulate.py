@@ -91,24 +91,21 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     record = out / RECORD
     existing = [job.path for job in jobs if job.path.exists()]
     before = _read(record)
-    if before != asked and not force:
-        if before is not None and (version := before.get("physics", 1)) != PHYSICS:
+    if before is None and existing:
+        raise SubquadError(f"{existing[0]}: exists and was not written by this command; choose another folder")
+    if before is not None and before != asked and not force:
+        if (version := before.get("physics", 1)) != PHYSICS:
             raise SubquadError(
                 f"{out}: holds jets of version {version} of the simulated physics, and this is version {PHYSICS}; "
                 "choose another folder, so that versions are not mixed, or simulate again with --force"
             )
-        if before is not None:
-            changed = ", ".join(
-                f"{key} {before.get(key)!r} → {value!r}" for key, value in asked.items() if before.get(key) != value
-            )
-            raise SubquadError(
-                f"{out}: holds jets of other settings ({changed}); give the same settings to resume, choose another "
-                "folder, or simulate again with --force"
-            )
-        if existing:
-            raise SubquadError(
-                f"{existing[0]}: exists and was not written by this command; choose another folder, or use --force"
-            )
+        changed = ", ".join(
+            f"{key} {before.get(key)!r} → {value!r}" for key, value in asked.items() if before.get(key) != value
+        )
+        raise SubquadError(
+            f"{out}: holds jets of other settings ({changed}); give the same settings to resume, choose another "
+            "folder, or simulate again with --force"
+        )
     if force:
         for path in [*_files_of(before, out), *existing]:
             path.unlink(missing_ok=True)
