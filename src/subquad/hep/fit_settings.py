@@ -172,6 +172,9 @@ class FitSettings:
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
+    reflect: Training[bool] = False
+    """Reflect the training jets at random in Δη and Δφ in each epoch, with the signs of their impact parameters. Helps
+    with few jets. Needs features for which this is known: those of `auto` and `standard`, not a card's own."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None

@@ -17,6 +17,7 @@ import torch
 
 from subquad.errors import SubquadError
 from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes
+from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.file_identity import joined_digests
 from subquad.hep.data.fit_files import fit_files
@@ -130,6 +131,8 @@ def fit(
         source = replace(source, layout=origin.layout(source.layout))
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
+    if settings.reflect:
+        check_reflections(source.layout.features.names)
     check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}

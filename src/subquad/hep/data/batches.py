@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subquad.hep.data.augmentation import reflected
 from subquad.hep.data.nearest_particles import nearest_edges
 from subquad.hep.data.store import JetDataset
 from subquad.ops.edges import Edges
@@ -57,8 +58,21 @@ class Batch:
         return Batch(**{**values, **moved})
 
 
-def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
-    """Return jets of a dataset, padded to the longest of them."""
+def collate(
+    dataset: JetDataset,
+    indices: Tensor,
+    device: torch.device | str = "cpu",
+    *,
+    generator: torch.Generator | None = None,
+) -> Batch:
+    """Return jets of a dataset, padded to the longest of them.
+
+    Args:
+        dataset: Where the jets are.
+        indices: Which jets.
+        device: Where the batch goes.
+        generator: Random numbers of their reflections; None for none.
+    """
     lengths, layout = dataset.lengths[indices], dataset.layout
     places = torch.arange(max(1, int(lengths.max())))
     mask = places < lengths[:, None]
@@ -68,9 +82,11 @@ def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "
     jet_features = None
     if layout.jet_standardizer is not None:
         jet_features = layout.jet_standardizer(dataset.jet_features[dataset.rows[indices]])
-    points = layout.points(table, mask)
+    x, points = layout.features(table, mask), layout.points(table, mask)
+    if generator is not None:
+        x, points = reflected(x, points, layout.features.names, generator)
     return Batch(
-        x=layout.features(table, mask),
+        x=x,
         points=points,
         mask=mask,
         jet_features=jet_features,

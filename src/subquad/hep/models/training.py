@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from subquad.errors import SubquadError
+from subquad.hep.data.augmentation import check_reflections, drawn_for
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import Decorrelation
@@ -87,7 +88,7 @@ def fit_network(
         net_settings: Architecture.
         classes: Number of classes.
         directory: Folder for checkpoints and the history; None keeps nothing.
-        seed: Seed of the initial weights, the order of the jets, and dropout.
+        seed: Seed of the initial weights, the order of the jets, reflections and dropout.
         quiet: Print no progress.
         event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
         decorrelation: Penalty for correlations of the background's scores with `decorrelated` of the parts; its loss
@@ -96,6 +97,8 @@ def fit_network(
         start: Loads weights into the network, and returns the parameters that it leaves with initial weights; these
             learn `NEW_LAYER` times as fast.
     """
+    if settings.reflect:
+        check_reflections(parts["train"].layout.features.names)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         net = build_network(net_settings, parts["train"].layout, classes, targets=len(targets))
@@ -217,7 +220,12 @@ def _train(
 
     def batches(epoch: int) -> Sequence[Batch]:
         plan = bucketed_batches(indices, training.lengths, preset.batch_size, seed=seed, epoch=epoch, together=world)
-        return Prefetch(plan, lambda batch: collate(training, batch), pool, waiting)
+
+        def made(rows: Tensor) -> Batch:
+            draws = drawn_for(rows, seed=seed, epoch=epoch) if settings.reflect else None
+            return collate(training, rows, generator=draws)
+
+        return Prefetch(plan, made, pool, waiting)
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
         batch = item.to(next(model.parameters()).device)
