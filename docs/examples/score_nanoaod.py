@@ -3,7 +3,8 @@
     python score_nanoaod.py tagger.onnx nano.root scores.root
 
 Writes an entry per event, with FatJet_<class> [jets]; NaN for jets without particles. JETS, PARTICLES and LINKS are the
-collections of the card. Needs uproot, awkward, numpy and onnxruntime.
+collections of the card, whose selection is not applied. Needs uproot, awkward, numpy and onnxruntime, and beside it
+score_events.py and score_root_file.py.
 """
 
 import sys
@@ -27,6 +28,8 @@ def jets_of(events, branches):
     """
     jets = ak.num(events[f"{JETS}_pt"])
     first = np.cumsum(jets) - jets
+    if ak.any(events[JET_INDEX] >= jets):
+        raise ValueError(f"{JET_INDEX} has the number of a jet that its event does not have")
     # links to jets and particles, sorted by jet
     is_used = (events[JET_INDEX] >= 0) & (events[PARTICLE_INDEX] >= 0)
     order = ak.argsort(events[JET_INDEX][is_used], stable=True)

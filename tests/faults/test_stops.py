@@ -15,7 +15,7 @@ from support.saved import differences
 KILLS = int(os.environ.get("SUBQUAD_KILLS", "2"))
 SEED = int(os.environ.get("SUBQUAD_KILL_SEED", "0"))
 FEW = KILLS < 10
-FINISHED = ("holds a finished run", "exists already")
+FINISHED = ("holds a finished run", "contains a finished evaluation", "exists already")
 """What a command answers that was stopped after its last file was written."""
 
 pytestmark = [

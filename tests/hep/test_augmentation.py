@@ -1,29 +1,29 @@
 """Reflections of training jets change what they should, and nothing else."""
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from support.hep_jets import CLASSES, columns, write
+from support.hep_layouts import NANO_CARD, write_energyflow, write_nano
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
-from subquad.hep.data.augmentation import SIGNED, UNSIGNED, drawn_for, reflected
+from subquad.hep.data.augmentation import batch_generator, check_reflections
 from subquad.hep.data.batches import collate
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import chunk_of
-from subquad.hep.data.features import STANDARD_FEATURES, particle_features
 from subquad.hep.data.jets import PARTICLES, read
-from subquad.hep.data.layout import layout_of
-from subquad.hep.data.public_layouts import layout_card
+from subquad.hep.data.layout import Standardizer, layout_of
+from subquad.hep.data.public_layouts import LAYOUTS, layout_card
 from subquad.hep.data.store import dataset_of
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
 
-MIRRORED = {0: ("part_deta", "part_dzval"), 1: ("part_dphi", "part_d0val")}
-"""Branches that change their sign when a jet is reflected in Δη and in Δφ."""
+
+def column(name):
+    return PARTICLES.index(f"part_{name}")
 
 
 @pytest.fixture(scope="module")
@@ -31,75 +31,80 @@ def jets():
     return read("example:jets")[:60]
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def mirrored(jets, is_mirrored):
+    """Jets of which some [J, 2] were reflected in Δη and in Δφ in their file; the energies stay."""
+    table = jets.particles.astype(np.float64)
+    eta, phi = np.repeat(is_mirrored, jets.lengths, axis=0).T
+    # about the axis of the jet, so that azimuths are 2 φ(jet) - φ
+    angle = np.arctan2(table[:, column("py")], table[:, column("px")])
+    angle = np.where(phi, angle - 2 * table[:, column("dphi")], angle)
+    pt = np.hypot(table[:, column("px")], table[:, column("py")])
+    table[:, column("px")], table[:, column("py")] = pt * np.cos(angle), pt * np.sin(angle)
+    for flips, names in ((eta, ("deta", "dzval")), (phi, ("dphi", "d0val"))):
+        table[:, [column(name) for name in names]] *= np.where(flips, -1, 1)[:, None]
+    return replace(jets, particles=table.astype(np.float32))
 
 
-def test_reflected_features_are_those_of_reflected_jets(jets):
-    x = torch.from_numpy(particle_features(jets, STANDARD_FEATURES))
-    points = torch.from_numpy(jets.particles[:, [PARTICLES.index(f"part_{name}") for name in ("deta", "dphi")]])
-    # each jet as its particles, padded
-    padded = torch.nn.utils.rnn.pad_sequence(list(x.split(jets.lengths.tolist())), batch_first=True)
-    padded_points = torch.nn.utils.rnn.pad_sequence(list(points.split(jets.lengths.tolist())), batch_first=True)
-    found, found_points = reflected(padded, padded_points, STANDARD_FEATURES, generator())
-    seen = set()
-    for axes in product((False, True), repeat=2):
-        table = jets.particles.copy()
-        for axis in (axis for axis in (0, 1) if axes[axis]):
-            table[:, [PARTICLES.index(name) for name in MIRRORED[axis]]] *= -1
-        own = particle_features(replace(jets, particles=table), STANDARD_FEATURES)
-        mirrored = torch.nn.utils.rnn.pad_sequence(
-            list(torch.from_numpy(own).split(jets.lengths.tolist())), batch_first=True
-        )
-        signs = 1 - 2 * torch.tensor(axes).float()
-        for j in range(len(jets)):
-            if torch.equal(found_points[j], padded_points[j] * signs):
-                assert torch.equal(found[j], mirrored[j])
-                seen.add((j, axes))
-    assert {j for j, _ in seen} == set(range(len(jets)))
-    assert len({axes for _, axes in seen}) == 4
+@pytest.mark.parametrize(("preset", "graph"), [("auto", "angles"), ("standard", "angles"), ("standard", "features")])
+def test_networks_see_jets_that_were_reflected(preset, graph, jets):
+    settings = replace(PRESETS[preset].net, graph=graph)
+    layout = layout_of(settings)
+    check_reflections(layout)
+    dataset, rows = dataset_of(chunk_of(jets, layout), layout), torch.arange(47)
+    batch, plain = collate(dataset, rows, generator=torch.Generator().manual_seed(3)), collate(dataset, rows)
+    signs = torch.sign(batch.x[:, 0, :2] / plain.x[:, 0, :2])
+    # all four images
+    assert len(signs.unique(dim=0)) == 4
+    own = mirrored(jets[:47], (signs < 0).numpy())
+    torch.manual_seed(0)
+    net = build_network(replace(settings, has_jet_features=False), layout, 3).eval()
+    batches = (batch, collate(dataset_of(chunk_of(own, layout), layout), rows))
+    with torch.no_grad():
+        found, expected = (forward(net, replace(one, jet_features=None)) for one in batches)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, forward(net, replace(plain, jet_features=None)), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "jetclass"])
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_the_features_of_all_public_layouts_are_known(name, preset):
+    momenta = [f"part_{part}" for part in ("px", "py", "pz", "energy")]
+    types = [name for name in PARTICLES if name == "part_charge" or name.startswith("part_is")]
+    for given in (momenta, [*momenta, *types]):
+        card = card_of(layout_card(name, [*given, "label", "labels"]), name)
+        check_reflections(layout_of(PRESETS[preset].net, card))
+
+
+def test_a_reflected_feature_is_standardized_afterwards(jets):
+    layout = layout_of(PRESETS["standard"].net)
+    center = torch.full((len(layout.features.names),), 0.1)
+    layout = replace(layout, features=replace(layout.features, standardizer=Standardizer.of(center, center * 20, 0.05)))
+    dataset, rows = dataset_of(chunk_of(jets, layout), layout), torch.arange(9)
+    plain, batch = collate(dataset, rows), collate(dataset, rows, generator=torch.Generator().manual_seed(3))
+    signs = torch.sign(batch.points[..., 0] / plain.points[..., 0])
+    expected = ((signs * plain.points[..., 0] - 0.1) * 2).clamp(-0.05, 0.05)
+    torch.testing.assert_close(batch.x[..., 0][batch.mask], expected[batch.mask])
 
 
 def test_features_of_unknown_meaning_are_refused(tmp_path):
-    with pytest.raises(SubquadError, match="--reflect: it is unknown how a reflection changes the feature px; omit it"):
+    message = "--reflect: it is not known how a reflection changes px, py, pz and .* more; omit --reflect"
+    with pytest.raises(SubquadError, match=message):
         fit("example:jets", FitSettings(reflect=True, preset="paper"), out=tmp_path / "out", quiet=True)
+    (tmp_path / "nano.yaml").write_text(NANO_CARD)
+    settings = FitSettings(reflect=True, card=str(tmp_path / "nano.yaml"))
+    with pytest.raises(SubquadError, match="how a reflection changes PFCands_eta, FatJetPFCands_btag; omit --reflect"):
+        fit(write_nano(tmp_path / "nano.root"), settings, out=tmp_path / "out", quiet=True)
+    # means over the particles, which are not reflected
+    layout = layout_of(PRESETS["standard"].net)
+    of_jet = Standardizer.of(torch.zeros(1), torch.ones(1))
+    with pytest.raises(SubquadError, match="how a reflection changes mean part_deta; omit --reflect"):
+        check_reflections(replace(layout, jet_features=("mean part_deta",), jet_standardizer=of_jet))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_features_of_all_layouts_are_known():
-    known = {*SIGNED, *UNSIGNED}
-    assert {*STANDARD_FEATURES} <= known
-    for name in ("top-landscape", "quark-gluon"):
-        columns = ["part_px", "part_py", "part_pz", "part_energy", "part_charge"]
-        card = card_of(layout_card(name, columns), name)
-        assert {*layout_of(PRESETS["auto"].net, card).features.names} <= known
-
-
-@pytest.mark.parametrize("preset", ["auto", "standard"])
-def test_networks_see_the_reflected_jets(preset, jets):
-    """Edges, variables of pairs and masks are those of jets that were reflected in their file."""
-    layout = layout_of(PRESETS[preset].net)
-    dataset, rows = dataset_of(chunk_of(jets, layout), layout), torch.arange(17)
-    plain, batch = collate(dataset, rows), collate(dataset, rows, generator=generator(3))
-    assert not torch.equal(plain.x, batch.x)
-    assert torch.equal(plain.mask, batch.mask)
-    signs = torch.sign(batch.points / plain.points)[:, 0]
-    table = jets[:17].particles.copy()
-    for axis in (0, 1):
-        is_mirrored = np.repeat(signs[:, axis].numpy() < 0, jets.lengths[:17])
-        for name in MIRRORED[axis]:
-            table[is_mirrored, PARTICLES.index(name)] *= -1
-    mirrored = dataset_of(chunk_of(replace(jets[:17], particles=table), layout), layout)
-    torch.manual_seed(0)
-    net = build_network(replace(PRESETS[preset].net, has_jet_features=False), layout, 3).eval()
-    with torch.no_grad():
-        found, own = (forward(net, replace(one, jet_features=None)) for one in (batch, collate(mirrored, rows)))
-    torch.testing.assert_close(found, own, atol=1e-5, rtol=1e-4)
 
 
 def test_the_changes_of_a_batch_depend_on_seed_epoch_and_jets_alone():
     def draw(rows, **place):
-        return torch.rand(3, generator=drawn_for(torch.tensor(rows), **place)).tolist()
+        return torch.rand(3, generator=batch_generator(torch.tensor(rows), **place)).tolist()
 
     assert draw([4, 2], seed=1, epoch=3) == draw([4, 9], seed=1, epoch=3)
     others = [draw([5, 2], seed=1, epoch=3), draw([4, 2], seed=2, epoch=3), draw([4, 2], seed=1, epoch=4)]
@@ -115,3 +120,10 @@ def test_a_fit_with_reflections_differs_and_is_repeated(tmp_path):
         fit(files, replace(settings, reflect=own), out=tmp_path / name, quiet=True)
         found[name] = (tmp_path / name / "model.safetensors").read_bytes()
     assert found["one"] == found["two"] != found["plain"]
+
+
+@pytest.mark.slow
+def test_published_networks_are_fitted_on_reflected_jets_of_a_public_layout(tmp_path):
+    path = write_energyflow(tmp_path / "jets.npz", jets=60)
+    settings = FitSettings(preset="paper", reflect=True, epochs=1, no_boosting=True)
+    assert fit(tmp_path / "jets.npz", settings, out=tmp_path / "out", quiet=True)["test"], path

@@ -180,7 +180,7 @@ def test_infinity_that_is_clipped_is_logged(jets, capsys):
     (chunk,) = read_chunks(jets[:1], layout, is_training=True, quiet=False)
     count = np.isinf(chunk.particles[:, layout.particles.index("part_ratio")]).sum()
     assert count
-    assert f"card.yaml: part_ratio is infinite in {count:,} places and clipped" in capsys.readouterr().err
+    assert f"card.yaml: part_ratio has {count:,} infinite values, which are clipped" in capsys.readouterr().err
 
 
 def test_a_variable_that_its_numbers_would_make_constant_is_refused():

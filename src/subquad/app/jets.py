@@ -20,7 +20,7 @@ from subquad.app.jet_results import (
 from subquad.app.jobs import Command
 from subquad.app.markup import notice
 from subquad.app.panels import DRAWING, Context, Panel, run_of, session_of
-from subquad.app.reading import read_apart
+from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
@@ -106,7 +106,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
 
     def shown(session: Session, values: list[str] | None) -> Any:
         try:
-            return read_apart(describe_files, _paths(session, values)) if values else Markup("")
+            return call_in_process(describe_files, _paths(session, values)) if values else Markup("")
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
@@ -115,7 +115,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
         try:
             for path in paths:
                 taken.append(session.take(path))
-            read_apart(describe_files, taken)
+            call_in_process(describe_files, taken)
         except SubquadError as error:
             for path in taken:
                 session.discard(path)

@@ -1,73 +1,101 @@
-"""Files of users are read in processes of their own, with limits of time and memory, so that none stops the page."""
+"""Descriptions of uploaded files, made in processes of their own with limits of time and memory.
 
+So no file stops the page, whatever a library does with it.
+"""
+
+import json
 import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from multiprocessing.connection import Connection
+from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from subquad.errors import SubquadError
 
-__all__ = ["read_apart"]
+__all__ = ["call_in_process"]
 
 Result = TypeVar("Result")
 
 SECONDS, GIBIBYTES = 60.0, 4
-
-if sys.platform == "linux":
-    _processes = multiprocessing.get_context("forkserver")
-    # imported once; each file is then read by a copy of that process
-    _processes.set_forkserver_preload(["subquad.app.sequence_data", "subquad.app.jet_results"])
-else:
-    _processes = multiprocessing.get_context("spawn")
+PRELOADED = ("subquad.cli", "subquad.app.sequence_data", "subquad.app.jet_results", "uproot", "awkward", "h5py")
+"""What the process imports of which all others are copies, on Linux."""
+_two_at_once = BoundedSemaphore(2)
 
 
-def read_apart(function: Callable[..., Result], *arguments: Any, seconds: float = SECONDS) -> Result:
-    """Return `function(*arguments)`, computed in a process of its own.
+def call_in_process(function: Callable[..., Result], *arguments: Any, seconds: float = SECONDS) -> Result:
+    """Return `function(*arguments)`, computed in a process of its own; at most two work at the same time.
+
+    Args:
+        function: A function of a module, whose result consists of JSON values.
+        arguments: Its arguments, which can be pickled.
+        seconds: Time after which the process is ended.
 
     Raises:
-        SubquadError: The function raised it, or needed more than `seconds` or 4 GiB of memory.
+        SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory.
     """
-    mine, its = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_answer, args=(its, function, arguments), daemon=True)
-    process.start()
-    # so that the end of the process is noticed
-    its.close()
-    try:
-        if not mine.poll(seconds):
-            raise SubquadError(f"reading took more than {seconds:.0f} seconds; give a smaller file")
-        is_read, result = mine.recv()
-    except EOFError:
-        raise SubquadError(
-            f"the file could not be read: it needs more than {GIBIBYTES} GiB of memory, or a library failed on it; "
-            "give a smaller or another file"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-        process.close()
-        mine.close()
-    if is_read:
-        return result
-    raise result
+    with _two_at_once:
+        mine, its = _processes().Pipe(duplex=False)
+        process = _processes().Process(target=_answer, args=(its, function, arguments), daemon=True)
+        try:
+            process.start()
+            # so that the end of the process is noticed
+            its.close()
+            if not mine.poll(seconds):
+                raise SubquadError(f"this took more than {seconds:.0f} seconds; give a smaller file")
+            result, error = json.loads(mine.recv_bytes())
+        except (EOFError, OSError):
+            raise SubquadError("the program that read the file ended at once; the file may be damaged") from None
+        finally:
+            if process.pid is not None:
+                _end_group(process.pid)
+                if process.is_alive():
+                    process.kill()
+                process.join()
+            mine.close()
+    if error is not None:
+        raise SubquadError(error)
+    return result
+
+
+def _end_group(leader: int) -> None:
+    """End a process that leads a group, and what it has started."""
+    with suppress(AttributeError, ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+@cache
+def _processes() -> Any:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    return context
 
 
 def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()
     _limit_memory()
+    result, error = None, None
     try:
-        found = (True, function(*arguments))
-    except SubquadError as error:
-        found = (False, error)
+        result = function(*arguments)
+    except SubquadError as raised:
+        error = str(raised)
     except MemoryError:
-        # as of a process that the system ends
-        return
-    connection.send(found)
+        error = f"this needs more than {GIBIBYTES} GiB of memory; give a smaller file"
+    except Exception as raised:  # noqa: BLE001 (whatever a library raises on a damaged file)
+        error = f"the file could not be read ({type(raised).__name__}: {raised})"
+    connection.send_bytes(json.dumps((result, error)).encode())
 
 
 def _limit_memory() -> None:
-    # not on Windows, and without an effect on macOS
-    with suppress(ImportError, AttributeError, ValueError):
+    # without an effect on macOS, and not on Windows
+    with suppress(ImportError, ValueError):
         import resource
 
         limit = GIBIBYTES * 2**30

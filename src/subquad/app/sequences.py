@@ -10,7 +10,7 @@ from markupsafe import Markup
 from subquad.app.jobs import Command
 from subquad.app.markup import notice
 from subquad.app.panels import Context, Panel, session_of
-from subquad.app.reading import read_apart
+from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, table_files, update_runs
 from subquad.app.sequence_data import ENDINGS, columns_of, describe, example_names, fit_settings
 from subquad.app.sequence_results import fit_progress, fit_result
@@ -114,7 +114,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         if not path:
             return Markup("")
         try:
-            return read_apart(describe, _table(session, path), _settings(*values))
+            return call_in_process(describe, _table(session, path), _settings(*values))
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
@@ -124,7 +124,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
     def on_source(path: str | None, request: gr.Request) -> Any:
         session = session_of(context, request)
         try:
-            names = read_apart(columns_of, _table(session, path)) if path else []
+            names = call_in_process(columns_of, _table(session, path)) if path else []
         except SubquadError:
             names = []
         own = [gr.update(choices=names, value=value) for value in ([], None, None)]
@@ -136,7 +136,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         taken = None
         try:
             taken = session.take(path)
-            read_apart(columns_of, taken)
+            call_in_process(columns_of, taken)
             value = gr.update(choices=_tables(session), value=str(taken))
         except SubquadError as error:
             if taken is not None:

@@ -173,8 +173,9 @@ class FitSettings:
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
     reflect: Training[bool] = False
-    """Reflect the training jets at random in Δη and Δφ in each epoch, with the signs of their impact parameters. Helps
-    with few jets. Needs features for which this is known: those of `auto` and `standard`, not a card's own."""
+    """Reflect each training jet at random in Δη and in Δφ in each epoch, with the signs of its impact parameters;
+    regression targets must not depend on the side. For the features of JetClass's branches and of public layouts, but
+    not for `paper` and `paper-edges` on JetClass's branches."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None

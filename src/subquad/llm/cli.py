@@ -108,7 +108,7 @@ def merge(
         subquad llm merge adapter --out linear
 
     Args:
-        adapter: Folder that `subquad llm linearize --save adapter` wrote.
+        adapter: Folder that `subquad llm linearize --save adapter` wrote, or its name on the Hugging Face Hub.
         base: Checkpoint of the adapter. Default: the one recorded in the adapter.
         standalone: Also save the code of the model, so that transformers opens the folder without subquad, with
             `trust_remote_code=True`.
@@ -219,7 +219,7 @@ def evaluate(
         subquad llm evaluate linear --text held_out.txt --passkey 1024 4096 --out evaluation
 
     Args:
-        runs: Folders that `subquad llm linearize` wrote.
+        runs: Folders that `subquad llm linearize` wrote, or their names on the Hugging Face Hub (OWNER/NAME).
         text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
         data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.

@@ -132,7 +132,7 @@ def fit(
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
     if settings.reflect:
-        check_reflections(source.layout.features.names)
+        check_reflections(source.layout)
     check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}

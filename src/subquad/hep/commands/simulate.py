@@ -47,12 +47,13 @@ def simulate(
         settings: Numbers of jets and processes; defaults if None.
         out: Folder to write.
         seed: Seed of the collisions and the detector.
-        force: Simulate all files again.
+        force: Simulate all files again, and remove those of an earlier simulation.
         quiet: Print no progress.
 
     Raises:
         MissingExtra: Pythia, FastJet or uproot is not installed.
-        SubquadError: `out` holds jets of other settings or of another version of the physics, and `force` is off.
+        SubquadError: `out` holds a file of the same name that this command did not write; or, without `force`, jets of
+            other settings or of another version of the physics.
     """
     settings = settings or SimulateSettings()
     if seed < 0:
@@ -89,10 +90,10 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     asked = {"physics": PHYSICS, "seed": seed, **dataclasses.asdict(settings), "classes": list(settings.classes)}
     del asked["workers"]
     record = out / RECORD
-    existing = [job.path for job in jobs if job.path.exists()]
     before = _read(record)
-    if before is None and existing:
-        raise SubquadError(f"{existing[0]}: exists and was not written by this command; choose another folder")
+    own = _files_of(before, out)
+    if foreign := [job.path for job in jobs if job.path.exists() and job.path not in own]:
+        raise SubquadError(f"{foreign[0]}: exists and was not written by this command; choose another folder")
     if before is not None and before != asked and not force:
         if (version := before.get("physics", 1)) != PHYSICS:
             raise SubquadError(
@@ -107,8 +108,8 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
             "folder, or simulate again with --force"
         )
     if force:
-        for path in [*_files_of(before, out), *existing]:
-            path.unlink(missing_ok=True)
+        for path in own:
+            path.unlink()
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
     if force or before is None:
@@ -121,7 +122,7 @@ def _read(record: Path) -> dict[str, Any] | None:
     try:
         return parse_json(record.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SubquadError(f"{record}: not valid JSON ({error}); remove it, or choose another folder") from error
+        raise SubquadError(f"{record}: not valid JSON ({error}); choose another folder") from error
 
 
 def _files_of(before: dict[str, Any] | None, out: Path) -> list[Path]:

@@ -1,9 +1,10 @@
-"""Reflections of training jets: of the same class, whatever the axis, and new to the network.
+"""Random reflections of training jets in Δη and Δφ (data augmentation).
 
-Axes: B jets of a batch, P particles of a padded batch, H features of a particle.
+The mirror image of a jet about its axis is a jet of the same class. In Δφ it is as likely as the jet itself, except
+that it would have opposite charges in the field of a solenoid; in Δη it nearly is, and its energies stay as they are.
+
+Axes: B jets of a batch, P particles of a padded batch, V columns of the table of particles.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,38 +12,50 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.errors import SubquadError
-from subquad.hep.data.features import STANDARD_FEATURES
+from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES, PARTICLE_SUMS, STANDARD_FEATURES
+from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 
-__all__ = ["SIGNED", "UNSIGNED", "check_reflections", "drawn_for", "reflected"]
+__all__ = ["batch_generator", "check_reflections", "reflect"]
 
 SIGNED = {
-    **dict.fromkeys(("deta", "part_deta", "tanh dz", "dz significance"), 0),
-    **dict.fromkeys(("dphi", "part_dphi", "tanh d0", "d0 significance"), 1),
+    **dict.fromkeys(("deta", "part_deta", ANGLES_FROM_MOMENTA[0], "tanh dz", "dz significance"), 0),
+    **dict.fromkeys(("dphi", "part_dphi", ANGLES_FROM_MOMENTA[1], "tanh d0", "d0 significance"), 1),
 }
-"""Feature → axis, 0 for Δη and 1 for Δφ, whose reflection changes its sign."""
-UNSIGNED = (
+"""Column → axis, 0 for Δη and 1 for Δφ, whose reflection changes its sign."""
+UNSIGNED = {
     *(name for name in STANDARD_FEATURES if name not in SIGNED),
     *("part_pt_log", "part_e_log", "part_logptrel", "part_logerel", "part_deltaR", "part_charge"),
     *(f"part_{name}" for name in STANDARD_FEATURES if name.startswith("is")),
-)
-"""Features that reflections do not change: of JetClass's branches, and of the cards of public layouts."""
+}
+"""Columns that reflections do not change: of JetClass's branches, and of the cards of public layouts."""
+
+INVARIANT = (JET_FEATURES, PARTICLE_SUMS, MOMENTUM_FEATURES)
+"""Jet-level features that reflections do not change."""
+MOST_NAMES = 3
 
 
-def check_reflections(names: Sequence[str]) -> None:
-    """Check that it is known of all features how reflections change them.
+def check_reflections(layout: Layout) -> None:
+    """Check that it is known of all inputs how reflections change them.
+
+    Four-vectors are not reflected, since networks take from them only what reflections do not change.
 
     Raises:
-        SubquadError: It is unknown of one.
+        SubquadError: It is unknown of some.
     """
-    for name in names:
-        if name not in SIGNED and name not in UNSIGNED:
-            raise SubquadError(
-                f"--reflect: it is unknown how a reflection changes the feature {name}; omit it, or use the features "
-                "of JetClass's branches or of a public layout"
-            )
+    names = dict.fromkeys((*layout.features.names, *layout.points.names))
+    unknown = [name for name in names if name not in SIGNED and name not in UNSIGNED]
+    # others are means over the particles
+    if layout.jet_standardizer is not None and layout.jet_features not in INVARIANT:
+        unknown += layout.jet_features
+    if unknown:
+        more = f" and {len(unknown) - MOST_NAMES} more" if len(unknown) > MOST_NAMES else ""
+        raise SubquadError(
+            f"--reflect: it is not known how a reflection changes {', '.join(unknown[:MOST_NAMES])}{more}; omit "
+            "--reflect, or use --preset auto or standard without a card of your own"
+        )
 
 
-def drawn_for(rows: Tensor, *, seed: int, epoch: int) -> torch.Generator:
+def batch_generator(rows: Tensor, *, seed: int, epoch: int) -> torch.Generator:
     """Return the random numbers of one batch, the same whenever and in whichever process it is made.
 
     Args:
@@ -54,20 +67,14 @@ def drawn_for(rows: Tensor, *, seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def reflected(
-    x: Float[Tensor, "B P H"], points: Float[Tensor, "B P 2"], names: Sequence[str], generator: torch.Generator
-) -> tuple[Float[Tensor, "B P H"], Float[Tensor, "B P 2"]]:
-    """Return features and points of jets that are reflected at random in Δη and in Δφ.
-
-    Four-vectors need not be reflected, since networks take from them only what reflections do not change.
+def reflect(table: Float[Tensor, "B P V"], layout: Layout, generator: torch.Generator) -> Float[Tensor, "B P V"]:
+    """Return particles of jets of which each is reflected at random in Δη, in Δφ, in both or in none.
 
     Args:
-        x: Features of the particles.
-        points: Δη and Δφ.
-        names: Names of the features, all of them known.
+        table: The columns of the layout, not standardized.
+        layout: A layout that `check_reflections` has accepted.
         generator: Random numbers.
     """
-    signs = 1.0 - 2.0 * torch.randint(2, (len(x), 1, 2), generator=generator)
+    signs = 1.0 - 2.0 * torch.randint(2, (len(table), 1, 2), generator=generator)
     one = torch.ones_like(signs[..., 0])
-    of_features = torch.stack([signs[..., SIGNED[name]] if name in SIGNED else one for name in names], dim=-1)
-    return x * of_features, points * signs
+    return table * torch.stack([signs[..., SIGNED[name]] if name in SIGNED else one for name in layout.particles], -1)

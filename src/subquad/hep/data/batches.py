@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subquad.hep.data.augmentation import reflected
+from subquad.hep.data.augmentation import reflect
 from subquad.hep.data.nearest_particles import nearest_edges
 from subquad.hep.data.store import JetDataset
 from subquad.ops.edges import Edges
@@ -79,14 +79,14 @@ def collate(
     table = torch.zeros(*mask.shape, dataset.particles.shape[1])
     # in the order of the rows on disk
     table[mask] = dataset.particles[(dataset.first[indices, None] + places)[mask]]
+    if generator is not None:
+        table = reflect(table, layout, generator)
     jet_features = None
     if layout.jet_standardizer is not None:
         jet_features = layout.jet_standardizer(dataset.jet_features[dataset.rows[indices]])
-    x, points = layout.features(table, mask), layout.points(table, mask)
-    if generator is not None:
-        x, points = reflected(x, points, layout.features.names, generator)
+    points = layout.points(table, mask)
     return Batch(
-        x=x,
+        x=layout.features(table, mask),
         points=points,
         mask=mask,
         jet_features=jet_features,

@@ -87,9 +87,9 @@ def read_chunks(
     sources = reader.inspect(files, tree)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
-        say(f"{layout.card.name}: {name} is NaN in {count:,} places and set to 0", quiet=quiet)
+        say(f"{layout.card.name}: {name} has {count:,} NaN values, which are set to 0", quiet=quiet)
     for name, count in reader.infinite.items():
-        say(f"{layout.card.name}: {name} is infinite in {count:,} places and clipped", quiet=quiet)
+        say(f"{layout.card.name}: {name} has {count:,} infinite values, which are clipped", quiet=quiet)
 
 
 def first_jets(

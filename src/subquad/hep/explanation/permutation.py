@@ -31,11 +31,11 @@ __all__ = [
 OTHER = "other features"
 PATTERNS = {
     "kinematics": re.compile(
-        r"(^|[_ ])(log)?(p|p[txyz]|e|en|energy|m|mass|d?eta|d?phi|d?r|delta_?r|y|rapidity|theta)(rel|frac)?([_ /]|$)",
+        r"(^|[_ ])(log)?(p[txyz]?|en?|energy|m|mass|(abs|d)?eta|d?phi|(d|delta_?)?r|y|rapidity|theta)(rel)?([_ /]|$)",
         re.IGNORECASE,
     ),
     "particle types": re.compile(r"(^|_)(is[A-Z]\w+|charge)$"),
-    "impact parameters": re.compile(r"(^|[^a-z]|tanh)d[0z]|[sS]ignificance"),
+    "impact parameters": re.compile(r"(^|[^a-z]|tanh)(d[0z]|dxy|z0)|[sS]?ip[23]d|[sS]ignificance"),
 }
 """Names of features in each group, as in JetClass and in usual data cards; the first that matches counts."""
 FEATURE_GROUPS = (*PATTERNS, OTHER)

@@ -81,6 +81,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         batch_size: int | None = FitSettings.batch_size,
         learning_rate: float | Literal["auto"] | None = FitSettings.learning_rate,
         dropout: float | None = FitSettings.dropout,
+        reflect: bool = FitSettings.reflect,
         optimizer: Optimizer | None = FitSettings.optimizer,
         schedule: ScheduleName | None = FitSettings.schedule,
         warmup_fraction: float | None = FitSettings.warmup_fraction,
@@ -104,6 +105,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.dropout = dropout
+        self.reflect = reflect
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_fraction = warmup_fraction

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from subquad.errors import SubquadError
-from subquad.hep.data.augmentation import check_reflections, drawn_for
+from subquad.hep.data.augmentation import batch_generator, check_reflections
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import Decorrelation
@@ -98,7 +98,7 @@ def fit_network(
             learn `NEW_LAYER` times as fast.
     """
     if settings.reflect:
-        check_reflections(parts["train"].layout.features.names)
+        check_reflections(parts["train"].layout)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         net = build_network(net_settings, parts["train"].layout, classes, targets=len(targets))
@@ -222,8 +222,8 @@ def _train(
         plan = bucketed_batches(indices, training.lengths, preset.batch_size, seed=seed, epoch=epoch, together=world)
 
         def made(rows: Tensor) -> Batch:
-            draws = drawn_for(rows, seed=seed, epoch=epoch) if settings.reflect else None
-            return collate(training, rows, generator=draws)
+            generator = batch_generator(rows, seed=seed, epoch=epoch) if settings.reflect else None
+            return collate(training, rows, generator=generator)
 
         return Prefetch(plan, made, pool, waiting)
 

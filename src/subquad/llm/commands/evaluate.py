@@ -38,7 +38,7 @@ def evaluate(
     """Measure linearized models and their controls; write `evaluation.json` and `report.html`, and return the former.
 
     Args:
-        runs: Folders that `linearize` wrote.
+        runs: Folders that `linearize` wrote, with whole models or adapters.
         settings: What is measured, and on how much data; None for the defaults.
         out: Output folder; a stopped evaluation in it is resumed.
         text: Held-out texts for perplexity.

@@ -4,11 +4,10 @@ import shutil
 from pathlib import Path
 
 from subquad.errors import SubquadError
-from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
+from subquad.llm.models.checkpoints import checkpoint_kind, folder_of_run, without_progress_bars
 from subquad.llm.models.loading import load
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
-from subquad.runs.examples import run_folder
 from subquad.runs.folder import CARD, REPORT
 from subquad.runs.storage import as_folder, check_not_inside, check_output, create_folder
 
@@ -27,7 +26,7 @@ def merge(
     """Write the whole model of an adapter, as transformers' `save_pretrained` does.
 
     Args:
-        adapter: Folder of the adapter.
+        adapter: Folder of the adapter, or its name on the Hugging Face Hub.
         out: Output folder.
         base: Checkpoint of the adapter; None for the place recorded in the adapter.
         standalone: Also write the code of the model, so that transformers opens the folder without subquad.
@@ -37,7 +36,7 @@ def merge(
     Raises:
         SubquadError: The adapter cannot be loaded, or `out` exists.
     """
-    adapter = run_folder(adapter)
+    adapter = folder_of_run(adapter)
     given, out = out, check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")

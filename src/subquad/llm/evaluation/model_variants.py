@@ -13,6 +13,7 @@ from subquad.errors import SubquadError, unknown
 from subquad.llm.models.attention import Mode, seen_exactly
 from subquad.llm.models.checkpoints import (
     checkpoint_kind,
+    folder_of_run,
     gguf_config,
     locate,
     model_fingerprint,
@@ -28,8 +29,8 @@ from subquad.llm.training.controls import MODES, control_folder
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
 from subquad.progress import say
-from subquad.runs.examples import name_of_run, run_folder
-from subquad.runs.folder import METRICS, WEIGHTS, check_weights
+from subquad.runs.examples import name_of_run
+from subquad.runs.folder import METRICS, WEIGHTS, check_weights, stamp_of
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
@@ -112,7 +113,7 @@ def models_to_evaluate(
     """Return linearized models, each with its controls.
 
     Args:
-        folders: Folders that `linearize` or `save_pretrained` wrote, or `example:NAME`.
+        folders: Folders that `linearize`, `merge` or `save_pretrained` wrote, or their names on the Hugging Face Hub.
         teacher: The softmax model that they were made from; None for the one recorded in the folders.
         only: Variants beside teacher and student; empty for all.
 
@@ -122,7 +123,7 @@ def models_to_evaluate(
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
-    folders = [run_folder(folder) for folder in folders]
+    folders = [folder_of_run(folder) for folder in folders]
     models = [_evaluated_model(folder, teacher, only) for folder in folders]
     # damaged weights are found before the first measurement; a folder of `save_pretrained` has no checksum
     for folder in folders:
@@ -190,6 +191,8 @@ def _config(folder: Path) -> dict[str, Any]:
         case "softmax":
             raise not_linearized(folder)
         case "unfinished":
+            if stamp_of(read_json(folder / "config.json"), folder).get("kind") != "llm":
+                raise SubquadError(f"{folder}: no language model, but a run of another field")
             raise SubquadError(f"{folder}: this run is not finished; repeat the command that started it")
         case _:
             raise SubquadError(
@@ -199,8 +202,8 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> tuple[str, Path]:
     """Return the name and the path of the softmax model that a folder was made from."""
-    settings = config.get("subquad", {}).get("settings", {})
-    name = str(given) if given is not None else settings.get("model")
+    settings, base = config.get("subquad", {}).get("settings", {}), config.get("base", {})
+    name = str(given) if given is not None else base.get("model", settings.get("model"))
     if name is None:
         raise SubquadError(f"{folder}: it does not record the model that it was made from; name it with --teacher")
     try:
@@ -208,13 +211,13 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
     except SubquadError as error:
         remedy = "" if given is not None else f"\n{folder} was made from {name}; if it has moved, use --teacher"
         raise SubquadError(f"{error}{remedy}") from error
-    recorded = settings.get("model_fingerprint")
+    recorded = base.get("fingerprint", settings.get("model_fingerprint"))
     if recorded not in (None, model_fingerprint(path)):
         if given is None:
             raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
-        if checkpoint_kind(folder) == "adapter":
+        if base:
             raise SubquadError(
-                f"--teacher {given}: not the checkpoint of the adapter {folder}, which was {settings['model']}"
+                f"--teacher {given}: not the checkpoint of the adapter {folder}, which was {base['model']}"
             )
         say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
     if path.is_dir() or recorded != model_fingerprint(path):
