@@ -23,7 +23,7 @@ from subquad.app.sequence_results import fit_progress, fit_result, predict_seque
 from subquad.app.sequences import _fit, _table
 from subquad.bio.data.examples import resolve_table
 from subquad.errors import SubquadError
-from subquad.runs.examples import run_folder
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 
 NOTHING = {"target": [], "sequence": None, "group": None, "split_by": "random"}
 
@@ -116,11 +116,12 @@ def test_a_page_for_other_computers_opens_shared_folders_only(context, session, 
     assert run_of(shared, session, str(tmp_path), "bio fit") == tmp_path
 
 
-def test_the_tagger_that_ships_with_the_package_is_offered(context, session):
-    folder = run_folder("example:tagger")
-    offered = Context(workspace=context.workspace, runner=context.runner, shared=(folder,), is_private=False)
-    assert runs_of(offered, session, "hep", "hep fit") == [("example:tagger", str(folder))]
-    assert runs_of(offered, session, "bio", "bio fit") == []
+def test_what_ships_with_the_package_is_offered(context, session):
+    folders = {name: run_folder(name) for name in EXAMPLE_RUNS}
+    offered = Context(workspace=context.workspace, runner=context.runner, shared=[*folders.values()], is_private=False)
+    for field, name in (("bio", "example:tdp43-model"), ("hep", "example:tagger")):
+        assert runs_of(offered, session, field, f"{field} fit") == [(name, str(folders[name]))]
+    folder = folders["example:tagger"]
     assert "rejection" in performance(folder, "Hbb").lower()
 
 

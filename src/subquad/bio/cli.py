@@ -95,7 +95,7 @@ def predict(
         subquad bio predict run new.csv --out predictions.csv
 
     Args:
-        run: Folder that `subquad bio fit` wrote.
+        run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         sequence: Column of the sequences. Default: the one of the fit, or inferred.
         embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
@@ -154,7 +154,7 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
         subquad bio report run another_run --out comparison.html
 
     Args:
-        run: Folder that `subquad bio fit` wrote.
+        run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
         others: Further runs of the same target, which are compared with the first.
         out: Output file. Default: report.html in the folder.
         force: Overwrite an existing output.
@@ -179,7 +179,7 @@ def scan(
         subquad bio scan run --out scan
 
     Args:
-        run: Folder that `subquad bio fit` wrote.
+        run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
     """
     from subquad.bio.commands.printing import print_rows, with_intervals
     from subquad.bio.commands.scan import scan as run_scan
@@ -237,7 +237,7 @@ def design(
         subquad bio design run --max-mutations 4 --fixed 1-10 --allow 24=AGS 30=KR --out designs
 
     Args:
-        run: Folder that `subquad bio fit` wrote.
+        run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
     """
     from subquad.bio.commands.design import design as run_design
     from subquad.bio.commands.printing import print_rows, with_intervals

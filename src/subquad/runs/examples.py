@@ -9,10 +9,14 @@ __all__ = ["EXAMPLE_RUNS", "name_of_run", "run_folder"]
 
 PREFIX = "example:"
 EXAMPLE_RUNS = {
+    "example:tdp43-model": (
+        "bio/data/examples/tdp43_model/model.safetensors",
+        "feb686b9feea1fab109e5eb19c995b77b6529a83513ba958f34d2147bec5e26f",
+    ),
     "example:tagger": (
         "hep/data/examples/tagger/model.safetensors",
         "ee60151556701e8c507529b04f3322c32af651b27082e487c5f3c647567b613b",
-    )
+    ),
 }
 """Name of each run → its weights within the package, and their SHA-256."""
 

@@ -1,0 +1,51 @@
+"""The model that ships with the package is used like any other run."""
+
+import pandas as pd
+import pytest
+
+from subquad import bio
+from subquad.bio.design_search.settings import DesignSettings
+from subquad.errors import SubquadError
+from subquad.runs.examples import run_folder
+from subquad.runs.loading import load_run
+
+NAME = "example:tdp43-model"
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    """Some test rows of the table that the model was fitted on."""
+    table = pd.read_csv(bio.resolve_table("example:tdp43"))
+    path = tmp_path_factory.mktemp("variants") / "variants.csv"
+    table[table["split"] == "test"].drop(columns="split").iloc[::9].to_csv(path, index=False)
+    return path
+
+
+def test_it_predicts_by_its_name(variants, tmp_path):
+    table = bio.predict(NAME, variants, out=tmp_path / "predictions.csv", quiet=True)
+    # 0.958 on all test rows
+    assert table["prediction"].corr(pd.read_csv(variants)["toxicity"], method="spearman") > 0.93
+
+
+def test_it_is_opened_by_every_loader():
+    for model in (load_run(NAME), bio.BioModel.load(NAME)):
+        assert model.directory == run_folder(NAME)
+
+
+@pytest.mark.slow
+def test_it_is_reported_scanned_and_used_for_designs(tmp_path):
+    page = bio.report(NAME, out=tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Lyra" in page
+    with pytest.raises(SubquadError, match="needs an output file: name it with --out"):
+        bio.report(NAME)
+    bio.scan(NAME, out=tmp_path / "scan", quiet=True)
+    scan = pd.read_csv(tmp_path / "scan" / "scan.csv")
+    assert len(scan) >= 84 * 19
+    assert scan["position"].min() == 1
+    designs = bio.design(NAME, DesignSettings(direction="minimize", number=5), out=tmp_path / "designs", quiet=True)
+    assert len(designs) == 5
+
+
+def test_its_files_name_no_folder_of_the_machine_that_made_it():
+    for path in run_folder(NAME).iterdir():
+        assert b"/root/" not in path.read_bytes()
