@@ -95,9 +95,9 @@ def llm_evaluate(folder):
     text = write_text(folder / "words.txt", words=2_003)
     model = write_checkpoint(folder / "model", word_tokenizer(text))
     linearize(model, text, SMALL, out=folder / "linear", quiet=True)
-    sizes = ["--sequence-length", "31", "--evaluation-tokens", "155", "--passkey", "181", "--passkey-trials", "2"]
-    rest = ["--speed", "0", "--resamples", "100", "--batch-tokens", "62"]
-    return ["llm", "evaluate", folder / "linear", "--text", text, *sizes, *rest]
+    other = write_text(folder / "other.txt", words=2_003, seed=1)
+    sizes = ["--sequence-length", "31", "--evaluation-tokens", "155", "--batch-tokens", "62"]
+    return ["llm", "evaluate", folder / "linear", "--text", text, other, *sizes, "--speed", "0", "--resamples", "100"]
 
 
 COMMANDS = {
