@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import uproot
-import yaml
+from support.hep_cards import CARDS, NET, chunks_of, options, written
 from support.hep_jets import columns, write
 
 from subquad.cli import main
@@ -22,30 +22,14 @@ from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.store import dataset_of
-from subquad.hep.models.presets import PRESETS
 
-CARDS = Path(__file__).parent / "cards"
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
-NET = replace(PRESETS["standard"].net, has_jet_features=False)
 
 
 @pytest.fixture(scope="module")
 def files(jetclass):
     """Files of three of JetClass's ten classes."""
     return jetclass
-
-
-def options(kind="full"):
-    return yaml.safe_load((CARDS / f"JetClass_{kind}.yaml").read_text())
-
-
-def written(path, content):
-    path.write_text(yaml.safe_dump(content))
-    return str(path)
-
-
-def chunks_of(files, card, *, is_training=True):
-    return list(read_chunks(files, layout_of(NET, card), is_training=is_training))
 
 
 def batch_of(files, card, rows=slice(None)):

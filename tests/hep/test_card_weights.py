@@ -1,13 +1,10 @@
 """Weights of a data card: reweighting, weights that are computed already, and weights of events."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import uproot
-import yaml
+from support.hep_cards import NET, chunks_of, options, written
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
@@ -18,20 +15,12 @@ from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.layout import layout_of, with_event_weights
 from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
-from subquad.hep.models.presets import PRESETS
-
-CARDS = Path(__file__).parent / "cards"
-NET = replace(PRESETS["standard"].net, has_jet_features=False)
 
 
 @pytest.fixture(scope="module")
 def files(jetclass):
     """Files of three of JetClass's ten classes."""
     return jetclass
-
-
-def options(kind):
-    return yaml.safe_load((CARDS / f"JetClass_{kind}.yaml").read_text())
 
 
 FLAT = {
