@@ -92,8 +92,8 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     record = out / RECORD
     before = _read(record)
     own = _files_of(before, out)
-    if foreign := [job.path for job in jobs if job.path.exists() and job.path not in own]:
-        raise SubquadError(f"{foreign[0]}: exists and was not written by this command; choose another folder")
+    if others := [job.path for job in jobs if job.path.exists() and job.path not in own]:
+        raise SubquadError(f"{others[0]}: exists and was not written by this command; choose another folder")
     if before is not None and before != asked and not force:
         if (version := before.get("physics", 1)) != PHYSICS:
             raise SubquadError(

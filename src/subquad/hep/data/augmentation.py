@@ -28,7 +28,6 @@ UNSIGNED = {
     *(f"part_{name}" for name in STANDARD_FEATURES if name.startswith("is")),
 }
 """Columns that reflections do not change: of JetClass's branches, and of the cards of public layouts."""
-
 INVARIANT = (JET_FEATURES, PARTICLE_SUMS, MOMENTUM_FEATURES)
 """Jet-level features that reflections do not change."""
 MOST_NAMES = 3
