@@ -14,9 +14,9 @@ real, recorded = training.collate, []
 real_loss, seeds = training.cross_entropy, []
 
 
-def collate(dataset, indices, *others):
+def collate(dataset, indices, **options):
     recorded.append(dataset.rows[indices].tolist())
-    return real(dataset, indices, *others)
+    return real(dataset, indices, **options)
 
 
 def cross_entropy(*arguments, **options):
