@@ -7,6 +7,7 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
+pytest.importorskip("axe_core_python.sync_playwright")
 
 sys.path.insert(0, str(Path(__file__).parent))
 from e2e_browser import CHROMIUM, EXPECTED_MESSAGES, Server, browser_of

@@ -9,6 +9,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from axe_core_python.sync_playwright import Axe
+
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = os.environ.get("SUBQUAD_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SLOW = float(os.environ.get("SUBQUAD_E2E_PATIENCE", "1"))
@@ -73,6 +75,18 @@ def keep(page, name):
     """Keep a picture of the whole page."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def faults_of(page, place, width):
+    """Return what is wrong with a page: wider than the screen, or a serious fault of accessibility."""
+    found = [
+        f"{place}: {one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
+        for one in Axe().run(page)["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    return [*([f"{place}: {wide} pixels wide"] if wide > width else []), *dict.fromkeys(found)]
 
 
 def wait_finished(page, panel, seconds=420):

@@ -3,10 +3,7 @@
 import time
 
 import pytest
-
-axe = pytest.importorskip("axe_core_python.sync_playwright")
-
-from e2e_browser import Server, browser_of, keep, patience
+from e2e_browser import Server, browser_of, faults_of, keep, patience
 
 TABS = ("Sequences", "Language", "Jets")
 
@@ -33,15 +30,8 @@ def test_every_tab_fits_the_screen_and_has_no_serious_fault_of_accessibility(chr
         for tab in TABS:
             open_tab(page, tab)
             keep(page, f"{tab.lower()}-{width}-{scheme}")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-            found = axe.Axe().run(page)["violations"]
-            faults += [
-                f"{tab}: {one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
-                for one in found
-                if one["impact"] in ("serious", "critical")
-                for node in one["nodes"]
-            ]
-        assert not faults, "\n".join(sorted(set(faults)))
+            faults += faults_of(page, tab, width)
+        assert not faults, "\n".join(faults)
         assert not complaints
 
 
