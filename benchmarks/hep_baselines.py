@@ -6,12 +6,13 @@
     python benchmarks/hep_baselines.py --out marks --seconds 1800 --jets sim more --test holdout --presets paper
 
 `particlenet` and `part` are weaver-core's networks in the configurations of JetClass (arXiv:2202.03772), on its 17
-features. With `--inputs` all models have the same inputs: `particles`, these 17 features, of which boosting takes
-sums over the particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside
-what they have pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is
-ParticleNet with the weights trained on 100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted
-here and always has the 17 features. `boosting` is scikit-learn's on our jet-level features, without a limit on time;
-`boosting-tuned` chooses among six settings on the validation jets.
+features, with its padding by repeated particles and its random trimming of long jets in training. With `--inputs` all
+models have the same inputs: `particles`, these 17 features, of which boosting takes sums over the particles; or
+`particles+jet`, 19 features and our jet-level features, which the baselines take beside what they have pooled, before a
+hidden layer of their heads. Without it each preset has its own. `published` is ParticleNet with the weights trained on
+100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted here and always has the 17 features.
+`boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among six
+settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
 jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the

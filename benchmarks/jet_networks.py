@@ -170,13 +170,16 @@ class BaselineInputs:
         )
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features [B, F, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
+        """Return features [B, F, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet.
+
+        Padding repeats the particles of a jet from the first one on, as in weaver's configuration of JetClass
+        (`pad_mode: wrap`), since the averages of the baselines' batch normalization include it.
+        """
         lengths = self.lengths[rows]
         places = torch.arange(max(LEAST, int(lengths.max())))
-        mask = places < lengths[:, None]
-        index = (self.first[rows, None] + places).masked_fill(~mask, 0)
-        tables = [(table[index] * mask[..., None]).mT.contiguous() for table in (self.features, self.vectors)]
-        return tables[0], tables[1], mask[:, None]
+        index = self.first[rows, None] + places % lengths[:, None]
+        features, vectors = (table[index].mT.contiguous() for table in (self.features, self.vectors))
+        return features, vectors, (places < lengths[:, None])[:, None]
 
 
 class HeadWithJetFeatures(nn.Module):
@@ -209,7 +212,7 @@ def baseline_network(name: str, features: int, classes: int) -> nn.Module:
             num_layers=8,
             num_cls_layers=2,
             fc_params=(),
-            trim=False,
+            trim=True,
         )
     from weaver.nn.model.ParticleNet import ParticleNet
 
@@ -221,7 +224,7 @@ def baseline_network(name: str, features: int, classes: int) -> nn.Module:
         use_fusion=False,
         use_fts_bn=True,
         use_counts=True,
-        trim=False,
+        trim=True,
     )
 
 
