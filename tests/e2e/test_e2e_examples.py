@@ -41,6 +41,9 @@ def test_a_shipped_tagger_has_curves_and_displays_of_jets(chromium, server, widt
         choose(page, "Tagger", "example:tagger")
         page.get_by_role("tab", name="Curves").click()
         page.get_by_role("img", name="Rejection of QCD").first.wait_for(timeout=patience(240))
+        # figures stay white in the dark theme, so their text stays dark
+        inks = page.locator(".sq-figure svg *").evaluate_all("all => all.map(one => getComputedStyle(one).color)")
+        assert {*inks} == {"rgb(28, 35, 48)"}
         faults = faults_of(page, "curves", width)
         keep(page, f"example-curves-{width}-{scheme}")
         page.get_by_role("tab", name="Single jets").click()
