@@ -119,7 +119,7 @@ def test_a_page_for_other_computers_opens_shared_folders_only(context, session, 
 def test_what_ships_with_the_package_is_offered(context, session):
     folders = {name: run_folder(name) for name in EXAMPLE_RUNS}
     offered = Context(workspace=context.workspace, runner=context.runner, shared=[*folders.values()], is_private=False)
-    for field, name in (("bio", "example:tdp43-model"), ("hep", "example:tagger")):
+    for field, name in (("bio", "example:tdp43-model"), ("llm", "example:linear-smollm2"), ("hep", "example:tagger")):
         assert runs_of(offered, session, field, f"{field} fit") == [(name, str(folders[name]))]
     folder = folders["example:tagger"]
     assert "rejection" in performance(folder, "Hbb").lower()

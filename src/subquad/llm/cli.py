@@ -78,7 +78,8 @@ def generate(
         subquad llm generate linear --prompt "The list type" --max-new-tokens 60
 
     Args:
-        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
+        run: Folder that `subquad llm linearize` wrote, its name on the Hugging Face Hub (OWNER/NAME), or
+            example:linear-smollm2, which ships with subquad.
         prompt: Text to continue. Default: standard input.
         state: State of a text that was read before (--save-state); the prompt follows that text.
         seed: Seed of the sampled tokens.
@@ -170,7 +171,8 @@ def chat(
         subquad llm chat linear --system "Answer in one sentence."
 
     Args:
-        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
+        run: Folder that `subquad llm linearize` wrote, its name on the Hugging Face Hub (OWNER/NAME), or
+            example:linear-smollm2, which ships with subquad.
         seed: Seed of the sampled tokens.
     """
     from subquad.llm.commands.chat import chat as run_chat
@@ -187,7 +189,8 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
         subquad llm serve linear --port 8000
 
     Args:
-        run: Folder that `subquad llm linearize` wrote, or its name on the Hugging Face Hub (OWNER/NAME).
+        run: Folder that `subquad llm linearize` wrote, its name on the Hugging Face Hub (OWNER/NAME), or
+            example:linear-smollm2, which ships with subquad.
     """
     check_address(settings.host, settings.port)
     for module in ("fastapi", "uvicorn"):
@@ -219,7 +222,8 @@ def evaluate(
         subquad llm evaluate linear --text held_out.txt --passkey 1024 4096 --out evaluation
 
     Args:
-        runs: Folders that `subquad llm linearize` wrote, or their names on the Hugging Face Hub (OWNER/NAME).
+        runs: Folders that `subquad llm linearize` wrote, their names on the Hugging Face Hub (OWNER/NAME), or
+            example:linear-smollm2, which ships with subquad.
         text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
         data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.

@@ -13,6 +13,10 @@ EXAMPLE_RUNS = {
         "bio/data/examples/tdp43_model/model.safetensors",
         "feb686b9feea1fab109e5eb19c995b77b6529a83513ba958f34d2147bec5e26f",
     ),
+    "example:linear-smollm2": (
+        "llm/data/examples/linear_smollm2/model.safetensors",
+        "d57f79794aba32f8ba8e5078a98ca4b6d160e203dd3258302ed934ec796e321f",
+    ),
     "example:tagger": (
         "hep/data/examples/tagger/model.safetensors",
         "ee60151556701e8c507529b04f3322c32af651b27082e487c5f3c647567b613b",
