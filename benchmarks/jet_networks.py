@@ -233,6 +233,7 @@ def flat_then_falling(progress: float) -> float:
 
 
 def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
+    from weaver.nn.model.ParticleTransformer import SequenceTrimmer
     from weaver.utils.nn.optimizer.ranger import Ranger
 
     classes = len(parts["train"].classes)
@@ -242,6 +243,8 @@ def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Nam
     columns = [*COLUMNS[:-2], 17, 18, *COLUMNS[-2:]] if has_jet_features else COLUMNS
     inputs = {part: BaselineInputs.of(jets, columns, has_jet_features=has_jet_features) for part, jets in parts.items()}
     net, head = baseline_network(name, len(columns), classes), None
+    # the layer that trims jets; without training it only removes padding, of which ParticleNet needs LEAST places
+    (trimmer,) = (module for module in net.modules() if isinstance(module, SequenceTrimmer))
     if has_jet_features:
         net.fc = head = HeadWithJetFeatures(WIDTHS[name], inputs["train"].of_jets, classes)
     if name == "published":
@@ -260,10 +263,12 @@ def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Nam
     @torch.no_grad()
     def predict(part: str) -> Tensor:
         net.eval()
+        trimmer.enabled = False
         out = torch.zeros(len(parts[part]), len(parts[part].classes))
         for some in batches_by_length(inputs[part].lengths, 64):
             out[some] = logits(part, some)
         net.train()
+        trimmer.enabled = True
         return out
 
     def plan(epoch: int) -> Sequence[Tensor]:

@@ -177,6 +177,18 @@ def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):
         assert message in text
 
 
+def test_mistakes_of_the_last_keys_are_reported_together_with_the_others(options):
+    options |= {"observers": "jet_pt", "test_time_selection": "jet_pt > np.lg(2)", "branch_magic": "part"}
+    with pytest.raises(SubquadError) as caught:
+        card_of(options, "card.yaml")
+    for message in (
+        "card.yaml: observers: 'jet_pt' is not a list of names",
+        "card.yaml: test_time_selection: no function of np 'lg'; did you mean 'log'?",
+        "card.yaml: branch_magic: 'part' is not a mapping `name: value`",
+    ):
+        assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

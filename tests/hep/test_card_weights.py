@@ -29,13 +29,24 @@ FLAT = {
 }
 
 
+def test_test_jets_have_no_observers_that_only_training_files_are_read_for(files, tmp_path):
+    card = written(tmp_path / "card.yaml", {**options("kin"), "weights": FLAT, "observers": ["jet_pt"]})
+    source = source_of(FitFiles(train=files[:2], test=files[2:]), NET, FitSettings(card=card, no_boosting=True))
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
+        dataset = source.open(folder)
+        parts = {name: dataset.subset(dataset.part(name)) for name in ("train", "test")}
+        assert parts["train"].observer("jet_sdmass").min() > 0
+        assert parts["test"].observer("jet_sdmass") is None
+        assert parts["test"].observer("jet_pt").min() > 0
+
+
 @pytest.mark.parametrize("weights", [FLAT, {"use_precomputed_weights": True, "weight_branches": ["jet_tau1", "2"]}])
 def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
     settings = FitSettings(
         card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), no_boosting=True
     )
     source = source_of(FitFiles(train=files), NET, settings)
-    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
         dataset = with_present_classes(source.open(folder), files[0])
         split = _split(dataset, source, net=NET, settings=settings, seed=0)
         parts = [split[name] for name in ("train", "validation")]

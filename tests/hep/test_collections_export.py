@@ -10,7 +10,7 @@ import pytest
 import torch
 import uproot
 import yaml
-from support.hep_layouts import VERTEX_CARD, write_nano
+from support.hep_layouts import NANO_CARD, VERTEX_CARD, write_nano
 from support.hep_vertices import CARD
 
 from subquad.errors import SubquadError
@@ -212,6 +212,18 @@ def test_jets_that_the_card_does_not_select_are_not_compared(tmp_path):
     assert ak.num(columns["PFCands_pt"]).to_list() == chunk.lengths.tolist()
     assert 0 < len(chunk) < 29
     assert chunk.lengths.min() > 8
+
+
+def test_jets_of_events_are_compared_without_the_event_weights_of_the_fit(tmp_path):
+    content = {**yaml.safe_load(NANO_CARD), "event_weights": "genWeight"}
+    for weights in (None, np.arange(20.0)):
+        path = write_nano(tmp_path / "nano.root", genWeight=weights)
+        tagger, columns, expected = small_tagger("standard", content, path)
+        assert ("genWeight" in columns) == (weights is not None)
+        masks = masks_of_branches(columns, tagger.layout)
+        with torch.no_grad():
+            found = BranchTagger(tagger, masks)(padded_branches(columns, masks))
+        torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)
 
 
 @pytest.mark.long

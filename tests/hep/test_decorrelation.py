@@ -17,7 +17,7 @@ from subquad.hep.metrics.curves import distance, mass_edges
 from subquad.hep.metrics.mass_shape import mass_shapes
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.summary import measure, summarize
-from subquad.hep.models.decorrelation import Decorrelation
+from subquad.hep.models.decorrelation import MAX_JETS, Decorrelation
 from subquad.hep.plots.tables import mass_shapes_table
 from subquad.ops.distance_correlation import distance_correlation_direct
 
@@ -37,6 +37,11 @@ def test_the_penalty_is_the_distance_correlation_of_the_background_alone_average
     # the sign of a weight, other classes, and the scale of the mass make no difference
     other = penalty(logits, 300 * mass + (~rows), labels, -weights)
     torch.testing.assert_close(other, penalty(logits, mass, labels, weights), rtol=1e-4, atol=1e-6)
+    # jets of all files are compared, also if there are too many of them and the files are sorted
+    many = torch.arange(4 * MAX_JETS)
+    sorted_logits = torch.stack([torch.where(many < 2 * MAX_JETS, 0.0, many / MAX_JETS - 3), torch.zeros(len(many))], 1)
+    ones = torch.ones(len(many))
+    assert Decorrelation(background=1, weight=1.0).penalty(sorted_logits, many, ones.long(), ones) > 0.4
     # too few to estimate anything
     assert penalty(logits[:9], mass[:9], labels[:9], weights[:9]).item() == 0
 

@@ -245,6 +245,15 @@ def test_a_tagger_whose_branches_are_nowhere_asks_for_files():
     made = replace(made, layout=layout_of(made.settings, card_of(content, "card.yaml")))
     with pytest.raises(SubquadError, match=r"example:jets has not all of its branches \(jet_btag\), .* with --files"):
         comparison_files(made, None, tree="tree")
-    content |= {"observers": ["jet_pt"], "treename": "Events"}
+    # event weights are not compared
+    content |= {"observers": ["jet_pt"], "treename": "Events", "event_weights": "genweight"}
     made = replace(made, layout=layout_of(made.settings, card_of(content, "card.yaml")))
     assert comparison_files(made, None, tree="tree") == [example_path()]
+
+
+def test_a_training_file_may_be_named_with_its_tree(jets):
+    content = {**read_card(CARDS / "JetClass_kin.yaml").options, "observers": ["jet_btag"]}
+    made = tagger("standard")
+    layout = layout_of(made.settings, card_of(content, "card.yaml"))
+    made = replace(made, layout=layout, config={"files": ["gone.root:tree", f"{jets[0]}:tree"]})
+    assert comparison_files(made, None, tree="tree") == [Path(f"{jets[0]}:tree")]

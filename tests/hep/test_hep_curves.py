@@ -120,7 +120,7 @@ def test_the_figures_take_event_weights():
     one = random()
     one = replace(one, weights=np.where(generator.uniform(size=len(one.labels)) < 0.2, -1.0, 1.5))
     models = group_by_model([one])
-    evaluation = {"classes": ["QCD", "Hbb"], "background": "QCD", "reference": "net", "threads": 1}
+    evaluation = {"classes": ["QCD", "Hbb"], "background": "QCD", "reference": "net", "device": "1 CPU thread"}
     evaluation["models"] = measure(models, evaluation["classes"], "QCD")
     assert len(draw(evaluation, models)[0]) == 9
 
@@ -209,7 +209,7 @@ def test_figures_without_jets_or_observers_are_omitted():
     score = np.array([0.1, 0.2, 0.3])
     probabilities = np.stack([1 - score, score / 2, score / 2], 1)
     one = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
-    evaluation = {"classes": ["QCD", "Hbb", "Hcc"], "background": "QCD", "reference": "few", "threads": 1}
+    evaluation = {"classes": ["QCD", "Hbb", "Hcc"], "background": "QCD", "reference": "few", "device": "1 CPU thread"}
     evaluation["models"] = measure(group_by_model([one]), evaluation["classes"], "QCD")
     drawings, measured = draw(evaluation, group_by_model([one]))
     assert [drawing.name for drawing in drawings] == ["roc", "roc_Hbb", "confusion", "scores", "calibration"]

@@ -103,7 +103,7 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
     assert "nameless.root: the branch label_ names no class; rename it to label_<class>, or drop it" in text
-    assert "add a branch label_<class> for each class, or describe the labels with --card" in text
+    assert "add a branch label_<class> for each class, or fit a tagger with a --card that describes the labels" in text
     assert "text.root: is not a ROOT file, or is damaged or truncated" in text
     assert "good.root" not in text
 

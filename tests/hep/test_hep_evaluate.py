@@ -220,7 +220,7 @@ def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkey
 
     monkeypatch.setattr(scoring, "iterate_jets", counted)
     # presets of raw and of standardized features
-    got = evaluate([runs / "one", runs / "two", runs / "paper"], files=holdout, out=tmp_path / "out", quiet=True)
+    got = evaluate([runs / "one", runs / "two", runs / "paper"], files=iter(holdout), out=tmp_path / "out", quiet=True)
     assert read_from == [holdout]
     assert [len(model["trainings"]) for model in got["models"]] == [2, 1]
 
@@ -343,7 +343,7 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets
         jets[:2], FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "two classes", quiet=True
     )
     assert other["jets"]["test"] == 18
-    with pytest.raises(SubquadError, match=r"two classes: Tbqq is not a class of both it and .*one"):
+    with pytest.raises(SubquadError, match=r"two classes: has the classes QCD, Hbb, and .*one QCD, Hbb, Tbqq"):
         evaluate([runs / "one", tmp_path / "two classes"], out=out)
     with pytest.raises(SubquadError, match=r"Tbqq, which the taggers do not know \(QCD, Hbb\); give --files with"):
         evaluate(tmp_path / "two classes", files=holdout, out=out, quiet=True)

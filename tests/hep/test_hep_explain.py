@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import awkward as ak
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from subquad.hep.commands import explain as explain_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.features import STANDARD_FEATURES
 from subquad.hep.data.jets import read
+from subquad.hep.data.layout import layout_of
 from subquad.hep.explanation.attributions import attribute, grad_cam, input_means
 from subquad.hep.explanation.displays import display_of, select_jets
 from subquad.hep.explanation.permutation import (
@@ -25,8 +27,10 @@ from subquad.hep.explanation.permutation import (
     mean_auc,
     particle_importance,
 )
+from subquad.hep.explanation.sample import read_sample
 from subquad.hep.explanation.summary import by_columns
 from subquad.hep.models.networks import forward
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicNet
@@ -299,6 +303,26 @@ def test_invalid_input_is_refused(fitted, jets, tmp_path):
         explain(fitted, files=jets, out=tmp_path / "full", quiet=True)
     with pytest.raises(SubquadError, match="--repeats must be at least 1, got 0"):
         ExplainSettings(repeats=0)
+
+
+def test_only_jets_before_the_last_one_of_the_sample_are_skipped(tables, tmp_path, capsys):
+    columns, write = tables
+    parts = [columns(name, jets=20, seed=seed) for seed, name in enumerate(("Tbqq", "QCD", "Hbb", "QCD", "Tbqq"))]
+    table = {name: ak.concatenate([part[name] for part in parts]) for name in parts[0]}
+    table = {name: x if x.ndim == 2 else ak.to_numpy(x) for name, x in table.items()}
+    path = write(tmp_path / "mixed.root", table)
+    # not the first class of the file
+    net, classes = NetSettings(has_jet_features=False), ("Hbb", "Tbqq")
+    tagger = TrainedTagger(path=tmp_path, config={}, net=None, settings=net, layout=layout_of(net), classes=classes)
+    sample = read_sample(tagger, [path], ExplainSettings(jets=30), quiet=False)
+    assert sample.classes == classes
+    assert sample.labels.tolist() == [1] * 20 + [0] * 10
+    assert "skipped 20 jets of classes that" in capsys.readouterr().err
+    # the quota is full before any of them
+    read_sample(tagger, [path], ExplainSettings(jets=20), quiet=False)
+    assert "skipped" not in capsys.readouterr().err
+    read_sample(tagger, [path, path], ExplainSettings(jets=1), quiet=False)
+    assert "skipped" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -16,7 +16,7 @@ from subquad.hep.metrics.classification import (
     rejection_at,
     spread,
 )
-from subquad.hep.metrics.weighting import effective_number, weight_note
+from subquad.hep.metrics.weighting import effective_number, passed_and_total, weight_note
 from subquad.hep.plots.fit_page import verdict
 from subquad.hep.plots.tables import rejections_table
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
@@ -226,6 +226,41 @@ def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejec
     assert without == {"median": 40.0, "deviation": None, "min": 10.0, "max": None}
 
 
+def test_weights_of_both_signs_that_cancel_leave_the_rejection_open():
+    def measured(of_passing):
+        # 20 of 1,000 background jets pass
+        score = np.concatenate([np.ones(100), np.ones(20), np.zeros(980)])
+        weights = np.concatenate([np.ones(100), of_passing, np.ones(980)])
+        labels = np.repeat([1, 0], [100, 1000])
+        return rejection(np.stack([1 - score, score], 1), labels, 1, 0, 0.5, weights=weights)
+
+    plain = measured(np.ones(20))
+    assert (plain["value"], plain["low"], plain["high"]) == pytest.approx((50, 39, 64), abs=1)
+    # their sum is 2 ± 4.5
+    positive = measured(np.repeat([1.0, -1.0], [11, 9]))
+    assert positive["value"] == pytest.approx(491)
+    assert positive["low"] < 200
+    assert positive["high"] is None or positive["high"] > 5000
+    # and -2 ± 4.5, which does not say that nothing passes
+    negative = measured(np.repeat([1.0, -1.0], [9, 11]))
+    assert (negative["value"], negative["high"]) == (None, None)
+    assert 150 < negative["low"] < 250
+
+
+@pytest.mark.parametrize("is_tail_mixed", [False, True])
+def test_intervals_of_passed_and_totals_cover_what_they_say(is_tail_mixed):
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        passes = generator.random(3000) < 0.05
+        # weights that differ between jets that pass and that do not
+        signs = np.where(passes & (generator.random(3000) < 0.25 * is_tail_mixed), -1.0, 1.0)
+        weights = signs * np.where(passes, generator.exponential(3.0, 3000), 1.0)
+        low, high = clopper_pearson(*(np.array(n) for n in passed_and_total(passes, weights)), 0.6827)
+        mean = 0.05 * 3.0 * (1 - 0.5 * is_tail_mixed)
+        covered += low <= mean / (mean + 0.95) <= high
+    assert 0.62 < covered / 400 < 0.80
+
+
 def test_an_interval_holds_the_value_that_negative_weights_put_beyond_1():
     assert interval_around(0.98, 0.05) == pytest.approx((0.93, 1.0))
     assert interval_around(0.02, 0.05) == pytest.approx((0.0, 0.07))
@@ -241,4 +276,4 @@ def test_an_accuracy_of_0_is_not_known_exactly():
         "jets": {"test": 40},
         "models": [{"trainings": [measured], "spread": spread([measured])}],
     }
-    assert verdict(metrics) == "The tagger reaches a top-1 accuracy of 0.0 ± 1.2 % on 40 test jets."
+    assert verdict(metrics) == "The tagger reaches a top-1 accuracy of 0.0 ± 2.4 % on 40 test jets."

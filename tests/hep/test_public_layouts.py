@@ -348,8 +348,9 @@ def test_files_named_by_test_take_the_place_of_marked_jets(top, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_single_part_of_the_data_set_is_split_at_random(top, tmp_path):
-    metrics = fit(top / "test.h5", SETTINGS, out=tmp_path / "run", quiet=True)
+def test_a_single_part_of_the_data_set_is_split_at_random(top, tmp_path, capsys):
+    metrics = fit(top / "test.h5", SETTINGS, out=tmp_path / "run")
+    assert "Warning: the files mark all jets to fit on for test; they are used for training" in capsys.readouterr().err
     assert metrics["jets"]["train"] + metrics["jets"]["validation"] + metrics["jets"]["test"] == 31
     with pytest.raises(SubquadError, match="marked for testing and for validation, and none for training"):
         fit([top / "test.h5", top / "val.h5"], SETTINGS, out=tmp_path / "other", quiet=True)

@@ -64,7 +64,7 @@ def test_targets_and_weights_of_the_command_line_keep_their_columns_when_a_card_
     settings = FitSettings(card=str(tmp_path / "card.yaml"), event_weights="genweight", target=("gen_mass",))
     net = net_settings(settings)
     source = source_of(FitFiles(train=files), net, settings)
-    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
         dataset = with_present_classes(source.open(folder), files[0])
         parts = fit_command._split(dataset, source, net=net, settings=settings, seed=0)
         assert not parts["train"].layout.card.has_automatic

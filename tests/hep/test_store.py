@@ -16,12 +16,12 @@ from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
 from subquad.hep.commands import fit as fit_command
 from subquad.hep.data import jets as jets_module
-from subquad.hep.data import preparation
+from subquad.hep.data import preparation, store
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
 from subquad.hep.data.preparation import move_store, source_of, temporary_store
-from subquad.hep.data.splits import with_present_classes
+from subquad.hep.data.splits import stratified_split, with_present_classes
 from subquad.hep.models.presets import PRESETS, net_settings
 
 SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
@@ -40,7 +40,7 @@ def test_a_network_gets_the_same_inputs_from_the_store_as_from_memory(preset, je
     monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 13)
     settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
     source = source_of(FitFiles(train=jets), net, settings)
-    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
         parts = split_store(source, folder, net, settings)
         part = parts["test"]
         whole = dataset_in_memory(read(jets), net, part.layout.jet_standardizer)
@@ -65,7 +65,7 @@ def test_momenta_are_in_gev_and_padded_with_0(jets):
 
 def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
     source = source_of(FitFiles(train=jets), NET, SETTINGS)
-    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
         assert source.open(folder) is not None
         assert source_of(FitFiles(train=jets[:2]), NET, SETTINGS).open(folder) is None
         assert source_of(FitFiles(train=jets), PRESETS["paper"].net, SETTINGS).open(folder) is None
@@ -112,6 +112,12 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
         patch.setattr(fit_command, "predict_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "jets" / "index.json").is_file()
+    # --force removes what is in the folder, so that the jets are read again and kept
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_command, "predict_outputs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(jets, SETTINGS, out=tmp_path / "run", force=True, quiet=True)
     assert (tmp_path / "run" / "jets" / "index.json").is_file()
     monkeypatch.setattr(preparation, "write_store", stop)
     assert fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)["steps"] == 9
@@ -187,10 +193,12 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
         ({"background": "qcd", "card": cards["short"]}, r"--background: no class 'qcd'"),
         ({"card": cards["bare"]}, "this preset needs the momenta of the particles, for variables of pairs, "),
         ({"k": 7, "card": cards["short"]}, "--k is 7; a jet has at most 7 particles, so give fewer neighbours"),
+        ({"card": cards["bare"], "preset": "standard", "reflect": True}, "--reflect: it is not known"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
     ):
         with pytest.raises(SubquadError, match=message):
             fit(jets, FitSettings(**given), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
     # a card may have more particles than a preset
     assert net_settings(FitSettings(k=150)).k == 150
 
@@ -199,7 +207,7 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
 def test_weights_enter_the_loss(jets, tmp_path):
     settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass", "0", "100", "140", "300"))
     source = source_of(FitFiles(train=jets[:2]), NET, settings)
-    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+    with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
         parts = split_store(source, folder, NET, settings)
         part = parts["train"]
         both = torch.cat([part.weights, parts["validation"].weights])
@@ -221,3 +229,19 @@ def test_items_are_prefetched_in_their_order_once_each():
         assert [plan[i] for i in range(len(plan))] == [10, 30, 50, 70, 90]
         assert plan[0] == 10
     assert made[:5] == [1, 3, 5, 7, 9]
+
+
+def test_numbered_classes_are_few():
+    labels = np.array([0, 2, 12_345_678])
+    with pytest.raises(SubquadError, match=r"labels go up to 12,345,678, but they have to be numbers of classes"):
+        store.class_numbers(labels)
+    assert store.class_numbers(labels[:2]) == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("jets", [5, 6, 1000])
+def test_every_class_keeps_a_jet_to_train_on(jets):
+    labels = np.repeat([0, 1], [jets, 1000])
+    found = stratified_split(labels, validation_fraction=0.49, test_fraction=0.49, seed=3)
+    counts = {name: np.bincount(labels[rows], minlength=2).tolist() for name, rows in found.items()}
+    assert min(*counts["train"], *counts["validation"], *counts["test"]) > 0
+    assert sum(map(sum, counts.values())) == jets + 1000

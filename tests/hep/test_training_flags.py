@@ -15,6 +15,7 @@ from subquad.hep.commands import fit as fit_command
 from subquad.hep.commands.fit_notes import chance_notes
 from subquad.hep.data.public_layouts import LAYOUTS
 from subquad.hep.fit_settings import LayoutName, Optimizer, PresetName
+from subquad.hep.models import training
 from subquad.hep.models.presets import PRESETS, net_settings, training_defaults
 from subquad.hep.plots.figures import range_test_figure
 from subquad.train import events
@@ -82,6 +83,50 @@ def test_a_range_test_finds_the_scale_of_a_problem_and_leaves_the_model_alone():
     assert result.rates[-1] < 100
     assert found(1.0) == result
     assert range_test_figure(result.rates, result.losses, result.suggested).axes[0].get_xscale() == "log"
+
+
+@pytest.mark.parametrize("offset", [-2.0, 5.0])
+def test_a_constant_in_the_loss_does_not_change_the_rate_of_a_range_test(offset):
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    net = torch.nn.Linear(3, 1)
+
+    def found(constant):
+        def step(model, item, backward):
+            loss = (model(item) - item.sum(1, keepdim=True)).square().mean() + constant
+            backward(loss)
+            return {"loss": loss}
+
+        return range_test(net, [x], step, lambda model: torch.optim.SGD(model.parameters(), lr=1.0), high=100.0)
+
+    plain, moved = found(0.0), found(offset)
+    assert min(moved.losses) == pytest.approx(min(plain.losses) + offset, abs=1e-5)
+    assert moved.suggested == plain.suggested
+    # it ends soon after the loss diverges
+    assert moved.rates[-1] < 100
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_range_test_has_the_precision_of_the_fit(precision, jets, monkeypatch):
+    class StoppedError(Exception):
+        pass
+
+    found = []
+
+    def spy(model, batches, step, *given, **options):
+        def observed(own, item, backward):
+            square = torch.ones(2, 2, device=next(own.parameters()).device)
+            found.append((square @ square).dtype)
+            raise StoppedError
+
+        return range_test(model, batches, observed, *given, **options)
+
+    monkeypatch.setattr(training, "range_test", spy)
+    model = PCNTagger(learning_rate="auto", precision=precision, width=8, layers=1, k=3)
+    sample = read(jets)
+    with pytest.raises(StoppedError):
+        model.fit(sample, sample.class_names)
+    assert found == [getattr(torch, precision)]
 
 
 def test_the_seed_of_a_range_test_reaches_gpus_too(monkeypatch):
@@ -186,8 +231,11 @@ def test_a_tagger_that_is_no_better_than_one_class_is_called_so(jets, tmp_path):
 
 def test_a_tagger_of_rare_jets_may_be_as_accurate_as_their_background():
     scores = {"labels": np.repeat([0, 1], [19, 1])}
-    assert chance_notes({"accuracy": 0.95, "auc_ovo": 0.97}, scores, 1e-3) == []
-    assert len(chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3)) == 1
+    assert chance_notes({"accuracy": 0.95, "auc_ovo": 0.97}, scores, 1e-3, 500) == []
+    (note,) = chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3, 500)
+    assert note.endswith("The training may have diverged; use a --learning-rate below 0.001.")
+    (note,) = chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3, 1)
+    assert note.endswith("The training had 1 step only; use more --epochs or a smaller --batch-size.")
 
 
 def test_a_training_that_diverges_is_refused(jets, tmp_path):

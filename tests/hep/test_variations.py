@@ -22,7 +22,11 @@ from subquad.hep.data.layout import Standardizer, layout_of
 from subquad.hep.data.substructure import substructure
 from subquad.hep.data.variations import fixed_inputs, parse_variation
 from subquad.hep.evaluation import scoring
+from subquad.hep.evaluation.systematics import varied_metrics
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.plots.tables import shifts_table
 from subquad.hep.settings import NetSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hep_tagger"
@@ -215,6 +219,61 @@ def test_what_cannot_be_varied_is_refused(jets, tables, tmp_path, capsys):
     with pytest.raises(SubquadError, match=r"--vary drop=0.1: kin\.yaml takes part_btag from the files, which"):
         list(read_chunks([path], layout, variation=parse_variation("drop=0.1")))
     assert len(list(read_chunks([path], layout, variation=parse_variation("rotate=0.1")))) == 1
+
+
+def predictions(name, scale=1.0):
+    """A model whose predicted masses are multiplied by `scale`, and whose signals are recognised worse for it."""
+    generator, labels = np.random.default_rng(5), np.arange(600) % 3
+    scores = np.exp(generator.normal(0, 1, (600, 3)) + 0.4 / scale * np.eye(3)[labels])
+    mass = generator.uniform(20, 300, 600)
+    one = Predictions(
+        model=name,
+        source=name,
+        probabilities=scores / scores.sum(1, keepdims=True),
+        labels=labels,
+        sdmass=mass,
+        predicted={"gen_mass": scale * (mass + generator.normal(0, 5, 600)), "gen_pt": generator.normal(500, 9, 600)},
+        true={"gen_mass": mass, "gen_pt": np.full(600, 500.0)},
+    )
+    return ModelPredictions(name=name, trainings=[one])
+
+
+def test_shifts_have_the_metrics_of_each_target_and_of_each_signal():
+    nominal, varied, classes = [predictions("pcn")], [predictions("pcn", 1.1)], ("QCD", "Hbb", "Tbqq")
+    found = varied_metrics(nominal, varied, classes, "QCD")
+    before = summarize(measure(nominal, classes, "QCD"), nominal)["test"]["pcn"]
+    after, shift = found["test"]["pcn"], found["shifts"]["pcn"]
+    assert shift["bias"]["gen_mass"] == pytest.approx(0.1, abs=0.01)
+    assert shift["bias"]["gen_pt"] == 0
+    assert set(shift["inverse_jsd_50"]) == {"Hbb", "Tbqq"}
+    for name in ("bias", "resolution", "inverse_jsd_50", "inverse_jsd_30"):
+        for key, value in shift[name].items():
+            assert value == pytest.approx(after[name][key] - before[name][key]), name
+    # the predictions of gen_pt have no correlation with a constant
+    assert set(shift["pearson"]) == {"gen_mass"}
+    assert shift["rejection"]["Hbb"] == pytest.approx(after["rejection"]["Hbb"] / before["rejection"]["Hbb"] - 1)
+
+
+def test_the_table_of_shifts_has_a_row_for_each_metric_and_target():
+    shift = {
+        **{"accuracy": -0.0123, "accuracy_error": 0.002, "auc_ovo": -0.001, "rejection": {"Hbb": -0.2, "Tbqq": 0.1}},
+        **{"bias": {"gen_mass": 0.02, "gen_pt": -0.001}, "resolution": {"gen_mass": 0.0123}},
+        **{"pearson": {"gen_mass": -0.05}, "inverse_jsd_50": {"Hbb": -3.21, "Tbqq": 140.0}},
+    }
+    other = {"accuracy": 0.01, "accuracy_error": None, "rejection": {}}
+    table = shifts_table({"drop=0.1": {"shifts": {"pcn": shift, "boosting": other}}, "rotate=1": {"shifts": {}}})
+    assert table.header == ["variation", "metric", "pcn", "boosting"]
+    assert table.rows == [
+        ["drop=0.1", "top-1 accuracy [points]", "-1.23 ± 0.20", "+1.00"],
+        ["drop=0.1", "AUC, ovo [points]", "-0.100", "–"],
+        ["drop=0.1", "rejection, largest shift", "-20.0 % (Hbb)", "–"],
+        ["drop=0.1", "1/JSD at 50 %, largest shift", "+140 (Tbqq)", "–"],
+        ["drop=0.1", "bias of gen_mass", "+0.0200", "–"],
+        ["drop=0.1", "resolution of gen_mass", "+0.0123", "–"],
+        ["drop=0.1", "Pearson of gen_mass", "-0.0500", "–"],
+        ["drop=0.1", "bias of gen_pt", "-0.0010", "–"],
+    ]
+    assert shifts_table({}) is None
 
 
 @pytest.mark.long

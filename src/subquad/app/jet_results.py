@@ -106,7 +106,7 @@ def performance(run: Path, signal: str | None) -> str:
     from subquad.hep.evaluation.scoring import stored_predictions
 
     config = load_config(run, "hep")
-    predictions = stored_predictions(run, MODELS["net"], config, config["classes"])
+    predictions = stored_predictions({run: config}, {run: MODELS["net"]}, config["classes"])
     models = read_json(run / METRICS)["models"]
     return _curves(predictions, config["classes"], config["background"], signal, measured=models)
 

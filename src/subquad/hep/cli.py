@@ -87,7 +87,7 @@ def predict(
 
 @app.command
 def evaluate(
-    *runs: Path,
+    *runs: str,
     files: Input[Names] = (),
     scores: Input[Names] = (),
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
@@ -101,7 +101,8 @@ def evaluate(
         subquad hep evaluate seed_1 seed_2 --files 'test/*.root' --scores ParT=part.root --out evaluation
 
     Args:
-        runs: Folders that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
+        runs: Folders that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad; name=FOLDER
+            names its model in tables and figures.
         files: Files of labelled jets to score. Default: each run is evaluated on its own test jets.
         scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
             for every class.

@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ __all__ = ["RangeTest", "range_test"]
 
 SMOOTHING = 0.9
 """Decay of the moving average of the loss."""
-DIVERGED = 3.0
-"""The test ends when the average loss exceeds its minimum by this factor."""
+DIVERGED = 2.0
+"""The test ends when the average loss rises above its minimum by this multiple of the size of the first loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ def range_test(
     low: float = 1e-6,
     high: float = 1.0,
     steps: int = 100,
+    precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> RangeTest:
     """Train a copy of a model at rates from `low` to `high`, and return the losses and a peak learning rate.
@@ -53,6 +54,7 @@ def range_test(
         low: Learning rate of the first step.
         high: Learning rate of the last step.
         steps: Number of steps.
+        precision: Data type of matrix products (autocast), as in `subquad.train.loop.train`.
         seed: Seed of dropout.
     """
     model = copy.deepcopy(model).train()
@@ -69,11 +71,13 @@ def range_test(
             for group, factor in zip(own.param_groups, relative, strict=True):
                 group["lr"] = rate * factor
             own.zero_grad()
-            metric = step(model, batches[i % len(batches)], torch.Tensor.backward)["loss"]
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                metric = step(model, batches[i % len(batches)], torch.Tensor.backward)["loss"]
             loss = float(metric.detach() if isinstance(metric, Tensor) else metric)
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
             unbiased = average / (1 - SMOOTHING ** (i + 1))
-            if not math.isfinite(unbiased) or (losses and unbiased > DIVERGED * min(losses)):
+            # not relative to the minimum, which is negative or close to 0 for some losses
+            if not math.isfinite(unbiased) or (losses and unbiased - min(losses) > DIVERGED * abs(losses[0])):
                 break
             rates.append(rate)
             losses.append(unbiased)

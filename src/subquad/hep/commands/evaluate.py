@@ -3,9 +3,8 @@
 Takes our runs, several trainings of each model, and scores that other programs wrote as ROOT files.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,25 @@ from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.variations import parse_variation
+from subquad.hep.evaluation.compared_runs import ComparedRuns, read_runs
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
 from subquad.hep.evaluation.systematics import check_variable, varied_metrics
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model, with_observers_of
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
-from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.models.networks import using_threads
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
-from subquad.hep.settings import EvaluateSettings, FitSettings
+from subquad.hep.settings import EvaluateSettings
 from subquad.progress import say
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import METRICS, REPORT, load_config
+from subquad.runs.folder import METRICS, REPORT
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import check_not_inside, plain, write_json
+from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
 
 KIND = "hep evaluation"
-
-VARIES_BETWEEN_TRAININGS = (
-    *("seed", "threads", "files", "validation", "test", "layout", "background", "no_boosting"),
-    "origin_fingerprint",
-)
-"""Settings that may differ between trainings of one model."""
 
 
 def evaluate(
@@ -54,7 +48,8 @@ def evaluate(
     """Compare taggers on labelled jets, write metrics, figures and a report, and return the metrics.
 
     Args:
-        runs: Folders that `subquad hep fit` wrote. Runs that differ only in their seed are trainings of one model.
+        runs: Folders that `subquad hep fit` wrote, or `name=folder` to name the model. Runs that differ only in their
+            seed, or have one name, are trainings of one model.
         settings: Background class, reference model, batch size and threads; defaults if None.
         files: Files of labelled jets to score with every run. Without them, each run is measured on its own test jets,
             with the gradient-boosting baseline that was fitted beside it.
@@ -72,12 +67,11 @@ def evaluate(
         SubquadError: Runs, files or scores that are invalid or do not fit together, or an output folder that must not
             be overwritten.
     """
-    settings = settings or EvaluateSettings()
-    folders = list(dict.fromkeys(map(run_folder, list_files(runs))))
-    check_not_inside(out, *folders, *list_files(files), flag="input")
+    settings, files = settings or EvaluateSettings(), list_files(files)
+    compared = read_runs(list_files(runs))
+    check_not_inside(out, *compared.names, *files, flag="input")
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
-    compared = _read_runs(folders)
-    paths = _files_to_score(list_files(files), compared, scores, settings)
+    paths = _files_to_score(files, compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)
     classes = compared.classes or external[0][1]
@@ -94,11 +88,7 @@ def evaluate(
             scored = score_files(taggers, paths, settings, classes, variation=variation, quiet=quiet)
             varied[variation.name] = group_by_model(scored)
     else:
-        predictions = [
-            one
-            for folder, name in compared.names.items()
-            for one in stored_predictions(folder, name, compared.configs[folder], classes)
-        ]
+        predictions = stored_predictions(compared.configs, compared.names, classes)
     own = group_by_model(predictions)
     predictions += _completed([one for one, _ in external], predictions, settings.event_weights)
     _check_weights(predictions)
@@ -117,7 +107,8 @@ def evaluate(
             *_variation_notes(settings),
         ],
         "variations": {name: varied_metrics(own, after, classes, background) for name, after in varied.items()},
-        "threads": settings.threads,
+        "device": _device(settings),
+        "runs": compared.described(),
         "models": measured,
     }
     say("drawing figures", quiet=quiet)
@@ -131,92 +122,8 @@ def evaluate(
     return evaluation
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Runs:
-    """The runs to compare, by their folders."""
-
-    configs: Mapping[Path, Mapping[str, Any]]
-    names: Mapping[Path, str]
-    """Name of each run's model."""
-    classes: tuple[str, ...]
-    """Classes of the first run; empty without runs."""
-
-    def taggers(self, event_weights: str | None) -> dict[str, list[TrainedTagger]]:
-        """Return the taggers of each model, which all read these event weights, or those of the first one."""
-        found: dict[str, list[TrainedTagger]] = {}
-        for folder, name in self.names.items():
-            tagger = TrainedTagger.load(folder)
-            event_weights = tagger.layout.event_weights if event_weights is None else event_weights
-            found.setdefault(name, []).append(tagger.weighted_by(event_weights))
-        return found
-
-
-def _read_runs(folders: Sequence[Path]) -> _Runs:
-    configs = {folder: load_config(folder, "hep") for folder in folders}
-    first = next(iter(configs), None)
-    classes = tuple(configs[first]["classes"]) if first else ()
-    errors = [
-        f"{folder}: {', '.join(sorted(set(config['classes']) ^ set(classes)))} is not a class of both it and {first}"
-        for folder, config in configs.items()
-        if set(config["classes"]) != set(classes)
-    ]
-    raise_errors("Taggers of different classes cannot be compared:", errors)
-    return _Runs(configs=configs, names=_model_names(configs), classes=classes)
-
-
-def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """Return the name of each run's model: its preset, and the settings that differ among runs of this preset."""
-    settings = {folder: config["subquad"]["settings"] for folder, config in configs.items()}
-    names: dict[Path, str] = {}
-    trainings: dict[tuple[str, Any], Path] = {}
-    differing = {folder: _differing(own, list(settings.values())) for folder, own in settings.items()}
-    distinct = {repr(own) for own in differing.values()}
-    for hidden, is_short in (("data", True), ("", True), ("", False)):
-        texts = {
-            folder: _settings_text({key: value for key, value in own.items() if key != hidden}, is_short=is_short)
-            for folder, own in differing.items()
-        }
-        # fingerprints, bin edges and the like are shown only if they tell models apart
-        if len({*texts.values()}) == len(distinct):
-            break
-    for folder, own in settings.items():
-        name = ", ".join([str(own.get("preset")), *texts[folder]])
-        training = (name, own.get("seed"))
-        if training in trainings:
-            raise SubquadError(
-                f"{folder}: the same training as {trainings[training]} (seed {training[1]}); "
-                "trainings of one model must differ in their seed"
-            )
-        trainings[training] = folder
-        names[folder] = name
-    return names
-
-
-def _differing(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings of a run that differ among the runs of its preset, without those that have their defaults."""
-    same_preset = [other for other in others if other.get("preset") == own.get("preset")]
-    # estimators store no files
-    keys = sorted(set.intersection(*map(set, same_preset)) - {"preset", *VARIES_BETWEEN_TRAININGS})
-    found = {key: own.get(key) for key in keys if any(other.get(key) != own.get(key) for other in same_preset)}
-    defaults = plain(FitSettings())
-    return {key: value for key, value in found.items() if key not in defaults or value != defaults[key]}
-
-
-def _settings_text(own: Mapping[str, Any], *, is_short: bool) -> tuple[str, ...]:
-    """Return settings as words; without the numbers of lists and the folders of paths, if they are to be short."""
-
-    def text(key: str, value: Any) -> str:
-        words = list(map(str, value)) if isinstance(value, list) else [str(value)]
-        # expressions have slashes too
-        words = [PurePath(word).name or word for word in words] if is_short and key in {"card", "from_"} else words
-        names = [word for word in words if word[:1].isalpha()]
-        return " ".join(names if is_short and names else words)
-
-    return tuple(f"{key.rstrip('_')} {text(key, value)}" for key, value in own.items())
-
-
 def _files_to_score(
-    files: Sequence[Path | str], compared: _Runs, scores: Sequence[str], settings: EvaluateSettings
+    files: Sequence[Path | str], compared: ComparedRuns, scores: Sequence[str], settings: EvaluateSettings
 ) -> list[Path]:
     event_weights, vary = settings.event_weights, settings.vary
     if not compared.names and not scores:
@@ -236,7 +143,7 @@ def _files_to_score(
 
 
 def _read_external(
-    scores: Sequence[str], compared: _Runs, event_weights: str | None, *, needs_weights: bool
+    scores: Sequence[str], compared: ComparedRuns, event_weights: str | None, *, needs_weights: bool
 ) -> list[tuple[Predictions, tuple[str, ...]]]:
     """Return external scores and their classes, in the order of the runs' classes or of those of the first file."""
     options = {"event_weights": event_weights, "needs_weights": needs_weights}
@@ -244,7 +151,7 @@ def _read_external(
     for given in scores:
         name, path = given.split("=", 1) if "=" in given else ("", given)
         name = name or Path(path).stem
-        if name in {*compared.names.values(), BOOSTING}:
+        if name in compared.names.values() or name == BOOSTING or name.startswith(f"{BOOSTING} of "):
             raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
         for file in expand_files(path):
@@ -297,6 +204,11 @@ def _reference(given: str | None, names: Sequence[str]) -> str:
     return given or names[0]
 
 
+def _device(settings: EvaluateSettings) -> str:
+    with using_threads(settings.threads):
+        return device_name()
+
+
 def _variation_notes(settings: EvaluateSettings) -> list[str]:
     """Return a sentence on the variations and their seed."""
     if not settings.vary:
@@ -321,7 +233,7 @@ def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:
     return list(dict.fromkeys(one.source for one in predictions if not one.is_on_jets_of(predictions[0])))
 
 
-def _notes(compared: _Runs, files: Sequence[Path], predictions: Sequence[Predictions]) -> list[str]:
+def _notes(compared: ComparedRuns, files: Sequence[Path], predictions: Sequence[Predictions]) -> list[str]:
     """Return warnings that a reader needs in order to interpret the metrics."""
     notes = []
     for folder, config in compared.configs.items():

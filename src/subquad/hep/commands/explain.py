@@ -77,9 +77,9 @@ def explain(
         SubquadError: A run, files, a class or a seed that cannot be used, or an output folder that must not be
             overwritten.
     """
-    settings = settings or ExplainSettings()
+    settings, files = settings or ExplainSettings(), list_files(files)
     check_seed(seed)
-    check_not_inside(out, run_folder(run), *list_files(files), flag="input")
+    check_not_inside(out, run_folder(run), *files, flag="input")
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, require
 from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes
 from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
@@ -50,6 +50,7 @@ from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
+from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
 from subquad.train.distributed import processes
 
@@ -120,6 +121,9 @@ def fit(
         SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
     settings = settings or FitSettings()
+    check_seed(seed)
+    if settings.tensorboard:
+        require("tensorboard", "tensorboard")
     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
@@ -132,7 +136,7 @@ def fit(
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
     if settings.reflect:
-        check_reflections(source.layout)
+        check_reflections(source.layout, has_jet_features=net.has_jet_features)
     check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
@@ -154,6 +158,8 @@ def fit(
         with using_threads(settings.threads):
             scores = _test_scores(job, fitted, seconds)
         metrics = _metrics(job, fitted, scores, seconds)
+        for note in metrics["notes"][len(job.notes) :]:
+            say(note, quiet=quiet)
         _write(job, fitted, scores, metrics)
     wait_for((job.run.directory / METRICS).is_file)
     return read_json(job.run.directory / METRICS)
@@ -183,7 +189,7 @@ def _read_and_split(
     check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     group.wait_for_everyone()
-    with temporary_store(source, out, quiet=quiet) as folder:
+    with temporary_store(source, out, force=force, quiet=quiet) as folder:
         dataset = source.open(folder)
         assert dataset is not None
         dataset = with_present_classes(dataset, source.files.train[0])
@@ -308,7 +314,7 @@ def _metrics(
         **summary,
         "notes": [
             *job.notes,
-            *chance_notes(summary["test"]["net"], scores, fitted.learning_rate),
+            *chance_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
             *weight_notes(models[0].trainings),
         ],
         "jets": jets,
@@ -378,5 +384,5 @@ def _split_text(source: FitSource, marked: Sequence[str], settings: FitSettings,
             drawn.append(f"{100 * getattr(settings, f'{part}_fraction'):g} % for {what}")
     if drawn:
         other = "other jets" if texts else "jets"
-        texts.append(f"Of the {other} of each class {' and '.join(drawn)}, drawn by seed {seed}")
+        texts.append(f"Of the {other} of each class, {' and '.join(drawn)} are drawn at random (seed {seed})")
     return "; ".join([texts[0], *(text[0].lower() + text[1:] for text in texts[1:])])

@@ -19,6 +19,9 @@ __all__ = ["batch_notes", "chance_notes", "origin_notes"]
 CHANCE_AUC = 0.7
 """AUC up to which a tagger that is no more accurate than the most frequent class is called so."""
 
+FEW_STEPS = 30
+"""Steps below which a tagger that has learned nothing has had too few of them."""
+
 
 def origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) -> list[str]:
     """Return what is taken from the tagger that is fine-tuned, and a warning if it may know the test jets."""
@@ -45,7 +48,7 @@ def batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> 
     ]
 
 
-def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate: float) -> list[str]:
+def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate: float, steps: int) -> list[str]:
     """Return a warning if the most frequent class alone is named as accurately, and the classes are not separated.
 
     Of rare signals, or with classes of equal weight in the loss, a good tagger may be less accurate than that.
@@ -55,7 +58,10 @@ def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate
     accuracy = test["accuracy"]
     if accuracy > chance or (test.get("auc_ovo") or 0.5) > CHANCE_AUC:
         return []
+    reason = f"The training may have diverged; use a --learning-rate below {rate:g}."
+    if steps < FEW_STEPS:
+        reason = f"The training had {steps} step{'s' * (steps > 1)} only; use more --epochs or a smaller --batch-size."
     return [
         f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
-        f"{100 * chance:.1f} % of them. The training may have diverged; use a --learning-rate below {rate:g}."
+        f"{100 * chance:.1f} % of them. {reason}"
     ]

@@ -33,10 +33,14 @@ INVARIANT = (JET_FEATURES, PARTICLE_SUMS, MOMENTUM_FEATURES)
 MOST_NAMES = 3
 
 
-def check_reflections(layout: Layout) -> None:
+def check_reflections(layout: Layout, *, has_jet_features: bool) -> None:
     """Check that it is known of all inputs how reflections change them.
 
     Four-vectors are not reflected, since networks take from them only what reflections do not change.
+
+    Args:
+        layout: The columns.
+        has_jet_features: Whether the network takes jet-level features.
 
     Raises:
         SubquadError: It is unknown of some.
@@ -44,7 +48,7 @@ def check_reflections(layout: Layout) -> None:
     names = dict.fromkeys((*layout.features.names, *layout.points.names))
     unknown = [name for name in names if name not in SIGNED and name not in UNSIGNED]
     # others are means over the particles
-    if layout.jet_standardizer is not None and layout.jet_features not in INVARIANT:
+    if has_jet_features and layout.jet_features not in INVARIANT:
         unknown += layout.jet_features
     if unknown:
         more = f" and {len(unknown) - MOST_NAMES} more" if len(unknown) > MOST_NAMES else ""

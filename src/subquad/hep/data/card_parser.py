@@ -50,6 +50,8 @@ class CardParser:
         targets = self._targets(options)
         self._check_definitions(options, new_variables)
         selection = self._optional(options, "selection")
+        test_selection = self._optional(options, "test_time_selection") or selection
+        branch_magic = self._mapping(options, "branch_magic")
         observers = self._names(options, "observers")
         self._names(options, "monitor_variables")
         (event_weights, reweighting), collections = self._weights(options, observers), self._collections(options)
@@ -61,7 +63,7 @@ class CardParser:
             "options": dict(options),
             "tree": None if tree is None else str(tree),
             "selection": selection,
-            "test_selection": self._optional(options, "test_time_selection") or selection,
+            "test_selection": test_selection,
             "new_variables": new_variables,
             "inputs": inputs,
             "labels": labels,
@@ -71,7 +73,7 @@ class CardParser:
             "event_weights": event_weights,
             "reweighting": reweighting,
             "collections": collections,
-            "branch_magic": {str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
+            "branch_magic": {str(key): str(value) for key, value in branch_magic.items()},
             "file_magic": {
                 str(key): {str(pattern): number for pattern, number in value.items()}
                 for key, value in self._mapping(options, "file_magic").items()

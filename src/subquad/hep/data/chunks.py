@@ -133,7 +133,8 @@ def first_jets(
     chunk = reader.chunk(columns, sources[0], errors)
     raise_errors("Some jets cannot be used:", errors.errors)
     if card.collections is not None:
-        wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
+        asked = card.branches(is_training=False, has_labels=False, has_weights=reader.has_weights)
+        wanted = [card.branch(name) for name in asked]
         columns, event = card.collections.flattened(columns, wanted, errors)
         errors = replace(errors, entries=errors.entries[event])
     is_selected = reader.selects(columns, sources[0], errors)

@@ -246,7 +246,10 @@ def class_indices(
 def truncated(
     table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool, may_be_empty: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
+    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet.
+
+    The mask, if there is one, is the last column of the table; it is removed from the columns that are returned.
+    """
     jet = np.repeat(np.arange(len(lengths)), lengths)
     keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
     if has_mask:

@@ -293,7 +293,7 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
             continue
         if missing:
             reasons = [f"{name} is not read, as {source.refused[name]}" for name in missing if name in source.refused]
-            advice = "give files in JetClass's layout, or describe another layout with --card"
+            advice = "give files in JetClass's layout, or fit a tagger on this layout with --card"
             errors.append(
                 f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
                 f"{'; '.join(reasons[:3]) or advice}"
@@ -304,7 +304,7 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
         elif needs_labels and not labels:
             errors.append(
                 f"{source.path}: {source.description} has no branch label_*, so its jets have no class; add a branch "
-                "label_<class> for each class, or describe the labels with --card"
+                "label_<class> for each class, or fit a tagger with a --card that describes the labels"
             )
         elif needs_labels and labels and found and set(labels) != set(found[0]):
             differing = sorted(set(labels) ^ set(found[0]))

@@ -54,7 +54,7 @@ class FitSource:
         card = None if layout.card is None else plain(layout.card.options)
         parts = [plain(getattr(self.files, part)) for part in ("train", "validation", "test")]
         columns = [list(getattr(layout, name)) for name in names]
-        return fingerprint(json.dumps([6, self.data, self.tree, parts, card, layout.event_weights, *columns]))
+        return fingerprint(json.dumps([7, self.data, self.tree, parts, card, layout.event_weights, *columns]))
 
     def open(self, folder: Path) -> JetDataset | None:
         """Return the dataset in a folder; None if it is not complete."""
@@ -68,7 +68,7 @@ class FitSource:
                 title = f"reading {part} jets"
                 # validation jets are selected as training jets are
                 chunks[part] = self._read(files, is_training=part == "validation", title=title, quiet=quiet)
-        write_store(folder, self.layout, chunks, key=self.key)
+        write_store(folder, self.layout, chunks, key=self.key, quiet=quiet)
 
     def _read(self, files: Sequence[Path], *, is_training: bool, title: str, quiet: bool) -> Iterator[JetChunk]:
         return read_chunks(files, self.layout, tree=self.tree, is_training=is_training, title=title, quiet=quiet)
@@ -213,11 +213,18 @@ def _layout_line(name: str, columns: Sequence[str]) -> str:
 
 
 @contextmanager
-def temporary_store(source: FitSource, out: Path, *, quiet: bool) -> Iterator[Path]:
-    """Yield the folder of the store: that of an interrupted run in `out`, or a temporary one beside `out`."""
+def temporary_store(source: FitSource, out: Path, *, force: bool, quiet: bool) -> Iterator[Path]:
+    """Yield the folder of the store: that of an interrupted run in `out`, or a temporary one beside `out`.
+
+    Args:
+        source: Files and layout.
+        out: Folder of the run.
+        force: Take no store in `out`, since what is in the folder will be removed.
+        quiet: Print no progress.
+    """
     begun, beside = out / JETS, out.absolute().parent / f".{out.name}.{JETS}"
     group = processes()
-    if source.open(begun) is not None:
+    if not force and source.open(begun) is not None:
         yield begun
         return
     try:

@@ -114,6 +114,8 @@ def stratified_split(
         test, validation = (
             max(1, round(fraction * len(rows))) if fraction else 0 for fraction in (test_fraction, validation_fraction)
         )
+        # two halves of few jets would leave none to train on
+        validation = min(validation, max(len(rows) - test - 1, 0))
         part[rows[:test]] = 2
         part[rows[test : test + validation]] = 1
     return {name: torch.from_numpy(np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}

@@ -23,9 +23,10 @@ from subquad.errors import SubquadError
 from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
+from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["PARTS", "JetDataset", "dataset_of", "open_store", "write_store"]
+__all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
 
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
@@ -36,6 +37,9 @@ PARTS = ("train", "test", "validation")
 
 OPTIONAL = ("decorrelated", "targets")
 """Columns of jets that only some fits have."""
+
+MOST_CLASSES = 1000
+"""Largest number of classes of files whose labels are numbers."""
 
 UNUSED = len(PARTS)
 """Part of jets that their file marks for another part than the one that other files are given for."""
@@ -52,7 +56,7 @@ class JetDataset:
     particles: Float[Tensor, "C V"]
     jet_features: Float[Tensor, "R F"]
     observers: Float[Tensor, "R O"]
-    """Columns as the layout's observers; 0 if the files have no such column."""
+    """Columns as the layout's observers; NaN for jets whose files have no such column."""
     rows: Tensor
     """[J]: row of each jet in `jet_features` and `observers`."""
     first: Tensor
@@ -80,10 +84,11 @@ class JetDataset:
         return replace(self, **{name: None if x is None else x[indices] for name, x in columns.items()})
 
     def observer(self, name: str) -> np.ndarray | None:
-        """Return an observer [J], or None if the layout has none of this name."""
+        """Return an observer [J], or None if the layout or the files of these jets have none of this name."""
         if name not in self.layout.observers:
             return None
-        return self.observers[self.rows, self.layout.observers.index(name)].numpy()
+        values = self.observers[self.rows, self.layout.observers.index(name)].numpy()
+        return None if len(values) and np.isnan(values).all() else values
 
     def part(self, name: str) -> Tensor:
         """Return the indices of the jets of a part."""
@@ -131,7 +136,7 @@ def _dataset(layout: Layout, classes: Sequence[str], *, lengths: Tensor, **table
 
 
 def _observer_table(chunk: JetChunk, layout: Layout) -> np.ndarray:
-    table = np.zeros((len(chunk), len(layout.observers)), np.float32)
+    table = np.full((len(chunk), len(layout.observers)), np.nan, np.float32)
     for i, name in enumerate(layout.observers):
         if name in chunk.observers:
             table[:, i] = chunk.observers[name]
@@ -163,7 +168,9 @@ def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.memmap(path, np.float32, "r+", shape=tuple(shape)))
 
 
-def write_store(folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetChunk]], *, key: str) -> None:
+def write_store(
+    folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetChunk]], *, key: str, quiet: bool = True
+) -> None:
     """Write the jets of all chunks into a new folder; its index, which is written last, completes the store.
 
     Args:
@@ -172,6 +179,7 @@ def write_store(folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetC
         chunks: Jets by part, those of `train` first. Some of these may be marked for another part; they are used there,
             unless that part has chunks of its own.
         key: Identifies files and layout.
+        quiet: Do not warn of jets that are all marked for testing or validation.
 
     Raises:
         SubquadError: The card selects no jet, no jet is for training, or an error of the chunks.
@@ -188,16 +196,22 @@ def write_store(folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetC
                 selection = layout.card.selection if layout.card is not None else None
                 given = f"{selection.place}: {selection.text!r}" if selection is not None else "the card"
                 raise SubquadError(f"{given} selects no jet to fit on; check its units, or give other files")
-    parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks])
+    parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks], quiet=quiet)
     # by Python, whose error says that the disk is full
     (folder / "parts").write_bytes(np.concatenate(parts).astype(np.int32).tobytes())
     write_json(folder / INDEX, {"key": key, **writer.index()})
 
 
-def _checked_marks(marks: np.ndarray, given: Sequence[int]) -> np.ndarray:
+def _checked_marks(marks: np.ndarray, given: Sequence[int], *, quiet: bool) -> np.ndarray:
     """Return the parts of the jets to fit on, from the parts that they are marked for and those that are given."""
     if len(np.unique(marks)) == 1:
         # only one part of a data set was given
+        if marks[0] and marks[0] < UNUSED:
+            say(
+                f"Warning: the files mark all jets to fit on for {PARTS[marks[0]]}; they are used for training all the "
+                "same, so that a tagger of these jets must not be compared with results on that part of the data set",
+                quiet=quiet,
+            )
         return np.zeros_like(marks)
     if (marks != PARTS.index("train")).all():
         raise SubquadError(
@@ -205,6 +219,21 @@ def _checked_marks(marks: np.ndarray, given: Sequence[int]) -> np.ndarray:
             "training jets, or fit on one of these parts"
         )
     return np.where((marks != 0) & np.isin(marks, given), UNUSED, marks)
+
+
+def class_numbers(labels: np.ndarray) -> tuple[str, ...]:
+    """Return the names of classes that are numbers.
+
+    Raises:
+        SubquadError: A number is too large for a class.
+    """
+    largest = int(labels.max())
+    if largest >= MOST_CLASSES:
+        raise SubquadError(
+            f"the labels go up to {largest:,}, but they have to be numbers of classes, of which there are at most "
+            f"{MOST_CLASSES:,}; give the column that numbers the classes from 0"
+        )
+    return tuple(map(str, range(largest + 1)))
 
 
 class _Writer:
@@ -238,7 +267,7 @@ class _Writer:
 
     def _class_indices(self, chunk: JetChunk) -> np.ndarray:
         """Return the labels as indices into the list of all classes, whose order may differ between files."""
-        names = chunk.classes or tuple(map(str, range(int(chunk.labels.max()) + 1)))
+        names = chunk.classes or class_numbers(chunk.labels)
         self._classes += [name for name in names if name not in self._classes]
         return np.array([self._classes.index(name) for name in names])[chunk.labels]
 

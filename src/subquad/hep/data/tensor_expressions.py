@@ -19,7 +19,7 @@ from torch import Tensor
 
 from subquad.errors import SubquadError
 from subquad.hep.data.expressions import MATH_FUNCTIONS, MODULES, Expression
-from subquad.hep.data.tensor_functions import ELEMENTWISE, precise
+from subquad.hep.data.tensor_functions import ELEMENTWISE, ignoring_nan, precise
 
 __all__ = ["TensorColumns", "columns_of_entries"]
 
@@ -44,6 +44,10 @@ _OPERATORS: Mapping[str, type[ast.AST]] = {
 }
 _OF_TWO = ("arctan2", "hypot", "power", "float_power")
 """Elementwise functions of two numbers."""
+_EXTREMES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{"maximum": torch.maximum, "minimum": torch.minimum},
+    **{"fmax": ignoring_nan(torch.maximum), "fmin": ignoring_nan(torch.minimum)},
+}
 _BARE = {"abs": "abs", "pow": "power", "round": "round", "_clip": "clip"}
 _REDUCTIONS = ("all", "any", "count", "count_nonzero", "max", "mean", "min", "num", "sum")
 
@@ -223,7 +227,7 @@ class _Walk:
                 first = first if low is None else _extreme(torch.maximum, first, low)
                 return first if high is None else _extreme(torch.minimum, first, high)
             case (("maximum" | "minimum" | "fmax" | "fmin"), 2):
-                return _extreme(torch.maximum if name.endswith("max") or name == "maximum" else torch.minimum, *values)
+                return _extreme(_EXTREMES[name], *values)
             case (("ones_like" | "zeros_like" | "full_like"), _):
                 number = {"ones_like": 1.0, "zeros_like": 0.0}.get(name)
                 return torch.full_like(_numbers(first, 0.0)[0], values[1] if number is None else number)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ELEMENTWISE", "arcsinh", "arctan2", "hypot", "log1p", "precise"]
+__all__ = ["ELEMENTWISE", "arcsinh", "arctan2", "hypot", "ignoring_nan", "log1p", "precise"]
 
 
 def precise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -29,6 +29,22 @@ def precise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return function(*values).to(torch.float32 if is_single else torch.float64)
 
     return rounded
+
+
+def ignoring_nan(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function of two numbers with the other number as its value where one of them is NaN.
+
+    Args:
+        function: Function of two tensors of one type.
+    """
+
+    def selected(left: Tensor, right: Tensor) -> Tensor:
+        if not left.dtype.is_floating_point:
+            return function(left, right)
+        value = torch.where(torch.isnan(right), left, function(left, right))
+        return torch.where(torch.isnan(left), right, value)
+
+    return selected
 
 
 def _arcsinh(x: Tensor) -> Tensor:

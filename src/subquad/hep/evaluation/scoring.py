@@ -27,12 +27,17 @@ from subquad.runs.storage import read_tensors
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes
 
-__all__ = ["BOOSTING", "score_files", "stored_predictions"]
+__all__ = ["BOOSTING", "OF_BASELINE", "score_files", "stored_predictions"]
 
 SINGLE_JETS = 50
 """Jets that are scored one by one for the latency."""
 BOOSTING = "boosting"
 """Name of the gradient-boosting baseline that `subquad hep fit` trains beside the network."""
+OF_BASELINE = (
+    *("data", "card", "layout", "test_fraction", "validation_fraction"),
+    *("event_weights", "reweight", "reweight_vars"),
+)
+"""Settings of a fit that its baseline depends on, besides the seed and the inputs."""
 
 
 def score_files(
@@ -190,26 +195,55 @@ def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], file
     return np.array([classes.index(name) for name in tagger.classes])[own]
 
 
-def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> list[Predictions]:
-    """Return the predictions that a run stored for its own test jets: its network's, and the baseline's if fitted.
+def stored_predictions(
+    configs: Mapping[Path, Mapping[str, Any]], names: Mapping[Path, str], classes: Sequence[str]
+) -> list[Predictions]:
+    """Return the predictions that runs stored for their own test jets: those of their networks and of their baselines.
+
+    Runs that differ in their networks only have the same baseline, which is returned once. Baselines that differ in
+    more than their seed are named after the first model that they were fitted beside.
 
     Args:
-        folder: Folder of the run.
-        name: Name of the network's model.
-        config: The run's `config.json`.
+        configs: `config.json` of each run, by its folder.
+        names: Name of the model of each run.
         classes: Order of the classes.
 
     Raises:
-        SubquadError: The run has no test jets of its own.
+        SubquadError: A run has no test jets of its own.
     """
+    stored = {folder: _stored(folder, names[folder], config, classes) for folder, config in configs.items()}
+    baselines = {folder: _baseline_key(configs[folder]) for folder, own in stored.items() if BOOSTING in own}
+    first: dict[str, Path] = {}
+    for folder, key in baselines.items():
+        first.setdefault(key, folder)
+    found, seen = [], set()
+    for folder, own in stored.items():
+        found.append(own[names[folder]])
+        if BOOSTING not in own or (training := (baselines[folder], configs[folder]["seed"])) in seen:
+            continue
+        seen.add(training)
+        name = BOOSTING if len(first) == 1 else f"{BOOSTING} of {names[first[baselines[folder]]]}"
+        found.append(replace(own[BOOSTING], model=name))
+    return found
+
+
+def _baseline_key(config: Mapping[str, Any]) -> str:
+    """Return a key that is equal for runs whose baselines differ at most in their seed."""
+    settings, net = config["subquad"]["settings"], config["net"]
+    own = [settings.get(name) for name in OF_BASELINE]
+    return json.dumps([*own, net.get("has_jet_features"), net.get("features")], default=str)
+
+
+def _stored(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Predictions]:
+    """Return the predictions of a run for its own test jets by the name of the model."""
     if not (folder / TEST_SCORES).is_file():
         raise SubquadError(f"{folder}: stores no test jets of its own; give --files")
     stored = {key: tensor.numpy() for key, tensor in read_tensors(folder / TEST_SCORES).items()}
     order = [config["classes"].index(name) for name in classes]
     names = {"net": name, "boosting": BOOSTING}
-    return [
-        replace(one, probabilities=one.probabilities[:, order], labels=np.argsort(order)[one.labels])
+    return {
+        one.model: replace(one, probabilities=one.probabilities[:, order], labels=np.argsort(order)[one.labels])
         for one in predictions_of_run(
             stored, names, source=str(folder), seed=config["seed"], temperature=config.get("temperature")
         )
-    ]
+    }

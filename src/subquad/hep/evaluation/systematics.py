@@ -43,20 +43,16 @@ def varied_metrics(
     """Return the metrics on varied jets, and their shifts against those on the same jets without the variation.
 
     Returns:
-        `test`, as in `metrics.json`; and `shifts` by model: differences of the metrics, `rejection` by signal as the
-        relative difference, and `accuracy_error`, the standard error of the difference of accuracies, paired by jet;
-        None if the variation selects other jets.
+        `test`, as in `metrics.json`; and `shifts` by model: differences of the metrics, also of those by signal or
+        by regression target; `rejection` by signal as the relative difference; and `accuracy_error`, the standard
+        error of the difference of accuracies, paired by jet, or None if the variation selects other jets.
     """
     before, after = (summarize(measure(models, classes, background), models)["test"] for models in (nominal, varied))
     shifts = {}
     for old, new in zip(nominal, varied, strict=True):
         first, second = before[old.name], after[new.name]
         shifts[old.name] = {
-            **{
-                name: second[name] - value
-                for name, value in first.items()
-                if isinstance(value, float) and name in second
-            },
+            **_differences(first, second),
             "rejection": {
                 name: second["rejection"][name] / value - 1
                 for name, value in first["rejection"].items()
@@ -65,6 +61,18 @@ def varied_metrics(
             "accuracy_error": _paired_error(old, new),
         }
     return {"test": after, "shifts": shifts}
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the differences of the numbers that both have, also of those in nested mappings."""
+    found: dict[str, Any] = {}
+    for name, value in before.items():
+        match value, after.get(name):
+            case Mapping() as first, Mapping() as second:
+                found[name] = _differences(first, second)
+            case float() as first, float() as second:
+                found[name] = second - first
+    return found
 
 
 def _paired_error(old: ModelPredictions, new: ModelPredictions) -> float | None:

@@ -33,10 +33,12 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
         quota = -(-left // (len(files) - i))
         for chunk in tagger.read_chunks([path], tree=settings.tree, needs_weights=True):
             labels = tagger.class_indices(chunk)
-            rows = np.flatnonzero(labels >= 0)
-            unknown_jets += len(labels) - len(rows)
-            rows = rows[:quota]
-            taken.append(_selected(replace(chunk, labels=labels), rows))
+            is_known = labels >= 0
+            # jets after the last one that is taken are not skipped for their class
+            is_wanted = np.cumsum(is_known) - is_known < quota
+            rows = np.flatnonzero(is_known & is_wanted)
+            unknown_jets += int((~is_known & is_wanted).sum())
+            taken.append(_selected(replace(chunk, labels=labels, classes=tagger.classes), rows))
             quota, left = quota - len(rows), left - len(rows)
             if not quota:
                 break

@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from subquad.errors import SubquadError, unknown
-from subquad.hep.metrics.weighting import weighted_fraction, weighted_mean
+from subquad.hep.metrics.weighting import equivalent_counts, passed_and_total, weighted_mean
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 __all__ = [
@@ -70,7 +70,7 @@ def classification_metrics(
     `auc_ovo` and `auc_ovr` are macro averages over pairs of classes and over classes against the rest;
     `average_precision` is the mean over classes against the rest, which E-PCN (arXiv:2512.07420) reports as AUPR; all
     three are None if a class has no jets. `accuracy_ovr_macro` is what the PCN paper calls accuracy: each class against
-    the rest, averaged; a tagger that rejects every class reaches 1 - 1/C. `calibration_error` is that of the most
+    the rest, averaged; a tagger that assigns jets to no class reaches 1 - 1/C. `calibration_error` is that of the most
     probable class, and `calibration_error_unscaled` that before the logits were divided by the temperature.
 
     Args:
@@ -91,7 +91,7 @@ def classification_metrics(
     C = len(classes)
     right = probabilities.argmax(1) == labels
     accuracy = weighted_mean(right, weights)
-    low, high = (float(value) for value in wilson(*weighted_fraction(right, weights), CONFIDENCE))
+    low, high = (float(value) for value in wilson(*passed_and_total(right, weights), CONFIDENCE))
     metrics: dict[str, Any] = {"accuracy": accuracy, "auc_ovo": None, "auc_ovr": None, "average_precision": None}
     intervals: dict[str, tuple[float, float] | None] = {**dict.fromkeys(metrics), "accuracy": (low, high)}
     if all(_sum(labels == c, weights) > 0 for c in range(C)):
@@ -100,7 +100,8 @@ def classification_metrics(
             "average_precision": _average_precision(probabilities, labels, weights),
         }.items():
             metrics[name] = value
-            intervals[name] = interval_around(value, error)
+            # classes that are fully separated, or not at all, leave the uncertainty unknown
+            intervals |= {name: interval_around(value, error)} if error > 0 else {}
     # of the most probable class before the division, whose logits were larger by this factor
     unscaled = 0.0
     if temperature is not None:
@@ -296,11 +297,11 @@ def rejection_at(
         Value, lower and upper limit, [K] each. Value and upper limit are infinite where no background passes; then the
         lower limit is the background's alone.
     """
-    _, number = weighted_fraction(np.ones(len(signal), bool), of_signal)
+    _, number = passed_and_total(np.ones(len(signal), bool), of_signal)
     at = np.stack([efficiencies, *wilson(efficiencies * number, np.full(len(efficiencies), number), CONFIDENCE)])
     passed, total = _passing(background, threshold_at(signal, at, of_signal), of_background)
     value, tighter, looser = inverse(passed / total)
-    lowest, highest = clopper_pearson(passed[0], total, CONFIDENCE)
+    lowest, highest = clopper_pearson(passed[0], total[0], CONFIDENCE)
     low, high = 1 / highest, inverse(lowest)
     known = np.isfinite(value)
     middle = np.log(value[known])
@@ -316,15 +317,15 @@ def inverse(rate: np.ndarray) -> np.ndarray:
     return np.divide(1.0, rate, out=np.full(np.shape(rate), np.inf), where=np.asarray(rate) > 0)
 
 
-def _passing(scores: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, float | int]:
-    """Return how many jets reach each threshold, and of how many: numbers of jets, or effective numbers."""
+def _passing(scores: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many jets reach each threshold, and of how many: numbers of jets, or equivalent ones by weights."""
     order = np.argsort(scores, kind="stable")
     places = np.searchsorted(scores[order], thresholds, side="left")
     if weights is None:
-        return len(scores) - places, len(scores)
-    sums = np.concatenate([[0.0], np.cumsum(weights[order])])
-    _, total = weighted_fraction(np.ones(len(scores), bool), weights)
-    return total * ((sums[-1] - sums[places]) / sums[-1]).clip(0, 1), total
+        return len(scores) - places, np.full(np.shape(places), len(scores))
+    own = weights[order].astype(np.float64)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(column)]) for column in (own, own**2))
+    return equivalent_counts(sums[-1] - sums[places], squares[-1] - squares[places], own)
 
 
 def rejections(

@@ -11,7 +11,7 @@ from scipy.special import rel_entr
 
 from subquad.hep.metrics.classification import CONFIDENCE, discriminant, inverse, rejection_at, threshold_at
 from subquad.hep.metrics.predictions import Predictions
-from subquad.hep.metrics.weighting import weighted_fraction
+from subquad.hep.metrics.weighting import passed_and_total
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 __all__ = [
@@ -124,7 +124,7 @@ def against_pt(
     curves = []
     for of in (is_signal, is_background):
         in_bins = [of & (place == i) for i in range(bins)]
-        counts = [weighted_fraction(passes[rows], scored.weights_of(rows)[1]) for rows in in_bins]
+        counts = [passed_and_total(passes[rows], scored.weights_of(rows)[1]) for rows in in_bins]
         passed, total = np.array(counts).T
         has_jets = total > 0
         low, high = clopper_pearson(passed[has_jets], total[has_jets], CONFIDENCE)

@@ -12,7 +12,7 @@ from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.regression import regression_metrics, regression_summary
 from subquad.hep.metrics.weighting import effective_number, weight_note
 
-__all__ = ["measure", "summarize", "uncertainty", "weight_notes"]
+__all__ = ["errors_over_jets", "measure", "summarize", "uncertainty", "weight_notes"]
 
 
 def measure(models: Sequence[ModelPredictions], classes: Sequence[str], background: str) -> list[dict[str, Any]]:
@@ -74,10 +74,22 @@ def weight_notes(predictions: Sequence[Predictions]) -> list[str]:
     return notes
 
 
+def errors_over_jets(measured: Mapping[str, Any], metric: str) -> list[float]:
+    """Return the uncertainty of a metric by the sampling of test jets, of each training for which it is known.
+
+    It is half of the 68.3 % interval, and all of an interval that ends at the value, such as that of an accuracy of 1.
+    """
+    found = []
+    for one in measured["trainings"]:
+        if limits := one.get("intervals", {}).get(metric):
+            sides = np.abs(np.array(limits) - one[metric])
+            found.append(float(sides.max() if np.isclose(sides.min(), 0) else sides.mean()))
+    return found
+
+
 def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
-    """Return half of the 68.3 % interval of a metric's mean: over jets and, if there are several, over trainings."""
-    intervals = [one["intervals"].get(metric) for one in measured["trainings"]]
-    widths = [(high - low) / 2 for low, high in filter(None, intervals)]
+    """Return the uncertainty of a metric's mean, of 68.3 %: over jets and, if there are several, over trainings."""
+    widths = errors_over_jets(measured, metric)
     of_trainings = measured["spread"].get(metric, {}).get("interval")
     over_trainings = None if of_trainings is None else (of_trainings[1] - of_trainings[0]) / 2
     if not widths:

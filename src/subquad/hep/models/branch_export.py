@@ -15,7 +15,7 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep.data.chunks import first_jets
-from subquad.hep.data.formats import Files, expand_files, inspect_file
+from subquad.hep.data.formats import Files, expand_files, file_of, inspect_file
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.data.layout import Layout
 from subquad.hep.models.branch_inputs import MASK, branches_read, masks_of_branches, padded_branches
@@ -47,12 +47,13 @@ def comparison_files(tagger: TrainedTagger, files: Files | None, *, tree: str) -
     example, card = expand_files(EXAMPLE), tagger.layout.card
     wanted = [*PARTICLES, *OBSERVERS]
     if card is not None:
-        wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
+        asked = card.branches(is_training=False, has_labels=False, has_weights=False)
+        wanted = [card.branch(name) for name in asked]
     missing = sorted({*wanted} - {*inspect_file(example[0], tree).columns})
     # whatever its name, the only tree of the example is taken
     if not missing and (card is None or card.collections is None):
         return example
-    training = [path for path in map(Path, tagger.config.get("files", ())) if path.is_file()]
+    training = [path for path in map(Path, tagger.config.get("files", ())) if file_of(path).is_file()]
     if training:
         return training[:1]
     raise SubquadError(

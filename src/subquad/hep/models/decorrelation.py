@@ -14,12 +14,12 @@ from torch import Tensor
 from subquad.ops.distance_correlation import distance_correlation
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["MIN_JETS", "Decorrelation"]
+__all__ = ["MAX_JETS", "MIN_JETS", "Decorrelation"]
 
 MIN_JETS = 4
 """Smallest number of background jets in a batch: of fewer the distance correlation is not estimated."""
 MAX_JETS = 2048
-"""Largest number of jets that are compared, which bounds memory; the first ones of more are taken."""
+"""Largest number of jets that are compared, which bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Decorrelation:
         """Return the squared distance correlation of scores and observer on background jets, averaged over the signals.
 
         The score of a signal is p_S / (p_S + p_B), on which taggers cut; of two classes it is 1 - p_B, as in the paper.
+        Of more than `MAX_JETS` background jets, evenly spaced ones are compared, as files may be sorted by pT.
 
         Args:
             logits: Logits of the jets.
@@ -42,7 +43,9 @@ class Decorrelation:
             labels: [B], indices of their classes.
             weights: [B]; negative ones count by their absolute value, since the penalty needs a distribution.
         """
-        rows = torch.nonzero(labels == self.background)[:MAX_JETS, 0]
+        rows = torch.nonzero(labels == self.background)[:, 0]
+        if len(rows) > MAX_JETS:
+            rows = rows[torch.linspace(0, len(rows) - 1, MAX_JETS, dtype=torch.float64, device=rows.device).long()]
         weights = weights[rows].abs()
         if len(rows) < MIN_JETS or not weights.sum() > 0:
             return logits.new_zeros(())

@@ -98,7 +98,8 @@ def fit_network(
             learn `NEW_LAYER` times as fast.
     """
     if settings.reflect:
-        check_reflections(parts["train"].layout)
+        layout = parts["train"].layout
+        check_reflections(layout, has_jet_features=layout.jet_standardizer is not None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         net = build_network(net_settings, parts["train"].layout, classes, targets=len(targets))
@@ -285,7 +286,14 @@ def _found_rate(
         found = read_json(path)
     elif processes().is_main_process:
         device = processes().device
-        tested = range_test(plan.net.to(device), batches, step, lambda net: plan.optimizer(1.0, net), seed=plan.seed)
+        tested = range_test(
+            plan.net.to(device),
+            batches,
+            step,
+            lambda net: plan.optimizer(1.0, net),
+            precision=plan.settings.precision,
+            seed=plan.seed,
+        )
         found = asdict(tested)
         say(f"learning rate {tested.suggested:.2g}, by a range test of {len(tested.rates)} steps", quiet=quiet)
         if path is not None:

@@ -89,8 +89,7 @@ def draw(
                 section="Inference time",
                 figure=time_figure(models),
                 caption=f"Time of the network per jet, one point per batch of jets of similar length, on "
-                f"{evaluation['threads']} thread{'s' * (evaluation['threads'] > 1)} of this machine. Reading and "
-                "preprocessing are not included.",
+                f"{evaluation['device']}. Reading and preprocessing are not included.",
                 is_half=True,
             )
         )
@@ -290,7 +289,16 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
         sections=[
             Section("Metrics", [*evaluation["notes"], *evaluation_tables(evaluation)]),
             *(Section(title, blocks) for title, blocks in figures.items()),
+            *([Section("Runs", [_runs_table(evaluation["runs"])])] if evaluation.get("runs") else []),
         ],
+    )
+
+
+def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        ["run", "model", "seed", "settings"],
+        [[run["run"], run["model"], run["seed"], run["settings"] or "the defaults"] for run in runs],
+        caption="Settings of the fits other than their defaults.",
     )
 
 

@@ -124,8 +124,8 @@ def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> 
     for axes in (left, right):
         axes.tick_params(axis="y", which="both", length=0)
         axes.yaxis.minorticks_off()
-    left.set_xlabel("fraction of the attributions [%]")
-    right.set_xlabel(f"permutation importance [points of {METRICS[metric]}]")
+    left.set_xlabel("fraction of the\nattributions [%]")
+    right.set_xlabel(f"permutation importance\n[points of {METRICS[metric]}]")
     return figure
 
 

@@ -21,6 +21,7 @@ from subquad.hep.plots.style import (
     colours,
     draw_cells,
     in_style,
+    label_within_decades,
     latex_name,
     line_looks,
     panel_grid,
@@ -273,7 +274,10 @@ def _draw_ratios(axes: Axes, curves: Mapping[str, Curve], divisor: np.ndarray) -
     low, high = min(ratios), max(ratios)
     if high > 6 * low:
         axes.set(yscale="log", ylim=(low / 1.5, high * 1.5))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        if high > 100 * low:
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            label_within_decades(axes.yaxis)
     else:
         room = 0.15 * max(high - low, 0.2)
         axes.set_ylim(max(0.0, low - room), high + room)
@@ -281,7 +285,7 @@ def _draw_ratios(axes: Axes, curves: Mapping[str, Curve], divisor: np.ndarray) -
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}…"
+    return name if len(name) <= 18 else f"{name[:17]}…"
 
 
 @in_style

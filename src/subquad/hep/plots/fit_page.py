@@ -58,7 +58,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         case None:
             return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."
         case "boosting":
-            return text + f"it is better by {-gap:.1f} points; the tagger needs more training jets or more epochs."
+            return text + f"it is better by {-gap:.1f} points. More training jets or more epochs may help the tagger."
     return text + f"the tagger is better by {gap:.1f} points. Training seeds were not varied."
 
 

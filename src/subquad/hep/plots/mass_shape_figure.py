@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.lines import Line2D
 
 from subquad.hep.metrics.mass_shape import EFFICIENCIES
-from subquad.hep.plots.style import colours, in_style, latex_name, panel_grid, wrapped
+from subquad.hep.plots.style import colours, in_style, label_within_decades, latex_name, panel_grid, wrapped
 
 __all__ = ["has_mass_shapes", "mass_shape_figure"]
 
@@ -19,6 +19,10 @@ MARKERS = dict(zip(EFFICIENCIES, ("o", "s"), strict=True))
 def has_mass_shapes(models: Sequence[Mapping[str, Any]], signal: str) -> bool:
     """Return whether a cut on the score of a signal was measured for any model."""
     return any(one["mass_shapes"].get(signal) for model in models for one in model["trainings"])
+
+
+def _label(model: Mapping[str, Any], efficiency: float) -> str:
+    return wrapped(f"{model['name']}, {100 * efficiency:g} %")
 
 
 @in_style
@@ -58,7 +62,7 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
                     xerr=[[point[0] - min(x)], [max(x) - point[0]]],
                     yerr=[[point[1] - ends_y[0]], [ends_y[1] - point[1]]],
                     **{"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1.2},
-                    label=wrapped(f"{model['name']}, {100 * efficiency:g} %"),
+                    label=_label(model, efficiency),
                 )
                 chance = [cut["by_chance"] for cut in cuts if cut["by_chance"]]
                 if chance:
@@ -69,11 +73,17 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
             # an axis without a power of ten has no labelled tick
             middle = float(np.sqrt(max(ends) * min(ends)))
             axes.set_ylim(middle / 4, middle * 4)
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        for axis in (axes.xaxis, axes.yaxis):
+            label_within_decades(axis)
         axes.set_title(latex_name(signal), loc="left", fontsize=10)
     # a panel lacks the models of which too few jets pass
-    shown = {name: line for axes in grid for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    drawn = {name for axes in grid for name in axes.get_legend_handles_labels()[1]}
+    shown = {
+        name: Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5)
+        for colour, model in zip(colours(len(models)), models, strict=True)
+        for efficiency, marker in MARKERS.items()
+        if (name := _label(model, efficiency)) in drawn
+    }
     figure.legend(shown.values(), shown, ncols=columns, loc="outside upper center", frameon=False, fontsize=8)
     figure.supxlabel(f"1 / JSD of the mass of {latex_name(background)}", fontsize=11)
     figure.supylabel(r"rejection $1/\varepsilon_B$", fontsize=11)

@@ -8,7 +8,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from subquad.errors import require
 from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
@@ -19,6 +21,7 @@ __all__ = [
     "colours",
     "draw_cells",
     "in_style",
+    "label_within_decades",
     "latex_name",
     "line_looks",
     "panel_grid",
@@ -111,6 +114,17 @@ def draw_cells(
     axes.minorticks_off()
     axes.tick_params(which="both", length=0)
     return image
+
+
+def label_within_decades(axis: Axis) -> None:
+    """Label 2 and 5 times each power of ten of a logarithmic axis too, as few decades have few powers of ten."""
+
+    def text(value: float, _: Any) -> str:
+        digit = round(value / 10 ** np.floor(np.log10(value)))
+        return f"{value:g}" if digit in (2, 5) else ""
+
+    axis.set_minor_formatter(FuncFormatter(text))
+    axis.set_tick_params(which="minor", labelsize=8)
 
 
 def panel_grid(count: int, *, columns: int, width: float, height: float, extra: float) -> tuple[Figure, list[Axes]]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd
+from subquad.hep.metrics.regression import REGRESSION_METRICS
+from subquad.hep.metrics.summary import errors_over_jets
 from subquad.reporting.page import Table
 
 __all__ = ["mass_shapes_table", "metrics_table", "rejections_table", "shifts_table"]
@@ -31,7 +33,7 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
         if name != UNSCALED and any(name in model["spread"] for model in models)
     }
     classes = 1 + len(models[0]["trainings"][0]["rejection"])
-    error = "0.7417(52) means 0.7417 ± 0.0052, half the 68 % interval over jets"
+    error = "0.7417(52) means 0.7417 ± 0.0052, half the 68 % interval over jets (all of one that ends at the value)"
     if has_several:
         error += (
             "; 0.7417(52)(31) is the mean over several trainings, whose 68 % interval by Student's t has the "
@@ -59,7 +61,7 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
             for model in models
         ],
         caption=f"{error}. One-vs-rest accuracy is what the PCN "
-        f"paper calls accuracy; a tagger that rejects every class reaches {1 - 1 / classes:.3g}.{result}",
+        f"paper calls accuracy; a tagger that assigns jets to no class reaches {1 - 1 / classes:.3g}.{result}",
         winner=names.index(wins) if wins in names else None,
     )
 
@@ -75,8 +77,9 @@ def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Ta
             [name, f"{100 * entry['efficiency']:g} %", *(_rejection(model, name) for model in models)]
             for name, entry in signals.items()
         ],
-        caption=f"Rejection 1/ε_B of {background} at fixed signal efficiency: {of_several}the value with its 68 % "
-        "interval over jets of both classes.",
+        caption=f"Rejection of {background}, the inverse of its efficiency, at fixed signal efficiency: {of_several}"
+        "the value with its 68 % interval over jets of both classes. After “>” stands the lower limit of this interval "
+        "where no jet of the background passes: with 84 % confidence the rejection is larger.",
     )
 
 
@@ -98,41 +101,56 @@ def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> T
         ["signal", "efficiency", *(model["name"] for model in models)],
         rows,
         caption=f"Inverse of the Jensen–Shannon divergence between the mass of {background} before and after a cut at "
-        "fixed signal efficiency; larger is better. In brackets: of as many jets drawn at random, the largest value "
-        "that can be measured on these jets. Of several trainings the median. A dash: fewer than ten jets pass.",
+        "fixed signal efficiency; larger is better. In brackets: the inverse of the mean divergence of as many jets "
+        "drawn at random, beyond which no difference from the mass before the cut can be measured. Of several "
+        "trainings the median. A dash: fewer than ten jets pass.",
     )
 
 
 def shifts_table(variations: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return how much systematic variations shift the metrics, one row per variation and model; None without any."""
-    rows = [
-        [
-            name,
-            model,
-            f"{100 * shift['accuracy']:+.2f}"
-            + ("" if shift["accuracy_error"] is None else f" ± {100 * shift['accuracy_error']:.2f}"),
-            f"{100 * shift['auc_ovo']:+.3f}" if "auc_ovo" in shift else "–",
-            _largest(shift["rejection"]),
-        ]
-        for name, found in variations.items()
-        for model, shift in found["shifts"].items()
-    ]
+    """Return how much systematic variations shift the metrics, one row per variation and metric; None without any."""
+    models = list(dict.fromkeys(model for found in variations.values() for model in found["shifts"]))
+    rows = []
+    for name, found in variations.items():
+        cells = {model: _shift_cells(shift) for model, shift in found["shifts"].items()}
+        metrics = dict.fromkeys(metric for own in cells.values() for metric in own)
+        rows += [[name, metric, *(cells.get(model, {}).get(metric, "–") for model in models)] for metric in metrics]
     if not rows:
         return None
     return Table(
-        ["variation", "model", "top-1 accuracy [points]", "AUC, ovo [points]", "rejection, largest shift"],
+        ["variation", "metric", *models],
         rows,
         caption="Shifts against the same jets without the variation; the standard error of that of the accuracy is "
-        "paired by jet. The last column is the largest relative change of a background rejection; all of them are in "
-        "metrics.json.",
+        "paired by jet. Of rejections, whose shifts are relative, and of 1/JSD, the measure of mass decorrelation, the "
+        "largest shift of a signal is given; all of them are in metrics.json.",
     )
 
 
-def _largest(rejections: Mapping[str, float]) -> str:
-    if not rejections:
-        return "–"
-    name = max(rejections, key=lambda signal: abs(rejections[signal]))
-    return f"{100 * rejections[name]:+.1f} % ({name})"
+def _shift_cells(shift: Mapping[str, Any]) -> dict[str, str]:
+    """Return the shifts of a model by the names of the metrics."""
+    error = "" if shift["accuracy_error"] is None else f" ± {100 * shift['accuracy_error']:.2f}"
+    cells = {f"{METRICS['accuracy']} [points]": f"{100 * shift['accuracy']:+.2f}{error}"}
+    if "auc_ovo" in shift:
+        cells[f"{METRICS['auc_ovo']} [points]"] = f"{100 * shift['auc_ovo']:+.3f}"
+    if shift["rejection"]:
+        signal, value = _largest(shift["rejection"])
+        cells["rejection, largest shift"] = f"{100 * value:+.1f} % ({signal})"
+    for efficiency in EFFICIENCIES:
+        if by_signal := shift.get(f"inverse_jsd_{100 * efficiency:.0f}"):
+            signal, value = _largest(by_signal)
+            text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.1f}"
+            cells[f"1/JSD at {100 * efficiency:g} %, largest shift"] = f"{text} ({signal})"
+    targets = dict.fromkeys(target for name in REGRESSION_METRICS for target in shift.get(name, {}))
+    for target in targets:
+        for name, title in REGRESSION_METRICS.items():
+            if target in shift.get(name, {}):
+                cells[f"{title} of {target}"] = f"{shift[name][target]:+.4f}"
+    return cells
+
+
+def _largest(shifts: Mapping[str, float]) -> tuple[str, float]:
+    """Return the signal with the largest shift, and this shift."""
+    return max(shifts.items(), key=lambda item: abs(item[1]))
 
 
 def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str:
@@ -153,13 +171,12 @@ def _with_error(model: Mapping[str, Any], name: str) -> str:
     around = model["spread"].get(name)
     if around is None:
         return "–"
-    found = [one.get("intervals", {}).get(name) for one in model["trainings"]]
-    halves = [(interval[1] - interval[0]) / 2 for interval in found if interval]
-    text = f"{around['mean']:.4f}" + (f"({1e4 * np.mean(halves):.0f})" if halves else "")
+    errors = errors_over_jets(model, name)
+    text = f"{around['mean']:.4f}" + (f"({1e4 * np.mean(errors):.0f})" if errors else "")
     if around.get("interval") is None:
         return text
     low, high = around["interval"]
-    return text + ("" if halves else "(–)") + f"({1e4 * (high - low) / 2:.0f})"
+    return text + ("" if errors else "(–)") + f"({1e4 * (high - low) / 2:.0f})"
 
 
 def _rejection(model: Mapping[str, Any], signal: str) -> str:
