@@ -57,7 +57,8 @@ from torch import Tensor, nn
 
 from subquad.hep.data.features import JET_FEATURES, PARTICLE_SUMS, jet_features
 from subquad.hep.data.jets import Jets, read
-from subquad.hep.metrics.classification import classification_metrics, rejections
+from subquad.hep.metrics.classification import classification_metrics
+from subquad.hep.metrics.rejection import rejections
 from subquad.hep.models.boosting import boosting_probabilities
 from subquad.hep.models.presets import PRESETS
 from subquad.runs.storage import atomic

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from subquad.hep.metrics.classification import rejection
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
+from subquad.hep.metrics.rejection import rejection
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.plots import evaluation_page
 from subquad.hep.plots.evaluation_page import draw

@@ -198,8 +198,8 @@ def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, hold
 @pytest.mark.slow
 def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_baseline(runs, tmp_path, no_figures):
     out = tmp_path / "evaluation"
-    settings = EvaluateSettings(reference="boosting")
-    got = evaluate([runs / "one", runs / "paper"], settings, out=out, quiet=True)
+    got = evaluate([runs / "one", runs / "paper"], EvaluateSettings(reference="boosting", efficiency=0.3), out=out)
+    assert {entry["efficiency"] for entry in got["models"][0]["trainings"][0]["rejection"].values()} == {0.3}
     assert [model["name"] for model in got["models"]] == ["standard", "paper", "boosting"]
     kept = read_tensors(runs / "one" / "test_scores.safetensors")
     expected = (kept["probabilities"].argmax(-1) == kept["labels"]).float().mean().item()

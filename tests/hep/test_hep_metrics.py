@@ -7,15 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
-from subquad.hep.metrics.classification import (
-    CONFIDENCE,
-    classification_metrics,
-    confusion,
-    interval_around,
-    rejection,
-    rejection_at,
-    spread,
-)
+from subquad.hep.metrics.classification import classification_metrics, confusion, interval_around, spread
+from subquad.hep.metrics.rejection import CONFIDENCE, rejection, rejection_at
 from subquad.hep.metrics.weighting import effective_number, passed_and_total, weight_note
 from subquad.hep.plots.fit_page import verdict
 from subquad.hep.plots.tables import rejections_table
@@ -30,6 +23,14 @@ def test_rejection_counts_background_above_the_signals_threshold():
     got = rejection(probabilities, labels, 1, 0, 0.5)
     assert got["value"] == pytest.approx(5.0)
     assert 1 < got["low"] < 5 < got["high"]
+
+
+def test_rejections_are_measured_at_the_efficiency_that_is_asked_for():
+    probabilities, labels = made_up(2003, classes=3)
+    found = classification_metrics(probabilities, labels, ["QCD", "Hbb", "Tbl"], "QCD", efficiency=0.3)["rejection"]
+    assert found["Tbl"] == rejection(probabilities, labels, 2, 0, 0.3)
+    usual = classification_metrics(probabilities, labels, ["QCD", "Hbb", "Tbl"], "QCD")["rejection"]
+    assert (usual["Hbb"]["efficiency"], usual["Tbl"]["efficiency"]) == (0.5, 0.995)
 
 
 def test_rejection_without_background_above_is_a_lower_limit():

@@ -119,14 +119,14 @@ def _curves(
     *,
     measured: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    from subquad.hep.metrics.classification import SIGNAL_EFFICIENCIES
     from subquad.hep.metrics.curves import roc
+    from subquad.hep.metrics.rejection import signal_efficiency
     from subquad.hep.plots.figures import confusion_figure, effective_jets, ratio_figure
     from subquad.hep.plots.tables import rejections_table
 
     if signal is None or signal not in classes or signal == background:
         signal = next(name for name in classes if name != background)
-    b, i, efficiency = classes.index(background), classes.index(signal), SIGNAL_EFFICIENCIES.get(signal, 0.5)
+    b, i, efficiency = classes.index(background), classes.index(signal), signal_efficiency(signal)
     found = {one.model: roc([one], i, b) for one in predictions}
     rocs = {name: curve for name, curve in found.items() if curve is not None}
     shown: list[Any] = []

@@ -83,6 +83,9 @@ class EvaluateSettings:
 
     background: Input[str | None] = None
     """Class whose rejection is measured. Default: that of the first run, or QCD, or the first class."""
+    efficiency: Input[float | None] = None
+    """Signal efficiency at which the rejection is measured, such as 0.3. Default: 0.5, or for the classes Hqql and Tbl
+    0.99 and 0.995, as in JetClass's table."""
     reference: Output[str | None] = None
     """Name of the model that ROC curves are divided by in the ratio panels. Default: the first model."""
     batch_size: Model[int] = 64
@@ -106,6 +109,8 @@ class EvaluateSettings:
         check_threads(self.threads)
         validate_minima(self, batch_size=1)
         validate_minima(self, seed=0)
+        if self.efficiency is not None and not 0 < self.efficiency < 1:
+            raise SubquadError(f"--efficiency is {self.efficiency}; give a fraction between 0 and 1, such as 0.3")
         validate_distinct(self, "vary")
 
 

@@ -93,7 +93,8 @@ def evaluate(
     predictions += _completed([one for one, _ in external], predictions, settings.event_weights)
     _check_weights(predictions)
     models = group_by_model(predictions)
-    measured = measure(models, classes, background)
+    at: dict[str, Any] = {"efficiency": settings.efficiency}
+    measured = measure(models, classes, background, **at)
     evaluation = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
         **summarize(measured, models),
@@ -106,7 +107,7 @@ def evaluate(
             *_missing_classes(predictions, classes),
             *_variation_notes(settings),
         ],
-        "variations": {name: varied_metrics(own, after, classes, background) for name, after in varied.items()},
+        "variations": {name: varied_metrics(own, after, classes, background, **at) for name, after in varied.items()},
         "device": _device(settings),
         "runs": compared.described(),
         "models": measured,

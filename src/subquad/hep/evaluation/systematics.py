@@ -38,7 +38,12 @@ def check_variable(taggers: Mapping[str, Sequence[TrainedTagger]]) -> None:
 
 
 def varied_metrics(
-    nominal: Sequence[ModelPredictions], varied: Sequence[ModelPredictions], classes: Sequence[str], background: str
+    nominal: Sequence[ModelPredictions],
+    varied: Sequence[ModelPredictions],
+    classes: Sequence[str],
+    background: str,
+    *,
+    efficiency: float | None = None,
 ) -> dict[str, Any]:
     """Return the metrics on varied jets, and their shifts against those on the same jets without the variation.
 
@@ -47,7 +52,10 @@ def varied_metrics(
         by regression target; `rejection` by signal as the relative difference; and `accuracy_error`, the standard
         error of the difference of accuracies, paired by jet, or None if the variation selects other jets.
     """
-    before, after = (summarize(measure(models, classes, background), models)["test"] for models in (nominal, varied))
+    before, after = (
+        summarize(measure(models, classes, background, efficiency=efficiency), models)["test"]
+        for models in (nominal, varied)
+    )
     shifts = {}
     for old, new in zip(nominal, varied, strict=True):
         first, second = before[old.name], after[new.name]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import rel_entr
 
-from subquad.hep.metrics.classification import CONFIDENCE, discriminant, inverse, rejection_at, threshold_at
 from subquad.hep.metrics.predictions import Predictions
+from subquad.hep.metrics.rejection import CONFIDENCE, discriminant, inverse, rejection_at, threshold_at
 from subquad.hep.metrics.weighting import passed_and_total
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from subquad.hep.metrics.classification import discriminant, rejection, threshold_at
 from subquad.hep.metrics.curves import MIN_JETS, density, distance, mass_edges
 from subquad.hep.metrics.predictions import Predictions
+from subquad.hep.metrics.rejection import discriminant, rejection, threshold_at
 
 __all__ = ["EFFICIENCIES", "inverse_jsd", "mass_shapes"]
 

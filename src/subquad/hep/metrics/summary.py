@@ -15,8 +15,17 @@ from subquad.hep.metrics.weighting import effective_number, weight_note
 __all__ = ["errors_over_jets", "measure", "summarize", "uncertainty", "weight_notes"]
 
 
-def measure(models: Sequence[ModelPredictions], classes: Sequence[str], background: str) -> list[dict[str, Any]]:
-    """Return the metrics of each model: one entry per training, and their spread."""
+def measure(
+    models: Sequence[ModelPredictions], classes: Sequence[str], background: str, *, efficiency: float | None = None
+) -> list[dict[str, Any]]:
+    """Return the metrics of each model: one entry per training, and their spread.
+
+    Args:
+        models: Predictions of the models.
+        classes: Names of the classes.
+        background: Class whose rejection is measured.
+        efficiency: Signal efficiency of the rejection; None for those of JetClass's table.
+    """
     found = []
     for model in models:
         trainings = [
@@ -34,7 +43,13 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 },
                 "mass_shapes": mass_shapes(one, classes, background),
                 **classification_metrics(
-                    one.probabilities, one.labels, classes, background, weights=one.weights, temperature=one.temperature
+                    one.probabilities,
+                    one.labels,
+                    classes,
+                    background,
+                    weights=one.weights,
+                    temperature=one.temperature,
+                    efficiency=efficiency,
                 ),
             }
             for one in model.trainings

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["effective_number", "equivalent_counts", "passed_and_total", "weight_note", "weighted_mean"]
+__all__ = [
+    "effective_number",
+    "equivalent_counts",
+    "passed_and_total",
+    "sum_of_weights",
+    "weight_note",
+    "weighted_mean",
+]
 
 NO_JET = -np.log((1 - 0.6827) / 2)
 """Upper limit of the 68.3 % interval of a number of jets of which none was observed."""
@@ -18,6 +25,11 @@ def effective_number(weights: np.ndarray) -> float:
     r"""Return $(\sum w)^2 / \sum w^2$: the number of jets of weight 1 with the same relative uncertainty."""
     squares = float((weights**2).sum())
     return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+def sum_of_weights(of: np.ndarray, weights: np.ndarray | None) -> float:
+    """Return the sum of the weights of the jets where `of` [J] is true."""
+    return float(of.sum() if weights is None else weights[of].sum())
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> float:

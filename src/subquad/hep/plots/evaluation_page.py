@@ -12,7 +12,6 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from subquad.hep.metrics.classification import SIGNAL_EFFICIENCIES
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
 from subquad.hep.plots.figures import (
@@ -152,7 +151,7 @@ def _signal_drawings(
     with_pt = [model.median_training for model in models if model.median_training.pt is not None]
     edges = pt_edges(with_pt) if with_pt else None
     for i, name in signals:
-        efficiency = SIGNAL_EFFICIENCIES.get(name, 0.5)
+        efficiency = evaluation["models"][0]["trainings"][0]["rejection"][name]["efficiency"]
         labels = {"signal": name, "background": background, "efficiency": efficiency}
         all_rocs = {model.name: roc(model.trainings, i, b) for model in models}
         rocs = {model: curve for model, curve in all_rocs.items() if curve is not None}

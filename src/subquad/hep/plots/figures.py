@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from subquad.errors import require
-from subquad.hep.metrics.classification import confusion, discriminant
+from subquad.hep.metrics.classification import confusion
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.hep.metrics.rejection import discriminant
 from subquad.hep.metrics.weighting import effective_number
 from subquad.hep.plots.style import (
     GREY,
