@@ -225,7 +225,7 @@ def test_a_tagger_that_is_no_better_than_one_class_is_called_so(jets, tmp_path):
     settings = replace(SHORT, epochs=1, learning_rate=1e4, batch_size=64)
     *_, note = fit(jets, settings, out=tmp_path / "run", quiet=True)["notes"]
     assert note.startswith("Warning: the tagger is right for ")
-    assert note.endswith("The training may have diverged; use a --learning-rate below 10000.")
+    assert "The training may have diverged; use a --learning-rate below 10000. Or it had too few steps (2)" in note
     assert not fit(jets, replace(SHORT, epochs=8, batch_size=16), out=tmp_path / "good", quiet=True)["notes"]
 
 
@@ -235,7 +235,7 @@ def test_a_tagger_of_rare_jets_may_be_as_accurate_as_their_background():
     (note,) = chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3, 500)
     assert note.endswith("The training may have diverged; use a --learning-rate below 0.001.")
     (note,) = chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3, 1)
-    assert note.endswith("The training had 1 step only; use more --epochs or a smaller --batch-size.")
+    assert note.endswith("Or it had too few steps (1); use more --epochs or smaller batches.")
 
 
 def test_a_training_that_diverges_is_refused(jets, tmp_path):

@@ -60,7 +60,8 @@ def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate
         return []
     reason = f"The training may have diverged; use a --learning-rate below {rate:g}."
     if steps < FEW_STEPS:
-        reason = f"The training had {steps} step{'s' * (steps > 1)} only; use more --epochs or a smaller --batch-size."
+        # it is not known which of the two it is
+        reason += f" Or it had too few steps ({steps}); use more --epochs or smaller batches."
     return [
         f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
         f"{100 * chance:.1f} % of them. {reason}"
