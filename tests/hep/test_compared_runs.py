@@ -50,6 +50,8 @@ def test_a_name_may_be_given(tmp_path):
         run.finish(config={"classes": list(CLASSES)}, tensors={"weight": torch.zeros(1)}, metrics={})
     compared = read_runs([f"base line={folders[0]}", folders[1]])
     assert dict(compared.names) == {folders[0]: "base line", folders[1]: "auto"}
+    with pytest.raises(SubquadError, match="boosting: the name of the baseline; choose another name for the run"):
+        read_runs([f"boosting={folders[0]}"])
     described = compared.described()
     assert [run["run"] for run in described] == list(map(str, folders))
     assert {run["settings"] for run in described} == {"epochs 9"}

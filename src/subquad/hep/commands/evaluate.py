@@ -16,7 +16,7 @@ from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.variations import parse_variation
 from subquad.hep.evaluation.compared_runs import ComparedRuns, read_runs
 from subquad.hep.evaluation.external_scores import read_external_scores
-from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
+from subquad.hep.evaluation.scoring import is_baseline, score_files, stored_predictions
 from subquad.hep.evaluation.systematics import check_variable, varied_metrics
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model, with_observers_of
@@ -152,7 +152,7 @@ def _read_external(
     for given in scores:
         name, path = given.split("=", 1) if "=" in given else ("", given)
         name = name or Path(path).stem
-        if name in compared.names.values() or name == BOOSTING or name.startswith(f"{BOOSTING} of "):
+        if name in compared.names.values() or is_baseline(name):
             raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
         for file in expand_files(path):

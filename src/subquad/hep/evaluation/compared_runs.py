@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from subquad.errors import SubquadError, raise_errors
+from subquad.hep.evaluation.scoring import is_baseline
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import FitSettings
 from subquad.runs.examples import name_of_run, run_folder
@@ -58,9 +59,11 @@ def read_runs(given: Sequence[Path | str]) -> ComparedRuns:
         given: Folders, names of examples, or `name=folder`, where the name is that of the run's model.
 
     Raises:
-        SubquadError: Their classes differ, or one training is given twice.
+        SubquadError: Their classes differ, one training is given twice, or a name is that of gradient boosting.
     """
     chosen = dict(map(_named, given))
+    for name in filter(is_baseline, chosen.values()):
+        raise SubquadError(f"{name}: the name of the baseline; choose another name for the run")
     folders = list(chosen)
     configs = {folder: load_config(folder, "hep") for folder in folders}
     first = next(iter(configs), None)

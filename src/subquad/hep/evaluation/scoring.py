@@ -27,7 +27,7 @@ from subquad.runs.storage import read_tensors
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes
 
-__all__ = ["BOOSTING", "OF_BASELINE", "score_files", "stored_predictions"]
+__all__ = ["BOOSTING", "is_baseline", "score_files", "stored_predictions"]
 
 SINGLE_JETS = 50
 """Jets that are scored one by one for the latency."""
@@ -38,6 +38,11 @@ OF_BASELINE = (
     *("event_weights", "reweight", "reweight_vars"),
 )
 """Settings of a fit that its baseline depends on, besides the seed and the inputs."""
+
+
+def is_baseline(name: str) -> bool:
+    """Return whether a name is one of those of gradient boosting."""
+    return name == BOOSTING or name.startswith(f"{BOOSTING} of ")
 
 
 def score_files(
