@@ -32,7 +32,8 @@ batches hold jets of similar length, padded to the longest of them; those of the
 normalization depends on the other jets of a batch. With --arrange bucketed they have jets of similar length too, which
 takes less time and costs both 9 to 16 points from particle features alone.
 
-One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel.
+One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel. The
+trainings of the baselines, which take more than an hour, resume from a checkpoint after their last 120 steps.
 Prints a Markdown table with means and standard deviations over seeds; R is the background rejection at JetClass's
 signal efficiencies, – if no background jet passed. --background measures it on these jets of the background instead,
 for seed 0 only: 100,000 jets take the baselines up to a quarter of an hour. The last line is JSON.
@@ -45,12 +46,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jet_networks import LEARNING_RATES, VARIANTS, Model, baseline, data_folder, ours
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -62,9 +65,12 @@ from subquad.hep.metrics.rejection import rejections
 from subquad.hep.models.boosting import boosting_probabilities
 from subquad.hep.models.presets import PRESETS
 from subquad.runs.storage import atomic
+from subquad.train.checkpoint import load_checkpoint, save_checkpoint
 
 BASELINES = ("particlenet", "part", "boosting", "boosting-tuned", "published")
 VALIDATIONS = 10
+CHECKPOINT_STEPS = 120
+"""A multiple of 6: then Ranger's slow weights are those of the network, which are all that a checkpoint has."""
 BOOSTING = tuple(
     {"learning_rate": rate, "max_leaf_nodes": leaves, "max_iter": 1000}
     for rate in (0.05, 0.1)
@@ -80,21 +86,28 @@ def endless(model: Model) -> Iterator[Tensor]:
         epoch += 1
 
 
-def trained(model: Model, parts: dict[str, Jets], options: argparse.Namespace) -> dict[str, Any]:
-    """Fit the net, leave it at its best weights, and return what that took."""
-    net, optimizer = model.net.train(), model.optimizer
+def trained(
+    model: Model, parts: dict[str, Jets], options: argparse.Namespace, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Fit the net, leave it at its best weights, and return what that took; a checkpoint lets it resume."""
+    net, optimizer, average = model.net.train(), model.optimizer, model.average
+    saved = {"accelerator": Accelerator(cpu=True), "model": net, "optimizer": optimizer}
     rates = [group["lr"] for group in optimizer.param_groups]
     labels = {part: torch.from_numpy(jets.labels) for part, jets in parts.items()}
-    used, steps, jets = 0.0, 0, 0
+    used, steps, jets, validated = 0.0, 0, 0, 0
     best, best_at, best_weights = -1.0, 0.0, {}
     all_steps = options.epochs * len(model.plan(0)) if options.epochs else None
-    validated = 0
-    batches = endless(model)
+    if checkpoint and checkpoint.is_file():
+        counters, copies = load_checkpoint(checkpoint, **saved)
+        used, steps, jets, validated, best, best_at = counters["values"]
+        best_weights = copies["best"]
+        if average is not None:
+            average.weights = copies["ema"]
+    batches = islice(endless(model), steps, None)
     while True:
         progress = steps / all_steps if all_steps else used / options.seconds
         if progress >= 1 or progress * VALIDATIONS >= validated + 1:
             validated = int(progress * VALIDATIONS)
-            average = model.average
             with nullcontext() if average is None else average.applied_to(net.state_dict()):
                 accuracy = (model.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
                 if accuracy > best:
@@ -113,10 +126,14 @@ def trained(model: Model, parts: dict[str, Jets], options: argparse.Namespace) -
         if model.clip:
             nn.utils.clip_grad_norm_(net.parameters(), model.clip)
         optimizer.step()
-        if model.average is not None:
-            model.average.update(net.state_dict(), steps + 1)
+        if average is not None:
+            average.update(net.state_dict(), steps + 1)
         used += time.process_time() - begin
         steps, jets = steps + 1, jets + len(rows)
+        if checkpoint and steps % CHECKPOINT_STEPS == 0:
+            copies = {"best": best_weights, "ema": {} if average is None else average.weights}
+            values = [used, steps, jets, validated, best, best_at]
+            save_checkpoint(checkpoint, **saved, weights=copies, state={"values": values})
     net.load_state_dict(best_weights)
     return {
         **{"cpu_seconds": used, "steps": steps, "epochs": jets / len(parts["train"]), "best_at": best_at},
@@ -164,7 +181,8 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         model = ours(name, parts, seed, options) if is_ours else baseline(name, parts, seed, options)
         parameters = sum(p.numel() for p in model.net.parameters() if p.requires_grad)
         if name != "published":
-            training = trained(model, parts, options)
+            checkpoint = None if is_ours else options.out / f"{name}_{seed}.safetensors"
+            training = trained(model, parts, options, checkpoint)
         begin = time.process_time()
         answers = {part: model.predict(part).double().softmax(-1).numpy() for part in measured}
         scoring = sum(len(parts[part]) for part in measured) / (time.process_time() - begin)
@@ -314,6 +332,7 @@ def main() -> None:
                     result = run(name, parts, seed, options)
                 with atomic(file) as temporary:
                     temporary.write_text(json.dumps({"model": name, "seed": seed, "settings": settings, **result}))
+                file.with_suffix(".safetensors").unlink(missing_ok=True)
             result = json.loads(file.read_text())
             if result["settings"] != settings:
                 raise SystemExit(

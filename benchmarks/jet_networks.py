@@ -249,6 +249,8 @@ def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Nam
         net.fc = head = HeadWithJetFeatures(WIDTHS[name], inputs["train"].of_jets, classes)
     if name == "published":
         net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
+    # a part of checkpoints, since it trims from the fifth step on
+    trimmer.register_buffer("_counter", trimmer._counter)
     rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
 
     def logits(part: str, rows: Tensor) -> Tensor:

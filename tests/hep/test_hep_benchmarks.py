@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUB
 pytestmark = pytest.mark.long
 
 
+def command_of(name, *arguments):
+    return [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+
+
 def run(name, *arguments, **environment):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **environment}, check=False)
+    environment = {**ENVIRONMENT, **environment}
+    return subprocess.run(command_of(name, *arguments), capture_output=True, text=True, env=environment, check=False)
 
 
 def result_of(done):
@@ -60,6 +66,25 @@ def test_baselines_take_the_inputs_of_our_networks(tmp_path, inputs):
     models = result_of(run("hep_baselines", *arguments))["models"]
     assert models.keys() == {"auto", "auto-no-neighbours", "boosting-tuned", "particlenet", "part"}
     assert all(0 < found["top-1"]["mean"] < 1 for found in models.values())
+
+
+def test_a_killed_training_of_a_baseline_resumes_with_the_same_result(tmp_path):
+    pytest.importorskip("weaver.nn.model", reason="needs weaver-core: pip install --no-deps weaver-core")
+    arguments = ["--epochs", 2, "--most-jets", 230, "--inputs", "particles", "--presets", "--baselines", "part"]
+    arguments += ["--baseline-batch-size", 2]
+    whole = run("hep_baselines", "--out", tmp_path / "whole", *arguments)
+    assert " 50 %:" in whole.stdout
+    out = tmp_path / "killed"
+    with subprocess.Popen(command_of("hep_baselines", "--out", out, *arguments), env=ENVIRONMENT) as process:
+        while process.poll() is None and not (out / "part_0.safetensors").is_file():
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    resumed = run("hep_baselines", "--out", out, *arguments)
+    assert " 50 %:" not in resumed.stdout
+    columns = [result_of(done)["models"]["part"] for done in (whole, resumed)]
+    assert all(columns[0][name] == columns[1][name] for name in ("top-1", "AUC", "AP", "epochs"))
+    assert [file.name for file in out.iterdir()] == ["part_0.json"]
 
 
 def test_samples_are_cross_validated_beside_boosting(tmp_path):
