@@ -150,11 +150,15 @@ def test_a_file_that_is_cut_short_is_reported(tables, tmp_path, part):
         read([cut])
 
 
-def test_an_empty_tree_is_refused(tables, tmp_path):
+def test_empty_files_are_not_used_and_an_error_if_there_are_no_others(tables, tmp_path, capsys):
     columns, write = tables
     table = {name: value[:0] for name, value in columns("QCD").items()}
-    with pytest.raises(SubquadError, match=r"tree 'tree' is empty; leave this file out"):
-        read([write(tmp_path / "empty.root", table)])
+    empty = write(tmp_path / "empty.root", table)
+    with pytest.raises(SubquadError, match=r"empty\.root: tree 'tree' is empty; give files with jets"):
+        read([empty])
+    full = write(tmp_path / "full.root", columns("QCD"))
+    assert len(read([empty, full], quiet=False)) == len(read([full]))
+    assert "Warning: 1 of 2 files are empty and are not used: " in capsys.readouterr().err
 
 
 def test_optional_labels_are_read_from_files_that_have_them_in_another_order(tables, tmp_path):

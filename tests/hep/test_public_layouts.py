@@ -27,6 +27,7 @@ from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import inspect_file, iterate_columns
 from subquad.hep.data.preparation import source_of
 from subquad.hep.models.presets import PRESETS
+from subquad.runs.storage import read_json
 
 NET = PRESETS["standard"].net
 SETTINGS = FitSettings(preset="standard", epochs=1, no_boosting=True)
@@ -253,7 +254,7 @@ def test_arrays_of_energyflow_with_other_shapes_are_refused(tmp_path):
         inspect_file(tmp_path / "b.npz", None)
 
 
-def test_empty_files_are_refused(tmp_path):
+def test_empty_files_are_refused_unless_there_are_others(tmp_path):
     labels, vectors = momenta()
     empty = [write_top(tmp_path / "empty.h5", vectors[:0], labels[:0], chunks=(7,), maxshape=(None,))]
     np.savez(tmp_path / "empty.npz", X=np.zeros((0, 5, 4)), y=np.zeros(0))
@@ -265,8 +266,12 @@ def test_empty_files_are_refused(tmp_path):
     with pytest.raises(SubquadError) as caught:
         fit(empty, SETTINGS, out=tmp_path / "run", quiet=True)
     for name in ("empty.h5", "empty.npz", "none.npz", "none.h5"):
-        assert f"{name}: the file is empty; leave this file out" in str(caught.value)
+        assert f"{name}: the file is empty; give files with jets" in str(caught.value)
     assert "bytes.h5: is not a HDF5 file, or is damaged or truncated" in str(caught.value)
+    # the layout is that of a file with jets
+    full = write_top(tmp_path / "full.h5", vectors, labels)
+    fit([empty[2], full], SETTINGS, out=tmp_path / "run", quiet=True)
+    assert read_json(tmp_path / "run" / "config.json")["classes"] == ["QCD", "top"]
 
 
 def test_an_unknown_layout_is_refused_with_its_columns(tmp_path, capsys):

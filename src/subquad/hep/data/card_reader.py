@@ -83,9 +83,9 @@ class CardReader:
         self.infinite: Counter[str] = Counter()
         self.variation: Variation | None = None
 
-    def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
-        """Return the contents of the files, which must have all columns that the card asks for."""
-        sources, errors = inspect_files(files, self.card.tree, default=tree)
+    def inspect(self, files: Sequence[Path], tree: str, *, quiet: bool = True) -> list[Source]:
+        """Return the contents of the files that are not empty, which must have all columns that the card asks for."""
+        sources, errors = inspect_files(files, self.card.tree, default=tree, quiet=quiet)
         columns = {source.path: set(source.columns) for source in sources}
         for name in ("has_labels", "has_weights"):
             if not getattr(self, name):

@@ -84,7 +84,7 @@ def read_chunks(
     card = layout.card if needs_targets else replace(layout.card, targets={})
     reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
     reader.variation = variation
-    sources = reader.inspect(files, tree)
+    sources = reader.inspect(files, tree, quiet=quiet)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
         say(f"{layout.card.name}: {name} has {count:,} NaN values, which are set to 0", quiet=quiet)

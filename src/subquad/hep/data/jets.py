@@ -24,7 +24,7 @@ from subquad.hep.data.columns import (
 from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
 from subquad.hep.data.momentum_checks import check_momenta
 from subquad.hep.data.variations import Variation, vary
-from subquad.progress import track
+from subquad.progress import say, track
 
 __all__ = [
     "MOMENTA",
@@ -186,7 +186,7 @@ def iterate_jets(
         title: Title of the progress bar.
         quiet: Print no progress.
     """
-    sources, errors = inspect_files(files, tree)
+    sources, errors = inspect_files(files, tree, quiet=quiet)
     without = [source for source in sources if event_weights and event_weights not in source.columns]
     if needs_weights:
         errors += [
@@ -227,17 +227,26 @@ def _momenta(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(flat, axis=1), ak.to_numpy(ak.num(columns["part_px"]))
 
 
-def inspect_files(files: Sequence[Path], tree: str | None, *, default: str = "tree") -> tuple[list[Source], list[str]]:
-    """Return the contents of the files that can be opened, and the errors of the others."""
-    errors, sources = [], []
+def inspect_files(
+    files: Sequence[Path], tree: str | None, *, default: str = "tree", quiet: bool = True
+) -> tuple[list[Source], list[str]]:
+    """Return the contents of the files that can be opened and have entries, and the errors of the others.
+
+    Empty files, which event selections leave behind, are an error only if all files are empty.
+    """
+    errors, sources, empty = [], [], []
     for file in files:
         try:
-            sources.append(inspect_file(file, tree, default=default))
+            source = inspect_file(file, tree, default=default)
         except SubquadError as error:
             errors.append(str(error))
             continue
-        if not sources[-1].entries:
-            errors.append(f"{file}: {sources[-1].description} is empty; leave this file out")
+        (sources if source.entries else empty).append(source)
+    if not sources:
+        errors += [f"{one.path}: {one.description} is empty; give files with jets" for one in empty]
+    elif empty:
+        names = ", ".join(str(one.path) for one in empty[:3]) + ", …" * (len(empty) > 3)
+        say(f"Warning: {len(empty):,} of {len(files):,} files are empty and are not used: {names}", quiet=quiet)
     return sources, errors
 
 

@@ -193,13 +193,17 @@ def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card 
 
 
 def _first_source(files: Sequence[Path], tree: str) -> Source | None:
-    """Return the content of the first file that can be opened."""
+    """Return the content of the first file that can be opened and is not empty, or else of one that is."""
+    empty = None
     for path in files:
         try:
-            return inspect_file(path, None, default=tree)
+            source = inspect_file(path, None, default=tree)
         except SubquadError:
             continue
-    return None
+        if source.entries:
+            return source
+        empty = source
+    return empty
 
 
 def _layout_line(name: str, columns: Sequence[str]) -> str:
