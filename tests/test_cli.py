@@ -190,6 +190,20 @@ def test_unknown_settings_and_wrong_values_of_a_file_are_reported_together(tmp_p
     assert 'Invalid value for --lora-alpha: unable to convert "many"' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["1.5", "1.5e0", "-0.5", ".5"])
+def test_fractions_for_integers_are_refused_rather_than_rounded(value, tmp_path, capsys):
+    command = ["hep", "fit", "example:jets", "--out", str(tmp_path / "run")]
+    assert main([*command, "--epochs", value]) == 2
+    assert f'Invalid value for --epochs: unable to convert "{value}" into int.' in capsys.readouterr().err
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"epochs: {value}\n")
+    assert main([*command, "--config", str(settings)]) == 2
+    assert "into int." in capsys.readouterr().err
+    # integers may be written as decimals
+    assert main([*command, "--epochs", "2.0", "--learning-rate", "x"]) == 2
+    assert "Invalid value for --learning-rate" in capsys.readouterr().err
+
+
 def test_a_mistyped_recipe_is_reported_with_the_similar_one(capsys):
     assert main(["llm", "plan", "llama-3.1-8b", "--config", "8B"]) == 2
     assert "8B: no such file (--config); did you mean 8b?; the recipes" in capsys.readouterr().err

@@ -5,14 +5,15 @@ import os
 import re
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from attrs import evolve
-from cyclopts import App, CoercionError, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
@@ -124,7 +125,7 @@ def _launch(
     # read now, since the file may be gone when the command ends
     content = {} if settings is None else settings.config
     # always set: a call in the same process must not inherit the file of an earlier one
-    app.config = () if settings is None else (settings,)
+    app.config = (_check_integers,) if settings is None else (settings, _check_integers)
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (CycloptsError, SubquadError) as error:
@@ -138,6 +139,24 @@ def _launch(
         raise error
 
 
+def _check_integers(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
+    """Check that what must be integers has no fractions, which cyclopts would round."""
+    for argument in arguments:
+        if "int" not in (types := _type_names(argument.hint)) or "float" in types:
+            continue
+        for token in argument.tokens:
+            with suppress(ValueError):
+                if float(token.value).is_integer():
+                    continue
+            if "." in token.value:
+                raise CoercionError(argument=argument, token=token, target_type=int)
+
+
+def _type_names(hint: Any) -> set[str]:
+    """Return the names of all types in a hint such as `tuple[int, ...] | None`."""
+    return {getattr(hint, "__name__", "")}.union(*map(_type_names, get_args(hint)))
+
+
 def _problems(tokens: Sequence[str], content: Mapping[str, Any], source: str) -> tuple[list[str], list[str]]:
     """Return lines about the settings of a file that the command does not have, and about wrong values.
 
@@ -146,7 +165,7 @@ def _problems(tokens: Sequence[str], content: Mapping[str, Any], source: str) ->
     unknown: list[str] = []
     wrong: list[str] = []
     while True:
-        app.config = (Dict(dict(content), source=source, use_commands_as_keys=False),)
+        app.config = (Dict(dict(content), source=source, use_commands_as_keys=False), _check_integers)
         try:
             app.parse_args(tokens, exit_on_error=False, print_error=False)
             return unknown, wrong
