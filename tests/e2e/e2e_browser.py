@@ -77,6 +77,13 @@ def keep(page, name):
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
+def check(page, name):
+    """Keep a picture of a page, which must fit its screen and have no serious fault of accessibility."""
+    keep(page, name)
+    faults = faults_of(page, name, page.viewport_size["width"])
+    assert not faults, "\n".join(faults)
+
+
 def faults_of(page, place, width):
     """Return what is wrong with a page: wider than the screen, or a serious fault of accessibility."""
     found = [

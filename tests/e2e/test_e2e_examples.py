@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from e2e_browser import browser_of, faults_of, keep, patience, wait_finished
+from e2e_browser import browser_of, check, patience, wait_finished
 
 from subquad.bio.data.examples import resolve_table
 
@@ -23,14 +23,11 @@ def test_a_shipped_model_predicts_and_maps_mutants(chromium, server, width, sche
         page.get_by_role("textbox", name="Sequences").fill(sequence)
         page.get_by_role("button", name="Predict", exact=True).click()
         page.locator("#sq-prediction").get_by_text("90 % from").wait_for(timeout=patience(240))
-        faults = faults_of(page, "prediction", width)
-        keep(page, f"example-prediction-{width}-{scheme}")
+        check(page, f"example-prediction-{width}-{scheme}")
         page.get_by_role("tab", name="Single mutants").click()
         page.get_by_role("button", name="Scan all single mutants").click()
         wait_finished(page, "bio-scan")
-        faults += faults_of(page, "map", width)
-        keep(page, f"example-map-{width}-{scheme}")
-        assert not faults, "\n".join(faults)
+        check(page, f"example-map-{width}-{scheme}")
         assert not complaints
 
 
@@ -44,12 +41,9 @@ def test_a_shipped_tagger_has_curves_and_displays_of_jets(chromium, server, widt
         # figures stay white in the dark theme, so their text stays dark
         inks = page.locator(".sq-figure svg *").evaluate_all("all => all.map(one => getComputedStyle(one).color)")
         assert {*inks} == {"rgb(28, 35, 48)"}
-        faults = faults_of(page, "curves", width)
-        keep(page, f"example-curves-{width}-{scheme}")
+        check(page, f"example-curves-{width}-{scheme}")
         page.get_by_role("tab", name="Single jets").click()
         page.get_by_role("button", name="Show the jet").click()
         page.locator("#sq-jet [role=img]").first.wait_for(timeout=patience(240))
-        faults += faults_of(page, "jet", width)
-        keep(page, f"example-jet-{width}-{scheme}")
-        assert not faults, "\n".join(faults)
+        check(page, f"example-jet-{width}-{scheme}")
         assert not complaints

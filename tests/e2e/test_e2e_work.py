@@ -3,7 +3,7 @@
 import zipfile
 
 import pandas as pd
-from e2e_browser import browser_of, keep, patience, wait_finished
+from e2e_browser import browser_of, check, patience, wait_finished
 from support.llm_models import byte_tokenizer, tiny_model
 
 from subquad.bio.data.examples import resolve_table
@@ -16,7 +16,7 @@ def choose_models(page, *names):
 
 
 def opened_report(page, panel):
-    """Open the report of a panel; it must not complain."""
+    """Open the report of a panel; it must not complain, nor have serious faults of accessibility."""
     complaints = []
     with page.context.expect_page() as opened:
         page.locator(f"#sq-{panel}").get_by_role("link", name="Open the report").click()
@@ -27,6 +27,7 @@ def opened_report(page, panel):
     report.reload()
     report.locator("h1").wait_for()
     assert not complaints
+    check(report, f"{panel}-report")
     return report
 
 
@@ -39,12 +40,12 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     browser.get_by_role("button", name="Train").locator("visible=true").click()
     browser.locator("#sq-bio-fit").get_by_text("running for").wait_for()
     browser.locator("#sq-bio-fit svg[role=img]").first.wait_for(timeout=patience(240))
-    keep(browser, "sequences-training")
+    check(browser, "sequences-training")
     browser.reload()
     browser.locator("#sq-bio-fit").get_by_text("running for").wait_for()
     wait_finished(browser, "bio-fit")
     browser.get_by_label("Fitted model").wait_for()
-    keep(browser, "sequences-fitted")
+    check(browser, "sequences-fitted")
     assert "assay" in opened_report(browser, "bio-fit").title()
     with browser.expect_download() as download:
         browser.locator("#sq-bio-fit").get_by_role("link", name="Model folder (zip)").click()
@@ -66,7 +67,7 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     before = tip.text_content()
     browser.keyboard.press("ArrowRight")
     assert tip.text_content() != before
-    keep(browser, "sequences-map")
+    check(browser, "sequences-map")
 
     browser.get_by_role("tab", name="Designs").click()
     browser.get_by_label("Number of designs").fill("4")
@@ -74,6 +75,7 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     browser.get_by_role("button", name="Design variants").click()
     wait_finished(browser, "bio-design")
     assert browser.locator("#sq-bio-design tbody tr").count() == 4
+    check(browser, "sequences-designs")
     browser.get_by_role("tab", name="Next round").click()
     # what is entered while a tab is still being built is lost
     browser.get_by_role("button", name="Propose a batch").wait_for()
@@ -82,12 +84,12 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     browser.get_by_role("button", name="Propose a batch").click()
     wait_finished(browser, "bio-rounds")
     assert browser.locator("#sq-bio-rounds tbody tr").count() == 3
-    keep(browser, "sequences-round")
+    check(browser, "sequences-round")
     browser.get_by_role("tab", name="Epistasis").click()
     browser.get_by_role("button", name="Map epistasis").click()
     wait_finished(browser, "bio-epistasis")
     assert browser.locator("#sq-bio-epistasis img").count()
-    keep(browser, "sequences-epistasis")
+    check(browser, "sequences-epistasis")
 
 
 def test_a_training_is_stopped(browser):
@@ -98,7 +100,7 @@ def test_a_training_is_stopped(browser):
     browser.get_by_role("button", name="Stop").locator("visible=true").first.click()
     browser.locator("#sq-bio-fit").get_by_text("was stopped after").wait_for()
     browser.get_by_role("button", name="Resume").locator("visible=true").wait_for()
-    keep(browser, "sequences-stopped")
+    check(browser, "sequences-stopped")
 
 
 def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path):
@@ -111,11 +113,11 @@ def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path)
     opened_report(browser, "hep-fit")
     browser.get_by_role("tab", name="Curves").click()
     browser.get_by_role("img", name="Rejection of QCD").first.wait_for()
-    keep(browser, "jets-curves")
+    check(browser, "jets-curves")
     browser.get_by_role("tab", name="Single jets").click()
     browser.get_by_role("button", name="Show the jet").click()
     browser.locator("#sq-jet [role=img]").first.wait_for(timeout=patience(120))
-    keep(browser, "jets-display")
+    check(browser, "jets-display")
     browser.get_by_role("tab", name="Score files").click()
     browser.get_by_role("button", name="Score the files").click()
     wait_finished(browser, "hep-predict")
@@ -126,6 +128,7 @@ def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path)
 
     with uproot.open(tmp_path / "scores.root") as file:
         assert file["Events"].num_entries == 1500
+    check(browser, "jets-scores")
 
 
 def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, tmp_path):
@@ -141,21 +144,21 @@ def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, 
     browser.get_by_role("button", name="Linearize").click()
     wait_finished(browser, "llm-linearize", 600)
     browser.locator("#sq-llm-linearize").get_by_text("Error of layers").wait_for()
-    keep(browser, "language-linearized")
+    check(browser, "language-linearized")
     opened_report(browser, "llm-linearize")
     browser.get_by_label("number input for Tokens of an answer, at most").fill("32")
     browser.get_by_role("textbox", name="Your question").fill("What is a list?")
     browser.get_by_role("button", name="Ask both").click()
     browser.locator("#sq-chat").get_by_text("tokens per second").nth(1).wait_for(timeout=patience(240))
     browser.locator("#sq-chat svg[role=img]").wait_for(timeout=patience(120))
-    keep(browser, "language-chat")
+    check(browser, "language-chat")
     browser.get_by_role("tab", name="Perplexity by position").click()
     browser.get_by_label("Length of the texts in tokens").fill("2048")
     browser.keyboard.press("Enter")
     browser.get_by_role("button", name="Measure perplexity").click()
     wait_finished(browser, "llm-evaluate", 600)
     assert browser.locator("#sq-llm-evaluate").get_by_text("trained length").count()
-    keep(browser, "language-perplexity")
+    check(browser, "language-perplexity")
 
 
 def test_a_reload_finds_the_jobs_of_the_same_browser_only(chromium, server):

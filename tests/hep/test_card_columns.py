@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.hep.data import jets as jets_module
+from subquad.hep.data import file_chunks
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.layout import fit_standardization, layout_of
@@ -102,7 +102,7 @@ def test_a_particle_whose_mask_is_undefined_is_dropped(one):
 
 @pytest.mark.parametrize("text", ["ak.sum(part_pt)", "part_pt.max()", "len(part_pt)", "jet_pt[0]", "np.mean(jet_pt)"])
 def test_a_number_that_depends_on_how_files_are_read_is_refused(text, one, monkeypatch):
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 5)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 5)
     with pytest.raises(SubquadError) as caught:
         chunks_of([one[0]], variables={"relative": f"part_pt / {text}"}, feature="relative")
     assert f"Hbb.root: card.yaml: new_variables: relative: 'part_pt / {text}' cannot be computed" in str(caught.value)

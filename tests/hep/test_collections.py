@@ -8,7 +8,7 @@ from support.hep_layouts import FLAVOUR_CARD, NANO_CARD, particles, write_flavou
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
-from subquad.hep.data import jets as jets_module
+from subquad.hep.data import file_chunks
 from subquad.hep.data.card import read_card
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.formats import inspect_file, iterate_columns
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_of_an_hdf5_file_is_named_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("entries", [3, 10_000])
 def test_jets_of_events_are_flattened_with_their_particles(tmp_path, monkeypatch, entries):
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", entries)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", entries)
     chunks = chunks_of(write_nano(tmp_path / "nano.root"), written(tmp_path / "card.yaml", NANO_CARD))
     labels, pt, eta, _ = particles()
     layout = layout_of(NET, read_card(tmp_path / "card.yaml"))

@@ -12,7 +12,7 @@ import pytest
 import uproot
 
 from subquad.errors import SubquadError
-from subquad.hep.data import jets as jets_module
+from subquad.hep.data import file_chunks
 from subquad.hep.data.formats import expand_files, inspect_file, iterate_columns
 from subquad.hep.data.jets import read
 
@@ -89,7 +89,7 @@ def test_every_format_gives_the_jets_of_root(kind, tables, tmp_path, monkeypatch
     columns, write = tables
     table = columns("Hbb")
     expected = read([write(tmp_path / "jets.root", table)])
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 5)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 5)
     found = read([WRITERS[kind](tmp_path / f"jets.{kind}", table)])
     assert np.array_equal(found.particles, expected.particles)
     assert np.array_equal(found.first, expected.first)
@@ -126,7 +126,7 @@ def test_a_file_of_any_format_that_is_cut_short_is_reported(kind, tables, tmp_pa
 
 def test_files_that_break_off_in_the_middle_are_all_reported_with_the_entry(tables, tmp_path, monkeypatch):
     columns, write = tables
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 50)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 50)
     paths = []
     for label in ("QCD", "Hbb"):
         path = write(tmp_path / f"{label}.root", columns(label, jets=211))

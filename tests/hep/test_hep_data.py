@@ -6,7 +6,7 @@ import pytest
 import uproot
 
 from subquad.errors import SubquadError
-from subquad.hep.data import jets as jets_module
+from subquad.hep.data import file_chunks
 from subquad.hep.data.formats import expand_files
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, as_jets, iterate_jets, read
 
@@ -34,7 +34,7 @@ def test_jets_come_out_in_order_with_the_hardest_particle_first(jets):
 
 def test_chunks_together_are_the_whole_file(jets, monkeypatch):
     whole = read(jets)
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 11)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 11)
     chunks = list(iterate_jets(jets))
     assert len(chunks) == 15
     assert np.array_equal(np.concatenate([chunk.particles for chunk in chunks]), whole.particles)

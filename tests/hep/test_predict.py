@@ -10,7 +10,7 @@ import uproot
 import yaml
 
 from subquad.errors import SubquadError
-from subquad.hep import predict
+from subquad.hep import PredictSettings, predict
 from subquad.hep.data.card import card_of
 from subquad.hep.data.layout import layout_of
 from subquad.hep.models.networks import build_network
@@ -25,17 +25,17 @@ CARD = Path(__file__).parent / "cards" / "JetClass_kin.yaml"
 def scored(monkeypatch, tmp_path):
     """Scores of files by a network with initial weights, whose card has these changes."""
 
-    def scores(files, **changes):
+    def scores(files, settings=None, *, has_card=True, **changes):
         options = yaml.safe_load(CARD.read_text())
         options["labels"] = {"type": "simple", "value": [f"label_{name}" for name in CLASSES]}
         net = replace(PRESETS["paper"].net, chebyshev_order=2, width=4, layers=1)
-        layout = layout_of(net, card_of({**options, **changes}, "card.yaml"))
+        layout = layout_of(net, card_of({**options, **changes}, "card.yaml") if has_card else None)
         torch.manual_seed(0)
         made = {"net": build_network(net, layout, 3).eval(), "settings": net, "layout": layout, "classes": CLASSES}
         tagger = TrainedTagger(path=tmp_path / "run", config={}, **made)
         monkeypatch.setattr(TrainedTagger, "load", lambda run: tagger)
         with uproot.open(
-            predict(tmp_path / "run", files, out=tmp_path / "scores.root", force=True, quiet=True)
+            predict(tmp_path / "run", files, settings, out=tmp_path / "scores.root", force=True, quiet=True)
         ) as file:
             return file["Events"].arrays(library="np")
 
@@ -82,3 +82,28 @@ def test_jets_without_a_label_are_scored_with_labels_of_0(jets, tables, scored, 
     found = scored([tmp_path / "data.root", jets[2]], file_magic=magic)
     assert found["label_Tbqq"].tolist() == [0] * 23 + [1] * 47
     assert not any(found[f"label_{name}"][:23].any() for name in CLASSES)
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_further_observers_are_copied_in_their_own_types(tables, scored, tmp_path, has_card):
+    columns, write = tables
+    table = columns("QCD")
+    # too large for single precision
+    table |= {"run": np.full(23, 400_123, np.int32), "event": 2**40 + np.arange(23), "m": np.full(23, 0.1)}
+    files = [write(tmp_path / "a.root", table)]
+    found = scored(files, PredictSettings(observers=("run", "event", "m", "jet_pt")), has_card=has_card)
+    for name in ("run", "event", "m"):
+        assert found[name].dtype == table[name].dtype
+        assert (found[name] == table[name]).all()
+    assert found["jet_pt"] == pytest.approx(table["jet_pt"])
+    del table["run"]
+    with pytest.raises(SubquadError, match=r"b\.root: tree 'tree' has no branch run"):
+        scored([*files, write(tmp_path / "b.root", table)], PredictSettings(observers=("run",)), has_card=has_card)
+    table["run"] = np.where(np.arange(23) == 3, np.nan, 0)
+    with pytest.raises(SubquadError, match=r"b\.root: entry 3: run is nan; drop such jets"):
+        scored([write(tmp_path / "b.root", table)], PredictSettings(observers=("run",)), has_card=has_card)
+
+
+def test_observers_cannot_take_the_names_of_scores():
+    with pytest.raises(SubquadError, match="--observers: score_QCD would have the name of a column of the output"):
+        PredictSettings(observers=("run", "score_QCD"))

@@ -20,7 +20,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, evaluate, fit, predict
 from subquad.hep.commands import evaluate as evaluate_command
-from subquad.hep.data import jets as jets_module
+from subquad.hep.data import file_chunks
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.energyflow import PARTICLES
 from subquad.hep.data.fit_files import FitFiles
@@ -152,7 +152,7 @@ def test_chunks_of_a_file_give_the_same_jets(tmp_path, monkeypatch):
     labels, vectors = momenta()
     paths = [write_top(tmp_path / "top.h5", vectors, labels), write_energyflow(tmp_path / "QG.npz")]
     expected = [chunk_of_files(path)[0] for path in paths]
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 5)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 5)
     for path, whole in zip(paths, expected, strict=True):
         found = source(path)
         chunks = list(read_chunks([path], found.layout, is_training=True))

@@ -15,8 +15,7 @@ from support.hep_jets import dataset_in_memory
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
 from subquad.hep.commands import fit as fit_command
-from subquad.hep.data import jets as jets_module
-from subquad.hep.data import preparation, store
+from subquad.hep.data import file_chunks, preparation, store
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
@@ -37,7 +36,7 @@ def split_store(source, folder, net, settings):
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_a_network_gets_the_same_inputs_from_the_store_as_from_memory(preset, jets, tmp_path, monkeypatch):
-    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 13)
+    monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 13)
     settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
     source = source_of(FitFiles(train=jets), net, settings)
     with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:

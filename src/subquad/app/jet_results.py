@@ -36,7 +36,8 @@ def describe_files(paths: Sequence[Path]) -> str:
         SubquadError: A file is damaged, has no jets or an unknown layout; all are listed.
     """
     from subquad.errors import raise_errors
-    from subquad.hep.data.jets import LABEL, inspect_files
+    from subquad.hep.data.file_chunks import inspect_files
+    from subquad.hep.data.jets import LABEL
 
     sources, errors = inspect_files(paths, None)
     raise_errors("Some files cannot be used:", errors)

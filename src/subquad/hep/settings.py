@@ -71,10 +71,15 @@ class PredictSettings:
     """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
+    observers: Output[tuple[str, ...]] = ()
+    """Further branches with one number per jet or event to copy, such as run and event."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         validate_minima(self, batch_size=1)
+        taken = [name for name in self.observers if name.startswith(("score_", "predicted_", "label_"))]
+        if taken:
+            raise SubquadError(f"--observers: {', '.join(taken)} would have the name of a column of the output")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,9 @@ def predict(
     """Score the jets of files, write the scores as one ROOT file, and return its path.
 
     Its tree `Events` has one entry per jet, in the order of the files and their entries: `score_<class>`, which sum to
-    1, `predicted_<target>` for regression targets, the jet's observers, and labels if all files have them, which are
-    all 0 for a jet without a label. If the tagger was fitted with a data card, the card saved with it selects the jets
-    and their inputs.
+    1, `predicted_<target>` for regression targets, the jet's observers and those that the settings name, and labels if
+    all files have them, which are all 0 for a jet without a label. If the tagger was fitted with a data card, the card
+    saved with it selects the jets and their inputs.
 
     Args:
         run: Folder that `subquad hep fit` wrote.
@@ -60,7 +60,8 @@ def predict(
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
         tree, types, scores = None, {}, {f"score_{name}": np.dtype(np.float32) for name in tagger.classes}
-        for chunk in tagger.read_chunks(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
+        options = {"observers": settings.observers, "tree": settings.tree, "quiet": quiet}
+        for chunk in tagger.read_chunks(paths, needs_labels=False, **options):
             # of a chunk of which the card selects nothing, not all columns are known
             if not len(chunk.labels):
                 continue

@@ -22,15 +22,17 @@ from subquad.hep.data.columns import (
     column_of_numbers,
     jet_table,
     jet_totals,
+    observers_of,
     particle_table,
     truncated,
 )
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import jet_features, momentum_features
+from subquad.hep.data.file_chunks import inspect_files
 from subquad.hep.data.formats import Source
 from subquad.hep.data.input_collections import InputCollection, columns_of, united
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import inspect_files, jets_of
+from subquad.hep.data.jets import jets_of
 from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_collections
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
@@ -304,12 +306,7 @@ class CardReader:
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
     def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
-        found = {}
-        for name in self.card.per_jet(is_training=self.is_training):
-            before = len(errors.errors)
-            jet_table(columns, [name], errors)
-            if len(errors.errors) == before:
-                found[name] = np.asarray(columns[name])
+        found = observers_of(columns, self.card.per_jet(is_training=self.is_training), errors)
         for name, expression in self.card.targets.items():
             # a target may be an observer too
             column = f"the regression target {name}"

@@ -16,6 +16,7 @@ from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.card_reader import CardReader
 from subquad.hep.data.columns import ChunkErrors
 from subquad.hep.data.features import jet_features, particle_features
+from subquad.hep.data.file_chunks import inspect_files, iterate_chunks
 from subquad.hep.data.formats import iterate_columns
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import (
@@ -23,8 +24,6 @@ from subquad.hep.data.jets import (
     PARTICLES,
     Jets,
     check_branches,
-    inspect_files,
-    iterate_chunks,
     iterate_jets,
     jets_of,
 )
@@ -44,6 +43,7 @@ def read_chunks(
     needs_labels: bool = True,
     needs_weights: bool = True,
     needs_targets: bool = True,
+    observers: Sequence[str] = (),
     variation: Variation | None = None,
     title: str = "reading jets",
     quiet: bool = True,
@@ -58,8 +58,9 @@ def read_chunks(
             `test_time_selection`.
         needs_labels: Refuse files without labels.
         needs_weights: Refuse files without the layout's event weights.
-        variation: Systematic variation of the momenta.
         needs_targets: Read the layout's regression targets, which files must have then.
+        observers: Further branches with one number per jet, beside the observers of the layout.
+        variation: Systematic variation of the momenta.
         title: Title of the progress bar.
         quiet: Print no progress.
 
@@ -74,6 +75,7 @@ def read_chunks(
             event_weights=layout.event_weights,
             needs_weights=needs_weights,
             targets=layout.targets if needs_targets else (),
+            observers=[name for name in observers if name not in OBSERVERS],
             variation=variation,
             varied=layout.varied,
             title=title,
@@ -81,7 +83,8 @@ def read_chunks(
         ):
             yield chunk_of(jets, layout)
         return
-    card = layout.card if needs_targets else replace(layout.card, targets={})
+    card = replace(layout.card, observers=tuple(dict.fromkeys((*layout.card.observers, *observers))))
+    card = card if needs_targets else replace(card, targets={})
     reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
     reader.variation = variation
     sources = reader.inspect(files, tree, quiet=quiet)
@@ -152,7 +155,7 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
         jet_features=jet_features(jets, layout.jet_features),
-        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights, **jets.targets},
+        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights, **jets.others},
         labels=jets.labels,
         classes=jets.classes,
     )

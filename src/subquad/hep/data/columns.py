@@ -21,6 +21,7 @@ __all__ = [
     "jet_table",
     "jet_totals",
     "normalized",
+    "observers_of",
     "particle_table",
     "truncated",
 ]
@@ -220,6 +221,17 @@ def jet_table(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErr
             table[:, i] = np.asarray(column)
             _check_jets(table[:, i], name, errors)
     return table
+
+
+def observers_of(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> dict[str, np.ndarray]:
+    """Return columns with one number per jet in their own types; those that are not finite are errors."""
+    found = {}
+    for name in names:
+        before = len(errors.errors)
+        jet_table(columns, [name], errors)
+        if len(errors.errors) == before:
+            found[name] = np.asarray(columns[name])
+    return found
 
 
 def class_indices(

@@ -5,10 +5,10 @@
 Axes: J jets, C particles of all jets, one jet after the other.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +19,13 @@ from subquad.hep.data.columns import (
     check_energies,
     class_indices,
     jet_table,
+    observers_of,
     particle_table,
 )
-from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
+from subquad.hep.data.file_chunks import inspect_files, iterate_chunks
+from subquad.hep.data.formats import Files, Source, expand_files
 from subquad.hep.data.momentum_checks import check_momenta
 from subquad.hep.data.variations import Variation, vary
-from subquad.progress import say, track
 
 __all__ = [
     "MOMENTA",
@@ -33,14 +34,10 @@ __all__ = [
     "Jets",
     "as_jets",
     "check_branches",
-    "inspect_files",
-    "iterate_chunks",
     "iterate_jets",
     "jets_of",
     "read",
 ]
-
-Chunk = TypeVar("Chunk")
 
 PARTICLES = (
     *("part_px", "part_py", "part_pz", "part_energy", "part_deta", "part_dphi"),
@@ -59,7 +56,6 @@ MOMENTA = OBSERVERS[:5]
 """Those that the sum of the particles determines; the others need jet clustering."""
 
 LABEL = "label_"
-ENTRIES_PER_CHUNK = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +77,8 @@ class Jets:
     """Names of the label branches, without `label_`, in the file's order."""
     weights: np.ndarray | None = None
     """[J] float32: event weights; None if they are not read."""
-    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """[J] float32 each: regression targets, by their branches."""
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """[J] each, by their branches: regression targets as float32, and further observers in their own types."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -125,7 +121,7 @@ class Jets:
             labels=self.labels[rows],
             classes=self.classes,
             weights=None if self.weights is None else self.weights[rows],
-            targets={name: column[rows] for name, column in self.targets.items()},
+            others={name: column[rows] for name, column in self.others.items()},
         )
 
 
@@ -167,6 +163,7 @@ def iterate_jets(
     event_weights: str = "",
     needs_weights: bool = True,
     targets: Sequence[str] = (),
+    observers: Sequence[str] = (),
     variation: Variation | None = None,
     varied: Sequence[str] = MOMENTA,
     title: str = "reading jets",
@@ -181,6 +178,7 @@ def iterate_jets(
         event_weights: Branch with event weights; empty for none.
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
         targets: Branches with regression targets.
+        observers: Further branches with one number per jet.
         variation: Systematic variation of the momenta.
         varied: Branches of jets that it changes.
         title: Title of the progress bar.
@@ -194,15 +192,16 @@ def iterate_jets(
             "--event-weights"
             for one in without
         ]
+    flags = {**dict.fromkeys(observers, "--observers"), **dict.fromkeys(targets, "--target")}
     errors += [
-        f"{one.path}: {one.description} has no branch {name} with a regression target; name another one with --target"
+        f"{one.path}: {one.description} has no branch {name}; name another one with {flag}"
         for one in sources
-        for name in targets
+        for name, flag in flags.items()
         if name not in one.columns
     ]
     weights = [event_weights] if event_weights and not without else []
     classes = check_branches(sources, errors, needs_labels)
-    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *targets]))
+    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *flags]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
         if variation is not None:
@@ -210,11 +209,11 @@ def iterate_jets(
             columns = vary(columns, variation, _momenta, generator, jets=varied)
         jets = jets_of(columns, classes, errors, needs_labels=needs_labels)
         named = {f"the regression target {name}": columns[name] for name in targets}
-        table = jet_table(named, list(named), errors) if named else None
+        others = dict(zip(targets, jet_table(named, list(named), errors).T, strict=True))
         return replace(
             jets,
             weights=jet_table(columns, weights, errors)[:, 0] if weights else None,
-            targets={} if table is None else {name: table[:, i] for i, name in enumerate(targets)},
+            others={**observers_of(columns, observers, errors), **others},
         )
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
@@ -225,70 +224,6 @@ def _momenta(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     ak = require("awkward", extra="hep")
     flat = [ak.to_numpy(ak.flatten(columns[name])).astype(np.float64) for name in PARTICLES[:4]]
     return np.stack(flat, axis=1), ak.to_numpy(ak.num(columns["part_px"]))
-
-
-def inspect_files(
-    files: Sequence[Path], tree: str | None, *, default: str = "tree", quiet: bool = True
-) -> tuple[list[Source], list[str]]:
-    """Return the contents of the files that can be opened and have entries, and the errors of the others.
-
-    Empty files, which event selections leave behind, are an error only if all files are empty.
-    """
-    errors, sources, empty = [], [], []
-    for file in files:
-        try:
-            source = inspect_file(file, tree, default=default)
-        except SubquadError as error:
-            errors.append(str(error))
-            continue
-        (sources if source.entries else empty).append(source)
-    if not sources:
-        errors += [f"{one.path}: {one.description} is empty; give files with jets" for one in empty]
-    elif empty:
-        names = ", ".join(str(one.path) for one in empty[:3]) + ", …" * (len(empty) > 3)
-        say(f"Warning: {len(empty):,} of {len(files):,} files are empty and are not used: {names}", quiet=quiet)
-    return sources, errors
-
-
-def iterate_chunks(
-    sources: Sequence[Source],
-    names: Callable[[Source], Sequence[str]],
-    make: Callable[[Mapping[str, Any], Source, ChunkErrors], Chunk],
-    *,
-    title: str,
-    quiet: bool,
-) -> Iterator[Chunk]:
-    """Yield what `make` returns for the columns of at most 10,000 jets at a time, file by file.
-
-    After the first error nothing more is yielded, but the files are read to the end, so that all errors are reported.
-
-    Args:
-        sources: The files.
-        names: Returns the columns to read from a file.
-        make: Takes columns, file, and where to add errors.
-        title: Title of the progress bar.
-        quiet: Print no progress.
-
-    Raises:
-        SubquadError: Files are cut short, or jets cannot be used; all are listed.
-    """
-    errors: list[str] = []
-    with track(title, sum(source.entries for source in sources), quiet=quiet) as advance:
-        for source in sources:
-            begin = 0
-            try:
-                for columns in iterate_columns(source, names(source), ENTRIES_PER_CHUNK):
-                    count = len(next(iter(columns.values())))
-                    entries = np.arange(begin, begin + count)
-                    begin += count
-                    chunk = make(columns, source, ChunkErrors(file=f"{source.path}", entries=entries, errors=errors))
-                    advance(count)
-                    if not errors:
-                        yield chunk
-            except SubquadError as error:
-                text = str(error)
-                errors.append(text if str(source.path) in text else f"{source.path}: {text}")
-    raise_errors("Some files or jets cannot be used:", errors)
 
 
 def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:

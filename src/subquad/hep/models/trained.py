@@ -95,13 +95,15 @@ class TrainedTagger:
         needs_labels: bool = True,
         needs_weights: bool = False,
         needs_targets: bool = False,
+        observers: Sequence[str] = (),
         variation: Variation | None = None,
         title: str = "scoring jets",
         quiet: bool = True,
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
         needs = {"needs_labels": needs_labels, "needs_weights": needs_weights, "needs_targets": needs_targets}
-        yield from read_chunks(files, self.layout, tree=tree, **needs, variation=variation, title=title, quiet=quiet)
+        options = {"observers": observers, "variation": variation, "title": title, "quiet": quiet}
+        yield from read_chunks(files, self.layout, tree=tree, **needs, **options)
 
     def class_indices(self, chunk: JetChunk) -> np.ndarray:
         """Return [J] int64: index of each jet's label in `classes`; -1 for other labels."""

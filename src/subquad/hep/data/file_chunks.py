@@ -1,0 +1,82 @@
+"""Files of jets read some thousand entries at a time; all errors of all files are collected."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from subquad.errors import SubquadError, raise_errors
+from subquad.hep.data.columns import ChunkErrors
+from subquad.hep.data.formats import Source, inspect_file, iterate_columns
+from subquad.progress import say, track
+
+__all__ = ["inspect_files", "iterate_chunks"]
+
+Chunk = TypeVar("Chunk")
+
+ENTRIES_PER_CHUNK = 10_000
+
+
+def inspect_files(
+    files: Sequence[Path], tree: str | None, *, default: str = "tree", quiet: bool = True
+) -> tuple[list[Source], list[str]]:
+    """Return the contents of the files that can be opened and have entries, and the errors of the others.
+
+    Empty files, which event selections leave behind, are an error only if all files are empty.
+    """
+    errors, sources, empty = [], [], []
+    for file in files:
+        try:
+            source = inspect_file(file, tree, default=default)
+        except SubquadError as error:
+            errors.append(str(error))
+            continue
+        (sources if source.entries else empty).append(source)
+    if not sources:
+        errors += [f"{one.path}: {one.description} is empty; give files with jets" for one in empty]
+    elif empty:
+        names = ", ".join(str(one.path) for one in empty[:3]) + ", …" * (len(empty) > 3)
+        say(f"Warning: {len(empty):,} of {len(files):,} files are empty and are not used: {names}", quiet=quiet)
+    return sources, errors
+
+
+def iterate_chunks(
+    sources: Sequence[Source],
+    names: Callable[[Source], Sequence[str]],
+    make: Callable[[Mapping[str, Any], Source, ChunkErrors], Chunk],
+    *,
+    title: str,
+    quiet: bool,
+) -> Iterator[Chunk]:
+    """Yield what `make` returns for the columns of at most 10,000 jets at a time, file by file.
+
+    After the first error nothing more is yielded, but the files are read to the end, so that all errors are reported.
+
+    Args:
+        sources: The files.
+        names: Returns the columns to read from a file.
+        make: Takes columns, file, and where to add errors.
+        title: Title of the progress bar.
+        quiet: Print no progress.
+
+    Raises:
+        SubquadError: Files are cut short, or jets cannot be used; all are listed.
+    """
+    errors: list[str] = []
+    with track(title, sum(source.entries for source in sources), quiet=quiet) as advance:
+        for source in sources:
+            begin = 0
+            try:
+                for columns in iterate_columns(source, names(source), ENTRIES_PER_CHUNK):
+                    count = len(next(iter(columns.values())))
+                    entries = np.arange(begin, begin + count)
+                    begin += count
+                    chunk = make(columns, source, ChunkErrors(file=f"{source.path}", entries=entries, errors=errors))
+                    advance(count)
+                    if not errors:
+                        yield chunk
+            except SubquadError as error:
+                text = str(error)
+                errors.append(text if str(source.path) in text else f"{source.path}: {text}")
+    raise_errors("Some files or jets cannot be used:", errors)
