@@ -73,6 +73,12 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
             for tree in ("tree", "events"):
                 other = source_of(FitFiles(**parts), NET, replace(SETTINGS, tree=tree))
                 assert (other.open(folder) is None) == ((len(parts), tree) != (1, "tree")), (parts, tree)
+        content = (folder / "particles").read_bytes()
+        (folder / "particles").write_bytes(content[:-400])
+        assert source.open(folder) is None
+        assert (folder / "particles").stat().st_size == len(content) - 400
+        (folder / "particles").write_bytes(content)
+        assert source.open(folder) is not None
         (folder / "index.json").unlink()
         assert source.open(folder) is None
 

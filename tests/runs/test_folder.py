@@ -321,6 +321,42 @@ def test_a_report_replaces_what_a_link_points_to_and_the_folder_one_is_in(tmp_pa
     assert (tmp_path / "link").is_symlink()
 
 
+def test_a_report_is_kept_until_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    out = tmp_path / "scan"
+    out.mkdir()
+    (out / "scan.json").write_text("earlier")
+
+    def replaced(text):
+        with write_report_folder(out) as folder:
+            (folder / "scan.json").write_text(text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            replaced("new")
+    assert (out / "scan.json").read_text() == "earlier"
+    replace, calls = os.replace, []
+
+    def fails_the_second_time(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            full_disk()
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fails_the_second_time)
+        with pytest.raises(OSError, match="No space left"):
+            replaced("new")
+    assert (out / "scan.json").read_text() == "earlier"
+    replaced("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["scan", "scan.json"]
+    assert (out / "scan.json").read_text() == "new"
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_report_that_could_not_be_replaced_is_refused_before_any_work(tmp_path):
     (tmp_path / "above" / "out").mkdir(parents=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 from subquad.errors import SubquadError
 from subquad.runs.history import read_history
-from subquad.runs.storage import read_tensors_and_metadata
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 from subquad.runs.termination import Terminated, end_on_sigterm
 from subquad.train.loop import train
 from subquad.train.optim import schedule
@@ -169,6 +169,29 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_has_no_entry_twice(tm
     (killed / "history.jsonl").write_text(f"{earlier}\n{own}\n{own[:7]}")
     run(network(), directory=killed)
     assert history(killed) == [{"part": "transfer", "step": 1}, *history(whole)]
+
+
+@pytest.mark.parametrize("lost", [5, 200])
+def test_a_history_that_a_power_loss_cut_has_whole_entries_afterwards(tmp_path, lost):
+    with pytest.raises(KeyboardInterrupt):
+        run(network(), directory=tmp_path, stop_at=40)
+    content = (tmp_path / "history.jsonl").read_bytes()
+    (tmp_path / "history.jsonl").write_bytes(content[:-lost])
+    again, model = network(), network()
+    run(again, directory=tmp_path)
+    run(model)
+    assert torch.equal(model[0].weight, again[0].weight)
+    steps = [entry["step"] for entry in history(tmp_path) if "loss" in entry]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 53
+
+
+def test_what_a_power_loss_left_of_a_stage_without_a_checkpoint_is_removed(tmp_path):
+    earlier = json.dumps({"part": "transfer", "step": 1, "seconds": 0.1})
+    (tmp_path / "history.jsonl").write_bytes(earlier.encode() + b"\n" + bytes(300) + b"\n[]\n")
+    run(network(), directory=tmp_path)
+    assert history(tmp_path)[0] == {"part": "transfer", "step": 1}
+    assert all(entry["part"] == "fit" for entry in history(tmp_path)[1:])
 
 
 def test_sigterm_saves_a_checkpoint_at_the_end_of_its_step(tmp_path):
@@ -347,6 +370,41 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
             settings=LoopSettings(steps=3),
             quiet=True,
         )
+
+
+def test_weights_that_are_not_finite_end_the_run_even_if_the_loss_is(tmp_path):
+    model = nn.Linear(WIDTH, 1)
+
+    def step(module, rows, backward):
+        # 0, with a gradient that is 0 times infinity
+        loss = (module(torch.ones(1, WIDTH)) * 0).sqrt().sum()
+        backward(loss)
+        return {"loss": loss}
+
+    with pytest.raises(SubquadError, match=r"fit: weight holds values that are not finite after step 1; use a smaller"):
+        train(
+            model,
+            batches=lambda epoch: [0],
+            step=step,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            settings=LoopSettings(steps=1),
+            directory=tmp_path,
+            quiet=True,
+        )
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_file_that_is_no_checkpoint_of_the_stage_is_refused(tmp_path):
+    run(network(), directory=tmp_path)
+    checkpoint = tmp_path / "checkpoint-fit.safetensors"
+    tensors, header = read_tensors_and_metadata(checkpoint)
+    write_tensors(tmp_path / "checkpoint-fit.safetensors", tensors, {"format": "pt"})
+    with pytest.raises(SubquadError, match=r"checkpoint-fit\.safetensors: is not the checkpoint of this stage"):
+        run(network(), directory=tmp_path)
+    del tensors["model.0.weight"]
+    write_tensors(checkpoint, tensors, header)
+    with pytest.raises(SubquadError, match=r"does not fit this model, whose tensors are others \(0\.weight\)"):
+        run(network(), directory=tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

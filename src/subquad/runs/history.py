@@ -1,6 +1,5 @@
 """The training history of a run: one JSON object per line of `history.jsonl`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +7,41 @@ from subquad.errors import SubquadError
 from subquad.runs.markup import parse_json
 from subquad.runs.storage import atomic, null_as_nan
 
-__all__ = ["HISTORY", "read_history", "remove_part"]
+__all__ = ["HISTORY", "cut_history", "read_history", "remove_part"]
 
 HISTORY = "history.jsonl"
 
 
 def remove_part(directory: Path | str, part: str) -> None:
-    """Remove the entries of a stage that starts again, and the half of a line that a killed process may have left."""
+    """Remove the entries of a stage that starts again, and what a killed process or a power loss left of others.
+
+    Entries of a stage that has a checkpoint are on the disk, so that only this stage can have damaged ones.
+    """
     path = Path(directory) / HISTORY
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["part"] != part]
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and _part_of(line) not in {part, None}]
     if kept != lines:
         with atomic(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_bytes(b"".join(kept))
+
+
+def _part_of(line: bytes) -> str | None:
+    """Return the stage of an entry; None for a damaged one."""
+    try:
+        return parse_json(line.decode("utf-8"))["part"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def cut_history(directory: Path | str, length: int) -> None:
+    """Remove what was written after a checkpoint, which says how long the history was, in bytes."""
+    path = Path(directory) / HISTORY
+    if path.is_file():
+        with path.open("r+b") as file:
+            # entries are whole, even if the file is shorter than the checkpoint says
+            file.truncate(file.read(length).rfind(b"\n") + 1)
 
 
 def read_history(directory: Path | str) -> list[dict[str, Any]]:

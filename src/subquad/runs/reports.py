@@ -1,13 +1,13 @@
 """Folders that hold a report and its figures: written at once, and replaced only if subquad wrote them."""
 
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, atomic, check_writable, read_json
+from subquad.runs.storage import MARK, as_folder, check_writable, read_json, sync
 
 __all__ = ["check_report_folder", "write_report_folder"]
 
@@ -46,9 +46,25 @@ def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -
 
 @contextmanager
 def write_report_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `out` on success and is removed on failure."""
-    with atomic(out) as folder:
+    """Yield a temporary folder that replaces `out` on success and is removed on failure.
+
+    The earlier report is moved aside once the new one is on the disk, and deleted when that has its name.
+    """
+    # the working directory may be the folder that is moved
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.{MARK}", dir=out.parent) as temporary:
+        folder, earlier = Path(temporary) / out.name, Path(temporary) / "earlier"
         folder.mkdir()
         yield folder
+        for written in [*folder.rglob("*"), folder]:
+            sync(written)
         if out.is_dir():
-            shutil.rmtree(out)
+            os.replace(out, earlier)
+        try:
+            os.replace(folder, out)
+        except OSError:
+            if earlier.is_dir():
+                os.replace(earlier, out)
+            raise
+        sync(out.parent)

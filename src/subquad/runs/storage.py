@@ -43,6 +43,7 @@ __all__ = [
     "read_tensors_and_metadata",
     "remove_temporaries",
     "shipped_file",
+    "sync",
     "temporaries_of",
     "verify_tensors",
     "write_json",
@@ -71,12 +72,12 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
-            _sync(written)
+            sync(written)
         os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk."""
     # not every system can do so with folders
     with suppress(OSError) if path.is_dir() else nullcontext():

@@ -45,6 +45,7 @@ def save_checkpoint(
         tensors["rng_cuda"] = torch.cuda.get_rng_state()
     scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
     header = {"state": json.dumps(state), "optimizer": json.dumps(numbers), "scaler": json.dumps(scaler)}
+    header["stage"] = path.stem
     write_tensors(path, tensors, header)
 
 
@@ -57,12 +58,21 @@ def load_checkpoint(
         The counters of the training, and the copies of the trained tensors.
 
     Raises:
-        SubquadError: The checkpoint belongs to another model.
+        SubquadError: The file is no checkpoint, or that of another stage or model.
     """
     tensors, header = read_tensors_and_metadata(path)
+    if header.get("stage") != path.stem:
+        raise SubquadError(f"{path}: is not the checkpoint of this stage; start again with --force")
+    own = _strip_prefix("model.", tensors)
+    differing = sorted(own.keys() ^ trained_state(model).keys())
+    if differing:
+        raise SubquadError(
+            f"{path}: does not fit this model, whose tensors are others ({', '.join(differing[:3])}); start again with "
+            "--force"
+        )
     try:
-        load_state(model, _strip_prefix("model.", tensors))
-    except (KeyError, RuntimeError) as error:
+        load_state(model, own)
+    except RuntimeError as error:
         raise SubquadError(f"{path}: does not fit this model ({error}); start again with --force") from error
     entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
-from subquad.runs.history import HISTORY, remove_part
-from subquad.runs.storage import plain
+from subquad.runs.history import HISTORY, cut_history, remove_part
+from subquad.runs.storage import plain, sync
 from subquad.runs.termination import Terminated, sigterm_deferred
 from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
@@ -281,12 +281,15 @@ class _Trainer:
         metrics = self._mean({key: float(value) / state.count for key, value in state.sums.items()})
         state.sums, state.count = {}, 0
         if not math.isfinite(metrics.get("loss", 0.0)):
-            raise SubquadError(
-                f"{self.name}: the loss is {metrics['loss']} after step {self.state.step:,}; "
-                "use a smaller learning rate, or --precision float32 if another precision was chosen"
-            )
+            raise self._diverged(f"the loss is {metrics['loss']}")
         self._record(metrics)
         return metrics
+
+    def _diverged(self, what: str) -> SubquadError:
+        return SubquadError(
+            f"{self.name}: {what} after step {self.state.step:,}; use a smaller learning rate, or --precision float32 "
+            "if another precision was chosen"
+        )
 
     def _mean(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the means of metrics over the processes."""
@@ -344,11 +347,21 @@ class _Trainer:
         return None if self.directory is None else self.directory / f"checkpoint-{self.name}.safetensors"
 
     def save(self) -> None:
-        """Write a checkpoint, if the run has a folder."""
+        """Write a checkpoint, if the run has a folder.
+
+        Raises:
+            SubquadError: A weight is not finite, which the logged losses may not show.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise self._diverged(f"{name} holds values that are not finite")
         if self._checkpoint is None or not self.accelerator.is_main_process:
             return
         history = self._checkpoint.with_name(HISTORY)
-        self.state.history_bytes = history.stat().st_size if history.exists() else 0
+        if history.exists():
+            # a checkpoint must not survive a power loss that the entries before it do not
+            sync(history)
+            self.state.history_bytes = history.stat().st_size
         self.state.sums = {key: float(value) for key, value in self.state.sums.items()}
         save_checkpoint(
             self._checkpoint,
@@ -373,9 +386,6 @@ class _Trainer:
         self.state, self.best_weights = _State(**state), weights["best"]
         if self.ema is not None:
             self.ema.weights = weights["ema"]
-        history = self._checkpoint.with_name(HISTORY)
-        if not self.state.has_ended and history.exists() and self.accelerator.is_main_process:
-            with history.open("r+b") as file:
-                # after a power loss it may be shorter than the checkpoint says
-                file.truncate(min(self.state.history_bytes, history.stat().st_size))
+        if not self.state.has_ended and self.accelerator.is_main_process:
+            cut_history(self._checkpoint.parent, self.state.history_bytes)
         self.accelerator.wait_for_everyone()

@@ -24,7 +24,7 @@ from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.progress import say
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.storage import read_json, sync, write_json
 
 __all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
 
@@ -154,11 +154,18 @@ def open_store(folder: Path, key: str, layout: Layout) -> JetDataset | None:
     if not (folder / INDEX).is_file():
         return None
     index = read_json(folder / INDEX)
-    if index["key"] != key:
+    # mapping a file that is too short would fill it up with zeros
+    if index["key"] != key or index.get("bytes") != _sizes(folder):
         return None
     integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in INTEGERS}
     tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
     return _dataset(layout, index["classes"], **integers, **tables)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file of a store but its index."""
+    files = [folder / name for name in (*TABLES, *INTEGERS)]
+    return {path.name: path.stat().st_size for path in files if path.is_file()}
 
 
 def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
@@ -199,7 +206,11 @@ def write_store(
     parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks], quiet=quiet)
     # by Python, whose error says that the disk is full
     (folder / "parts").write_bytes(np.concatenate(parts).astype(np.int32).tobytes())
-    write_json(folder / INDEX, {"key": key, **writer.index()})
+    sizes = _sizes(folder)
+    for name in sizes:
+        # before the index, which says that they are complete
+        sync(folder / name)
+    write_json(folder / INDEX, {"key": key, "bytes": sizes, **writer.index()})
 
 
 def _checked_marks(marks: np.ndarray, given: Sequence[int], *, quiet: bool) -> np.ndarray:
