@@ -228,6 +228,9 @@ def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, mo
     monkeypatch.setattr("subquad.hep.commands.simulate.simulate", interrupted)
     assert main(["hep", "simulate", "--out", str(tmp_path / "jets")]) == 130
     assert "interrupted; run the same command to resume" in capsys.readouterr().err
+    # --force would begin anew
+    assert main(["hep", "simulate", "--out", str(tmp_path / "jets"), "--force"]) == 130
+    assert "interrupted; run the same command without --force to resume" in capsys.readouterr().err
 
 
 def test_a_command_that_does_not_resume_says_nothing_about_it(tmp_path, capsys, monkeypatch):

@@ -285,7 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     is_resumed = words[:1] == ["demo"] or not RESUMED.isdisjoint(" ".join(pair) for pair in pairwise(words))
-    again = "run the same command to resume" if is_resumed else "run the same command again"
+    # which would clear what is to be resumed; embed keeps its shards
+    forced = " without --force" if "--force" in words and "embed" not in words else ""
+    again = f"run the same command{forced} to resume" if is_resumed else "run the same command again"
     end_on_sigterm()
     # threads that spin while they wait make a training step ten times slower beside one other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -155,21 +156,36 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
     assert not (tmp_path / "out.safetensors.partial").exists()
 
 
-def test_what_a_process_left_that_was_killed_after_its_output_was_complete_is_removed(model, proteins, tmp_path):
+def test_what_a_process_left_that_was_killed_after_its_output_was_complete_is_removed(
+    model, proteins, tmp_path, monkeypatch
+):
     out, partial = tmp_path / "out.safetensors", tmp_path / "out.safetensors.partial"
-    partial.mkdir()
-    (partial / "config.json").write_text("{}")
-    run(proteins, model, tmp_path / "other.safetensors")
-    (tmp_path / "other.safetensors").rename(out)
+    remove = shutil.rmtree
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda path, **how: None if path == partial else remove(path, **how))
+        run(proteins, model, out)
+    assert (partial / "config.json").is_file()
+    kept = shutil.copytree(partial, tmp_path / "kept")
     with pytest.raises(SubquadError, match="exists already"):
         run(proteins, model, out)
     assert not partial.exists()
-    # with --force a command may have been interrupted that computes the output again
-    partial.mkdir()
-    (partial / "config.json").write_text("{}")
+    # with --force a command with other settings may have been interrupted, whenever that was
+    config = json.loads((kept / "config.json").read_text())
+    config["subquad"]["settings"]["residues"] = True
+    (kept / "config.json").write_text(json.dumps(config))
+    shutil.copytree(kept, partial)
+    out.touch()
     with pytest.raises(SubquadError, match="exists already"):
         run(proteins, model, out)
-    assert partial.exists()
+    assert (partial / "config.json").is_file()
+    # and a folder that subquad did not write is never removed
+    shutil.rmtree(partial)
+    partial.mkdir()
+    (partial / "thesis.tex").write_text("")
+    out.touch()
+    with pytest.raises(SubquadError, match="exists already"):
+        run(proteins, model, out)
+    assert (partial / "thesis.tex").is_file()
 
 
 def test_an_existing_file_is_kept_without_force(model, proteins, tmp_path):

@@ -5,6 +5,7 @@
 
 import os
 import random
+import signal
 import sys
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_terminated_command_exits_with_143_and_ends_when_it_is_started_again(n
 
 def stop_and_start_again(whole, folder, stop, *, statuses, stops):
     """Stop a command `stops` times at drawn moments, in as many runs as that takes, and compare the outputs."""
-    moments, done, runs = random.Random(f"{whole.name} {stop.__name__} {SEED}"), 0, 0
+    moments, done, runs, seen = random.Random(f"{whole.name} {stop.__name__} {SEED}"), 0, 0, set()
     while done < stops:
         runs += 1
         out = folder / f"run-{runs}"
@@ -58,7 +59,11 @@ def stop_and_start_again(whole, folder, stop, *, statuses, stops):
                 is_stopped = status != 0
                 done += is_stopped
                 assert status in (0, *statuses), command.output()
+                # without a handler of its own only before the command has begun
+                assert status != -signal.SIGTERM or not [*out.rglob("*")], command.output()
+                seen.add(status)
         is_finished = any(text in command.output() for text in FINISHED)
         assert status == 0 or (status == 2 and is_finished), command.output()
         assert differences(whole.out.parent, out) == []
+    assert statuses[0] in seen
     print(f"{whole.name}: {done} times {stop.__name__} in {runs} runs of {whole.seconds:.1f} s")

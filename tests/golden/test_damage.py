@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,27 @@ def opened(folder, file, out):
     # baselines are opened when they predict
     model = file.removesuffix(".skops") if file.endswith(".skops") else None
     bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
+
+
+def test_baselines_that_are_exchanged_or_of_another_run_are_refused(tmp_path):
+    table = HERE / "bio_model" / "input.csv"
+    folder = shutil.copytree(HERE / "bio_model", tmp_path / "copy")
+    ridge, boosting = folder / "ridge.skops", folder / "boosting.skops"
+    content = ridge.read_bytes(), boosting.read_bytes()
+    ridge.write_bytes(content[1]), boosting.write_bytes(content[0])
+    with pytest.raises(SubquadError, match=r"ridge\.skops: holds the baseline boosting; copy the whole folder again"):
+        bio.predict(folder, table, out=tmp_path / "out.csv", model="ridge", quiet=True)
+    ridge.write_bytes(content[0]), boosting.write_bytes(content[1])
+    config = json.loads((folder / "config.json").read_text())
+    config["subquad"]["parts"] = {"ridge.skops": f"{zlib.crc32(content[0]):08x}"}
+    (folder / "config.json").write_text(json.dumps(config))
+    bio.predict(folder, table, out=tmp_path / "out.csv", model="ridge", quiet=True)
+    # one that another fit wrote
+    from subquad.bio.models.baselines import Baseline
+
+    replace(Baseline.load(ridge), selected={"by": "another fit"}).save(ridge)
+    with pytest.raises(SubquadError, match=r"ridge\.skops: does not belong to config\.json"):
+        bio.predict(folder, table, out=tmp_path / "out2.csv", model="ridge", quiet=True)
 
 
 def test_a_damaged_part_of_a_fitted_baseline_is_refused(tmp_path):

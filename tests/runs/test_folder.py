@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.runs.folder import FORMAT, check_run_folder, load_config, load_tensors, open_run
+from subquad.runs import folder as folder_module
+from subquad.runs.folder import FORMAT, check_part, check_run_folder, load_config, load_tensors, open_run
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,
@@ -298,6 +299,33 @@ def test_a_folder_that_the_system_does_not_create_is_reported_with_its_flag(tmp_
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(OSError, match="No space left"):
         create_folder(tmp_path / "out")
+
+
+def test_all_files_are_on_the_disk_before_the_run_is_marked_as_finished(tmp_path, monkeypatch):
+    open_run(tmp_path, kind="bio", settings={})
+    (tmp_path / "tokenizer.json").write_text("{}")
+    synced = []
+    monkeypatch.setattr(folder_module, "sync", lambda path: synced.append(path.name))
+    write = folder_module.write_json
+
+    def written(path, value):
+        assert path.name != "metrics.json" or {"tokenizer.json", "model.safetensors"} < {*synced}
+        write(path, value)
+
+    monkeypatch.setattr(folder_module, "write_json", written)
+    finish(tmp_path)
+    assert "tokenizer.json" in synced
+
+
+def test_files_of_fitted_baselines_belong_to_their_run(tmp_path):
+    open_run(tmp_path, kind="bio", settings={})
+    part = tmp_path / "ridge.skops"
+    part.write_bytes(b"fitted")
+    finish(tmp_path)
+    check_part(part)
+    part.write_bytes(b"Fitted")
+    with pytest.raises(SubquadError, match=r"ridge\.skops: does not belong to config\.json"):
+        check_part(part)
 
 
 def test_weights_have_the_permissions_of_other_files(tmp_path):

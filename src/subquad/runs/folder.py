@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from subquad.runs.storage import (
     read_json,
     read_tensors_and_metadata,
     remove_temporaries,
+    sync,
     verify_tensors,
     write_json,
     write_tensors,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "Run",
+    "check_part",
     "check_run_folder",
     "check_unfinished",
     "check_weights",
@@ -50,6 +53,8 @@ CONFIG, WEIGHTS, METRICS, REPORT, CARD = (
     "report.html",
     "README.md",
 )
+PARTS = "*.skops"
+"""Files of a model beside its weights, whose checksums are in `config.json`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,8 @@ class Run:
         no results: the run is finished without it, and then the error is raised.
         """
         stamp = _stamp(self.kind, self.settings)
+        if parts := sorted(self.directory.glob(PARTS)):
+            stamp["parts"] = {path.name: _checksum(path) for path in parts}
         if tensors is not None:
             stamp[CHECKSUM] = write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
         if card is not None:
@@ -95,6 +102,10 @@ class Run:
 
     def _mark_finished(self, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         write_json(self.directory / CONFIG, config)
+        # such as the tokenizer, which transformers wrote
+        for path in self.directory.rglob("*"):
+            if path.is_file():
+                sync(path)
         write_json(self.directory / METRICS, metrics)
         for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
             checkpoint.unlink()
@@ -282,6 +293,24 @@ def check_weights(directory: Path | str) -> None:
         SubquadError: They are missing or damaged, or those of another run.
     """
     _check_same_run(Path(directory), verify_tensors(Path(directory) / WEIGHTS))
+
+
+def check_part(path: Path) -> None:
+    """Check that a file of a model beside its weights, such as a fitted baseline, is that of the run in its folder.
+
+    Raises:
+        SubquadError: It is that of another run or model; a missing one is left to its reader.
+    """
+    expected = stamp_of(read_json(path.parent / CONFIG), path.parent).get("parts", {}).get(path.name)
+    if expected is not None and path.is_file() and _checksum(path) != expected:
+        raise SubquadError(
+            f"{path}: does not belong to {CONFIG} (their checksums differ); it is damaged, or that of another model: "
+            "copy the whole folder again"
+        )
+
+
+def _checksum(path: Path) -> str:
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 def _check_same_run(directory: Path, metadata: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 """`embed`: embeddings of the sequences of a table by a language model, as one file for `fit` and `predict`."""
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,11 +16,14 @@ from subquad.bio.language_models.embedding import EmbeddingTask, check_task, emb
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import Run, open_run
-from subquad.runs.lock import LOCK, lock_folder
-from subquad.runs.storage import as_file, check_output
+from subquad.runs.folder import CONFIG, Run, open_run, stamp_of
+from subquad.runs.lock import lock_folder
+from subquad.runs.storage import as_file, check_output, fingerprint, read_json, verify_tensors
 
 __all__ = ["embed"]
+
+KIND = "bio embed"
+"""What the `config.json` of a folder of shards says."""
 
 
 def embed(
@@ -49,7 +53,8 @@ def embed(
             exists; nothing has been written then.
     """
     partial = Path(out).with_name(f"{Path(out).name}.partial")
-    _remove_complete(Path(out), partial)
+    if not force:
+        _remove_complete(Path(out), partial)
     out, path = check_output(as_file(out), force=force), resolve_table(table)
     if out.suffix.lower() != ".safetensors":
         raise SubquadError(f"{out}: --out must end in .safetensors")
@@ -89,25 +94,35 @@ def embed(
             found, absent = replace(found, scores=scores), int(np.isnan(scores).sum())
             if absent:
                 say(f"{absent:,} variants have no score: they have a stop codon or an ambiguous letter", quiet=quiet)
-        write_embeddings(out, found, read.sequences)
+        write_embeddings(out, found, read.sequences, settings=_fingerprint(run.settings))
         shutil.rmtree(run.directory)
     return found
 
 
 def _remove_complete(out: Path, partial: Path) -> None:
     """Remove the shards of an output that is complete: a process was killed before it had removed them."""
-    if not out.is_file() or not partial.is_dir():
+    if not out.is_file() or not (partial / CONFIG).is_file():
+        return
+    try:
+        header = verify_tensors(out)
+    except SubquadError:
+        # another file, which is not to be overwritten
         return
     with lock_folder(partial):
-        if all(path.stat().st_mtime_ns <= out.stat().st_mtime_ns for path in partial.iterdir() if path.name != LOCK):
+        stamp = stamp_of(read_json(partial / CONFIG), partial)
+        if stamp.get("kind") == KIND and _fingerprint(stamp.get("settings")) == header.get("settings"):
             shutil.rmtree(partial)
+
+
+def _fingerprint(settings: Any) -> str:
+    return fingerprint(json.dumps(settings, sort_keys=True))
 
 
 def _open_partial(folder: Path, identity: dict[str, Any], *, force: bool) -> Run:
     """Return the folder of the shards; with `force` too, those of the same settings are kept."""
     try:
-        return open_run(folder, kind="bio embed", settings=identity)
+        return open_run(folder, kind=KIND, settings=identity)
     except SubquadError:
         if not force:
             raise
-        return open_run(folder, kind="bio embed", settings=identity, force=True)
+        return open_run(folder, kind=KIND, settings=identity, force=True)

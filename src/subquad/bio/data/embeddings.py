@@ -68,13 +68,16 @@ def sequences_fingerprint(sequences: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequence[str]) -> None:
+def write_embeddings(
+    path: Path | str, embeddings: Embeddings, sequences: Sequence[str], *, settings: str = ""
+) -> None:
     """Write embeddings as safetensors; the header has the fingerprint of the sequences, the model and the format.
 
     Args:
         path: The file.
         embeddings: One row per sequence.
         sequences: The sequences of the table, in its order.
+        settings: Fingerprint of the settings that they were computed with, for the header.
     """
     from torch import from_numpy
 
@@ -84,7 +87,7 @@ def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequen
         name: np.require(x, requirements=["C", "W"]) for name in names if (x := getattr(embeddings, name)) is not None
     }
     header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
-    header["sequences"] = sequences_fingerprint(sequences)
+    header |= {"sequences": sequences_fingerprint(sequences), "settings": settings}
     write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, header)
 
 

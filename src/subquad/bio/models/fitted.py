@@ -19,7 +19,7 @@ from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import load_config, load_tensors
+from subquad.runs.folder import check_part, load_config, load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
 
@@ -134,7 +134,7 @@ class BioModel:
 
     def _baseline(self, name: str) -> Baseline:
         if name not in self._baselines:
-            self._baselines[name] = Baseline.load(baseline_file(self.directory, name))
+            self._baselines[name] = _load_baseline(self.directory, name)
         return self._baselines[name]
 
     @cached_property
@@ -206,8 +206,22 @@ def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str,
             prefix, spec = f"{name}.", values["spec"]
             own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
             starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
-            prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
+            prior = _load_baseline(directory, "ridge") if starts_at_ridge else None
             found[name] = NetworkEnsemble.from_dict(values, own, prior)
     except damage() as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
+    return found
+
+
+def _load_baseline(directory: Path | str, name: str) -> Baseline:
+    """Return a baseline of a run.
+
+    Raises:
+        SubquadError: Its file is missing, damaged, or that of another baseline or run.
+    """
+    path = baseline_file(directory, name)
+    check_part(path)
+    found = Baseline.load(path)
+    if found.name != name:
+        raise SubquadError(f"{path}: holds the baseline {found.name}; copy the whole folder again")
     return found
