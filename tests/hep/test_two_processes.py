@@ -21,17 +21,22 @@ from subquad.train.loop import LoopSettings
 pytestmark = pytest.mark.long
 
 
-def start(*words):
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+# without GPUs too, of which --cpu would start a single process
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m")
+
+
+def start(*words, launcher=TORCHRUN):
     """Start a module by two processes of one thread each."""
-    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+    command = (sys.executable, "-m", *launcher)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     return subprocess.Popen([*command, *map(str, words)], **pipes)
 
 
-def torchrun(*words):
+def torchrun(*words, launcher=TORCHRUN):
     """Run a module by two processes, and return its exit status and what it printed."""
-    with start(*words) as process:
+    with start(*words, launcher=launcher) as process:
         output, errors = process.communicate(timeout=280)
     return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
 
@@ -53,9 +58,11 @@ def test_two_processes_divide_all_jets(jets, tmp_path):
     assert not (tmp_path / "two" / "jets").exists()
 
 
-def test_two_processes_train_the_weights_of_one_with_both_batches(jetclass, tmp_path, monkeypatch):
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])
+def test_two_processes_train_the_weights_of_one_with_both_batches(launcher, jetclass, tmp_path, monkeypatch):
     flags = ["--inputs", "particles", "--epochs", "2", "--batch-size", "11", "--no-boosting", "--quiet"]
-    done = torchrun("subquad", "hep", "fit", *jetclass[:2], *flags, "--out", tmp_path / "two")
+    words = ("subquad", "hep", "fit", *jetclass[:2], *flags, "--out", tmp_path / "two")
+    done = torchrun(*words, launcher=launcher)
     assert done.returncode == 0, done.stderr
     alone = SimpleNamespace(num_processes=2, device=processes().device, is_main_process=True)
     monkeypatch.setattr(training, "processes", lambda: alone)
