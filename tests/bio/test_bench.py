@@ -349,6 +349,25 @@ def test_training_rows_of_another_task_are_found_by_all_names_of_the_parts(tmp_p
     assert "no column 'target'" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "must be an object with settings (an object), and is []"),
+        ({}, "settings is missing (an object)"),
+        ({"settings": [3]}, "settings must be an object, got [3]"),
+    ],
+)
+def test_a_damaged_file_of_a_job_is_refused_with_its_key_and_remedy(tmp_path, content, message):
+    tasks, settings = write_tasks(tmp_path, {"a/one": "ACGT"}), BenchSettings()
+    path = tmp_path / "out" / "runs" / "a" / "one" / "0.job.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SubquadError) as error:
+        make_jobs(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=True)
+    assert str(error.value).startswith(f"{path}: {message}; ")
+    assert str(error.value).endswith(f"delete it and the folder {path.with_name('0')}, and the task is run again")
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA does not say where the files are")
 def test_the_tasks_of_the_paper_are_read(tmp_path):

@@ -249,6 +249,65 @@ def test_a_negative_seed_is_refused(tmp_path):
         simulate(out=tmp_path, seed=-1)
 
 
+# records of earlier simulations
+
+
+@pytest.fixture
+def without_collisions(monkeypatch):
+    """Replace the workers by one that writes empty files, so that Pythia is not needed."""
+    home = "subquad.hep.commands.simulate"
+    monkeypatch.setattr(f"{home}.pythia", lambda: None)
+    monkeypatch.setattr(f"{home}.run_jobs", lambda jobs, *_: [job.path.touch() for job in jobs])
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["../victim/jets", "jets", "*", ""])
+def test_a_record_that_names_files_of_others_is_refused_and_they_stay(tmp_path, without_collisions, name, force):
+    out, victim = tmp_path / "out", tmp_path / "victim" / "jets_000.root"
+    out.mkdir()
+    victim.parent.mkdir()
+    own = [victim, out / "jets_000.root", out / "_000.root"]
+    for path in own:
+        path.write_text("mine")
+    (out / RECORD).write_text(json.dumps({"classes": ["TTBar", name]}), encoding="utf-8")
+    with pytest.raises(SubquadError) as error:
+        simulate(_settings(), out=out, force=force, quiet=True)
+    assert str(error.value).startswith(
+        f"{out / RECORD}: classes names {json.dumps(name)}, and the classes are ZJetsToNuNu, "
+    )
+    assert str(error.value).endswith("; the file is damaged or was written by another tool; choose another folder")
+    assert [path.read_text() for path in own] == ["mine"] * 3
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must be an object with classes (a list of strings), and is []"),
+        ("{}", "classes is missing (a list of strings)"),
+        ('{"classes": 3}', "classes must be a list of strings, got 3"),
+        ('{"classes": ["TTBar", null]}', "classes[1] must be a string, got null"),
+        ('{"classes": [', "not JSON (Expecting value: line 1 column 14 (char 13))"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_its_file_key_and_remedy(
+    tmp_path, without_collisions, content, message, force
+):
+    (tmp_path / RECORD).write_text(content, encoding="utf-8")
+    with pytest.raises(SubquadError) as error:
+        simulate(_settings(), out=tmp_path, force=force, quiet=True)
+    assert str(error.value).startswith(f"{tmp_path / RECORD}: {message}; ")
+    assert str(error.value).endswith("; choose another folder")
+    assert (tmp_path / RECORD).read_text(encoding="utf-8") == content
+
+
+def test_force_removes_the_files_of_the_earlier_simulation_only(tmp_path, without_collisions):
+    simulate(_settings(), out=tmp_path, quiet=True)
+    (tmp_path / "jets_000.root").write_text("mine")
+    simulate(_settings(classes=("HToBB",), jets_per_class=1), out=tmp_path, force=True, quiet=True)
+    assert sorted(path.name for path in tmp_path.glob("*.root")) == ["HToBB_000.root", "jets_000.root"]
+
+
 # the example
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
+from support.fuzz_cards import EXPRESSIONS, PATTERNS, read_expression, search_pattern
+from support.fuzz_records import RECORDS
 from support.fuzzing import Target
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -138,39 +140,6 @@ def read_data_card(path):
     from subquad.hep.data.card import read_card
 
     read_card(path)
-
-
-NAMES = st.sampled_from(["pt", "eta", "n", "x" * 300, "np", "ak", "_", "__class__", "π"])
-NUMBERS = st.one_of(st.integers().map(str), st.floats().map(repr), st.sampled_from(["9" * 400, "1e400", "0x10", "1j"]))
-WORDS = st.recursive(
-    st.one_of(NAMES, NUMBERS, st.text(max_size=5), st.just("'a'")),
-    lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(["+", "**", "/", "//", "%", "<", "and", "&", "@", "<<"]), inner).map(" ".join),
-        st.tuples(NAMES, inner).map("{0[0]}[{0[1]}]".format),
-        st.tuples(st.sampled_from(["np.sqrt", "ak.num", "_pad", "ak.sum", "open", "abs"]), inner).map(
-            "{0[0]}({0[1]})".format
-        ),
-        inner.map("({})".format),
-        inner.map("-{}".format),
-        inner.map("{}.__class__".format),
-    ),
-    max_leaves=12,
-)
-
-
-def read_expression(text):
-    import awkward as ak
-
-    from subquad.hep.data.expressions import parse
-
-    columns = {
-        "pt": ak.Array([[1.0, 2.0], [], [3.0]]),
-        "eta": ak.Array([[0.1, 0.2], [], [0.3]]),
-        "n": np.array([2, 0, 1]),
-    }
-    expression = parse(text, "card.yaml: new_variables, x")
-    if expression.names <= columns.keys():
-        expression(columns)
 
 
 def write_jets(suffix, folder):
@@ -426,7 +395,8 @@ TARGETS = {
     "bio saved model": Target(predict_bio, of(copy_golden, "bio_model"), files="*[!m].[js]*"),
     "bio saved estimator": Target(load_saved, of(copy_golden, "bio_estimator"), files="[cm]*.*s*"),
     "hep card": Target(read_data_card, write_card),
-    "hep expressions": Target(read_expression, drawn=WORDS),
+    "hep expressions": Target(read_expression, drawn=EXPRESSIONS),
+    "hep file patterns": Target(search_pattern, drawn=PATTERNS),
     "hep jets.root": Target(read_jetclass, of(write_jets, ".root")),
     "hep jets.parquet": Target(read_jetclass, of(write_jets, ".parquet")),
     "hep flavour.h5": Target(read_jet_file, of(write_layout, "write_flavour_tagging")),
@@ -442,5 +412,6 @@ TARGETS = {
     "llm saved model": Target(load_saved, of(copy_golden, "llm_model"), files="[cgmt]*.*s*"),
     "llm requests": Target(ask, drawn=REQUESTS),
     "settings.yaml": Target(read_settings, write_settings),
+    **RECORDS,
 }
 """Name → reader and its input."""

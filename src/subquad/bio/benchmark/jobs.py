@@ -22,6 +22,7 @@ from subquad.bio.data.files import file_of
 from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.errors import raise_errors
 from subquad.runs.folder import CONFIG, METRICS
+from subquad.runs.records import read_record
 from subquad.runs.storage import fingerprint, null_as_nan, plain, read_json, write_json
 
 __all__ = [
@@ -65,7 +66,8 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
     """Return one job per task with training rows and seed, the largest first.
 
     Raises:
-        SubquadError: The folder holds finished runs with other settings or tables, and `force` is off.
+        SubquadError: The folder holds finished runs with other settings or tables, and `force` is off; or the file of
+            a job in it is damaged.
     """
     jobs, changed = [], []
     for task in sorted(tasks, key=lambda task: -task.size):
@@ -187,9 +189,10 @@ def _changes(job: Job) -> str:
     path = beside(job, "job.json")
     if not path.is_file():
         return ""
+    remedy = f"delete it and the folder {job['out']}, and the task is run again"
     before, now = (
         {**{key: value for key, value in side.items() if key not in (*NOT_COMPARED, "settings")}, **side["settings"]}
-        for side in (read_json(path), job)
+        for side in (read_record(path, remedy=remedy, settings=dict), job)
     )
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing == ["fingerprint"]:

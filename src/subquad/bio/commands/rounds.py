@@ -19,6 +19,7 @@ from subquad.bio.data.files import file_of
 from subquad.bio.data.table import read_like
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
+from subquad.bio.design_search.rounds_record import KIND, RECORD, Step, read_rounds
 from subquad.bio.design_search.settings import ONLY_SIMULATED, RoundsSettings, SearchSettings
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
@@ -35,21 +36,17 @@ from subquad.runs.storage import (
     check_writable,
     fingerprint,
     plain,
-    read_json,
     remove_temporaries,
     write_json,
 )
 
 __all__ = ["rounds"]
 
-KIND, SIMULATION, RECORD = "bio rounds", "bio rounds simulation", "rounds.json"
+SIMULATION = "bio rounds simulation"
 TABLE, RUN, BATCH, MEASURED = "table.csv", "run", "batch.csv", "measured.csv"
 PROPOSED = ("plates.csv", "batch.fasta", "batch.html", "batch.json")
 OWN = (TABLE, RUN, BATCH, MEASURED, *PROPOSED)
 """What the folder of a round can hold."""
-
-Step = dict[str, Any]
-"""Entry of a round in `rounds.json`."""
 
 
 @locks_output
@@ -144,9 +141,7 @@ def _record(out: Path, source: Path) -> dict[str, Any]:
     if is_blank(out, RECORD):
         stamp = {"kind": KIND, "version": __version__}
         return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "target": None, "rounds": []}
-    record = read_json(out / RECORD) if (out / RECORD).is_file() else {}
-    if record.get("subquad", {}).get("kind") != KIND:
-        raise SubquadError(f"{out}: not empty, and holds no rounds; choose another folder with --out")
+    record = read_rounds(out)
     if record["source"] != str(source.resolve()):
         raise SubquadError(
             f"{out}: its rounds started from {record['source']}, not from {source}; name that run, or choose another "
@@ -326,13 +321,12 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _save(out: Path, record: dict[str, Any], step: Step) -> None:
-    """Write the record with a round at its end, and the page."""
+    """Write the record with a round at its end, and before it the page, as a finished round is not written again."""
     from subquad.bio.design_search.rounds_page import render
 
     number = len([own for own in record["rounds"] if own["is_finished"]])
     record["rounds"] = [*record["rounds"][:number], step]
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RECORD, record)
     if step["is_finished"]:
         frames = {}
         for k in range(1, len(record["rounds"]) + 1):
@@ -341,6 +335,7 @@ def _save(out: Path, record: dict[str, Any], step: Step) -> None:
                 frames[k] = pd.read_csv(path)
         with atomic(out / "rounds.html") as temporary:
             temporary.write_text(render(record, frames), encoding="utf-8")
+    write_json(out / RECORD, record)
 
 
 def _simulate(

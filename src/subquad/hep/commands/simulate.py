@@ -13,16 +13,18 @@ from typing import Any
 from subquad.errors import SubquadError, require
 from subquad.hep.settings import SimulateSettings
 from subquad.hep.simulation.generator import pythia
+from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
 from subquad.runs.lock import locks_output
-from subquad.runs.markup import parse_json
+from subquad.runs.records import damaged, read_record, shown
 from subquad.runs.storage import as_folder, remove_temporaries, write_json
 
 __all__ = ["simulate"]
 
 RECORD = "simulation.json"
 """The settings of the simulation in its folder, by which an interrupted one is resumed."""
+REMEDY = "choose another folder"
 
 PHYSICS = 2
 """Version of generator and detector: another version gives other jets for the same seed. Version 1, which older records
@@ -52,8 +54,8 @@ def simulate(
 
     Raises:
         MissingExtra: Pythia, FastJet or uproot is not installed.
-        SubquadError: `out` holds a file of the same name that this command did not write; or, without `force`, jets of
-            other settings or of another version of the physics.
+        SubquadError: `out` holds a file of the same name that this command did not write, or a damaged record; or,
+            without `force`, jets of other settings or of another version of the physics.
     """
     settings = settings or SimulateSettings()
     if seed < 0:
@@ -117,12 +119,15 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
 
 
 def _read(record: Path) -> dict[str, Any] | None:
+    """Return the record of an earlier simulation; its classes are known ones, since names of files begin with them."""
     if not record.is_file():
         return None
-    try:
-        return parse_json(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SubquadError(f"{record}: not valid JSON ({error}); choose another folder") from error
+    before = read_record(record, remedy=REMEDY, classes=list[str])
+    for name in before["classes"]:
+        if name not in PROCESSES:
+            mistake = f"classes names {shown(name)}, and the classes are {', '.join(PROCESSES)}"
+            raise damaged(record, mistake, remedy=REMEDY)
+    return before
 
 
 def _files_of(before: dict[str, Any] | None, out: Path) -> list[Path]:

@@ -7,12 +7,14 @@ from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.progress import track
-from subquad.runs.storage import as_folder, atomic, null_as_nan, plain, read_json
+from subquad.runs.records import read_record
+from subquad.runs.storage import as_folder, atomic, null_as_nan, plain
 
 __all__ = ["RESULT", "MeasurementStore", "Row"]
 
 FOLDER, RESULT = "measurements", "evaluation.json"
 OWN = frozenset({FOLDER, RESULT, "report.html"})
+REMEDY = "delete it, and its rows are measured again"
 
 Row = dict[str, Any]
 """The measurement of one item, sequence, trial or context length."""
@@ -67,10 +69,15 @@ class MeasurementStore:
             measure: Returns the rows from `start` to `stop`.
             step: Number of rows between two writes.
             title: Title of the progress bar.
+
+        Raises:
+            SubquadError: The file of the stored rows is damaged.
         """
         path, wanted = self.directory / FOLDER / f"{name}.json", plain(conditions)
-        stored = read_json(path) if path.is_file() else {}
-        rows: list[Row] = null_as_nan(stored["rows"][:total]) if stored.get("conditions") == wanted else []
+        rows: list[Row] = []
+        if path.is_file():
+            stored = read_record(path, remedy=REMEDY, conditions=dict, rows=list[dict])
+            rows = null_as_nan(stored["rows"][:total]) if stored["conditions"] == wanted else []
         if len(rows) == total:
             return rows
         with track(title or name, total, done=len(rows), quiet=self.quiet) as advance:
