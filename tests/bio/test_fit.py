@@ -16,6 +16,7 @@ from support.bio_tables import SHORT, settings, table
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
 from subquad.bio.cli import predict as predict_cli
+from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.report import report
 from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
@@ -172,6 +173,30 @@ def test_classes_with_hardly_any_test_rows_are_named(tmp_path, capsys):
     frame.to_csv(tmp_path / "t.csv", index=False)
     fit(tmp_path / "t.csv", settings(target=("label",), models=("ridge",)), out=tmp_path / "run")
     assert "of 40 test rows only 4 of class 'rare': metrics of so few rows are mostly chance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("own", "is_said"),
+    [
+        ({"target": ("skewed",), "models": ("lyra-alone",)}, True),
+        ({"target": ("skewed",), "models": ("lyra-alone",), "transform": "none"}, False),
+        ({"target": ("skewed",), "models": ("ridge",)}, False),
+        ({"target": ("even",), "models": ("lyra-alone",)}, False),
+    ],
+)
+def test_training_on_ranks_of_a_skewed_target_is_said(tmp_path, capsys, monkeypatch, own, is_said):
+    def stop(*_, **__):
+        raise SubquadError("stopped before training")
+
+    monkeypatch.setattr(fit_command, "open_run", stop)
+    frame = pd.DataFrame({"sequence": table(tmp_path / "t.csv")["sequence"]})
+    frame["even"] = np.arange(len(frame)) / 7
+    frame["skewed"] = np.exp(frame["even"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(SubquadError, match="stopped before training"):
+        fit(tmp_path / "t.csv", settings(**own), out=tmp_path / "run")
+    remark = "target 'skewed': strongly skewed, so networks are trained on its ranks (--transform none overrides)\n"
+    assert (remark in capsys.readouterr().err) == is_said
 
 
 @pytest.mark.slow

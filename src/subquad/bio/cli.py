@@ -297,7 +297,7 @@ def guides(
 
     For example:
 
-        subquad bio guides genes.fa --model run --page guides.html --out guides.csv
+        subquad bio guides genes.fa --model guide_model --page guides.html --out guides.csv
 
     Args:
         genes: FASTA file, plain or gzipped: genes, transcripts (for Cas13) or a genome.

@@ -106,13 +106,15 @@ class FitSettings:
     folds: Input[int] = 5
     """Number of folds in a cross-validation and in modulo or contiguous splits."""
     fold: Input[int | None] = None
-    """Fold that is the test set, counted from 0. Default: a test set of `--test-fraction`."""
+    """Fold that is the test set, counted from 0. Default: the first fold for `--split-by modulo` or `contiguous` and
+    for a column of fold numbers; otherwise a test set of `--test-fraction`."""
     test_fraction: Input[float] = 0.15
     """Fraction of the rows in the test set."""
     validation_fraction: Input[float] = 0.1
     """Fraction of the rows used for model selection (early stopping, penalties, weights of the ensemble)."""
     train_rows: Input[int | None] = None
-    """Maximum number of training rows, drawn at random. Default: all."""
+    """Maximum number of training rows, drawn at random; validation rows are then reduced to a quarter of this number,
+    at least 10. Default: all."""
     leak_distance: Input[int | None] = None
     """Remove test rows within this many substitutions of a training row (or one insertion or deletion, or its reverse
     complement); 0 keeps them. Default: 1, except that near-duplicates are only counted if a column gave the split or
@@ -134,8 +136,8 @@ class FitSettings:
     """Maximum number of trees in gradient boosting. Default: as many as fit in 40 seconds or in the time of
     Lyra, if that is longer, at most 500."""
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
-    """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,
-    `auto` uses ranks if the distribution is far from normal."""
+    """Transform of the measurements on which networks are trained: `none` standardises them, `rank` maps ranks to
+    normal quantiles, `auto` uses ranks for columns with a skewness above 2 or below -2."""
     stack_folds: Model[int | None] = None
     """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set. Default:
     5 if the validation set has fewer than 30 rows, otherwise 1."""

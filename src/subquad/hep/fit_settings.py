@@ -106,7 +106,7 @@ class FitSettings:
 
     preset: Model[PresetName] = "auto"
     """Inputs, graph and size of the network: `auto`, continuous-filter convolutions; `auto-chebyshev`, Chebyshev
-    filters on learned graphs in their place, without the jet's mean; `standard`, PCN with standardized inputs; `epcn`,
+    filters on learned graphs in their place, without the jet mean; `standard`, PCN with standardized inputs; `epcn`,
     after E-PCN; `paper` and `paper-edges`, PCN as published."""
     from_: Model[Path | None] = None
     """Saved run to fine-tune, or example:tagger: the fit starts from its weights, with its network and standardization.

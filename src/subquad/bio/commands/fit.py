@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.analysis.audit import audit, count_unseen
+from subquad.bio.compared_models import NETWORKS
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import file_of
@@ -16,6 +17,7 @@ from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.models.fit import FittedModels, fit_models, models_of
 from subquad.bio.models.fitted import network_tensors
+from subquad.bio.models.initialization import fit_target_scaler
 from subquad.bio.models.learning_curve import learning_curve
 from subquad.bio.models.predictions import test_examples, test_frame
 from subquad.bio.models.training_data import check_trainable
@@ -117,6 +119,8 @@ def fit_table(
         say(remark, quiet=quiet)
     seconds = time.monotonic() - began
     check_dataset(dataset, settings, place=str(path))
+    for remark in _ranked_columns(dataset, settings):
+        say(remark, quiet=quiet)
     run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
@@ -182,6 +186,19 @@ def _rare_classes(dataset: Dataset) -> list[str]:
     if not rare:
         return []
     return [f"of {counts.sum():,} test rows only {', '.join(rare)}: metrics of so few rows are mostly chance"]
+
+
+def _ranked_columns(dataset: Dataset, settings: FitSettings) -> list[str]:
+    """Return a remark about each target column that networks are trained on as ranks, though nobody asked for it."""
+    networks = {*models_of(dataset, settings)} & {*NETWORKS} - {"lyra-paper"}
+    if settings.transform != "auto" or not networks or dataset.target.task_type != "regression":
+        return []
+    columns = zip(dataset.target.names, fit_target_scaler(dataset, settings).columns, strict=True)
+    return [
+        f"target {name!r}: strongly skewed, so networks are trained on its ranks (--transform none overrides)"
+        for name, column in columns
+        if column.values is not None
+    ]
 
 
 def _observed(chain: Inputs, train: np.ndarray) -> list[list[int]] | None:

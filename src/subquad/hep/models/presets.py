@@ -62,7 +62,7 @@ _AUTO = Preset(
     ema_decay=0.998,
     batch_size=32,
     origin=(
-        "Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours with the jet's mean in each "
+        "Continuous-filter convolutions (SchNet, arXiv:1706.08566) on nearest neighbours with the jet mean in each "
         "block (Deep Sets, arXiv:1703.06114), and attention pooling."
     ),
 )
