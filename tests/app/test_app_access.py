@@ -22,6 +22,10 @@ async def hello(scope, receive, send):
 
 def ask(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **headers):
     """Send one request to an ASGI application; return status, headers and body."""
+    return asyncio.run(answer(app, path, method=method, body=body, host=host, **headers))
+
+
+async def answer(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **headers):
     sent = []
     lines = {"host": host, "accept": "text/html", **{key.replace("_", "-"): value for key, value in headers.items()}}
     path, _, query = path.partition("?")
@@ -40,7 +44,7 @@ def ask(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **heade
     async def send(message):
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    await app(scope, receive, send)
     content = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], [(k.decode(), v.decode()) for k, v in sent[0]["headers"]], content
 
@@ -125,6 +129,159 @@ def test_the_password_opens_the_page(monkeypatch):
     assert (status, login["httponly"], login["samesite"]) == (303, True, "Lax")
     assert ask(app, cookie=f"subquad_login={login.value}")[0] == 200
     assert ask(app, cookie="subquad_login=guessed")[0] == 303
+
+
+def test_who_has_given_the_password_is_led_from_the_form_to_the_page():
+    app = Access(hello, password="eleven little ducks", largest=1000, logins={"known"})
+    for method, path in (("GET", "/login"), ("POST", "/login"), ("GET", "/login/")):
+        status, headers, _ = ask(app, path, method=method, cookie="subquad_login=known")
+        assert (status, dict(headers)["location"]) == (303, "/"), (method, path)
+    assert ask(Access(hello, password=None, largest=1000), "/login")[0] == 303
+
+
+def test_wrong_passwords_are_looked_at_one_after_the_other(monkeypatch):
+    sleeping, most, sleep = 0, 0, asyncio.sleep
+
+    async def count(seconds):
+        nonlocal sleeping, most
+        sleeping += 1
+        most = max(most, sleeping)
+        for _ in range(20):
+            await sleep(0)
+        sleeping -= 1
+
+    monkeypatch.setattr(access_module.asyncio, "sleep", count)
+    app = Access(hello, password="eleven little ducks", largest=1000)
+
+    async def guess(password):
+        return (await answer(app, "/login", method="POST", body=f"password={password}".encode()))[0]
+
+    async def all_at_once():
+        return await asyncio.gather(*(guess(f"wrong{number}") for number in range(5)), guess("eleven+little+ducks"))
+
+    assert asyncio.run(all_at_once()) == [401] * 5 + [303]
+    assert most == 1
+
+
+def test_too_many_passwords_at_the_same_time_are_refused():
+    app = Access(hello, password="eleven little ducks", largest=1000)
+
+    async def many():
+        # nobody's turn comes
+        async with app._turn:
+            waiting = [
+                asyncio.create_task(answer(app, "/login", method="POST", body=b"password=wrong"))
+                for _ in range(access_module.MOST_GUESSES)
+            ]
+            await asyncio.sleep(0.1)
+            refused = await answer(app, "/login", method="POST", body=b"password=eleven+little+ducks")
+            for task in waiting:
+                task.cancel()
+        return refused
+
+    status, _, body = asyncio.run(many())
+    assert status == 429
+    assert b"Too many passwords were tried. Wait some seconds." in body
+    # those that left no longer wait
+    assert ask(app, "/login", method="POST", body=b"password=eleven+little+ducks")[0] == 303
+
+
+OTHER_PAGES = [
+    {"sec_fetch_site": "cross-site"},
+    {"sec_fetch_site": "same-site"},
+    {"origin": "https://evil.example"},
+    {"origin": "http://127.0.0.1:8888"},
+    {"origin": "http://127.0.0.1"},
+    {"origin": "null"},
+    {"origin": "http://127.0.0.1:x"},
+]
+
+
+@pytest.mark.parametrize("headers", OTHER_PAGES)
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/login"])
+def test_other_pages_cannot_send_anything(path, headers):
+    for password in (None, "eleven little ducks"):
+        app = Access(hello, password=password, largest=1000, logins={"known"})
+        for method in ("POST", "PUT", "OPTIONS"):
+            status, _, body = ask(app, path, method=method, cookie="subquad_login=known", **headers)
+            assert (status, body) == (403, b"Other pages cannot send anything to this one.")
+
+
+def test_other_pages_may_lead_to_this_one():
+    app = Access(hello, password=None, largest=1000)
+    assert ask(app, sec_fetch_site="cross-site")[0] == 200
+    assert ask(app, method="HEAD", origin="https://other.example")[0] == 200
+
+
+OWN_PAGES = [
+    ("127.0.0.1:7860", {}),
+    ("127.0.0.1:7860", {"sec_fetch_site": "same-origin"}),
+    ("127.0.0.1:7860", {"sec_fetch_site": "none"}),
+    ("127.0.0.1:7860", {"origin": "http://127.0.0.1:7860"}),
+    ("page.example", {"origin": "https://page.example"}),
+    ("page.example:443", {"origin": "https://page.example"}),
+    ("[::1]:7860", {"origin": "http://[::1]:7860"}),
+    # a proxy gave the request the name of the server behind it
+    ("127.0.0.1:7860", {"origin": "https://page.example", "sec_fetch_site": "same-origin"}),
+]
+
+
+@pytest.mark.parametrize(("host", "headers"), OWN_PAGES)
+def test_the_page_itself_and_programs_can_send_something(host, headers):
+    app = Access(hello, password=None, largest=1000)
+    assert ask(app, "/gradio_api/upload", method="POST", host=host, **headers)[0] == 200
+
+
+def test_the_form_of_the_password_tells_its_origin():
+    app = Access(hello, password="eleven little ducks", largest=1000)
+    assert dict(ask(app, "/login")[1])["referrer-policy"] == "same-origin"
+
+
+def test_files_that_arrived_are_limited_together(tmp_path):
+    app = Access(hello, password=None, largest=100_000, received=tmp_path)
+    upload = {"method": "POST", "content_length": "1000000"}
+    assert ask(app, "/gradio_api/upload", **upload)[0] == 200
+    (tmp_path / "a").mkdir()
+    with (tmp_path / "a" / "table.csv").open("wb") as file:
+        file.truncate(3_500_000)
+    status, _, body = ask(app, "/gradio_api/upload", **upload)
+    assert (status, body.decode()) == (
+        413, "Too many files have arrived in the last hour. Try again later, or use the command line."
+    )  # fmt: skip
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="100000")[0] == 200
+    # a session has it too, and is limited itself
+    (tmp_path.parent / "own.csv").hardlink_to(tmp_path / "a" / "table.csv")
+    assert ask(app, "/gradio_api/upload", **upload)[0] == 200
+
+
+def test_files_without_content_are_limited_too(tmp_path):
+    app = Access(hello, password=None, largest=100_000, received=tmp_path)
+    for number in range(62):
+        (tmp_path / f"{number}.csv").touch()
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="1000")[0] == 413
+
+
+def test_files_that_arrive_at_the_same_time_are_limited_together(tmp_path):
+    arriving, states = asyncio.Event(), []
+
+    async def slow(scope, receive, send):
+        await arriving.wait()
+        await hello(scope, receive, send)
+
+    app = Access(slow, password=None, largest=100_000, received=tmp_path)
+
+    async def upload():
+        states.append((await answer(app, "/gradio_api/upload", method="POST", content_length="1000000"))[0])
+
+    async def all_at_once():
+        tasks = [asyncio.create_task(upload()) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        arriving.set()
+        await asyncio.gather(*tasks)
+        await upload()
+
+    asyncio.run(all_at_once())
+    assert sorted(states) == [200] * 5 + [413] * 2
 
 
 @pytest.fixture

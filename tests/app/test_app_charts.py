@@ -1,4 +1,4 @@
-"""Charts and tables: every text is escaped, and every value can be read without a mouse."""
+"""Charts and tables: every text is escaped, and values can be read without a mouse: in tables, and by arrow keys."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -28,6 +28,38 @@ def test_a_chart_draws_its_lines_and_says_the_last_values():
     assert "here" in [text.text for text in svg.iter("text")]
 
 
+def test_the_values_of_a_chart_are_in_a_table_below_it():
+    lines = [
+        Line(name="training", x=range(100), y=[k / 7 for k in range(100)]),
+        Line(name="validation", x=[0.5, 2], y=[3.25, 4.0]),
+    ]
+    root = parsed(line_chart(lines, x="step", y="loss", title="Loss"))
+    details = root.find(".//details")
+    assert details.find("summary").text == "Values of this chart"
+    assert [cell.text for cell in details.iter("th")] == ["line", "step", "loss"]
+    rows = [[cell.text for cell in row] for row in details.findall(".//tbody/tr")]
+    assert rows[0] == ["training", "0", "0.000"]
+    assert rows[11] == ["training", "99", "14.1"]
+    assert rows[12:] == [["validation", "0.500", "3.250"], ["validation", "2", "4.000"]]
+    root = parsed(line_chart(lines, x="step", y="loss", title="Loss", values=Table(["a"], [["own"]])))
+    assert [cell.text for cell in root.iter("td")] == ["own"]
+
+
+def test_lines_are_told_apart_without_their_colours_and_members_are_thinner():
+    lines = [Line(name=f"model {k}", x=[0, 1], y=[k, k + 1], number=k) for k in range(30)]
+    members = [Line(name=f"model 3 {k}", x=[0, 1], y=[k, k + 2], number=3, is_thin=True) for k in (1, 2)]
+    root = parsed(line_chart([*lines, *members], x="x", y="y", title="t"))
+    drawn = [line.attrib for line in root.iter("polyline")]
+    dashes = [line["stroke-dasharray"] for line in drawn]
+    assert len({*dashes[:8]}) == 8
+    assert len({(line["stroke"], line["stroke-dasharray"]) for line in drawn[:30]}) == 30
+    assert dashes[30:] == [dashes[3]] * 2
+    assert {float(line["stroke-width"]) for line in drawn[30:]} < {float(drawn[3]["stroke-width"]), 1.1}
+    # the key of a line looks as the line
+    keys = [line.attrib["stroke-dasharray"] for line in root.findall(".//span[@class='sq-keys']//line")]
+    assert keys == dashes
+
+
 @pytest.mark.parametrize("is_log", [False, True])
 @pytest.mark.parametrize("values", [[3.0], [2.0, 2.0], [1e-9, 5.0], [0.11, 0.13], [7.0, 1e6]])
 def test_any_finite_values_have_a_chart_with_ticks(values, is_log):
@@ -49,13 +81,27 @@ def test_a_heat_map_has_a_text_for_every_cell():
     texts = {key: f"{key[1]}{key[0]}: <text>" for key in keys}
     values = dict.fromkeys(keys, 0.5) | {(7, "C"): -1.0}
     cells = HeatMap(letters="ACD", positions=(7, 8), wild_type="AD", values=values, texts=texts, marked={(7, "C")})
-    root = parsed(heat_map(cells, title="Map", limit=1.0, caption="How to read it"))
+    root = parsed(heat_map(cells, title="Map", label="Difference", limit=1.0, caption="How to read it"))
     tips = [rect.attrib["data-tip"] for rect in root.iter("rect")]
     assert tips == ["A7: wild type", "A8: <text>", "C7: <text>", "C8: <text>", "D7: <text>", "D8: wild type"]
     region = root.find(".//div[@role='application']")
     assert region.attrib["tabindex"] == "0"
     assert region.attrib["data-columns"] == "2"
     assert len(list(root.iter("circle"))) == 3
+
+
+def test_a_heat_map_says_what_it_shows_and_hatches_what_is_not_supported():
+    keys = [(7, "C"), (7, "D"), (8, "A")]
+    cells = HeatMap(
+        letters="ACD", positions=(7, 8), wild_type="AD", values=dict.fromkeys(keys, 0.5), texts={}, hatched={(7, "C")}
+    )
+    label = "Difference of <y> to the wild type"
+    root = parsed(heat_map(cells, title="Single mutants", label=label, limit=0.248))
+    assert root.find(".//h3").text == "Single mutants"
+    legend = [span.text for span in root.findall(".//p[@class='sq-legend']/span")]
+    assert legend == [f"{label}:", "≤ −0.248", None, "≥ +0.248"]
+    (hatch,) = root.iter("path")
+    assert hatch.attrib["d"].count("M") > 2
 
 
 def test_tables_and_notices_escape_what_users_wrote():

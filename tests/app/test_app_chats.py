@@ -46,17 +46,63 @@ def test_both_models_answer_and_only_the_cache_grows(chat):
     assert html.count("tokens per second") == 2
 
 
+def remembered(side):
+    """Return questions and answers that the model of a side remembers."""
+    texts = [message["content"] for message in side.chat.messages if message["role"] != "system"]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_memory_has_its_name_before_anything_was_answered(chat):
+    html = chat_view(chat)
+    assert html.index("MiB cache for") < html.index("MiB state for")
+
+
 def test_what_a_model_writes_is_escaped(chat):
     chat.sides["student"].turns.append(("<b>", "<script>"))
     assert "<script>" not in chat_view(chat)
 
 
-def test_a_stopped_answer_is_kept(chat):
-    answers = chat.answers("the bird", threading.Lock())
-    chat.stopped.set()
-    for _ in answers:
-        chat.stopped.set()
-    assert len(chat.sides["teacher"].turns) == 1
+def test_a_stopped_answer_is_kept(chat, monkeypatch):
+    monkeypatch.setattr("subquad.app.chats.SECONDS_BETWEEN_VIEWS", 0)
+    for number, _ in enumerate(chat.answers("the bird", threading.Lock())):
+        if number == 4:
+            chat.stopped.set()
+    for side in chat.sides.values():
+        # of 40
+        assert 5 <= side.tokens <= 7
+        assert len(side.turns) == 1
+        assert remembered(side) == side.turns
+
+
+def test_an_answer_is_kept_as_far_as_it_was_written_when_the_page_is_loaded_again(chat, monkeypatch):
+    monkeypatch.setattr("subquad.app.chats.SECONDS_BETWEEN_VIEWS", 0)
+    lock = threading.Lock()
+    answers = chat.answers("the bird", lock)
+    for _ in range(5):
+        next(answers)
+    answers.close()
+    assert not lock.locked()
+    for side in chat.sides.values():
+        assert [question for question, _ in side.turns] == ["the bird"]
+        assert remembered(side) == side.turns
+    for _ in chat.answers("a river", lock):
+        pass
+    for side in chat.sides.values():
+        assert [question for question, _ in side.turns] == ["the bird", "a river"]
+        assert remembered(side) == side.turns
+
+
+@pytest.mark.parametrize("strict", ["teacher", "student"])
+def test_a_question_that_one_model_refuses_is_no_turn_of_either(chat, strict):
+    for _ in chat.answers("the bird", threading.Lock()):
+        pass
+    before = {name: list(side.turns) for name, side in chat.sides.items()}
+    chat.sides[strict].chat._model.config.max_position_embeddings = 100
+    with pytest.raises(SubquadError, match=r"at most 100; start a new chat, or give a shorter turn$"):
+        list(chat.answers("a green river " * 12, threading.Lock()))
+    for name, side in chat.sides.items():
+        assert side.turns == before[name] == remembered(side)
+    assert "reading the question" not in chat_view(chat)
 
 
 def test_a_second_question_in_the_same_chat_follows_the_first_answer(chat, monkeypatch):

@@ -10,7 +10,10 @@ import time
 import psutil
 import pytest
 
+from subquad.app import jobs
 from subquad.app.jobs import Command, Job, JobRunner
+from subquad.app.sessions import new_token
+from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
 
 
@@ -157,11 +160,100 @@ def test_a_job_that_is_stopped_while_its_process_starts_does_not_run(session, ru
     monkeypatch.setattr(runner, "_open", slow)
     job = runner.start(session.new_job_folder(), "bio fit", fit())
     began.wait(60)
+    thread = runner._latest[job.folder]
     runner.stop(job)
     may_start.set()
-    runner._latest[job.folder].join(60)
+    thread.join(60)
     assert job.state == "stopped"
     assert "pid" not in job.status
+
+
+def ended(runner):
+    """Wait until no job is left."""
+    end = time.monotonic() + 60
+    while runner._latest:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_nothing_is_kept_of_a_job_that_has_ended(session, runner, monkeypatch):
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    job = runner.start(session.new_job_folder(), "bio fit", fit())
+    ended(runner)
+    runner.stop(job)
+    runner.delete(job)
+    assert not runner._latest
+    assert not runner._stopped
+    assert not runner._processes
+    assert not job.folder.exists()
+
+
+def test_a_job_that_waits_and_is_stopped_leaves_nothing_and_can_be_resumed(session, runner, monkeypatch):
+    opened = []
+    monkeypatch.setattr(runner, "_open", lambda job: opened.append(job.name))
+    with runner._free:
+        job = runner.start(session.new_job_folder(), "bio fit", fit())
+        for _ in range(5):
+            runner.stop(job)
+            assert job.state == "stopped"
+            runner.resume(job)
+        runner.stop(job)
+        ended(runner)
+        assert not runner._stopped
+        runner.resume(job)
+    ended(runner)
+    assert opened == [job.name]
+
+
+def test_a_job_that_cannot_be_started_fails_with_a_sentence(session, runner, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    job = runner.start(session.new_job_folder(), "bio fit", fit())
+    ended(runner)
+    assert job.state == "failed"
+    assert job.message == "The command could not be started: [Errno 12] Cannot allocate memory."
+    (job.folder / "settings.yaml").write_text("{")
+    runner.resume(job)
+    ended(runner)
+    assert job.state == "failed"
+    assert job.message.startswith("The command could not be started: while parsing")
+
+
+def test_the_number_of_jobs_that_wait_is_limited(workspace, session, runner, monkeypatch):
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    other, text = workspace.session(new_token()), "3 of your jobs are waiting already; stop one of them, or wait until"
+    monkeypatch.setattr(jobs, "MOST_WAITING_OF_SESSION", 3)
+    monkeypatch.setattr(jobs, "MOST_WAITING", 5)
+    with runner._free:
+        own = [runner.start(session.new_job_folder(), "bio fit", fit()) for _ in range(3)]
+        with pytest.raises(SubquadError, match=text):
+            runner.start(session.new_job_folder(), "bio fit", fit())
+        assert len(list((session.folder / "jobs").iterdir())) == 3
+        runner.stop(own[0])
+        own.append(runner.start(session.new_job_folder(), "bio fit", fit()))
+        with pytest.raises(SubquadError, match=text):
+            runner.resume(own[0])
+        own += [runner.start(other.new_job_folder(), "bio fit", fit()) for _ in range(2)]
+        with pytest.raises(SubquadError, match="5 jobs of all users are waiting already; try again when some have"):
+            runner.start(other.new_job_folder(), "bio fit", fit())
+        for job in own:
+            runner.stop(job)
+    ended(runner)
+
+
+def test_a_job_keeps_its_inputs_and_reads_them(session, runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    (tmp_path / "log.txt").write_text("sequence,y\n")
+    command = Command(
+        words=["bio", "fit", str(tmp_path / "log.txt")], settings={}, title="", inputs=(tmp_path / "log.txt",)
+    )
+    job = runner.start(session.new_job_folder(), "bio fit", command)
+    (tmp_path / "log.txt").unlink()
+    assert job.record["words"][:3] == ["bio", "fit", str(job.inputs[0])]
+    assert (job.inputs[0].name, job.inputs[0].read_text()) == ("log.txt", "sequence,y\n")
+    ended(runner)
 
 
 @pytest.mark.long

@@ -215,6 +215,7 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     scan = finished(context, session, "bio scan", Command(words=words, settings={}, title="Scan"))
     cells = scan_result(scan)
     positions = pd.read_csv(scan.out / "scan.csv")["position"].nunique()
+    assert "Difference of toxicity to the wild type:" in cells
     assert cells.count("<rect") == 21 * positions > 21 * 40
     assert "M33K: predicted" in cells
     assert "; measured" in cells

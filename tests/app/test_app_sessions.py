@@ -2,9 +2,11 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
+from subquad.app.jobs import Job
 from subquad.app.sessions import Workspace, new_token
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
@@ -25,14 +27,48 @@ def test_each_browser_has_a_folder_of_its_own_whose_name_does_not_tell_its_token
     assert first not in str(workspace.session(first).folder)
 
 
-def test_an_upload_is_moved_into_the_session_under_a_harmless_name(workspace, session):
+def test_an_upload_is_copied_into_the_session_under_a_harmless_name(workspace, session):
     path = session.take(received(workspace, "my table; $(rm -rf).csv"))
     assert path.parent.parent == session.uploads
     assert path.name == "my_table_rm_-rf_.csv"
-    assert not list(workspace.received.iterdir())
     assert session.files(".csv") == [path]
     session.discard(path)
     assert not session.files(".csv")
+    assert not list(workspace.received.iterdir())
+
+
+def test_users_who_upload_the_same_file_do_not_take_it_from_each_other(workspace, session):
+    file, other = received(workspace, "same.csv"), workspace.session(new_token())
+    first, second = session.take(file), other.take(file)
+    assert first != second
+    workspace.clear_received()
+    session.discard(first)
+    assert second.read_bytes() == b"x" * 10
+
+
+def test_a_file_can_be_used_again_and_counts_once(workspace, session):
+    file = received(workspace, "own.csv", 600_000)
+    path = session.take(file)
+    later = session.take(received(workspace, "later.csv"))
+    os.utime(later.parent, (0, 0))
+    for _ in range(20):
+        assert session.take(file) == path
+    assert session.files(".csv") == [path, later]
+    # also when what arrived was cleared
+    workspace.clear_received()
+    assert session.take(file) == path
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_an_upload_is_linked_or_copied_where_there_are_no_links(workspace, session, monkeypatch, can_link):
+    if not can_link:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.link("none", "none"))
+    file = received(workspace, "own.csv")
+    path = session.take(file)
+    assert path.samefile(file) == can_link
+    assert path.read_bytes() == file.read_bytes()
+    session.discard(path)
+    assert not list(workspace.received.iterdir())
 
 
 def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(workspace, session):
@@ -53,20 +89,69 @@ def test_a_session_cannot_fill_the_disk(workspace, session):
     session.take(received(workspace, "last.csv", 999_000))
 
 
-def test_the_uploads_of_a_stopped_job_are_kept_for_it(workspace, session):
+def job_of(session, state, *words):
+    folder = session.new_job_folder()
+    record = {"kind": "bio fit", "title": "", "words": ["bio", "fit", *words], "output": "out", "created": 0.0}
+    write_json(folder / "job.json", record)
+    write_json(folder / "status.json", {"state": state})
+    return folder
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_the_uploads_of_a_job_that_can_be_resumed_are_kept_for_it(workspace, session, state):
     needed, other = (session.take(received(workspace, name)) for name in ("needed.csv", "other.csv"))
-    for state, file in (("stopped", needed), ("finished", other)):
-        folder = session.new_job_folder()
-        record = {"kind": "bio fit", "title": "", "words": ["bio", "fit", str(file)], "output": "out", "created": 0.0}
-        write_json(folder / "job.json", record)
-        write_json(folder / "status.json", {"state": state})
+    folder = job_of(session, state, str(needed))
+    job_of(session, "finished", str(other))
     session.clear_uploads()
     assert needed.is_file()
     assert not other.exists()
-    for path in (session.folder / "jobs").glob("*/status.json"):
-        write_json(path, {"state": "finished"})
+    write_json(folder / "status.json", {"state": "finished"})
     session.clear_uploads()
     assert not needed.exists()
+
+
+def test_uploads_are_read_by_jobs_that_wait_or_run(workspace, session):
+    path = session.take(received(workspace, "own.csv"))
+    folder = job_of(session, "stopped", str(path))
+    assert not session.is_read(path)
+    (folder / "status.json").unlink()
+    write_json(folder / "job.json", {**Job(folder).record, "server": os.getpid()})
+    assert session.is_read(path)
+    assert not session.is_read(path, besides=[folder.name])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"text"', ""])
+def test_a_damaged_record_hides_its_job_only(workspace, session, content):
+    whole, damaged = job_of(session, "finished"), job_of(session, "finished")
+    (damaged / "job.json").write_text(content)
+    assert [job.name for job in session.jobs] == [whole.name]
+    session.clear_uploads()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"text"', ""])
+def test_a_damaged_status_is_that_of_a_job_that_failed(session, content):
+    folder = job_of(session, "finished")
+    (folder / "status.json").write_text(content)
+    assert session.jobs[0].state == "failed"
+    assert session.jobs[0].message == "The status of this job is damaged; start it again."
+
+
+def test_damaged_jobs_do_not_end_the_cleaning(workspace):
+    paths = []
+    for content in ("{", '{"state": "running"}'):
+        session = workspace.session(new_token())
+        session.touch()
+        folder = job_of(session, "finished")
+        (folder / ("job.json" if content == "{" else "status.json")).write_text(content)
+        paths.append(session.take(received(workspace, "own.csv")))
+        before = time.time() - 40 * 86_400
+        os.utime(session.folder / "used", (before, before))
+    old = workspace.session(new_token())
+    old.touch()
+    os.utime(old.folder / "used", (before, before))
+    workspace.clear_uploads()
+    assert workspace.remove_old(30) >= 2
+    assert not old.folder.exists()
 
 
 def test_a_session_owns_its_files_and_no_others(workspace, session, tmp_path):
@@ -89,8 +174,8 @@ def test_names_that_are_no_jobs_find_none(session, name):
 def test_messages_do_not_show_the_folders_of_the_server(workspace, session):
     path = session.take(received(workspace, "table.csv"))
     job = session.new_job_folder()
-    text = session.readable(f"{path}: no rows; {job}/out: not finished")
-    assert text == "table.csv: no rows; out: not finished"
+    text = session.readable(f"{path}: no rows; {job}/out: not finished; {job}/inputs/t.csv: no rows")
+    assert text == "table.csv: no rows; out: not finished; t.csv: no rows"
 
 
 def test_sessions_that_were_not_used_are_deleted_after_some_days(workspace, session):
@@ -115,10 +200,10 @@ def test_other_users_of_the_computer_cannot_read_the_workspace(tmp_path):
     assert (tmp_path / "work").stat().st_mode & 0o077 == 0
 
 
-def test_a_file_that_was_used_has_to_be_dropped_again(workspace, session):
+def test_a_file_that_is_gone_has_to_be_dropped_again(workspace, session):
     file = received(workspace, "own.csv")
-    session.take(file)
-    with pytest.raises(SubquadError, match=r"own\.csv: was used already, or has been here for too long; drop"):
+    workspace.clear_received()
+    with pytest.raises(SubquadError, match=r"own\.csv: has been here for too long; drop the file again"):
         session.take(file)
 
 

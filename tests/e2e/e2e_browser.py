@@ -50,8 +50,9 @@ class Server:
 
     @property
     def uploads(self):
-        work = self.folder / "work"
-        return [path for place in ("received", "sessions/*/uploads") for path in work.glob(f"{place}/**/*.*")]
+        """Files with content of users, whatever their names are; gradio leaves empty ones."""
+        folders = [one for place in ("received", "sessions/*/uploads") for one in (self.folder / "work").glob(place)]
+        return [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
 @contextmanager

@@ -162,6 +162,19 @@ def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, 
 
 
 def test_a_reload_finds_the_jobs_of_the_same_browser_only(chromium, server):
-    with browser_of(chromium, server.address) as (page, _):
-        page.get_by_text("What was read").wait_for()
-        assert not page.get_by_text("finished in").count()
+    with browser_of(chromium, server.address) as (first, _), browser_of(chromium, server.address) as (second, _):
+        for page in (first, second):
+            page.get_by_text("What was read").wait_for()
+        choose_models(first, "Lyra")
+        first.get_by_role("button", name="Train").locator("visible=true").click()
+        first.locator("#sq-bio-fit").get_by_text("running for").wait_for()
+        for page in (first, second):
+            page.reload()
+            page.get_by_text("What was read").wait_for()
+        first.locator("#sq-bio-fit").get_by_text("running for").wait_for()
+        # so that what the page shows of jobs has arrived too
+        second.wait_for_timeout(patience(3))
+        assert second.locator("#sq-bio-fit").get_by_text("Choose a table and press Train").count()
+        assert not second.get_by_text("Fit of").count()
+        first.get_by_role("button", name="Stop").locator("visible=true").first.click()
+        first.locator("#sq-bio-fit").get_by_text("was stopped after").wait_for()

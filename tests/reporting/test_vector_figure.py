@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from subquad.reporting.page import Section, page, picture
 from subquad.reporting.vector_figure import MAX_MARKS, CellFigure, literal, vector_figure
 
 
@@ -75,6 +76,17 @@ def test_ids_differ_between_figures_and_equal_figures_are_equal():
     assert not ids[0] & ids[2]
     for svg, own in zip(svgs, ids, strict=True):
         assert set(re.findall(r'(?:url\(|href=")#([^")]+)', svg)) <= own
+
+
+def test_a_page_knows_the_size_of_a_figure_and_lets_it_scroll_on_a_narrow_screen():
+    figure, _ = drawn()
+    block = picture(figure, "A figure")
+    width, again = re.search(r'style="--width: (\d+)px; width: (\d+)px"', block.svg).groups()
+    # three inches, less the margins
+    assert 300 < int(width) == int(again) < 600
+    html_page = page("Title", lead="Lead", sections=[Section("One", [block])])
+    assert '<figure>\n<div class="wide" tabindex="0"><svg' in html_page
+    assert "min-width: calc(var(--width) - 22rem)" in html_page
 
 
 def test_many_marks_are_an_image_and_few_are_not():

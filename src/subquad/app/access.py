@@ -7,28 +7,36 @@ import asyncio
 import hmac
 import re
 import secrets
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from subquad.app.gradio_requests import JOIN, UPLOAD, is_unused, names_other_server
 from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
 
 __all__ = ["SESSION_COOKIE", "Access", "token_of"]
 
 SESSION_COOKIE, LOGIN_COOKIE = "subquad_session", "subquad_login"
 YEAR = 31_536_000
+LOGIN = "/login"
 SECONDS_AFTER_WRONG_PASSWORD = 1.0
+MOST_GUESSES = 10
+"""Passwords that may wait until those before them were looked at."""
 ROOM = 1_000_000
 """Bytes that a request may have beyond its files."""
-UPLOAD = "/gradio_api/upload"
-"""Path to which all files that are dropped together are sent in one request; gradio looks at the size of each."""
+SMALLEST = 65_536
+"""Bytes that each file counts at least, so that there are not too many."""
+SESSIONS_AT_ONCE = 4
+"""Sessions whose files can arrive at the same time, as many as each can hold."""
 MOST_BEFORE_LOGIN = 10_000
 """Bytes of a request of a browser that has not given the password."""
 
@@ -59,8 +67,16 @@ class Access:
     hosts: frozenset[str] | None = None
     """Names by which this computer may be called; None: any. Protects a page without a password from other pages,
     whose name resolves to this computer's address."""
+    received: Path | None = None
+    """Folder in which uploads arrive, whose size is limited; None: no limit."""
     logins: set[str] = field(default_factory=set)
     """Cookies of browsers that gave the password."""
+    _arriving: int = field(default=0, init=False)
+    """Bytes of the uploads that arrive now."""
+    _guesses: int = field(default=0, init=False)
+    """Passwords that wait."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """Held while a password is looked at."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -74,6 +90,10 @@ class Access:
         refusal = self._refusal(scope, is_known=is_known)
         if refusal is None and not is_known:
             refusal = await self._login(scope, receive)
+        elif refusal is None and scope["path"].rstrip("/") == LOGIN:
+            refusal = RedirectResponse("/", 303)
+        elif refusal is None and scope["path"].rstrip("/") == JOIN:
+            refusal, receive = await _checked_event(scope, receive)
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send, None))
             return
@@ -81,13 +101,22 @@ class Access:
         if token is None:
             new = new_token()
             scope = {**scope, "headers": _with_cookie(scope["headers"], f"{SESSION_COOKIE}={new}")}
-        await self.app(scope, receive, _with_headers(send, new))
+        length = _length(scope) if scope["path"] == UPLOAD else 0
+        self._arriving += length
+        try:
+            await self.app(scope, receive, _with_headers(send, new))
+        finally:
+            self._arriving -= length
 
     def _refusal(self, scope: Scope, *, is_known: bool) -> Response | None:
         headers = Headers(scope=scope)
         host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
         if self.hosts is not None and host not in self.hosts:
             return PlainTextResponse(f"This page is served as {' or '.join(sorted(self.hosts))} only.", 403)
+        if scope["method"] not in ("GET", "HEAD") and _is_of_other_page(headers):
+            return PlainTextResponse("Other pages cannot send anything to this one.", 403)
+        if is_known and is_unused(scope["path"]):
+            return PlainTextResponse("This page has no such address.", 404)
         if "transfer-encoding" in headers:
             # a body of unknown length could fill the memory
             return PlainTextResponse("A request has to say how long it is (Content-Length).", 411)
@@ -102,25 +131,48 @@ class Access:
                 "or start the page with a larger --max-upload.",
                 413,
             )
+        if scope["path"] == UPLOAD and is_known and self._is_full(int(length)):
+            return PlainTextResponse(
+                "Too many files have arrived in the last hour. Try again later, or use the command line.", 413
+            )
         return None
+
+    def _is_full(self, length: int) -> bool:
+        """Return whether so many bytes more are too many for the folder in which files arrive."""
+        if self.received is None:
+            return False
+        return _held(self.received) + self._arriving + length > SESSIONS_AT_ONCE * UPLOADS_PER_SESSION * self.largest
 
     async def _login(self, scope: Scope, receive: Receive) -> Response:
         request = Request(scope, receive)
-        if request.url.path != "/login":
+        if request.url.path != LOGIN:
             # the page itself leads to the form; its parts only fail
             is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-            return RedirectResponse("/login", 303) if is_page else PlainTextResponse("Give the password first.", 401)
+            return RedirectResponse(LOGIN, 303) if is_page else PlainTextResponse("Give the password first.", 401)
         if request.method != "POST":
-            return HTMLResponse(_login_page(""))
+            return _login_page("")
+        if self._guesses >= MOST_GUESSES:
+            return _login_page("Too many passwords were tried. Wait some seconds.", 429)
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
-        if not hmac.compare_digest(given.encode(), (self.password or "").encode()):
-            await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
-            return HTMLResponse(_login_page("This is not the password."), 401)
+        if not await self._is_right(given):
+            return _login_page("This is not the password.", 401)
         token = secrets.token_urlsafe(24)
         self.logins.add(token)
         response = RedirectResponse("/", 303)
         response.headers["set-cookie"] = _cookie(LOGIN_COOKIE, token)
         return response
+
+    async def _is_right(self, given: str) -> bool:
+        """Return whether this is the password; one guess is looked at after the other, and a wrong one delays all."""
+        self._guesses += 1
+        try:
+            async with self._turn:
+                if hmac.compare_digest(given.encode(), (self.password or "").encode()):
+                    return True
+                await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
+                return False
+        finally:
+            self._guesses -= 1
 
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:
@@ -137,6 +189,59 @@ def token_of(scope: Mapping[str, Any]) -> str | None:
     """Return the token of the browser that sent a request; None if it has none yet."""
     token = cookies_of(scope).get(SESSION_COOKIE, "")
     return token if re.fullmatch(r"[\w-]{32}", token) else None
+
+
+def _is_of_other_page(headers: Headers) -> bool:
+    """Return whether a browser sent a request for another page; other programs do not say for which."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is None:
+        return False
+    try:
+        sender = urlsplit(origin)
+        own = urlsplit(f"{sender.scheme}://{headers.get('host', '')}")
+        # a page without an origin, such as a file, says null
+        return sender.hostname is None or _address(sender) != _address(own)
+    except ValueError:
+        return True
+
+
+def _address(url: SplitResult) -> tuple[str | None, int | None]:
+    return url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _length(scope: Scope) -> int:
+    """Return the length of the body of a request, which was checked."""
+    return int(Headers(scope=scope).get("content-length", "0"))
+
+
+def _held(folder: Path) -> int:
+    """Return the bytes of the files in a folder, without those that a session holds too, which limits them."""
+    held = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+                held += max(status.st_size, SMALLEST)
+    return held
+
+
+async def _checked_event(scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
+    """Return the refusal of an event, if any, and what gives the application its body."""
+    try:
+        body = await Request(scope, receive).body()
+    except ClientDisconnect:
+        return PlainTextResponse("The request ended too early.", 400), receive
+    if names_other_server(body):
+        return PlainTextResponse("Files on other servers are not fetched; drop the file on the page.", 403), receive
+    bodies: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return bodies.pop() if bodies else await receive()
+
+    return None, again
 
 
 def _cookie(name: str, value: str) -> str:
@@ -166,5 +271,7 @@ def _with_headers(send: Send, token: str | None) -> Send:
     return sending
 
 
-def _login_page(message: str) -> str:
-    return LOGIN_PAGE.read_text(encoding="utf-8").replace("{{ message }}", message)
+def _login_page(message: str, status: int = 200) -> Response:
+    page = LOGIN_PAGE.read_text(encoding="utf-8").replace("{{ message }}", message)
+    # without the origin, which no-referrer withholds, the form would look like one of another page
+    return HTMLResponse(page, status, headers={"referrer-policy": "same-origin"})

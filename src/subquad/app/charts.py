@@ -4,21 +4,29 @@ Axes: A letters, L positions.
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from subquad.reporting.page import show
+from subquad.app.markup import details, heading, table
+from subquad.reporting.page import Table, show
 
-__all__ = ["COLOURS", "HeatMap", "Line", "heat_map", "line_chart"]
+__all__ = ["DRAWING", "HeatMap", "Line", "heat_map", "line_chart"]
+
+DRAWING = threading.Lock()
+"""Held while matplotlib draws, since all threads share its settings."""
 
 # colours that stay distinguishable with colour vision deficiencies, on white and on black (Okabe and Ito)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f")
-DASHES = ("", "7 3", "2 3", "9 3 2 3")
+DASHES = ("", "8 3", "2 3", "9 3 2 3", "15 4", "9 3 2 3 2 3", "4 5", "15 3 5 3")
+"""Patterns of dashes: another number than of colours, so that both together repeat after 56 lines only."""
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 68, 14, 12, 44
 MOST_POINTS = 240
 """Points of a line that are drawn."""
+MOST_VALUES = 12
+"""Points of a line in the table below a chart."""
 CELL, HEAD, SIDE = 14, 30, 26
 NEGATIVE, MIDDLE, POSITIVE = (178, 34, 40), (246, 246, 246), (33, 102, 172)
 
@@ -30,10 +38,22 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: int = 0
-    """Number of its colour."""
-    dash: int = 0
-    """Number of its pattern of dashes."""
+    number: int = 0
+    """Number of its colour and of its pattern of dashes."""
+    is_thin: bool = False
+    """It is one of several alike, such as the members of an ensemble."""
+
+    @property
+    def look(self) -> Markup:
+        """Attributes of its stroke."""
+        return Markup('stroke="{}" stroke-width="{}" stroke-dasharray="{}"').format(
+            self.colour, 1.1 if self.is_thin else 2.2, DASHES[self.number % len(DASHES)]
+        )
+
+    @property
+    def colour(self) -> str:
+        """Its colour."""
+        return COLOURS[self.number % len(COLOURS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +72,8 @@ class HeatMap:
     """What is shown of a cell."""
     marked: set[tuple[int, str]] = field(default_factory=set)
     """Cells with a dot: those that were measured."""
-    faint: set[tuple[int, str]] = field(default_factory=set)
-    """Cells with a stroke: those that training does not support."""
+    hatched: set[tuple[int, str]] = field(default_factory=set)
+    """Cells that are hatched: those that training does not support."""
 
 
 def line_chart(
@@ -66,8 +86,9 @@ def line_chart(
     is_log_y: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     zero: bool = False,
+    values: Table | None = None,
 ) -> Markup:
-    """Return a line chart.
+    """Return a line chart, with a table of its values that is opened below it.
 
     Args:
         lines: The lines; points that are not finite are left out.
@@ -78,6 +99,7 @@ def line_chart(
         is_log_y: Logarithmic vertical axis.
         marks: Vertical lines, by place and label.
         zero: The vertical axis begins at 0.
+        values: The table; by default some points of each line.
     """
     shown = [(line, _thinned(line, is_log_x, is_log_y)) for line in lines]
     shown = [(line, points) for line, points in shown if points]
@@ -89,30 +111,38 @@ def line_chart(
     up = _Axis(0.0 if zero else min(ys), max(ys), HEIGHT - BOTTOM, TOP, is_log_y)
     body = _frame(across, up, x, y) + _marks(marks, across)
     for line, points in shown:
-        colour, dash = COLOURS[line.colour % len(COLOURS)], DASHES[line.dash % len(DASHES)]
         path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in points)
-        body += Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>').format(
-            path, colour, dash
-        )
+        body += Markup('<polyline points="{}" fill="none" {}/>').format(path, line.look)
         for a, b in points[:: max(1, len(points) // 60)]:
             tip = f"{line.name}: {y} {show(float(b))} at {x} {show(float(a))}"
             body += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" fill="{}" class="sq-dot" data-tip="{}"/>').format(
-                across(a), up(b), colour, tip
+                across(a), up(b), line.colour, tip
             )
     keys = Markup("").join(_key(line) for line, _ in shown)
     last = "; ".join(f"{line.name} {show(float(points[-1][1]))}" for line, points in shown[:8])
     return Markup(
         '<figure class="sq-chart"><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-        '<figcaption>{}<span class="sq-keys">{}</span></figcaption></figure>'
-    ).format(WIDTH, HEIGHT, f"{title}. Last values: {last}", body, title, keys)
+        '<figcaption>{}<span class="sq-keys">{}</span></figcaption>{}</figure>'
+    ).format(
+        WIDTH, HEIGHT, f"{title}. Last values: {last}", body, title, keys,
+        details("Values of this chart", table(values or _values(shown, x, y)), name=f"values of {title}"),
+    )  # fmt: skip
 
 
 def _key(line: Line) -> Markup:
-    colour, dash = COLOURS[line.colour % len(COLOURS)], DASHES[line.dash % len(DASHES)]
     return Markup(
-        '<span><svg width="26" height="8" aria-hidden="true"><line x1="0" y1="4" x2="26" y2="4" stroke="{}" '
-        'stroke-width="3" stroke-dasharray="{}"/></svg> {}</span>'
-    ).format(colour, dash, line.name)
+        '<span><svg width="46" height="8" aria-hidden="true"><line x1="0" y1="4" x2="46" y2="4" {}/></svg> {}</span>'
+    ).format(line.look, line.name)
+
+
+def _values(shown: Sequence[tuple[Line, list[tuple[float, float]]]], x: str, y: str) -> Table:
+    """Return some points of each line, evenly spaced, with the first and the last."""
+    rows: list[list[str | float]] = []
+    for line, points in shown:
+        last, count = len(points) - 1, min(len(points), MOST_VALUES)
+        chosen = [points[round(k * last / max(1, count - 1))] for k in range(count)]
+        rows += [[line.name, int(a) if a == int(a) else a, b] for a, b in chosen]
+    return Table(["line", x, y], rows, caption=f"Up to {MOST_VALUES} points of each line, from first to last.")
 
 
 def _thinned(line: Line, is_log_x: bool, is_log_y: bool) -> list[tuple[float, float]]:
@@ -194,12 +224,13 @@ def _marks(marks: Sequence[tuple[float, str]], across: _Axis) -> Markup:
     return body
 
 
-def heat_map(cells: HeatMap, *, title: str, limit: float, caption: str) -> Markup:
+def heat_map(cells: HeatMap, *, title: str, label: str, limit: float, caption: str = "") -> Markup:
     """Return a heat map whose cells can be visited by mouse and by arrow keys.
 
     Args:
         cells: What is drawn.
-        title: Name of the map.
+        title: Heading of the map.
+        label: What the colours stand for.
         limit: Absolute value at which the colours are saturated.
         caption: How to read it.
     """
@@ -217,13 +248,13 @@ def heat_map(cells: HeatMap, *, title: str, limit: float, caption: str) -> Marku
         if position % 5 == 0:
             body += Markup('<text x="{}" y="11" text-anchor="middle" class="sq-small">{}</text>').format(x, position)
     return Markup(
-        '<figure class="sq-map"><div class="sq-wide" tabindex="0" role="application" aria-roledescription="heat map" '
-        'aria-label="{0}. Move over the cells with the arrow keys." data-columns="{1}">'
-        '<svg width="{2}" height="{3}" aria-hidden="true">{4}</svg></div>'
-        '<p class="sq-legend"><span>{5}</span><span class="sq-scale"></span><span>{6}</span></p>'
+        '{}<figure class="sq-map"><div class="sq-wide" tabindex="0" role="application" aria-roledescription="heat map" '
+        'aria-label="{}. Move over the cells with the arrow keys." data-columns="{}">'
+        '<svg width="{}" height="{}" aria-hidden="true">{}</svg></div>'
+        '<p class="sq-legend"><span>{}:</span><span>≤ {}</span><span class="sq-scale"></span><span>≥ +{}</span></p>'
         '<p class="sq-tip" role="status" aria-live="polite">Point at a cell, or move over the map with the arrow keys.'
-        "</p><figcaption>{7}</figcaption></figure>"
-    ).format(title, L, width, height, body, show(-limit).replace("-", "−"), "+" + show(limit), caption)
+        "</p><figcaption>{}</figcaption></figure>"
+    ).format(heading(title), title, L, width, height, body, label, show(-limit), show(limit), caption)
 
 
 def _cell(cells: HeatMap, row: int, column: int, key: tuple[int, str]) -> Markup:
@@ -242,10 +273,12 @@ def _cell(cells: HeatMap, row: int, column: int, key: tuple[int, str]) -> Markup
         found += Markup('<circle cx="{}" cy="{}" r="{}" fill="#000"{} pointer-events="none"/>').format(
             *middle, 1.8 if is_wild_type else 2.6, look
         )
-    if key in cells.faint:
+    if key in cells.hatched:
+        strokes = "M0 5l5 -5M0 9l9 -9M0 13l13 -13M4 13l9 -9M8 13l5 -5"
         found += Markup(
-            '<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="#000" stroke-opacity="0.55" pointer-events="none"/>'
-        ).format(x + 1, y + CELL - 3, x + CELL - 3, y + 1)
+            '<path d="{}" transform="translate({} {})" stroke="#000" stroke-opacity="0.4" stroke-width="0.8" '
+            'pointer-events="none"/>'
+        ).format(strokes, x, y)
     return found
 
 

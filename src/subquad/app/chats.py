@@ -3,11 +3,12 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from subquad.errors import SubquadError
 from subquad.llm.evaluation.model_variants import models_to_evaluate
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.decoding import beyond_training
@@ -40,8 +41,6 @@ class Side:
     """Tokens of the last answer."""
     seconds: float = 0.0
     """Time that they took, without reading the question."""
-    reading: float = 0.0
-    """Time until the first token of the last answer."""
     memory: list[tuple[int, int]] = field(default_factory=list)
     """Tokens of the context, and bytes of the cache or state."""
 
@@ -49,6 +48,21 @@ class Side:
     def speed(self) -> float | None:
         """Tokens per second after the first one; None before there are any."""
         return (self.tokens - 1) / self.seconds if self.tokens > 1 and self.seconds else None
+
+    def ask(self, question: str, is_stopped: Callable[[], bool]) -> Iterator[str]:
+        """Begin a turn; return the answer as it is generated, until it ends or `is_stopped`."""
+        self.turns.append((question, ""))
+        self.tokens, self.seconds = 0, 0.0
+        return self.chat.answer(question, is_stopped)
+
+    def write(self, delta: str) -> None:
+        """Add text to the last answer."""
+        question, answer = self.turns[-1]
+        self.turns[-1] = (question, answer + delta)
+
+    def drop_unanswered(self) -> None:
+        """Forget turns that the model does not remember, since it has not begun to answer, or has refused them."""
+        del self.turns[self.chat.turns :]
 
     def note_memory(self) -> None:
         """Add the present size of the cache or state."""
@@ -73,7 +87,13 @@ class Chat:
     """Whether its models are no longer kept, so that it answers no more."""
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
-        """Let both models answer in turns of one token; yields whenever there is something new to show."""
+        """Let both models answer in turns of one token; yields whenever there is something new to show.
+
+        Closing the iterator ends the answers, as stopping does: what was written so far is kept.
+
+        Raises:
+            SubquadError: A model refuses the question, which is then no part of the chat.
+        """
         self.stopped.clear()
         if lock.locked():
             self.is_waiting = True
@@ -86,12 +106,20 @@ class Chat:
         with lock:
             if self.stopped.is_set() or self.is_closed:
                 return
-            streams = {}
-            for name, side in self.sides.items():
-                streams[name] = side.chat.answer(question, self.stopped.is_set)
-                side.turns.append((question, ""))
-                side.tokens, side.seconds, side.reading = 0, 0.0, 0.0
-            last = time.monotonic()
+            yield from self._write(question)
+        student = self.sides["student"]
+        self.warning = None if student.model is None else beyond_training(student.model, student.chat.length)
+        yield
+
+    def _write(self, question: str) -> Iterator[None]:
+        """Let both models answer; afterwards the turns of each side are those that its model remembers."""
+        is_left = threading.Event()
+        streams = {
+            name: side.ask(question, lambda: self.stopped.is_set() or is_left.is_set())
+            for name, side in self.sides.items()
+        }
+        last = time.monotonic()
+        try:
             while streams:
                 for name in list(streams):
                     if not self._advance(self.sides[name], streams[name]):
@@ -99,9 +127,18 @@ class Chat:
                 if time.monotonic() - last > SECONDS_BETWEEN_VIEWS:
                     last = time.monotonic()
                     yield
-        student = self.sides["student"]
-        self.warning = None if student.model is None else beyond_training(student.model, student.chat.length)
-        yield
+        except SubquadError:
+            # refused by one model, so that the other one does not remember it either
+            streams.clear()
+            raise
+        finally:
+            # nobody waits for the rest when the page was closed or loaded again
+            is_left.set()
+            for name, stream in streams.items():
+                for delta in stream:
+                    self.sides[name].write(delta)
+            for side in self.sides.values():
+                side.drop_unanswered()
 
     def _advance(self, side: Side, stream: Iterator[str]) -> bool:
         began = time.perf_counter()
@@ -110,12 +147,9 @@ class Chat:
         if delta is None:
             side.note_memory()
             return False
-        question, answer = side.turns[-1]
-        side.turns[-1] = (question, answer + delta)
-        if side.tokens:
-            side.seconds += taken
-        else:
-            side.reading = taken
+        side.write(delta)
+        # the first token takes the time of reading the question
+        side.seconds += taken if side.tokens else 0.0
         side.tokens += 1
         if side.tokens % TOKENS_PER_POINT == 1:
             side.note_memory()

@@ -1,14 +1,13 @@
 """What the page shows of jets: files, progress of a fit, curves of a tagger, and displays of single jets."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from subquad.app.charts import Line, line_chart
+from subquad.app.charts import DRAWING, Line, line_chart
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, drawing, join, links, notice, pairs, table
@@ -58,9 +57,7 @@ def fit_progress(job: Job) -> str:
         lines = []
         for k, (name, part) in enumerate(((key, "training"), (f"validation_{key}", "validation"))):
             own = [entry for entry in history if name in entry]
-            lines.append(
-                Line(name=part, x=[e["step"] for e in own], y=[e[name] for e in own], colour=k, dash=k)
-            )  # fmt: skip
+            lines.append(Line(name=part, x=[e["step"] for e in own], y=[e[name] for e in own], number=k))
         charts.append(line_chart(lines, x="step", y=title, title=title.capitalize()))
     return columns(*charts)
 
@@ -132,22 +129,24 @@ def _curves(
     rocs = {name: curve for name, curve in found.items() if curve is not None}
     shown: list[Any] = []
     if rocs:
-        figure = ratio_figure(
-            rocs, reference=list(rocs)[-1], signal=signal, background=background, efficiency=efficiency,
-            background_jets=effective_jets(predictions[0], b),
-        )  # fmt: skip
         ratio = f", and below its ratio to {list(rocs)[-1]}" if len(rocs) > 1 else ""
         caption = (
             f"Rejection of {background} against the efficiency of {signal}{ratio}. Bands: 68 % intervals. Grey: fewer "
             f"than ten background jets pass. Dotted: the working point, {100 * efficiency:g} %."
         )
-        shown.append(as_picture(figure, caption))
+        with DRAWING:
+            figure = ratio_figure(
+                rocs, reference=list(rocs)[-1], signal=signal, background=background, efficiency=efficiency,
+                background_jets=effective_jets(predictions[0], b),
+            )  # fmt: skip
+            shown.append(as_picture(figure, caption))
     else:
         shown.append(f"There are no jets of {signal}, or none of {background}, so that no curve can be drawn.")
     caption = (
         f"Confusion matrix of {predictions[0].model}: predicted class of the jets of each true class, in per cent."
     )
-    shown.append(as_picture(confusion_figure(predictions[0], list(classes)), caption))
+    with DRAWING:
+        shown.append(as_picture(confusion_figure(predictions[0], list(classes)), caption))
     names = [{**model, "name": MODELS.get(model["name"], model["name"])} for model in measured]
     return join(
         columns(*(blocks([one]) for one in shown)),
@@ -176,8 +175,7 @@ def score_result(job: Job) -> str:
     return join(links({"Scores (ROOT)": file_url(job, job.out, download=True)}), *warnings, shown)
 
 
-@lru_cache(maxsize=2)
-def _sample(run: Path, files: tuple[Path, ...]) -> tuple[Any, Any, np.ndarray, Any]:
+def _sample(run: Path, files: Sequence[Path]) -> tuple[Any, Any, np.ndarray, Any]:
     """Return the tagger, its first jets of some files, their probabilities, and the means of the inputs."""
     import torch
 
@@ -196,7 +194,9 @@ def _sample(run: Path, files: tuple[Path, ...]) -> tuple[Any, Any, np.ndarray, A
 
 
 def display_jets(run: Path, files: Sequence[Path], label: str | None, number: int) -> str:
-    """Return the display of one jet of a class, and its probabilities.
+    """Return the display of one jet of a class, and its probabilities; it takes some seconds.
+
+    It reads files of users, so that the page calls it in a process of its own, where nobody else draws.
 
     Args:
         run: Folder of the tagger.
@@ -212,7 +212,7 @@ def display_jets(run: Path, files: Sequence[Path], label: str | None, number: in
     from subquad.hep.plots.event_displays import displays_figure
     from subquad.reporting.page import Table
 
-    tagger, inputs, probabilities, means = _sample(run, tuple(files))
+    tagger, inputs, probabilities, means = _sample(run, files)
     labels = inputs.labels.numpy()
     rows = np.arange(len(labels)) if label is None else np.flatnonzero(labels == tagger.classes.index(label))
     if not len(rows):

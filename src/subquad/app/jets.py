@@ -19,7 +19,7 @@ from subquad.app.jet_results import (
 )
 from subquad.app.jobs import Command
 from subquad.app.markup import notice
-from subquad.app.panels import DRAWING, Context, Panel, run_of, session_of
+from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
@@ -30,8 +30,9 @@ from subquad.runs.folder import load_config
 
 __all__ = ["build_jets"]
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = (".root", ".h5", ".hdf5", ".parquet", ".npz")
+SECONDS_TO_SHOW = 120.0
+"""Time for the display of a jet, most of which is taken by opening the tagger."""
 PRESETS = [("auto: the default", "auto"), ("standard: faster", "standard"), ("paper: PCN as published", "paper"),
            ("epcn: after E-PCN", "epcn")]  # fmt: skip
 
@@ -201,8 +202,7 @@ def _performance(context: Context, run: gr.Dropdown) -> gr.Dropdown:
 
     def drawn(session: Session, own: str | None, name: str | None) -> Any:
         try:
-            with DRAWING:
-                return performance(run_of(context, session, own, "hep fit"), name)
+            return performance(run_of(context, session, own, "hep fit"), name)
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
@@ -245,8 +245,8 @@ def _displays(context: Context, run: gr.Dropdown, source: gr.Dropdown) -> None:
         session = session_of(context, request)
         try:
             folder = run_of(context, session, own, "hep fit")
-            with DRAWING:
-                return display_jets(folder, _paths(session, values), name, int(which or 1))
+            paths = _paths(session, values)
+            return call_in_process(display_jets, folder, paths, name, int(which or 1), seconds=SECONDS_TO_SHOW)
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 

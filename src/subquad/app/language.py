@@ -1,5 +1,6 @@
 """The tab of language models: linearize one, chat with it beside its teacher, and see its perplexity by position."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from subquad.app.chats import Chats
 from subquad.app.jobs import Command
 from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
 from subquad.app.markup import join, notice
-from subquad.app.panels import Context, Panel, run_of, session_of
+from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
@@ -18,7 +19,6 @@ from subquad.llm.serving.settings import ChatSettings
 
 __all__ = ["build_language"]
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
 OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
 SMOLLM2 = "smollm2"
@@ -86,11 +86,10 @@ def _linearization(context: Context) -> Panel:
 
     def command(session: Session, own: str | None, *values: Any) -> Command:
         path, teacher, time, tokens = values
-        if teacher != SMOLLM2 and not (context.is_private and Path(teacher).exists()):
-            raise SubquadError(f"{teacher}: no such folder or file of a model")
+        teacher = _teacher(teacher, is_private=context.is_private)
         text = session.take(path) if path else _help_topics(session)
         return Command(
-            words=["llm", "linearize", str(teacher), "--text", str(text)],
+            words=["llm", "linearize", teacher, "--text", str(text)],
             settings={"minutes": float(time), "sequence_length": int(tokens)},
             title=f"Linearization of {Path(teacher).name} on {text.name}",
         )
@@ -102,6 +101,20 @@ def _linearization(context: Context) -> Panel:
     )  # fmt: skip
     panel.build([file, model, minutes, length], gr.State(None))
     return panel
+
+
+def _teacher(name: str | None, *, is_private: bool) -> str:
+    """Return the model to linearize; a folder or file with its whole path, since jobs run in folders of their own."""
+    name = (name or "").strip()
+    if not name:
+        raise SubquadError("no model is chosen")
+    if name == SMOLLM2:
+        return name
+    path = Path(name).expanduser()
+    # unlike the method of the path, also for names that are too long or lie in folders of others
+    if not (is_private and os.path.exists(path)):
+        raise SubquadError(f"{name}: no such folder or file of a model")
+    return str(path.resolve())
 
 
 def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:

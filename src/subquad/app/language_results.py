@@ -5,11 +5,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from subquad.app.charts import Line, line_chart
-from subquad.app.chats import SIDES, Chat
+from subquad.app.charts import DRAWING, Line, line_chart
+from subquad.app.chats import SIDES, Chat, Side
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
-from subquad.app.markup import blocks, columns, join, links, notice, table
+from subquad.app.markup import blocks, columns, details, join, links, notice, table
 from subquad.llm.plots.evaluation_tables import LABELS, labels
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import REPORT
@@ -46,9 +46,7 @@ def linearize_progress(job: Job) -> str:
             ),
             line_chart(losses, x="step", y="loss", title="Training loss of each stage", is_log_y=True),
         ),
-        Markup("<details><summary>Error of every layer now</summary>{}</details>").format(
-            table(Table(["layer", "relative error"], rows, caption=caption), compact=True)
-        )
+        details("Error of every layer now", table(Table(["layer", "relative error"], rows, caption=caption)))
         if rows
         else None,
     )
@@ -56,17 +54,17 @@ def linearize_progress(job: Job) -> str:
 
 def _line(history: list[dict[str, Any]], part: str, key: str, name: str, number: int) -> Line:
     own = [entry for entry in history if entry["part"] == part and key in entry]
-    return Line(
-        name=name, x=[entry["step"] for entry in own], y=[entry[key] for entry in own], colour=number, dash=number
-    )
+    return Line(name=name, x=[entry["step"] for entry in own], y=[entry[key] for entry in own], number=number)
 
 
 def linearize_result(job: Job) -> str:
     """Return the result of a linearization as its report begins, and its files."""
     from subquad.llm.plots.linearize_page import sections
 
+    with DRAWING:
+        first = sections(job.out)[0]
     return join(
-        blocks(sections(job.out)[0].blocks),
+        blocks(first.blocks),
         links({
             "Open the report": file_url(job, job.out / REPORT),
             "Model folder (zip)": zip_url(job),
@@ -87,7 +85,7 @@ def chat_view(chat: Chat | None) -> str:
             for question, answer in side.turns
         )
         sides += Markup('<section class="sq-side"><h3>{}</h3><p class="sq-numbers">{}</p>{}</section>').format(
-            SIDES[name], _numbers(side), turns
+            SIDES[name], _numbers(name, side), turns
         )
     return join(
         Markup('<div class="sq-chat">{}</div>').format(sides),
@@ -97,24 +95,20 @@ def chat_view(chat: Chat | None) -> str:
     )
 
 
-def _numbers(side: Any) -> str:
-    what = "cache" if _is_growing(side) else "state"
+def _numbers(name: str, side: Side) -> str:
+    what = "cache" if name == "teacher" else "state"
     size = f"{side.chat.memory / 2**20:,.2f} MiB {what} for {side.chat.length:,} tokens"
     if side.speed is None:
-        return f"{size}; reading the question …" if side.turns and not side.tokens else size
+        is_reading = bool(side.turns) and not side.turns[-1][1] and not side.tokens
+        return f"{size}; reading the question …" if is_reading else size
     return f"{side.speed:,.1f} tokens per second; {size}"
-
-
-def _is_growing(side: Any) -> bool:
-    """Return whether the memory grows with the context, as that of softmax attention does."""
-    return len(side.memory) > 1 and side.memory[-1][1] > 1.01 * side.memory[0][1]
 
 
 def _memory(chat: Chat) -> Markup | None:
     lines = []
     for number, (name, side) in enumerate(chat.sides.items()):
         x, y = [tokens for tokens, _ in side.memory], [size / 2**20 for _, size in side.memory]
-        lines.append(Line(name=SIDES[name], x=x, y=y, colour=number, dash=number))
+        lines.append(Line(name=SIDES[name], x=x, y=y, number=number))
     if not any(len(line.x) > 1 for line in lines):
         return None
     return line_chart(
@@ -134,7 +128,7 @@ def perplexity_result(job: Job) -> str:
         names = labels(about)
         x = [(own["from"] * own["to"]) ** 0.5 for own in bins]
         lines = [
-            Line(name=names[role], x=x, y=null_as_nan([own["models"][role]["value"] for own in bins]), colour=k, dash=k)
+            Line(name=names[role], x=x, y=null_as_nan([own["models"][role]["value"] for own in bins]), number=k)
             for k, role in enumerate(roles)
         ]
         marks = [
@@ -145,13 +139,11 @@ def perplexity_result(job: Job) -> str:
         rows = [[f"{own['from']}–{own['to']}", *(show(own["models"][role]["value"]) for role in roles)] for own in bins]
         beyond = about.get("trained_length")
         note = f" The student was trained on sequences of {beyond:,} tokens." if beyond else ""
-        found += [
+        found.append(
             line_chart(
                 lines, x="position in the text", y="perplexity", is_log_x=True, is_log_y=True, marks=marks,
                 title=f"Perplexity by position on {Path(name).name}; lower is better.{note}",
-            ),
-            Markup("<details><summary>As a table</summary>{}</details>").format(
-                table(Table(["positions", *(names[role] for role in roles)], rows), compact=True)
-            ),
-        ]  # fmt: skip
+                values=Table(["positions", *(names[role] for role in roles)], rows),
+            )
+        )  # fmt: skip
     return join(*found, links({"Open the report": file_url(job, job.out / REPORT)}))

@@ -24,8 +24,10 @@ __all__ = [
 ]
 
 Cell = str | float | int | None
-Kind = Literal["note", "error", "warning", "success"]
-LABELS = {"error": "Error", "warning": "Warning", "success": "Done", "note": "Note"}
+Kind = Literal["note", "error", "warning"]
+LABELS = {"error": "Error", "warning": "Warning", "note": "Note"}
+WIDE = Markup('<div class="sq-wide" tabindex="0" role="group" aria-label="Figure">')
+"""Opens what scrolls on a narrow screen, so that a figure keeps a size at which it can be read."""
 
 
 def join(*pieces: str | Markup | None) -> Markup:
@@ -49,7 +51,7 @@ def heading(text: str) -> Markup:
     return Markup("<h3>{}</h3>").format(text)
 
 
-def table(found: Table | None, *, compact: bool = False) -> Markup:
+def table(found: Table | None) -> Markup:
     """Return a table as the reports have it: numbers are rounded, and the best row is marked."""
     if found is None or not found.rows:
         return Markup("")
@@ -63,9 +65,9 @@ def table(found: Table | None, *, compact: bool = False) -> Markup:
     caption = Markup("<caption>{}</caption>").format(found.caption) if found.caption else Markup("")
     label = found.caption or ", ".join(found.header)
     return Markup(
-        '<div class="sq-wide{}" tabindex="0" role="region" aria-label="{}"><table>{}<thead><tr>{}</tr></thead>'
+        '<div class="sq-wide" tabindex="0" role="region" aria-label="{}"><table>{}<thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
-    ).format(" sq-compact" * compact, f"Table: {label}"[:120], caption, head, rows)
+    ).format(f"Table: {label}"[:120], caption, head, rows)
 
 
 def _cell(tag: str, text: str, is_text: bool, more: Markup = Markup("")) -> Markup:
@@ -99,16 +101,16 @@ def links(targets: Mapping[str, str]) -> Markup:
 def picture(source: str, caption: str, *, width: str = "") -> Markup:
     """Return a figure with its caption, on white as it is printed."""
     style = Markup(' style="max-width:{}"').format(width) if width else Markup("")
-    return Markup('<figure class="sq-figure"{}><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>').format(
-        style, source, caption, caption
-    )
+    return Markup(
+        '<figure class="sq-figure"{}>{}<img src="{}" alt="{}"></div><figcaption>{}</figcaption></figure>'
+    ).format(style, WIDE, source, caption, caption)
 
 
 def drawing(block: Picture, *, width: str = "") -> Markup:
     """Return a figure of a report, on white as it is printed."""
     style = Markup(' style="max-width:{}"').format(width) if width else Markup("")
-    return Markup('<figure class="sq-figure"{}>{}<figcaption>{}</figcaption></figure>').format(
-        style, Markup(block.svg), block.caption
+    return Markup('<figure class="sq-figure"{}>{}{}</div><figcaption>{}</figcaption></figure>').format(
+        style, WIDE, Markup(block.svg), block.caption
     )
 
 
@@ -126,9 +128,15 @@ def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
     return join(*pieces)
 
 
-def details(title: str, content: str | Markup) -> Markup:
-    """Return content that is opened by a click or a key."""
-    return Markup("<details><summary>{}</summary>{}</details>").format(title, content)
+def details(title: str, content: str | Markup, *, name: str = "") -> Markup:
+    """Return content that is opened by a click or a key.
+
+    Args:
+        title: What is clicked.
+        content: What is shown then.
+        name: Name within a view, by which it stays open when the view changes; the title by default.
+    """
+    return Markup('<details data-name="{}"><summary>{}</summary>{}</details>').format(name or title, title, content)
 
 
 def columns(*pieces: Any) -> Markup:

@@ -4,7 +4,6 @@ All panels of a tab work on one run, such as a fitted model. What a panel shows 
 that it is the same after a reload of the page.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,14 +19,14 @@ from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
 
-__all__ = ["DRAWING", "Context", "Panel", "run_of", "session_of"]
+__all__ = ["QUIET", "Context", "Panel", "run_of", "session_of"]
 
 SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 12
 MOST_KEPT = 50
 """Results that each panel keeps in memory."""
-DRAWING = threading.Lock()
-"""Held while figures are drawn."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of events that show no progress of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +115,22 @@ class Panel:
         self.view = gr.HTML(_hint(self.waiting), elem_classes="sq-view", elem_id=name, render=not is_view_elsewhere)
         self.finished, timer = gr.State(""), gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
         outputs = [self.view, start, stop, resume, timer, self.finished]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
         def on_start(request: gr.Request, own: str | None, *values: Any) -> Any:
             session = session_of(self.context, request)
             if (job := self.job(session, own)) is not None and job.is_active:
-                # pressed twice
+                gr.Warning(f"{job.record['title']} has not ended; press Stop before you start another one.")
                 return self._look(session, own)
             try:
                 command = self.command(session, own, *values)
+                about = {**(command.about or {}), "run": own if self.needs_run else None}
+                self.context.runner.start(session.new_job_folder(), self.kind, _with_about(command, about))
             except SubquadError as error:
-                return notice(session.readable(str(error)), "error"), *(gr.skip() for _ in outputs[1:])
-            folder = session.new_job_folder()
-            about = {**(command.about or {}), "run": own if self.needs_run else None}
-            self.context.runner.start(folder, self.kind, _with_about(command, about))
+                return refused(session, error)
             return self._look(session, own)
+
+        def refused(session: Session, error: SubquadError) -> Any:
+            return notice(session.readable(str(error)), "error"), *(gr.skip() for _ in outputs[1:])
 
         def on_look(own: str | None, request: gr.Request) -> Any:
             return self._look(session_of(self.context, request), own)
@@ -143,17 +143,20 @@ class Panel:
 
         def on_resume(own: str | None, request: gr.Request) -> Any:
             session = session_of(self.context, request)
-            if (job := self.job(session, own)) is not None:
-                self.context.runner.resume(job)
+            try:
+                if (job := self.job(session, own)) is not None:
+                    self.context.runner.resume(job)
+            except SubquadError as error:
+                return refused(session, error)
             return self._look(session, own)
 
-        started = start.click(on_start, [run, *inputs], outputs, **quiet)
+        started = start.click(on_start, [run, *inputs], outputs, **QUIET)
         started.success(None, js=f"() => document.getElementById('{name}')?.scrollIntoView({{block: 'nearest'}})")
-        stop.click(on_stop, [run], outputs, **quiet)
-        resume.click(on_resume, [run], outputs, **quiet)
-        timer.tick(on_look, [run], outputs, **quiet)
+        stop.click(on_stop, [run], outputs, **QUIET)
+        resume.click(on_resume, [run], outputs, **QUIET)
+        timer.tick(on_look, [run], outputs, **QUIET)
         if self.needs_run:
-            run.change(on_look, [run], outputs, **quiet)
+            run.change(on_look, [run], outputs, **QUIET)
         self.look, self.look_outputs = on_look, outputs
 
     def job(self, session: Session, run: str | None) -> Job | None:
@@ -180,15 +183,15 @@ class Panel:
             case "waiting":
                 return join(_status(f"{job.record['title']} waits until another job has ended", is_busy=True))
             case "running":
-                text = f"{job.record['title']}: running for {job.seconds:,.0f} s"
-                return join(_status(text, is_busy=True), self._shown(self.progress, job), _tail(session, job))
+                head = _status(f"{job.record['title']}: running", f"for {job.seconds:,.0f} s", is_busy=True)
+                return join(head, self._shown(self.progress, job), _tail(session, job))
             case "stopped":
                 text = f"{job.record['title']} was stopped after {job.seconds:,.0f} s."
                 more = " Resume goes on where it was." if self.keeps_going else ""
                 return join(notice(text + more), self._shown(self.progress, job), log)
             case "failed":
                 return join(notice(session.readable(job.message), "error"), log)
-        head = _status(f"{job.record['title']}: finished in {job.seconds:,.0f} s", is_busy=False)
+        head = _status(f"{job.record['title']}: finished", f"in {job.seconds:,.0f} s", is_busy=False)
         return join(head, self._result(job))
 
     def _result(self, job: Job) -> Markup:
@@ -201,9 +204,7 @@ class Panel:
 
     def _shown(self, draw: Callable[[Job], str], job: Job) -> Markup:
         try:
-            # figures share settings of matplotlib
-            with DRAWING:
-                return Markup(draw(job))
+            return Markup(draw(job))
         except SubquadError as error:
             return notice(str(error), "error")
 
@@ -220,12 +221,15 @@ def _hint(text: str) -> Markup:
     return Markup('<p class="sq-hint">{}</p>').format(text) if text else Markup("")
 
 
-def _status(text: str, *, is_busy: bool) -> Markup:
-    mark = Markup('<span class="sq-spinner" aria-hidden="true"></span>') if is_busy else Markup("✓ ")
-    return Markup('<p class="sq-status" role="status">{}{}</p>').format(mark, text)
+def _status(state: str, seconds: str = "", *, is_busy: bool) -> Markup:
+    """Return a line with the state of a job; screen readers announce it when it changes, and not each second."""
+    mark = Markup('<span class="sq-spinner" aria-hidden="true"></span>') if is_busy else Markup("<span>✓</span>")
+    return Markup('<p class="sq-status">{}<span><span role="status">{}</span> {}</span></p>').format(
+        mark, state, seconds
+    )
 
 
 def _tail(session: Session, job: Job) -> Markup:
     lines = session.readable(job.log).strip().split("\n")[-LOG_LINES:]
     log = Markup('<pre class="sq-log" tabindex="0">{}</pre>').format("\n".join(lines))
-    return details("Messages of the command", log) if lines and lines[-1] else Markup("")
+    return details("Messages of the command", log, name="messages") if lines and lines[-1] else Markup("")

@@ -1,5 +1,6 @@
 """What the page shows of the jobs on sequences: progress of a fit, its result, maps, designs and batches."""
 
+import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from subquad.app.charts import HeatMap, Line, heat_map, line_chart
+from subquad.app.charts import DRAWING, HeatMap, Line, heat_map, line_chart
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, join, links, notice, picture, remarks, table
@@ -49,9 +50,9 @@ def fit_progress(job: Job) -> str:
             base, _, member = part.partition(" ")
             if own:
                 name = f"{label_of(base)}{f' {member}' if member else ''}" if base in order else part
-                colour = list(dict.fromkeys(p.split(" ")[0] for p in parts)).index(base)
+                number = list(dict.fromkeys(p.split(" ")[0] for p in parts)).index(base)
                 x, y = [entry["seconds"] for entry in own], [entry[key] for entry in own]
-                found.append(Line(name=name, x=x, y=y, colour=colour, dash=int(member or 1) - 1))
+                found.append(Line(name=name, x=x, y=y, number=number, is_thin=bool(member)))
         return found
 
     main = next((key for entry in history for key in entry if key.startswith("validation_")), "")
@@ -72,7 +73,8 @@ def fit_result(job: Job) -> str:
     """Return the result of a fit as its report begins, and its files."""
     from subquad.bio.plots.fit_page import sections
 
-    first = sections(job.out)[0]
+    with DRAWING:
+        first = sections(job.out)[0]
     return join(
         blocks(first.blocks),
         links({
@@ -99,7 +101,7 @@ def scan_result(job: Job) -> str:
     logo = job.out / "logo.png"
     return join(
         *_warnings(job),
-        *_heat_maps(frame),
+        *_heat_maps(frame, _title_of(job.out / "scan.html")),
         picture(file_url(job, logo), "Sequence logo of the predicted preferences.") if logo.is_file() else None,
         files,
     )
@@ -113,7 +115,14 @@ def _warnings(job: Job) -> list[Markup]:
     return [notice(text, "warning") for text in job.warnings]
 
 
-def _heat_maps(frame: pd.DataFrame) -> list[Markup]:
+def _title_of(page: Path) -> str:
+    """Return what a scan has predicted, by the title of its page."""
+    with page.open(encoding="utf-8") as file:
+        found = re.search(r"<title>All single mutants: (.*?)</title>", file.read(2000))
+    return "the prediction" if found is None else html.unescape(found[1])
+
+
+def _heat_maps(frame: pd.DataFrame, target: str) -> list[Markup]:
     effects = frame["difference"].to_numpy(dtype=float)
     limit = float(np.nanquantile(np.abs(effects), 0.99)) or 1.0
     wild_type = dict(zip(frame["position"], frame["from"], strict=True))
@@ -122,12 +131,13 @@ def _heat_maps(frame: pd.DataFrame) -> list[Markup]:
     keys = list(zip(frame["position"], frame["to"], strict=True))
     texts = dict(zip(keys, (_text(row) for row in frame.to_dict("records")), strict=True))
     marked = {key for key, value in zip(keys, frame["measured"], strict=True) if pd.notna(value)}
-    faint = {key for key, value in zip(keys, frame["observed"], strict=True) if value == "no"}
+    hatched = {key for key, value in zip(keys, frame["observed"], strict=True) if value == "no"}
     caption = (
-        "Difference of each single mutant to the wild type: blue is higher, red is lower, white is unchanged. A dot: "
-        "the wild type; a dot with a rim: measured, in the test rows. A stroke: no training sequence had this residue "
-        "here, so that its effect is an extrapolation."
+        "Blue is higher than the wild type, red is lower, white is unchanged; the colours saturate at the 99th "
+        "percentile of all differences. A dot: the wild type; a dot with a rim: measured, in the test rows. Hatched: "
+        "no training sequence had this residue here, so that its effect is an extrapolation."
     )
+    label = f"Difference of {target} to the wild type"
     found = []
     for start in range(0, min(len(positions), MOST_BLOCKS * BLOCK), BLOCK):
         own = positions[start : start + BLOCK]
@@ -138,10 +148,11 @@ def _heat_maps(frame: pd.DataFrame) -> list[Markup]:
             values={key: value / limit for key, value in zip(keys, effects, strict=True)},
             texts=texts,
             marked=marked,
-            faint=faint,
+            hatched=hatched,
         )
         title = f"Single mutants of positions {own[0]} to {own[-1]}"
-        found.append(heat_map(cells, title=title, limit=limit, caption=caption if start == 0 else title))
+        # the first map explains the others
+        found.append(heat_map(cells, title=title, label=label, limit=limit, caption="" if start else caption))
     if len(positions) > MOST_BLOCKS * BLOCK:
         found.append(notice(f"Only the first {MOST_BLOCKS * BLOCK} positions are drawn; the table has all."))
     return found

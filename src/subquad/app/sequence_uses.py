@@ -1,13 +1,12 @@
 """What a fitted model of sequences is used for: predictions, maps, designs, rounds of measurement, epistasis."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from subquad.app.jobs import Command
-from subquad.app.markup import notice
+from subquad.app.job_records import Command, Job
+from subquad.app.markup import heading, join, notice
 from subquad.app.panels import Context, Panel, run_of, session_of
 from subquad.app.sequence_data import ENDINGS, example_names
 from subquad.app.sequence_results import (
@@ -24,8 +23,11 @@ from subquad.errors import SubquadError
 __all__ = ["build_uses"]
 
 QUIET: dict[str, Any] = {"api_visibility": "private"}
+ROUNDS = "bio rounds"
 DIRECTIONS = [("higher is better", "maximize"), ("lower is better", "minimize")]
 NO_MODEL = "Train a model above, or choose one."
+MOST_LINES, MOST_LETTERS = 200, 100_000
+"""Of pasted sequences, which the page predicts itself; tables are predicted by jobs."""
 
 
 def build_uses(context: Context, run: gr.Dropdown) -> list[Panel]:
@@ -56,8 +58,7 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
     def on_predict(own: str | None, pasted: str, request: gr.Request) -> str:
         session = session_of(context, request)
         try:
-            if not pasted.strip():
-                raise SubquadError("no sequence is given; paste at least one")
+            _check_pasted(pasted)
             return predict_sequences(run_of(context, session, own, "bio fit"), pasted, folder=session.folder / "pasted")
         except SubquadError as error:
             text = re.sub(r"/pasted/\w+/pasted\.txt: ", "", session.readable(str(error)))
@@ -85,6 +86,38 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
         )
         panel.build([file], run)
     return panel
+
+
+def _check_pasted(text: str) -> None:
+    """Check that sequences were pasted, and not too many."""
+    if not text.strip():
+        raise SubquadError("no sequence is given; paste at least one")
+    lines = sum(bool(line.strip()) for line in text.split("\n"))
+    if lines > MOST_LINES or len(text) > MOST_LETTERS:
+        raise SubquadError(
+            f"{lines:,} lines with {len(text):,} letters, and up to {MOST_LINES} lines with {MOST_LETTERS:,} letters "
+            'can be pasted; drop a table under "Predict a whole table" below'
+        )
+
+
+def _table_of(session: Session, own: str | None) -> str | None:
+    """Return the table of a fit of this session: the copy that its job keeps, or else the upload or example."""
+    job = session.job(own)
+    if job is None:
+        return None
+    if job.inputs:
+        return str(job.inputs[0])
+    source = job.about.get("table")
+    return source if source in example_names() or (source and session.owns(source)) else None
+
+
+def _measured(session: Session, own: str | None) -> str | None:
+    """Return the table with what was measured before a fit of this session, for designs and rounds.
+
+    Their commands find the tables that ship with subquad themselves.
+    """
+    table = _table_of(session, own)
+    return None if table in example_names() else table
 
 
 def _scan(context: Context, run: gr.Dropdown) -> Panel:
@@ -133,7 +166,7 @@ def _design(context: Context, run: gr.Dropdown) -> Panel:
             settings={
                 "direction": better, "number": int(count or 24), "max_mutations": int(most or 3),
                 "fixed": (stay or "").split(), "only": (free or "").split(), "allow": (allowed or "").split(),
-                "forbid_letters": (forbidden or "").strip(),
+                "forbid_letters": (forbidden or "").strip(), "table": _measured(session, own),
             },
             title="Designs",
         )  # fmt: skip
@@ -144,6 +177,24 @@ def _design(context: Context, run: gr.Dropdown) -> Panel:
     )  # fmt: skip
     panel.build([direction, number, mutations, fixed, only, allow, forbid], run)
     return panel
+
+
+class _Rounds(Panel):
+    """The panel of rounds: below a round that failed or was stopped, the batch to measure stays visible."""
+
+    def html(self, session: Session, job: Job, state: str) -> str:
+        """Return the HTML of a job in a state."""
+        shown = super().html(session, job, state)
+        before = _last_round(session, job.about.get("run")) if state in ("failed", "stopped") else None
+        if before is None:
+            return shown
+        return join(shown, heading("The round before"), super().html(session, before, "finished"))
+
+
+def _last_round(session: Session, run: str | None) -> Job | None:
+    """Return the newest round from a run that has finished."""
+    jobs = (job for job in session.jobs if job.kind == ROUNDS and job.about.get("run") == run)
+    return next((job for job in jobs if job.state == "finished"), None)
 
 
 def _rounds(context: Context, run: gr.Dropdown) -> Panel:
@@ -158,11 +209,14 @@ def _rounds(context: Context, run: gr.Dropdown) -> Panel:
     def command(session: Session, own: str | None, *values: Any) -> Command:
         better, count, most, path = values
         folder = run_of(context, session, own, "bio fit")
-        settings: dict[str, Any] = {"direction": better, "propose": int(count or 24), "max_mutations": int(most or 3)}
+        settings: dict[str, Any] = {
+            "direction": better, "propose": int(count or 24), "max_mutations": int(most or 3),
+            "table": _measured(session, own),
+        }  # fmt: skip
         before = None
         if path:
-            before = next((job for job in session.jobs if job.kind == panel.kind and job.about.get("run") == own), None)
-            if before is None or before.state != "finished":
+            before = _last_round(session, own)
+            if before is None:
                 raise SubquadError("no batch was proposed from this model yet; propose one without measurements first")
             settings["measured"] = [str(session.take(path))]
         name = "Next round of measurements" if path else "First round of measurements"
@@ -171,8 +225,8 @@ def _rounds(context: Context, run: gr.Dropdown) -> Panel:
             continues=None if before is None else before.out,
         )  # fmt: skip
 
-    panel = Panel(
-        context=context, kind="bio rounds", action="Propose a batch", command=command, result=rounds_result,
+    panel = _Rounds(
+        context=context, kind=ROUNDS, action="Propose a batch", command=command, result=rounds_result,
         waiting=f"{NO_MODEL} A round proposes variants; the next one reads their measurements and fits again.",
     )  # fmt: skip
     panel.build([direction, number, mutations, file], run)
@@ -190,10 +244,17 @@ def _epistasis(context: Context, run: gr.Dropdown) -> Panel:
                 words=["bio", "epistasis", str(folder)], settings={"max_double_mutants": 10_000},
                 title="Epistasis of predictions",
             )  # fmt: skip
-        table = None if job is None else job.about["table"]
-        if table is None or not (table in example_names() or Path(table).is_file()):
+        if job is None:
+            raise SubquadError(
+                "measurements are available only for models that were fitted on this page, which keeps their tables; "
+                "take the predictions of the model"
+            )
+        table = _table_of(session, own)
+        if table is None:
             raise SubquadError("the table of this model is no longer here; take the predictions of the model")
-        return Command(words=["bio", "epistasis", table], settings={}, title="Epistasis of measurements")
+        # the columns that were chosen for the fit; others are inferred as they were then
+        chosen = {"target": next(iter(job.about.get("target") or ()), None), "sequence": job.about.get("sequence")}
+        return Command(words=["bio", "epistasis", table], settings=chosen, title="Epistasis of measurements")
 
     panel = Panel(
         context=context, kind="bio epistasis", action="Map epistasis", command=command, result=epistasis_result,

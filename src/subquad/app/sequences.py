@@ -7,11 +7,12 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from subquad.app.jobs import Command
+from subquad.app.deletion import build_deletion
+from subquad.app.job_records import Command, Job
 from subquad.app.markup import notice
-from subquad.app.panels import Context, Panel, session_of
+from subquad.app.panels import QUIET, Context, Panel, session_of
 from subquad.app.reading import call_in_process
-from subquad.app.runs import run_list, table_files, update_runs
+from subquad.app.runs import run_list, runs_of, table_files, update_runs
 from subquad.app.sequence_data import ENDINGS, columns_of, describe, example_names, fit_settings
 from subquad.app.sequence_results import fit_progress, fit_result
 from subquad.app.sequence_uses import build_uses
@@ -21,7 +22,6 @@ from subquad.errors import SubquadError
 
 __all__ = ["build_sequences"]
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SPLITS = {
     "random rows": "random",
     "groups of a column": "group",
@@ -30,6 +30,7 @@ SPLITS = {
     "mutated positions": "position",
     "whole sequences": "sequence",
 }
+FIT = "bio fit"
 BUDGETS = {
     "Quick look": {"tokens": 200_000, "boosting_iterations": 100, "ensemble_size": 1},
     "Standard": {},
@@ -61,8 +62,24 @@ def build_sequences(context: Context) -> list[tuple[Any, Any]]:
     run = run_list(context, "Fitted model", "subquad bio fit")
     refreshed = update_runs(context, "bio", panel, run)
     uses = build_uses(context, run)
+    gr.HTML("<h2>4. Your files and results</h2>")
+    deletion = build_deletion(context)
+
+    def on_deleted(path: str | None, chosen: str | None, request: gr.Request) -> Any:
+        session = session_of(context, request)
+        tables, runs = _tables(session), runs_of(context, session, "bio", panel.kind)
+        # what the lists offered and was deleted is no longer chosen
+        own = path if path in [value for _, value in tables] else _first_table(session)
+        is_gone = bool(re.fullmatch(r"[0-9a-f]{16}", chosen or "")) and session.job(chosen) is None
+        return gr.update(choices=tables, value=own), gr.update(choices=runs, value=None if is_gone else chosen)
+
+    step = deletion.deleted.then(on_deleted, [source, run], [source, run], **QUIET)
+    step = step.then(panel.look, [source], panel.look_outputs, **QUIET)
+    for use in uses:
+        step = step.then(use.look, [run], use.look_outputs, **QUIET)
     return [
-        (opening.fill, ([source], opening.outputs)),
+        (opening.fill, (None, opening.outputs)),
+        (deletion.fill, (None, [deletion.chosen])),
         (panel.look, ([source], panel.look_outputs)),
         (refreshed, ([run, panel.finished], [run])),
         *((use.look, ([run], use.look_outputs)) for use in uses),
@@ -72,7 +89,7 @@ def build_sequences(context: Context) -> list[tuple[Any, Any]]:
 def _training(context: Context) -> Panel:
     return Panel(
         context=context,
-        kind="bio fit",
+        kind=FIT,
         action="Train",
         command=_fit,
         progress=fit_progress,
@@ -106,7 +123,6 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         sequence = gr.Dropdown([], label="Column of the sequences", info="Nothing chosen: inferred.")
         split_by = gr.Dropdown(list(SPLITS.items()), value="random", label="How test rows are held out")
         group = gr.Dropdown([], label="Column of the groups", info="For whole groups as test rows.")
-        forget = gr.Button("Delete my uploaded files", size="sm", variant="secondary")
     view = gr.HTML(elem_classes="sq-view", elem_id="sq-data")
     found.columns = [target, sequence, group, split_by]
 
@@ -127,40 +143,33 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
             names = call_in_process(columns_of, _table(session, path)) if path else []
         except SubquadError:
             names = []
-        own = [gr.update(choices=names, value=value) for value in ([], None, None)]
-        return *own, shown(session, path, [], None, None, "random")
+        *chosen, how = own = _columns_of_fit(session, path, names)
+        return *(gr.update(choices=names, value=value) for value in chosen), how, shown(session, path, *own)
 
-    def on_upload(path: str, request: gr.Request) -> Any:
-        session, refused = session_of(context, request), Markup("")
-        value: Any = gr.update()
+    def on_upload(request: gr.Request, path: str, current: str | None, *values: Any) -> Any:
+        session = session_of(context, request)
         taken = None
         try:
             taken = session.take(path)
             call_in_process(columns_of, taken)
-            value = gr.update(choices=_tables(session), value=str(taken))
         except SubquadError as error:
             if taken is not None:
                 session.discard(taken)
-            refused = notice(f"The file was not taken. {session.readable(str(error))}", "error")
-        return None, value, refused if refused else gr.update()
+            return None, gr.update(), notice(f"The file was not taken. {session.readable(str(error))}", "error")
+        # the same file again is no change of the table, which would show it
+        view = shown(session, current, *values) if str(taken) == current else gr.update()
+        return None, gr.update(choices=_tables(session), value=str(taken)), view
 
-    def on_forget(request: gr.Request) -> Any:
+    def on_load(request: gr.Request) -> Any:
         session = session_of(context, request)
-        session.clear_uploads()
-        return gr.update(choices=_tables(session), value=example_names()[0])
+        path = _first_table(session)
+        return gr.update(choices=_tables(session), value=path), *on_source(path, request)
 
-    def on_load(path: str | None, request: gr.Request) -> Any:
-        session = session_of(context, request)
-        choices = _tables(session)
-        path = path if path in [value for _, value in choices] else choices[0][1]
-        return gr.update(choices=choices, value=path), *on_source(path, request)
-
-    file.upload(on_upload, [file], [file, source, view], **QUIET)
-    source.change(on_source, [source], [target, sequence, group, view], **QUIET)
-    forget.click(on_forget, None, [source], **QUIET)
+    file.upload(on_upload, [file, source, *found.columns], [file, source, view], **QUIET)
+    source.change(on_source, [source], [*found.columns, view], **QUIET)
     for component in found.columns:
         component.input(on_look, [source, *found.columns], [view], **QUIET)
-    found.fill, found.outputs = on_load, [source, target, sequence, group, view]
+    found.fill, found.outputs = on_load, [source, *found.columns, view]
     return source, found
 
 
@@ -182,7 +191,43 @@ def _models() -> list[Any]:
 
 
 def _tables(session: Session) -> list[tuple[str, str]]:
-    return [*table_files(session, ENDINGS), *((name, name) for name in example_names())]
+    """Return label and value of all tables: uploads, those that fits keep although the upload is gone, and examples."""
+    found = table_files(session, ENDINGS)
+    seen = {_identity(Path(value)) for _, value in found}
+    for path in (path for job in _fits(session) for path in job.inputs):
+        if _identity(path) not in seen:
+            seen.add(_identity(path))
+            found.append((f"{path.name} (kept with its fit)", str(path)))
+    return [*found, *((name, name) for name in example_names())]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what two names of the same file have in common."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _fits(session: Session) -> list[Job]:
+    return [job for job in session.jobs if job.kind == FIT]
+
+
+def _first_table(session: Session) -> str:
+    """Return the table to show when the page is opened: that of the newest fit, or else the newest upload."""
+    values = [value for _, value in _tables(session)]
+    newest = [path for job in _fits(session)[:1] for path in (job.about.get("table"), *map(str, job.inputs))]
+    return next((path for path in newest if path in values), values[0])
+
+
+def _columns_of_fit(session: Session, path: str | None, names: list[str]) -> tuple[Any, Any, Any, str]:
+    """Return target columns, sequence column, group column and split that were chosen for the newest fit to a table."""
+    jobs = (job for job in _fits(session) if path in (job.about.get("table"), *map(str, job.inputs)))
+    about = next((job.about for job in jobs), {})
+    target = [name for name in about.get("target") or () if name in names]
+    sequence, group = (about[key] if about.get(key) in names else None for key in ("sequence", "group"))
+    split_by = about.get("split_by", "random")
+    if split_by not in SPLITS.values() or (split_by == "group" and group is None):
+        split_by = "random"
+    return target, sequence, group, split_by
 
 
 def _table(session: Session, path: str) -> Path | str:
@@ -214,7 +259,8 @@ def _fit(session: Session, source: str | None, *values: Any) -> Command:
         words=["bio", "fit", str(table)],
         settings={**own, **chosen, "seed": int(seed or 0)},
         title=f"Fit of {name}",
-        about={"table": source, "name": name},
+        about={"table": source, **chosen},
+        inputs=() if table in example_names() else (Path(table),),
     )
 
 

@@ -64,7 +64,7 @@ def _prepare_gradio() -> None:
 def make_app(settings: AppSettings) -> Iterator[Any]:
     """Yield the application for an ASGI server.
 
-    At the end jobs are stopped, and uploads are deleted unless a stopped job needs them to go on.
+    At the end jobs are stopped. Uploads are deleted, at the end and before the start, unless a job needs them to go on.
 
     Raises:
         SubquadError: As `serve`, or another server uses the workspace.
@@ -80,6 +80,8 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     from subquad.app.sessions import Workspace
 
     workspace = Workspace.open(root, settings.upload_bytes)
+    # of a server that was killed
+    workspace.clear_uploads()
     workspace.clear_received()
     # read by gradio when it is imported
     os.environ["GRADIO_TEMP_DIR"] = str(workspace.received)
@@ -117,10 +119,9 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
 
     threading.Thread(target=clean, daemon=True, name="cleaning").start()
     try:
-        yield Access(app, password=password, largest=settings.upload_bytes, hosts=hosts)
+        yield Access(app, password=password, largest=settings.upload_bytes, hosts=hosts, received=workspace.received)
     finally:
         ended.set()
         runner.close()
-        for session in workspace.sessions:
-            session.clear_uploads()
+        workspace.clear_uploads()
         workspace.clear_received()

@@ -1,16 +1,17 @@
 """Browser sessions: each has a folder of its own in the workspace, with its uploads and its jobs."""
 
 import hashlib
+import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from subquad.app.jobs import Job
+from subquad.app.job_records import DAMAGE, Job, State, link_or_copy
 from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK
 from subquad.runs.storage import check_writable
@@ -41,10 +42,15 @@ class Session:
         return self.folder / "uploads"
 
     @property
+    def received(self) -> Path:
+        """Folder in which the files of all sessions arrive."""
+        return self.folder.parents[1] / "received"
+
+    @property
     def jobs(self) -> list[Job]:
-        """The jobs of the session, newest first."""
+        """The jobs of the session, newest first, without those whose record is damaged."""
         found = [Job(path.parent) for path in (self.folder / "jobs").glob("*/job.json")]
-        return sorted(found, key=lambda job: job.created, reverse=True)
+        return sorted((job for job in found if not job.is_damaged), key=lambda job: job.created, reverse=True)
 
     def job(self, name: str | None) -> Job | None:
         """Return a job by its name; None if this session has no such job."""
@@ -60,46 +66,55 @@ class Session:
         return folder
 
     def take(self, file: Path | str) -> Path:
-        """Move an uploaded file into the session, and return its new path; the original is gone in any case.
+        """Give the session a copy of a file that arrived, and return its path; the same one if it has it already.
+
+        What arrived stays where it is for a while, since others may have sent the same file.
 
         Raises:
             SubquadError: The file is gone or too large, or the session holds too many files.
         """
         file = Path(file)
+        taken = self.uploads / _upload_name(file) / _safe_name(file.name)
+        if taken.is_file():
+            # counts as new in the list of uploads
+            os.utime(taken.parent)
+            return taken
         if not file.is_file():
-            raise SubquadError(f"{file.name}: was used already, or has been here for too long; drop the file again")
-        try:
-            size, most = file.stat().st_size, self.max_upload
-            if size > most:
-                raise SubquadError(
-                    f"{file.name}: {size / 2**20:,.0f} MB, and files of up to {most / 2**20:,.0f} MB can be uploaded; "
-                    "use the command line for larger ones, or start the page with a larger --max-upload"
-                )
-            held = sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
-            if held + size > UPLOADS_PER_SESSION * most:
-                raise SubquadError(
-                    f"{file.name}: your files would take more than {UPLOADS_PER_SESSION * most / 2**20:,.0f} MB; "
-                    "delete some of them first"
-                )
-            folder = self.uploads / secrets.token_hex(4)
-            folder.mkdir(parents=True)
-            return Path(shutil.move(file, folder / _safe_name(file.name)))
-        finally:
-            file.unlink(missing_ok=True)
+            raise SubquadError(f"{file.name}: has been here for too long; drop the file again")
+        size, most = file.stat().st_size, self.max_upload
+        if size > most:
+            file.unlink()
             with suppress(OSError):
-                # the folder in which it arrived, unless other files are in it
                 file.parent.rmdir()
+            raise SubquadError(
+                f"{file.name}: {size / 2**20:,.0f} MB, and files of up to {most / 2**20:,.0f} MB can be uploaded; "
+                "use the command line for larger ones, or start the page with a larger --max-upload"
+            )
+        held = sum(path.stat().st_size for path in self.uploads.rglob("*") if path.is_file())
+        if held + size > UPLOADS_PER_SESSION * most:
+            raise SubquadError(
+                f"{file.name}: your files would take more than {UPLOADS_PER_SESSION * most / 2**20:,.0f} MB; "
+                "delete some of them first"
+            )
+        link_or_copy(file, taken)
+        return taken
 
     def discard(self, path: Path | str) -> None:
-        """Delete one upload; paths outside the session's uploads are left alone."""
+        """Delete one upload, also where it arrived; paths outside the session's uploads are left alone."""
         folder = Path(path).parent
-        if folder.parent == self.uploads:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent != self.uploads:
+            return
+        for arrived in self.received.glob("*/*"):
+            if _upload_name(arrived) == folder.name:
+                arrived.unlink(missing_ok=True)
+                with suppress(OSError):
+                    arrived.parent.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def files(self, *endings: str) -> list[Path]:
         """Return the uploads with one of these endings, newest first."""
         found = [path for path in self.uploads.glob("*/*") if path.name.lower().endswith(endings)]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        return sorted(found, key=lambda path: path.parent.stat().st_mtime, reverse=True)
 
     def owns(self, path: Path | str) -> bool:
         """Return whether a path is that of a file of this session."""
@@ -109,7 +124,7 @@ class Session:
     def readable(self, text: str) -> str:
         """Return a message without the folders of this session, which say nothing to its user."""
         text = re.sub(rf"{re.escape(str(self.uploads))}/[0-9a-f]+/", "", text)
-        text = re.sub(rf"{re.escape(str(self.folder / 'jobs'))}/[0-9a-f]+/", "", text)
+        text = re.sub(rf"{re.escape(str(self.folder / 'jobs'))}/[0-9a-f]+/(inputs/)?", "", text)
         return text.replace(str(self.folder), "")
 
     def touch(self) -> None:
@@ -117,9 +132,14 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "used").touch()
 
+    def is_read(self, path: Path | str, *, besides: Collection[str] = ()) -> bool:
+        """Return whether a job that waits or runs reads an upload, besides jobs of these names."""
+        jobs = [job for job in self.jobs if job.name not in besides]
+        return str(Path(path).parent) in _commands(jobs, "waiting", "running")
+
     def clear_uploads(self) -> None:
-        """Delete all uploads but those that a job needs which waits, runs, or was stopped and may go on."""
-        needed = " ".join(job.command for job in self.jobs if job.state in ("waiting", "running", "stopped"))
+        """Delete all uploads but those that a job needs which waits, runs, or was stopped or failed and may go on."""
+        needed = _commands(self.jobs, "waiting", "running", "stopped", "failed")
         for folder in self.uploads.glob("*"):
             if str(folder) not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -159,7 +179,7 @@ class Workspace:
     @property
     def sessions(self) -> Iterator[Session]:
         """All sessions."""
-        return (Session(path, self.max_upload) for path in (self.root / "sessions").iterdir() if path.is_dir())
+        return (Session(path, self.max_upload) for path in (self.root / "sessions").glob("*") if path.is_dir())
 
     def session(self, token: str) -> Session:
         """Return the session of a browser by its token, which the name of the folder does not reveal."""
@@ -172,17 +192,30 @@ class Workspace:
         for session in self.sessions:
             used = session.folder / "used"
             age = time.time() - _changed(used if used.is_file() else session.folder)
-            if age > 86_400 * days and not any(job.is_active for job in session.jobs):
-                shutil.rmtree(session.folder, ignore_errors=True)
-                count += 1
+            # a session with damaged files does not keep those of others
+            with suppress(*DAMAGE):
+                if age > 86_400 * days and not any(job.is_active for job in session.jobs):
+                    shutil.rmtree(session.folder, ignore_errors=True)
+                    count += 1
         return count
 
+    def clear_uploads(self) -> None:
+        """Delete the uploads of all sessions but those that a job may need."""
+        for session in self.sessions:
+            with suppress(*DAMAGE):
+                session.clear_uploads()
+
     def clear_received(self, *, seconds: float = 0.0) -> None:
-        """Delete what arrived so many seconds ago and was not used."""
-        for path in self.received.iterdir():
+        """Delete what arrived so many seconds ago or earlier."""
+        for path in self.received.glob("*"):
             if time.time() - _changed(path) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _commands(jobs: Iterable[Job], *states: State) -> str:
+    """Return the commands of the jobs in one of these states, as text."""
+    return " ".join(job.command for job in jobs if job.state in states)
 
 
 def _changed(path: Path) -> float:
@@ -191,6 +224,11 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
+
+
+def _upload_name(file: Path) -> str:
+    """Return the name of the folder that an upload gets, from that in which it arrived, which tells its content."""
+    return hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).hexdigest()[:16]
 
 
 def _safe_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: headings, paragraphs, tables and figures in one file.
 
 Pages follow the reader's choice of light or dark, can be printed, and need no JavaScript: with it, tables are sorted by
-a click on a column's name, and values are read off figures under the pointer.
+a click on a column's name, and values are read off figures under the pointer, and off heat maps with the arrow keys.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG inside a page: colours follow light and dark mode, values are read off under the pointer.
+"""Matplotlib figures as SVG inside a page: colours follow light and dark mode, and values can be read off.
 
 The page's style sheet and script (`page.py`) belong to it. Without JavaScript the figures are the same, but silent.
 """
@@ -60,7 +60,7 @@ NUMBER_SCALES = ("linear", "log")
 
 
 class CellFigure(Figure):
-    """A figure with images whose cells have texts that are shown under the pointer."""
+    """A figure with images whose cells have texts, which are shown under the pointer and by the arrow keys."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -72,6 +72,7 @@ def vector_figure(figure: Figure, *, label: str) -> str:
     """Return a figure as an SVG element of an HTML page.
 
     Under the pointer, cells of a `CellFigure` show their texts, and other axes with numbers on both sides coordinates.
+    The arrow keys move over the cells.
 
     Args:
         figure: The figure.
@@ -93,7 +94,9 @@ def vector_figure(figure: Figure, *, label: str) -> str:
     assert opening is not None, "matplotlib writes an svg element"
     box = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', opening.group())
     assert box is not None, "matplotlib writes the size of a figure"
-    attributes = f'role="img" aria-label="{escape(label)}" style="width: {float(box[1]) / 72 * PIXELS:.0f}px"'
+    width = f"{float(box[1]) / 72 * PIXELS:.0f}px"
+    # as a variable too, by which style sheets bound how small the figure becomes
+    attributes = f'role="img" aria-label="{escape(label)}" style="--width: {width}; width: {width}"'
     if readings:
         attributes += f' data-readings="{escape(json.dumps(readings, ensure_ascii=False, separators=(",", ":")))}"'
     return f'<svg viewBox="0 0 {box[1]} {box[2]}" {attributes}>{text[opening.end() :].rstrip()}'

@@ -1,4 +1,5 @@
-// Values of charts and heat maps by mouse and by keyboard; maps are visited with the arrow keys.
+// Values of charts and heat maps by mouse and by keyboard; maps are visited with the arrow keys. What was opened in a view
+// stays open when the view changes.
 (() => {
   let float = null;
   const show = (text, x, y) => {
@@ -27,10 +28,19 @@
     show(cell.dataset.tip, event.clientX, event.clientY);
     if (cell.closest(".sq-map")) pick(cell);
   });
+  const opened = new Set();
+  const name = (details) => `${details.closest("[id]")?.id}/${details.dataset.name}`;
   document.addEventListener("click", (event) => {
     const cell = event.target.closest?.(".sq-map [data-tip]");
     if (cell) pick(cell);
+    const details = event.target.closest?.("summary")?.closest("details[data-name]");
+    // before the browser opens or closes it
+    if (details) opened[details.open ? "delete" : "add"](name(details));
   });
+  new MutationObserver(() => {
+    for (const details of document.querySelectorAll("details[data-name]:not([open])"))
+      if (opened.has(name(details))) details.open = true;
+  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["open", "data-name"] });
   document.addEventListener("keydown", (event) => {
     const map = event.target.closest?.(".sq-map [data-columns]");
     const columns = map && Number(map.dataset.columns);

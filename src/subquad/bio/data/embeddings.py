@@ -68,9 +68,7 @@ def sequences_fingerprint(sequences: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def write_embeddings(
-    path: Path | str, embeddings: Embeddings, sequences: Sequence[str], *, settings: str = ""
-) -> None:
+def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequence[str], *, settings: str = "") -> None:
     """Write embeddings as safetensors; the header has the fingerprint of the sequences, the model and the format.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from subquad.llm.models.decoding import beyond_training
+from subquad.llm.serving.connections import ACCEPTED_TOGETHER, bounded_protocol, connection_limit
 from subquad.llm.serving.engine import Engine
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import api_key, make_app
@@ -21,6 +22,8 @@ __all__ = ["serve"]
 
 LAST_SECONDS = 30
 """Time that requests have to send their error after they were ended."""
+LISTEN_QUEUE = 2048
+"""Connections that the system keeps until they are accepted."""
 
 
 def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
@@ -54,6 +57,10 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             say("warning: everyone who reaches this address can use the model; set a key with --api-key")
         config = uvicorn.Config(
             app,
+            http=bounded_protocol(connection_limit()),
+            # uvloop accepts any number of connections together
+            loop="asyncio",
+            backlog=ACCEPTED_TOGETHER,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=settings.shutdown_timeout + LAST_SECONDS,
@@ -77,6 +84,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, engine: Engine, *, seconds: int) -> None:
         super().__init__(config)
         self._engine, self._seconds = engine, seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # asyncio has one number for the queue and for how many it accepts together
+        for listener in sockets or ():
+            listener.listen(LISTEN_QUEUE)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self._seconds, self._end)

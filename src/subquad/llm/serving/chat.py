@@ -133,6 +133,6 @@ class ChatSession:
         if longest and tokens >= longest:
             raise SubquadError(
                 f"with this turn the chat has {tokens:,} tokens, and the model supports at most {longest:,}; start a "
-                "new chat (/reset), or give a shorter turn"
+                "new chat, or give a shorter turn"
             )
         return longest - tokens if longest else self._settings.max_new_tokens

@@ -171,6 +171,11 @@ class Engine:
         return len(self._waiting) + self._submitted
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._is_stopping
+
+    @property
     def state_size(self) -> str:
         """Memory that a sequence needs, in words."""
         size = f"{self._batch.bytes_per_sequence / 2**20:.1f} MiB"

@@ -4,17 +4,17 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
-from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
 from subquad.llm.serving.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
+from subquad.llm.serving.prompts import Prompt, PromptReader
 from subquad.llm.serving.protocol import (
     TOO_MANY,
     ChatRequest,
@@ -25,14 +25,13 @@ from subquad.llm.serving.protocol import (
     error_body,
     usage_body,
 )
-from subquad.llm.serving.tokenization import chat_text, encode
 
 __all__ = ["RequestHandler"]
 
-COMPLETION_TOKENS = 16
-"""Default length of an answer of /v1/completions; OpenAI's value."""
 CLIENT_GONE = 499
 STOPPED = "the server was stopped, or has failed; see /health and the server's log"
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -98,15 +97,15 @@ class RequestHandler:
     engine: Engine
     """Runs in a thread of its own."""
     tokenizer: PreTrainedTokenizerBase
-    """A copy of the engine's, which decodes at the same time."""
+    """For the texts of tokens; not the one of the engine or the reader, which use theirs at the same time."""
     name: str
     """Model name for clients."""
-    max_context: int
-    """Maximum number of tokens of prompt and answer together."""
+    reader: PromptReader
+    """Tokenizes prompts, in a thread of its own too."""
     max_waiting: int
     """Maximum number of waiting requests."""
-    vocab_size: int
-    """Size of the model's vocabulary."""
+    _reading: int = field(default=0, init=False)
+    """Number of prompts that are being tokenized, or wait for it."""
 
     def check_model(self, name: str) -> None:
         """Check the model's name.
@@ -119,50 +118,66 @@ class RequestHandler:
                 f"no model {name!r}; this server has {self.name!r}", field="model", status=404, code="model_not_found"
             )
 
+    @property
+    def waiting(self) -> int:
+        """Number of prompts that have not been started."""
+        return self.engine.waiting + self._reading
+
     async def answer(self, body: ChatRequest | CompletionRequest, request: Request) -> Response:
         """Return the reply to a request.
 
         Raises:
             RequestError: The request cannot be answered.
         """
-        self.check_model(body.model)
-        body.check_supported()
-        if self.engine.waiting >= self.max_waiting:
-            raise RequestError(f"{self.engine.waiting} requests are waiting already; try again later", status=TOO_MANY)
-        pending = self._pending(body)
-        if len(pending.jobs) > self.max_waiting:
+        self._check(body)
+        count = 1 if isinstance(body, ChatRequest) else len(body.prompts())
+        if count > self.max_waiting:
             raise RequestError(
-                f"prompt: {len(pending.jobs)} prompts in one request, and at most {self.max_waiting} may wait",
-                field="prompt",
+                f"prompt: {count:,} prompts in one request, and at most {self.max_waiting:,} may wait", field="prompt"
             )
+        if self.waiting >= self.max_waiting:
+            raise RequestError(f"{self.waiting} requests are waiting already; try again later", status=TOO_MANY)
+        self._reading += count
+        try:
+            prompts = await _while_connected(self.reader.read(body), request)
+        except _ClientGone:
+            return Response(status_code=CLIENT_GONE)
+        finally:
+            self._reading -= count
+        pending = self._pending(body, prompts)
         if body.stream:
             events = self._events(pending)
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return await self._whole(pending, request)
 
-    def _pending(self, body: ChatRequest | CompletionRequest) -> _Pending:
-        is_chat, n, seed = isinstance(body, ChatRequest), body.n or 1, body.seed_or_random()
-        if n > self.engine.max_batch_size:
+    def _check(self, body: ChatRequest | CompletionRequest) -> None:
+        """Check what does not depend on the prompts."""
+        self.check_model(body.model)
+        body.check_supported()
+        if body.n and body.n > self.engine.max_batch_size:
             raise RequestError(
-                f"n: {n} sequences, and this server decodes at most {self.engine.max_batch_size} together", field="n"
+                f"n: {body.n} sequences, and this server decodes at most {self.engine.max_batch_size} together",
+                field="n",
             )
-        if isinstance(body, ChatRequest):
-            prompts, echoes, logprobs = [self._chat(body)], None, (body.top_logprobs or 0) if body.logprobs else None
-        else:
-            prompts, logprobs = self._prompts(body), body.logprobs
-            echoes = [self._text(*each) for each in zip(body.prompts(), prompts, strict=True)] if body.echo else None
+
+    def _pending(self, body: ChatRequest | CompletionRequest, prompts: Sequence[Prompt]) -> _Pending:
+        is_chat, n, seed = isinstance(body, ChatRequest), body.n or 1, body.seed_or_random()
+        logprobs = body.logprobs if isinstance(body, CompletionRequest) else None
+        if isinstance(body, ChatRequest) and body.logprobs:
+            logprobs = body.top_logprobs or 0
+        echoes = [prompt.echo for prompt in prompts if prompt.echo is not None]
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
         jobs = [
             Job(
-                prompt=prompt,
+                prompt=prompt.tokens,
                 on_delta=_enqueue(deltas, place * n),
-                max_tokens=self._max_tokens(prompt, body),
+                max_tokens=prompt.max_tokens,
                 sampling=body.sampling(),
                 seed=seed,
                 n=n,
                 stops=body.stops(),
                 logprobs=logprobs,
-                has_prompt_logprobs=echoes is not None and logprobs is not None,
+                has_prompt_logprobs=prompt.echo is not None and logprobs is not None,
             )
             for place, prompt in enumerate(prompts)
         ]
@@ -172,55 +187,9 @@ class RequestHandler:
             "created": int(time.time()),
             "model": self.name,
         }
-        return _Pending(jobs=jobs, deltas=deltas, head=head, is_chat=is_chat, has_usage=body.has_usage(), echoes=echoes)
-
-    def _text(self, prompt: str | list[int], tokens: list[int]) -> str:
-        """Return a prompt as text."""
-        if isinstance(prompt, str):
-            return prompt
-        text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-    def _chat(self, body: ChatRequest) -> list[int]:
-        try:
-            text = chat_text(self.tokenizer, [message.plain() for message in body.messages])
-        except SubquadError as error:
-            raise RequestError(str(error), field="messages") from error
-        tokens = encode(self.tokenizer, text, add_special_tokens=False)
-        self._check_vocabulary(tokens, field="messages")
-        return tokens
-
-    def _prompts(self, body: CompletionRequest) -> list[list[int]]:
-        prompts = [encode(self.tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts()]
-        if not prompts or not all(prompts):
-            raise RequestError("prompt: it is empty; there is no text to continue", field="prompt")
-        for prompt in prompts:
-            self._check_vocabulary(prompt, field="prompt")
-        return prompts
-
-    def _check_vocabulary(self, tokens: Sequence[int], *, field: str) -> None:
-        wrong = next((token for token in tokens if not 0 <= token < self.vocab_size), None)
-        if wrong is not None:
-            raise RequestError(
-                f"{field}: {wrong:,} is not a token; the model's tokens are 0 to {self.vocab_size - 1:,}", field=field
-            )
-
-    def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
-        left = self.max_context - len(prompt)
-        is_chat = isinstance(body, ChatRequest)
-        wanted = body.most_tokens() if is_chat else body.max_tokens
-        if wanted is None and not is_chat:
-            wanted = max(1, min(left, COMPLETION_TOKENS))
-        least = 1 if wanted is None else wanted
-        if least > left:
-            raise RequestError(
-                f"the prompt ({len(prompt):,} tokens) and the answer ({least:,}) exceed the maximum of "
-                f"{self.max_context:,} tokens (--max-context)",
-                field="messages" if is_chat else "prompt",
-                code="context_length_exceeded",
-            )
-        return left if wanted is None else wanted
+        return _Pending(
+            jobs=jobs, deltas=deltas, head=head, is_chat=is_chat, has_usage=body.has_usage(), echoes=echoes or None
+        )
 
     def _submit(self, pending: _Pending) -> None:
         for job in pending.jobs:
@@ -242,17 +211,13 @@ class RequestHandler:
                 replies[delta.index].add(delta)
                 tokens += delta.token is not None
 
-        self._submit(pending)
-        tasks = [asyncio.create_task(gather()), asyncio.create_task(_disconnected(request))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0] not in done:
-                # the client does not read it
-                return Response(status_code=CLIENT_GONE)
-            tasks[0].result()
+            self._submit(pending)
+            await _while_connected(gather(), request)
+        except _ClientGone:
+            # the client does not read it
+            return Response(status_code=CLIENT_GONE)
         finally:
-            for task in tasks:
-                task.cancel()
             self._cancel(pending)
         choices = [
             choice_body(
@@ -316,6 +281,29 @@ def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None
 
 def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+class _ClientGone(Exception):  # noqa: N818 (it is no fault)
+    """The client has closed the connection."""
+
+
+async def _while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """Return the result of work that is cancelled when the client closes the connection.
+
+    Raises:
+        _ClientGone: The client has closed it.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise _ClientGone
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        # until then, text that waits for the tokenizer is still in its queue
+        await asyncio.wait([task, gone])
 
 
 async def _disconnected(request: Request) -> None:

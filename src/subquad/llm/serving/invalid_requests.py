@@ -41,7 +41,7 @@ def explain(error: RequestValidationError) -> tuple[str, str | None]:
         return f"the body is not JSON: {reason} at character {errors[0]['loc'][-1]}", None
     # own checks first, then the type that fits furthest
     own = [one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]]
-    first = max(own, key=lambda one: (one["type"] in ("value_error", "string_unicode"), len(one["loc"])))
+    first = max(own, key=lambda one: (one["type"] in ("value_error", "string_unicode", "too_long"), len(one["loc"])))
     field = _field(first["loc"])
     if first["type"] in ("missing", "model_attributes_type") and field is None:
         return "the body is empty or no JSON object; send one, with the header Content-Type: application/json", None
@@ -72,6 +72,8 @@ def _problem(error: Error) -> str:
         return error["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return "is missing"
+    if kind == "too_long":
+        return f"at most {limits['max_length']:,} in one request are allowed, got {limits['actual_length']:,}"
     if kind == "extra_forbidden":
         return "there is no such field"
     name = next((part for part in reversed(_parts(error["loc"])) if isinstance(part, str)), "")

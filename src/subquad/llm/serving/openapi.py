@@ -20,7 +20,7 @@ ERRORS = {
     "413": "The body is too large.",
     "429": "Too many requests wait; the header Retry-After says when to send it again.",
     "500": "The computation failed.",
-    "503": "The server is ending.",
+    "503": "The server is ending, or too many connections are open.",
 }
 ERROR: dict[str, Any] = {
     "type": "object",

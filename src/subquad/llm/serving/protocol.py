@@ -28,6 +28,8 @@ MOST_CHOICES = 4
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
 FEWEST_TOKENS = "must be at least 1, or with echo at least 0"
+MOST_PROMPTS = 2**14
+"""Maximum number of prompts in a request; checking many more of them would hold up all requests."""
 LARGEST = 2**31 - 1
 """Largest whole number that a field takes."""
 IGNORED = {
@@ -87,6 +89,10 @@ NotNegative = Annotated[int, Field(le=LARGEST, json_schema_extra={"minimum": 0})
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, AfterValidator(_encodable)]
 Stop = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
+# a list ends at its first error, since a million errors would take seconds
+Tokens = Annotated[list[int], Field(fail_fast=True)]
+Texts = Annotated[list[Text], Field(max_length=MOST_PROMPTS, fail_fast=True)]
+TokenLists = Annotated[list[Tokens], Field(max_length=MOST_PROMPTS, fail_fast=True)]
 
 
 class StreamOptions(BaseModel):
@@ -110,7 +116,7 @@ class _Request(BaseModel):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: int | None = None
-    stop: Stop | Annotated[list[Stop], AfterValidator(_few)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True), AfterValidator(_few)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -161,7 +167,7 @@ class _Request(BaseModel):
 class CompletionRequest(_Request):
     """Body of /v1/completions."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]]
+    prompt: Text | Texts | Tokens | TokenLists
     max_tokens: NotNegative | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -198,7 +204,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] | None = None
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     def plain(self) -> dict[str, str]:
         """Return the message as chat templates expect it."""
@@ -209,7 +215,7 @@ class Message(BaseModel):
 class ChatRequest(_Request):
     """Body of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None

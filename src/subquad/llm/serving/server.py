@@ -27,6 +27,7 @@ from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
 from subquad.llm.serving.invalid_requests import explain
 from subquad.llm.serving.openapi import describe
+from subquad.llm.serving.prompts import PromptReader
 from subquad.llm.serving.protocol import TOO_MANY, ChatRequest, CompletionRequest, RequestError, error_body
 from subquad.llm.serving.settings import ServeSettings
 
@@ -77,16 +78,20 @@ def make_app(
     handler = RequestHandler(
         engine=engine,
         tokenizer=tokenizer,
+        reader=PromptReader(
+            tokenizer,
+            max_context=max_context,
+            vocab_size=model.config.vocab_size,
+            is_closed=lambda: engine.is_stopping,
+        ),
         name=name,
-        max_context=max_context,
         max_waiting=settings.max_waiting,
-        vocab_size=model.config.vocab_size,
     )
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan, docs_url=None, redoc_url=None)
-    app.state.engine, app.state.max_context = engine, max_context
+    app.state.engine, app.state.reader, app.state.max_context = engine, handler.reader, max_context
     _add_routes(app, handler, guard=Depends(_key_check(api_key(settings))))
     app.add_middleware(_Bounded)
-    _add_metrics(app, engine)
+    _add_metrics(app, handler)
     _add_errors(app)
     describe(app, name=name)
     return app
@@ -133,6 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         engine.stop()
+        app.state.reader.close()
         await asyncio.to_thread(thread.join)
 
 
@@ -143,7 +149,7 @@ def _add_routes(app: FastAPI, handler: RequestHandler, guard: Any) -> None:
     @app.get("/health")
     async def health() -> Response:
         is_alive, engine = app.state.thread.is_alive(), handler.engine
-        body = {"status": "ok" if is_alive else "failed", "active": engine.active, "waiting": engine.waiting}
+        body = {"status": "ok" if is_alive else "failed", "active": engine.active, "waiting": handler.waiting}
         return JSONResponse(body, status_code=200 if is_alive else 503)
 
     @app.get("/v1/models", dependencies=[guard])
@@ -167,14 +173,14 @@ def _add_routes(app: FastAPI, handler: RequestHandler, guard: Any) -> None:
 class _EngineMetrics(Collector):
     """Reads the engine's counts whenever Prometheus asks."""
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    def __init__(self, handler: RequestHandler):
+        self._handler = handler
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        engine = self._engine
+        engine, waiting = self._handler.engine, self._handler.waiting
         yield GaugeMetricFamily("subquad_active_sequences", "Sequences in the batch.", engine.active)
-        yield GaugeMetricFamily("subquad_waiting_requests", "Prompts that have not been started.", engine.waiting)
+        yield GaugeMetricFamily("subquad_waiting_requests", "Prompts that have not been started.", waiting)
         yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts.", engine.prompt_tokens)
         yield CounterMetricFamily(
             "subquad_cached_prompt_tokens",
@@ -246,10 +252,10 @@ def _in_time(receive: Receive) -> Receive:
     return timed
 
 
-def _add_metrics(app: FastAPI, engine: Engine) -> None:
+def _add_metrics(app: FastAPI, handler: RequestHandler) -> None:
     """Add /metrics in the format of Prometheus."""
     registry = CollectorRegistry()
-    registry.register(_EngineMetrics(engine))
+    registry.register(_EngineMetrics(handler))
     app.add_middleware(_Measured, registry=registry)
 
     @app.get("/metrics")

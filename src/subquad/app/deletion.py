@@ -1,0 +1,99 @@
+"""The list of what a browser keeps here, from all tabs, and the button that deletes what is chosen from it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from subquad.app.job_records import Job
+from subquad.app.markup import notice
+from subquad.app.panels import QUIET, Context, session_of
+from subquad.app.sessions import Session
+from subquad.errors import SubquadError
+
+__all__ = ["Deletion", "build_deletion"]
+
+ALL_UPLOADS = "uploads"
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """The components, for what follows a deletion."""
+
+    chosen: gr.Dropdown
+    """What is to be deleted."""
+    fill: Any
+    """Function that lists what there is."""
+    deleted: Any
+    """The event after which other lists have to be filled again."""
+
+
+def build_deletion(context: Context) -> Deletion:
+    """Add the list and the button to the page."""
+    chosen = gr.Dropdown(
+        [], value=[], multiselect=True, label="Uploads and results of all tabs", elem_id="sq-kept",
+        info="A result is deleted with its model and with the table that it keeps; a job that runs is stopped first. "
+        "A stopped job whose upload is deleted cannot be resumed.",
+    )  # fmt: skip
+    button = gr.Button("Delete the chosen uploads and results", variant="stop", size="md")
+    view = gr.HTML(elem_classes="sq-view", elem_id="sq-deleted")
+
+    def on_fill(request: gr.Request) -> Any:
+        return gr.update(choices=_kept(session_of(context, request)))
+
+    def on_delete(values: list[str] | None, request: gr.Request) -> Any:
+        session = session_of(context, request)
+        try:
+            text = _delete(context, session, values or [])
+        except SubquadError as error:
+            return gr.update(choices=_kept(session)), notice(session.readable(str(error)), "error")
+        return gr.update(choices=_kept(session), value=[]), notice(text)
+
+    chosen.focus(on_fill, None, [chosen], **QUIET)
+    deleted = button.click(on_delete, [chosen], [chosen, view], **QUIET)
+    return Deletion(chosen=chosen, fill=on_fill, deleted=deleted)
+
+
+def _kept(session: Session) -> list[tuple[str, str]]:
+    """Return label and value of all uploads and jobs."""
+    uploads, jobs = session.files(""), session.jobs
+    every = [(f"all {len(uploads)} uploads", ALL_UPLOADS)] if len(uploads) > 1 else []
+    return [
+        *every,
+        *((f"upload {path.name} ({_size(path)})", str(path)) for path in uploads),
+        *((f"{job.record['title']}, {_day(job)} ({job.state})", job.name) for job in jobs),
+    ]
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 2**20:,.1f} MB" if size > 2**20 else f"{max(1, size / 1024):,.0f} kB"
+
+
+def _day(job: Job) -> str:
+    return time.strftime("%d %b %H:%M", time.localtime(job.created))
+
+
+def _delete(context: Context, session: Session, values: list[str]) -> str:
+    """Delete uploads and jobs of a session, and return a sentence about it.
+
+    Raises:
+        SubquadError: Nothing is chosen, or a job that waits or runs reads one of the uploads; nothing is deleted then.
+    """
+    jobs = [job for job in map(session.job, values) if job is not None]
+    uploads = [path for path in session.files("") if ALL_UPLOADS in values or str(path) in values]
+    if not jobs and not uploads:
+        raise SubquadError("nothing is chosen; choose uploads or results from the list")
+    gone = {job.name for job in jobs}
+    read = [path.name for path in uploads if session.is_read(path, besides=gone)]
+    if read:
+        raise SubquadError(f"{', '.join(read[:10])}: read by a job that waits or runs; stop the job first")
+    for job in jobs:
+        context.runner.delete(job)
+    for path in uploads:
+        session.discard(path)
+    counts = (len(uploads), "upload"), (len(jobs), "result")
+    named = [f"{count} {name}{'s' * (count > 1)}" for count, name in counts if count]
+    return f"{' and '.join(named)} deleted."

@@ -1,0 +1,87 @@
+"""Panels without a browser: what they show of a job that runs, and what is not done in the process of the page."""
+
+import os
+import time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+gr = pytest.importorskip("gradio")
+
+from markupsafe import Markup
+
+from subquad.app import jets, panels
+from subquad.app.charts import DRAWING
+from subquad.app.jet_results import display_jets
+from subquad.app.jobs import Job, JobRunner
+from subquad.app.page import build_page
+from subquad.app.panels import Context, Panel
+from subquad.hep.data.examples import example_path
+from subquad.runs.storage import write_json
+
+
+@pytest.fixture
+def context(workspace):
+    runner = JobRunner(1)
+    yield Context(workspace=workspace, runner=runner, is_private=False)
+    runner.close()
+
+
+@pytest.fixture
+def running(session):
+    """A fit that runs, as far as its folder says."""
+    folder = session.new_job_folder()
+    about = {"title": "Fit of t.csv", "kind": "bio fit", "words": [], "output": "out", "created": 1.0, "about": {}}
+    write_json(folder / "job.json", about)
+    write_json(folder / "status.json", {"state": "running", "pid": os.getpid(), "began": time.time() - 100})
+    (folder / "log.txt").write_text("reading\n")
+    return Job(folder)
+
+
+def fit_panel(context, progress=lambda job: ""):
+    return Panel(
+        context=context, kind="bio fit", action="Train", command=None, progress=progress, result=None, needs_run=False
+    )  # fmt: skip
+
+
+def function_of(page, name):
+    return next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == name)
+
+
+def test_a_second_job_of_a_panel_is_refused_with_a_sentence(context, session, running, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    monkeypatch.setattr(panels, "session_of", lambda *_: session)
+    shown, *_ = function_of(build_page(context), "on_start")(None, "example:tdp43")
+    assert "Fit of t.csv: running" in Markup(shown).striptags()
+    assert told == ["Fit of t.csv has not ended; press Stop before you start another one."]
+    assert [job.name for job in session.jobs] == [running.name]
+
+
+def test_a_screen_reader_is_told_the_state_of_a_job_and_not_its_seconds(context, session, running):
+    def shown():
+        root = ET.fromstring(f"<div>{fit_panel(context).html(session, running, 'running')}</div>")
+        return ["".join(one.itertext()) for one in (root.find("p"), *root.findall(".//*[@role='status']"))]
+
+    before = shown()
+    assert before[1:] == ["Fit of t.csv: running"]
+    write_json(running.folder / "status.json", {**running.status, "began": time.time() - 500})
+    assert shown()[0] != before[0]
+    assert shown()[1:] == before[1:]
+
+
+def test_progress_is_shown_while_others_draw(context, session, running):
+    panel = fit_panel(context, progress=lambda job: "curves")
+    with ThreadPoolExecutor() as threads, DRAWING:
+        assert "curves" in threads.submit(panel.html, session, running, "running").result(20)
+
+
+def test_a_jet_is_read_and_drawn_in_a_process_of_its_own(context, session, monkeypatch):
+    called = []
+    monkeypatch.setattr(jets, "session_of", lambda *_: session)
+    monkeypatch.setattr(jets, "run_of", lambda *_: session.folder)
+    monkeypatch.setattr(jets, "call_in_process", lambda *given, **options: called.append(given) or "a jet")
+    show = function_of(build_page(context), "on_show")
+    assert show(None, "run", ["example:jets"], "QCD", 2) == "a jet"
+    assert called == [(display_jets, session.folder, [example_path("example:jets")], "QCD", 2)]

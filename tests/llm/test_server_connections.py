@@ -1,0 +1,187 @@
+"""Clients that connect and send nothing, or half a head, or in great number."""
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import uvicorn
+from support.llm_models import byte_tokenizer, linear_model
+from support.servers import Server, ask, wait_for
+
+from subquad.llm.serving import connections
+from subquad.llm.serving.connections import bounded_protocol, connection_limit
+from subquad.llm.serving.server import make_app
+from subquad.llm.serving.settings import ServeSettings
+
+HEAD_SECONDS = 1.0
+LIMIT = 7
+ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
+HEAD = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+BUSY = "too many connections are open; try again later"
+
+
+class BoundedServer(Server):
+    """A server whose connections are limited."""
+
+    def __init__(self, app):
+        self.app, self.engine = app, app.state.engine
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = self.socket.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        protocol = bounded_protocol(LIMIT, head_seconds=HEAD_SECONDS)
+        # a reply's connection is closed by the same limit then
+        config = uvicorn.Config(app, http=protocol, log_level="warning", timeout_keep_alive=100)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+        self.thread.start()
+        wait_for(lambda: self.server.started)
+
+    def connect(self, sent=b""):
+        connection = socket.create_connection(self.address, timeout=60)
+        connection.sendall(sent)
+        return connection
+
+    @property
+    def open(self):
+        return len(self.server.server_state.connections)
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory):
+    settings = ServeSettings(max_batch_size=4, max_context=40_000, prefill_chunk_size=16)
+    app = make_app(linear_model(), byte_tokenizer(tmp_path_factory.mktemp("bytewise")), settings, name="tiny")
+    with BoundedServer(app) as server:
+        yield server
+
+
+@pytest.fixture
+def server(bounded):
+    wait_for(lambda: bounded.open == 0)
+    return bounded
+
+
+def reply_on(connection):
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    return reply.status, json.load(reply)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", HEAD[:-2]])
+def test_a_connection_without_a_complete_head_is_closed(server, sent):
+    with server.connect(sent) as connection:
+        # others are served meanwhile
+        assert ask(server, "/v1/completions", ORDINARY)[0] == 200
+        assert connection.recv(1) == b""
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_waited_for(server):
+    # the server may close it between two bytes
+    with server.connect() as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for byte in HEAD[:-2]:
+            connection.sendall(bytes([byte]))
+            time.sleep(HEAD_SECONDS / 20)
+        assert connection.recv(1) == b""
+
+
+def test_a_half_head_after_a_reply_is_not_waited_for(server):
+    with server.connect(HEAD) as connection:
+        assert reply_on(connection)[0] == 200
+        connection.sendall(HEAD[:-2])
+        assert connection.recv(1) == b""
+
+
+def test_requests_follow_each_other_on_one_connection_beyond_the_time_for_a_head(server):
+    with server.connect() as connection:
+        for _ in range(5):
+            time.sleep(HEAD_SECONDS / 2)
+            connection.sendall(HEAD)
+            assert reply_on(connection)[0] == 200
+        # and two at once
+        connection.sendall(HEAD + HEAD)
+        assert reply_on(connection)[0] == 200
+
+
+def test_bodies_and_replies_may_take_longer_than_heads(server):
+    body = json.dumps({**ORDINARY, "max_tokens": 2}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    with server.connect(f"{head}\r\n\r\n".encode()) as connection:
+        for byte in body:
+            connection.sendall(bytes([byte]))
+            time.sleep(2 * HEAD_SECONDS / len(body))
+        assert reply_on(connection)[0] == 200
+    start, count = time.monotonic(), 0
+    with server.client() as client:
+        stream = client.completions.create(**{**ORDINARY, "max_tokens": 30_000}, stream=True)
+        for _ in stream:
+            count += 1
+            if time.monotonic() - start > 2.5 * HEAD_SECONDS:
+                break
+        next(iter(stream))
+        stream.close()
+    assert count > 2
+
+
+def test_connections_beyond_the_limit_are_refused_until_others_close(server, capfd):
+    with contextlib.ExitStack() as stack:
+        # requests, which no time for a head ends
+        body = json.dumps({**ORDINARY, "max_tokens": 30_000, "stream": True}).encode()
+        head = (
+            b"POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        )
+        held = [stack.enter_context(server.connect(head % len(body) + body)) for _ in range(LIMIT)]
+        for connection in held[:4]:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        wait_for(lambda: server.open == LIMIT)
+        for _ in range(3):
+            with server.connect() as refused:
+                status, reply = reply_on(refused)
+                assert (status, reply["error"]["message"]) == (503, BUSY)
+                assert refused.recv(1) == b""
+        held[0].close()
+        wait_for(lambda: server.open == LIMIT - 1)
+        assert ask(server, "/health")[0] == 200
+    assert capfd.readouterr().err.count("warning: 7 connections are open, further ones are refused") == 1
+
+
+def test_the_limit_leaves_file_descriptors_for_files(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(connections.os, "listdir", lambda _: ["0", "1", "2"] * 10)
+    for allowed, limit in (
+        (1_024, 1_024 - 30 - connections.RESERVED),
+        (70, 20),
+        (30, 1),
+        (1_000_000, connections.MOST_CONNECTIONS),
+        (resource.RLIM_INFINITY, connections.MOST_CONNECTIONS),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: (allowed, allowed))
+        assert connection_limit() == limit
+
+
+@pytest.mark.long
+def test_the_command_serves_while_more_connections_are_silent_than_fit(tmp_path):
+    linear_model().save_pretrained(tmp_path / "small")
+    byte_tokenizer(tmp_path).save_pretrained(tmp_path / "small")
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
+        "from subquad.cli import main; sys.exit(main())"
+    )
+    arguments = ["llm", "serve", str(tmp_path / "small"), "--port", "0"]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+    with process, contextlib.ExitStack() as stack:
+        host, port = process.stderr.readline().split()[2].removeprefix("http://").split("/")[0].split(":")
+        silent = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(400)]
+        closed = [connection.recv(1) for connection in silent]
+        assert set(closed) == {b"", b"H"}
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(HEAD)
+            assert reply_on(connection) == (200, {"status": "ok", "active": 0, "waiting": 0})
+        process.terminate()
+        message = process.stderr.read()
+    assert message.startswith("warning: ")
+    assert message.count("\n") == 1
