@@ -170,11 +170,12 @@ def test_custom_labels_count_the_classes(files, tmp_path):
 
 def test_columns_may_depend_on_the_file_name_and_branches_may_be_renamed(files):
     given = options("kin")
-    given["file_magic"] = {"is_higgs": {"Hbb|Hcc": 1, "QCD": 0}}
+    given["file_magic"] = {"is_higgs": {"Hbb|Hcc": 1, "QCD": 0}, "process": {r".*/H(bb|gg)\.r\w+$": 2, "/[A-Z]{3}": 1}}
     given["branch_magic"] = {"hardness": "pt"}
-    given["observers"] = ["is_higgs", "jet_hardness"]
+    given["observers"] = ["is_higgs", "process", "jet_hardness"]
     found = chunks_of(files, card_of(given, "card.yaml"))
     assert [chunk.observers["is_higgs"].mean() for chunk in found] == [0, 1, 1]
+    assert [chunk.observers["process"].mean() for chunk in found] == [1, 2, 0]
     assert (found[0].observers["jet_hardness"] > 1).all()
 
 

@@ -74,6 +74,44 @@ def test_padding_helpers_pad_and_repeat():
     assert ak.to_list(value("_concat([a, b], axis=1)"))[1] == [3.0, 4.0]
     with pytest.raises(SubquadError, match="padded length 1000000000"):
         value("_pad(a, 1000000000)")
+    assert ak.to_list(value("ak.pad_none(a, 2, clip=True)"))[1:] == [[3.0, None], [None, None], [0.5, 7.0]]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_columns_are_stacked_along_an_axis_as_by_numpy(axis):
+    columns = {"a": ak.Array(np.arange(6.0).reshape(2, 3)), "b": ak.Array(np.arange(6.0).reshape(2, 3) ** 2)}
+    expected = np.stack([ak.to_numpy(columns["a"]), ak.to_numpy(columns["b"])], axis=axis)
+    assert ak.to_list(value(f"np.stack([a, b], axis={axis})", columns)) == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("_pad(a, 1000000000)", "padded length 1000000000; give 1 to 100000"),
+        ("_repeat_pad(a, 1000000000)", "padded length 1000000000; give 1 to 100000"),
+        ("ak.pad_none(a, 1000000000)", "padded length 1000000000; give 1 to 100000"),
+        ("ak.pad_none(a, 1000000000, axis=0)", "padded length 1000000000; give 1 to 100000"),
+        ("_stack([a, a], axis=1000000000)", "axis 1000000000 of stacked columns; give -3 to 2"),
+        ("np.stack([jet, jet], axis=1000000000)", "axis 1000000000 of stacked columns; give -2 to 1"),
+        ("np.ones_like(1, shape=1000000000)", "_ones_like() got an unexpected keyword argument 'shape'"),
+        ("np.full_like(1, 2, shape=1000000000)", "_full_like() got an unexpected keyword argument 'shape'"),
+        ("ak.broadcast_arrays(a, jet) * 1000000000", "an operand is several columns; take one of them, such as [0]"),
+        ("'float32' * 1000000000", "an operand is a string"),
+    ],
+)
+def test_an_expression_that_would_take_all_memory_is_refused_with_its_place(text, reason):
+    with pytest.raises(SubquadError) as caught:
+        value(text)
+    assert str(caught.value) == f"card.yaml: new_variables: x: {text!r} cannot be computed ({reason})"
+
+
+def test_a_value_that_does_not_fit_in_memory_is_reported_with_its_place(monkeypatch):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 22.4 GiB")
+
+    monkeypatch.setattr("subquad.hep.data.expressions.functions_of", lambda _: {"log": fail})
+    with pytest.raises(SubquadError, match=r"x: 'np\.log\(a\)' cannot be computed \(Unable to allocate 22\.4 GiB\)"):
+        value("np.log(a)")
 
 
 @given(st.floats(-50, 50), st.floats(0.1, 9))
@@ -126,3 +164,26 @@ def test_what_cannot_be_computed_is_reported_with_its_place():
         value("a.px")
     with pytest.raises(SubquadError, match="cannot be computed"):
         value("9 ** 9 ** 9 ** 9", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("None", "it is not a number or a column"),
+        ("'float32'", "it is not a number or a column"),
+        ("np.float32", "it is not a number or a column"),
+        ("9223372036854775807 * 9", "the number is too large"),
+        # the reasons are awkward's own
+        ("a[:, a:a]", ""),
+        ("'bool' < a", ""),
+        ("-~9223372036854775807 % a", ""),
+    ],
+)
+def test_what_is_not_a_number_or_a_column_is_reported_with_its_place(text, reason):
+    with pytest.raises(SubquadError) as caught:
+        value(text)
+    assert str(caught.value).startswith(f"card.yaml: new_variables: x: {text!r} cannot be computed ({reason}")
+
+
+def test_a_number_computed_from_numbers_is_a_number():
+    assert isinstance(value("np.zeros_like(np.inf)", {}), np.floating)

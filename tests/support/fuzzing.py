@@ -2,7 +2,8 @@
 
 The only answers allowed are a value and a `SubquadError`. What else happens is reported with its input: other
 exceptions, more than 10 seconds of the processor, more than 2 GB of memory, a crash of the process, and refusals that
-do not name the file. Inputs are drawn by hypothesis, so that a seed repeats them.
+do not name the file. Readers turn what a library raises into a `SubquadError`, the end of the time or of the memory
+too; these are faults whatever comes of them. Inputs are drawn by hypothesis, so that a seed repeats them.
 """
 
 import json
@@ -24,6 +25,10 @@ from support.forked import forks
 
 SECONDS, MEMORY = 10, 2 * 2**30
 """Limits of one call."""
+
+
+class OutOfTime(BaseException):
+    """The end of the time of a call; no reader takes it for damage of a file, as it would a `TimeoutError`."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,14 @@ class Explorer:
 
     target: Target
     folder: Path
+    seconds: float = SECONDS
+    memory: int = MEMORY
     tried: int = 0
     refused: int = 0
     faults: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.files, self.valid = [], None
+        self.files, self.valid, self.late = [], None, None
         if self.target.write is not None:
             home = self.folder / "valid"
             home.mkdir()
@@ -140,8 +147,8 @@ class Explorer:
             # what is imported at the first call is not the memory of a call
             self.target.read(self.valid)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-        signal.signal(signal.SIGPROF, _too_long)
+        resource.setrlimit(resource.RLIMIT_AS, (used + self.memory, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGPROF, self._end)
 
     def inputs(self):
         if self.target.drawn is not None:
@@ -165,23 +172,35 @@ class Explorer:
         from subquad.errors import SubquadError
 
         self.tried += 1
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        self.late, error = None, None
         try:
-            self.target.read(given)
-        except SubquadError as error:
-            self.refused += 1
+            # again and again, as a library may drop the first exception
+            signal.setitimer(signal.ITIMER_PROF, self.seconds, self.seconds)
+            try:
+                self.target.read(given)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        except BaseException as raised:  # noqa: BLE001 (whatever it is, it is judged below)
             signal.setitimer(signal.ITIMER_PROF, 0)
+            error = raised
+        out_of_memory = next((one for one in _chain(error) if isinstance(one, MemoryError)), None)
+        if self.late is not None:
+            self._keep(f"OutOfTime: more than {self.seconds} seconds of the processor", _place(self.late), path)
+        elif out_of_memory is not None:
+            frames = traceback.extract_tb(out_of_memory.__traceback__)
+            self._keep(f"{type(out_of_memory).__name__}: {out_of_memory}"[:300], _place(frames), path)
+        elif isinstance(error, SubquadError):
+            self.refused += 1
             # an error in the content of a folder names the folder or the file
             if size is not None and path.name not in str(error) and str(self.valid) not in str(error):
                 self._keep(f"refused without the name of the file: {error}"[:300], "", path)
-        except BaseException as error:  # noqa: BLE001 (whatever it is, it is a fault)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/subquad/" in frame.filename]
-            last = own[-1] if own else traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{last.filename.rpartition('/src/')[2]}:{last.lineno}"
-            self._keep(f"{type(error).__name__}: {error}"[:300], where, path)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+        elif error is not None:
+            place = _place(traceback.extract_tb(error.__traceback__))
+            self._keep(f"{type(error).__name__}: {error}"[:300], place, path)
+
+    def _end(self, _, frame):
+        self.late = traceback.extract_stack(frame)
+        raise OutOfTime(f"more than {self.seconds} seconds of the processor")
 
     def _keep(self, text, where, path):
         """Keep the shortest input of each fault."""
@@ -198,5 +217,19 @@ class Explorer:
         (self.folder / "report.json").write_text(json.dumps(report, indent=1))
 
 
-def _too_long(*_):
-    raise TimeoutError(f"more than {SECONDS} seconds of the processor")
+def _chain(error):
+    """Return an exception and those that it was raised from or while handling, innermost first."""
+    found, waiting = [], [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            waiting += [one.__cause__, one.__context__]
+    return found[::-1]
+
+
+def _place(frames):
+    """Return the innermost line of the package, or else the innermost line."""
+    own = [frame for frame in frames if "/subquad/" in frame.filename]
+    last = own[-1] if own else frames[-1]
+    return f"{last.filename.rpartition('/src/')[2]}:{last.lineno}"

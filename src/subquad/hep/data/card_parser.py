@@ -4,7 +4,6 @@ Everything that is wrong with a card is reported at once, with the key where it 
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -14,6 +13,7 @@ from subquad.hep.data.card_weights import parse_weights
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.data.input_collections import InputCollection, Variable
+from subquad.hep.data.path_patterns import check_path_pattern
 from subquad.hep.settings import Reweighting, is_number
 
 __all__ = ["WEIGHT_COLUMN", "CardParser"]
@@ -154,10 +154,9 @@ class CardParser:
     def _check_patterns(self, place: str, values: Mapping[Any, Any]) -> None:
         for pattern, value in values.items():
             try:
-                re.compile(str(pattern))
-            except re.error as error:
-                advice = "write a part of the file name, without the asterisks of a shell's patterns"
-                self._error(f"{place}: {pattern!r} is not a regular expression ({error}); {advice}")
+                check_path_pattern(str(pattern))
+            except SubquadError as error:
+                self._error(f"{place}: {error}")
             if not isinstance(value, int | float):
                 self._error(f"{place}: {pattern!r}: {value!r} is not a number")
 

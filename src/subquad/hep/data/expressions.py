@@ -5,18 +5,18 @@ only; the tree is checked when the card is read, and walked when jets are read. 
 """
 
 import ast
-import math
+import ctypes
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
+from subquad.hep.data.expression_functions import DTYPES, MATH_FUNCTIONS, bare_functions, functions_of
 
-__all__ = ["MATH_FUNCTIONS", "MODULES", "Expression", "parse"]
+__all__ = ["MATH_FUNCTIONS", "METHODS", "MODULES", "VECTOR_PARTS", "Expression", "parse"]
 
 MAX_LENGTH = 20_000
 """Largest number of characters of an expression."""
@@ -24,126 +24,14 @@ MAX_LENGTH = 20_000
 MODULES = {"np": "np", "numpy": "np", "ak": "ak", "awkward": "ak", "math": "math"}
 """Names of modules in a card → `np`, `ak` or `math`."""
 
-_NUMPY = (
-    *("abs", "absolute", "add", "all", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh"),
-    *("argmax", "argmin", "cbrt", "ceil", "concatenate", "cos", "cosh", "count_nonzero", "deg2rad", "degrees"),
-    *("digitize", "divide", "equal", "exp", "exp2", "expm1", "fabs", "float_power", "floor", "floor_divide", "fmax"),
-    *("fmin", "fmod", "greater", "greater_equal", "hypot", "invert", "isfinite", "isin", "isinf", "isnan", "less"),
-    *("less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or"),
-    *("logical_xor", "max", "maximum", "mean", "min", "minimum", "mod", "multiply", "nan_to_num", "negative"),
-    *("not_equal", "ones_like", "power", "prod", "rad2deg", "radians", "reciprocal", "remainder", "rint", "round"),
-    *("sign", "signbit", "sin", "sinh", "sqrt", "square", "std", "subtract", "sum", "tan", "tanh", "true_divide"),
-    *("trunc", "var", "where", "zeros_like", "full_like"),
-)
-_AWKWARD = (
-    *("all", "any", "argmax", "argmin", "argsort", "broadcast_arrays", "concatenate", "count", "count_nonzero"),
-    *("drop_none", "fill_none", "firsts", "flatten", "full_like", "isclose", "is_none", "local_index", "mask", "max"),
-    *("mean", "min", "moment", "nan_to_num", "nan_to_none", "num", "ones_like", "pad_none", "prod", "ravel"),
-    "run_lengths",
-    *("singletons", "softmax", "sort", "std", "sum", "to_numpy", "unflatten", "values_astype", "var", "where"),
-    *("zeros_like",),
-)
-_CONSTANTS = ("pi", "e", "inf", "nan")
-MATH_FUNCTIONS = {
-    **{name: name for name in ("ceil", "cos", "cosh", "degrees", "exp", "expm1", "fabs", "floor", "fmod", "hypot")},
-    **{name: name for name in ("log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh")},
-    **{"acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh", "atan": "arctan"},
-    **{"atan2": "arctan2", "atanh": "arctanh", "pow": "power", "isfinite": "isfinite", "isinf": "isinf"},
-    "isnan": "isnan",
-}
-"""Functions of `math` → numpy's."""
-
-_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
-"""The only strings that an expression may contain."""
-
-_METHODS = ("all", "any", "argmax", "argmin", "astype", "max", "mean", "min", "prod", "std", "sum", "to_numpy", "var")
+METHODS = ("all", "any", "argmax", "argmin", "astype", "max", "mean", "min", "prod", "std", "sum", "to_numpy", "var")
 """Methods of columns, as in `label.argmax(1)`."""
 
-_MAX_PADDING = 100_000
-
-
-_VECTOR_PARTS = (
+VECTOR_PARTS = (
     *("px", "x", "py", "y", "pz", "z", "energy", "e", "E", "t", "pt", "rho", "p", "mag", "eta", "phi"),
     *("mass", "m", "M", "rapidity"),
 )
 """Attributes of four-vectors, by the names of scikit-hep's `vector`."""
-
-
-def _four_vector(*names: str) -> Callable[..., Any]:
-    """Return the function that makes four-vectors of these coordinates, as weaver's `_p4_from_…` do."""
-    # a negative squared mass gives a negative mass
-    return lambda *columns: require("vector", extra="hep").zip(dict(zip(names, columns, strict=True)))
-
-
-def _clip(a: Any, a_min: Any = None, a_max: Any = None) -> Any:
-    a = a if a_min is None else np.maximum(a, a_min)
-    return a if a_max is None else np.minimum(a, a_max)
-
-
-def _stack(arrays: Sequence[Any], axis: int = 0) -> Any:
-    ak = require("awkward", extra="hep")
-    if all(ak.Array(array).ndim == 1 for array in arrays):
-        return ak.from_regular(np.stack([ak.to_numpy(array) for array in arrays], axis=axis), axis=None)
-    place = (*(slice(None),) * axis, np.newaxis)
-    return ak.concatenate([ak.Array(array)[place] for array in arrays], axis=axis)
-
-
-def _concat(arrays: Sequence[Any], axis: int = 0) -> Any:
-    return require("awkward", extra="hep").concatenate(arrays, axis=axis)
-
-
-def _check_padding(length: int) -> None:
-    if not 0 < length <= _MAX_PADDING:
-        raise SubquadError(f"padded length {length}; give 1 to {_MAX_PADDING}")
-
-
-def _pad(a: Any, maxlen: int, value: float = 0, dtype: str = "float32") -> Any:
-    ak = require("awkward", extra="hep")
-    _check_padding(maxlen)
-    return ak.values_astype(ak.fill_none(ak.pad_none(a, maxlen, clip=True), value), dtype)
-
-
-def _repeat_pad(a: Any, maxlen: int, dtype: str = "float32") -> Any:
-    ak = require("awkward", extra="hep")
-    _check_padding(maxlen)
-    places = np.arange(maxlen)[None] % np.maximum(ak.to_numpy(ak.num(a)), 1)[:, None]
-    return ak.values_astype(ak.fill_none(ak.pad_none(a, 1), 0)[ak.from_regular(places)], dtype)
-
-
-def _gather(array: Any, indices: Any) -> Any:
-    return array[indices]
-
-
-@cache
-def _bare_functions() -> Mapping[str, Any]:
-    """Return the functions without a module: built-in ones, and the helpers of weaver's cards."""
-    ak = require("awkward", extra="hep")
-    return {
-        **{"abs": np.abs, "len": len, "min": min, "max": max, "round": np.round, "pow": np.power},
-        **{"float": float, "int": int, "bool": bool},
-        **{"_clip": _clip, "_stack": lambda arrays, axis=1: _stack(arrays, axis), "_concat": _concat},
-        **{"_pad": _pad, "_repeat_pad": _repeat_pad, "_batch_argsort": ak.argsort, "_batch_gather": _gather},
-        "_p4_from_pxpypze": _four_vector("px", "py", "pz", "energy"),
-        "_p4_from_ptetaphie": _four_vector("pt", "eta", "phi", "energy"),
-        "_p4_from_ptetaphim": _four_vector("pt", "eta", "phi", "mass"),
-    }
-
-
-@cache
-def _functions_of(module: str) -> Mapping[str, Any]:
-    """Return the functions, constants and types of `np`, `ak` or `math` that a card may use."""
-    if module == "math":
-        return {name: getattr(math, name) for name in _CONSTANTS} | {
-            name: getattr(np, of_numpy) for name, of_numpy in MATH_FUNCTIONS.items()
-        }
-    if module == "np":
-        return {
-            **{name: getattr(np, name) for name in (*_NUMPY, *_CONSTANTS, "newaxis")},
-            **{name: getattr(np, name) for name in _DTYPES if name != "bool"},
-            **{"bool_": np.bool_, "clip": _clip, "stack": _stack},
-        }
-    ak = require("awkward", extra="hep")
-    return {name: getattr(ak, name) for name in _AWKWARD}
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -151,6 +39,15 @@ def _power(base: Any, exponent: Any) -> Any:
     if isinstance(base, int) and isinstance(exponent, int):
         return float(np.float64(base) ** exponent)
     return base**exponent
+
+
+def _operate(op: ast.operator, left: Any, right: Any) -> Any:
+    for side in (left, right):
+        # numbers repeat these, up to all memory
+        if isinstance(side, str | list | tuple):
+            what = "a string" if isinstance(side, str) else "several columns; take one of them, such as [0]"
+            raise TypeError(f"an operand is {what}")
+    return _BINARY[type(op)](left, right)
 
 
 _BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -165,6 +62,13 @@ _COMPARE: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
     **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
 }
+
+_FAILURES = (
+    *(ValueError, TypeError, IndexError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
+    # of awkward, for strings and for slices of columns
+    *(AssertionError, ctypes.ArgumentError),
+)
+"""What functions raise for columns that do not fit them."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +87,14 @@ class Expression:
         """Return the value of the expression on the columns of some jets.
 
         Raises:
-            SubquadError: The columns do not fit the expression, such as two lists of different lengths.
+            SubquadError: The columns do not fit the expression, such as two lists of different lengths, or its value
+                does not fit in memory.
         """
         try:
             # undefined values become NaN or infinity, which is checked after the card's own limits are applied
             with np.errstate(all="ignore"):
-                return _value(self.tree, columns)
-        except (ValueError, TypeError, IndexError, NotImplementedError, ArithmeticError, AttributeError) as error:
+                return _result(_value(self.tree, columns))
+        except _FAILURES as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise SubquadError(f"{self.place}: {self.text!r} cannot be computed ({reason[:200]})") from error
 
@@ -249,13 +154,13 @@ ADVICE = "use numbers, names of columns, + - * / // % **, comparisons, & | ~, [ 
 def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
     match node:
         case ast.Name(id=name):
-            if name in MODULES or name in _bare_functions():
+            if name in MODULES or name in bare_functions():
                 raise _refused(node, text, place, "it is not a column; call one of its functions")
             if name.startswith("__"):
                 raise _refused(node, text, place, ADVICE)
             names.add(name)
         case ast.Constant(value=value):
-            if not isinstance(value, bool | int | float | None) and value not in _DTYPES:
+            if not isinstance(value, bool | int | float | None) and value not in DTYPES:
                 raise _refused(node, text, place, "strings can only be types, such as 'float32'")
             if isinstance(value, int) and abs(value) > 2**63:
                 raise _refused(node, text, place, "the number is too large")
@@ -300,21 +205,21 @@ def _module(node: ast.AST) -> str | None:
 def _check_attribute(node: ast.Attribute, text: str, place: str, names: set[str]) -> None:
     module = _module(node.value)
     if module is None:
-        if node.attr not in _VECTOR_PARTS:
+        if node.attr not in VECTOR_PARTS:
             raise _refused(node, text, place, ADVICE)
         _check(node.value, text, place, names)
-    elif node.attr not in _functions_of(module):
-        error = unknown(f"function of {module}", node.attr, _functions_of(module))
+    elif node.attr not in functions_of(module):
+        error = unknown(f"function of {module}", node.attr, functions_of(module))
         raise SubquadError(f"{place}: {error}")
 
 
 def _check_call(node: ast.Call, text: str, place: str, names: set[str]) -> None:
     match node.func:
         case ast.Name(id=name):
-            if name not in _bare_functions():
-                raise SubquadError(f"{place}: {unknown('function', name, _bare_functions())}")
+            if name not in bare_functions():
+                raise SubquadError(f"{place}: {unknown('function', name, bare_functions())}")
         case ast.Attribute(value=value, attr=attr) if _module(value) is None:
-            if attr not in _METHODS:
+            if attr not in METHODS:
                 raise _refused(node, text, place, ADVICE)
             _check(value, text, place, names)
         case ast.Attribute() as function:
@@ -338,7 +243,7 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
         case ast.Constant(value=value):
             return value
         case ast.BinOp(op=op, left=left, right=right):
-            return _BINARY[type(op)](_value(left, columns), _value(right, columns))
+            return _operate(op, _value(left, columns), _value(right, columns))
         case ast.UnaryOp(op=op, operand=operand):
             return _UNARY[type(op)](_value(operand, columns))
         case ast.Compare(ops=[op], left=left, comparators=[right]):
@@ -353,7 +258,7 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
             return tuple(_value(part, columns) for part in parts)
         case ast.Attribute(value=value, attr=attr):
             module = _module(value)
-            return _functions_of(module)[attr] if module else _attribute(_value(value, columns), attr)
+            return functions_of(module)[attr] if module else _attribute(_value(value, columns), attr)
         case ast.Call(func=func, args=args, keywords=keywords):
             given = [_value(part, columns) for part in args]
             named = {str(keyword.arg): _value(keyword.value, columns) for keyword in keywords}
@@ -361,11 +266,21 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
     raise AssertionError(f"{type(node).__name__} was not checked")
 
 
+def _result(value: Any) -> Any:
+    """Return the value of an expression after checking that it is a number or a column."""
+    value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if value is None or isinstance(value, str) or callable(value):
+        raise TypeError("it is not a number or a column")
+    if isinstance(value, int) and abs(value) > 2**63:
+        raise OverflowError("the number is too large")
+    return value
+
+
 def _of_jets(value: Any, node: ast.expr) -> Any:
     """Return a value after checking that it is not one number of many jets, which depend on how files are read."""
     if value is None or isinstance(value, bool | int | float | np.generic):
         names = (one.id for one in ast.walk(node) if isinstance(one, ast.Name))
-        if any(name not in MODULES and name not in _bare_functions() for name in names):
+        if any(name not in MODULES and name not in bare_functions() for name in names):
             raise ValueError(
                 f"{ast.unparse(node)} is one number for all jets that are read at once; with axis=1 it is one per jet"
             )
@@ -380,11 +295,11 @@ def _attribute(vector: Any, name: str) -> Any:
 
 def _called(func: ast.expr, columns: Mapping[str, Any]) -> Callable[..., Any]:
     if isinstance(func, ast.Name):
-        return _bare_functions()[func.id]
+        return bare_functions()[func.id]
     assert isinstance(func, ast.Attribute)
     module = _module(func.value)
     if module:
-        return _functions_of(module)[func.attr]
+        return functions_of(module)[func.attr]
     column, ak = _value(func.value, columns), require("awkward", extra="hep")
     if func.attr == "astype":
         return lambda dtype: ak.values_astype(column, dtype)
