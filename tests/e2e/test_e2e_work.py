@@ -15,6 +15,13 @@ def choose_models(page, *names):
         page.get_by_label(label, exact=True).set_checked(label in names)
 
 
+def open_tab(page, name, action):
+    """Open a tab with a button for an action; what is entered while a tab is still being built is lost."""
+    page.get_by_role("tab", name=name).click()
+    page.get_by_role("button", name=action).wait_for()
+    page.wait_for_timeout(1000)
+
+
 def opened_report(page, panel):
     """Open the report of a panel; it must not complain, nor have serious faults of accessibility."""
     complaints = []
@@ -69,17 +76,14 @@ def test_a_table_becomes_a_model_and_a_map_and_survives_a_reload(browser, tmp_pa
     assert tip.text_content() != before
     check(browser, "sequences-map")
 
-    browser.get_by_role("tab", name="Designs").click()
+    open_tab(browser, "Designs", "Design variants")
     browser.get_by_label("Number of designs").fill("4")
     browser.get_by_label("Positions that stay").fill("1-20")
     browser.get_by_role("button", name="Design variants").click()
     wait_finished(browser, "bio-design")
     assert browser.locator("#sq-bio-design tbody tr").count() == 4
     check(browser, "sequences-designs")
-    browser.get_by_role("tab", name="Next round").click()
-    # what is entered while a tab is still being built is lost
-    browser.get_by_role("button", name="Propose a batch").wait_for()
-    browser.wait_for_timeout(1000)
+    open_tab(browser, "Next round", "Propose a batch")
     browser.get_by_label("Variants to propose").fill("3")
     browser.get_by_role("button", name="Propose a batch").click()
     wait_finished(browser, "bio-rounds")
