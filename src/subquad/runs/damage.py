@@ -21,6 +21,8 @@ OF_TRANSFORMERS: tuple[type[Exception], ...] = (Exception,)
 _DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError),
     *(SyntaxError, MemoryError, AssertionError, ImportError, struct.error, tokenize.TokenError),
+    # of uproot, where a compressed object has no bytes
+    UnboundLocalError,
     *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, safetensors.SafetensorError),
 )
 _OF_MODULES = {
