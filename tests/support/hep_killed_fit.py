@@ -4,8 +4,7 @@ import os
 import sys
 
 from subquad.cli import main
-from subquad.hep.data import jets as jets_module
-from subquad.hep.data import store
+from subquad.hep.data import file_chunks, store
 
 real, calls = store._Writer._add, []
 
@@ -18,6 +17,6 @@ def add(writer, chunk):
 
 
 if __name__ == "__main__":
-    jets_module.ENTRIES_PER_CHUNK = 20
+    file_chunks.ENTRIES_PER_CHUNK = 20
     store._Writer._add = add
     sys.exit(main(sys.argv[1:]))

@@ -192,16 +192,17 @@ def iterate_jets(
             "--event-weights"
             for one in without
         ]
-    flags = {**dict.fromkeys(observers, "--observers"), **dict.fromkeys(targets, "--target")}
+    advice = dict.fromkeys(observers, "; name another one with --observers")
+    advice |= dict.fromkeys(targets, " with a regression target; name another one with --target")
     errors += [
-        f"{one.path}: {one.description} has no branch {name}; name another one with {flag}"
+        f"{one.path}: {one.description} has no branch {name}{remedy}"
         for one in sources
-        for name, flag in flags.items()
+        for name, remedy in advice.items()
         if name not in one.columns
     ]
     weights = [event_weights] if event_weights and not without else []
     classes = check_branches(sources, errors, needs_labels)
-    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *flags]))
+    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *advice]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
         if variation is not None:
