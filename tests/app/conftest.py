@@ -15,3 +15,15 @@ def session(workspace):
     session = workspace.session(new_token())
     session.touch()
     return session
+
+
+@pytest.fixture
+def context(workspace):
+    """What the tabs share, with room for one job at a time; skipped without the extra `app`."""
+    pytest.importorskip("gradio")
+    from subquad.app.jobs import JobRunner
+    from subquad.app.panels import Context
+
+    runner = JobRunner(1)
+    yield Context(workspace=workspace, runner=runner, is_private=False)
+    runner.close()

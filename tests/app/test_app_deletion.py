@@ -7,20 +7,11 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from subquad.app.deletion import _delete, _kept
-from subquad.app.jobs import JobRunner
 from subquad.app.page import build_page
-from subquad.app.panels import Context
 from subquad.app.sequences import build_sequences
 from subquad.app.sessions import new_token
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
-
-
-@pytest.fixture
-def context(workspace):
-    runner = JobRunner(1)
-    yield Context(workspace=workspace, runner=runner, is_private=False)
-    runner.close()
 
 
 def taken(workspace, session, name):

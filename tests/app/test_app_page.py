@@ -13,7 +13,6 @@ gr = pytest.importorskip("gradio")
 
 from subquad.app import sequence_uses
 from subquad.app.jet_results import performance
-from subquad.app.jobs import JobRunner
 from subquad.app.language import _help_topics
 from subquad.app.page import build_page, look
 from subquad.app.panels import Context, Panel, run_of
@@ -26,13 +25,6 @@ from subquad.errors import SubquadError
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 
 NOTHING = {"target": [], "sequence": None, "group": None, "split_by": "random"}
-
-
-@pytest.fixture
-def context(workspace):
-    runner = JobRunner(1)
-    yield Context(workspace=workspace, runner=runner, is_private=False)
-    runner.close()
 
 
 def upload(workspace, session, name, content):

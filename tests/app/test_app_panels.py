@@ -14,18 +14,11 @@ from markupsafe import Markup
 from subquad.app import jets, panels
 from subquad.app.charts import DRAWING
 from subquad.app.jet_results import display_jets
-from subquad.app.jobs import Job, JobRunner
+from subquad.app.jobs import Job
 from subquad.app.page import build_page
-from subquad.app.panels import Context, Panel
+from subquad.app.panels import Panel
 from subquad.hep.data.examples import example_path
 from subquad.runs.storage import write_json
-
-
-@pytest.fixture
-def context(workspace):
-    runner = JobRunner(1)
-    yield Context(workspace=workspace, runner=runner, is_private=False)
-    runner.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from subquad.app import sequence_uses
-from subquad.app.jobs import Job, JobRunner
+from subquad.app.jobs import Job
 from subquad.app.panels import Context
 from subquad.app.sequences import _fit, build_sequences
 from subquad.bio.data.examples import resolve_table
@@ -23,13 +23,6 @@ TABLE = b"sequence,other,activity,batch\n" + b"".join(
 )
 ALONE = [None, None, None, "random"]
 CHOSEN = [["activity"], "sequence", "batch", "group"]
-
-
-@pytest.fixture
-def context(workspace):
-    runner = JobRunner(1)
-    yield Context(workspace=workspace, runner=runner, is_private=False)
-    runner.close()
 
 
 @pytest.fixture
