@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from support.weights import shuffle
+from support.weights import replace_part, shuffle
 
 from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
 from subquad.bio.data.dataset import Target
@@ -51,9 +51,10 @@ def runs(tables):
     fit(tables / "fit.csv", settings, out=tables / "fitted", quiet=True)
     shutil.copytree(tables / "fitted", tables / "shuffled")
     shuffle(tables / "shuffled")
-    ridge = Baseline.load(baseline_file(tables / "shuffled", "ridge"))
+    file = baseline_file(tables / "shuffled", "ridge")
+    ridge = Baseline.load(file)
     weight = np.random.default_rng(0).permuted(ridge.model.weight, axis=1)
-    replace(ridge, model=replace(ridge.model, weight=weight)).save(baseline_file(tables / "shuffled", "ridge"))
+    replace_part(file, replace(ridge, model=replace(ridge.model, weight=weight)).save)
     return tables / "fitted", tables / "shuffled"
 
 

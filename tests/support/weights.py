@@ -1,5 +1,7 @@
 """Other weights in a saved run, as if it had been trained so."""
 
+import zlib
+
 import torch
 
 from subquad.runs.folder import CONFIG, WEIGHTS
@@ -18,3 +20,11 @@ def shuffle(folder):
     config = read_json(folder / CONFIG)
     config["subquad"][CHECKSUM] = write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     write_json(folder / CONFIG, config)
+
+
+def replace_part(path, save):
+    """Write another fitted baseline with `save(path)`, and enter it in the run of its folder."""
+    save(path)
+    config = read_json(path.parent / CONFIG)
+    config["subquad"]["parts"][path.name] = f"{zlib.crc32(path.read_bytes()):08x}"
+    write_json(path.parent / CONFIG, config)
