@@ -6,7 +6,7 @@ import pytest
 
 gr = pytest.importorskip("gradio")
 
-from subquad.app.deletion import _delete, _kept
+from subquad.app.deletion import _delete, _kept, build_deletion
 from subquad.app.page import build_page
 from subquad.app.sequences import build_sequences
 from subquad.app.sessions import new_token
@@ -89,16 +89,21 @@ def test_the_page_has_one_visible_control_that_says_what_it_deletes(context):
 
 
 def test_lists_are_filled_again_after_a_deletion(context, workspace, session, monkeypatch):
-    monkeypatch.setattr("subquad.app.deletion.session_of", lambda *_: session)
-    monkeypatch.setattr("subquad.app.sequences.session_of", lambda *_: session)
+    for module in ("deletion", "sequences", "runs"):
+        monkeypatch.setattr(f"subquad.app.{module}.session_of", lambda *_: session)
     with gr.Blocks() as page:
-        build_sequences(context)
+        tab = build_sequences(context)
+        build_deletion(context, [tab])
     functions = {getattr(own.fn, "__name__", ""): own.fn for own in page.fns.values() if own.fn is not None}
     upload, job = taken(workspace, session, "mine.csv"), job_of(session, "finished")
     listed, view = functions["on_delete"]([str(upload), job.name], None)
     assert (listed["choices"], listed["value"]) == ([], [])
     assert "1 upload and 1 result deleted." in view
     assert "nothing is chosen" in functions["on_delete"]([], None)[1]
-    table, run = functions["on_deleted"](str(upload), job.name, None)
-    assert (table["value"], run["value"]) == ("example:tdp43", None)
-    assert functions["on_deleted"]("example:tdp43", "/models/mine", None)[1]["value"] == "/models/mine"
+    (tables, _), _, (runs, _), *_ = tab.deleted
+    assert tables(str(upload), None)["value"] == "example:tdp43"
+    assert runs(job.name, "", None)["value"] is None
+    assert runs("/models/mine", "", None)["value"] == "/models/mine"
+    # all of them follow the button, in every tab
+    following = [own.fn for own in build_page(context).fns.values() if own.trigger_after is not None]
+    assert {getattr(own, "__name__", None) for own in following} >= {"on_deleted", "refreshed", "on_load", "on_look"}

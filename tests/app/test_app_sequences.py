@@ -32,7 +32,7 @@ def opened(context, session, monkeypatch):
         monkeypatch.setattr(f"subquad.app.{module}.session_of", lambda *_: session)
     monkeypatch.setattr("subquad.app.sequences.call_in_process", lambda function, *values: function(*values))
     with gr.Blocks() as page:
-        (fill, _), *_ = build_sequences(context)
+        (fill, _), *_ = build_sequences(context).opened
     found = {getattr(own.fn, "__name__", ""): own.fn for own in page.fns.values() if own.fn is not None}
     return {**found, "on_load": fill}
 

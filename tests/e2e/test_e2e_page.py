@@ -81,6 +81,24 @@ def test_wrong_rows_are_listed_by_number(browser, tmp_path):
     keep(browser, "wrong-rows")
 
 
+def test_an_upload_is_deleted_below_the_tabs_and_its_list_forgets_it(browser, server, tmp_path):
+    rows = ["sequence,y", *(f"ACDEF{a}{b},{k}" for k, (a, b) in enumerate((a, b) for a in "ACDE" for b in "FGHIK"))]
+    (tmp_path / "gone.csv").write_text("\n".join(rows))
+    browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "gone.csv")
+    browser.locator("#sq-data").get_by_text("20", exact=True).first.wait_for()
+    open_tab(browser, "Jets")
+    browser.get_by_label("Uploads and results of all tabs").click()
+    browser.get_by_role("option", name="upload gone.csv").click()
+    keep(browser, "deletion")
+    browser.get_by_role("button", name="Delete the chosen uploads and results").click()
+    browser.get_by_text("1 upload deleted.").wait_for()
+    assert not [path for path in server.uploads if path.name == "gone.csv"]
+    open_tab(browser, "Sequences")
+    browser.get_by_label("Table", exact=True).first.click()
+    browser.get_by_role("option", name="example:tdp43").wait_for()
+    assert not browser.get_by_role("option", name="gone.csv").count()
+
+
 def test_another_user_sees_nothing_of_it(chromium, server, tmp_path):
     rows = ["sequence,y", *(f"ACDEF{a}{b},{k}" for k, (a, b) in enumerate((a, b) for a in "ACDE" for b in "FGHIK"))]
     (tmp_path / "mine.csv").write_text("\n".join(rows))

@@ -149,6 +149,11 @@ def test_what_is_no_arithmetic_is_refused_with_the_place(text):
         ("np.lg(a)", r"no function of np 'lg'; did you mean 'log'\?"),
         ("_clp(a, 0, 1)", r"no function '_clp'; did you mean '_clip'\?"),
         ("a.foo + 1", r"'a\.foo' is not allowed"),
+        ("np.add(a, 1, b)", r"no column is overwritten; call it with fewer arguments"),
+        ("abs(a, b)", r"no column is overwritten; call it with fewer arguments"),
+        ("np.max(a, 0, b)", r"no column is overwritten; call it with fewer arguments"),
+        ("np.log(a, out=b)", r"no column is overwritten; call it without out"),
+        ("np.nan_to_num(a, copy=False)", r"no column is overwritten; call it without copy"),
     ],
 )
 def test_a_refusal_names_the_part_and_the_remedy(text, message):

@@ -1,7 +1,7 @@
 """The list of what a browser keeps here, from all tabs, and the button that deletes what is chosen from it."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +9,22 @@ import gradio as gr
 
 from subquad.app.job_records import Job
 from subquad.app.markup import notice
-from subquad.app.panels import QUIET, Context, session_of
+from subquad.app.panels import QUIET, Context, Tab, session_of
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
 
-__all__ = ["Deletion", "build_deletion"]
+__all__ = ["build_deletion"]
 
 ALL_UPLOADS = "uploads"
 
 
-@dataclass(frozen=True)
-class Deletion:
-    """The components, for what follows a deletion."""
+def build_deletion(context: Context, tabs: Sequence[Tab]) -> tuple[Any, Any]:
+    """Add the list and the button to the page.
 
-    chosen: gr.Dropdown
-    """What is to be deleted."""
-    fill: Any
-    """Function that lists what there is."""
-    deleted: Any
-    """The event after which other lists have to be filled again."""
-
-
-def build_deletion(context: Context) -> Deletion:
-    """Add the list and the button to the page."""
+    Returns:
+        The function to call when the page is opened, and its inputs and outputs.
+    """
+    gr.HTML('<h2 id="sq-own">Your files and results</h2>')
     chosen = gr.Dropdown(
         [], value=[], multiselect=True, label="Uploads and results of all tabs", elem_id="sq-kept",
         info="A result is deleted with its model and with the table that it keeps; a job that runs is stopped first. "
@@ -52,8 +45,10 @@ def build_deletion(context: Context) -> Deletion:
         return gr.update(choices=_kept(session), value=[]), notice(text)
 
     chosen.focus(on_fill, None, [chosen], **QUIET)
-    deleted = button.click(on_delete, [chosen], [chosen, view], **QUIET)
-    return Deletion(chosen=chosen, fill=on_fill, deleted=deleted)
+    step = button.click(on_delete, [chosen], [chosen, view], **QUIET)
+    for function, (inputs, outputs) in (follow for tab in tabs for follow in tab.deleted):
+        step = step.then(function, inputs, outputs, **QUIET)
+    return on_fill, (None, [chosen])
 
 
 def _kept(session: Session) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from subquad.app.jet_results import (
 )
 from subquad.app.jobs import Command
 from subquad.app.markup import notice
-from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
+from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
@@ -37,8 +37,8 @@ PRESETS = [("auto: the default", "auto"), ("standard: faster", "standard"), ("pa
            ("epcn: after E-PCN", "epcn")]  # fmt: skip
 
 
-def build_jets(context: Context) -> list[tuple[Any, Any]]:
-    """Build the tab; return functions to call when the page is opened, with their inputs and outputs."""
+def build_jets(context: Context) -> Tab:
+    """Build the tab."""
     gr.HTML('<p class="sq-lead">Tag jets by a network on the graph of their particles, beside gradient boosting.</p>')
     with gr.Row(elem_classes="sq-steps"):
         with gr.Column(scale=5, min_width=320):
@@ -58,13 +58,14 @@ def build_jets(context: Context) -> list[tuple[Any, Any]]:
             _displays(context, run, source)
         with gr.Tab("Score files"):
             scores = _scores(context, run, source, signal)
-    return [
+    shown = [
         (fill, ([source], [source, seen])),
         (panel.look, ([source], panel.look_outputs)),
         (refreshed, ([run, panel.finished], [run])),
         (scores.look, ([run], scores.look_outputs)),
         *([(simulation.look, ([source], simulation.look_outputs))] if simulation is not None else []),
     ]
+    return Tab(opened=shown, deleted=shown)
 
 
 def _choices(session: Session) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from subquad.app.chats import Chats
 from subquad.app.jobs import Command
 from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
 from subquad.app.markup import join, notice
-from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
+from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
 from subquad.app.runs import run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
@@ -27,8 +27,8 @@ LENGTHS = (1024, 2048, 4096)
 """Of training sequences: a student sees each token of shorter ones exactly."""
 
 
-def build_language(context: Context) -> list[tuple[Any, Any]]:
-    """Build the tab; return functions to call when the page is opened, with their inputs and outputs."""
+def build_language(context: Context) -> Tab:
+    """Build the tab."""
     gr.HTML(
         '<p class="sq-lead">Replace the softmax attention of a trained language model by linear attention, and compare '
         "both: text, speed, memory and perplexity.</p>"
@@ -43,12 +43,12 @@ def build_language(context: Context) -> list[tuple[Any, Any]]:
             opened, view = _chat(context, run)
         with gr.Tab("Perplexity by position"):
             positions = _perplexity(context, run)
-    return [
+    shown = [
         (panel.look, ([run], panel.look_outputs)),
         (refreshed, ([run, panel.finished], [run])),
-        (opened, (None, [view])),
         (positions.look, ([run], positions.look_outputs)),
     ]
+    return Tab(opened=[*shown, (opened, (None, [view]))], deleted=shown)
 
 
 def _help_topics(session: Session, *, is_held_out: bool = False) -> Path:

@@ -10,8 +10,9 @@ from gradio import themes
 from markupsafe import Markup
 
 from subquad import __version__
+from subquad.app.deletion import build_deletion
 from subquad.app.markup import notice
-from subquad.app.panels import Context
+from subquad.app.panels import Context, Tab
 from subquad.app.runs import missing_field
 
 __all__ = ["build_page", "look"]
@@ -31,21 +32,24 @@ def build_page(context: Context) -> gr.Blocks:
     """Return the page."""
     with gr.Blocks(title="subquad", analytics_enabled=False) as page:
         gr.HTML(_head(), elem_id="sq-head")
+        tabs: list[Tab] = []
         with gr.Tabs(elem_id="sq-fields"):
             for field, (title, builder) in TABS.items():
                 with gr.Tab(title, id=field, elem_id=f"sq-{field}", render_children=True):
                     missing = missing_field(field)
                     if missing is None:
-                        _open_with(page, _function(builder)(context))
+                        tabs.append(_function(builder)(context))
                     else:
                         gr.HTML(notice(f"This tab needs packages that are missing: {missing}"))
+        filled = build_deletion(context, tabs)
+        _open_with(page, [*(own for tab in tabs for own in tab.opened), filled])
         gr.HTML(_foot(), elem_id="sq-foot")
     # users do not wait for each other
     page.queue(default_concurrency_limit=8, api_open=False)
     return page
 
 
-def _function(name: str) -> Callable[[Context], list[tuple[Any, Any]]]:
+def _function(name: str) -> Callable[[Context], Tab]:
     module, function = name.split(":")
     return getattr(import_module(module), function)
 

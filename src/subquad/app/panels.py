@@ -7,7 +7,7 @@ that it is the same after a reload of the page.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from markupsafe import Markup
@@ -19,7 +19,7 @@ from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
 
-__all__ = ["QUIET", "Context", "Panel", "run_of", "session_of"]
+__all__ = ["QUIET", "Context", "Panel", "Tab", "run_of", "session_of"]
 
 SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 12
@@ -39,6 +39,15 @@ class Context:
     """Folders of runs that all users may open."""
     is_private: bool = True
     """Only this computer reaches the page, so that folders on it may be named."""
+
+
+class Tab(NamedTuple):
+    """Functions by which a tab follows what happens outside it, each with its inputs and outputs."""
+
+    opened: Sequence[tuple[Any, Any]]
+    """To call when the page is opened or loaded again."""
+    deleted: Sequence[tuple[Any, Any]]
+    """To call one after another when uploads or results were deleted, which lists may offer."""
 
 
 def session_of(context: Context, request: gr.Request) -> Session:

@@ -1,5 +1,6 @@
 """The list of runs of a tab: finished jobs of the session, and folders on this computer."""
 
+import re
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -82,6 +83,8 @@ def update_runs(context: Context, field: str, panel: Panel, run: gr.Dropdown) ->
         values = [value for _, value in choices]
         # what others made is shown when it is asked for
         own = [value for label, value in choices if label not in EXAMPLE_RUNS]
+        if re.fullmatch(r"[0-9a-f]{16}", current or "") and current not in values:
+            current = None  # a job that was deleted
         value = chosen if chosen in values else current or (own[0] if own else None)
         return gr.update(choices=choices, value=value)
 

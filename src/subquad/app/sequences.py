@@ -7,12 +7,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from subquad.app.deletion import build_deletion
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import notice
-from subquad.app.panels import QUIET, Context, Panel, session_of
+from subquad.app.panels import QUIET, Context, Panel, Tab, session_of
 from subquad.app.reading import call_in_process
-from subquad.app.runs import run_list, runs_of, table_files, update_runs
+from subquad.app.runs import run_list, table_files, update_runs
 from subquad.app.sequence_data import ENDINGS, columns_of, describe, example_names, fit_settings
 from subquad.app.sequence_results import fit_progress, fit_result
 from subquad.app.sequence_uses import build_uses
@@ -42,8 +41,8 @@ MODELS = [name for name, model in COMPARED_MODELS.items() if model.role in ("bas
 DEFAULT_MODELS = ["ridge", "boosting", "mlp", "lyra"]
 
 
-def build_sequences(context: Context) -> list[tuple[Any, Any]]:
-    """Build the tab; return functions to call when the page is opened, with their inputs and outputs."""
+def build_sequences(context: Context) -> Tab:
+    """Build the tab."""
     gr.HTML(
         '<p class="sq-lead">Predict measurements, classes or structure from protein, DNA or RNA sequences, compared on '
         "rows that no model was trained on.</p>"
@@ -62,28 +61,21 @@ def build_sequences(context: Context) -> list[tuple[Any, Any]]:
     run = run_list(context, "Fitted model", "subquad bio fit")
     refreshed = update_runs(context, "bio", panel, run)
     uses = build_uses(context, run)
-    gr.HTML("<h2>4. Your files and results</h2>")
-    deletion = build_deletion(context)
 
-    def on_deleted(path: str | None, chosen: str | None, request: gr.Request) -> Any:
+    def on_deleted(path: str | None, request: gr.Request) -> Any:
         session = session_of(context, request)
-        tables, runs = _tables(session), runs_of(context, session, "bio", panel.kind)
-        # what the lists offered and was deleted is no longer chosen
+        tables = _tables(session)
         own = path if path in [value for _, value in tables] else _first_table(session)
-        is_gone = bool(re.fullmatch(r"[0-9a-f]{16}", chosen or "")) and session.job(chosen) is None
-        return gr.update(choices=tables, value=own), gr.update(choices=runs, value=None if is_gone else chosen)
+        return gr.update(choices=tables, value=own)
 
-    step = deletion.deleted.then(on_deleted, [source, run], [source, run], **QUIET)
-    step = step.then(panel.look, [source], panel.look_outputs, **QUIET)
-    for use in uses:
-        step = step.then(use.look, [run], use.look_outputs, **QUIET)
-    return [
-        (opening.fill, (None, opening.outputs)),
-        (deletion.fill, (None, [deletion.chosen])),
+    shown = [
         (panel.look, ([source], panel.look_outputs)),
         (refreshed, ([run, panel.finished], [run])),
         *((use.look, ([run], use.look_outputs)) for use in uses),
     ]
+    return Tab(
+        opened=[(opening.fill, (None, opening.outputs)), *shown], deleted=[(on_deleted, ([source], [source])), *shown]
+    )
 
 
 def _training(context: Context) -> Panel:

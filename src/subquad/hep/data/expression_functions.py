@@ -1,5 +1,6 @@
 """Functions that an expression of a weaver card may call: listed ones of numpy and awkward, and weaver's helpers."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -9,7 +10,7 @@ import numpy as np
 
 from subquad.errors import require
 
-__all__ = ["DTYPES", "MATH_FUNCTIONS", "bare_functions", "functions_of"]
+__all__ = ["DTYPES", "MATH_FUNCTIONS", "WRITING", "arguments_before_writing", "bare_functions", "functions_of"]
 
 _NUMPY = (
     *("abs", "absolute", "add", "all", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh"),
@@ -42,6 +43,9 @@ MATH_FUNCTIONS = {
 
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 """The only strings that an expression may contain."""
+
+WRITING = ("out", "copy")
+"""Options of numpy's functions by which they overwrite columns."""
 
 _MAX_PADDING = 100_000
 """Largest length of the lists of a padded column; a larger one is a mistake, and could take all memory."""
@@ -146,3 +150,13 @@ def functions_of(module: str) -> Mapping[str, Any]:
         }
     ak = require("awkward", extra="hep")
     return {name: getattr(ak, name) for name in _AWKWARD} | {"pad_none": _pad_none}
+
+
+def arguments_before_writing(function: Any) -> float:
+    """Return how many arguments without a name a function can have before one that it writes to."""
+    if isinstance(function, np.ufunc):
+        return function.nin
+    if getattr(function, "__module__", None) != "numpy" or isinstance(function, type):
+        return math.inf
+    parameters = list(inspect.signature(function).parameters)
+    return next((place for place, name in enumerate(parameters) if name in WRITING), math.inf)

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
-from subquad.hep.data.expression_functions import DTYPES, MATH_FUNCTIONS, bare_functions, functions_of
+from subquad.hep.data.expression_functions import (
+    DTYPES,
+    MATH_FUNCTIONS,
+    WRITING,
+    arguments_before_writing,
+    bare_functions,
+    functions_of,
+)
 
 __all__ = ["MATH_FUNCTIONS", "METHODS", "MODULES", "VECTOR_PARTS", "Expression", "parse"]
 
@@ -218,12 +225,14 @@ def _check_call(node: ast.Call, text: str, place: str, names: set[str]) -> None:
         case ast.Name(id=name):
             if name not in bare_functions():
                 raise SubquadError(f"{place}: {unknown('function', name, bare_functions())}")
+            _check_options(node, bare_functions()[name], text, place)
         case ast.Attribute(value=value, attr=attr) if _module(value) is None:
             if attr not in METHODS:
                 raise _refused(node, text, place, ADVICE)
             _check(value, text, place, names)
-        case ast.Attribute() as function:
+        case ast.Attribute(value=value, attr=attr) as function:
             _check_attribute(function, text, place, names)
+            _check_options(node, functions_of(str(_module(value)))[attr], text, place)
         case _:
             raise _refused(node, text, place, ADVICE)
     for part in node.args:
@@ -232,6 +241,14 @@ def _check_call(node: ast.Call, text: str, place: str, names: set[str]) -> None:
         if keyword.arg is None:
             raise _refused(node, text, place, ADVICE)
         _check(keyword.value, text, place, names)
+
+
+def _check_options(node: ast.Call, function: Any, text: str, place: str) -> None:
+    """Check that a function of numpy gets no column to write its result to."""
+    writing = next((keyword.arg for keyword in node.keywords if keyword.arg in WRITING), None)
+    if writing or len(node.args) > arguments_before_writing(function):
+        advice = f"without {writing}" if writing else "with fewer arguments, and its options by name"
+        raise _refused(node, text, place, f"no column is overwritten; call it {advice}")
 
 
 def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
