@@ -423,7 +423,7 @@ def test_too_many_waiting_requests_get_status_429(bytewise):
 def test_a_body_that_could_fill_the_memory_is_refused_before_it_is_read(server):
     host, port = server.url.removeprefix("http://").split(":")
     for header, value, status, message in (
-        ("content-length", "99000000", 413, "the body has more than 16 MiB"),
+        ("content-length", "99000000", 413, "the body has more than 4 MiB"),
         ("transfer-encoding", "chunked", 411, "a request has to say how long it is (Content-Length)"),
     ):
         connection = http.client.HTTPConnection(host, int(port), timeout=60)

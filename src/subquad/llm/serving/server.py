@@ -35,8 +35,8 @@ __all__ = ["api_key", "make_app"]
 
 KEY_VARIABLE = "SUBQUAD_API_KEY"
 """Environment variable with the key that clients have to send."""
-LARGEST_BODY = 16 * 2**20
-"""Largest body of a request in bytes."""
+LARGEST_BODY = 4 * 2**20
+"""Largest body of a request in bytes; while one is read, a second at most, no other request is answered."""
 BODY_SECONDS = 60
 """Time for sending a body."""
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
