@@ -5,14 +5,15 @@
     SUBQUAD_DATA=DATA python benchmarks/hep_baselines.py --out marks_epochs --epochs 5
     python benchmarks/hep_baselines.py --out marks --seconds 1800 --jets sim more --test holdout --presets paper
 
-`particlenet` and `part` are weaver-core's networks in the configurations of JetClass (arXiv:2202.03772), on its 17
-features, with its padding by repeated particles and its random trimming of long jets in training. With `--inputs` all
-models have the same inputs: `particles`, these 17 features, of which boosting takes sums over the particles; or
-`particles+jet`, 19 features and our jet-level features, which the baselines take beside what they have pooled, before a
-hidden layer of their heads. Without it each preset has its own. `published` is ParticleNet with the weights trained on
-100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted here and always has the 17 features.
-`boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses among six
-settings on the validation jets.
+`particlenet` and `part` are weaver-core's networks in the configurations of JetClass (arXiv:2202.03772);
+`particlenet-lite` is the smaller network that was published with ParticleNet (arXiv:1902.08570). All three take
+JetClass's 17 features, with weaver's padding by repeated particles and its random trimming of long jets in training.
+With `--inputs` all models have the same inputs: `particles`, these 17 features, of which boosting takes sums over the
+particles; or `particles+jet`, 19 features and our jet-level features, which the baselines take beside what they have
+pooled, before a hidden layer of their heads. Without it each preset has its own. `published` is ParticleNet with the
+weights trained on 100 million jets of JetClass ($SUBQUAD_DATA/hep/rivals), which is not fitted here and always has the
+17 features. `boosting` is scikit-learn's on our jet-level features, without a limit on time; `boosting-tuned` chooses
+among six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
 jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the
@@ -30,7 +31,8 @@ then falling over the last 30 %, as published, or, as a control, with optimizer,
 weight decay of `auto` (--baseline-training ours); learning rates are their own unless --baseline-learning-rate. Our
 batches hold jets of similar length, padded to the longest of them; those of the baselines are random, since their batch
 normalization depends on the other jets of a batch. With --arrange bucketed they have jets of similar length too, which
-takes less time and costs both 9 to 16 points from particle features alone.
+takes less time and costs both 9 to 16 points from particle features alone; with --preset-arrange random ours are random
+too.
 
 One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel. The
 trainings of the baselines, which take more than an hour, resume from a checkpoint after their last 120 steps.
@@ -67,7 +69,7 @@ from subquad.hep.models.presets import PRESETS
 from subquad.runs.storage import atomic
 from subquad.train.checkpoint import load_checkpoint, save_checkpoint
 
-BASELINES = ("particlenet", "part", "boosting", "boosting-tuned", "published")
+BASELINES = ("particlenet", "particlenet-lite", "part", "boosting", "boosting-tuned", "published")
 VALIDATIONS = 10
 CHECKPOINT_STEPS = 120
 """A multiple of 6: then Ranger's slow weights are those of the network, which are all that a checkpoint has."""
@@ -296,6 +298,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
     parser.add_argument("--most-validation", type=int, help="jets that choose the weights, at random")
     parser.add_argument("--arrange", choices=["random", "bucketed"], default="random", help="batches of the baselines")
+    parser.add_argument(
+        "--preset-arrange", choices=["random"], help="batches of our networks; default: of jets of similar length"
+    )
     parser.add_argument("--batch-size", type=int, help="of our networks; default: that of `fit`")
     parser.add_argument("--baseline-batch-size", type=int, default=64)
     parser.add_argument(

@@ -30,8 +30,8 @@ from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.muon import MuonAdamW, muon_groups
 from subquad.train.optim import parameter_groups, schedule
 
-LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
-WIDTHS = {"particlenet": 256, "part": 128}
+LEARNING_RATES = {"particlenet": 3e-3, "particlenet-lite": 3e-3, "part": 1e-3}
+WIDTHS = {"particlenet": 256, "particlenet-lite": 64, "part": 128}
 """What a network has pooled, before its head."""
 MOST = 128
 LEAST = 17
@@ -127,6 +127,10 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     rows = torch.arange(len(train))
     draws = torch.Generator().manual_seed(seed)
 
+    def plan(epoch: int) -> Sequence[Tensor]:
+        arrange = random_batches if options.preset_arrange == "random" else bucketed_batches
+        return arrange(rows, train.lengths, batch_size, seed=seed, epoch=epoch)
+
     def logits(part: str, rows: Tensor) -> Tensor:
         return forward(net, collate(datasets[part], rows, generator=draws if fit.reflect and part == "train" else None))
 
@@ -134,9 +138,15 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
         net=net,
         logits=logits,
         predict=lambda part: predict_logits(net, datasets[part]),
-        plan=lambda epoch: bucketed_batches(rows, train.lengths, batch_size, seed=seed, epoch=epoch),
+        plan=plan,
         **training_of_ours(net, preset, optimizer_of(net, preset)),
     )
+
+
+def random_batches(rows: Tensor, lengths: Tensor, batch_size: int, *, seed: int, epoch: int) -> Sequence[Tensor]:
+    """Return the batches of an epoch by chance alone, whatever the lengths."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return rows[torch.randperm(len(rows), generator=generator)].split(batch_size)
 
 
 def training_of_ours(net: nn.Module, preset: Preset, optimizer: Optimizer) -> dict[str, Any]:
@@ -216,11 +226,13 @@ def baseline_network(name: str, features: int, classes: int) -> nn.Module:
         )
     from weaver.nn.model.ParticleNet import ParticleNet
 
+    is_small = name == "particlenet-lite"
+    blocks = [(7, 32), (7, 64)] if is_small else [(16, 64), (16, 128), (16, 256)]
     return ParticleNet(
         features,
         classes,
-        conv_params=[(16, (64, 64, 64)), (16, (128, 128, 128)), (16, (256, 256, 256))],
-        fc_params=[(256, 0.1)],
+        conv_params=[(neighbours, (width,) * 3) for neighbours, width in blocks],
+        fc_params=[(128 if is_small else 256, 0.1)],
         use_fusion=False,
         use_fts_bn=True,
         use_counts=True,
@@ -274,10 +286,8 @@ def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Nam
         return out
 
     def plan(epoch: int) -> Sequence[Tensor]:
-        if options.arrange == "bucketed":
-            return bucketed_batches(rows, lengths, options.baseline_batch_size, seed=seed, epoch=epoch)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return rows[torch.randperm(len(rows), generator=generator)].split(options.baseline_batch_size)
+        arrange = random_batches if options.arrange == "random" else bucketed_batches
+        return arrange(rows, lengths, options.baseline_batch_size, seed=seed, epoch=epoch)
 
     learning_rate = options.baseline_learning_rate or LEARNING_RATES.get(name, 1e-3)
     network = {"net": net, "logits": logits, "predict": predict, "plan": plan}
