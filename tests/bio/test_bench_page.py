@@ -16,6 +16,7 @@ from subquad.bio.benchmark.summary import (
     task_entries,
 )
 from subquad.bio.benchmark.tasks import Task
+from subquad.errors import SubquadError
 
 BASELINES = ("ridge", "boosting")
 SAMPLES = 201
@@ -105,6 +106,15 @@ def with_gaps(lyra, ensemble, random, *, seeds=(0, 1, 2)):
         )
         for seed in seeds
     }
+
+
+def test_a_damaged_outcome_of_a_run_is_refused_with_the_remedy(tmp_path):
+    tasks, jobs = written(
+        tmp_path, [("a/0", with_gaps(TIE, (0.0, -0.001, 0.001), np.random.default_rng(3)))], ["regression"]
+    )
+    (tmp_path / "runs" / "a" / "0" / "0.done.json").write_text('{"message": 3, "seconds": 1.0, "memory_mb": null}')
+    with pytest.raises(SubquadError, match=r"0\.done\.json: message must be a string or null, got 3; .* delete it"):
+        task_entries(tasks, jobs)
 
 
 def test_the_ensemble_is_compared_with_the_model_that_the_validation_rows_of_each_seed_choose(tmp_path):

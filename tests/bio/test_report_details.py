@@ -23,6 +23,7 @@ from subquad.bio.plots import diagnostics, examples, figures, maps
 from subquad.bio.plots.figures import profiles
 from subquad.bio.plots.fit_page import render
 from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError
 from subquad.reporting.page import show
 from subquad.runs.storage import read_json, write_json
 
@@ -141,6 +142,18 @@ def test_runs_whose_test_rows_do_not_define_the_metric_are_compared_without_valu
     assert "AUROC is undefined on the test rows of these runs" in page
     assert ["ridge", "–", "–"] in table_rows(page)
     assert "nan" not in page
+
+
+def test_a_damaged_file_of_bootstrap_samples_is_refused(tmp_path):
+    for name in ("one", "other"):
+        run = folder(tmp_path / name, "binary")
+        write_json(
+            tmp_path / name / "bootstrap.json", {key: [0.5, None] for key in run.metrics["test"]} | {"ridge": ["a"]}
+        )
+    with pytest.raises(
+        SubquadError, match=r'one/bootstrap\.json: ridge\[0\] must be a number or null, got "a"; .* fit again'
+    ):
+        report(tmp_path / "one", tmp_path / "other", out=tmp_path / "page.html")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -51,7 +51,7 @@ def one(folder, text, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["each whole", "shared"])
 def two(request, command, tmp_path_factory):
-    """Return the folder of the same run in two processes and their output; a process of the sharded one was killed once."""
+    """Return the folder of the same run in two processes and their output; of the sharded one a process was killed."""
     path = tmp_path_factory.mktemp("processes") / "two"
     command = [*command, "--out", str(path)]
     if request.param == "shared":

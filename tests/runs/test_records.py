@@ -35,6 +35,8 @@ def test_a_whole_record_is_returned_with_its_other_entries(tmp_path):
         ({"key": 1.5}, int, "key must be an integer, got 1.5"),
         ({"key": {}}, list[dict], "key must be a list of objects, got {}"),
         ({"key": ["a", None, 3]}, list[str], "key[1] must be a string, got null"),
+        ({}, list[float | None], "key is missing (a list of numbers or null)"),
+        ({"key": [1, None, "a"]}, list[float | None], 'key[2] must be a number or null, got "a"'),
         ({"key": "z"}, Literal["x", "y"], 'key must be "x" or "y", got "z"'),
         ({"key": "ä" * 100}, dict, 'key must be an object, got "' + "\\u00e4" * 9 + "\\u0 …"),
         ([1], dict, "must be an object with key (an object), and is [1]"),

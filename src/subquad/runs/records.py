@@ -122,7 +122,8 @@ def _name(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(json.dumps, get_args(kind)))
     if origin is list:
-        return f"a list of {NAMES[get_args(kind)[0]][1]}"
+        of = get_args(kind)[0]
+        return f"a list of {' or '.join(NAMES[one][1] for one in get_args(of) or (of,))}"
     return NAMES[kind][0]
 
 

@@ -19,7 +19,7 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import names_of
 from subquad.bio.data.files import file_of
-from subquad.bio.metrics.scores import BOOTSTRAP
+from subquad.bio.models.finished_run import read_bootstrap
 from subquad.errors import raise_errors
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.records import read_record
@@ -96,9 +96,10 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
     return jobs
 
 
-def bootstrap_of(job: Job) -> dict[str, np.ndarray]:
-    """Return the main metric of each model of a run in bootstrap samples of its test rows; NaN where undefined."""
-    return {name: np.array(own, dtype=np.float64) for name, own in read_json(Path(job["out"]) / BOOTSTRAP).items()}
+def bootstrap_of(job: Job, models: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the main metric of some models of a run in bootstrap samples of its test rows; NaN where undefined."""
+    samples = read_bootstrap(Path(job["out"]), models)
+    return {name: np.array(samples[name], dtype=np.float64) for name in models}
 
 
 def selected_model(job: Job) -> str | None:
@@ -135,7 +136,10 @@ def is_done(job: Job) -> bool:
 def outcome_of(job: Job) -> dict[str, Any]:
     """Return message, seconds and memory of the last start of a run; empty if it did not end."""
     path = beside(job, "done.json")
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    types = {"message": str | None, "seconds": float | None, "memory_mb": float | None}
+    return read_record(path, remedy="delete it; the run is started again", **types)
 
 
 def run_job(job: Job, timeout: float | None, running: set[subprocess.Popen] | None = None) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def run_job(job: Job, timeout: float | None, running: set[subprocess.Popen] | No
             if process.stdin is not None:
                 process.stdin.close()
             running.discard(process)
-    outcome = read_json(done) if done.is_file() else {}
+    outcome = outcome_of(job)
     if message is None and not outcome:
         message = _crash_message(process.returncode, log)
     if message is not None:

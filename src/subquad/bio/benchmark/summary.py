@@ -172,7 +172,7 @@ def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
         "published_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
         "best_baseline": baseline,
         "weights": {name: fmean(run["weights"].get(name, 0.0) for run in runs) for name in runs[0]["weights"]},
-        "comparisons": _comparisons(values, baseline, [bootstrap_of(job) for job in jobs])
+        "comparisons": _comparisons(values, baseline, [bootstrap_of(job, values) for job in jobs])
         | _against_selected(main, runs, jobs),
         "cpu_seconds": {name: fmean(run["cpu_seconds"].get(name, 0.0) for run in runs) for name in models},
         "seconds": fmean(run["task_seconds"] or 0.0 for run in runs),
@@ -209,7 +209,7 @@ def _against_selected(main: str, runs: Sequence[Mapping[str, Any]], jobs: Sequen
         return {}
     pairs = list(zip(runs, jobs, chosen, strict=True))
     value = fmean(run["test"][ENSEMBLE][main] - run["test"][model][main] for run, _, model in pairs)
-    drawn = [(bootstrap_of(job), model) for _, job, model in pairs]
+    drawn = [(bootstrap_of(job, (ENSEMBLE, model)), model) for _, job, model in pairs]
     gap = {"value": value, **_interval(np.stack([own[ENSEMBLE] - own[model] for own, model in drawn]), value)}
     second = ", ".join(dict.fromkeys(chosen))
     return {"ensemble_selected": {"first": ENSEMBLE, "second": second, **gap, "verdict": verdict(gap)}}

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from subquad.bio.metrics.scores import BOOTSTRAP
-from subquad.bio.models.finished_run import read_finished_run
+from subquad.bio.models.finished_run import read_bootstrap, read_finished_run
 from subquad.bio.plots.comparison_page import check_comparable, comparison_page
 from subquad.bio.plots.fit_page import render
 from subquad.errors import SubquadError
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import REPORT
-from subquad.runs.storage import as_file, atomic, check_output, read_json
+from subquad.runs.storage import as_file, atomic, check_output
 
 __all__ = ["report"]
 
@@ -45,4 +44,5 @@ def _comparison(folders: list[Path]) -> str:
         names = [str(folder) for folder in folders]
     runs = {name: read_finished_run(folder) for name, folder in zip(names, folders, strict=True)}
     check_comparable(runs)
-    return comparison_page(runs, {name: read_json(f / BOOTSTRAP) for name, f in zip(names, folders, strict=True)})
+    bootstraps = zip(names, folders, strict=True)
+    return comparison_page(runs, {name: read_bootstrap(folder, runs[name].models) for name, folder in bootstraps})

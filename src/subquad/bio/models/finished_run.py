@@ -1,6 +1,6 @@
 """A finished run as its pages read it: metrics, configuration, training history, and test rows or sequences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.scores import MIN_TEST_ROWS, overall, title
+from subquad.bio.metrics.scores import BOOTSTRAP, MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
+from subquad.runs.records import read_record
 from subquad.runs.storage import read_json
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "best_single",
     "lead_of",
     "no_comparison",
+    "read_bootstrap",
     "read_finished_run",
     "read_test_rows",
 ]
@@ -209,3 +211,13 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         rows=rows,
         history=read_history(directory),
     )
+
+
+def read_bootstrap(folder: Path, models: Iterable[str]) -> dict[str, list[float | None]]:
+    """Return the main metric of each model of a finished run in bootstrap samples of its test rows; None: undefined.
+
+    Raises:
+        SubquadError: The file is missing or damaged.
+    """
+    types = dict.fromkeys(models, list[float | None])
+    return read_record(folder / BOOTSTRAP, remedy="fit again, or copy the whole folder again", **types)
