@@ -18,9 +18,9 @@ among six settings on the validation jets.
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
 jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the
 pair, and `auto-no-neighbours`; `auto-reflected` with reflected jets (`--reflect`); `auto-adamw` by AdamW with the
-settings of `auto` before Muon. Of `auto-chebyshev`: `chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as many
-weights), `chebyshev-plain-mean` with one mean over the neighbours in place of the filter, `chebyshev-unit-weights` with
-the filter on such a graph, and others with one setting changed.
+settings of `auto` before Muon. Of `auto-chebyshev`: `chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as
+many weights), `chebyshev-plain-mean` with one mean over the neighbours in place of the filter, `chebyshev-unit-weights`
+with the filter on such a graph, and others with one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
