@@ -16,7 +16,7 @@ from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.jets import PARTICLES, read
 from subquad.hep.data.layout import Standardizer, layout_of
-from subquad.hep.data.public_layouts import LAYOUTS, layout_card
+from subquad.hep.data.public_layouts import LAYOUTS, MOMENTUM, layout_card
 from subquad.hep.data.store import dataset_of
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
@@ -92,8 +92,15 @@ def test_features_of_unknown_meaning_are_refused(tmp_path):
         fit("example:jets", FitSettings(reflect=True, preset="paper"), out=tmp_path / "out", quiet=True)
     (tmp_path / "nano.yaml").write_text(NANO_CARD)
     settings = FitSettings(reflect=True, card=str(tmp_path / "nano.yaml"))
-    with pytest.raises(SubquadError, match="how a reflection changes PFCands_eta, FatJetPFCands_btag; omit --reflect"):
+    with pytest.raises(SubquadError, match="changes part_pt_log, PFCands_eta, FatJetPFCands_btag; omit --reflect"):
         fit(write_nano(tmp_path / "nano.root"), settings, out=tmp_path / "out", quiet=True)
+    # a card may give a known name to something else
+    options = layout_card("four-vectors", MOMENTUM)
+    options["labels"] = {"type": "simple", "value": ["label_0", "label_1"]}
+    options["new_variables"]["part_deltaR"] = "part_deta - part_dphi"
+    card = card_of(options, "own.yaml")
+    with pytest.raises(SubquadError, match="how a reflection changes part_deltaR; omit --reflect"):
+        check_reflections(layout_of(PRESETS["auto"].net, card), has_jet_features=True)
     # means over the particles, which are not reflected
     layout = layout_of(PRESETS["standard"].net)
     with pytest.raises(SubquadError, match="how a reflection changes mean part_deta; omit --reflect"):

@@ -141,6 +141,8 @@ EXPRESSIONS = [
     "np.log(pt) - np.log(jet_pt)",
     "np.arctan2(y, x) % (2 * np.pi) - np.pi",
     "np.arcsinh(x / pt) ** 2 // 0.3",
+    "np.floor(5 * pt) // 0.1 + x * (5 // 2 + 7 % 4)",
+    "np.floor(x) // 0",
     "np.clip(x, -0.5, None) + _clip(y, 0, 1)",
     "np.fmax(np.log(x), -5) + np.fmin(-1, np.log(y)) + np.fmax(x, y) + np.fmin(pt, jet_pt)",
     "np.fmax(np.log(x), np.sqrt(y))",

@@ -52,6 +52,8 @@ def test_a_name_may_be_given(tmp_path):
     assert dict(compared.names) == {folders[0]: "base line", folders[1]: "auto"}
     with pytest.raises(SubquadError, match="boosting: the name of the baseline; choose another name for the run"):
         read_runs([f"boosting={folders[0]}"])
+    with pytest.raises(SubquadError, match=f"Runs are given twice:\n.*{folders[0]}"):
+        read_runs([f"a={folders[0]}", folders[1], f"b={folders[0]}"])
     described = compared.described()
     assert [run["run"] for run in described] == list(map(str, folders))
     assert {run["settings"] for run in described} == {"epochs 9"}

@@ -8,9 +8,10 @@ import uproot
 
 from subquad import hep
 from subquad.errors import SubquadError
+from subquad.hep.data import layout
 from subquad.hep.data.jets import read
 from subquad.hep.models.trained import TrainedTagger
-from subquad.hep.settings import FitSettings
+from subquad.hep.settings import FitSettings, NetSettings
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.loading import load_run
 
@@ -29,6 +30,16 @@ def test_it_is_opened_by_every_loader():
         assert tagger.path == run_folder("example:tagger")
         assert tagger.config["preset"] == "auto"
     assert all(run_folder(name).is_dir() for name in EXAMPLE_RUNS)
+
+
+def test_it_is_opened_by_a_version_with_more_features(monkeypatch):
+    features = {name: (*own, "new") for name, own in layout.FEATURES.items()}
+    monkeypatch.setattr(layout, "FEATURES", features)
+    monkeypatch.setattr(layout, "JET_FEATURES", (*layout.JET_FEATURES, "new"))
+    saved, new = TrainedTagger.load("example:tagger"), layout.layout_of(NetSettings())
+    assert (new.features.names[-1], new.jet_features[-1]) == ("new", "new")
+    assert (saved.layout.features.names, saved.layout.jet_features) == (new.features.names[:-1], new.jet_features[:-1])
+    assert saved.layout.has_jetclass_features
 
 
 def test_other_examples_are_named_and_its_folder_is_not_overwritten():

@@ -119,6 +119,15 @@ def test_numbers_are_numbers(x, y):
     assert value(f"({x!r}) * {y!r} - 2 / {y!r}", {}) == pytest.approx(x * y - 2 / y)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint16", "int32", "uint32", "uint64", "int64"])
+def test_integers_do_not_wrap_around(kind):
+    hits = {"a": ak.values_astype(ak.Array([[3, 1], [100]]), kind), "b": np.array([5, 0], kind)}
+    assert parse("a - 101", "card")(hits).tolist() == [[-98, -100], [-1]]
+    assert parse("-b * 100", "card")(hits).tolist() == [-500, 0]
+    assert parse("ak.firsts(a) - b", "card")(hits).tolist() == [-2, 100]
+    assert parse("a // 2 - 2 < 0", "card")(hits).tolist() == [[True, True], [False]]
+
+
 def test_names_of_columns_are_found():
     found = parse("np.log(part_pt/jet_pt) + ak.num(part_px)", "card: x")
     assert found.names == {"part_pt", "jet_pt", "part_px"}

@@ -13,6 +13,7 @@ from subquad.errors import SubquadError
 from subquad.hep import FitSettings, PCNTagger, as_jets, evaluate, fit, predict, read
 from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.splits import stratified_split
+from subquad.runs.storage import read_json
 
 
 @pytest.fixture
@@ -72,6 +73,11 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     again = PCNTagger.load(tmp_path / "tagger")
     assert again.get_params() == model.get_params()
     assert again.validation_ == model.validation_
+    # what was fitted is saved, not what was set afterwards
+    for number, one in enumerate((model, again)):
+        one.set_params(k=5)
+        one.save(tmp_path / str(number))
+        assert read_json(tmp_path / str(number) / "config.json")["subquad"]["settings"]["k"] is None
     probabilities = model.predict_proba(jets)
     np.testing.assert_array_equal(again.predict_proba(jets), probabilities)
     predict(tmp_path / "tagger", files, out=tmp_path / "scores.root", quiet=True)

@@ -34,6 +34,14 @@ def test_the_edges_of_a_tree_equal_those_of_all_distances(B, P, k, grid, seed):
         assert torch.equal(found, own)
 
 
+def test_a_tiny_negative_angle_is_no_whole_turn():
+    points = torch.linspace(0, 1, 9)[None, :, None].expand(1, 9, 2).clone()
+    points[0, 0, 1] = -1e-20
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    expected = edges_of(knn_adjacency(points, mask, 3, periodic=(1,)))
+    assert all(torch.equal(*pair) for pair in zip(edges_by_tree(points, mask, 3), expected, strict=True))
+
+
 def test_the_edges_do_not_depend_on_the_padding_of_a_batch():
     generator = torch.Generator().manual_seed(2)
     points, mask = torch.randn(3, 20, 2, generator=generator), torch.ones(3, 20, dtype=torch.bool)

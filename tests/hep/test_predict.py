@@ -12,10 +12,12 @@ import yaml
 from subquad.errors import SubquadError
 from subquad.hep import PredictSettings, predict
 from subquad.hep.data.card import card_of
-from subquad.hep.data.layout import layout_of
+from subquad.hep.data.chunks import read_chunks
+from subquad.hep.data.layout import layout_of, with_event_weights, with_targets
 from subquad.hep.models.networks import build_network
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.settings import NetSettings
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 CARD = Path(__file__).parent / "cards" / "JetClass_kin.yaml"
@@ -102,6 +104,18 @@ def test_further_observers_are_copied_in_their_own_types(tables, scored, tmp_pat
     table["run"] = np.where(np.arange(23) == 3, np.nan, 0)
     with pytest.raises(SubquadError, match=r"b\.root: entry 3: run is nan; drop such jets"):
         scored([write(tmp_path / "b.root", table)], PredictSettings(observers=("run",)), has_card=has_card)
+
+
+def test_an_observer_cannot_take_the_name_of_other_event_weights(jets):
+    layout = with_event_weights(layout_of(NetSettings()), "w")
+    with pytest.raises(
+        SubquadError, match=r"event_weight, a column of --observers, .* event weights, which are those of w"
+    ):
+        list(read_chunks(jets, layout, observers=("event_weight",)))
+    with pytest.raises(SubquadError, match="event_weight, a regression target, is the name of the event weights"):
+        with_targets(layout, ["event_weight"])
+    with pytest.raises(SubquadError, match="event_weight, a regression target, is the name of the event weights"):
+        with_event_weights(with_targets(layout_of(NetSettings()), ["event_weight"]), "w")
 
 
 def test_observers_cannot_take_the_names_of_scores():

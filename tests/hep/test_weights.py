@@ -81,6 +81,16 @@ def test_jets_outside_of_the_bins_count_nothing_or_as_the_nearest():
     kept = kinematic_weights(Reweighting(bins=bins, drops_outside=False), columns, labels, NAMES)
     assert not dropped[outside].any()
     assert (kept > 0).all()
+    # the last edge is inside
+    at_edge = {"pt": np.array([0.5, 0.7, 1.5, 2.0] * 2)}
+    assert (kinematic_weights(Reweighting(bins=bins), at_edge, np.arange(8) // 4, NAMES[:2]) > 0).all()
+
+
+def test_a_nearly_empty_bin_does_not_determine_the_weights_of_the_others():
+    pt = np.concatenate([np.full(300, 0.2), np.full(300, 0.6), [1.5]])
+    columns, labels = {"pt": np.tile(pt, 2)}, np.repeat([0, 1], len(pt))
+    found = kinematic_weights(Reweighting(bins={"pt": (0.0, 0.5, 1.0, 2.0)}, threshold=0), columns, labels, NAMES[:2])
+    np.testing.assert_allclose(found[: len(pt)], found[0])
 
 
 def test_a_threshold_bounds_the_weights():

@@ -6,14 +6,18 @@ that it would have opposite charges in the field of a solenoid; in Δη it nearl
 Axes: B jets of a batch, P particles of a padded batch, V columns of the table of particles.
 """
 
+import ast
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subquad.errors import SubquadError
-from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES, PARTICLE_SUMS, STANDARD_FEATURES
+from subquad.hep.data.card import Card
+from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES, PARTICLE_SUMS, TYPES
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
+from subquad.hep.data.public_layouts import PARTICLE_EXPRESSIONS
 
 __all__ = ["batch_generator", "check_reflections", "reflect"]
 
@@ -23,9 +27,9 @@ SIGNED = {
 }
 """Column → axis, 0 for Δη and 1 for Δφ, whose reflection changes its sign."""
 UNSIGNED = {
-    *(name for name in STANDARD_FEATURES if name not in SIGNED),
+    *("log pt", "log energy", "log pt/jet", "log energy/jet", "dr", "charge", "d0err", "dzerr", *TYPES),
     *("part_pt_log", "part_e_log", "part_logptrel", "part_logerel", "part_deltaR", "part_charge"),
-    *(f"part_{name}" for name in STANDARD_FEATURES if name.startswith("is")),
+    *(f"part_{name}" for name in TYPES),
 }
 """Columns that reflections do not change: of JetClass's branches, and of the cards of public layouts."""
 INVARIANT = (JET_FEATURES, PARTICLE_SUMS, MOMENTUM_FEATURES)
@@ -46,7 +50,7 @@ def check_reflections(layout: Layout, *, has_jet_features: bool) -> None:
         SubquadError: It is unknown of some.
     """
     names = dict.fromkeys((*layout.features.names, *layout.points.names))
-    unknown = [name for name in names if name not in SIGNED and name not in UNSIGNED]
+    unknown = [name for name in names if not (name in SIGNED or name in UNSIGNED) or _is_redefined(name, layout.card)]
     # others are means over the particles
     if has_jet_features and layout.jet_features not in INVARIANT:
         unknown += layout.jet_features
@@ -56,6 +60,13 @@ def check_reflections(layout: Layout, *, has_jet_features: bool) -> None:
             f"--reflect: it is not known how a reflection changes {', '.join(unknown[:MOST_NAMES])}{more}; omit "
             "--reflect, or use --preset auto or standard without a card of your own"
         )
+
+
+def _is_redefined(name: str, card: Card | None) -> bool:
+    """Return whether a card computes a column otherwise than the cards of public layouts do."""
+    own = None if card is None else card.new_variables.get(name)
+    known = PARTICLE_EXPRESSIONS.get(name)
+    return own is not None and (known is None or ast.dump(own.tree) != ast.dump(ast.parse(known, mode="eval").body))
 
 
 def batch_generator(rows: Tensor, *, seed: int, epoch: int) -> torch.Generator:

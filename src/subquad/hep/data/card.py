@@ -229,7 +229,8 @@ def read_card(path: Path | str) -> Card:
     if not isinstance(options, dict):
         raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")
     raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in twice])
-    return card_of(options, path.name)
+    # so that no file passes for a public layout
+    return card_of(options, f"./{path.name}" if path.name.startswith(LAYOUT_PREFIX) else path.name)
 
 
 def card_of(options: Mapping[str, Any], name: str) -> Card:

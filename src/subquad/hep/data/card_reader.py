@@ -32,7 +32,7 @@ from subquad.hep.data.file_chunks import inspect_files
 from subquad.hep.data.formats import Source
 from subquad.hep.data.input_collections import InputCollection, columns_of, united
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import jets_of
+from subquad.hep.data.jets import OBSERVERS, jets_of
 from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_collections
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
@@ -204,7 +204,7 @@ class CardReader:
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
         generator = variation.generator(source.path.name, int(errors.entries[0]))
-        return vary(given, variation, vectors, generator, jets={*of_jets, *self.layout.varied})
+        return vary(given, variation, vectors, generator, jets={*of_jets, *OBSERVERS})
 
     def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)

@@ -27,7 +27,7 @@ from subquad.hep.data.jets import (
     iterate_jets,
     jets_of,
 )
-from subquad.hep.data.layout import Layout
+from subquad.hep.data.layout import Layout, check_names
 from subquad.hep.data.variations import Variation
 from subquad.progress import say
 
@@ -67,6 +67,7 @@ def read_chunks(
     Raises:
         SubquadError: Files or jets cannot be used; all of them are listed.
     """
+    check_names(observers, layout.event_weights, "column of --observers")
     if layout.card is None:
         for jets in iterate_jets(
             files,
@@ -77,7 +78,6 @@ def read_chunks(
             targets=layout.targets if needs_targets else (),
             observers=[name for name in observers if name not in OBSERVERS],
             variation=variation,
-            varied=layout.varied,
             title=title,
             quiet=quiet,
         ):
@@ -155,7 +155,7 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
         jet_features=jet_features(jets, layout.jet_features),
-        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights, **jets.others},
+        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **jets.others, **weights},
         labels=jets.labels,
         classes=jets.classes,
     )

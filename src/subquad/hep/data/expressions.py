@@ -7,6 +7,7 @@ only; the tree is checked when the card is read, and walked when jets are read. 
 import ast
 import ctypes
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,8 @@ _COMPARE: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
     **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
 }
+
+_INTEGERS = re.compile(r"\bu?int(8|16|32)\b|\buint64\b")
 
 _FAILURES = (
     *(ValueError, TypeError, IndexError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
@@ -256,7 +259,7 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
         case None:
             return None
         case ast.Name(id=name):
-            return columns[name]
+            return _widened(columns[name])
         case ast.Constant(value=value):
             return value
         case ast.BinOp(op=op, left=left, right=right):
@@ -281,6 +284,14 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
             named = {str(keyword.arg): _value(keyword.value, columns) for keyword in keywords}
             return _of_jets(_called(func, columns)(*given, **named), node)
     raise AssertionError(f"{type(node).__name__} was not checked")
+
+
+def _widened(column: Any) -> Any:
+    """Return a column of integers as int64, since differences and products of shorter types would wrap around."""
+    if isinstance(column, np.ndarray):
+        return column.astype(np.int64) if column.dtype.kind in "iu" else column
+    kind = _INTEGERS.search(getattr(column, "typestr", ""))
+    return require("awkward", extra="hep").values_astype(column, np.int64) if kind else column
 
 
 def _result(value: Any) -> Any:

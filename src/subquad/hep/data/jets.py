@@ -28,7 +28,6 @@ from subquad.hep.data.momentum_checks import check_momenta
 from subquad.hep.data.variations import Variation, vary
 
 __all__ = [
-    "MOMENTA",
     "OBSERVERS",
     "PARTICLES",
     "Jets",
@@ -51,9 +50,6 @@ OBSERVERS = (
     *("jet_tau1", "jet_tau2", "jet_tau3", "jet_tau4"),
 )
 """Branches with one number per jet."""
-
-MOMENTA = OBSERVERS[:5]
-"""Those that the sum of the particles determines; the others need jet clustering."""
 
 LABEL = "label_"
 
@@ -165,7 +161,6 @@ def iterate_jets(
     targets: Sequence[str] = (),
     observers: Sequence[str] = (),
     variation: Variation | None = None,
-    varied: Sequence[str] = MOMENTA,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
@@ -179,8 +174,7 @@ def iterate_jets(
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
         targets: Branches with regression targets.
         observers: Further branches with one number per jet.
-        variation: Systematic variation of the momenta.
-        varied: Branches of jets that it changes.
+        variation: Systematic variation of the momenta, which changes the observers too.
         title: Title of the progress bar.
         quiet: Print no progress.
     """
@@ -207,7 +201,7 @@ def iterate_jets(
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
         if variation is not None:
             generator = variation.generator(source.path.name, int(errors.entries[0]))
-            columns = vary(columns, variation, _momenta, generator, jets=varied)
+            columns = vary(columns, variation, _momenta, generator, jets=OBSERVERS)
         jets = jets_of(columns, classes, errors, needs_labels=needs_labels)
         named = {f"the regression target {name}": columns[name] for name in targets}
         others = dict(zip(targets, jet_table(named, list(named), errors).T, strict=True))

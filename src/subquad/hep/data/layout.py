@@ -22,7 +22,7 @@ from subquad.hep.data.features import (
     STANDARD_FEATURES,
 )
 from subquad.hep.data.input_collections import membership, table_columns
-from subquad.hep.data.jets import MOMENTA, OBSERVERS, PARTICLES
+from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "InputGroup",
     "Layout",
     "Standardizer",
+    "check_names",
     "fit_standardization",
     "layout_of",
     "with_event_weights",
@@ -59,8 +60,10 @@ class Standardizer:
     @classmethod
     def fit(cls, x: Float[Tensor, "N H"], limit: float = 5.0) -> "Standardizer":
         """Return the standardizer to mean 0 and deviation 1, clipped at `limit`; constants are only shifted."""
-        deviation = x.std(0, correction=0)
-        return cls.of(x.mean(0), torch.where(deviation > 1e-6, 1 / deviation, 1), limit)
+        values = x.double()
+        deviation = values.std(0, correction=0)
+        is_constant = deviation <= 1e-9 * values.abs().amax(0)
+        return cls.of(values.mean(0).to(x.dtype), torch.where(is_constant, 1, 1 / deviation).to(x.dtype), limit)
 
     @classmethod
     def of(cls, center: Tensor, scale: Tensor, limit: float = 5.0) -> "Standardizer":
@@ -124,20 +127,16 @@ class Layout:
     @property
     def has_jetclass_features(self) -> bool:
         """Whether the jet-level features are those computed from JetClass's branches."""
-        return self.jet_features in (JET_FEATURES, PARTICLE_SUMS)
-
-    @property
-    def has_substructure(self) -> bool:
-        """Whether a network takes soft-drop mass and N-subjettiness."""
-        return self.jet_standardizer is not None and self.jet_features == JET_FEATURES
-
-    @property
-    def varied(self) -> tuple[str, ...]:
-        """Branches of jets that systematic variations change; for substructure, jets are clustered: 4 ms per jet."""
-        return OBSERVERS if self.has_substructure else MOMENTA
+        return {*self.jet_features} <= {*JET_FEATURES}
 
 
-def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
+def layout_of(
+    settings: NetSettings,
+    card: Card | None = None,
+    *,
+    features: Sequence[str] = (),
+    jet_features: Sequence[str] = (),
+) -> Layout:
     """Return the columns that a network takes, without fitted standardization.
 
     Jet-level features are JetClass's if the card itself reads all of JetClass's branches. A card of fewer branches,
@@ -146,12 +145,14 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
     Args:
         settings: Settings of the network.
         card: The data card; None for JetClass's branches.
+        features: Particle features of JetClass's branches; empty for those of the settings.
+        jet_features: Jet-level features of JetClass's branches; empty for those of the settings.
     """
-    of_jetclass = PARTICLE_SUMS if settings.features == "jetclass" else JET_FEATURES
+    of_jetclass = tuple(jet_features) or (PARTICLE_SUMS if settings.features == "jetclass" else JET_FEATURES)
     # neighbours in all features are found by comparing all particles of a jet
     neighbours = settings.k if settings.graph == "angles" else 0
     if card is None:
-        features = FEATURES[settings.features]
+        features = tuple(features) or FEATURES[settings.features]
         particles = (*features, *(name for name in MOMENTUM if name not in features))
         return Layout(
             particles=particles,
@@ -164,21 +165,21 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
             neighbours=neighbours,
         )
     particles = (*table_columns(card.inputs), *(() if card.points else ANGLES_FROM_MOMENTA))
-    features = _features_of_card(card, particles)
+    inputs = _features_of_card(card, particles)
     if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False, has_weights=False).keys():
-        jet_features = of_jetclass
+        of_jets = of_jetclass
     elif card.vectors:
-        jet_features = MOMENTUM_FEATURES
+        of_jets = MOMENTUM_FEATURES
     else:
-        jet_features = ("particles", *(f"mean {name}" for name in features.names))
+        of_jets = ("particles", *(f"mean {name}" for name in inputs.names))
     points = _card_group(card.points, particles) if card.points else _group(ANGLES_FROM_MOMENTA, particles)
     weight = () if card.event_weights is None else (WEIGHT_COLUMN,)
     return Layout(
         particles=particles,
-        features=features,
-        points=features if settings.graph == "features" else points,
+        features=inputs,
+        points=inputs if settings.graph == "features" else points,
         vectors=_card_group(card.vectors, particles) if card.vectors else None,
-        jet_features=jet_features,
+        jet_features=of_jets,
         observers=tuple(dict.fromkeys((*card.per_jet(is_training=True), *card.targets, *weight))),
         targets=tuple(card.targets),
         max_particles=card.length,
@@ -201,8 +202,27 @@ def with_event_weights(layout: Layout, weights: str) -> Layout:
         names = ("use_precomputed_weights", "weight_branches", "reweight_basewgt")
         others = {} if card.reweighting is None else {name: given[name] for name in given if name not in names}
         card = card_of({**card.options, "weights": others, "event_weights": weights}, card.name)
+    check_names(layout.targets, weights, "regression target")
     observers = (*(name for name in layout.observers if name != WEIGHT_COLUMN), WEIGHT_COLUMN)
     return replace(layout, card=card, observers=observers, event_weights=weights)
+
+
+def check_names(names: Sequence[str], weights: str, what: str) -> None:
+    """Check that no other column has the name of the event weights.
+
+    Args:
+        names: Of columns that are kept of jets.
+        weights: Branch or expression of the event weights; empty without any.
+        what: What the columns are, for the message.
+
+    Raises:
+        SubquadError: One of them has.
+    """
+    if WEIGHT_COLUMN in names and weights not in ("", WEIGHT_COLUMN):
+        raise SubquadError(
+            f"{WEIGHT_COLUMN}, a {what}, is the name of the event weights, which are those of {weights}; rename the "
+            "branch, or define it in a data card by another name"
+        )
 
 
 def with_targets(layout: Layout, targets: Sequence[str]) -> Layout:
@@ -214,6 +234,7 @@ def with_targets(layout: Layout, targets: Sequence[str]) -> Layout:
     """
     if not targets:
         return layout
+    check_names(targets, layout.event_weights, "regression target")
     card = layout.card
     if card is None:
         names = tuple(dict.fromkeys((*layout.targets, *targets)))

@@ -13,7 +13,7 @@ from subquad.hep.data.features import TYPES
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 
-__all__ = ["LAYOUTS", "PublicLayout", "layout_card", "layout_of_source", "missing_inputs"]
+__all__ = ["LAYOUTS", "PARTICLE_EXPRESSIONS", "PublicLayout", "layout_card", "layout_of_source", "missing_inputs"]
 
 MOMENTUM = ("part_px", "part_py", "part_pz", "part_energy")
 _TYPES = ("part_charge", *(f"part_{name}" for name in TYPES))
@@ -93,7 +93,7 @@ _JETS = {
     "jet_phi": "np.arctan2(jet_py, jet_px)",
     "jet_mass": "np.sqrt(np.maximum(jet_energy**2 - jet_px**2 - jet_py**2 - jet_pz**2, 0))",
 }
-_KINEMATICS = {
+PARTICLE_EXPRESSIONS = {
     "part_pt": "np.maximum(np.hypot(part_px, part_py), 1e-6)",
     "part_e": "np.maximum(part_energy, 1e-6)",
     "part_deta": "np.arcsinh(part_pz / part_pt) - jet_eta",
@@ -104,6 +104,7 @@ _KINEMATICS = {
     "part_logerel": "np.log(part_e / jet_energy)",
     "part_deltaR": "np.hypot(part_deta, part_dphi)",
 }
+"""Variables of particles that follow from their momenta, as expressions of a data card."""
 # standardization of arXiv:2202.03772
 _FEATURES = (
     *(["part_deta", None], ["part_dphi", None], ["part_pt_log", 1.7, 0.7], ["part_e_log", 2.0, 0.7]),
@@ -127,7 +128,7 @@ def layout_card(name: str, columns: Collection[str]) -> dict[str, Any]:
     layout = LAYOUTS[name]
     flags = {f"label_{label}": f"{layout.column} == {i}" for i, label in enumerate(layout.classes)}
     return {
-        "new_variables": {**_JETS, **_KINEMATICS, **flags},
+        "new_variables": {**_JETS, **PARTICLE_EXPRESSIONS, **flags},
         "inputs": {group: {"length": LENGTH, "vars": variables} for group, variables in groups.items()},
         "labels": {"type": "simple", "value": list(flags)} if flags else _numbered_labels(columns),
         "observers": ["jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_mass"],

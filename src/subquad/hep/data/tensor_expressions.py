@@ -23,11 +23,20 @@ from subquad.hep.data.tensor_functions import ELEMENTWISE, ignoring_nan, precise
 
 __all__ = ["TensorColumns", "columns_of_entries"]
 
+
+def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
+    # by the remainder, as numpy: the quotient itself may be rounded up to an integer
+    return torch.where(b == 0, a / b, ((a - torch.remainder(a, b)) / b).round())
+
+
 _BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
-    **{ast.FloorDiv: lambda a, b: precise(torch.floor)(a / b), ast.Mod: precise(torch.remainder)},
-    ast.Pow: ELEMENTWISE["power"],
+    **{ast.FloorDiv: precise(_floor_divide), ast.Mod: precise(torch.remainder), ast.Pow: ELEMENTWISE["power"]},
 }
+_OF_NUMBERS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
+    **{ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** float(b)},
+}
+"""Operators on two numbers of a card, where they are not those on tensors."""
 _LOGICAL: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor},
 }
@@ -185,8 +194,7 @@ class _Walk:
             return _COMPARE[kind](*_numbers(left, right))
         if isinstance(left, Tensor) or isinstance(right, Tensor):
             return _BINARY[kind](*_numbers(left, right))
-        # two numbers of the card
-        return float(left) ** float(right) if kind is ast.Pow else _BINARY[kind](left, right)
+        return {**_BINARY, **_OF_NUMBERS}[kind](left, right)
 
     def aligned(self, *values: Any) -> tuple[Any, ...]:
         """Return values with a second axis for all if one is of particles."""

@@ -61,7 +61,10 @@ def read_runs(given: Sequence[Path | str]) -> ComparedRuns:
     Raises:
         SubquadError: Their classes differ, one training is given twice, or a name is that of gradient boosting.
     """
-    chosen = dict(map(_named, given))
+    named = list(map(_named, given))
+    chosen = dict(named)
+    twice = [str(folder) for place, (folder, _) in enumerate(named) if folder in dict(named[:place])]
+    raise_errors("Runs are given twice:", twice)
     for name in filter(is_baseline, chosen.values()):
         raise SubquadError(f"{name}: the name of the baseline; choose another name for the run")
     folders = list(chosen)

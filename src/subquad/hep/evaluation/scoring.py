@@ -101,14 +101,11 @@ def _chunks(taggers: Sequence[TrainedTagger], files: Sequence[Path], **options: 
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
         given = {"event_weights": taggers[0].layout.event_weights, "targets": taggers[0].layout.targets}
-        given["varied"] = max((tagger.layout.varied for tagger in taggers), key=len)
         for jets in iterate_jets(files, **given, **options):
             yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
         needs = {"needs_weights": True, "needs_targets": True}
-        # variations change substructure if one of them takes it
-        reader = max(taggers, key=lambda tagger: len(tagger.layout.varied))
-        for chunk in reader.read_chunks(files, **needs, **options):
+        for chunk in taggers[0].read_chunks(files, **needs, **options):
             yield [chunk] * len(taggers)
 
 

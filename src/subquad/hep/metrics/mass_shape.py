@@ -65,7 +65,9 @@ def _cut(
     jsd, generator = distance(before, after) ** 2, np.random.default_rng(0)
     drawn = [generator.choice(len(mass), count, replace=False) for _ in range(20)]
     by_chance = float(np.mean([distance(before, shape(rows)) ** 2 for rows in drawn]))
-    measured = rejection(one.probabilities, one.labels, signal, background, efficiency, weights=one.weights)
+    # sums of many single-precision weights would be rounded
+    every = None if one.weights is None else one.weights.astype(np.float64)
+    measured = rejection(one.probabilities, one.labels, signal, background, efficiency, weights=every)
     return {
         **{"efficiency": efficiency, "jets": count, "jsd": jsd},
         **{"inverse_jsd": _inverse(jsd), "by_chance": _inverse(by_chance)},

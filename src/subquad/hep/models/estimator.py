@@ -4,6 +4,7 @@ Axes: J jets, C classes.
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -159,7 +160,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             start=lambda net: () if origin is None else origin.load_into(net, [*map(str, self.classes_)]),
         )
         self.origin_ = None if origin is None else origin.as_config([*map(str, self.classes_)])
-        self.preset_ = settings.preset
+        self.preset_, self.settings_ = settings.preset, settings
         self.temperature_ = fitted.temperature
         self.validation_ = fitted.result.best
         self.net_, self.net_settings_, self.layout_ = fitted.net.eval(), net, parts["train"].layout
@@ -202,7 +203,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         if not isinstance(parameters["random_state"], int | np.integer):
             parameters["random_state"] = None
         layout, net = self.layout_, self.net_settings_
-        run = open_run(folder, kind="hep", settings={**asdict(self._settings()), "seed": self.seed_}, force=force)
+        run = open_run(folder, kind="hep", settings={**asdict(self.settings_), "seed": self.seed_}, force=force)
         lead = "A fitted scikit-learn estimator. Load it with `subquad.hep.PCNTagger.load(folder)`."
         run.finish(
             config={
@@ -234,6 +235,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         estimator.net_, estimator.net_settings_, estimator.layout_ = tagger.net, tagger.settings, tagger.layout
         estimator.seed_, estimator.temperature_ = tagger.config["seed"], tagger.temperature
         estimator.classes_ = np.array(saved["classes"])
+        estimator.settings_ = _fit_settings(tagger.config["subquad"]["settings"])
         estimator.preset_, estimator.origin_ = tagger.config["preset"], tagger.config.get("from")
         estimator.validation_ = read_json(tagger.path / METRICS)["validation"]
         return estimator
@@ -246,8 +248,12 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         return tags
 
     def _settings(self) -> FitSettings:
-        names = {field.name for field in fields(FitSettings)}
-        return FitSettings(**{name: value for name, value in self.get_params(deep=False).items() if name in names})
+        return _fit_settings(self.get_params(deep=False))
+
+
+def _fit_settings(given: Mapping[str, Any]) -> FitSettings:
+    names = {field.name for field in fields(FitSettings)}
+    return FitSettings(**{name: value for name, value in given.items() if name in names})
 
 
 def _checked_weights(given: Any, jets: int) -> np.ndarray:

@@ -53,7 +53,9 @@ class TrainedTagger:
         try:
             settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
             card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
-            layout = layout_of(settings, card)
+            # the features that it was trained with, whatever those of a later version are
+            names = {"features": config.get("particle_features", ()), "jet_features": config.get("jet_features", ())}
+            layout = layout_of(settings, card, **names)
             if card is None and config.get("event_weights"):
                 layout = with_event_weights(layout, config["event_weights"])
             targets = Targets.of_config(config.get("targets"))
