@@ -37,7 +37,10 @@ def test_fields_of_compound_types_are_columns(tmp_path):
     source = inspect_file(path, None)
     assert source.entries == 29
     assert source.refused["jets_name"] == "it is of type |S4, which is not a number"
-    assert source.refused["cutBookkeeper_nominal_counts"] == "it has 3 rows, and there are 29 jets"
+    assert (
+        source.refused["cutBookkeeper_nominal_counts"]
+        == "it has 3 rows, and jets, tracks, weights 29, of which there is one per jet"
+    )
     chunks = list(
         iterate_columns(source, ["weights", "jets_flavour_label", "tracks_pt", "tracks_deta", "tracks_d0"], 8)
     )

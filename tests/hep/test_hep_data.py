@@ -227,6 +227,14 @@ def test_momenta_in_mev_and_angles_in_degrees_or_exchanged_are_refused(tables, t
     assert "by the four-vectors, part_deta is Δφ and part_dphi is Δη; exchange these branches" in text
     text = error(part_dphi=lambda table: table["part_dphi"] + np.float32(1.5))
     assert "by the four-vectors, part_dphi is not the difference to the jet axis (off by" in text
+    # all jets turned by 2 radians
+    turned = {"part_px": lambda table: np.cos(2) * table["part_px"] - np.sin(2) * table["part_py"]}
+    turned["part_py"] = lambda table: np.sin(2) * table["part_px"] + np.cos(2) * table["part_py"]
+    text = error(jet_eta=lambda table: table["jet_phi"] + 2, jet_phi=lambda table: table["jet_eta"], **turned)
+    assert "by the four-vectors, jet_eta and jet_phi are not η and φ of the sum of the particles (off by" in text
+    assert text.endswith("median of the jets); exchange these branches")
+    text = error(jet_phi=lambda table: table["jet_phi"] + np.float32(180))
+    assert text.endswith("median of the jets); give those of the jets, in radians")
     text = error(part_energy=scaled("part_energy", 0.5))
     assert "a.root: the energy of the particles is 0.5" in text
     assert "times their momentum (median), and cannot be smaller than it; give the energy, not the mass" in text

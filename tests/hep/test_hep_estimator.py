@@ -150,7 +150,7 @@ def test_the_random_numbers_of_others_are_left_alone(files):
 
 def test_errors_of_the_jets_are_reported(files):
     jets = read(files)
-    with pytest.raises(SubquadError, match="too few jets: lonely has 1; a class needs 5 or more"):
+    with pytest.raises(SubquadError, match=r"A class needs 5 jets or more, or none:\n  lonely has 1"):
         PCNTagger(**SHORT).fit(jets, ["lonely", *jets.class_names[1:]])
     with pytest.raises(SubquadError, match="there are no jets"):
         PCNTagger(**SHORT).fit(jets[:0], [])

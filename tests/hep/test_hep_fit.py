@@ -162,6 +162,7 @@ def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     assert set(metrics["test"]) == {"net"}
     assert "auc_ovo" not in metrics["test"]["net"]
     assert "Hbb" not in metrics["test"]["net"]["rejection"]
+    assert "None of the jets is Hbb: metrics that need such jets are left out." in metrics["notes"]
 
 
 def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tables, tmp_path):
@@ -169,7 +170,7 @@ def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tabl
     with pytest.raises(SubquadError, match=r"all 47 jets of .* are QCD; a tagger needs two classes or more"):
         fit(jets[0], SMALL, out=tmp_path / "run", quiet=True)
     few = write(tmp_path / "few.root", columns("Hbb", jets=3))
-    with pytest.raises(SubquadError, match="too few jets: Hbb has 3; a class needs 5 or more, or none"):
+    with pytest.raises(SubquadError, match=r"A class needs 5 jets or more, or none:\n  Hbb has 3"):
         fit([jets[0], few], SMALL, out=tmp_path / "run", quiet=True)
     with pytest.raises(SubquadError, match="the test files have jets of Tbqq, and the training jets have none"):
         fit(jets[:2], SMALL, test=jets[2], out=tmp_path / "run", quiet=True)

@@ -129,6 +129,19 @@ def test_the_classes_of_energyflow_are_those_of_the_layout(tmp_path):
     assert np.array_equal(unlabelled.particles, chunk.particles)
 
 
+def test_exchanged_rapidity_and_azimuth_of_energyflow_are_refused(tmp_path):
+    labels, x = energyflow_arrays(jets=200)
+    # of both signs
+    x[..., 1] -= np.where(x[..., 0] > 0, 0.4, 0)
+    for name, order in (("right", [0, 1, 2, 3]), ("exchanged", [0, 2, 1, 3])):
+        np.savez(tmp_path / f"{name}.npz", X=x[..., order], y=labels)
+    chunk_of_files(tmp_path / "right.npz")
+    with pytest.raises(
+        SubquadError, match=r"exchanged\.npz: rapidities in array 'X' are .* and azimuths -.*; exchange them"
+    ):
+        chunk_of_files(tmp_path / "exchanged.npz")
+
+
 def test_four_vectors_of_any_format_with_a_numbered_label_are_recognized(tmp_path):
     labels, vectors = momenta()
     parts = vectors[..., [1, 2, 3, 0]].swapaxes(1, 2)
@@ -267,7 +280,7 @@ def test_empty_files_are_refused_unless_there_are_others(tmp_path):
         fit(empty, SETTINGS, out=tmp_path / "run", quiet=True)
     for name in ("empty.h5", "empty.npz", "none.npz", "none.h5"):
         assert f"{name}: the file is empty; give files with jets" in str(caught.value)
-    assert "bytes.h5: is not a HDF5 file, or is damaged or truncated" in str(caught.value)
+    assert "bytes.h5: the file is empty (0 bytes); copy it again" in str(caught.value)
     # the layout is that of a file with jets
     full = write_top(tmp_path / "full.h5", vectors, labels)
     fit([empty[2], full], SETTINGS, out=tmp_path / "run", quiet=True)

@@ -198,6 +198,11 @@ def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
         with pytest.raises(SubquadError, match=r"TTBar_000\.root: exists and was not written by this command"):
             simulate(settings, out=tmp_path, force=force, quiet=True)
     assert (tmp_path / "TTBar_000.root").read_text() == "mine"
+    # nor are simulated jets written beside files that would be read with them
+    with pytest.raises(
+        SubquadError, match=r"TTBar_000\.root: was not written by this command; choose another folder, so"
+    ):
+        simulate(dataclasses.replace(settings, classes=("HToBB",)), out=tmp_path, quiet=True)
 
 
 @pytest.mark.slow

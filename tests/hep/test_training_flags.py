@@ -12,12 +12,16 @@ from subquad.cli import main
 from subquad.errors import MissingExtra, SubquadError
 from subquad.hep import FitSettings, PCNTagger, fit, read
 from subquad.hep.commands import fit as fit_command
-from subquad.hep.commands.fit_notes import chance_notes
+from subquad.hep.commands.fit_notes import chance_notes, outside_notes
+from subquad.hep.data.chunks import chunk_of
+from subquad.hep.data.layout import layout_of
 from subquad.hep.data.public_layouts import LAYOUTS
+from subquad.hep.data.store import dataset_of
 from subquad.hep.fit_settings import LayoutName, Optimizer, PresetName
 from subquad.hep.models import training
 from subquad.hep.models.presets import PRESETS, net_settings, training_defaults
 from subquad.hep.plots.figures import range_test_figure
+from subquad.hep.settings import NetSettings, Reweighting
 from subquad.train import events
 from subquad.train.range_test import range_test
 
@@ -236,6 +240,25 @@ def test_a_tagger_of_rare_jets_may_be_as_accurate_as_their_background():
     assert note.endswith("The training may have diverged; use a --learning-rate below 0.001.")
     (note,) = chance_notes({"accuracy": 0.95, "auc_ovo": 0.5}, scores, 1e-3, 1)
     assert note.endswith("Or it had too few steps (1); use more --epochs or smaller batches.")
+    # of one class alone nothing is known
+    assert chance_notes({"accuracy": 1.0}, {"labels": np.zeros(20, int)}, 1e-3, 500) == []
+
+
+def test_jets_outside_the_bins_of_a_reweighting_are_counted(jets):
+    layout = layout_of(NetSettings())
+    dataset = dataset_of(chunk_of(read(jets), layout), layout)
+    pt = dataset.observer("jet_pt")
+    middle = float(np.median(pt))
+    bins = Reweighting(bins={"jet_pt": (middle, float(pt.max()))})
+    (note,) = outside_notes(dataset, bins)
+    assert note.startswith(
+        f"{(pt < middle).sum():,} of {len(pt):,} jets are outside the bins of jet_pt for reweighting"
+    )
+    assert note.endswith("and have weight 0.")
+    assert outside_notes(dataset, replace(bins, drops_outside=False))[0].endswith(
+        "have the weights of the nearest bins."
+    )
+    assert outside_notes(dataset, Reweighting(bins={"jet_pt": (0.0, 1e6)})) == outside_notes(dataset, None) == []
 
 
 def test_a_training_that_diverges_is_refused(jets, tmp_path):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
@@ -20,7 +18,7 @@ from subquad.hep.evaluation.scoring import is_baseline, score_files, stored_pred
 from subquad.hep.evaluation.systematics import check_variable, varied_metrics
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model, with_observers_of
-from subquad.hep.metrics.summary import measure, summarize, weight_notes
+from subquad.hep.metrics.summary import measure, missing_classes, summarize, weight_notes
 from subquad.hep.models.networks import using_threads
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
 from subquad.hep.settings import EvaluateSettings
@@ -104,7 +102,7 @@ def evaluate(
         "files": [str(path) for path in paths],
         "notes": [
             *_notes(compared, paths, predictions),
-            *_missing_classes(predictions, classes),
+            *missing_classes(predictions, classes),
             *_variation_notes(settings),
         ],
         "variations": {name: varied_metrics(own, after, classes, background, **at) for name, after in varied.items()},
@@ -218,15 +216,6 @@ def _variation_notes(settings: EvaluateSettings) -> list[str]:
         f"Systematic variations of the particles: {', '.join(settings.vary)}, with seed {settings.seed}; features are "
         "recomputed from the varied momenta, and external scores are not varied."
     ]
-
-
-def _missing_classes(predictions: Sequence[Predictions], classes: Sequence[str]) -> list[str]:
-    """Return a note on classes that no jet has."""
-    present = {label for one in predictions for label in np.unique(one.labels).tolist()}
-    missing = [name for i, name in enumerate(classes) if i not in present]
-    if not missing:
-        return []
-    return [f"None of the jets is {', '.join(missing)}: metrics that need such jets are left out."]
 
 
 def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:

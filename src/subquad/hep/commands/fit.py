@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from subquad.errors import SubquadError, require
-from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes
+from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes, outside_notes
 from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.file_identity import joined_digests
@@ -27,7 +27,7 @@ from subquad.hep.data.splits import part_indices, reweighted, split_dataset, wit
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
-from subquad.hep.metrics.summary import measure, summarize, weight_notes
+from subquad.hep.metrics.summary import measure, missing_classes, summarize, weight_notes
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.decorrelation import Decorrelation
@@ -206,7 +206,11 @@ def _read_and_split(
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             move_store(folder, run.directory / JETS)
-    notes = [*origin_notes(origin, source, dataset), *batch_notes(settings, dataset, background)]
+    notes = [
+        *origin_notes(origin, source, dataset),
+        *batch_notes(settings, dataset, background),
+        *outside_notes(dataset, source.reweighting),
+    ]
     for note in notes:
         say(note, quiet=quiet)
     return _Fit(
@@ -314,6 +318,7 @@ def _metrics(
         **summary,
         "notes": [
             *job.notes,
+            *missing_classes(models[0].trainings, job.classes),
             *chance_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
             *weight_notes(models[0].trainings),
         ],

@@ -7,14 +7,15 @@ import numpy as np
 
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.preparation import FitSource
+from subquad.hep.data.reweighting import is_inside
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import MIN_JETS
 from subquad.hep.models.fine_tuning import Origin
 from subquad.hep.models.presets import training_defaults
-from subquad.hep.settings import FitSettings
+from subquad.hep.settings import FitSettings, Reweighting
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["batch_notes", "chance_notes", "origin_notes"]
+__all__ = ["batch_notes", "chance_notes", "origin_notes", "outside_notes"]
 
 CHANCE_AUC = 0.7
 """AUC up to which a tagger that is no more accurate than the most frequent class is called so."""
@@ -48,12 +49,28 @@ def batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> 
     ]
 
 
+def outside_notes(dataset: JetDataset, reweighting: Reweighting | None) -> list[str]:
+    """Return how many jets are outside the bins of the reweighting, if any are, and what becomes of them."""
+    if reweighting is None:
+        return []
+    columns = {name: dataset.observer(name) for name in reweighting.bins}
+    outside = int((~is_inside(reweighting, {name: own for name, own in columns.items() if own is not None})).sum())
+    if not outside:
+        return []
+    what = "have weight 0" if reweighting.drops_outside else "have the weights of the nearest bins"
+    names = ", ".join(reweighting.bins)
+    return [f"{outside:,} of {len(dataset):,} jets are outside the bins of {names} for reweighting, and {what}."]
+
+
 def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate: float, steps: int) -> list[str]:
     """Return a warning if the most frequent class alone is named as accurately, and the classes are not separated.
 
     Of rare signals, or with classes of equal weight in the loss, a good tagger may be less accurate than that.
     """
     of_classes = np.bincount(scores["labels"], scores.get("weights"))
+    # of a single class every tagger could be right
+    if np.count_nonzero(of_classes) < 2:
+        return []
     chance = of_classes.max() / of_classes.sum()
     accuracy = test["accuracy"]
     if accuracy > chance or (test.get("auc_ovo") or 0.5) > CHANCE_AUC:

@@ -29,6 +29,9 @@ PARTICLES = {
 }
 """Mass in GeV, charge and type of each particle by its PDG id; antiparticles have the opposite id and charge."""
 
+MIN_PARTICLES = 500
+"""Particles from which rapidity and azimuth are told apart: rapidities of both signs occur among so many."""
+
 _CODES = np.array(sorted(PARTICLES))
 _MASSES = np.array([PARTICLES[code][0] for code in _CODES])
 _CHARGES = np.array([PARTICLES[code][1] for code in _CODES])
@@ -50,8 +53,8 @@ def momenta_and_types(path: Path, arrays: Mapping[str, SequentialArray]) -> dict
         arrays: `X` and further arrays.
 
     Raises:
-        SubquadError: `X` has another shape. Or, when the arrays are read, pT is negative, an azimuth is beyond ±3π or a
-            PDG id is unknown.
+        SubquadError: `X` has another shape. Or, when the arrays are read, pT is negative, an azimuth is beyond ±3π, a
+            PDG id is unknown, or rapidity and azimuth are exchanged.
     """
     x = arrays["X"]
     jets, places, features = x.shape
@@ -88,6 +91,12 @@ def _converted(x: np.ndarray, path: Path, begin: int) -> dict[str, np.ndarray]:
                 f"{path}: entry {begin + jet}: {what} of particle {particle}, by descending pT, is "
                 f"{values[jet, particle]:g} in array 'X'; {remedy}"
             )
+    if is_real.sum() >= MIN_PARTICLES and rapidity.min() >= 0 > phi.min():
+        raise SubquadError(
+            f"{path}: rapidities in array 'X' are {rapidity[is_real].min():g} to {rapidity[is_real].max():g} and "
+            f"azimuths {phi[is_real].min():g} to {phi[is_real].max():g}; exchange them: 'X' has pT, rapidity, azimuth "
+            "from 0 to 2π, and PDG id"
+        )
     mass = np.where(is_real, _MASSES[which], 0)
     transverse = np.hypot(pt, mass)
     vectors = [pt * np.cos(phi), pt * np.sin(phi), transverse * np.sinh(rapidity), transverse * np.cosh(rapidity)]

@@ -51,9 +51,12 @@ class CollectionTable:
         # without collections of particles, what occurs most often is the number of jets
         sizes = Counter(len(dataset) for dataset in collections or usable.values())
         self.entries = sizes.most_common(1)[0][0] if sizes else 0
+        others = ", ".join([_column(name) for name, dataset in usable.items() if len(dataset) == self.entries][:3])
         for name, dataset in usable.items():
             if len(dataset) != self.entries:
-                self.refused[_column(name)] = f"it has {len(dataset):,} rows, and there are {self.entries:,} jets"
+                self.refused[_column(name)] = (
+                    f"it has {len(dataset):,} rows, and {others} {self.entries:,}, of which there is one per jet"
+                )
             else:
                 self._add(name, dataset)
         self.columns = tuple(self._origins)

@@ -314,7 +314,8 @@ def jets_of(
     if len(errors.errors) == before:
         check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors, may_be_zero=may_be_padded)
         _check_signs(particles, lengths, observers, errors)
-    check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, OBSERVERS.index("jet_pt")], errors)
+    # the first observers are pT, η and φ
+    check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, :3], errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels, no_labels = [LABEL + name for name in classes], np.full(len(lengths), -1)
     # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter

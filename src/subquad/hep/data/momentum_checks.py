@@ -28,6 +28,8 @@ MIN_ENERGY = 0.9
 """Smallest median ratio of energy and momentum of particles, which rounding lowers to a little less than 1."""
 MAX_OFFSET = 0.4
 """Largest median difference between an angle of a file and that of the momenta; that of other jet axes is smaller."""
+MAX_AXIS_OFFSET = 1.0
+"""The same of both angles of a jet; the axis of a large jet may differ by some tenths from the sum of its particles."""
 
 
 def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray, *, jets: np.ndarray | None = None) -> np.ndarray:
@@ -39,13 +41,14 @@ def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray, *, jets: np.nd
         jets: [J, 3], momenta of the jets; None for the sums of their particles.
     """
 
-    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
-
-    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    eta, phi = _eta_and_phi(*vectors[:, :3].astype(np.float64).T)
     jets = _momenta_of_jets(vectors, lengths) if jets is None else jets
-    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*jets.T))
+    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in _eta_and_phi(*jets.T))
     return np.stack([eta - eta_of_jet, _wrapped(phi - phi_of_jet)], axis=1).astype(np.float32)
+
+
+def _eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
 
 def _momenta_of_jets(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -137,7 +140,7 @@ def _check_alike(
 
 
 def check_momenta(
-    vectors: np.ndarray, angles: np.ndarray, lengths: np.ndarray, jet_pt: np.ndarray, errors: ChunkErrors
+    vectors: np.ndarray, angles: np.ndarray, lengths: np.ndarray, jets: np.ndarray, errors: ChunkErrors
 ) -> None:
     """Add errors if momenta or angles in JetClass's branches have other units or another order than they must have.
 
@@ -145,10 +148,11 @@ def check_momenta(
         vectors: [C, 4], px, py, pz and energy.
         angles: [C, 2], the branches part_deta and part_dphi.
         lengths: [J].
-        jet_pt: [J].
+        jets: [J, 3], the branches jet_pt, jet_eta and jet_phi.
         errors: Receives the errors.
     """
-    check_units(vectors, lengths, errors, jet_pt=jet_pt)
+    check_units(vectors, lengths, errors, jet_pt=jets[:, 0])
+    _check_axes(vectors, lengths, jets[:, 1:], errors)
     is_bad = np.abs(angles[:, 1]) > np.pi * (1 + 1e-3)
     if is_bad.any():
         add_particles(is_bad, angles[:, 1], lengths, "part_dphi", errors, advice="give Δφ in radians, from -π to π")
@@ -170,6 +174,27 @@ def check_momenta(
                 f"{errors.file}: by the four-vectors, {name} is not the difference to the jet axis (off by "
                 f"{offset:.2g}, median of the particles); subtract the angle of the jet"
             )
+
+
+def _check_axes(vectors: np.ndarray, lengths: np.ndarray, axes: np.ndarray, errors: ChunkErrors) -> None:
+    """Add an error if η and φ of the jets [J, 2] are not those of the sums of their particles."""
+    momenta = _momenta_of_jets(vectors, lengths)
+    known = np.hypot(momenta[:, 0], momenta[:, 1]) > 0
+    if known.sum() < MIN_PAIRS:
+        return
+    (eta, phi), (own_eta, own_phi) = _eta_and_phi(*momenta[known].T), axes[known].astype(np.float64).T
+
+    def off(first: np.ndarray, second: np.ndarray) -> float:
+        # absolute values, as some files have |η|
+        return float(np.median(np.abs(np.abs(first) - np.abs(eta))) + np.median(np.abs(_wrapped(second - phi))))
+
+    if off(own_eta, own_phi) > MAX_AXIS_OFFSET:
+        is_exchanged = off(own_phi, own_eta) < MAX_AXIS_OFFSET
+        remedy = "exchange these branches" if is_exchanged else "give those of the jets, in radians"
+        errors.errors.append(
+            f"{errors.file}: by the four-vectors, jet_eta and jet_phi are not η and φ of the sum of the particles (off "
+            f"by {off(own_eta, own_phi):.2g}, median of the jets); {remedy}"
+        )
 
 
 def check_units(

@@ -13,7 +13,7 @@ import numpy as np
 from subquad.errors import SubquadError
 from subquad.hep.settings import Reweighting
 
-__all__ = ["balance_classes", "kinematic_weights", "unit_mean"]
+__all__ = ["balance_classes", "is_inside", "kinematic_weights", "unit_mean"]
 
 
 def balance_classes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -44,8 +44,7 @@ def kinematic_weights(
     """
     bins = list(reweighting.bins.values())
     values = np.stack([columns[name] for name in reweighting.bins], axis=1)
-    low, high = np.array([(edges[0], edges[-1]) for edges in bins]).T
-    is_inside = ((values >= low) & (values <= high)).all(1) if reweighting.drops_outside else np.ones(len(values), bool)
+    counted = is_inside(reweighting, columns) if reweighting.drops_outside else np.ones(len(values), bool)
     place = np.ravel_multi_index(
         tuple((np.digitize(values[:, i], edges) - 1).clip(0, len(edges) - 2) for i, edges in enumerate(bins)),
         tuple(len(edges) - 1 for edges in bins),
@@ -54,7 +53,7 @@ def kinematic_weights(
     base = np.ones(len(values)) if base is None else base
     names = reweighting.classes or classes
     members = [columns[name] == 1 for name in reweighting.classes] or [labels == i for i in range(len(classes))]
-    counts = np.stack([np.bincount(place[m & is_inside], base[m & is_inside], minlength=cells) for m in members])
+    counts = np.stack([np.bincount(place[m & counted], base[m & counted], minlength=cells) for m in members])
     for name, count in zip(names, counts, strict=True):
         if not (count > 0).any():
             raise SubquadError(
@@ -65,9 +64,15 @@ def kinematic_weights(
     shapes *= (totals / (counts * shapes).sum(1).clip(1e-12))[:, None]
     weights = np.zeros(len(values))
     for member, shape in zip(members, shapes, strict=True):
-        rows = member & is_inside
+        rows = member & counted
         weights[rows] = shape[place[rows]]
     return weights * base
+
+
+def is_inside(reweighting: Reweighting, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return [J]: whether the jets, of which `columns` has the variables [J], are inside the bins, edges included."""
+    inside = [(edges[0] <= columns[name]) & (columns[name] <= edges[-1]) for name, edges in reweighting.bins.items()]
+    return np.stack(inside).all(0)
 
 
 def _flat(counts: np.ndarray, threshold: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, raise_errors
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.layout import fit_standardization
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
@@ -69,8 +69,7 @@ def check_counts(classes: Iterable[Any], counts: np.ndarray, where: str) -> None
     """
     present = [name for name, count in zip(classes, counts, strict=True) if count]
     few = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if 0 < count < MIN_JETS]
-    if few:
-        raise SubquadError(f"too few jets: {', '.join(few)}; a class needs {MIN_JETS} or more, or none")
+    raise_errors(f"A class needs {MIN_JETS} jets or more, or none:", few)
     if len(present) < 2:
         found = f"all {counts.sum()} jets of {where} are {present[0]}" if present else f"{where}: there are no jets"
         raise SubquadError(f"{found}; a tagger needs two classes or more, of {MIN_JETS} jets each")

@@ -31,6 +31,8 @@ __all__ = ["BOOSTING", "is_baseline", "score_files", "stored_predictions"]
 
 SINGLE_JETS = 50
 """Jets that are scored one by one for the latency."""
+MOST_NAMES = 10
+"""Classes that a message names."""
 BOOSTING = "boosting"
 """Name of the gradient-boosting baseline that `subquad hep fit` trains beside the network."""
 OF_BASELINE = (
@@ -189,7 +191,8 @@ def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], file
     own = tagger.class_indices(chunk)
     if (own < 0).any():
         unknown_labels = np.unique(chunk.labels[own < 0]).tolist()
-        names = ", ".join(chunk.classes[label] if chunk.classes else str(label) for label in unknown_labels)
+        every = [chunk.classes[label] if chunk.classes else str(label) for label in unknown_labels]
+        names = ", ".join(every[:MOST_NAMES]) + " …" * (len(every) > MOST_NAMES)
         raise SubquadError(
             f"{files[0]}{' …' * (len(files) > 1)}: jets of {names}, which the taggers do not know "
             f"({', '.join(classes)}); give --files with jets of these classes only"

@@ -12,7 +12,7 @@ from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.regression import regression_metrics, regression_summary
 from subquad.hep.metrics.weighting import effective_number, weight_note
 
-__all__ = ["errors_over_jets", "measure", "summarize", "uncertainty", "weight_notes"]
+__all__ = ["errors_over_jets", "measure", "missing_classes", "summarize", "uncertainty", "weight_notes"]
 
 
 def measure(
@@ -87,6 +87,13 @@ def weight_notes(predictions: Sequence[Predictions]) -> list[str]:
             "compared. Add a branch event_weight, or name one with --event-weights."
         )
     return notes
+
+
+def missing_classes(predictions: Sequence[Predictions], classes: Sequence[str]) -> list[str]:
+    """Return a note on classes that no jet has."""
+    present = {label for one in predictions for label in np.unique(one.labels).tolist()}
+    missing = [name for i, name in enumerate(classes) if i not in present]
+    return [f"None of the jets is {', '.join(missing)}: metrics that need such jets are left out."] if missing else []
 
 
 def errors_over_jets(measured: Mapping[str, Any], metric: str) -> list[float]:
