@@ -26,6 +26,8 @@ Files = Path | str | Iterable[Path | str]
 """One or several files: names, patterns, folders, or `example:jets`."""
 
 SUFFIXES = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}
+_ARRAYS = {"HDF5": hdf5, "NPZ": npz}
+"""Readers of files of arrays."""
 _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
@@ -178,7 +180,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
                 return Source(path=path, kind=kind, tree="", entries=entries, columns=columns)
             case _:
-                with (hdf5 if kind == "HDF5" else npz)(path) as table:
+                with _ARRAYS[kind](path) as table:
                     found = {name: getattr(table, name) for name in ("entries", "columns", "layout", "refused")}
                 return Source(path=path, kind=kind, tree="", **found)
 
@@ -212,7 +214,7 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
                 parts = file.iter_batches(batch_size=entries, columns=names)
                 yield (ak.from_arrow(_without_decimals(part)) for part in parts)
         case _:
-            with (hdf5 if source.kind == "HDF5" else npz)(source.path) as table:
+            with _ARRAYS[source.kind](source.path) as table:
                 yield table.chunks(names, entries)
 
 
