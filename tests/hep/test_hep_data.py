@@ -3,12 +3,14 @@
 import awkward as ak
 import numpy as np
 import pytest
+import torch
 import uproot
 
 from subquad.errors import SubquadError
 from subquad.hep.data import file_chunks
 from subquad.hep.data.formats import expand_files
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, as_jets, iterate_jets, read
+from subquad.hep.data.layout import Standardizer
 from subquad.runs.damage import damage_as_error
 
 
@@ -257,3 +259,11 @@ def test_padding_and_numbers_that_must_be_positive_are_refused(tables, tmp_path)
     assert "bad.root: entry 7: part_d0err of particle" in text
     assert "is -999.0; give 0 for particles without a track" in text
     assert "bad.root: entry 9: jet_pt is 0.0 (and 1 more jet); drop such jets" in text
+
+
+def test_features_of_any_unit_are_standardized_and_constants_are_only_shifted():
+    x = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-7, 1e3, 0.0]) + 3.3e-9
+    x[:, 2] = 3.3
+    found = Standardizer.fit(x)(x)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=5e-3, rtol=0)
+    torch.testing.assert_close(found.std(0), torch.tensor([1.0, 1.0, 0.0]), atol=5e-3, rtol=0)

@@ -60,10 +60,12 @@ class Standardizer:
     @classmethod
     def fit(cls, x: Float[Tensor, "N H"], limit: float = 5.0) -> "Standardizer":
         """Return the standardizer to mean 0 and deviation 1, clipped at `limit`; constants are only shifted."""
-        values = x.double()
-        deviation = values.std(0, correction=0)
-        is_constant = deviation <= 1e-9 * values.abs().amax(0)
-        return cls.of(values.mean(0).to(x.dtype), torch.where(is_constant, 1, 1 / deviation).to(x.dtype), limit)
+        # one after another, since a copy of all in float64 may be large
+        columns = (column.double() for column in x.unbind(1))
+        found = [torch.stack([one.mean(), one.std(correction=0), one.abs().amax()]) for one in columns]
+        center, deviation, largest = torch.stack(found, 1)
+        scale = torch.where(deviation > 1e-9 * largest, 1 / deviation, 1)
+        return cls.of(center.to(x.dtype), scale.to(x.dtype), limit)
 
     @classmethod
     def of(cls, center: Tensor, scale: Tensor, limit: float = 5.0) -> "Standardizer":
