@@ -72,7 +72,7 @@ def kinematic_weights(
 def is_inside(reweighting: Reweighting, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return [J]: whether the jets, of which `columns` has the variables [J], are inside the bins, edges included."""
     inside = [(edges[0] <= columns[name]) & (columns[name] <= edges[-1]) for name, edges in reweighting.bins.items()]
-    return np.stack(inside).all(0)
+    return np.logical_and.reduce(inside)
 
 
 def _flat(counts: np.ndarray, threshold: float) -> np.ndarray:
