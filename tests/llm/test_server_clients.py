@@ -19,8 +19,9 @@ from subquad.llm.serving import server as server_module
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 
-EXAMPLES = max(25, int(10 * float(os.environ.get("SUBQUAD_FUZZ_SECONDS", "0"))))
-"""Requests of each kind to each interface: 600 in `make fuzz`."""
+FUZZ_SECONDS = float(os.environ.get("SUBQUAD_FUZZ_SECONDS", "0"))
+EXAMPLES = max(25, int(10 * FUZZ_SECONDS))
+"""Requests of each kind to each interface: 600 in `make fuzz`, otherwise always the same."""
 ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
 # whether a request that fits the description can be answered depends on the model too: its context, its template
 CHECKS = [check for check in schemathesis.checks.CHECKS.get_all() if check.__name__ != "positive_data_acceptance"]
@@ -46,7 +47,13 @@ def test_replies_are_those_of_the_description(server, path, mode):
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     statuses = []
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=not FUZZ_SECONDS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
     def send(case):
         reply = case.call()
