@@ -290,6 +290,6 @@ def _damage_message(path: Path, kind: str, error: Exception) -> str:
     if isinstance(path, RemotePath):
         what = "is damaged or truncated, or its server does not send parts of files"
         return f"{path}: is not a {kind} file, or {what} ({reason}); copy it to this machine, and give the copy"
-    if not path.stat().st_size:
+    if path.is_file() and not path.stat().st_size:
         return f"{path}: the file is empty (0 bytes); copy it again"
     return f"{path}: is not a {kind} file, or is damaged or truncated ({reason}); copy it again"
