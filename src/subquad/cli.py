@@ -124,7 +124,6 @@ def _launch(
     settings = None if config is None else _settings_file(config, tokens[:2])
     # read now, since the file may be gone when the command ends
     content = {} if settings is None else settings.config
-    # always set: a call in the same process must not inherit the file of an earlier one
     app.config = (_check_integers,) if settings is None else (settings, _check_integers)
     try:
         app(tokens, exit_on_error=False, print_error=False)
@@ -137,6 +136,9 @@ def _launch(
             what = "that cannot be used" if wrong else "that the command does not have"
             raise_errors(f"{config}: settings {what} (--config)", [*unknown, *wrong])
         raise error
+    finally:
+        # what this process parses later must not inherit the file
+        app.config = (_check_integers,)
 
 
 def _check_integers(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
