@@ -96,9 +96,9 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     own = _files_of(before, out)
     if others := [job.path for job in jobs if job.path.exists() and job.path not in own]:
         raise SubquadError(f"{others[0]}: exists and was not written by this command; choose another folder")
-    if before is None and (foreign := sorted(out.glob("*.root"))):
+    if before is None and (present := sorted(out.glob("*.root"))):
         raise SubquadError(
-            f"{foreign[0]}: was not written by this command; choose another folder, so that {out}/*.root are the "
+            f"{present[0]}: was not written by this command; choose another folder, so that {out}/*.root are the "
             "simulated jets"
         )
     if before is not None and before != asked and not force:

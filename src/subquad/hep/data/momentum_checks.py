@@ -10,7 +10,15 @@ import numpy as np
 from subquad.hep.data.columns import ChunkErrors, add_particles, check_energies, jet_totals
 from subquad.hep.data.input_collections import InputCollection, columns_of
 
-__all__ = ["angles_from_momenta", "check_collections", "check_momenta", "check_points", "check_units"]
+__all__ = [
+    "angles_from_momenta",
+    "check_collections",
+    "check_momenta",
+    "check_points",
+    "check_units",
+    "eta_and_phi",
+    "wrapped",
+]
 
 MIN_PAIRS = 20
 """Smallest number of pairs of particles from which the order of two angles is recognized."""
@@ -41,13 +49,14 @@ def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray, *, jets: np.nd
         jets: [J, 3], momenta of the jets; None for the sums of their particles.
     """
 
-    eta, phi = _eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
     jets = _momenta_of_jets(vectors, lengths) if jets is None else jets
-    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in _eta_and_phi(*jets.T))
-    return np.stack([eta - eta_of_jet, _wrapped(phi - phi_of_jet)], axis=1).astype(np.float32)
+    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*jets.T))
+    return np.stack([eta - eta_of_jet, wrapped(phi - phi_of_jet)], axis=1).astype(np.float32)
 
 
-def _eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return η and φ of momenta in the shape of their components."""
     return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
 
@@ -57,7 +66,8 @@ def _momenta_of_jets(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.stack([jet_totals(jet, x, len(lengths)) for x in vectors[:, :3].astype(np.float64).T], axis=1)
 
 
-def _wrapped(angle: np.ndarray) -> np.ndarray:
+def wrapped(angle: np.ndarray) -> np.ndarray:
+    """Return angles between -π and π."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
@@ -131,7 +141,7 @@ def _check_alike(
         turns = (jet_totals(jet, part(offset[:, 1]), len(lengths)) for part in (np.sin, np.cos))
         offsets.append((jet_totals(jet, offset[:, 0], len(lengths)) / lengths.clip(1), np.arctan2(*turns)))
     (eta, phi), (own_eta, own_phi) = offsets
-    far = max(np.median(np.abs(x[is_known])) for x in (eta - own_eta, _wrapped(phi - own_phi)))
+    far = max(np.median(np.abs(x[is_known])) for x in (eta - own_eta, wrapped(phi - own_phi)))
     if far > MAX_OFFSET:
         errors.errors.append(
             f"{errors.file}: by the four-vectors, {prefixes[1]}_points do not have the origin of {prefixes[0]}_points "
@@ -182,11 +192,11 @@ def _check_axes(vectors: np.ndarray, lengths: np.ndarray, axes: np.ndarray, erro
     known = np.hypot(momenta[:, 0], momenta[:, 1]) > 0
     if known.sum() < MIN_PAIRS:
         return
-    (eta, phi), (own_eta, own_phi) = _eta_and_phi(*momenta[known].T), axes[known].astype(np.float64).T
+    (eta, phi), (own_eta, own_phi) = eta_and_phi(*momenta[known].T), axes[known].astype(np.float64).T
 
     def off(first: np.ndarray, second: np.ndarray) -> float:
         # absolute values, as some files have |η|
-        return float(np.median(np.abs(np.abs(first) - np.abs(eta))) + np.median(np.abs(_wrapped(second - phi))))
+        return float(np.median(np.abs(np.abs(first) - np.abs(eta))) + np.median(np.abs(wrapped(second - phi))))
 
     if off(own_eta, own_phi) > MAX_AXIS_OFFSET:
         is_exchanged = off(own_phi, own_eta) < MAX_AXIS_OFFSET

@@ -18,6 +18,7 @@ import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
 from subquad.hep.data.columns import jet_totals
+from subquad.hep.data.momentum_checks import eta_and_phi, wrapped
 from subquad.hep.data.substructure import substructure
 
 __all__ = ["Variation", "fixed_inputs", "parse_variation", "vary"]
@@ -185,15 +186,6 @@ def _turned(momenta: np.ndarray, angle: float) -> np.ndarray:
     return np.stack([cos * px - sin * py, sin * px + cos * py, pz, energy], axis=1)
 
 
-def _eta_phi(momenta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    px, py, pz, _ = momenta.T
-    return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
-
-
-def _wrapped(angle: np.ndarray) -> np.ndarray:
-    return (angle + np.pi) % (2 * np.pi) - np.pi
-
-
 def _particle_column(
     name: str,
     values: np.ndarray,
@@ -213,13 +205,13 @@ def _particle_column(
         other = ak.to_numpy(ak.flatten(columns[partner])) if partner in columns else values
         return np.cos(turn) * values + (np.sin(turn) if ending == "py" else -np.sin(turn)) * other
     if turn and ending == "phi":
-        return _wrapped(values + turn)
+        return wrapped(values + turn)
     if ending in ("deta", "dphi") and not turn:
         index = ("deta", "dphi").index(ending)
-        own, (old, new) = _eta_phi(momenta)[index], (_eta_phi(table)[index] for table in sums)
+        own, (old, new) = eta_and_phi(*momenta.T[:3])[index], (eta_and_phi(*table.T[:3])[index] for table in sums)
         difference, shift = own - old[jet], new - old
         if index:
-            difference, shift = _wrapped(difference), _wrapped(shift)
+            difference, shift = wrapped(difference), wrapped(shift)
         # some files count Δη towards the beam as positive on both sides of the detector
         sign = np.where(jet_totals(jet, values * difference, len(old)) < 0, -1.0, 1.0)
         return values - (sign * shift)[jet]
@@ -237,9 +229,9 @@ def _jet_column(
         return (values + dropped).astype(values.dtype)
     if ending in ("eta", "phi"):
         index = ("eta", "phi").index(ending)
-        shift = _eta_phi(after)[index] - _eta_phi(before)[index]
-        new = values + (_wrapped(shift) if index else shift)
-        return (_wrapped(new) if index else new).astype(values.dtype)
+        shift = eta_and_phi(*after.T[:3])[index] - eta_and_phi(*before.T[:3])[index]
+        new = values + (wrapped(shift) if index else shift)
+        return (wrapped(new) if index else new).astype(values.dtype)
     measure = {"pt": _pt, "energy": _energy, "e": _energy, "mass": _mass}[ending]
     old, new = measure(before), measure(after)
     return (values * np.divide(new, old, out=np.ones(len(old)), where=old > 0)).astype(values.dtype)
