@@ -8,7 +8,6 @@ from subquad.app.jobs import Job
 from subquad.app.sequence_results import fit_progress, scan_result
 from subquad.errors import SubquadError
 from subquad.hep.data.examples import example_path
-from subquad.reporting.page import page
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import write_json
 
@@ -33,7 +32,7 @@ def test_jets_of_a_file_that_was_deleted_are_not_shown_again(tmp_path):
 
 def test_a_map_of_mutants_names_the_target_and_hatches_what_training_does_not_support(session):
     job = job_with_output(session, "bio scan")
-    (job.out / "scan.html").write_text(page("All single mutants: a < b", lead="", sections=[]), encoding="utf-8")
+    write_json(job.out / "scan.json", {"target": "a < b"})
     shared = {"from": "A", "prediction": 1.0, "prediction_low": 0.5, "prediction_high": 1.5, "measured": None}
     rows = [
         {"position": k, "to": letter, "mutant": f"A{k}{letter}", "difference": k / 9, "observed": observed, **shared}

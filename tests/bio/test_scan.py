@@ -17,7 +17,7 @@ from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.maps import heat_map, logo, rows_of
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, write_json
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_scan_writes_table_figures_and_a_page(with_run, tmp_path):
     assert "21 single mutants of a wild type of 7 letters" in text
     assert text.count("<figure") == 3
     assert "http" not in text
+    assert f"All single mutants: {read_json(tmp_path / 'scan' / 'scan.json')['target']}" in text
 
 
 def test_the_page_warns_if_the_wild_type_is_an_extrapolation(with_run, tmp_path):

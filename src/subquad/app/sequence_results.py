@@ -1,6 +1,5 @@
 """What the page shows of the jobs on sequences: progress of a fit, its result, maps, designs and batches."""
 
-import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +100,7 @@ def scan_result(job: Job) -> str:
     logo = job.out / "logo.png"
     return join(
         *_warnings(job),
-        *_heat_maps(frame, _title_of(job.out / "scan.html")),
+        *_heat_maps(frame, read_json(job.out / "scan.json").get("target", "the prediction")),
         picture(file_url(job, logo), "Sequence logo of the predicted preferences.") if logo.is_file() else None,
         files,
     )
@@ -113,13 +112,6 @@ def _pictures(job: Job) -> list[Path]:
 
 def _warnings(job: Job) -> list[Markup]:
     return [notice(text, "warning") for text in job.warnings]
-
-
-def _title_of(page: Path) -> str:
-    """Return what a scan has predicted, by the title of its page."""
-    with page.open(encoding="utf-8") as file:
-        found = re.search(r"<title>All single mutants: (.*?)</title>", file.read(2000))
-    return "the prediction" if found is None else html.unescape(found[1])
 
 
 def _heat_maps(frame: pd.DataFrame, target: str) -> list[Markup]:

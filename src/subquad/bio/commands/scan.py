@@ -71,6 +71,7 @@ def scan(
         describe = _base_pairs if model.task_type == "pairs" else _residues
         frame, label, caption = describe(model, wild_type, partner)
         figures, html = profile_page(frame, label, caption, sequence=wild_type)
+        target = label
     else:
         scorer = open_scorer(model, target=settings.target, wild_type=wild_type, partner=partner)
         measured = measured_values(scorer, settings.table)
@@ -82,13 +83,14 @@ def scan(
             say(text, quiet=quiet)
         options = {"source": _name(run), "direction": direction, "cautions": cautions}
         figures, html = scan_page(frame, wild_type, scorer=scorer, **options)
+        target = scorer.title
     with write_report_folder(out) as folder:
         frame.to_csv(folder / "scan.csv", index=False)
         for stem, figure in figures.items():
             save(figure, folder / stem)
         (folder / "scan.html").write_text(html, encoding="utf-8")
         record = {"kind": KIND, "version": __version__, "settings": plain(settings)}
-        write_json(folder / RECORD, {"subquad": record, "sequence": wild_type, "partner": partner})
+        write_json(folder / RECORD, {"subquad": record, "sequence": wild_type, "partner": partner, "target": target})
     return frame
 
 
