@@ -53,6 +53,8 @@ def test_finished_runs_are_shown_and_not_repeated(tmp_path, jobs, capsys):
     html = (tmp_path / "report.html").read_text()
     assert all(f"The result of {name}." in html for name in jobs)
     assert "ours 0.7" in capsys.readouterr().out
+    lead = html.split("<header>")[1].split("</header>")[0]
+    assert all(f"Job {name}: ours 0.7; baselines: baseline 0.5." in lead for name in jobs)
 
 
 def test_a_failed_job_is_reported_and_the_others_are_finished(tmp_path, jobs):
@@ -63,6 +65,7 @@ def test_a_failed_job_is_reported_and_the_others_are_finished(tmp_path, jobs):
     html = (tmp_path / "report.html").read_text()
     assert "The result of llm." in html
     assert "The result of bio." not in html
+    assert "Job bio: not finished." in html
 
 
 def test_a_text_that_is_not_there_is_refused_before_any_work(tmp_path):

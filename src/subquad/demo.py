@@ -37,7 +37,7 @@ class _Job:
     section: Callable[[Path], Section]
     """Reads a finished run and returns its main table and figure."""
     result: Callable[[Mapping[str, Any]], tuple[str, str]]
-    """From `metrics.json` to our result and the baselines', for the summary."""
+    """From `metrics.json` to our result and the baselines', for the summary and the first lines of the page."""
 
 
 @dataclass
@@ -160,13 +160,33 @@ def _write_page(jobs: list[_Job], finished: Mapping[str, Section], out: Path) ->
     unfinished = "This job is not finished; the page is written again when it is."
     html = page(
         "subquad demo",
-        lead="Variants of TDP-43, a language model and simulated jets, each run on this machine beside its baselines. "
-        "The ensemble for TDP-43 averages baselines and Lyra, whose weight may be small or 0; it is in the table.",
-        sections=[finished.get(job.name, Section(job.title, [unfinished])) for job in jobs],
+        lead=" ".join(_sentence(job, out) for job in jobs),
+        sections=[
+            Section(
+                "How to read this page",
+                [
+                    "Each job was run on this machine beside its baselines. The numbers above have no intervals and "
+                    "name no winner; the sections below have intervals. The ensemble for TDP-43 averages baselines "
+                    "and Lyra, whose weight may be small or 0; it is in the table."
+                ],
+            ),
+            *(finished.get(job.name, Section(job.title, [unfinished])) for job in jobs),
+        ],
     )
     with atomic(out / REPORT) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out / REPORT
+
+
+def _sentence(job: _Job, out: Path) -> str:
+    """Return the result of a job beside its baselines, in a sentence."""
+    # the heading says what the job is for, and after the colon what it was run on
+    subject = job.title.rpartition(": ")[2]
+    subject = subject[0].upper() + subject[1:]
+    if not (out / job.name / METRICS).is_file():
+        return f"{subject}: not finished."
+    ours, baselines = job.result(read_json(out / job.name / METRICS))
+    return f"{subject}: {ours}; baselines: {baselines}."
 
 
 def _print_summary(jobs: list[_Job], out: Path) -> None:

@@ -93,10 +93,18 @@ def test_a_page_for_this_computer_answers_to_its_own_names_only():
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_is_read():
-    status, _, body = ask(Access(hello, password=None, largest=50 * 2**20), method="POST", content_length="60000000")
+    app = Access(hello, password=None, largest=50 * 2**20)
+    status, _, body = ask(app, "/gradio_api/upload", method="POST", content_length="600000000")
     assert status == 413
     assert body.decode().startswith("Files of up to 50 MB can be uploaded.")
-    assert ask(Access(hello, password=None, largest=50 * 2**20), method="POST", content_length="x")[0] == 413
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="x")[0] == 413
+
+
+def test_an_event_is_as_short_as_its_texts_and_not_as_long_as_a_file():
+    app = Access(hello, password=None, largest=50 * 2**20)
+    assert ask(app, "/gradio_api/queue/data", method="POST", content_length="200000")[0] == 200
+    status, _, body = ask(app, "/gradio_api/queue/join", method="POST", content_length="2000000")
+    assert (status, body) == (413, b"A request can have up to 1 MB; drop long texts as a file.")
 
 
 def test_files_that_are_dropped_together_may_be_larger_than_one_file():

@@ -28,6 +28,33 @@ def test_a_chart_draws_its_lines_and_says_the_last_values():
     assert "here" in [text.text for text in svg.iter("text")]
 
 
+@pytest.mark.parametrize("places", [(512, 1024), (900, 1024, 1100), (17, 18), (20, 1000)])
+def test_labels_of_vertical_lines_overlap_neither_curves_nor_each_other(places):
+    line = Line(name="a", x=[16, 2048], y=[1, 2])
+    marks = [(place, f"a long label {k}") for k, place in enumerate(places)]
+    root = parsed(line_chart([line], x="x", y="y", title="t", is_log_x=True, marks=marks))
+    top = min(float(point.split(",")[1]) for point in root.find(".//polyline").attrib["points"].split())
+    boxes = []
+    for text in root.iter("text"):
+        if text.text.startswith("a long label"):
+            assert float(text.attrib["y"]) <= top
+            width = (-1 if text.attrib["text-anchor"] == "end" else 1) * 6 * len(text.text)
+            boxes.append((float(text.attrib["y"]), *sorted((float(text.attrib["x"]), float(text.attrib["x"]) + width))))
+    assert len(boxes) == len(places)
+    assert all(low >= 0 and high <= 460 for _, low, high in boxes)
+    for k, (y, low, high) in enumerate(boxes):
+        assert not [other for other in boxes[:k] if abs(other[0] - y) < 12 and low < other[2] and other[1] < high]
+
+
+def test_a_single_point_is_drawn_and_its_axes_have_no_other_ticks():
+    lines = [Line(name="one", x=[0.47], y=[0.75], number=0)]
+    root = parsed(line_chart(lines, x="seconds", y="Spearman", title="t"))
+    assert [circle.attrib["class"] for circle in root.iter("circle")] == ["sq-point"]
+    assert [text.text for text in root.iter("text")] == ["0.75", "0.47", "seconds", "Spearman"]
+    several = parsed(line_chart([Line(name="b", x=[0, 1], y=[1, 2])], x="x", y="y", title="t"))
+    assert {circle.attrib["class"] for circle in several.iter("circle")} == {"sq-dot"}
+
+
 def test_the_values_of_a_chart_are_in_a_table_below_it():
     lines = [
         Line(name="training", x=range(100), y=[k / 7 for k in range(100)]),
@@ -90,6 +117,24 @@ def test_a_heat_map_has_a_text_for_every_cell():
     assert len(list(root.iter("circle"))) == 3
 
 
+def test_rows_of_a_heat_map_are_below_each_other_and_the_arrow_keys_know_its_columns():
+    cells = HeatMap(
+        letters="AC", positions=range(1, 8), wild_type="AAAACCC", values={}, texts={}, rows=[range(4), range(4, 7)]
+    )
+    root = parsed(heat_map(cells, title="Map", label="Difference", limit=1.0))
+    rects = [(float(rect.attrib["x"]), float(rect.attrib["y"])) for rect in root.iter("rect")]
+    # seven cells of A and then seven of C: the cell below is seven cells further
+    assert root.find(".//div[@role='application']").attrib["data-columns"] == "7"
+    assert [x for x, _ in rects[:7]] == [x for x, _ in rects[7:]]
+    assert [x for x, _ in rects[4:7]] == [x for x, _ in rects[:3]]
+    (upper,), (lower,) = {y for _, y in rects[:4]}, {y for _, y in rects[4:7]}
+    assert {y for _, y in rects[7:11]} == {upper + rects[7][1] - rects[0][1]}
+    assert lower > rects[7][1]
+    _, _, width, height = map(float, root.find(".//svg").attrib["viewBox"].split())
+    assert all(0 <= x <= width - 15 and 0 <= y <= height - 15 for x, y in rects)
+    assert [text.text for text in root.iter("text") if text.text.isdigit()] == ["1", "5"]
+
+
 def test_a_heat_map_says_what_it_shows_and_hatches_what_is_not_supported():
     keys = [(7, "C"), (7, "D"), (8, "A")]
     cells = HeatMap(
@@ -115,6 +160,31 @@ def test_tables_and_notices_escape_what_users_wrote():
     assert "0.123" in [cell.text for cell in root.iter("td")]
     assert root.find(".//*[@role='alert']") is not None
     assert "<script>" not in blocks([bad, Table([bad], [[bad]])])
+
+
+def test_columns_of_text_are_aligned_left_and_numbers_and_intervals_right():
+    header = ["name", "mutants", "interval", "rejection", "sequence", "remark", "nothing"]
+    long = ("ACDEFGHIKL…ACDEFGHIKLACDEF", "a sentence of more than 24 letters")
+    root = parsed(table(Table(header, [["D1", "M34K:A36D", "0.5 to 0.7", "> 1,087", *long, None]])))
+    kinds = [cell.attrib.get("class") for cell in root.iter("td")]
+    assert kinds == ["sq-left", "sq-left", None, None, "sq-sequence", "sq-text", None]
+    assert [cell.attrib.get("class") for cell in root.iter("th")] == kinds
+    # numbers with a word for one that is missing
+    root = parsed(table(Table(["a"], [[1.5], ["none"]])))
+    assert [cell.attrib.get("class") for cell in root.iter("td")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the model has one member", "The model has one member"),
+        ("table.csv: no rows", "table.csv: no rows"),
+        ("error_rate is missing", "error_rate is missing"),
+        ("4 of 4 designs", "4 of 4 designs"),
+    ],
+)
+def test_a_notice_begins_with_a_capital_unless_with_a_name(text, shown):
+    assert f"</strong> {shown}</div>" in notice(text, "warning")
 
 
 def test_a_table_without_rows_is_nothing():

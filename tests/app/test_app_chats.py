@@ -134,17 +134,55 @@ def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
     assert chat_view(None).startswith('<p class="sq-hint">')
 
 
-def test_at_most_two_linearized_models_are_in_memory(tmp_path, monkeypatch):
-    chats, opened = Chats(), []
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Return the names of the models that are opened; all are the same tiny one."""
+    names = []
 
     def models_of(folder):
-        opened.append(folder.name)
+        names.append(folder.name)
         return linear_model(), byte_tokenizer(tmp_path)
 
     monkeypatch.setattr("subquad.app.chats.load", models_of)
     monkeypatch.setattr("subquad.app.chats.open_checkpoint", lambda path: (tiny_model("llama", vocab_size=283), None))
     variants = [SimpleNamespace(role="teacher", path=tmp_path)]
     monkeypatch.setattr("subquad.app.chats.models_to_evaluate", lambda folders: [SimpleNamespace(variants=variants)])
+    return names
+
+
+def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(opened, tmp_path):
+    chats = Chats()
+    made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}
+    # "a" asks again, and "b" is being answered
+    assert chats.find("a") is made["a"]
+    made["b"].is_answering = True
+    chats.start("i", tmp_path / "one", ChatSettings())
+    assert [user for user in "abcdefghi" if chats.find(user)] == list("abdefghi")
+    assert made["c"].stopped.is_set()
+    assert made["c"].is_closed
+    assert "Your earlier chat was ended" in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
+    assert "Your earlier chat was ended" not in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
+
+
+def test_nobody_who_waits_for_an_answer_loses_the_chat_to_others(opened, tmp_path):
+    chats = Chats()
+    for user in "abcdefgh":
+        chats.start(user, tmp_path / "one", ChatSettings()).is_waiting = True
+    with pytest.raises(SubquadError, match="8 other chats wait for answers; ask again in a minute"):
+        chats.start("i", tmp_path / "one", ChatSettings())
+    assert [user for user in "abcdefghi" if chats.find(user)] == list("abcdefgh")
+    # one of the eight may begin anew
+    chats.start("a", tmp_path / "one", ChatSettings())
+
+
+def test_a_question_of_a_whole_book_is_refused_at_once(chat):
+    with pytest.raises(SubquadError, match="the question has 100,001 characters; give at most 100,000"):
+        next(chat.answers("a" * 100_001, threading.Lock()))
+    assert not chat.sides["teacher"].turns
+
+
+def test_at_most_two_linearized_models_are_in_memory(opened, tmp_path):
+    chats = Chats()
     users = {"a": "one", "b": "two", "c": "one", "d": "three"}
     made = {user: chats.start(user, tmp_path / name, ChatSettings()) for user, name in users.items()}
     assert opened == ["one", "two", "three"]

@@ -75,6 +75,32 @@ def test_an_upload_that_a_job_reads_is_deleted_with_the_job_only(context, worksp
     assert not job.folder.exists()
 
 
+def test_a_result_that_a_job_reads_is_deleted_with_the_job_only(context, session):
+    fitted = job_of(session, "finished", title="Fit of mine")
+    other = job_of(session, "finished", title="Fit of another")
+    # a job reads its own output too
+    scan = job_of(session, "waiting", "bio", "scan", str(fitted.out), "--out", "/elsewhere", title="Scan")
+    text = "Fit of mine: read by a job that waits or runs; stop the job first"
+    with pytest.raises(SubquadError, match=text):
+        _delete(context, session, [fitted.name, other.name])
+    assert fitted.folder.is_dir()
+    assert other.folder.is_dir()
+    write_json(scan.folder / "status.json", {"state": "stopped"})
+    text = "Fit of mine: needed by a job that was stopped and can be resumed; choose that job too"
+    with pytest.raises(SubquadError, match=text):
+        _delete(context, session, [fitted.name])
+    assert _delete(context, session, [fitted.name, scan.name]) == "2 results deleted."
+    assert [job.name for job in session.jobs] == [other.name]
+
+
+@pytest.mark.parametrize(("state", "can_resume"), [("stopped", False), ("failed", True), ("finished", True)])
+def test_a_result_that_no_job_needs_any_more_is_deleted(context, session, state, can_resume):
+    fitted = job_of(session, "finished")
+    scan = job_of(session, state, "bio", "scan", str(fitted.out))
+    write_json(scan.folder / "job.json", {**scan.record, "can_resume": can_resume})
+    assert _delete(context, session, [fitted.name]) == "1 result deleted."
+
+
 def test_the_page_has_one_visible_control_that_says_what_it_deletes(context):
     page = build_page(context)
     buttons = [block for block in page.blocks.values() if isinstance(block, gr.Button) and "Delete" in str(block.value)]
@@ -99,11 +125,11 @@ def test_lists_are_filled_again_after_a_deletion(context, workspace, session, mo
     listed, view = functions["on_delete"]([str(upload), job.name], None)
     assert (listed["choices"], listed["value"]) == ([], [])
     assert "1 upload and 1 result deleted." in view
-    assert "nothing is chosen" in functions["on_delete"]([], None)[1]
+    assert "Nothing is chosen" in functions["on_delete"]([], None)[1]
     (tables, _), _, (runs, _), *_ = tab.deleted
     assert tables(str(upload), None)["value"] == "example:tdp43"
-    assert runs(job.name, "", None)["value"] is None
-    assert runs("/models/mine", "", None)["value"] == "/models/mine"
+    assert runs(job.name, None)["value"] is None
+    assert runs("/models/mine", None)["value"] == "/models/mine"
     # all of them follow the button, in every tab
     following = [own.fn for own in build_page(context).fns.values() if own.trigger_after is not None]
     assert {getattr(own, "__name__", None) for own in following} >= {"on_deleted", "refreshed", "on_load", "on_look"}

@@ -3,14 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
-import psutil
 import pytest
 
 from subquad.app import jobs
+from subquad.app.job_records import END
 from subquad.app.jobs import Command, Job, JobRunner
 from subquad.app.sessions import new_token
 from subquad.errors import SubquadError
@@ -36,59 +37,19 @@ def fit(**settings):
     return Command(words=["bio", "fit", "example:tdp43"], settings=small, title="Fit", about={"table": "example:tdp43"})
 
 
-def written(folder, status=None, **record):
-    """Return a job as an earlier server left it."""
-    folder.mkdir(parents=True)
-    write_json(
-        folder / "job.json",
-        {"kind": "bio fit", "title": "Fit", "words": [], "output": "out", "created": 0.0, "server": os.getpid(),
-         "about": {}, **record},
-    )  # fmt: skip
-    if status:
-        write_json(folder / "status.json", status)
-    return Job(folder)
+def test_a_job_that_was_started_again_has_no_earlier_end(session, runner, monkeypatch):
+    class Process:
+        pid = 2**22 + 1
 
+        def wait(self):
+            return -signal.SIGKILL
 
-NOBODY = 2**22 + 1
-"""A number that no process has: it is above the largest one of Linux."""
-
-
-def test_a_job_whose_process_ended_with_the_server_counts_as_stopped(tmp_path):
-    assert written(tmp_path / "a", {"state": "running", "pid": NOBODY}).state == "stopped"
-    assert written(tmp_path / "b", server=NOBODY).state == "stopped"
-    assert written(tmp_path / "c").state == "waiting"
-    assert written(tmp_path / "d", {"state": "running", "pid": os.getpid()}).state == "running"
-    # another process has got the number
-    assert written(tmp_path / "e", {"state": "running", "pid": os.getpid(), "started": 1e9}).state == "stopped"
-    assert written(tmp_path / "f", server_started=1e9).state == "stopped"
-
-
-def test_the_message_of_a_failure_is_the_sentence_of_the_command_and_never_a_traceback(tmp_path):
-    job = written(tmp_path / "a", {"state": "failed", "exit_status": 2})
-    (job.folder / "log.txt").write_text("reading\nsubquad: t.csv: not a table\n  row 3: 'x'\n")
-    assert job.message == "t.csv: not a table\n  row 3: 'x'"
-    job = written(tmp_path / "b", {"state": "failed", "exit_status": 1})
-    (job.folder / "log.txt").write_text("Traceback (most recent call last):\n  boom\n")
-    assert job.message == "The command ended unexpectedly (exit status 1). Its log says more."
-    job = written(tmp_path / "c", {"state": "failed", "exit_status": -signal.SIGKILL})
-    assert "the memory did not suffice" in job.message
-
-
-def test_a_job_of_a_server_that_was_killed_is_stopped(tmp_path, runner):
-    sleeping = "import time; print(flush=True); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", sleeping], start_new_session=True, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    started = psutil.Process(process.pid).create_time()
-    job = written(tmp_path / "a", {"state": "running", "pid": process.pid, "started": started}, server=NOBODY)
-    assert job.state == "running"
-    # reaped as by the first process of the system
-    reaper = threading.Thread(target=process.wait)
-    reaper.start()
-    runner.stop(job)
-    reaper.join(60)
-    assert job.state == "stopped"
-    assert process.returncode == -signal.SIGTERM
-    process.stdout.close()
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Process())
+    folder = session.new_job_folder()
+    write_json(folder / END, {"ended": 1.0, "exit_status": 0})
+    runner.start(folder, "bio fit", fit())
+    ended(runner)
+    assert not (folder / END).exists()
 
 
 @pytest.mark.slow
@@ -168,6 +129,18 @@ def test_a_job_that_is_stopped_while_its_process_starts_does_not_run(session, ru
     assert "pid" not in job.status
 
 
+@contextmanager
+def all_taken(runner):
+    """Let no job run for a while."""
+    with runner._lock:
+        others = [Path(f"other-{k}/jobs/long") for k in range(runner._most - len(runner._running))]
+        runner._running += others
+    yield
+    with runner._lock:
+        runner._running[:] = [own for own in runner._running if own not in others]
+        runner._lock.notify_all()
+
+
 def ended(runner):
     """Wait until no job is left."""
     end = time.monotonic() + 60
@@ -191,7 +164,7 @@ def test_nothing_is_kept_of_a_job_that_has_ended(session, runner, monkeypatch):
 def test_a_job_that_waits_and_is_stopped_leaves_nothing_and_can_be_resumed(session, runner, monkeypatch):
     opened = []
     monkeypatch.setattr(runner, "_open", lambda job: opened.append(job.name))
-    with runner._free:
+    with all_taken(runner):
         job = runner.start(session.new_job_folder(), "bio fit", fit())
         for _ in range(5):
             runner.stop(job)
@@ -226,7 +199,7 @@ def test_the_number_of_jobs_that_wait_is_limited(workspace, session, runner, mon
     other, text = workspace.session(new_token()), "3 of your jobs are waiting already; stop one of them, or wait until"
     monkeypatch.setattr(jobs, "MOST_WAITING_OF_SESSION", 3)
     monkeypatch.setattr(jobs, "MOST_WAITING", 5)
-    with runner._free:
+    with all_taken(runner):
         own = [runner.start(session.new_job_folder(), "bio fit", fit()) for _ in range(3)]
         with pytest.raises(SubquadError, match=text):
             runner.start(session.new_job_folder(), "bio fit", fit())
@@ -268,3 +241,74 @@ def test_a_training_that_is_stopped_keeps_what_it_has_learnt(runner, session):
     runner.stop(job)
     assert job.state == "stopped"
     assert list(job.out.rglob("checkpoint-*.safetensors"))
+
+
+def test_jobs_run_in_the_order_of_their_starts_and_sessions_take_turns(workspace, runner, monkeypatch):
+    ran, first, second, third = [], *(workspace.session(new_token()) for _ in range(3))
+    monkeypatch.setattr(runner, "_open", lambda job: ran.append(job.record["title"]))
+    with all_taken(runner):
+        for session, title in (
+            (first, "a1"),
+            (first, "a2"),
+            (first, "a3"),
+            (second, "b1"),
+            (second, "b2"),
+            (third, "c1"),
+        ):
+            runner.start(session.new_job_folder(), "bio fit", Command(words=[], settings={}, title=title))
+    ended(runner)
+    assert ran == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert not runner._served
+    assert not runner._running
+
+
+def test_a_session_whose_job_runs_yields_to_one_that_has_none(workspace, monkeypatch):
+    runner, may_end, turns = JobRunner(3), threading.Event(), []
+    first, second = (workspace.session(new_token()) for _ in range(2))
+
+    class Noted(list):
+        def append(self, folder):
+            turns.append(Job(folder).record["title"])
+            super().append(folder)
+
+    def run(job):
+        if job.record["title"] in ("long", "c"):
+            may_end.wait(60)
+
+    monkeypatch.setattr(runner, "_open", run)
+    monkeypatch.setattr(runner, "_running", Noted())
+
+    def start(session, title):
+        runner.start(session.new_job_folder(), "bio fit", Command(words=[], settings={}, title=title))
+
+    start(first, "long")
+    while not turns:
+        time.sleep(0.01)
+    with all_taken(runner):
+        start(first, "a")
+        start(first, "b")
+        start(second, "c")
+    end = time.monotonic() + 60
+    # the third place is taken while the two jobs run
+    while len(turns) < 4:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    may_end.set()
+    ended(runner)
+    assert turns == ["long", "c", "a", "b"]
+    runner.close()
+
+
+def test_a_job_whose_files_cannot_be_copied_leaves_nothing(session, runner, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    missing = Command(words=["bio", "rounds"], settings={}, title="Next round", continues=tmp_path / "none")
+    with pytest.raises(SubquadError, match=r"could not be started \(No such file or directory\); free some space"):
+        runner.start(session.new_job_folder(), "bio rounds", missing)
+    monkeypatch.setattr(jobs, "link_or_copy", full)
+    command = Command(words=["bio", "fit", "t.csv"], settings={}, title="Fit", inputs=[tmp_path / "t.csv"])
+    with pytest.raises(SubquadError, match="No space left on device"):
+        runner.start(session.new_job_folder(), "bio fit", command)
+    assert not list((session.folder / "jobs").iterdir())
+    assert not runner._latest

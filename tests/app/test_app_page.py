@@ -154,7 +154,7 @@ def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, m
     monkeypatch.setattr(predictions, "add_predictions", lambda own, *_: pd.DataFrame({"sequence": [own.inputs]}))
     with ThreadPoolExecutor() as threads:
         first, second = threads.map(
-            lambda text: predict_sequences(session.folder, text, folder=session.folder / "pasted"), ("ACDE", "FGHI")
+            lambda text: predict_sequences(session.folder, text, session.folder / "pasted"), ("ACDE", "FGHI")
         )
     assert "ACDE" in first
     assert "FGHI" in second
@@ -162,16 +162,18 @@ def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, m
 
 
 def test_an_error_in_pasted_sequences_names_no_file(context, session, monkeypatch):
-    def refuse(run, text, *, folder):
+    def refuse(function, run, text, folder, *, seconds):
+        assert function is predict_sequences
+        assert seconds == 120
         raise SubquadError(f"{folder / 'tmpab_c' / 'pasted.txt'}: row 1: '!' is no letter")
 
-    monkeypatch.setattr(sequence_uses, "predict_sequences", refuse)
+    monkeypatch.setattr(sequence_uses, "call_in_process", refuse)
     monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
     monkeypatch.setattr(sequence_uses, "session_of", lambda *_: session)
     page = build_page(context)
     predict = next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_predict")
     shown = predict("run", "A!", None)
-    assert "row 1" in shown
+    assert "Row 1" in shown
     assert "pasted" not in shown
 
 
@@ -197,12 +199,12 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     # a floor of quality, so that a broken model cannot pass
     metrics = pd.read_json(job.out / "metrics.json", typ="series")
     assert metrics["test"]["ridge"]["spearman"] > 0.7
-    shown = predict_sequences(job.out, "M33K\nN30D:M33K", folder=session.folder / "pasted")
+    shown = predict_sequences(job.out, "M33K\nN30D:M33K", session.folder / "pasted")
     assert "prediction" in shown
     assert "90 % from" in shown
     assert not list((session.folder / "pasted").iterdir())
     with pytest.raises(SubquadError, match="expected"):
-        predict_sequences(job.out, "A33K", folder=session.folder / "pasted")
+        predict_sequences(job.out, "A33K", session.folder / "pasted")
     words = ["bio", "scan", str(run_of(context, session, job.name, "bio fit"))]
     scan = finished(context, session, "bio scan", Command(words=words, settings={}, title="Scan"))
     cells = scan_result(scan)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from subquad.app import jets, panels
 from subquad.app.charts import DRAWING
 from subquad.app.jet_results import display_jets
-from subquad.app.jobs import Job
+from subquad.app.jobs import Command, Job
 from subquad.app.page import build_page
 from subquad.app.panels import Panel
 from subquad.hep.data.examples import example_path
@@ -76,5 +76,55 @@ def test_a_jet_is_read_and_drawn_in_a_process_of_its_own(context, session, monke
     monkeypatch.setattr(jets, "run_of", lambda *_: session.folder)
     monkeypatch.setattr(jets, "call_in_process", lambda *given, **options: called.append(given) or "a jet")
     show = function_of(build_page(context), "on_show")
-    assert show(None, "run", ["example:jets"], "QCD", 2) == "a jet"
+    assert show(None, "run", ["example:jets"], "QCD", 2) == "<p>Tagger: run</p>\na jet"
     assert called == [(display_jets, session.folder, [example_path("example:jets")], "QCD", 2)]
+
+
+@pytest.mark.parametrize("error", [KeyError("models"), FileNotFoundError(2, "No such file"), ValueError("no column")])
+def test_damaged_output_is_a_notice_and_ends_the_looks(context, session, running, error):
+    def refuse(job):
+        raise error
+
+    panel = fit_panel(context, progress=refuse)
+    panel.result = refuse
+    assert "What this job wrote is damaged or incomplete; start it again" in panel.html(session, running, "running")
+    write_json(running.folder / "status.json", {"state": "finished", "began": 0.0, "ended": 1.0})
+    html, _, _, _, timer, done = panel._look(session, None)
+    assert 'role="alert"' in html
+    assert type(error).__name__ in html
+    assert not timer.active
+    assert done == running.name
+
+
+def test_a_running_status_without_a_process_is_damaged(session, running):
+    write_json(running.folder / "status.json", {"state": "running"})
+    assert running.state == "failed"
+    assert running.message == "The status of this job is damaged; start it again."
+
+
+def test_a_job_finishes_for_the_page_only_while_the_page_looks_at_it(context, session, running, monkeypatch):
+    monkeypatch.setattr(panels, "session_of", lambda *_: session)
+    with gr.Blocks() as page:
+        panel = fit_panel(context)
+        panel.result = lambda job: "a result"
+        panel.build([], gr.State(None))
+    write_json(running.folder / "status.json", {"state": "finished", "began": 0.0, "ended": 1.0})
+    *_, opened = panel.look(None, None)
+    assert opened["__type__"] == "update"
+    assert "value" not in opened
+    *_, ticked = function_of(page, "on_tick")(None, None)
+    assert ticked == running.name
+
+
+def test_a_panel_notes_whether_its_jobs_can_be_resumed(context, session, monkeypatch):
+    monkeypatch.setattr(panels, "session_of", lambda *_: session)
+    monkeypatch.setattr(context.runner, "_open", lambda job: None)
+    for keeps_going in (True, False):
+        with gr.Blocks() as page:
+            panel = Panel(
+                context=context, kind=f"kind {keeps_going}", action="Train", result=lambda job: "", needs_run=False,
+                command=lambda *_: Command(words=[], settings={}, title="A job"), keeps_going=keeps_going,
+            )  # fmt: skip
+            panel.build([], gr.State(None))
+        function_of(page, "on_start")(None, None)
+        assert panel.job(session, None).record["can_resume"] == keeps_going

@@ -1,11 +1,15 @@
 """What the page makes of the output of jobs and of files."""
 
+import json
+import re
+
 import pandas as pd
 import pytest
 
 from subquad.app.jet_results import display_jets
 from subquad.app.jobs import Job
-from subquad.app.sequence_results import fit_progress, scan_result
+from subquad.app.language_results import linearize_progress
+from subquad.app.sequence_results import design_result, epistasis_result, fit_progress, scan_result
 from subquad.errors import SubquadError
 from subquad.hep.data.examples import example_path
 from subquad.runs.examples import run_folder
@@ -54,3 +58,45 @@ def test_members_of_an_ensemble_have_the_dashes_of_their_model(session):
     (job.out / "history.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     strokes = [piece.split("stroke-dasharray=")[1].split('"')[1] for piece in fit_progress(job).split("<polyline")[1:]]
     assert strokes[0] != strokes[1] == strokes[2]
+
+
+def write_history(job, entries):
+    (job.out / "history.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")
+
+
+def test_the_validation_metric_has_its_usual_name_and_its_first_value_is_seen(session):
+    job = job_with_output(session, "bio fit")
+    write_history(job, [{"part": "mlp", "step": 7, "seconds": 0.5, "validation_spearman": 0.75}])
+    html = fit_progress(job)
+    assert "validation Spearman" in html
+    assert html.count('class="sq-point"') == 1
+
+
+def test_each_stage_of_a_linearization_has_a_chart_of_its_own_loss(session):
+    job = job_with_output(session, "llm linearize")
+    transfer = [{"part": f"transfer-{block}", "step": k, "loss": 0.001} for block in (0, 1) for k in (1, 2)]
+    write_history(job, [*transfer, *({"part": "lora", "step": k, "loss": 5.0} for k in (1, 2))])
+    captions = re.findall("<figcaption>([^<]*)", linearize_progress(job))
+    assert captions == ["Training loss of attention transfer", "Training loss of fine-tuning"]
+    assert "attention transfer, block 1" in linearize_progress(job)
+
+
+@pytest.mark.parametrize(
+    ("count", "caption"),
+    [(1, "1 design, best first."), (4, "4 designs, best first."), (23, "First 20 of 23 designs, best first.")],
+)
+def test_all_designs_are_counted_and_the_table_says_if_it_has_only_the_first(session, count, caption):
+    job = job_with_output(session, "bio design")
+    row = {"mutants": "A1C", "prediction": 0.5, "prediction_low": 0.25, "prediction_high": 0.75}
+    pd.DataFrame([{"name": f"D{k}", **row} for k in range(count)]).to_csv(job.out / "designs.csv", index=False)
+    html = design_result(job)
+    assert f"<caption>{caption}</caption>" in html
+    assert html.count("<tr>") - 1 == min(count, 20)
+
+
+def test_pairs_of_positions_have_a_header_in_words(session):
+    job = job_with_output(session, "bio epistasis")
+    row = {"i": 13, "j": 41, "rms": 0.5, "max": 0.7, "mean": -0.5, "double_mutants": 3}
+    pd.DataFrame([row]).to_csv(job.out / "pairs.csv", index=False)
+    header = re.findall('<th[^>]*scope="col">([^<]*)', epistasis_result(job))
+    assert header == ["position 1", "position 2", "root mean square", "largest", "mean", "double mutants"]

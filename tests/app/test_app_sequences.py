@@ -149,7 +149,7 @@ def test_measurements_of_models_that_were_not_fitted_here_are_not_available(cont
 @pytest.mark.parametrize("text", ["ACDE\n" * 201, "A" * 100_001])
 def test_too_many_pasted_sequences_are_refused_and_the_table_is_named(opened, session, monkeypatch, text):
     monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
-    monkeypatch.setattr(sequence_uses, "predict_sequences", lambda *_, **__: "predicted")
+    monkeypatch.setattr(sequence_uses, "call_in_process", lambda *_, **__: "predicted")
     html = opened["on_predict"]("run", text, None)
     assert "up to 200 lines with 100,000 letters can be pasted; drop a table under" in html
     assert opened["on_predict"]("run", "ACDE\n\n" * 200, None) == "predicted"
@@ -208,6 +208,18 @@ def test_a_file_that_is_not_taken_leaves_nothing(opened, session, workspace):
     assert "The file was not taken. t.csv: not a" in view
     assert not list(workspace.received.iterdir())
     assert not session.files("")
+
+
+def test_a_table_that_is_dropped_again_and_cannot_be_read_stays(opened, session, workspace, monkeypatch):
+    def refuse(*_):
+        raise SubquadError("this took more than 60 seconds")
+
+    file = dropped(workspace, "mine.csv")
+    opened["on_upload"](None, str(file), "example:tdp43", *ALONE)
+    monkeypatch.setattr("subquad.app.sequences.call_in_process", refuse)
+    _, _, view = opened["on_upload"](None, str(file), "example:tdp43", *ALONE)
+    assert "The file was not taken. this took more than 60 seconds" in view
+    assert [path.name for path in session.files("")] == ["mine.csv"]
 
 
 @pytest.mark.long

@@ -110,6 +110,41 @@ def test_the_uploads_of_a_job_that_can_be_resumed_are_kept_for_it(workspace, ses
     assert not needed.exists()
 
 
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_the_uploads_of_a_job_that_cannot_be_resumed_are_deleted(workspace, session, state):
+    path = session.take(received(workspace, "own.csv"))
+    folder = job_of(session, state, str(path))
+    write_json(folder / "job.json", {**Job(folder).record, "can_resume": False})
+    session.clear_uploads()
+    assert not path.exists()
+
+
+def test_files_that_are_tried_and_refused_are_deleted_unless_they_were_there_or_are_read(workspace, session):
+    arrived = {name: received(workspace, name) for name in ("known.root", "broken.root", "read.root")}
+    known = session.take(arrived["known.root"])
+    with session.trying([arrived["known.root"]]) as taken:
+        assert taken == [known]
+
+    def refused(files):
+        with session.trying(files) as taken:
+            write_json(job_of(session, "waiting") / "job.json", reading(taken[2]))
+            raise SubquadError("damaged")
+
+    with pytest.raises(SubquadError, match="damaged"):
+        refused(arrived.values())
+    assert {path.name for path in session.files("")} == {"known.root", "read.root"}
+    # also if a file cannot be taken itself
+    files = [arrived["known.root"], received(workspace, "new.root"), workspace.received / "gone.root"]
+    with pytest.raises(SubquadError, match=r"gone\.root: has been here"), session.trying(files):
+        pass
+    assert {path.name for path in session.files("")} == {"known.root", "read.root"}
+
+
+def reading(path):
+    record = {"kind": "hep fit", "title": "", "words": [], "output": "out", "created": 0.0, "server": os.getpid()}
+    return {**record, "reads": [str(path)]}
+
+
 def test_uploads_are_read_by_jobs_that_wait_or_run(workspace, session):
     path = session.take(received(workspace, "own.csv"))
     folder = job_of(session, "stopped", str(path))

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -191,14 +192,14 @@ def test_one_of_several_targets_is_scanned(with_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task_type", "columns"),
+    ("task_type", "columns", "result"),
     [
-        ("residue_binary", ["position", "letter", "score"]),
-        ("residue_multiclass", ["position", "letter", "H", "E", "C"]),
-        ("pairs", ["first", "second", "probability"]),
+        ("residue_binary", ["position", "letter", "score"], "along the 7 letters of the sequence: score from "),
+        ("residue_multiclass", ["position", "letter", "H", "E", "C"], r"H from \S+ at [ACGT]\d to \S+ at [ACGT]\d; E"),
+        ("pairs", ["first", "second", "probability"], r"1 likely base pair among .* most probable one is \d–\d"),
     ],
-)
-def test_residues_and_base_pairs_are_shown_along_the_sequence(with_run, tmp_path, task_type, columns):
+)  # fmt: skip
+def test_residues_and_base_pairs_are_shown_along_the_sequence(with_run, tmp_path, task_type, columns, result):
     classes = ("H", "E", "C") if task_type == "residue_multiclass" else ()
     model = with_run(AdditiveModel(task_type, classes=classes))
     frame = scan(model, out=tmp_path / "scan", quiet=True)
@@ -207,7 +208,9 @@ def test_residues_and_base_pairs_are_shown_along_the_sequence(with_run, tmp_path
     long = scan(model, ScanSettings(sequence=WILD * 61), out=tmp_path / "long", quiet=True)
     assert len(long) == (1 if task_type == "pairs" else 427)
     assert (tmp_path / "scan" / "profile.pdf").is_file()
-    assert "<figure" in (tmp_path / "scan" / "scan.html").read_text()
+    page = (tmp_path / "scan" / "scan.html").read_text()
+    assert "<figure" in page
+    assert re.search(result, page.split("<header>")[1].split("</header>")[0])
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,27 @@ def test_each_column_of_a_report_is_sorted_as_its_arrow_says(chromium):
         assert sorted_by("name") == ("ascending", "abCd")
 
 
+@pytest.mark.parametrize(
+    ("cells", "descending"),
+    [
+        (["900 KiB", "12.0 MiB", "1,024 KiB", "1.5 GiB"], "dbca"),
+        # limits of rejections, also beside intervals
+        (["> 12,000", "3,500  [900, ∞]", "< 20", "≥ 400"], "abdc"),
+        (["−3.0", "+0.5 [−0.1, +1.1]", "–", "2,000"], "dbac"),
+    ],
+)
+def test_limits_and_numbers_with_units_are_sorted_by_their_size(chromium, cells, descending):
+    rows = [[name, cell] for name, cell in zip("abcd", cells, strict=True)]
+    with opened(chromium, report(Table(["name", "value"], rows))) as own:
+        button, names = own.get_by_role("button", name="value"), own.locator("tbody td:first-child")
+        button.click()
+        assert "".join(names.all_text_contents()) == descending
+        button.click()
+        is_missing = "–" in cells
+        ascending = descending[-2::-1] + descending[-1] if is_missing else descending[::-1]
+        assert "".join(names.all_text_contents()) == ascending
+
+
 def test_cells_of_a_heat_map_are_visited_with_the_arrow_keys(chromium):
     with opened(chromium, report(heat_maps())) as own:
         reading = own.get_by_role("status")

@@ -10,6 +10,7 @@ import json
 import pydoc_data.topics
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,13 @@ def test_evaluate_shows_the_model_beside_its_controls(workplace):
     assert (workplace / "evaluation" / "report.html").stat().st_size > 10_000
 
 
+def test_runs_are_compared(workplace):
+    # training the controls takes long
+    shutil.copytree(workplace / "linear", workplace / "with_controls")
+    run("llm report")
+    assert "Comparison of 2 linearized models" in (workplace / "comparison.html").read_text(encoding="utf-8")
+
+
 def test_plan_estimates_costs(capsys):
     run("llm plan", "llama-3.1-405b")
     shown = capsys.readouterr().out
@@ -265,6 +273,6 @@ def test_plan_estimates_costs(capsys):
 
 
 def test_no_command_of_the_pages_is_left_out():
-    tested = {"linearize", "merge", "generate", "chat", "serve", "evaluate", "plan"}
+    tested = {"linearize", "merge", "generate", "chat", "serve", "evaluate", "plan", "report"}
     assert {line.split()[2] for line in COMMANDS} == tested
     assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 9

@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
-from subquad.reporting.statistics import bootstrap_means, calibration_bins, clopper_pearson, percentile_interval, wilson
+from subquad.reporting.statistics import (
+    bootstrap_means,
+    calibration_bins,
+    clopper_pearson,
+    paired_difference,
+    percentile_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("passed", "total"), [(0, 4), (4, 4), (3, 7), (500, 1009)])
@@ -55,3 +62,17 @@ def test_limits_of_rates_stay_between_0_and_1():
     counts = np.arange(1, 5000)
     assert all(wilson(0, count)[0] >= 0 for count in counts)
     assert all(wilson(count, count)[1] <= 1 for count in counts)
+
+
+def test_a_paired_difference_has_the_interval_of_a_paired_t_test():
+    generator = np.random.default_rng(0)
+    one = generator.normal(size=13)
+    other = one - 0.2 + generator.normal(scale=0.1, size=13)
+    found = paired_difference(one, other)
+    expected = ttest_rel(one, other).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.is_clear
+    # equal weights are no weights
+    assert paired_difference(one, other, weights=np.full(13, 7.0)).low == pytest.approx(found.low)
+    assert not paired_difference(one, one + generator.normal(size=13)).is_clear
+    assert paired_difference(one[:1], other[:1]) is None

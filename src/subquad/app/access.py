@@ -120,12 +120,14 @@ class Access:
         if "transfer-encoding" in headers:
             # a body of unknown length could fill the memory
             return PlainTextResponse("A request has to say how long it is (Content-Length).", 411)
-        length, most = headers.get("content-length", "0"), self.largest + ROOM
+        length, most = headers.get("content-length", "0"), ROOM
         if scope["path"] == UPLOAD:
             most = UPLOADS_PER_SESSION * self.largest + ROOM
         if not is_known and length.isdigit() and int(length) > MOST_BEFORE_LOGIN:
             return PlainTextResponse("Give the password first.", 413)
-        if not length.isdigit() or int(length) > most:
+        if not length.isdigit() or (int(length) > most and scope["path"] != UPLOAD):
+            return PlainTextResponse(f"A request can have up to {ROOM // 10**6} MB; drop long texts as a file.", 413)
+        if int(length) > most:
             return PlainTextResponse(
                 f"Files of up to {self.largest / 2**20:,.0f} MB can be uploaded. Use the command line for larger ones, "
                 "or start the page with a larger --max-upload.",

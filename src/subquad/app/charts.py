@@ -22,12 +22,14 @@ DRAWING = threading.Lock()
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f")
 DASHES = ("", "8 3", "2 3", "9 3 2 3", "15 4", "9 3 2 3 2 3", "4 5", "15 3 5 3")
 """Patterns of dashes: another number than of colours, so that both together repeat after 56 lines only."""
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 68, 14, 12, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 270, 76, 14, 12, 44
+MARK, LETTER = 15, 6.6
+"""Height of a line of labels above a chart, and width of one of their letters, which is only estimated."""
 MOST_POINTS = 240
 """Points of a line that are drawn."""
 MOST_VALUES = 12
 """Points of a line in the table below a chart."""
-CELL, HEAD, SIDE = 14, 30, 26
+CELL, HEAD, SIDE, FOOT = 16, 32, 26, 10
 NEGATIVE, MIDDLE, POSITIVE = (178, 34, 40), (246, 246, 246), (33, 102, 172)
 
 
@@ -66,6 +68,8 @@ class HeatMap:
     """Columns: numbers of positions."""
     wild_type: str
     """Letter of each column."""
+    rows: Sequence[range] = ()
+    """Columns below each other, so that the map is not wider than the page; all beside each other by default."""
     values: dict[tuple[int, str], float]
     """Value of the cells by position and letter."""
     texts: dict[tuple[int, str], str]
@@ -108,15 +112,19 @@ def line_chart(
     xs = [a for _, points in shown for a, _ in points] + [place for place, _ in marks]
     ys = [b for _, points in shown for _, b in points]
     across = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, is_log_x)
-    up = _Axis(0.0 if zero else min(ys), max(ys), HEIGHT - BOTTOM, TOP, is_log_y)
-    body = _frame(across, up, x, y) + _marks(marks, across)
+    labels = _mark_labels(marks, across)
+    top = TOP + MARK * (1 + max(label.level for label in labels)) if labels else TOP
+    up = _Axis(0.0 if zero else min(ys), max(ys), HEIGHT - BOTTOM, top, is_log_y)
+    body = _frame(across, up, x, y) + _marks(labels, top)
     for line, points in shown:
         path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in points)
         body += Markup('<polyline points="{}" fill="none" {}/>').format(path, line.look)
+        # a line needs two points
+        look = "sq-point" if len(points) == 1 else "sq-dot"
         for a, b in points[:: max(1, len(points) // 60)]:
             tip = f"{line.name}: {y} {show(float(b))} at {x} {show(float(a))}"
-            body += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" fill="{}" class="sq-dot" data-tip="{}"/>').format(
-                across(a), up(b), line.colour, tip
+            body += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" fill="{}" class="{}" data-tip="{}"/>').format(
+                across(a), up(b), line.colour, look, tip
             )
     keys = Markup("").join(_key(line) for line, _ in shown)
     last = "; ".join(f"{line.name} {show(float(points[-1][1]))}" for line, points in shown[:8])
@@ -161,6 +169,7 @@ class _Axis:
 
     def __init__(self, low: float, high: float, start: float, end: float, is_log: bool) -> None:
         self.is_log, self.start, self.end = is_log, start, end
+        self.only = low if low == high else None
         if low == high:
             low, high = (low / 2, high * 2) if is_log else (low - 0.5, high + 0.5)
         # a little room, so that no point lies on the frame
@@ -174,6 +183,9 @@ class _Axis:
 
     @property
     def ticks(self) -> list[float]:
+        if self.only is not None:
+            # a scale around a single value would be invented
+            return [self.only]
         if self.is_log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             wide = self.high / self.low
@@ -194,7 +206,7 @@ def _frame(across: _Axis, up: _Axis, x: str, y: str) -> Markup:
             LEFT, WIDTH - RIGHT, up(tick), up(tick)
         )
         body += Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-            LEFT - 7, up(tick) + 4, f"{tick:.4g}"
+            LEFT - 7, up(tick) + 4, f"{tick:.4g}" if abs(tick) >= 1e-3 else f"{tick:.2g}"
         )
     for tick in across.ticks:
         body += Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
@@ -206,21 +218,57 @@ def _frame(across: _Axis, up: _Axis, x: str, y: str) -> Markup:
     body += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
         (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x
     )
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+    middle = (up.end + HEIGHT - BOTTOM) / 2
     return body + Markup('<text x="13" y="{0}" text-anchor="middle" transform="rotate(-90 13 {0})">{1}</text>').format(
         middle, y
     )
 
 
-def _marks(marks: Sequence[tuple[float, str]], across: _Axis) -> Markup:
+@dataclass(frozen=True, kw_only=True)
+class _MarkLabel:
+    """Where the label of a vertical line stands above a chart."""
+
+    text: str
+    at: float
+    """Place of the line."""
+    is_left: bool
+    """The label ends at its line, and does not begin there."""
+    level: int
+    """Number of the line of labels, counted from the chart."""
+    is_joined: bool
+    """Its line can go on to it without crossing another label."""
+
+
+def _mark_labels(marks: Sequence[tuple[float, str]], across: _Axis) -> list[_MarkLabel]:
+    """Return labels that overlap neither each other nor a curve: left or right of their lines, or one level higher."""
+    found: list[_MarkLabel] = []
+    taken: list[tuple[int, float, float]] = []
+    for at, text in sorted((across(place), text) for place, text in marks):
+        width = LETTER * len(text)
+        sides = {True: (at - width - 4, at + 4), False: (at - 4, at + width + 4)}
+        inside = [left for left, (low, high) in sides.items() if low >= 0 and high <= WIDTH] or [True]
+        level, is_left = next(
+            (level, left)
+            for level in range(len(marks))
+            for left in inside
+            if not any(level == k and sides[left][0] < high and low < sides[left][1] for k, low, high in taken)
+        )
+        is_joined = not any(k < level and low < at < high for k, low, high in taken)
+        found.append(_MarkLabel(text=text, at=at, is_left=is_left, level=level, is_joined=is_joined))
+        taken.append((level, *sides[is_left]))
+    return found
+
+
+def _marks(labels: Sequence[_MarkLabel], top: float) -> Markup:
     body = Markup("")
-    for place, label in marks:
-        at = across(place)
-        anchor, shift = ("end", -4) if at > (LEFT + WIDTH - RIGHT) / 2 else ("start", 4)
+    for label in labels:
+        rise, anchor = MARK * label.level, "end" if label.is_left else "start"
         body += Markup(
             '<line x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}" class="sq-mark"/>'
-            '<text x="{3:.1f}" y="{4}" text-anchor="{5}">{6}</text>'
-        ).format(at, TOP, HEIGHT - BOTTOM, at + shift, TOP + 12, anchor, label)
+            '<text x="{0:.1f}" y="{3}" text-anchor="{4}">{5}</text>'
+        ).format(
+            label.at, top - rise if label.is_joined else top, HEIGHT - BOTTOM, top - rise - 5, anchor, label.text
+        )  # fmt: skip
     return body
 
 
@@ -235,30 +283,42 @@ def heat_map(cells: HeatMap, *, title: str, label: str, limit: float, caption: s
         caption: How to read it.
     """
     L, A = len(cells.positions), len(cells.letters)
-    width, height = SIDE + CELL * L + 4, HEAD + CELL * A + 4
+    rows = cells.rows or [range(L)]
+    block = HEAD + CELL * A + FOOT
+    width, height = SIDE + CELL * max(len(row) for row in rows) + 4, block * len(rows) - FOOT + 4
+    corners = [(SIDE + CELL * x, block * k + HEAD) for k, row in enumerate(rows) for x in range(len(row))]
     body = Markup("")
-    for row, letter in enumerate(cells.letters):
-        y = HEAD + CELL * row
-        body += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(SIDE - 6, y + 11, letter)
-        for column, position in enumerate(cells.positions):
-            body += _cell(cells, row, column, (position, letter))
+    # all cells of a letter follow each other, so that the arrow keys find the cell above and below
+    for number, letter in enumerate(cells.letters):
+        down = CELL * number
+        for k in range(len(rows)):
+            body += Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
+                SIDE - 6, block * k + HEAD + down + 12, letter
+            )
+        for column, ((x, top), position) in enumerate(zip(corners, cells.positions, strict=True)):
+            body += _cell(cells, x, top + down, column, (position, letter))
+    starts = {row.start for row in rows}
     for column, (position, letter) in enumerate(zip(cells.positions, cells.wild_type, strict=True)):
-        x = SIDE + CELL * column + CELL / 2
-        body += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, HEAD - 5, letter)
-        if position % 5 == 0:
-            body += Markup('<text x="{}" y="11" text-anchor="middle" class="sq-small">{}</text>').format(x, position)
+        x, top = corners[column]
+        x += CELL / 2
+        body += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, top - 5, letter)
+        if position % 5 == 0 or (column in starts and position % 5 == 1):
+            body += Markup('<text x="{}" y="{}" text-anchor="middle" class="sq-small">{}</text>').format(
+                x, top - 20, position
+            )
     return Markup(
         '{}<figure class="sq-map"><div class="sq-wide" tabindex="0" role="application" aria-roledescription="heat map" '
         'aria-label="{}. Move over the cells with the arrow keys." data-columns="{}">'
-        '<svg width="{}" height="{}" aria-hidden="true">{}</svg></div>'
+        '<svg viewBox="0 0 {} {}" style="--width: {}px; width: {}px" aria-hidden="true">{}</svg></div>'
         '<p class="sq-legend"><span>{}:</span><span>≤ {}</span><span class="sq-scale"></span><span>≥ +{}</span></p>'
         '<p class="sq-tip" role="status" aria-live="polite">Point at a cell, or move over the map with the arrow keys.'
         "</p><figcaption>{}</figcaption></figure>"
-    ).format(heading(title), title, L, width, height, body, label, show(-limit), show(limit), caption)
+    ).format(
+        heading(title), title, L, width, height, width, width, body, label, show(-limit), show(limit), caption
+    )  # fmt: skip
 
 
-def _cell(cells: HeatMap, row: int, column: int, key: tuple[int, str]) -> Markup:
-    x, y = SIDE + CELL * column, HEAD + CELL * row
+def _cell(cells: HeatMap, x: int, y: int, column: int, key: tuple[int, str]) -> Markup:
     text, value = cells.texts.get(key, ""), cells.values.get(key)
     is_wild_type = cells.wild_type[column] == key[1]
     colour = Markup("#8a94a6") if value is None else Markup(_colour(value))
@@ -274,7 +334,7 @@ def _cell(cells: HeatMap, row: int, column: int, key: tuple[int, str]) -> Markup
             *middle, 1.8 if is_wild_type else 2.6, look
         )
     if key in cells.hatched:
-        strokes = "M0 5l5 -5M0 9l9 -9M0 13l13 -13M4 13l9 -9M8 13l5 -5"
+        strokes = "M0 5l5 -5M0 10l10 -10M0 15l15 -15M5 15l10 -10M10 15l5 -5"
         found += Markup(
             '<path d="{}" transform="translate({} {})" stroke="#000" stroke-opacity="0.4" stroke-width="0.8" '
             'pointer-events="none"/>'

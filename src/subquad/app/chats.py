@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ __all__ = ["SIDES", "Chat", "Chats", "Side"]
 SIDES = {"teacher": "Softmax teacher", "student": "Linear student"}
 """The two models, and their names on the page."""
 MOST_CHATS = 8
-"""Chats that are kept in memory; the oldest ones are forgotten."""
+"""Chats that are kept in memory; the idle one that was not used for the longest time is ended for a new one."""
 MOST_PAIRS = 2
 """Linearized models, each with its teacher, that are kept in memory."""
+MOST_LETTERS = 100_000
+"""Of a question; a longer one would be tokenized for seconds only to be refused."""
 TOKENS_PER_POINT = 4
 SECONDS_BETWEEN_VIEWS = 0.2
 
@@ -83,8 +86,17 @@ class Chat:
     stopped: threading.Event = field(default_factory=threading.Event)
     is_waiting: bool = False
     """Whether a question is about to wait for another answer."""
+    is_answering: bool = False
+    """Whether a question is answered now."""
     is_closed: bool = False
-    """Whether its models are no longer kept, so that it answers no more."""
+    """Whether it was ended, so that it answers no more."""
+    is_new_again: bool = False
+    """Whether it follows a chat that was ended for those of others."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self.is_waiting or self.is_answering
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
         """Let both models answer in turns of one token; yields whenever there is something new to show.
@@ -94,6 +106,8 @@ class Chat:
         Raises:
             SubquadError: A model refuses the question, which is then no part of the chat.
         """
+        if len(question) > MOST_LETTERS:
+            raise SubquadError(f"the question has {len(question):,} characters; give at most {MOST_LETTERS:,}")
         self.stopped.clear()
         if lock.locked():
             self.is_waiting = True
@@ -106,7 +120,11 @@ class Chat:
         with lock:
             if self.stopped.is_set() or self.is_closed:
                 return
-            yield from self._write(question)
+            self.is_answering = True
+            try:
+                yield from self._write(question)
+            finally:
+                self.is_answering = False
         student = self.sides["student"]
         self.warning = None if student.model is None else beyond_training(student.model, student.chat.length)
         yield
@@ -162,20 +180,32 @@ class Chats:
     def __init__(self) -> None:
         self._chats: OrderedDict[str, Chat] = OrderedDict()
         self._models: OrderedDict[Path, tuple[dict[str, Any], Any]] = OrderedDict()
+        self._ended: set[str] = set()
+        """Users whose chat was ended for another one, and who have not asked since."""
         self._opening = threading.Lock()
         self.computing = threading.Lock()
         """Held while a chat computes."""
 
     def find(self, user: str) -> Chat | None:
-        """Return the chat of a user, if there is one."""
+        """Return the chat of a user, if there is one; others are then ended before it."""
+        with suppress(KeyError):
+            self._chats.move_to_end(user)
         return self._chats.get(user)
 
     def forget(self, user: str) -> None:
-        """End the chat of a user."""
+        """End the chat of a user, who wants a new one."""
+        self._ended.discard(user)
+        self._end(user)
+
+    def _end(self, user: str) -> None:
         chat = self._chats.pop(user, None)
         if chat is not None:
             chat.is_closed = True
             chat.stopped.set()
+
+    def _end_for_others(self, user: str) -> None:
+        self._ended.add(user)
+        self._end(user)
 
     def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
         """Open both models, unless they are open, and start a chat.
@@ -184,18 +214,28 @@ class Chats:
         last chat began longest ago, with its chats.
 
         Raises:
-            SubquadError: The folder holds no linearized model, or its teacher is not found.
+            SubquadError: The folder holds no linearized model, its teacher is not found, or all chats are busy.
         """
         with self._opening:
+            self._make_room(user)
             models, tokenizer = self._models.get(folder) or self._open(folder, user)
-            self.forget(user)
+            self._end(user)
             self._models[folder] = models, tokenizer
             self._models.move_to_end(folder)
             sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
-            self._chats[user] = chat = Chat(folder=folder, sides=sides)
-            while len(self._chats) > MOST_CHATS:
-                self.forget(next(iter(self._chats)))
+            self._chats[user] = chat = Chat(folder=folder, sides=sides, is_new_again=user in self._ended)
+            self._ended.discard(user)
         return chat
+
+    def _make_room(self, user: str) -> None:
+        """End an idle chat of another user if there are too many."""
+        others = {name: chat for name, chat in self._chats.items() if name != user}
+        if len(others) < MOST_CHATS:
+            return
+        idle = next((name for name, chat in others.items() if not chat.is_busy), None)
+        if idle is None:
+            raise SubquadError(f"{MOST_CHATS} other chats wait for answers; ask again in a minute")
+        self._end_for_others(idle)
 
     def _open(self, folder: Path, user: str) -> tuple[dict[str, Any], Any]:
         teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
@@ -207,7 +247,7 @@ class Chats:
             closed = min(self._models, key=others.__contains__)
             del self._models[closed]
             for name in [name for name, chat in chats if chat.folder == closed]:
-                self.forget(name)
+                self._end_for_others(name)
         student, tokenizer = load(folder)
         softmax, _ = open_checkpoint(teacher.path)
         models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}

@@ -75,20 +75,41 @@ def _delete(context: Context, session: Session, values: list[str]) -> str:
     """Delete uploads and jobs of a session, and return a sentence about it.
 
     Raises:
-        SubquadError: Nothing is chosen, or a job that waits or runs reads one of the uploads; nothing is deleted then.
+        SubquadError: Nothing is chosen, or a job reads some of it that waits or runs, or was stopped and goes on with
+            such a result; nothing is deleted then.
     """
     jobs = [job for job in map(session.job, values) if job is not None]
     uploads = [path for path in session.files("") if ALL_UPLOADS in values or str(path) in values]
     if not jobs and not uploads:
         raise SubquadError("nothing is chosen; choose uploads or results from the list")
     gone = {job.name for job in jobs}
-    read = [path.name for path in uploads if session.is_read(path, besides=gone)]
+    readers = {job: session.readers(job.folder, besides=gone) for job in jobs}
+    read = [
+        *(path.name for path in uploads if session.is_read(path, besides=gone)),
+        *(job.record["title"] for job, own in readers.items() if any(reader.is_active for reader in own)),
+    ]
     if read:
-        raise SubquadError(f"{', '.join(read[:10])}: read by a job that waits or runs; stop the job first")
-    for job in jobs:
+        raise SubquadError(f"{_listed(read)}: read by a job that waits or runs; stop the job first")
+    stopped = [
+        job.record["title"]
+        for job, own in readers.items()
+        if any(reader.state == "stopped" and reader.can_resume for reader in own)
+    ]
+    if stopped:
+        raise SubquadError(
+            f"{_listed(stopped)}: needed by a job that was stopped and can be resumed; choose that job too"
+        )
+    # what reads the results of others was started after them
+    for job in sorted(jobs, key=lambda own: own.created, reverse=True):
         context.runner.delete(job)
     for path in uploads:
         session.discard(path)
     counts = (len(uploads), "upload"), (len(jobs), "result")
     named = [f"{count} {name}{'s' * (count > 1)}" for count, name in counts if count]
     return f"{' and '.join(named)} deleted."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return at most ten names, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more}"

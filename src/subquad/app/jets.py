@@ -21,7 +21,7 @@ from subquad.app.jobs import Command
 from subquad.app.markup import notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
 from subquad.app.reading import call_in_process
-from subquad.app.runs import run_list, update_runs
+from subquad.app.runs import label_of_run, run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
 from subquad.hep.data.examples import EXAMPLES, example_path
@@ -33,6 +33,10 @@ __all__ = ["build_jets"]
 ENDINGS = (".root", ".h5", ".hdf5", ".parquet", ".npz")
 SECONDS_TO_SHOW = 120.0
 """Time for the display of a jet, most of which is taken by opening the tagger."""
+NO_CURVES = Markup('<p class="sq-hint">Train a tagger above, or choose one.</p>')
+NO_JET = Markup('<p class="sq-hint">{}</p>').format(
+    "Shows a labelled jet of the files chosen above: its particles, its graph, and what the tagger looked at."
+)
 PRESETS = [("auto: the default", "auto"), ("standard: faster", "standard"), ("paper: PCN as published", "paper"),
            ("epcn: after E-PCN", "epcn")]  # fmt: skip
 
@@ -61,7 +65,7 @@ def build_jets(context: Context) -> Tab:
     shown = [
         (fill, ([source], [source, seen])),
         (panel.look, ([source], panel.look_outputs)),
-        (refreshed, ([run, panel.finished], [run])),
+        (refreshed, ([run], [run])),
         (scores.look, ([run], scores.look_outputs)),
         *([(simulation.look, ([source], simulation.look_outputs))] if simulation is not None else []),
     ]
@@ -113,14 +117,11 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
             return notice(session.readable(str(error)), "error")
 
     def on_upload(paths: list[str], request: gr.Request) -> Any:
-        session, taken = session_of(context, request), []
+        session = session_of(context, request)
         try:
-            for path in paths:
-                taken.append(session.take(path))
-            call_in_process(describe_files, taken)
+            with session.trying(paths) as taken:
+                call_in_process(describe_files, taken)
         except SubquadError as error:
-            for path in taken:
-                session.discard(path)
             refused = notice(f"The files were not taken. {session.readable(str(error))}", "error")
             return None, gr.update(), refused
         return None, gr.update(choices=_choices(session), value=[str(path) for path in taken]), gr.update()
@@ -199,18 +200,18 @@ def _training(context: Context, source: gr.Dropdown) -> Panel:
 
 def _performance(context: Context, run: gr.Dropdown) -> gr.Dropdown:
     signal = gr.Dropdown([], label="Signal", info="The background is that of the fit.", interactive=True)
-    view = gr.HTML('<p class="sq-hint">Train a tagger above, or choose one.</p>', elem_classes="sq-view")
+    view = gr.HTML(NO_CURVES, elem_classes="sq-view", elem_id="sq-curves")
 
     def drawn(session: Session, own: str | None, name: str | None) -> Any:
         try:
-            return performance(run_of(context, session, own, "hep fit"), name)
+            return _named(session, own, performance(run_of(context, session, own, "hep fit"), name))
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
     def on_run(own: str | None, name: str | None, request: gr.Request) -> Any:
         session = session_of(context, request)
         if not own:
-            return gr.update(), gr.update()
+            return gr.update(choices=[], value=None), NO_CURVES
         try:
             names, _ = signals_of(run_of(context, session, own, "hep fit"))
         except SubquadError as error:
@@ -226,32 +227,39 @@ def _performance(context: Context, run: gr.Dropdown) -> gr.Dropdown:
     return signal
 
 
+def _named(session: Session, own: str | None, shown: str) -> str:
+    """Return what is shown of a tagger below its name."""
+    head = Markup("<p>Tagger: {}</p>").format(label_of_run(session, own or ""))
+    return f"{head}\n{shown}"
+
+
 def _displays(context: Context, run: gr.Dropdown, source: gr.Dropdown) -> None:
     with gr.Row():
         label = gr.Dropdown([], label="True class", interactive=True, min_width=200)
         number = gr.Number(1, label="Which of its jets", precision=0, minimum=1, min_width=140)
     show = gr.Button("Show the jet", variant="primary", size="md")
-    hint = "Shows a labelled jet of the files chosen above: its particles, its graph, and what the tagger looked at."
-    view = gr.HTML(f'<p class="sq-hint">{hint}</p>', elem_classes="sq-view", elem_id="sq-jet")
+    view = gr.HTML(NO_JET, elem_classes="sq-view", elem_id="sq-jet")
 
     def on_run(own: str | None, request: gr.Request) -> Any:
         session = session_of(context, request)
         try:
             _, names = signals_of(run_of(context, session, own, "hep fit"))
         except SubquadError:
-            return gr.update(choices=[], value=None)
-        return gr.update(choices=names, value=names[0])
+            names = []
+        # the jet that is shown is that of another tagger
+        return gr.update(choices=names, value=names[0] if names else None), NO_JET
 
     def on_show(request: gr.Request, own: str | None, values: list[str], name: str | None, which: float) -> Any:
         session = session_of(context, request)
         try:
             folder = run_of(context, session, own, "hep fit")
             paths = _paths(session, values)
-            return call_in_process(display_jets, folder, paths, name, int(which or 1), seconds=SECONDS_TO_SHOW)
+            shown = call_in_process(display_jets, folder, paths, name, int(which or 1), seconds=SECONDS_TO_SHOW)
+            return _named(session, own, shown)
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
-    run.change(on_run, [run], [label], **QUIET)
+    run.change(on_run, [run], [label, view], **QUIET)
     inputs: list[Any] = [run, source, label, number]
     show.click(on_show, inputs, [view], api_visibility="private")
     number.submit(on_show, inputs, [view], api_visibility="private")

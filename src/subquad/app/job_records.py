@@ -3,11 +3,12 @@
 A job is known by its folder alone, so that it is found again after a reload of the page or a new start of the server.
 """
 
+import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +20,16 @@ import yaml
 
 from subquad.errors import SubquadError
 from subquad.runs.storage import atomic, read_json
+from subquad.runs.termination import TERMINATED
 
-__all__ = ["DAMAGE", "Command", "Job", "State", "link_or_copy", "start_of"]
+__all__ = ["DAMAGE", "END", "Command", "Job", "State", "link_or_copy", "start_of"]
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 RECORD = frozenset(("kind", "title", "words", "output", "created"))
 """Entries that each `job.json` has."""
+END = "end.json"
+"""Name of the file in which the process of a job notes `ended` and `exit_status`."""
 DAMAGE = (SubquadError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError)
 """What reading the files of a job raises if they are damaged."""
 
@@ -49,6 +53,12 @@ class Command:
     inputs: Sequence[Path] = ()
     """Files of different names among the words that the job keeps for as long as its results: it reads copies of its
     own."""
+    can_resume: bool = False
+    """The same command goes on where it was stopped, so that what it reads is kept for it."""
+
+    def reads(self) -> list[str]:
+        """Return the paths among words and settings."""
+        return list(dict.fromkeys(_paths([*self.words, *self.settings.values()])))
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,14 @@ class Job:
         return self.record["kind"]
 
     @property
-    def command(self) -> str:
-        """Words and settings of the command, as text."""
-        settings = self.folder / "settings.yaml"
-        return " ".join([*self.record["words"], settings.read_text(encoding="utf-8") if settings.is_file() else ""])
+    def reads(self) -> list[Path]:
+        """Files and folders that the command reads, besides those in the job's own folder."""
+        paths = map(Path, self.record.get("reads", _paths(self.record["words"])))
+        return [path for path in paths if not path.is_relative_to(self.folder)]
+
+    def depends_on(self, folder: Path) -> bool:
+        """Return whether the command reads anything in a folder."""
+        return any(path.is_relative_to(folder) for path in self.reads)
 
     @property
     def created(self) -> float:
@@ -108,37 +122,69 @@ class Job:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Contents of `status.json`: `state`, `pid`, `began`, `ended` and `exit_status`; `started` of the process.
+        """State of the job, with `pid`, `began`, `ended` and `exit_status`; `started` of the process.
 
-        A job that could not be started has a `message` instead; so has one whose status is damaged.
+        A job that could not be started has a `message` instead; so has one whose status is damaged. If the server was
+        killed before the job ended, the end is the one that the process noted; without one the job was stopped.
         """
+        status = self._noted
+        if not self._is_over(status):
+            return status
+        if self._has_server:
+            # the thread that waits for the process may be about to write its end
+            time.sleep(0.2)
+            status = self._noted
+        return {**status, **self._end(status)} if self._is_over(status) else status
+
+    @property
+    def _noted(self) -> dict[str, Any]:
+        """Contents of `status.json`, as the server wrote it."""
         path = self.folder / "status.json"
         if not path.is_file():
             return {"state": "waiting"}
         with suppress(SubquadError):
             status = read_json(path)
-            if isinstance(status, dict) and "state" in status:
+            if isinstance(status, dict) and "state" in status and (status["state"] != "running" or "pid" in status):
                 return status
         return {"state": "failed", "message": "The status of this job is damaged; start it again."}
 
     @property
+    def _has_server(self) -> bool:
+        """Whether the server that started the job last is running."""
+        return _is_alive(self.record.get("server"), self.record.get("server_started"))
+
+    def _is_over(self, status: Mapping[str, Any]) -> bool:
+        """Return whether a job does not wait or run any more, although its status says so."""
+        if status["state"] == "running":
+            return not _is_alive(status["pid"], status.get("started"))
+        return status["state"] == "waiting" and not self._has_server
+
+    def _end(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how a job ended, as its process noted it, or else the last sign of it."""
+        if status["state"] == "waiting":
+            return {"state": "stopped"}
+        with suppress(*DAMAGE):
+            end = read_json(self.folder / END)
+            code, ended = int(end["exit_status"]), float(end["ended"])
+            state = "finished" if code == 0 else "stopped" if code == TERMINATED else "failed"
+            return {"state": state, "ended": ended, "exit_status": code}
+        log, began = self.folder / "log.txt", status.get("began", 0.0)
+        return {"state": "stopped", "ended": max(began, log.stat().st_mtime if log.is_file() else began)}
+
+    @property
     def state(self) -> State:
-        """State of the job; one whose process ended together with the server counts as stopped."""
-        status = self.status
-        if status["state"] == "running" and not _is_alive(status["pid"], status.get("started")):
-            # the thread that waits for the process may be about to write its end
-            time.sleep(0.2)
-            status = self.status
-        if status["state"] == "running" and not _is_alive(status["pid"], status.get("started")):
-            return "stopped"
-        if status["state"] == "waiting" and not _is_alive(self.record["server"], self.record.get("server_started")):
-            return "stopped"
-        return status["state"]
+        """State of the job; one whose process was killed together with the server counts as stopped."""
+        return self.status["state"]
 
     @property
     def is_active(self) -> bool:
         """Whether the job waits or runs."""
         return self.state in ("waiting", "running")
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the job was stopped or has failed, and its command can go on."""
+        return self.record.get("can_resume", True) and self.state in ("stopped", "failed")
 
     @property
     def seconds(self) -> float:
@@ -175,16 +221,28 @@ class Job:
         return f"The command ended unexpectedly (exit status {code}). Its log says more."
 
 
-def _is_alive(pid: int, started: float | None) -> bool:
+def _paths(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the absolute paths among texts, and lists of them."""
+    for value in values:
+        if isinstance(value, str):
+            if os.path.isabs(value):
+                yield value
+        elif isinstance(value, list | tuple):
+            yield from _paths(value)
+
+
+def _is_alive(pid: int | None, started: float | None) -> bool:
     """Return whether there is a process of this number that started at this time; numbers are given again."""
-    now = start_of(pid)
+    now = None if pid is None else start_of(pid)
     return now is not None and (started is None or abs(now - started) < 1.0)
 
 
 def start_of(pid: int) -> float | None:
-    """Return when a process started, in seconds since 1970; None if there is none."""
+    """Return when a process started, in seconds since 1970; None if there is none, or it has ended."""
     try:
-        return psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        # one that has ended keeps its number until its parent asks how
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.NoSuchProcess:
         return None
 

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from subquad.app.job_records import DAMAGE, Command, Job, State, link_or_copy, start_of
+from subquad.app.job_records import DAMAGE, END, Command, Job, State, link_or_copy, start_of
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
 
@@ -23,8 +24,6 @@ __all__ = ["Command", "Job", "JobRunner", "State"]
 
 SECONDS_TO_STOP = 15.0
 """Seconds that a process has to write a checkpoint after it was told to stop."""
-SECONDS_BETWEEN_LOOKS = 0.5
-"""Seconds after which a job that waits looks whether it was stopped."""
 MOST_WAITING, MOST_WAITING_OF_SESSION = 50, 10
 """Jobs that may wait at the same time: of all sessions, and of each."""
 
@@ -34,26 +33,44 @@ class JobRunner:
 
     def __init__(self, most: int = 2) -> None:
         """Prepare to run at most so many jobs at the same time."""
-        self._free = threading.Semaphore(most)
+        self._most = most
+        self._waiting: dict[threading.Thread, Path] = {}
+        """Threads that wait for their turn, in the order in which they came, and their jobs."""
+        self._running: list[Path] = []
+        self._served: dict[Path, int] = {}
+        """Number of the last turn of each folder of jobs that has any which wait or run."""
+        self._turns = 0
         self._processes: dict[Path, subprocess.Popen] = {}
         self._stopped: set[Path] = set()
         self._latest: dict[Path, threading.Thread] = {}
         """The thread of the last start of each job."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        """Notified whenever it may be the turn of another job, or a job that waits was stopped."""
         self._is_closed = False
 
     def start(self, folder: Path, kind: str, command: Command) -> Job:
         """Write the record of a job into its folder, and run it as soon as there is room.
 
         Raises:
-            SubquadError: Too many jobs are waiting; the folder is removed then.
+            SubquadError: Too many jobs are waiting, or the folder cannot be written; it is removed then.
         """
         try:
             self._check_waiting(folder)
-        except SubquadError:
-            with suppress(OSError):
-                folder.rmdir()
-            raise
+            self._prepare(folder, kind, command)
+        except (SubquadError, OSError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, SubquadError):
+                raise
+            reason = error.strerror or "some files could not be copied"
+            raise SubquadError(
+                f"this could not be started ({reason}); free some space if the disk is full, or choose the files again"
+            ) from error
+        job = Job(folder)
+        self._begin(job)
+        return job
+
+    def _prepare(self, folder: Path, kind: str, command: Command) -> None:
+        """Write what a job needs into its folder."""
         out = folder / command.output
         if command.continues is not None:
             shutil.copytree(command.continues, out)
@@ -70,13 +87,13 @@ class JobRunner:
                 "created": time.time(),
                 **_this_server(),
                 "about": dict(command.about or {}),
+                "can_resume": command.can_resume,
+                "reads": [path for path in command.reads() if path not in kept],
             },
         )
         settings = {key: value for key, value in command.settings.items() if value not in (None, "", (), [])}
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
-        job = Job(folder)
-        self._begin(job)
-        return job
+        write_json(folder / "status.json", {"state": "waiting"})
 
     def resume(self, job: Job) -> None:
         """Run the command of a stopped job again; commands that train go on where they were.
@@ -87,6 +104,7 @@ class JobRunner:
         if not job.is_active:
             self._check_waiting(job.folder)
             write_json(job.folder / "job.json", {**job.record, **_this_server()})
+            write_json(job.folder / "status.json", {"state": "waiting"})
             self._begin(Job(job.folder))
 
     def _check_waiting(self, folder: Path) -> None:
@@ -100,24 +118,55 @@ class JobRunner:
             raise SubquadError(f"{len(waiting)} jobs of all users are waiting already; try again when some have ended")
 
     def _begin(self, job: Job) -> None:
-        write_json(job.folder / "status.json", {"state": "waiting"})
         thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=f"job {job.name}")
         with self._lock:
             self._stopped.discard(job.folder)
             self._latest[job.folder] = thread
+            # in the order of the starts, which is not that in which the threads begin
+            self._waiting[thread] = job.folder
         thread.start()
 
     def _run(self, job: Job) -> None:
         try:
-            while not self._free.acquire(timeout=SECONDS_BETWEEN_LOOKS):
-                if not self._is_wanted(job):
-                    return
-            try:
-                self._run_now(job)
-            finally:
-                self._free.release()
+            with self._turn(job) as is_wanted:
+                if is_wanted:
+                    self._run_now(job)
         finally:
             self._forget(job)
+
+    @contextmanager
+    def _turn(self, job: Job) -> Iterator[bool]:
+        """Wait for the turn of a job, which lasts for the `with` block; yield whether it was not stopped before."""
+        own, session = threading.current_thread(), job.folder.parent
+        with self._lock:
+            self._lock.wait_for(lambda: self._is_closed or not self._is_wanted(job) or self._next() is own)
+            is_wanted = self._is_wanted(job)
+            del self._waiting[own]
+            if is_wanted:
+                self._running.append(job.folder)
+                self._turns += 1
+                self._served[session] = self._turns
+            # there may be room for the next one too
+            self._lock.notify_all()
+        try:
+            yield is_wanted
+        finally:
+            with self._lock:
+                if is_wanted:
+                    self._running.remove(job.folder)
+                if not any(other.parent == session for other in (*self._running, *self._waiting.values())):
+                    self._served.pop(session, None)
+                self._lock.notify_all()
+
+    def _next(self) -> threading.Thread | None:
+        """Return the thread whose turn it is: of the session that has the fewest running jobs, or else whose last turn
+        was first; within a session, and between those that had no turn, the one that came first.
+        """
+        if len(self._running) >= self._most:
+            return None
+        running = Counter(folder.parent for folder in self._running)
+        waiting = {thread: folder.parent for thread, folder in self._waiting.items()}
+        return min(waiting, key=lambda own: (running[waiting[own]], self._served.get(waiting[own], 0)), default=None)
 
     def _is_wanted(self, job: Job) -> bool:
         """Return whether this thread still has to run a job, which may have been stopped, and started again since."""
@@ -149,7 +198,8 @@ class JobRunner:
         with self._lock:
             self._processes.pop(job.folder, None)
             is_stopped = job.folder in self._stopped
-        state = "stopped" if is_stopped else "finished" if code == 0 else "failed"
+        # one that finished while it was stopped has nothing to resume
+        state = "finished" if code == 0 else "stopped" if is_stopped else "failed"
         self._finish(job, {"state": state, **about, "ended": time.time(), "exit_status": code})
 
     def _finish(self, job: Job, status: Mapping[str, Any]) -> None:
@@ -164,8 +214,10 @@ class JobRunner:
         with self._lock, (job.folder / "log.txt").open("ab") as log:
             if self._is_closed or not self._is_wanted(job):
                 return None
+            # of an earlier start
+            (job.folder / END).unlink(missing_ok=True)
             process = subprocess.Popen(
-                [sys.executable, "-m", "subquad", *job.record["words"], *config],
+                [sys.executable, "-m", "subquad.job_process", str(job.folder), *job.record["words"], *config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -182,6 +234,7 @@ class JobRunner:
         with self._lock:
             if job.folder in self._latest:
                 self._stopped.add(job.folder)
+                self._lock.notify_all()
             process = self._processes.get(job.folder)
         if process is None:
             self._stop_other(job, seconds=seconds)
@@ -195,16 +248,19 @@ class JobRunner:
 
     def _stop_other(self, job: Job, *, seconds: float) -> None:
         """Stop a job that waits, or whose process an earlier server started, which was killed."""
-        state, status = job.state, job.status
-        if state == "running":
+        status = job.status
+        if status["state"] == "running":
             with suppress(ProcessLookupError):
                 os.kill(status["pid"], signal.SIGTERM)
             until = time.monotonic() + seconds
             while job.state == "running" and time.monotonic() < until:
                 time.sleep(0.1)
             _signal(status["pid"], signal.SIGKILL)
-        if state in ("waiting", "running"):
-            self._finish(job, {**status, "state": "stopped"})
+            # it may have finished in the meantime
+            if job.state == "finished":
+                return
+        if status["state"] in ("waiting", "running"):
+            self._finish(job, {**status, "state": "stopped", "ended": time.time()})
 
     def delete(self, job: Job) -> None:
         """Stop a job, and delete its folder."""
@@ -220,6 +276,7 @@ class JobRunner:
         with self._lock:
             self._is_closed = True
             folders, waiting = list(self._processes), list(self._latest.values())
+            self._lock.notify_all()
         stopping = [threading.Thread(target=self.stop, args=(Job(folder),)) for folder in folders]
         for thread in stopping:
             thread.start()

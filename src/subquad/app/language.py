@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from subquad.app.chats import Chats
+from subquad.app.chats import Chat, Chats
 from subquad.app.jobs import Command
 from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
 from subquad.app.markup import join, notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
-from subquad.app.runs import run_list, update_runs
+from subquad.app.runs import label_of_run, run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
 from subquad.llm.serving.settings import ChatSettings
@@ -23,6 +24,10 @@ ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
 OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
 SMOLLM2 = "smollm2"
 CLOSED = "This chat was closed, since other models were opened; your next question begins a new one."
+OTHER = (
+    "Another model than that of this chat is chosen. Your next question ends this chat and begins a new one; choose "
+    "{name} again to go on with it."
+)
 LENGTHS = (1024, 2048, 4096)
 """Of training sequences: a student sees each token of shorter ones exactly."""
 
@@ -37,18 +42,25 @@ def build_language(context: Context) -> Tab:
     panel = _linearization(context)
     gr.HTML("<h2>2. Use a linearized model</h2>")
     run = run_list(context, "Linearized model", "subquad llm linearize")
-    refreshed = update_runs(context, "llm", panel, run)
+    chats = Chats()
+
+    def used(session: Session) -> str | None:
+        chat = _chat_of(session, chats)
+        return None if chat is None else _run_of_chat(session, chat)
+
+    refreshed = update_runs(context, "llm", panel, run, used=used)
     with gr.Tabs(elem_classes="sq-tabs"):
         with gr.Tab("Chat side by side"):
-            opened, view = _chat(context, run)
+            opened, view = _chat(context, run, chats)
         with gr.Tab("Perplexity by position"):
             positions = _perplexity(context, run)
     shown = [
         (panel.look, ([run], panel.look_outputs)),
-        (refreshed, ([run, panel.finished], [run])),
         (positions.look, ([run], positions.look_outputs)),
     ]
-    return Tab(opened=[*shown, (opened, (None, [view]))], deleted=shown)
+    # the chat first, so that a model that was deleted is not in use
+    chat, runs = (opened, ([run], [view])), (refreshed, ([run], [run]))
+    return Tab(opened=[*shown, runs, chat], deleted=[*shown, chat, runs])
 
 
 def _help_topics(session: Session, *, is_held_out: bool = False) -> Path:
@@ -117,8 +129,29 @@ def _teacher(name: str | None, *, is_private: bool) -> str:
     return str(path.resolve())
 
 
-def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
-    chats = Chats()
+def _chat_of(session: Session, chats: Chats) -> Chat | None:
+    """Return the chat of a session; one whose model was deleted is ended."""
+    chat = chats.find(session.folder.name)
+    if chat is not None and not chat.folder.is_dir():
+        chats.forget(session.folder.name)
+        return None
+    return chat
+
+
+def _run_of_chat(session: Session, chat: Chat) -> str:
+    """Return the entry in the list of runs that a chat is with."""
+    job = session.job(chat.folder.parent.name)
+    return str(chat.folder) if job is None else job.name
+
+
+def _head(session: Session, chat: Chat, *, is_other: bool = False) -> Markup:
+    """Return what stands above a chat: the name of its model, and a note if another one is chosen."""
+    name = label_of_run(session, _run_of_chat(session, chat))
+    head = Markup('<p class="sq-hint">Chat with {}.</p>').format(name)
+    return join(head, notice(OTHER.format(name=name)) if is_other else None)
+
+
+def _chat(context: Context, run: gr.Dropdown, chats: Chats) -> tuple[Any, gr.HTML]:
     question = gr.Textbox(
         label="Your question", placeholder="Write it here; Shift+Enter asks", lines=2, max_lines=8, submit_btn=False
     )
@@ -139,15 +172,16 @@ def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
         try:
             if not text.strip():
                 raise SubquadError("the question is empty; write one")
-            folder, chat = run_of(context, session, own, "llm linearize"), chats.find(user)
+            folder, chat = run_of(context, session, own, "llm linearize"), _chat_of(session, chats)
             if chat is None or chat.folder != folder:
                 yield text, OPENING
                 settings = ChatSettings(max_new_tokens=int(most), temperature=float(heat))
                 chat = chats.start(user, folder, settings)
+            head = _head(session, chat)
             for _ in chat.answers(text.strip(), chats.computing):
-                yield "", chat_view(chat)
+                yield "", join(head, chat_view(chat))
             if chat.is_closed:
-                yield "", join(chat_view(chat), notice(CLOSED, "warning"))
+                yield "", join(head, chat_view(chat), notice(CLOSED, "warning"))
         except SubquadError as error:
             yield text, notice(session.readable(str(error)), "error")
 
@@ -160,14 +194,23 @@ def _chat(context: Context, run: gr.Dropdown) -> tuple[Any, gr.HTML]:
         chats.forget(session_of(context, request).folder.name)
         return chat_view(None)
 
-    def on_open(request: gr.Request) -> str:
-        return chat_view(chats.find(session_of(context, request).folder.name))
+    def on_run(own: str | None, request: gr.Request) -> str:
+        session = session_of(context, request)
+        chat = _chat_of(session, chats)
+        if chat is None:
+            return chat_view(None)
+        try:
+            is_other = bool(own) and run_of(context, session, own, "llm linearize") != chat.folder
+        except SubquadError:
+            is_other = True
+        return join(_head(session, chat, is_other=is_other), chat_view(chat))
 
     inputs, outputs = [run, question, tokens, temperature], [question, view]
     gr.on([ask.click, question.submit], on_ask, inputs, outputs, concurrency_limit=8, **QUIET)
     stop.click(on_stop, None, None, **QUIET)
     again.click(on_again, None, [view], **QUIET)
-    return on_open, view
+    run.change(on_run, [run], [view], **QUIET)
+    return on_run, view
 
 
 def _perplexity(context: Context, run: gr.Dropdown) -> Panel:

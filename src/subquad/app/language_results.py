@@ -19,7 +19,9 @@ from subquad.runs.storage import null_as_nan, read_json
 __all__ = ["chat_view", "linearize_progress", "linearize_result", "perplexity_result"]
 
 STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
+LOSSES = {"transfer": "mean squared error", "lora": "next-token loss"}
 FIRST_POSITION = 16
+NEW_AGAIN = "Your earlier chat was ended, since more people chat than fit into memory; the models have forgotten it."
 MOST_LAYERS = 6
 """Layers whose error is drawn: evenly spaced, with the first and the last."""
 
@@ -30,7 +32,11 @@ def linearize_progress(job: Job) -> str:
     if not history:
         return Markup("<p>The model is opened and measured before training; the curves follow.</p>")
     parts: list[str] = list(dict.fromkeys(str(entry["part"]) for entry in history))
-    losses = [_line(history, part, "loss", STAGES.get(part, part), number) for number, part in enumerate(parts)]
+    stages: dict[str, list[Line]] = {}
+    for part in parts:
+        # a stage that goes block by block has parts such as transfer-0
+        own = stages.setdefault(part.split("-")[0], [])
+        own.append(_line(history, part, "loss", _name(part), len(own)))
     transfer = [entry for entry in history if any(key.startswith("error/") for key in entry)]
     layers = sorted({int(key[6:]) for entry in transfer for key in entry if key.startswith("error/")})
     step = max(1, -(-(len(layers) - 1) // (MOST_LAYERS - 1))) if layers else 1
@@ -44,12 +50,28 @@ def linearize_progress(job: Job) -> str:
             line_chart(
                 errors, x="step", y="relative error", title="Error of layers in attention transfer", is_log_y=True
             ),
-            line_chart(losses, x="step", y="loss", title="Training loss of each stage", is_log_y=True),
+            # their losses differ in kind, and by orders of magnitude
+            *(
+                line_chart(
+                    lines,
+                    x="step",
+                    y=LOSSES.get(stage, "loss"),
+                    title=f"Training loss of {_name(stage)}",
+                    is_log_y=stage == "transfer",
+                )
+                for stage, lines in stages.items()
+            ),
         ),
         details("Error of every layer now", table(Table(["layer", "relative error"], rows, caption=caption)))
         if rows
         else None,
     )
+
+
+def _name(part: str) -> str:
+    """Return the name of a stage, or of a block of it."""
+    stage, _, block = part.partition("-")
+    return f"{STAGES.get(stage, stage)}{f', block {block}' if block else ''}"
 
 
 def _line(history: list[dict[str, Any]], part: str, key: str, name: str, number: int) -> Line:
@@ -89,6 +111,7 @@ def chat_view(chat: Chat | None) -> str:
         )
     return join(
         Markup('<div class="sq-chat">{}</div>').format(sides),
+        notice(NEW_AGAIN, "warning") if chat.is_new_again else None,
         notice(chat.warning, "warning") if chat.warning else None,
         notice("Another answer is being written; yours follows.") if chat.is_waiting else None,
         _memory(chat),

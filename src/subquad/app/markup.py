@@ -1,5 +1,6 @@
 """Pieces of HTML for the page: tables, notices, links and pictures. All text is escaped here."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ __all__ = [
 Cell = str | float | int | None
 Kind = Literal["note", "error", "warning"]
 LABELS = {"error": "Error", "warning": "Warning", "note": "Note"}
+LONG = 24
+"""Letters from which text of a cell may need several lines."""
 WIDE = Markup('<div class="sq-wide" tabindex="0" role="group" aria-label="Figure">')
 """Opens what scrolls on a narrow screen, so that a figure keeps a size at which it can be read."""
 
@@ -38,6 +41,9 @@ def join(*pieces: str | Markup | None) -> Markup:
 def notice(text: str, kind: Kind = "note") -> Markup:
     """Return a notice; the first line of an error is its sentence, and the other lines are a list."""
     first, *others = text.strip().split("\n")
+    # a word, and not a name such as `table.csv` or `error_rate`
+    if re.match(r"[a-z]+[ ,;]", first):
+        first = first[0].upper() + first[1:]
     rows = Markup("").join(Markup("<li>{}</li>").format(line.strip()) for line in others if line.strip())
     body = Markup("<ul>{}</ul>").format(rows) if rows else Markup("")
     role = ' role="alert"' if kind == "error" else ""
@@ -55,12 +61,13 @@ def table(found: Table | None) -> Markup:
     """Return a table as the reports have it: numbers are rounded, and the best row is marked."""
     if found is None or not found.rows:
         return Markup("")
-    texts = {k for row in found.rows for k, cell in enumerate(row) if isinstance(cell, str) and len(cell) > 24}
-    head = Markup("").join(_cell("th", name, k in texts, Markup(' scope="col"')) for k, name in enumerate(found.header))
+    kinds = [_kind(cells) for cells in zip(*found.rows, strict=True)]
+    scope = Markup(' scope="col"')
+    head = Markup("").join(_cell("th", name, kind, scope) for name, kind in zip(found.header, kinds, strict=True))
     rows = Markup("")
     for number, row in enumerate(found.rows):
         best = Markup(' class="sq-best"') if number == found.winner else Markup("")
-        cells = Markup("").join(_cell("td", show(cell), k in texts) for k, cell in enumerate(row))
+        cells = Markup("").join(_cell("td", show(cell), kind) for cell, kind in zip(row, kinds, strict=True))
         rows += Markup("<tr{}>{}</tr>\n").format(best, cells)
     caption = Markup("<caption>{}</caption>").format(found.caption) if found.caption else Markup("")
     label = found.caption or ", ".join(found.header)
@@ -70,8 +77,20 @@ def table(found: Table | None) -> Markup:
     ).format(f"Table: {label}"[:120], caption, head, rows)
 
 
-def _cell(tag: str, text: str, is_text: bool, more: Markup = Markup("")) -> Markup:
-    return Markup("<{0}{1}{2}>{3}</{0}>").format(tag, Markup(' class="sq-text"') if is_text else Markup(""), more, text)
+def _kind(cells: Sequence[Cell]) -> str:
+    """Return the class of a column: of sentences, of sequences, of other text, or none for numbers and intervals."""
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    long = [text for text in texts if len(text) > LONG]
+    if long:
+        # a sequence has no place where a line may end
+        return "sq-sequence" if all(re.fullmatch(r"[A-Za-z*.…-]+", text) for text in long) else "sq-text"
+    is_number = any(re.match(r"[^A-Za-z]*[\d∞]", cell) if isinstance(cell, str) else cell is not None for cell in cells)
+    return "sq-left" if any(text[:1].isalpha() for text in texts) and not is_number else ""
+
+
+def _cell(tag: str, text: str, kind: str, more: Markup = Markup("")) -> Markup:
+    own = Markup(' class="{}"').format(kind) if kind else Markup("")
+    return Markup("<{0}{1}{2}>{3}</{0}>").format(tag, own, more, text)
 
 
 def remarks(lines: Sequence[str]) -> Markup:

@@ -13,6 +13,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from subquad.app.files import file_url
+from subquad.app.job_records import DAMAGE
 from subquad.app.jobs import Command, Job, JobRunner
 from subquad.app.markup import details, join, links, notice
 from subquad.app.sessions import Session, Workspace
@@ -106,7 +107,7 @@ class Panel:
     view: Any = field(init=False)
     _drawn: dict[Path, Markup] = field(init=False, default_factory=dict)
     finished: Any = field(init=False)
-    """State that changes to the name of a job when it has finished."""
+    """State that changes to the name of a job when it finishes; not when the page finds one that had finished."""
 
     def build(self, inputs: Sequence[Any], run: Any, *, is_view_elsewhere: bool = False) -> None:
         """Add buttons, view and events to the page.
@@ -133,7 +134,7 @@ class Panel:
             try:
                 command = self.command(session, own, *values)
                 about = {**(command.about or {}), "run": own if self.needs_run else None}
-                self.context.runner.start(session.new_job_folder(), self.kind, _with_about(command, about))
+                self.context.runner.start(session.new_job_folder(), self.kind, self._recorded(command, about))
             except SubquadError as error:
                 return refused(session, error)
             return self._look(session, own)
@@ -141,8 +142,13 @@ class Panel:
         def refused(session: Session, error: SubquadError) -> Any:
             return notice(session.readable(str(error)), "error"), *(gr.skip() for _ in outputs[1:])
 
-        def on_look(own: str | None, request: gr.Request) -> Any:
+        def on_tick(own: str | None, request: gr.Request) -> Any:
             return self._look(session_of(self.context, request), own)
+
+        def on_look(own: str | None, request: gr.Request) -> Any:
+            # the page was opened, something was deleted, or another run chosen: no job finishes by that
+            *seen, _ = on_tick(own, request)
+            return *seen, gr.skip()
 
         def on_stop(own: str | None, request: gr.Request) -> Any:
             session = session_of(self.context, request)
@@ -163,7 +169,7 @@ class Panel:
         started.success(None, js=f"() => document.getElementById('{name}')?.scrollIntoView({{block: 'nearest'}})")
         stop.click(on_stop, [run], outputs, **QUIET)
         resume.click(on_resume, [run], outputs, **QUIET)
-        timer.tick(on_look, [run], outputs, **QUIET)
+        timer.tick(on_tick, [run], outputs, **QUIET)
         if self.needs_run:
             run.change(on_look, [run], outputs, **QUIET)
         self.look, self.look_outputs = on_look, outputs
@@ -216,10 +222,12 @@ class Panel:
             return Markup(draw(job))
         except SubquadError as error:
             return notice(str(error), "error")
+        except DAMAGE as error:
+            what = f"{type(error).__name__}: {error}"
+            return notice(f"What this job wrote is damaged or incomplete; start it again ({what}).", "error")
 
-
-def _with_about(command: Command, about: dict[str, Any]) -> Command:
-    return replace(command, about=about)
+    def _recorded(self, command: Command, about: dict[str, Any]) -> Command:
+        return replace(command, about=about, can_resume=self.keeps_going)
 
 
 def _buttons(*, can_stop: bool, can_resume: bool) -> tuple[Any, Any, Any]:

@@ -1,6 +1,6 @@
-"""Descriptions of uploaded files, made in processes of their own with limits of time and memory.
+"""Descriptions of uploaded files and short computations, in processes of their own with limits of time and memory.
 
-So no file stops the page, whatever a library does with it.
+So nothing that a user gives stops the page, whatever a library does with it.
 """
 
 import json
@@ -11,24 +11,39 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from subquad.errors import SubquadError
 
-__all__ = ["call_in_process"]
+__all__ = ["call_in_process", "start_early"]
 
 Result = TypeVar("Result")
 
 SECONDS, GIBIBYTES = 60.0, 4
-PRELOADED = ("subquad.cli", "subquad.app.sequence_data", "subquad.app.jet_results", "uproot", "awkward", "h5py")
-"""What the process imports of which all others are copies, on Linux."""
+PRELOADED = (
+    "subquad.cli", "subquad.app.sequence_data", "subquad.app.jet_results", "uproot", "awkward", "h5py",
+    "subquad.app.sequence_results", "torch", "sklearn.ensemble", "scipy.stats",
+)  # fmt: skip
+"""What the process imports of which all others are copies, on Linux; what is not installed is left out."""
 _two_at_once = BoundedSemaphore(2)
+_two_computations = BoundedSemaphore(2)
+
+
+def start_early() -> None:
+    """Start the process of which all others are copies, which then imports while the page is built."""
+    if sys.platform == "linux":
+        _processes()
+        forkserver.ensure_running()
 
 
 def call_in_process(function: Callable[..., Result], *arguments: Any, seconds: float = SECONDS) -> Result:
-    """Return `function(*arguments)`, computed in a process of its own; at most two work at the same time.
+    """Return `function(*arguments)`, computed in a process of its own.
+
+    Two processes work at the same time; those with more than the usual time do not hold up the others, and two of them
+    work beside these.
 
     Args:
         function: A function of a module, whose result consists of JSON values.
@@ -38,7 +53,7 @@ def call_in_process(function: Callable[..., Result], *arguments: Any, seconds: f
     Raises:
         SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory.
     """
-    with _two_at_once:
+    with _two_at_once if seconds <= SECONDS else _two_computations:
         mine, its = _processes().Pipe(duplex=False)
         process = _processes().Process(target=_answer, args=(its, function, arguments), daemon=True)
         try:

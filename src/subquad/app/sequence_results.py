@@ -24,14 +24,15 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_SHOWN = 20
-BLOCK = 100
-"""Positions of one heat map; longer sequences get several."""
+BLOCK, WIDEST = 120, 60
+"""Positions of one heat map, and of one of its rows; longer sequences get several maps."""
 MOST_BLOCKS = 6
 
 
 def fit_progress(job: Job) -> str:
     """Return the models that are fitted and the curves of those that are trained."""
     from subquad.bio.compared_models import COMPARED_MODELS, label_of
+    from subquad.bio.metrics.scores import title
     from subquad.bio.models.fit import VALIDATION
 
     path = job.out / VALIDATION
@@ -55,12 +56,12 @@ def fit_progress(job: Job) -> str:
         return found
 
     main = next((key for entry in history for key in entry if key.startswith("validation_")), "")
-    name = main.removeprefix("validation_").replace("_", " ")
+    metric = title(main.removeprefix("validation_"))
     seconds = "seconds of training"
     return join(
         table(Table(["model", "validation metric", "CPU seconds"], rows, caption=caption)) if rows else None,
         columns(
-            line_chart(lines(main), x=seconds, y=f"validation {name}", title="Validation rows") if main else None,
+            line_chart(lines(main), x=seconds, y=f"validation {metric}", title="Validation rows") if main else None,
             line_chart(lines("loss"), x=seconds, y="loss", title="Training loss", is_log_y=True),
         )
         if history
@@ -115,6 +116,8 @@ def _warnings(job: Job) -> list[Markup]:
 
 
 def _heat_maps(frame: pd.DataFrame, target: str) -> list[Markup]:
+    from subquad.bio.plots.maps import rows_of
+
     effects = frame["difference"].to_numpy(dtype=float)
     limit = float(np.nanquantile(np.abs(effects), 0.99)) or 1.0
     wild_type = dict(zip(frame["position"], frame["from"], strict=True))
@@ -137,6 +140,7 @@ def _heat_maps(frame: pd.DataFrame, target: str) -> list[Markup]:
             letters=letters,
             positions=own,
             wild_type="".join(wild_type[position] for position in own),
+            rows=rows_of(len(own), WIDEST),
             values={key: value / limit for key, value in zip(keys, effects, strict=True)},
             texts=texts,
             marked=marked,
@@ -165,7 +169,7 @@ def design_result(job: Job) -> str:
     """Return the ranked designs."""
     return join(
         *_warnings(job),
-        _variants(job.out / "designs.csv", "designs, best first"),
+        _variants(job.out / "designs.csv", "design", ", best first"),
         links({
             "Open the page": file_url(job, job.out / "design.html"),
             "Designs (CSV)": file_url(job, job.out / "designs.csv", download=True),
@@ -187,7 +191,7 @@ def rounds_result(job: Job) -> str:
     texts.append("Write the measurements into the empty column of the batch, and upload it here for the next round.")
     return join(
         *_warnings(job),
-        _variants(folder / "batch.csv", f"variants to measure in round {len(rounds)}"),
+        _variants(folder / "batch.csv", "variant", f" to measure in round {len(rounds)}"),
         remarks(texts),
         links({
             "Open the page": file_url(job, job.out / "rounds.html"),
@@ -198,16 +202,17 @@ def rounds_result(job: Job) -> str:
     )  # fmt: skip
 
 
-def _variants(path: Path, title: str) -> Markup | None:
+def _variants(path: Path, noun: str, more: str) -> Markup | None:
+    """Return the first variants of a table; its caption counts all, as in `4 designs, best first`."""
     if not path.is_file():
         return None
     from subquad.bio.commands.printing import with_intervals
 
     frame = with_intervals(pd.read_csv(path))
     names = ("name", "mutants", "mutant", "prediction", "90 % interval", "distance", "well")
-    return table(
-        _rows(frame, [name for name in names if name in frame], f"First {MOST_SHOWN} of {len(frame):,} {title}.")
-    )
+    first = f"First {MOST_SHOWN} of " if len(frame) > MOST_SHOWN else ""
+    caption = f"{first}{len(frame):,} {noun}{'' if len(frame) == 1 else 's'}{more}."
+    return table(_rows(frame, [name for name in names if name in frame], caption))
 
 
 def _rows(frame: pd.DataFrame, names: Sequence[str], caption: str = "", most: int = MOST_SHOWN) -> Table:
@@ -227,16 +232,26 @@ def _plain(cell: object) -> str | float | int | None:
 def epistasis_result(job: Job) -> str:
     """Return the map of pairs of positions, and the strongest pairs."""
     captions = {
-        "pairs": "Epistasis of pairs of positions: darker pairs deviate more from the sum of both effects.",
+        "pairs": "Epistasis of pairs of positions: darker pairs deviate more from the sum of both effects. Both axes "
+        "are positions. Colours have the unit of the target, or log odds where a class is predicted.",
         "pairs_specific": "The same without what one curve of the sum explains: specific epistasis.",
         "orders": "Variance by order of interaction.",
     }
-    pairs = pd.read_csv(job.out / "pairs.csv")
-    names = [name for name in ("i", "j", "rms", "max", "mean", "double_mutants") if name in pairs]
+    titles = {
+        "i": "position 1",
+        "j": "position 2",
+        "rms": "root mean square",
+        "max": "largest",
+        "mean": "mean",
+        "double_mutants": "double mutants",
+    }
+    pairs = pd.read_csv(job.out / "pairs.csv").rename(columns=titles)
+    names = [name for name in titles.values() if name in pairs]
+    caption = f"Strongest pairs of positions: epistasis of their double mutants. All {len(pairs):,} are in pairs.csv."
     return join(
         *_warnings(job),
         *(picture(file_url(job, path), captions[path.stem]) for path in _pictures(job) if path.stem in captions),
-        table(_rows(pairs, names, "Strongest pairs of positions.", most=10)) if len(pairs) else None,
+        table(_rows(pairs, names, caption, most=10)) if len(pairs) else None,
         links({
             "Open the page": file_url(job, job.out / "epistasis.html"),
             "Pairs (CSV)": file_url(job, job.out / "pairs.csv", download=True),
@@ -265,7 +280,7 @@ def _predictions(frame: pd.DataFrame) -> Markup:
     return table(Table([headings.get(name, name) for name in found.header], found.rows, caption=caption))
 
 
-def predict_sequences(run: Path, text: str, *, folder: Path) -> str:
+def predict_sequences(run: Path, text: str, folder: Path) -> str:
     """Return the predictions of sequences or variants that were pasted, one per line, or as FASTA.
 
     Args:

@@ -1,6 +1,7 @@
 """What a fitted model of sequences is used for: predictions, maps, designs, rounds of measurement, epistasis."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -8,7 +9,8 @@ import gradio as gr
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import heading, join, notice
 from subquad.app.panels import Context, Panel, run_of, session_of
-from subquad.app.sequence_data import ENDINGS, example_names
+from subquad.app.reading import call_in_process
+from subquad.app.sequence_data import ENDINGS, columns_of, example_names
 from subquad.app.sequence_results import (
     design_result,
     epistasis_result,
@@ -27,7 +29,8 @@ ROUNDS = "bio rounds"
 DIRECTIONS = [("higher is better", "maximize"), ("lower is better", "minimize")]
 NO_MODEL = "Train a model above, or choose one."
 MOST_LINES, MOST_LETTERS = 200, 100_000
-"""Of pasted sequences, which the page predicts itself; tables are predicted by jobs."""
+"""Of pasted sequences, which are predicted at once; tables are predicted by jobs."""
+SECONDS_TO_PREDICT = 120.0
 
 
 def build_uses(context: Context, run: gr.Dropdown) -> list[Panel]:
@@ -59,7 +62,8 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
         session = session_of(context, request)
         try:
             _check_pasted(pasted)
-            return predict_sequences(run_of(context, session, own, "bio fit"), pasted, folder=session.folder / "pasted")
+            model, folder = run_of(context, session, own, "bio fit"), session.folder / "pasted"
+            return call_in_process(predict_sequences, model, pasted, folder, seconds=SECONDS_TO_PREDICT)
         except SubquadError as error:
             text = re.sub(r"/pasted/\w+/pasted\.txt: ", "", session.readable(str(error)))
             # the text has no columns that its user could name
@@ -68,6 +72,8 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
 
     predict.click(on_predict, [run, text], [view], **QUIET)
     text.submit(on_predict, [run, text], [view], **QUIET)
+    # predictions of another model do not stay
+    run.change(lambda: "", None, [view], **QUIET)
     with gr.Accordion("Predict a whole table", open=False):
         file = gr.File(label="Table with sequences or variants", file_types=list(ENDINGS), height=150)
 
@@ -75,7 +81,7 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
             folder = run_of(context, session, own, "bio fit")
             if not path:
                 raise SubquadError("no table is chosen; drop one first")
-            table = session.take(path)
+            table = _taken(session, path)
             return Command(
                 words=["bio", "predict", str(folder), str(table)], settings={}, title=f"Predictions of {table.name}",
                 output="predictions.csv",
@@ -98,6 +104,17 @@ def _check_pasted(text: str) -> None:
             f"{lines:,} lines with {len(text):,} letters, and up to {MOST_LINES} lines with {MOST_LETTERS:,} letters "
             'can be pasted; drop a table under "Predict a whole table" below'
         )
+
+
+def _taken(session: Session, path: str) -> Path:
+    """Return the upload of a table that is read within the limits for uploads; another one is not kept.
+
+    Raises:
+        SubquadError: The file is no table, or reading it takes too much time or memory.
+    """
+    with session.trying([path]) as (table,):
+        call_in_process(columns_of, table)
+    return table
 
 
 def _table_of(session: Session, own: str | None) -> str | None:
@@ -218,7 +235,7 @@ def _rounds(context: Context, run: gr.Dropdown) -> Panel:
             before = _last_round(session, own)
             if before is None:
                 raise SubquadError("no batch was proposed from this model yet; propose one without measurements first")
-            settings["measured"] = [str(session.take(path))]
+            settings["measured"] = [str(_taken(session, path))]
         name = "Next round of measurements" if path else "First round of measurements"
         return Command(
             words=["bio", "rounds", str(folder)], settings=settings, title=name,

@@ -70,7 +70,7 @@ def build_sequences(context: Context) -> Tab:
 
     shown = [
         (panel.look, ([source], panel.look_outputs)),
-        (refreshed, ([run, panel.finished], [run])),
+        (refreshed, ([run], [run])),
         *((use.look, ([run], use.look_outputs)) for use in uses),
     ]
     return Tab(
@@ -140,13 +140,10 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
 
     def on_upload(request: gr.Request, path: str, current: str | None, *values: Any) -> Any:
         session = session_of(context, request)
-        taken = None
         try:
-            taken = session.take(path)
-            call_in_process(columns_of, taken)
+            with session.trying([path]) as (taken,):
+                call_in_process(columns_of, taken)
         except SubquadError as error:
-            if taken is not None:
-                session.discard(taken)
             return None, gr.update(), notice(f"The file was not taken. {session.readable(str(error))}", "error")
         # the same file again is no change of the table, which would show it
         view = shown(session, current, *values) if str(taken) == current else gr.update()

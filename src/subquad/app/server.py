@@ -77,8 +77,10 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
 def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     """Yield the application once, and clean up after it."""
     password = read_password(settings)
+    from subquad.app.reading import start_early
     from subquad.app.sessions import Workspace
 
+    start_early()
     workspace = Workspace.open(root, settings.upload_bytes)
     # of a server that was killed
     workspace.clear_uploads()

@@ -7,11 +7,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from subquad.app.job_records import DAMAGE, Job, State, link_or_copy
+from subquad.app.job_records import DAMAGE, Job, link_or_copy
 from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK
 from subquad.runs.storage import check_writable
@@ -99,6 +99,26 @@ class Session:
         link_or_copy(file, taken)
         return taken
 
+    @contextmanager
+    def trying(self, files: Iterable[Path | str]) -> Iterator[list[Path]]:
+        """Take files as `take` does; if one or the `with` block refuses them, those that are new are deleted again.
+
+        What the session had before stays, and so does what a job reads.
+
+        Raises:
+            SubquadError: As `take` and the `with` block do.
+        """
+        before, taken = {*self.files("")}, []
+        try:
+            for file in files:
+                taken.append(self.take(file))
+            yield taken
+        except SubquadError:
+            for path in taken:
+                if path not in before and not self.is_read(path):
+                    self.discard(path)
+            raise
+
     def discard(self, path: Path | str) -> None:
         """Delete one upload, also where it arrived; paths outside the session's uploads are left alone."""
         folder = Path(path).parent
@@ -134,14 +154,17 @@ class Session:
 
     def is_read(self, path: Path | str, *, besides: Collection[str] = ()) -> bool:
         """Return whether a job that waits or runs reads an upload, besides jobs of these names."""
-        jobs = [job for job in self.jobs if job.name not in besides]
-        return str(Path(path).parent) in _commands(jobs, "waiting", "running")
+        return any(job.is_active for job in self.readers(Path(path).parent, besides=besides))
+
+    def readers(self, folder: Path, *, besides: Collection[str] = ()) -> list[Job]:
+        """Return the jobs whose commands read anything in a folder, besides jobs of these names."""
+        return [job for job in self.jobs if job.name not in besides and job.depends_on(folder)]
 
     def clear_uploads(self) -> None:
         """Delete all uploads but those that a job needs which waits, runs, or was stopped or failed and may go on."""
-        needed = _commands(self.jobs, "waiting", "running", "stopped", "failed")
+        jobs = [job for job in self.jobs if job.is_active or job.can_resume]
         for folder in self.uploads.glob("*"):
-            if str(folder) not in needed:
+            if not any(job.depends_on(folder) for job in jobs):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -211,11 +234,6 @@ class Workspace:
             if time.time() - _changed(path) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _commands(jobs: Iterable[Job], *states: State) -> str:
-    """Return the commands of the jobs in one of these states, as text."""
-    return " ".join(job.command for job in jobs if job.state in states)
 
 
 def _changed(path: Path) -> float:

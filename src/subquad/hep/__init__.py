@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from subquad.hep.commands.export import export
     from subquad.hep.commands.fit import fit
     from subquad.hep.commands.predict import predict
+    from subquad.hep.commands.report import report
     from subquad.hep.commands.simulate import simulate
     from subquad.hep.data.examples import example_path
     from subquad.hep.data.jets import Jets, as_jets, read
@@ -44,6 +45,7 @@ __all__ = [
     "fit",
     "predict",
     "read",
+    "report",
     "simulate",
 ]
 
@@ -52,7 +54,8 @@ _HOMES = {
     **dict.fromkeys(("ExportSettings", "PredictSettings", "SimulateSettings"), "subquad.hep.settings"),
     **dict.fromkeys(("Jets", "as_jets", "read"), "subquad.hep.data.jets"),
     **{
-        name: f"subquad.hep.commands.{name}" for name in ("evaluate", "explain", "export", "fit", "predict", "simulate")
+        name: f"subquad.hep.commands.{name}"
+        for name in ("evaluate", "explain", "export", "fit", "predict", "report", "simulate")
     },
     "PCNTagger": "subquad.hep.models.estimator",
     "TrainedTagger": "subquad.hep.models.trained",

@@ -14,7 +14,7 @@ from subquad.hep.settings import (
     SimulateSettings,
     Simulation,
 )
-from subquad.runs.options import Input, Model, OutputOptions, RunOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
@@ -83,6 +83,29 @@ def predict(
     path = run_predict(run, files, settings, **vars(options))
     if not options.quiet:
         print(f"Wrote {path}. Next: python -c \"import uproot; uproot.open('{path}')['Events'].show()\"")
+
+
+@app.command
+def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: Output[bool] = False) -> None:
+    """Write the HTML report of a fitted tagger, or of a comparison of several fitted taggers.
+
+    A comparison shows the settings in which the runs differ, their metrics, and paired differences on the same test
+    jets. To score other jets, and for figures of several taggers, use `subquad hep evaluate`.
+
+    For example:
+
+        subquad hep report tagger --out report.html
+        subquad hep report tagger example:tagger --out comparison.html
+
+    Args:
+        run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
+        others: Further taggers of the same classes, which are compared with the first.
+        out: Output file. Default: report.html in the folder.
+        force: Overwrite an existing output.
+    """
+    from subquad.hep.commands.report import report as run_report
+
+    print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
 
 
 @app.command

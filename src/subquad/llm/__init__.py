@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from subquad.llm.commands.linearize import linearize
     from subquad.llm.commands.merge import merge
     from subquad.llm.commands.plan import plan
+    from subquad.llm.commands.report import report
     from subquad.llm.evaluation.settings import EvaluateSettings
     from subquad.llm.models.loading import load
     from subquad.llm.planning.settings import PlanSettings
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "merge",
     "plan",
+    "report",
 ]
 
 _HOMES = {
@@ -46,6 +48,7 @@ _HOMES = {
     "load": "subquad.llm.models.loading",
     "merge": "subquad.llm.commands.merge",
     "plan": "subquad.llm.commands.plan",
+    "report": "subquad.llm.commands.report",
 }
 
 import_after("transformers.models.auto.modeling_auto", "subquad.llm.models.auto")

@@ -60,6 +60,29 @@ def linearize(
 
 
 @app.command
+def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: Output[bool] = False) -> None:
+    """Write the HTML report of a linearized model, or of a comparison of several linearized models.
+
+    A comparison shows the settings in which the runs differ, their perplexities, and paired differences on the same
+    held-out sequences.
+
+    For example:
+
+        subquad llm report linear --out report.html
+        subquad llm report linear another --out comparison.html
+
+    Args:
+        run: Folder that `subquad llm linearize` wrote.
+        others: Further runs of the same teacher, which are compared with the first; or example:linear-smollm2.
+        out: Output file. Default: report.html in the folder.
+        force: Overwrite an existing output.
+    """
+    from subquad.llm.commands.report import report as run_report
+
+    print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
+
+
+@app.command
 def generate(
     run: Path,
     /,

@@ -1,7 +1,13 @@
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   if (body.rows.length < 4) continue;
-  const number = text => parseFloat(text.replace(/[,\s]/g, "").replace(/^[\u2212\u2013]/, "-").replace(/^([+-]?)\./, "$10."));
+  const units = { KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
+  const number = text => {
+    // of a limit, such as "> 12,000", the number counts
+    const plain = text.replace(/^[<>\u2264\u2265~\u2248]\s*/, "").replace(/,/g, "").replace(/^[\u2212\u2013]/, "-");
+    const value = parseFloat(plain.replace(/\s/g, "").replace(/^([+-]?)\./, "$10."));
+    return value * (units[plain.match(/^[-+.\d]+\s*([KMGT]iB)\b/)?.[1]] ?? 1);
+  };
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");
     button.append(...head.childNodes);

@@ -1,4 +1,4 @@
-"""Intervals of rates and means, and calibration of probabilities.
+"""Intervals of rates, means and paired differences, and calibration of probabilities.
 
 Axes: N items, R bootstrap resamples, B bins.
 """
@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["CalibrationBins", "bootstrap_means", "calibration_bins", "clopper_pearson", "percentile_interval", "wilson"]
+__all__ = [
+    "CalibrationBins",
+    "Difference",
+    "bootstrap_means",
+    "calibration_bins",
+    "clopper_pearson",
+    "paired_difference",
+    "percentile_interval",
+    "wilson",
+]
 
 Count = int | float | np.ndarray
 
@@ -67,6 +76,45 @@ def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[
     tail = 50 * (1 - confidence)
     low, high = np.percentile(samples, (tail, 100 - tail))
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """The interval does not contain 0."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(
+    one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None, confidence: float = 0.95
+) -> Difference | None:
+    """Return the mean difference of values of the same items, with its interval by Student's t.
+
+    Args:
+        one: `(N,)` values.
+        other: `(N,)` values, which are subtracted.
+        weights: `(N,)` weights of the items; None counts all the same.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The difference; None of fewer than two items, which have no interval.
+    """
+    N = len(one)
+    if N < 2:
+        return None
+    parts = np.full(N, 1 / N) if weights is None else weights / weights.sum()
+    differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
+    mean = float((differences * parts).sum())
+    error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
+    half = float(stats.t.ppf((1 + confidence) / 2, N - 1)) * error
+    return Difference(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)

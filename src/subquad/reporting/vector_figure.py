@@ -19,9 +19,11 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "SOFT", "CellFigure", "literal", "vector_figure"]
+__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "PAPER", "SOFT", "CellFigure", "literal", "vector_figure"]
 
-INK, PAPER = "#000000", "#ffffff"
+INK = "#000000"
+PAPER = "#ffffff"
+"""Colour of the background."""
 BAND = "#ebebeb"
 """Colour of an area behind curves."""
 FILL = "#cfe3d8"

@@ -16,6 +16,7 @@
     float.style.top = (y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18) + "px";
   };
   const hide = () => { if (float) float.hidden = true; };
+  let pointer = "";
   const pick = (cell) => {
     const map = cell.closest(".sq-map");
     map.querySelectorAll(".sq-here").forEach((other) => other.classList.remove("sq-here"));
@@ -23,11 +24,16 @@
     map.querySelector(".sq-tip").textContent = cell.dataset.tip;
   };
   document.addEventListener("mousemove", (event) => {
+    // after scrolling, browsers report a mouse that did not move; it must not take over from the arrow keys
+    const place = `${event.screenX},${event.screenY}`;
+    if (place === pointer) return;
+    pointer = place;
     const cell = event.target.closest?.("[data-tip]");
     if (!cell) return hide();
     show(cell.dataset.tip, event.clientX, event.clientY);
     if (cell.closest(".sq-map")) pick(cell);
   });
+  document.addEventListener("scroll", hide, true);
   const opened = new Set();
   const name = (details) => `${details.closest("[id]")?.id}/${details.dataset.name}`;
   document.addEventListener("click", (event) => {
@@ -47,6 +53,8 @@
     const step = map && { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (!step) return;
     event.preventDefault();
+    // the text below the map is that of the cell, and the pointer's would differ and hide cells
+    hide();
     const cells = [...map.querySelectorAll("rect[data-tip]")];
     const at = cells.findIndex((cell) => cell.classList.contains("sq-here"));
     const next = cells[at < 0 ? 0 : at + step];

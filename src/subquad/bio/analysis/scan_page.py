@@ -145,9 +145,28 @@ def profile_page(frame: pd.DataFrame, label: str, caption: str, *, sequence: str
     else:
         names = list(frame.columns[2:])
         figure = profile(frame[names].to_numpy(dtype=float), sequence, names=names, label=label)
-    lead = f"Sequence of {len(sequence)} letters. Predictions are not measurements; verify those that you rely on."
+    lead = f"{_profile_result(frame, sequence)} Predictions are not measurements; verify those that you rely on."
     sections = [Section("Prediction", [picture(figure, caption)])]
     return {"profile": figure}, page("Prediction along the sequence", lead=lead, sections=sections)
+
+
+def _profile_result(frame: pd.DataFrame, sequence: str) -> str:
+    """Return what is predicted along a sequence, in a sentence: base pairs, or the extremes of each column."""
+    where = f"the {len(sequence)} letters of the sequence"
+    if "first" in frame:
+        if frame.empty:
+            return f"No base pair is likely among {where}."
+        best = frame.loc[frame["probability"].idxmax()]
+        return (
+            f"{len(frame):,} likely base pair{'s' * (len(frame) > 1)} among {where}; the most probable one is "
+            f"{int(best['first'])}–{int(best['second'])} ({show(float(best['probability']))})."
+        )
+    texts = []
+    for name in frame.columns[2:]:
+        ends = [frame.loc[place] for place in (frame[name].idxmin(), frame[name].idxmax())]
+        low, high = (f"{show(float(row[name]))} at {row['letter']}{row['position']}" for row in ends)
+        texts.append(f"{name} from {low} to {high}")
+    return f"Predicted along {where}: {'; '.join(texts)}."
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:

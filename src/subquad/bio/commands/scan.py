@@ -22,6 +22,7 @@ from subquad.bio.models.scorer import (
 from subquad.bio.models.support import describe_direction
 from subquad.bio.plots.maps import save
 from subquad.progress import say
+from subquad.reporting.run_comparison import run_name
 from subquad.runs.folder import METRICS
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, read_json, write_json
@@ -95,7 +96,7 @@ def scan(
 
 
 def _name(run: BioModel | Path | str) -> str:
-    return Path(run).name if isinstance(run, str | Path) else "this model"
+    return run_name(run) if isinstance(run, str | Path) else "this model"
 
 
 def _extrapolation(model: BioModel) -> str | None:

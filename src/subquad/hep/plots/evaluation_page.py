@@ -14,6 +14,7 @@ from matplotlib.transforms import Bbox
 
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
+from subquad.hep.metrics.summary import uncertainty
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
@@ -302,12 +303,27 @@ def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
-    counts = {sum(one["jets"].values()) for model in evaluation["models"] for one in model["trainings"]}
+    """Return the result: the top-1 accuracies, and the best model only if it is told apart from all others."""
+    models = evaluation["models"]
+    counts = {sum(one["jets"].values()) for model in models for one in model["trainings"]}
     jets = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-    names = [model["name"] for model in evaluation["models"]]
+    where = f"on {jets} jets of {len(evaluation['classes'])} classes"
+    values = {model["name"]: _accuracy(model) for model in models}
+    if len(models) == 1:
+        ((name, value),) = values.items()
+        return f"{name} reaches a top-1 accuracy of {value} {where}."
+    wins = evaluation["wins"]
     # names of models with settings have commas
-    listed = ("; " if any("," in name for name in names) else ", ").join(names)
-    return f"{listed}: evaluated on {jets} jets of {len(evaluation['classes'])} classes."
+    listed = "; ".join(f"{name} {value}" for name, value in values.items() if name != wins)
+    if wins is None:
+        return f"No model has a significantly better top-1 accuracy than all others {where}: {listed}."
+    return f"{wins} has the best top-1 accuracy {where}, {values[wins]}, significantly above {listed}."
+
+
+def _accuracy(model: Mapping[str, Any]) -> str:
+    """Return the top-1 accuracy with its uncertainty, over jets and trainings."""
+    value, error = model["spread"]["accuracy"]["mean"], uncertainty(model, "accuracy")
+    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
 
 
 def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:

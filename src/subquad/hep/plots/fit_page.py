@@ -20,12 +20,12 @@ from subquad.hep.plots.figures import (
 )
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.tables import metrics_table, rejections_table
-from subquad.reporting.page import Section, Table, picture
+from subquad.reporting.page import Section, Table, page, picture
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, read_tensors
 
-__all__ = ["comparison_table", "model_card", "sections", "sections_of", "verdict"]
+__all__ = ["comparison_table", "fit_page", "model_card", "sections", "sections_of", "verdict"]
 
 MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 """Keys of the models in `metrics.json`, and their names in tables and figures."""
@@ -37,6 +37,20 @@ def sections(run: Path) -> list[Section]:
     metrics = read_json(run / METRICS)
     first, *others = sections_of(metrics, read_json(run / CONFIG), scores, read_history(run))
     return [Section(first.title, [verdict(metrics), *first.blocks]), *others]
+
+
+def fit_page(run: Path) -> str:
+    """Return the report of a finished run, from its folder."""
+    (first, *others), metrics = sections(run), read_json(run / METRICS)
+    # the verdict stands above all sections
+    return page(_title(read_json(run / CONFIG)), lead=verdict(metrics), sections=[
+        Section(first.title, first.blocks[1:]), *others,
+    ])  # fmt: skip
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    files = [Path(file).name for file in config["files"]]
+    return f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
 
 
 def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -105,7 +119,8 @@ def sections_of(
             "Training",
             [
                 _training_text(metrics, config),
-                picture(history_figure(history), "Loss and accuracy during training."),
+                # a tagger that was copied without its history has none
+                *([picture(history_figure(history), "Loss and accuracy during training.")] if history else []),
                 *_range_test(metrics),
             ],
         ),

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from subquad.llm.plots.evaluation_result import result_sentence
 from subquad.llm.plots.evaluation_tables import (
     FINE_TUNED,
     STUDENT,
@@ -22,21 +23,24 @@ from subquad.llm.plots.evaluation_tables import (
 )
 from subquad.llm.plots.linearize_page import training_blocks
 from subquad.reporting.page import Picture, Section, Table, page, picture
-from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
+from subquad.reporting.run_comparison import model_name, run_name
+from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT, PAPER, SOFT
 
 __all__ = ["evaluation_page"]
 
-COLOURS = {
-    "teacher": "#5b6474",
-    "teacher_fine_tuned": "#2c5aa0",
-    "window": "#b9c4d4",
-    "cache": "#9c7fb5",
-    "window_fine_tuned": "#c98a2b",
-    "wide_window_fine_tuned": "#8a5a10",
-    "cache_fine_tuned": "#6b4a8c",
-    "fine_tuned_without_linear": "#86b8a3",
-    "fine_tuned": "#1f6f54",
+GREY, ORANGE, YELLOW, BLUE, GREEN = SOFT, "#d55e00", "#b8860b", "#2f6db3", "#1f6f54"
+STYLES = {
+    "teacher": (GREY, "--", "p"),
+    "teacher_fine_tuned": (GREY, "-", "s"),
+    "window": (ORANGE, "--", "v"),
+    "cache": (BLUE, "--", "P"),
+    "window_fine_tuned": (ORANGE, "-", "^"),
+    "wide_window_fine_tuned": (YELLOW, "-", "D"),
+    "cache_fine_tuned": (BLUE, "-", "X"),
+    "fine_tuned_without_linear": (GREEN, ":", "<"),
+    "fine_tuned": (GREEN, "-", "o"),
 }
+"""Colour by attention, dashes for what was not fine-tuned, and a marker of its own for those who see no colours."""
 FIRST_SHOWN = 16
 """Position from which on perplexities by position are drawn."""
 INTERVAL = "Brackets: 95 % interval"
@@ -46,12 +50,13 @@ Block = str | Table | Picture
 def evaluation_page(evaluation: Mapping[str, Any]) -> str:
     """Return the page of what `evaluation.json` contains."""
     models = evaluation["models"]
-    names = ", ".join(Path(model["about"]["folder"]).name for model in models)
-    sections = [section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1)]
-    return page(f"Evaluation of {names}", lead=_lead(models[0]["about"]), sections=sections)
+    names = ", ".join(run_name(model["about"]["folder"]) for model in models)
+    first, *others = (section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1))
+    first = Section(first.title, [_what_is_compared(models[0]["about"]), *first.blocks])
+    return page(f"Evaluation of {names}", lead=result_sentence(models), sections=[first, *others])
 
 
-def _lead(about: Mapping[str, Any]) -> str:
+def _what_is_compared(about: Mapping[str, Any]) -> str:
     if not (has_linear := about.get("has_linear", True)):
         window = (
             f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
@@ -86,7 +91,7 @@ def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one
     about = model["about"]
     won = "Contribution of moments" if about.get("has_moments") else "Contribution of linear attention"
     won = won if about.get("has_linear", True) else "Student and controls"
-    prefix = "" if is_one else f"{Path(about['folder']).name}: "
+    prefix = "" if is_one else f"{run_name(about['folder'])}: "
     sections = [
         (won, _gaps(model)),
         ("Perplexity", _perplexity(model)),
@@ -161,11 +166,11 @@ def _by_position(
     centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
     for role in [role for role in names if role in positions[0]["models"]]:
         own = [bin_["models"][role] for bin_ in positions]
-        style = {"color": COLOURS[role], "zorder": 3 if role == STUDENT else 2}
-        axes.plot(centres, [estimate["value"] for estimate in own], "o-", markersize=3.5, label=names[role], **style)
+        style = {**_style(role), "zorder": 3 if role == STUDENT else 2}
+        axes.plot(centres, [estimate["value"] for estimate in own], markersize=6, label=names[role], **style)
         if all(estimate["low"] is not None for estimate in own):
             lows, highs = ([estimate[end] for estimate in own] for end in ("low", "high"))
-            axes.fill_between(centres, lows, highs, color=COLOURS[role], alpha=0.13, linewidth=0)
+            axes.fill_between(centres, lows, highs, color=style["color"], alpha=0.13, linewidth=0)
     for style, place in lines:
         if place is not None and place < positions[-1]["to"]:
             axes.axvline(place, color="#1c2330", linestyle=style, linewidth=1)
@@ -176,8 +181,14 @@ def _by_position(
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")
     axes.set_ylabel("perplexity")
-    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=4)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3, handlelength=3.2)
     return figure
+
+
+def _style(role: str) -> dict[str, Any]:
+    """Return how the line of a model is drawn; the rim of a marker separates it from lines below."""
+    colour, dashes, marker = STYLES[role]
+    return {"color": colour, "linestyle": dashes, "marker": marker, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
 
 
 def _log2_axis(axes: Axes, label: str) -> None:
@@ -286,7 +297,7 @@ def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
     for axes, (key, title, unit) in zip(figure.subplots(1, 3), panels, strict=True):
         for role, rows in speed.items():
             contexts, values = [row["tokens"] for row in rows], [row[key] / unit for row in rows]
-            axes.plot(contexts, values, "o-", markersize=4, color=COLOURS[role], label=names[role])
+            axes.plot(contexts, values, markersize=6, label=names[role], **_style(role))
         axes.set_title(title, fontsize=10)
         _log2_axis(axes, "context, tokens")
         axes.margins(y=0.15)
@@ -301,7 +312,7 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
     about, settings = model["about"], evaluation["subquad"]["settings"]
     tuned = "LoRA updates of the teacher, with as many tokens of the same texts as the student"
     meanings = {
-        "teacher": f"{about['teacher']}, the softmax model that was linearized",
+        "teacher": f"{model_name(about['teacher'])}, the softmax model that was linearized",
         "window": "the teacher's weights with softmax attention over the window alone, not trained for it",
         "cache": "the teacher's weights with softmax attention over the window and the cache, not trained for it",
         "teacher_fine_tuned": f"{tuned}; softmax attention",
@@ -309,7 +320,7 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         "wide_window_fine_tuned": f"{tuned}; a sliding window that takes as much memory as the student's state",
         "cache_fine_tuned": f"{tuned}; the window and a larger cache that take as much memory as the student's state",
         "fine_tuned_without_linear": f"the student with its {branch(about)} switched off",
-        "fine_tuned": f"{about['folder']}, {_tokens(about['tokens'])}",
+        "fine_tuned": f"{run_name(about['folder'])}, {_tokens(about['tokens'])}",
     }
     blocks: list[Block] = [
         Table(["model", "description"], [[labels(about)[role], meanings[role]] for role in about["roles"]])

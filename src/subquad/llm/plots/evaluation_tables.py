@@ -11,7 +11,9 @@ __all__ = [
     "WINDOW",
     "branch",
     "columns",
+    "estimate_text",
     "gap_rows",
+    "headlines",
     "labels",
     "perplexity_rows",
     "perplexity_text",
@@ -63,7 +65,7 @@ def columns(about: Mapping[str, Any]) -> list[str]:
     return [labels(about)[role] for role in about["roles"]]
 
 
-def _cell(estimate: Estimate, write: Callable[[float], str]) -> str:
+def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
     """Return a value with its interval."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
@@ -83,7 +85,7 @@ def _percent(value: float) -> str:
 def perplexity_rows(texts: Mapping[str, Any]) -> list[list[str | int]]:
     """Return a row per text: its name, its tokens, and each model's perplexity."""
     return [
-        [name, text["tokens"], *(_cell(estimate, perplexity_text) for estimate in text["models"].values())]
+        [name, text["tokens"], *(estimate_text(estimate, perplexity_text) for estimate in text["models"].values())]
         for name, text in texts.items()
     ]
 
@@ -107,11 +109,11 @@ def task_rows(model: Mapping[str, Any]) -> list[list[str | int]]:
 
 
 def _accuracies(result: Mapping[str, Any]) -> list[str]:
-    return [_cell(estimate, _percent) for estimate in result["models"].values()]
+    return [estimate_text(estimate, _percent) for estimate in result["models"].values()]
 
 
-def _results(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Callable[[float], str]]]:
-    """Return each headline result: its name, the comparison of the models, and how to write a difference."""
+def headlines(model: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Callable[[float], str]]]:
+    """Return each main result: its kind, its name, the comparison of the models, and how to write a difference."""
 
     def nats(value: float) -> str:
         return f"{value:+.3f}"
@@ -119,25 +121,25 @@ def _results(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Cal
     def points(value: float) -> str:
         return f"{100 * value:+.1f}"
 
-    found = [(f"loss on {name}", text, nats) for name, text in model["perplexity"].items()]
+    found = [("text", f"loss on {name}", text, nats) for name, text in model["perplexity"].items()]
     for task, own in model["tasks"].items():
         name, result, beyond = _task_name(task, own["metric"]), own["metrics"][own["metric"]], own["beyond_window"]
-        found.append((name, result, points))
+        found.append(("task", name, result, points))
         if 0 < beyond["items"] < result["items"]:
-            found.append((f"{name}, beyond the window", beyond, points))
-    return found + [(f"passkey {int(length):,}", result, points) for length, result in model["passkey"].items()]
+            found.append(("task", f"{name}, beyond the window", beyond, points))
+    return found + [("passkey", f"passkey {int(length):,}", own, points) for length, own in model["passkey"].items()]
 
 
 def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
     """Return a row per headline result: the gap that is closed, and the student minus each control."""
     rows = []
-    for name, result, write in _results(model):
-        differences = [_cell(estimate, write) for estimate in result["differences"].values()]
-        rows.append([name, _cell(result["gap_closed"], lambda value: f"{100 * value:.0f} %"), *differences])
+    for _, name, result, write in headlines(model):
+        differences = [estimate_text(estimate, write) for estimate in result["differences"].values()]
+        rows.append([name, estimate_text(result["gap_closed"], lambda value: f"{100 * value:.0f} %"), *differences])
     return rows
 
 
 def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return why some gaps have no value, each reason once."""
-    gaps = [result["gap_closed"] for model in models for _, result, _ in _results(model)]
+    gaps = [result["gap_closed"] for model in models for _, _, result, _ in headlines(model)]
     return list(dict.fromkeys(gap["reason"] for gap in gaps if "reason" in gap))

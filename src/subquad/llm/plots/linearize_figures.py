@@ -17,7 +17,7 @@ TRANSFER_LOSSES = {
     "attention_weights": "squared error and cross-entropy",
 }
 COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
-GREY, GREEN = "#b9c4d4", "#1f6f54"
+GREY, GREEN = "#8a94a6", "#1f6f54"
 SMOOTHED = 50
 """Points of a curve from which on a running mean is drawn."""
 
@@ -27,8 +27,10 @@ def has_transfer(about: Mapping[str, Any]) -> bool:
     return about.get("has_linear", True) and not about.get("from")
 
 
-def bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
-    """Return the perplexities as bars."""
+def bars(
+    values: Mapping[str, float], names: Mapping[str, str], intervals: Mapping[str, tuple[float, float] | None]
+) -> Figure:
+    """Return the perplexities as bars with their intervals, as far as these are known."""
     figure = Figure(figsize=(7.5, 3.1))
     axes = figure.subplots()
     order = list(values)[::-1]
@@ -37,15 +39,19 @@ def bars(values: Mapping[str, float], names: Mapping[str, str]) -> Figure:
         [values[name] for name in order],
         color=[COLOURS.get(name, GREY) for name in order],
     )
+    ends = []
     for place, name in enumerate(order):
-        axes.annotate(
-            f"{values[name]:.3g}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
-        )
+        low, high = intervals.get(name) or (values[name], values[name])
+        ends += [low, high]
+        if high > low:
+            axes.plot([low, high], [place, place], color="#1c2330", linewidth=1.2, marker="|", markersize=7)
+        # behind the interval, which may end far beyond the bar
+        axes.annotate(f"{values[name]:.3g}", (high, place), xytext=(7, 0), textcoords="offset points", va="center")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(values.values()) / 1.6, max(values.values()) * 1.6)
+    axes.set_xlim(min(ends) / 1.6, max(ends) * 1.6)
     axes.set_xlabel("perplexity")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -85,7 +91,8 @@ def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Fi
             steps, values = zip(*points, strict=True)
             is_noisy = key == "loss" and len(values) >= SMOOTHED
             # a line needs two points
-            axes.plot(steps, values, "o" if len(steps) == 1 else shape, color=GREY if is_noisy else GREEN)
+            pale = {"color": GREY, "alpha": 0.5} if is_noisy else {"color": GREEN}
+            axes.plot(steps, values, "o" if len(steps) == 1 else shape, **pale)
             if is_noisy:
                 width = len(values) // 10
                 means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
@@ -103,8 +110,8 @@ def layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]
     """Return the error of each layer's attention output before and after attention transfer."""
     figure = Figure(figsize=(7.5, 2.8))
     axes = figure.subplots()
-    for name, colour in (("untrained", GREY), ("transferred", GREEN)):
-        axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=names[name], markersize=4)
+    for name, colour, shape in (("untrained", GREY, "s--"), ("transferred", GREEN, "o-")):
+        axes.plot(range(len(errors[name])), errors[name], shape, color=colour, label=names[name], markersize=4)
     axes.set_yscale("log")
     _label(axes, "layer", "relative error")
     return figure

@@ -11,8 +11,11 @@ from subquad.llm.models.model_card import card_metadata
 from subquad.llm.plots.evaluation_tables import LABELS as VARIANTS
 from subquad.llm.plots.evaluation_tables import branch, perplexity_text
 from subquad.llm.plots.linearize_figures import bars, curves, has_transfer, layer_choice, layer_errors
+from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_change, perplexity_interval
 from subquad.llm.training.controls import MODES, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.run_comparison import model_name
+from subquad.reporting.statistics import Difference
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
@@ -54,7 +57,7 @@ def sections(directory: Path | str) -> list[Section]:
     directory = Path(directory)
     metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
     first, *others = _sections(metrics, notes, read_history(directory))
-    return [Section(first.title, [_verdict(_perplexities(metrics), notes["about"]), *first.blocks]), *others]
+    return [Section(first.title, [_verdict(metrics, notes), *first.blocks]), *others]
 
 
 def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
@@ -67,7 +70,7 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
     """
     return page(
         _title(notes["about"]),
-        lead=_verdict(_perplexities(metrics), notes["about"]),
+        lead=_verdict(metrics, notes),
         sections=_sections(metrics, notes, history),
     )
 
@@ -78,7 +81,7 @@ def labels(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    return f"{about['model']} with {_replacement(about)}"
+    return f"{model_name(about['model'])} with {_replacement(about)}"
 
 
 def _replacement(about: Mapping[str, Any]) -> str:
@@ -155,17 +158,25 @@ def _sections(
     off = f"the saved model with its {branch(about)} switched off"
     descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
     table = Table(
-        ["attention", "perplexity", "description"],
-        [[names[name], perplexity_text(value), descriptions[name]] for name, value in values.items()],
+        ["attention", "perplexity", "against the saved model", "description"],
+        [
+            [names[name], perplexity_cell(metrics, name), _against_saved(name, notes), descriptions[name]]
+            for name in values
+        ],
         caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
-        f"{about['held_out']}. The highlighted row is the saved model.",
+        f"{about['held_out']}. The highlighted row is the saved model. Brackets: 95 % intervals over sequences; those "
+        "of the changes against the saved model are paired by sequence (Student's t), and narrower where texts differ "
+        "more than models. Training seeds were not varied.",
         winner=list(values).index("fine_tuned"),
     )
     perplexity = [
         _lead(about),
         _budget(metrics, about),
         table,
-        picture(bars(values, names), "Perplexity on a logarithmic axis."),
+        picture(
+            bars(values, names, {name: perplexity_interval(metrics, name) for name in values}),
+            "Perplexity on a logarithmic axis, with 95 % intervals over sequences.",
+        ),
         _limits(about),
     ]
     return [
@@ -219,14 +230,33 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
+def _against_saved(name: str, notes: Mapping[str, Any]) -> str | None:
+    """Return by how much a perplexity is above that of the saved model, with its interval."""
+    change = None if name == "fine_tuned" else _change(notes, name, "fine_tuned")
+    return None if change is None else change_text(change)
+
+
+def _change(notes: Mapping[str, Any], name: str, other: str) -> Difference | None:
+    losses = notes.get("losses", {})
+    return perplexity_change(losses[name], losses[other]) if {name, other} <= set(losses) else None
+
+
+def _verdict(metrics: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    """Return the result in sentences; a control is called better or worse only if its paired interval says so."""
+    about, values = notes["about"], _perplexities(metrics)
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
     found = (
         f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained {window:.3g}"
     )
     if without := values.get("fine_tuned_without_linear"):
-        change = 100 * (without / student - 1)
-        off = f"Without its {branch(about)} it is {abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
+        change = _change(notes, "fine_tuned_without_linear", "fine_tuned")
+        off = f"Without its {branch(about)} it is "
+        if change is None:
+            off += f"{100 * (without / student - 1):+.1f} % (no interval)".replace("-", "−")
+        elif change.is_clear:
+            off += f"{'higher' if change.value > 0 else 'lower'}: {change_text(change)}"
+        else:
+            off += f"not told apart from it: {change_text(change)}"
         found = f"{found}. {off}"
     controls = {name: values[name] for name in MODES if name in values}
     if not controls:
@@ -236,20 +266,27 @@ def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
         )
     tuned = controls.pop("teacher_fine_tuned")
     best, name = min((value, name) for name, value in controls.items())
-    verdict = "better" if student < best else "no better"
-    return f"{found}. With as many tokens of the same texts the teacher reaches {tuned:.3g}, and the best control " + (
-        f"without a linear branch {best:.3g} ({LABELS[name]}): on this text the student is {verdict}."
+    change = _change(notes, "fine_tuned", name)
+    if change is None:
+        verdict = "on one sequence no difference has an interval, so that neither is called better"
+    elif not change.is_clear:
+        verdict = f"the two are not told apart on this text (student against control: {change_text(change)})"
+    else:
+        is_better = "better" if change.value < 0 else "worse"
+        verdict = f"on this text the student is {is_better} ({change_text(change)}); training seeds were not varied"
+    return (
+        f"{found}. With as many tokens of the same texts the teacher reaches {tuned:.3g}, and the best control without "
+        f"a linear branch {best:.3g} ({LABELS[name]}): {verdict}."
     )
 
 
 def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Block]:
-    blocks: list[Block] = [
-        picture(
-            curves(notes["about"], history),
-            "Training loss of each stage; each point is a mean over the steps since the last point, and the dark line "
-            "a running mean over a fifth of the points.",
-        )
-    ]
+    caption = (
+        "Training loss of each stage; each point is a mean over the steps since the last point, and the dark line a "
+        "running mean over a fifth of the points."
+    )
+    # a model that was copied without its history has none
+    blocks: list[Block] = [picture(curves(notes["about"], history), caption)] if history else []
     # without attention transfer there are none
     if errors := notes.get("errors"):
         blocks.append(

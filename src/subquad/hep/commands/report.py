@@ -1,0 +1,57 @@
+"""`subquad hep report`: the HTML report of a fitted tagger, or a comparison of several, from their folders."""
+
+from pathlib import Path
+
+from subquad.errors import SubquadError
+from subquad.hep.metrics.predictions import TEST_SCORES
+from subquad.hep.plots.comparison_page import FittedRun, check_comparable, comparison_page
+from subquad.hep.plots.fit_page import fit_page
+from subquad.reporting.run_comparison import report_file, run_names
+from subquad.runs.examples import run_folder
+from subquad.runs.folder import METRICS, load_config
+from subquad.runs.records import read_record
+from subquad.runs.storage import atomic, read_tensors
+
+__all__ = ["report"]
+
+REMEDY = "fit again, or copy the whole folder again"
+
+
+def report(run: Path | str, *others: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+    """Write the report of a fitted tagger, or the comparison of several, and return its path.
+
+    Args:
+        run: Folder that `fit` wrote.
+        others: Folders of further taggers of the same classes, to be compared with the first.
+        out: Output file; by default `report.html` in the folder. A comparison needs one, and so does an example run.
+        force: Overwrite an existing report.
+
+    Raises:
+        SubquadError: There is no finished run, the output exists, or taggers of different classes are to be compared.
+    """
+    folders = [run_folder(own) for own in (run, *others)]
+    runs = {name: _read(folder) for name, folder in zip(run_names(folders), folders, strict=True)}
+    out = report_file((run, *others), folders[0], out=out, force=force)
+    if others:
+        check_comparable(runs)
+        html = comparison_page(runs)
+    elif not (folders[0] / TEST_SCORES).is_file():
+        raise SubquadError(
+            f"{folders[0]}: no {TEST_SCORES} in it, from which its report is written; copy the whole folder of the "
+            "run, or score its jets again with `subquad hep evaluate --files`"
+        )
+    else:
+        html = fit_page(folders[0])
+    with atomic(out) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return out
+
+
+def _read(folder: Path) -> FittedRun:
+    config = load_config(folder, "hep")
+    if "estimator" in config:
+        raise SubquadError(f"{folder}: a tagger that was trained on jets in memory has no test jets to report on")
+    metrics = read_record(folder / METRICS, remedy=REMEDY, test=dict, jets=dict, seconds=dict, models=list[dict])
+    path = folder / TEST_SCORES
+    scores = {name: tensor.numpy() for name, tensor in read_tensors(path).items()} if path.is_file() else None
+    return FittedRun(config=config, metrics=metrics, scores=scores)

@@ -1,0 +1,120 @@
+"""Reports of fitted taggers, and comparisons of several, from the files of finished runs."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from subquad.errors import SubquadError
+from subquad.hep.commands.report import report
+from subquad.hep.metrics.classification import classification_metrics
+from subquad.hep.metrics.paired import accuracy_difference, auc_difference
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
+from subquad.runs.examples import run_folder
+from subquad.runs.storage import read_json, read_tensors, write_json, write_tensors
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    """Return a function that copies the tagger that ships with subquad, with other probabilities of its test jets."""
+
+    def copied(name, change=None, **settings):
+        folder = tmp_path / name
+        shutil.copytree(run_folder("example:tagger"), folder)
+        config = read_json(folder / "config.json")
+        config["subquad"]["settings"] |= settings
+        write_json(folder / "config.json", config)
+        if change is not None:
+            scores = read_tensors(folder / TEST_SCORES)
+            write_tensors(folder / TEST_SCORES, change(scores))
+        return folder
+
+    return copied
+
+
+def blurred(scale):
+    def change(scores):
+        noise = torch.randn(scores["probabilities"].shape, generator=torch.Generator().manual_seed(0))
+        logits = scores["probabilities"].clamp(min=1e-9).log() + scale * noise
+        return {**scores, "probabilities": logits.softmax(-1)}
+
+    return change
+
+
+def lead_of(path):
+    return re.search(r"<header>.*?<p>(.*?)</p>", path.read_text(), flags=re.DOTALL)[1]
+
+
+def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
+    path = report("example:tagger", out=tmp_path / "page.html")
+    assert "The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 20,000 test jets." in lead_of(path)
+    assert path.read_text().count("The tagger reaches a top-1 accuracy") == 1
+    with pytest.raises(SubquadError, match=r"page\.html: exists already"):
+        report("example:tagger", out=path)
+
+
+def test_a_tagger_is_better_only_if_a_paired_interval_says_so(tagger, tmp_path):
+    worse, equal = tagger("worse", blurred(2.0), k=5), tagger("equal", blurred(0.01))
+    path = report("example:tagger", worse, equal, out=tmp_path / "page.html")
+    lead = lead_of(path)
+    assert re.search(r"worse against tagger: worse \(−\d+\.\d+ \[−\d+\.\d+, −\d+\.\d+\] percentage points", lead)
+    assert "equal against tagger: not told apart (" in lead
+    assert "Training seeds were not varied" in lead
+    page = path.read_text()
+    assert "AUC, ovo" in page
+    assert ">--k</td>" in page
+    assert "Rejection of QCD" in page
+
+
+def test_on_other_jets_or_without_scores_there_is_no_winner(tagger, tmp_path):
+    fewer = tagger("fewer", lambda scores: {name: column[:-1] for name, column in scores.items()})
+    bare = tagger("bare")
+    (bare / TEST_SCORES).unlink()
+    lead = lead_of(report("example:tagger", fewer, bare, out=tmp_path / "page.html"))
+    assert "fewer against tagger: no winner, since their test jets differ." in lead
+    assert "bare against tagger: no winner, since a run does not store the scores of its test jets" in lead
+    assert "subquad hep evaluate --files" in (tmp_path / "page.html").read_text()
+
+
+def test_what_cannot_be_reported_or_compared_is_refused(tagger, tmp_path):
+    out, folder = tmp_path / "page.html", tagger("unfinished")
+    with pytest.raises(SubquadError, match="example:tagger, which is a part of the package, needs an output file"):
+        report("example:tagger")
+    with pytest.raises(SubquadError, match=r"its classes are .*; only taggers of the same classes and background"):
+        report("example:tagger", GOLDEN / "hep_tagger", out=out)
+    with pytest.raises(SubquadError, match=r"no test_scores\.safetensors in it"):
+        report(GOLDEN / "hep_tagger", out=out)
+    with pytest.raises(SubquadError, match="holds a model of `subquad llm`, not of `subquad hep`"):
+        report("example:tagger", "example:linear-smollm2", out=out)
+    (folder / "metrics.json").unlink()
+    with pytest.raises(SubquadError, match="this run is not finished"):
+        report(folder, out=out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_paired_differences_are_those_of_the_metrics_and_narrower_than_unpaired_ones(is_weighted):
+    generator, classes = np.random.default_rng(0), ("QCD", "Hbb", "Tbl")
+    labels = generator.integers(3, size=2003)
+    logits = generator.normal(size=(2003, 3)) + 1.5 * np.eye(3)[labels]
+    weights = generator.random(2003) + 0.5 if is_weighted else None
+
+    def predictions(logits):
+        exps = np.exp(logits)
+        probabilities = exps / exps.sum(1, keepdims=True)
+        return Predictions(model="a", source="b", probabilities=probabilities, labels=labels, weights=weights)
+
+    one, other = predictions(logits + generator.normal(scale=0.3, size=logits.shape)), predictions(logits)
+    found = [classification_metrics(own.probabilities, labels, classes, "QCD", weights=weights) for own in (one, other)]
+    for metric, measure in (("accuracy", accuracy_difference), ("auc_ovo", auc_difference)):
+        gap = measure(one, other)
+        assert gap.value == pytest.approx(found[0][metric] - found[1][metric])
+        low, high = found[1]["intervals"][metric]
+        # 95 % of a difference, and 68 % of one metric
+        assert 0 < gap.high - gap.low < 2 * (high - low)
+        assert gap.low < gap.value < gap.high
