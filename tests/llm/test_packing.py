@@ -2,7 +2,9 @@
 
 import json
 import math
-from functools import cache
+import threading
+from functools import cache, partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from subquad.errors import SubquadError
 from subquad.llm.cli import app
+from subquad.llm.data import shared_text
 from subquad.llm.data.packing import Mixture, check_text, epoch_batches, prepare_text
 from subquad.llm.data.readers import Document
 from subquad.llm.data.tokens import _split, _StreamBuilder, tokenize
 from subquad.llm.settings import LinearizeSettings
+from subquad.runs.storage import write_json
 
 
 def test_the_last_tenth_is_held_out_of_training(tokenizer, text):
@@ -105,6 +109,91 @@ def test_one_document_has_one_number(tokenizer, text):
     made = prepare_text(tokenizer, [text], sequence_length=17)
     assert not made.training.documents.any()
     assert not made.holdout.documents.any()
+
+
+def equal(first, second):
+    names = ("ids", "documents", "loss_mask")
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+@pytest.mark.parametrize("weights", [(), (2.0, 1.0)])
+def test_tokens_in_files_are_those_in_memory_and_leave_no_file(tokenizer, text, tmp_path, monkeypatch, weights):
+    # several writes of each row, and several blocks of documents
+    monkeypatch.setattr("subquad.llm.data.mapped.MOST_IN_MEMORY", 97)
+    monkeypatch.setattr("subquad.llm.data.packing.BLOCK_TOKENS", 89)
+    monkeypatch.setattr("subquad.llm.data.tokens.BATCH_TEXTS", 3)
+    other, folder = tmp_path / "other.jsonl", tmp_path / "files"
+    other.write_text("".join(json.dumps({"text": f"the {word}"}) + "\n" for word in WORDS * 20))
+    folder.mkdir()
+    how = {"sequence_length": 17, "has_validation": True, "weights": weights}
+    inside, outside = (prepare_text(tokenizer, [text, other], folder=own, **how) for own in (None, folder))
+    for name in ("training", "validation", "holdout"):
+        assert equal(getattr(inside, name), getattr(outside, name)), name
+    assert inside.training.documents.any()
+    assert not [*folder.iterdir()]
+
+
+def test_the_answers_of_conversations_are_marked_in_files_too(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.llm.data.mapped.MOST_IN_MEMORY", 5)
+    rows = [
+        {"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": "yes"}]} for word in WORDS
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * 5))
+    inside, outside = (
+        prepare_text(tokenizer, [path], sequence_length=7, train_on="answers", folder=own).training
+        for own in (None, tmp_path)
+    )
+    assert equal(inside, outside)
+    assert 0 < int(inside.loss_mask.sum()) < inside.loss_mask.numel()
+
+
+def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_path, monkeypatch):
+    both, found = threading.Barrier(2), {}
+    ranks = [
+        SimpleNamespace(num_processes=2, is_main_process=is_main, wait_for_everyone=both.wait)
+        for is_main in (True, False)
+    ]
+    own = threading.local()
+    monkeypatch.setattr(shared_text, "processes", lambda: own.rank)
+    monkeypatch.setattr(shared_text, "broadcast_object", lambda value: "a key of this start")
+    out = tmp_path / "runs" / "out"
+    read = []
+
+    def prepare(folder, *, error=None):
+        read.append(own.rank.is_main_process)
+        if error is not None:
+            raise SubquadError(error)
+        return prepare_text(tokenizer, [text], sequence_length=17, has_validation=True, folder=folder)
+
+    def process(rank, make):
+        own.rank = rank
+        try:
+            found[rank.is_main_process] = shared_text.read_once(make, out)
+        except SubquadError as error:
+            found[rank.is_main_process] = str(error)
+
+    def run(make):
+        threads = [threading.Thread(target=process, args=(rank, make)) for rank in ranks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+    # of a start that was killed
+    left = out.with_name(".out.tokens")
+    left.mkdir(parents=True)
+    write_json(left / "index.json", {"key": "an earlier key"})
+    run(prepare)
+    expected = prepare_text(tokenizer, [text], sequence_length=17, has_validation=True)
+    for made in (found[True], found[False]):
+        for name in ("training", "validation", "holdout"):
+            assert equal(getattr(made, name), getattr(expected, name)), name
+        assert (made.holdout_source, made.descriptions) == (expected.holdout_source, expected.descriptions)
+    run(partial(prepare, error="words.txt: no text"))
+    assert found == {True: "words.txt: no text", False: "words.txt: no text"}
+    assert read == [True, True]
+    assert not [*out.parent.iterdir()]
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=8, max_size=23), length=st.sampled_from([3, 5, 7]))

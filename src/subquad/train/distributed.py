@@ -1,6 +1,7 @@
 """Communication between the processes that `torchrun` or `accelerate launch` started; a single process needs none."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "process_device",
     "processes",
     "sum_over_processes",
+    "wait_for",
 ]
 
 Value = TypeVar("Value")
@@ -55,6 +57,12 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def sum_over_processes(values: Tensor) -> Tensor:
     """Return the sum of a tensor of each process, on the device of the given one; all processes must call this."""
     return cast(Tensor, reduce(values.to(process_device()), "sum")).to(values.device)
+
+
+def wait_for(is_done: Callable[[], bool]) -> None:
+    """Return when the first process has written something; a barrier would time out after some minutes."""
+    while not is_done():
+        time.sleep(0.2)
 
 
 def process_device() -> torch.device:

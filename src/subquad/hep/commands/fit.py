@@ -22,7 +22,7 @@ from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.file_identity import joined_digests
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
-from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store, wait_for
+from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store
 from subquad.hep.data.splits import part_indices, reweighted, split_dataset, with_present_classes
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.classification import background_class
@@ -52,7 +52,7 @@ from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
-from subquad.train.distributed import processes
+from subquad.train.distributed import processes, wait_for
 
 __all__ = ["fit"]
 

@@ -3,8 +3,7 @@
 import errno
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
 from subquad.progress import say
 from subquad.runs.storage import fingerprint, plain
-from subquad.train.distributed import processes
+from subquad.train.distributed import processes, wait_for
 
-__all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store", "wait_for"]
+__all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store"]
 
 JETS = "jets"
 """Folder of the store in a run that is not finished."""
@@ -254,9 +253,3 @@ def move_store(folder: Path, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial)
         partial.rename(target)
-
-
-def wait_for(is_done: Callable[[], bool]) -> None:
-    """Return when the first process has written something; a barrier would time out after some minutes."""
-    while not is_done():
-        time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError, raise_errors
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
+from subquad.llm.data.shared_text import read_once
 from subquad.llm.models.adapter import adapter_settings, check_targets
 from subquad.llm.models.attention import seen_exactly
 from subquad.llm.models.checkpoints import (
@@ -83,7 +85,7 @@ def linearize(
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
-    net, tokenizer, data = _prepare(checkpoint, files, evaluation_files, settings, quiet=quiet)
+    net, tokenizer, data = _prepare(checkpoint, files, evaluation_files, settings, out=Path(out), quiet=quiet)
     run = _create(out, run_settings, force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
@@ -185,6 +187,7 @@ def _prepare(
     evaluation_files: Sequence[Path],
     settings: LinearizeSettings,
     *,
+    out: Path,
     quiet: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TextDataset]:
     """Open the model, check that it can be linearized, tokenize the texts, and convert the model.
@@ -196,7 +199,15 @@ def _prepare(
     model, tokenizer = _open(checkpoint, settings)
     check_targets(model, settings.lora_targets, attention=settings.attention)
     _check_layers(model, settings)
-    data = _tokenize(model, tokenizer, files, evaluation_files, settings, quiet=quiet)
+    texts = partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet)
+    data = read_once(texts, out)
+    for description in data.descriptions:
+        say(description, quiet=quiet)
+    data.check_fit(
+        vocabulary=embedding_weight(model).shape[0],
+        max_length=getattr(model.config, "max_position_embeddings", None),
+        batch_size=settings.batch_size * processes().num_processes,
+    )
     if settings.block_layers is None:
         model = _convert(checkpoint, model, settings)
     return model, tokenizer, data
@@ -230,15 +241,15 @@ def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
 
 
 def _tokenize(
-    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
     evaluation_files: Sequence[Path],
     settings: LinearizeSettings,
+    folder: Path,
     *,
     quiet: bool,
 ) -> TextDataset:
-    data = prepare_text(
+    return prepare_text(
         tokenizer,
         files,
         evaluation_files,
@@ -247,16 +258,9 @@ def _tokenize(
         has_validation=settings.validate_every is not None,
         weights=settings.text_weights,
         train_on=settings.train_on,
+        folder=folder,
         quiet=quiet,
     )
-    for description in data.descriptions:
-        say(description, quiet=quiet)
-    data.check_fit(
-        vocabulary=embedding_weight(model).shape[0],
-        max_length=getattr(model.config, "max_position_embeddings", None),
-        batch_size=settings.batch_size * processes().num_processes,
-    )
-    return data
 
 
 def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: LinearizeSettings) -> PreTrainedModel:

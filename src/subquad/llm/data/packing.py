@@ -1,11 +1,11 @@
 """Text files as packed sequences of equal length for training, validation and evaluation.
 
-Memory is 6 bytes per token, 7 with a loss mask.
+6 bytes per token, 7 with a loss mask, in memory or in files.
 
 Axes: N sequences, T positions, B sequences of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError, collect_errors
 from subquad.llm.data.conversations import Rendered
+from subquad.llm.data.mapped import stored
 from subquad.llm.data.readers import open_documents
 from subquad.llm.data.tokens import TokenStream, TrainOn, tokenize
 
@@ -25,6 +26,8 @@ __all__ = ["Mixture", "PackedSequences", "TextDataset", "check_text", "epoch_bat
 HOLDOUT_FRACTION = 0.1
 VALIDATION_SEQUENCES = 8
 REMEDY = "give more text, or a smaller --sequence-length"
+BLOCK_TOKENS = 1 << 22
+"""Tokens whose documents are numbered at a time."""
 LAST_TENTH, END = "the last tenth of", "the end of"
 
 NamedStream = tuple[str, TokenStream]
@@ -146,6 +149,7 @@ def prepare_text(
     has_validation: bool = False,
     weights: Sequence[float] = (),
     train_on: TrainOn = "all",
+    folder: Path | None = None,
     quiet: bool = True,
 ) -> TextDataset:
     """Tokenize and pack text files.
@@ -162,6 +166,7 @@ def prepare_text(
         has_validation: Reserve training sequences for validation.
         weights: Sampling weight of each file; without weights, files are sampled in proportion to their lengths.
         train_on: `answers` limits the loss to the answers of conversations.
+        folder: Folder for files with the tokens, which memory then does not hold; they have no names.
         quiet: Show no progress bar.
 
     Raises:
@@ -169,7 +174,8 @@ def prepare_text(
             there are none.
     """
     _check_weights(files, weights)
-    read = partial(tokenize, tokenizer, text_key=text_key, train_on=train_on, quiet=quiet)
+    read = partial(tokenize, tokenizer, text_key=text_key, train_on=train_on, folder=folder, quiet=quiet)
+    pack = partial(_pack, sequence_length=sequence_length, folder=folder)
     # with weights each file is packed separately, so that a sequence comes from one file
     groups = [[path] for path in files] if weights else [list(files)]
     streams = [(_names(group), read(group)) for group in groups]
@@ -185,12 +191,14 @@ def prepare_text(
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
         holdout_source, note = f"{part} {names}", f" (after {part.removesuffix(' of')} was held out)"
         holdout_descriptions = ()
-    training = [_pack(*stream, f"training tokens{note}", sequence_length) for stream in training_streams]
+    training = [pack(*stream, f"training tokens{note}") for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
-    holdout = [_pack(*stream, "held-out tokens", sequence_length) for stream in holdout_streams]
-    interleaved = _concatenate(holdout)[_interleave(_sizes(holdout), file_weights)] if len(holdout) > 1 else holdout[0]
+    holdout = [pack(*stream, "held-out tokens") for stream in holdout_streams]
+    interleaved = holdout[0]
+    if len(holdout) > 1:
+        interleaved = _concatenate(holdout, folder)[_interleave(_sizes(holdout), file_weights)]
     return TextDataset(
-        training=_concatenate(training),
+        training=_concatenate(training, folder),
         validation=validation,
         holdout=interleaved,
         holdout_source=holdout_source,
@@ -208,7 +216,7 @@ def pack_text(
         SubquadError: A file cannot be read, or the text is shorter than one sequence.
     """
     stream = tokenize(tokenizer, list(files), text_key=text_key, train_on="all", quiet=True)
-    return _pack(_names(files), stream, "tokens", sequence_length)
+    return _pack(_names(files), stream, "tokens", sequence_length=sequence_length)
 
 
 def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
@@ -297,28 +305,50 @@ def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
     return [len(part) for part in parts]
 
 
-def _pack(names: str, tokens: TokenStream, what: str, sequence_length: int) -> PackedSequences:
+def _pack(
+    names: str, tokens: TokenStream, what: str, *, sequence_length: int, folder: Path | None = None
+) -> PackedSequences:
     if len(tokens) < sequence_length:
         raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {sequence_length}; {REMEDY}")
     shape = (len(tokens) // sequence_length, sequence_length)
     used = shape[0] * sequence_length
-    is_start = torch.zeros(used, dtype=torch.bool)
-    is_start[tokens.starts[tokens.starts < used]] = True
-    is_start = is_start.reshape(shape)
-    # a sequence begins with its document 0, whether that starts there or not
-    is_start[:, 0] = False
+    dtype = torch.int16 if sequence_length <= 2**15 else torch.int32
     return PackedSequences(
         ids=tokens.ids[:used].reshape(shape),
-        documents=is_start.cumsum(1, dtype=torch.int16 if sequence_length <= 2**15 else torch.int32),
+        documents=stored(_document_numbers(tokens.starts, shape, dtype), shape, dtype, folder=folder),
         loss_mask=tokens.loss_mask[:used].reshape(shape),
     )
 
 
-def _concatenate(parts: Sequence[PackedSequences]) -> PackedSequences:
+def _document_numbers(starts: Int[Tensor, " D"], shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the number of each token's document within its sequence, in blocks of sequences."""
+    rows, length = shape
+    step = max(1, BLOCK_TOKENS // length)
+    for row in range(0, rows, step):
+        count = min(step, rows - row)
+        first, last = torch.searchsorted(starts, torch.tensor([row * length, (row + count) * length])).tolist()
+        is_start = torch.zeros(count * length, dtype=torch.bool)
+        is_start[starts[first:last] - row * length] = True
+        is_start = is_start.reshape(count, length)
+        # a sequence begins with its document 0, whether that starts there or not
+        is_start[:, 0] = False
+        yield is_start.cumsum(1, dtype=dtype)
+
+
+def _concatenate(parts: Sequence[PackedSequences], folder: Path | None = None) -> PackedSequences:
     if len(parts) == 1:
         return parts[0]
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        shape = (sum(map(len, tensors)), *tensors[0].shape[1:])
+        return stored(tensors, shape, tensors[0].dtype, folder=folder)
+
+    masks = [part.loss_mask for part in parts]
+    # one value for all tokens stays one
+    is_all = all(mask.untyped_storage().nbytes() == 1 and mask.all() for mask in masks)
+    shape = (sum(map(len, parts)), parts[0].ids.shape[1])
     return PackedSequences(
-        ids=torch.cat([part.ids for part in parts]),
-        documents=torch.cat([part.documents for part in parts]),
-        loss_mask=torch.cat([part.loss_mask for part in parts]),
+        ids=joined([part.ids for part in parts]),
+        documents=joined([part.documents for part in parts]),
+        loss_mask=torch.ones(1, 1, dtype=torch.bool).expand(shape) if is_all else joined(masks),
     )

@@ -1,11 +1,11 @@
-"""Documents as one stream of tokens; memory is 4 bytes per token (5 with a loss mask) and one batch of text.
+"""Documents as one stream of tokens: 4 bytes per token (5 with a loss mask) in memory or in a file.
 
 Axes: T tokens, D documents.
 """
 
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
+from subquad.llm.data.mapped import GrowingRow
 from subquad.llm.data.readers import Document, Source, open_documents
 from subquad.progress import track
 
@@ -75,6 +76,7 @@ def tokenize(
     text_key: str = "text",
     *,
     train_on: TrainOn = "all",
+    folder: Path | None = None,
     quiet: bool = False,
 ) -> TokenStream:
     """Tokenize the documents of files in order, each followed by the end-of-text token.
@@ -84,6 +86,7 @@ def tokenize(
         files: Files that `open_documents` reads.
         text_key: Key or column of the text.
         train_on: `answers` limits the loss mask of conversations to their answers.
+        folder: Folder for files with the tokens, which memory then does not hold; they have no names.
         quiet: Show no progress bar.
 
     Raises:
@@ -95,9 +98,12 @@ def tokenize(
             "model's tokenizer is not one, so use --train-on all"
         )
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
-    builder, descriptions, has_answers = _StreamBuilder(tokenizer, train_on), [], False
+    descriptions, has_answers = [], False
     quiet = quiet or sum(sizes) < PROGRESS_BYTES
-    with track("reading text, in kB", sum(sizes) // 1000, quiet=quiet) as advance:
+    with (
+        closing(_StreamBuilder(tokenizer, train_on, folder)) as builder,
+        track("reading text, in kB", sum(sizes) // 1000, quiet=quiet) as advance,
+    ):
         shown = 0
 
         def on_progress(position: int, *, before: int) -> None:
@@ -119,7 +125,7 @@ def tokenize(
             builder.flush()
             descriptions.append(_describe(path, source, tokenizer))
             has_answers = has_answers or source.is_conversation
-    return builder.finish(tuple(descriptions), has_answers=has_answers)
+        return builder.finish(tuple(descriptions), has_answers=has_answers)
 
 
 def _describe(path: Path, source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -143,16 +149,16 @@ class _Chunk:
 
 
 class _StreamBuilder:
-    """Collects tokens in growing arrays; chunks wait until there are enough for one call of the tokenizer."""
+    """Collects tokens in growing rows; chunks wait until there are enough for one call of the tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, train_on: TrainOn) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, train_on: TrainOn, folder: Path | None = None) -> None:
         self.tokenizer, self.train_on = tokenizer, train_on
         end = tokenizer.eos_token_id
         self.end = end if isinstance(end, int) else None
         start = tokenizer("", add_special_tokens=True)["input_ids"][:1]
         has_start = start and start[0] == tokenizer.bos_token_id and start[0] != self.end
         self.start: list[int] = list(start) if has_start else []
-        self.ids, self.starts, self.loss_mask = array("i"), array("q"), bytearray()
+        self.ids, self.starts, self.loss_mask = (GrowingRow(kind, folder) for kind in "iqb")
         self.waiting: list[_Chunk] = []
         self.size = 0
 
@@ -199,7 +205,7 @@ class _StreamBuilder:
     def _write(self, chunk: _Chunk, ids: list[int], offsets: list[tuple[int, int]]) -> None:
         answers = chunk.answers if self.train_on == "answers" else None
         if chunk.is_first:
-            self.starts.append(len(self.ids))
+            self.starts.extend([len(self.ids)])
             if not chunk.has_special_tokens and ids[: len(self.start)] != self.start:
                 self._append(self.start, b"\1" if answers is None else b"\0")
         mask = b"\1" if answers is None else bytes(any(a < to and at < b for a, b in answers) for at, to in offsets)
@@ -212,26 +218,27 @@ class _StreamBuilder:
     def _append(self, ids: list[int], mask: bytes) -> None:
         self.ids.extend(ids)
         if self.train_on == "answers":
-            self.loss_mask += mask * len(ids) if len(mask) == 1 else mask
+            self.loss_mask.extend(mask * len(ids) if len(mask) == 1 else mask)
 
     def _has_end(self, chunk: _Chunk) -> bool:
         if chunk.has_special_tokens and chunk.text.rstrip().endswith(str(self.tokenizer.eos_token)):
             return True
-        return len(self.ids) > self.starts[-1] and self.ids[-1] == self.end
+        return len(self.ids) > (self.starts.last or 0) and self.ids.last == self.end
+
+    def close(self) -> None:
+        """Close the files."""
+        for row in (self.ids, self.starts, self.loss_mask):
+            row.close()
 
     def finish(self, descriptions: tuple[str, ...], *, has_answers: bool) -> TokenStream:
         """Return all tokens."""
-        ids = torch.frombuffer(self.ids, dtype=torch.int32) if self.ids else torch.empty(0, dtype=torch.int32)
+        ids = self.ids.finish(torch.int32)
         # without answers the mask is one value, expanded
-        loss_mask = (
-            torch.frombuffer(self.loss_mask, dtype=torch.bool)
-            if self.loss_mask
-            else torch.ones(1, dtype=torch.bool).expand(len(ids))
-        )
+        is_all = not len(self.loss_mask)
         return TokenStream(
             ids=ids,
-            starts=torch.tensor(self.starts, dtype=torch.long),
-            loss_mask=loss_mask,
+            starts=self.starts.finish(torch.int64),
+            loss_mask=torch.ones(1, dtype=torch.bool).expand(len(ids)) if is_all else self.loss_mask.finish(torch.bool),
             descriptions=descriptions,
             has_answers=has_answers,
         )
