@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from subquad.app.jet_results import display_jets
+from subquad.app.jet_results import display_jets, performance
 from subquad.app.jobs import Job
 from subquad.app.language_results import linearize_progress
 from subquad.app.sequence_results import design_result, epistasis_result, fit_progress, scan_result
@@ -32,6 +32,14 @@ def test_jets_of_a_file_that_was_deleted_are_not_shown_again(tmp_path):
     file.unlink()
     with pytest.raises(SubquadError, match=r"jets\.root"):
         display_jets(tagger, [file], None, 1)
+
+
+def test_curves_and_table_name_the_models_alike_and_the_matrix_has_the_whole_width():
+    html = performance(run_folder("example:tagger"), None)
+    curves, matrix = html.split("Rejection of", 1)[1].rsplit("Confusion matrix of tagger", 1)
+    assert "its ratio to gradient boosting" in curves
+    assert re.search(r"<th[^>]*>gradient boosting", curves)
+    assert not re.search(r"<t[dh]", matrix)
 
 
 def test_a_map_of_mutants_names_the_target_and_hatches_what_training_does_not_support(session):

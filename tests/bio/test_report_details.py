@@ -78,6 +78,8 @@ def test_classes_and_columns_may_have_the_names_of_what_is_counted():
     histogram = {"edges": [0.0, 1.0], **{part: [7] for part in PARTS}, "known": 1.0, "lowest": 0.25, "highest": 0.0}
     page = render(with_audit("regression", {"classes": histogram}))
     assert "25 % of the measurements of classes equal the lowest value" in page
+    assert "Histograms of targets by part of the split" in page
+    assert ("sequence lengths" in page) == ("sequence length</text>" in page)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,6 +1,7 @@
 """What the page shows of jets: files, progress of a fit, curves of a tagger, and displays of single jets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def performance(run: Path, signal: str | None) -> str:
 
     config = load_config(run, "hep")
     predictions = stored_predictions({run: config}, {run: MODELS["net"]}, config["classes"])
+    predictions = [replace(one, model=MODELS.get(one.model, one.model)) for one in predictions]
     models = read_json(run / METRICS)["models"]
     return _curves(predictions, config["classes"], config["background"], signal, measured=models)
 
@@ -148,10 +150,9 @@ def _curves(
     with DRAWING:
         shown.append(as_picture(confusion_figure(predictions[0], list(classes)), caption))
     names = [{**model, "name": MODELS.get(model["name"], model["name"])} for model in measured]
-    return join(
-        columns(*(blocks([one]) for one in shown)),
-        table(rejections_table(names, background)) if names else None,
-    )
+    rejections = [table(rejections_table(names, background))] if names else []
+    # the matrix of ten classes needs the whole width
+    return join(columns(blocks(shown[:1]), *rejections), blocks(shown[1:]))
 
 
 def score_result(job: Job) -> str:

@@ -123,11 +123,11 @@ def _data(run: FinishedRun) -> list[Block]:
     blocks += [f"How the table was read: {remarks}."] if remarks else []
     # the counts of classes have no keys that the names of classes could not have too
     columns = {} if run.has_classes else audit["target"] or {}
-    panels = [*_target_panels(columns), *_other_panels(audit)]
+    others = _other_panels(audit)
+    panels = [*_target_panels(columns), *others]
     for start in range(0, len(panels), 3):
-        caption = (
-            "Targets by part of the split, sequence lengths, and mutations per variant." if start == 0 else "Continued."
-        )
+        what = [*(["targets by part of the split"] if columns else []), *(own["title"] for own in others)]
+        caption = f"Histograms of {', '.join(what)}." if start == 0 else "Continued."
         blocks.append(picture(histograms(panels[start : start + 3]), caption))
     blocks += _classes(audit["target"]["classes"]) if run.has_classes and audit["target"] else []
     for name, one in columns.items():
@@ -188,13 +188,14 @@ def _target_panels(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _other_panels(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels, length = [], audit["length"]
     if length["min"] < length["max"]:
-        panels.append({"edges": length["edges"], "counts": {"rows": length["counts"]}, "label": "sequence length"})
+        panel = {"edges": length["edges"], "counts": {"rows": length["counts"]}, "label": "sequence length"}
+        panels.append({**panel, "title": "sequence lengths"})
     mutations = audit["mutations"]
     if mutations and len(mutations) > 1:
         most = max(map(int, mutations))
         counts = [mutations.get(str(k), 0) for k in range(most + 1)]
         panel = {"edges": np.arange(most + 2), "counts": {"rows": counts}, "label": "mutations", "is_integer": True}
-        panels.append(panel)
+        panels.append({**panel, "title": "mutations per variant"})
     return panels
 
 

@@ -63,6 +63,7 @@ def pair_map(
         axes.set_xticks(ticks, [labels[k] for k in ticks], rotation=90, fontsize=7)
         axes.set_yticks(ticks, [labels[k] for k in ticks], fontsize=7)
         axes.set_xlabel(axis, fontsize=9)
+        axes.set_ylabel(axis, fontsize=9)
     if any(cells.any() for cells in (unobserved or {}).values()):
         text = "letters not observed in training (extrapolation)"
         figure.legend([hatch_patch()], [text], loc="outside lower center", **HATCH_LEGEND)
