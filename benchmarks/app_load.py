@@ -38,6 +38,8 @@ from llm_load import mean, memory_of, percentiles
 EXAMPLE, MODEL, LINEAR = "example:tdp43", "example:tdp43-model", "example:linear-smollm2"
 WAITING_JOBS = 12
 """More than one browser may have: two that run, and ten that wait."""
+END = re.compile(r": (finished|failed|stopped)</span>")
+"""What is shown of a job that has ended."""
 LARGEST = 2
 """MB of an upload."""
 
@@ -136,7 +138,7 @@ class User:
         given = {"Table": self.path, "Target columns": ["toxicity"], "Models": ["ridge"]}
         begin = time.perf_counter()
         shown = str(await self.ask("start of a job", event, **given))
-        while not re.search("finished in|failed|stopped", shown):
+        while not END.search(shown):
             await asyncio.sleep(1)
             shown = str(await self.ask("look at a job", self.page.look(event), Table=self.path))
         self.times["job"].append(time.perf_counter() - begin)
@@ -179,7 +181,7 @@ async def work(user, users, expected, end, found):
             found[f"{type(error).__name__}: {error}"[:160]] += 1
             continue
         found["rounds"] += 1
-        found["different"] += shown != expected[user.number] or f"{len(user.rows):,} rows" not in text
+        found["different"] += shown != expected[user.number] or f"<dt>rows</dt><dd>{len(user.rows):,}</dd>" not in text
         others = [other.name for other in users if other is not user]
         found["mixed up"] += user.name not in lists or any(name in lists + text for name in others)
 
@@ -248,7 +250,7 @@ async def measure(address, process, options):
     if len({*expected}) < len(expected) or not all("90 % from" in text for text in expected):
         raise SystemExit(f"two users are shown the same predictions, or none: {expected[0][:300]}")
     await asyncio.gather(*(user.bring_table() for user in users))
-    trained = Counter(re.search("finished in|failed|stopped", text)[0] for text in await gathered(users, User.train))
+    trained = Counter(END.search(text)[1] for text in await gathered(users, User.train))
     found, end = Counter(), time.monotonic() + 60 * options.minutes
     own = psutil.Process(process.pid)
     memory, *_ = await asyncio.gather(memory_of(own, end), *(work(user, users, expected, end, found) for user in users))

@@ -2,7 +2,8 @@
 
     python score_root_file.py tagger.onnx jets.root scores.root [tree]
 
-The tree of the jets is `tree` unless another name is given. Needs uproot, awkward, numpy and onnxruntime.
+The tree of the jets can be left out if the file has only one, or one named `tree`. Needs uproot, awkward, numpy and
+onnxruntime.
 """
 
 import json
@@ -36,14 +37,26 @@ def score(session, jets):
     return session.run(["softmax"], inputs)[0]
 
 
-def main(model, source, out, tree="tree", batch_size=256):
+def tree_of(source):
+    """Return the name of the only tree of a ROOT file, or `tree` if it has several."""
+    with uproot.open(source) as file:
+        kinds = {name.split(";")[0]: kind for name, kind in file.classnames().items()}
+    trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
+    if len(trees) != 1 and "tree" not in trees:
+        sys.exit(
+            f"{source}: has no tree of jets" if not trees else f"{source}: name one of {', '.join(trees)} at the end"
+        )
+    return trees[0] if len(trees) == 1 else "tree"
+
+
+def main(model, source, out, tree=None, batch_size=256):
     """Write one entry per jet, in the order of the file, with a branch score_<class> for each class."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     of_jets, masks = branches_of(about)
     branches = sum(masks.values(), of_jets)
     names = [f"score_{name}" for name in json.loads(about["classes"])]
-    with uproot.open(f"{source}:{tree}") as jets_of_file:
+    with uproot.open(f"{source}:{tree or tree_of(source)}") as jets_of_file:
         # fails here, before `out` is replaced, if a branch is missing
         jets_of_file.arrays(branches, entry_stop=1)
         with uproot.recreate(out) as target:

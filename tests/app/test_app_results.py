@@ -2,16 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 
+import awkward as ak
+import numpy as np
 import pandas as pd
 import pytest
+import uproot
 
-from subquad.app.jet_results import display_jets, performance
+from subquad.app.jet_results import _curves, describe_files, display_jets, performance
 from subquad.app.jobs import Job
 from subquad.app.language_results import linearize_progress
 from subquad.app.sequence_results import design_result, epistasis_result, fit_progress, scan_result
 from subquad.errors import SubquadError
 from subquad.hep.data.examples import example_path
+from subquad.hep.metrics.predictions import Predictions
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import write_json
 
@@ -32,6 +37,34 @@ def test_jets_of_a_file_that_was_deleted_are_not_shown_again(tmp_path):
     file.unlink()
     with pytest.raises(SubquadError, match=r"jets\.root"):
         display_jets(tagger, [file], None, 1)
+
+
+def test_files_of_a_layout_that_is_not_recognized_say_so_before_a_training(tmp_path):
+    numbers = [[1.0, 2.0], [3.0]]
+    with uproot.recreate(tmp_path / "own.root") as file:
+        file["tree"] = {"cand_pt": ak.Array(numbers), "truth": np.array([0, 1])}
+    html = describe_files([tmp_path / "own.root"])
+    assert "The layout of own.root was not recognized, so no tagger can be trained on it here." in html
+    assert "subquad hep fit --card" in html
+    assert "not recognized" not in describe_files([example_path("example:jets")])
+
+
+def test_a_jet_beyond_the_last_one_of_its_class_is_not_replaced_silently():
+    html = display_jets(run_folder("example:tagger"), [example_path("example:jets")], "QCD", 500)
+    assert "There is no jet 500 of class QCD among the first 400 jets; the last one is shown." in html
+    count = re.search(r"Jet (\d+) of (\d+) of class QCD", html)
+    assert count[1] == count[2]
+
+
+def test_the_class_without_jets_is_named_and_no_ratio_is_drawn_where_no_background_passes():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9]])
+    one = Predictions(
+        model="tagger", probabilities=probabilities, labels=np.array([0, 0, 1, 1]), source="test jets", seed=0
+    )
+    html = _curves([replace(one, labels=np.ones(4, int))], ["QCD", "Hbb"], "QCD", "Hbb")
+    assert "There are no jets of QCD, so that no curve can be drawn." in html
+    html = _curves([one, replace(one, model="gradient boosting")], ["QCD", "Hbb"], "QCD", "Hbb")
+    assert "its ratio to" not in html
 
 
 def test_curves_and_table_name_the_models_alike_and_the_matrix_has_the_whole_width():

@@ -201,6 +201,10 @@ def test_mistakes_of_the_last_keys_are_reported_together_with_the_others(options
             {"labels": {"type": "custom", "value": {"a": "x", "b": "y"}}},
             "value has 2 expressions, and one gives the class index; list regression",
         ),
+        (
+            {"labels": {"type": "custom", "value": "truth"}},
+            r"the class index, such as value: \{cls: truth\}; got type: custom and value: truth",
+        ),
         ({"preprocess": {"method": "magic"}}, "method is 'magic'; manual or auto"),
         (
             {"file_magic": {"is_qcd": {"*QCD*": 1}}},
@@ -212,6 +216,11 @@ def test_mistakes_of_the_last_keys_are_reported_together_with_the_others(options
 def test_a_card_that_cannot_work_is_refused(options, changes, message):
     with pytest.raises(SubquadError, match=message):
         card_of({**options, **changes}, "card.yaml")
+
+
+def test_a_card_without_labels_is_told_what_is_missing(options):
+    with pytest.raises(SubquadError, match=r"card\.yaml: the key labels is missing; add one such as labels: \{type"):
+        card_of({name: value for name, value in options.items() if name != "labels"}, "card.yaml")
 
 
 def test_collections_that_cannot_form_one_set_are_refused_with_all_reasons(options):

@@ -241,6 +241,21 @@ def test_the_only_tree_of_a_file_is_taken_whatever_the_treename_of_the_card(tabl
         chunks_of([Path(f"{path}:Events")], card)
 
 
+def test_a_treename_that_a_file_lacks_is_answered_with_what_takes_precedence(tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "two.root", columns("QCD", classes=JETCLASS), tree="SignalTree")
+    with uproot.update(path) as file:
+        file.mktree("BkgTree", {"x": np.float32}).extend({"x": np.ones(3, np.float32)})
+    layout = layout_of(NET, card_of({**options(), "treename": "JetTree"}, "card.yaml"))
+    with pytest.raises(SubquadError) as caught:
+        list(read_chunks([path], layout, tree="SignalTree"))
+    assert (
+        "no tree 'JetTree' in it, which card.yaml asks for by treename; its trees are SignalTree, BkgTree; correct it "
+        f"in card.yaml, or give {path}:SignalTree"
+    ) in str(caught.value)
+    assert sum(len(chunk) for chunk in read_chunks([Path(f"{path}:SignalTree")], layout)) == 23
+
+
 def test_bad_jets_are_reported_by_file_and_entry_and_selected_away(tables, tmp_path):
     columns, write = tables
     table = columns("QCD", classes=JETCLASS)

@@ -47,7 +47,7 @@ def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
     )
     source = source_of(FitFiles(train=files), NET, settings)
     with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
-        dataset = with_present_classes(source.open(folder), files[0])
+        dataset = with_present_classes(source.open(folder), "files")
         split = _split(dataset, source, net=NET, settings=settings, seed=0)
         parts = [split[name] for name in ("train", "validation")]
         found, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("weights", "labels"))

@@ -110,7 +110,7 @@ def test_a_selection_and_errors_of_jets_of_events_name_the_event(tmp_path):
     (chunk,) = chunks_of(path, card)
     assert set(chunk.labels) == {1}
     with_bad = written(tmp_path / "bad.yaml", NANO_CARD.replace("FatJet_isTop == 1", "FatJet_isTop == 2"))
-    with pytest.raises(SubquadError, match=r"nano\.root: entry 1: no label is 1 \(and 13 more jets\)"):
+    with pytest.raises(SubquadError, match=r"nano\.root: entry 1: no label is 1 for FatJet_isTop = 1 \(and 13 more"):
         chunks_of(path, with_bad)
 
 

@@ -84,6 +84,24 @@ def test_a_root_file_is_scored_as_by_predict(deployed, isolated):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_the_only_tree_of_a_file_is_scored_and_one_of_several_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from score_root_file import tree_of
+
+    assert tree_of(example_path("example:jets")) == "tree"
+    column = {"x": np.ones(3, np.float32)}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file["Jets"] = column
+    assert tree_of(tmp_path / "a.root") == "Jets"
+    with uproot.update(tmp_path / "a.root") as file:
+        file["Others"] = column
+    with pytest.raises(SystemExit, match=r"a\.root: name one of Jets, Others at the end"):
+        tree_of(tmp_path / "a.root")
+    with uproot.update(tmp_path / "a.root") as file:
+        file["tree"] = column
+    assert tree_of(tmp_path / "a.root") == "tree"
+
+
 def test_chunks_of_events_are_scored_as_by_predict(deployed, isolated):
     folder, expected = deployed
     code = f"""

@@ -58,7 +58,7 @@ def test_the_note_names_the_files_and_what_to_do(tmp_path):
         "others."
     )
     marked = training_note("run", {**config, "is_marked": True}, files[:1], remedy="use others")
-    assert "1 of the 1 files (a.root): on those that the files mark for training" in marked
+    assert "was trained on jets of a.root: on those that the files mark for training" in marked
 
 
 def test_a_copy_of_a_training_file_is_not_tested_on(tmp_path):

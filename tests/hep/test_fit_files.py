@@ -1,12 +1,15 @@
 """The files of a fit by part, from folders such as JetClass's train_100M, val_5M and test_20M."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
 from subquad.hep.data.fit_files import fit_files
+from subquad.runs.examples import run_folder
 from subquad.runs.storage import read_json
 
 
@@ -24,6 +27,28 @@ def folder(jets, tables, tmp_path):
 
 def names(paths):
     return [f"{path.parent.name}/{path.name}" for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["no.root", "--out", "run"], "no.root: no such file"),
+        (["example:jets", "--card", "no.yaml", "--out", "run"], "no.yaml: no such file (--card)"),
+        (["example:jets", "--out", str(run_folder("example:tagger"))], "holds a finished run; choose another folder"),
+    ],
+)
+def test_what_does_not_exist_is_reported_before_torch_is_imported(given, message, tmp_path):
+    code = f"""
+import sys
+from subquad.cli import main
+assert main({["hep", "fit", *given]!r}) == 2
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert message in " ".join(done.stderr.split())
 
 
 def test_folders_for_the_parts_are_found_by_their_names(folder):

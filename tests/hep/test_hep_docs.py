@@ -212,7 +212,7 @@ def test_jets_of_other_files_are_evaluated_and_shuffled_weights_fall_below_the_f
     settings = EvaluateSettings(batch_size=256)
     found = evaluate(fitted, settings, files="example:jets", out=tmp_path / "files", quiet=True)
     assert found["test"]["standard"]["accuracy"] > FLOOR
-    assert any("was trained on jets of 1 of the 1 files" in note for note in found["notes"])
+    assert any("was trained on jets of jets_small.root, so" in note for note in found["notes"])
     broken = evaluate(shuffled, settings, files="example:jets", out=tmp_path / "broken", quiet=True)
     assert broken["test"]["standard"]["accuracy"] < FLOOR / 2
 
@@ -229,7 +229,7 @@ def test_the_commands_about_explanation_run(folder, shuffled):
     broken = explain(shuffled, settings, files="example:jets", out=folder / "broken", quiet=True)
     assert broken["accuracy"] < FLOOR / 2
     assert max(group["permutation"]["auc"] for group in broken["groups"].values()) < 0.05
-    assert "was trained on jets of 1 of the 1 files" in broken["note"]
+    assert "was trained on jets of jets_small.root, so" in broken["note"]
     assert broken["note"] in (folder / "broken" / "report.html").read_text()
 
 

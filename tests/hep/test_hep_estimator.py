@@ -175,7 +175,7 @@ def test_errors_of_the_jets_are_reported(files):
     ):
         PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=-np.ones(len(jets)))
     arrays = uproot.open(files[0])["tree"].arrays()
-    with pytest.raises(SubquadError, match=r"(?s)missing; read files.*part_px.*jet_pt"):
+    with pytest.raises(SubquadError, match=r"(?s)missing; fit files.*part_px.*jet_pt"):
         as_jets(arrays[[name for name in arrays.fields if name not in ("part_px", "jet_pt")]])
     arrays["jet_pt"] = np.where(np.arange(len(arrays)) == 3, np.nan, arrays["jet_pt"])
     with pytest.raises(SubquadError, match="entry 3: jet_pt is nan"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import uproot
 from uproot.interpretation.identify import UnknownInterpretation
 
 from subquad.cli import main
@@ -29,6 +30,21 @@ def test_a_tree_after_the_file_is_read_as_uproot_does(tables, tmp_path):
         read(f"{path}:Events")
 
 
+def test_a_truncated_file_is_refused_when_it_is_inspected(tmp_path):
+    cut = tmp_path / "cut.root"
+    content = example_path().read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SubquadError, match=r"cut\.root: is not a ROOT file, or is damaged or truncated \(.*\); copy"):
+        inspect_file(cut, None)
+
+
+def test_a_file_without_a_tree_names_what_it_has(tmp_path):
+    with uproot.recreate(tmp_path / "h.root") as file:
+        file["pt"] = np.histogram([1, 2, 3])
+    with pytest.raises(SubquadError, match=r"h\.root: no tree in it \(pt\); give files with a TTree or an RNTuple"):
+        inspect_file(tmp_path / "h.root", None)
+
+
 def test_the_jets_that_ship_with_subquad_have_a_name():
     assert expand_files("example:jets") == [example_path()]
     jets = read("example:jets")
@@ -49,7 +65,7 @@ def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path, capsys):
     assert main(["hep", "predict", str(tmp_path / "run"), f"{test}:Jets", "--out", scores]) == 0
     assert "Warning" not in capsys.readouterr().err
     assert main(["hep", "predict", str(tmp_path / "run"), str(jets[0]), "--out", scores, "--force"]) == 0
-    assert "was trained on jets of 1 of the 1 files" in " ".join(capsys.readouterr().err.split())
+    assert "was trained on jets of QCD.root, so results are" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_misspelt_example_is_answered_with_its_name():

@@ -167,7 +167,7 @@ def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
 
 def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tables, tmp_path):
     columns, write = tables
-    with pytest.raises(SubquadError, match=r"all 47 jets of .* are QCD; a tagger needs two classes or more"):
+    with pytest.raises(SubquadError, match=r"all 47 jets of .*QCD\.root are QCD; a tagger needs two classes or more"):
         fit(jets[0], SMALL, out=tmp_path / "run", quiet=True)
     few = write(tmp_path / "few.root", columns("Hbb", jets=3))
     with pytest.raises(SubquadError, match=r"A class needs 5 jets or more, or none:\n  Hbb has 3"):

@@ -50,6 +50,18 @@ def lead_of(path):
     return re.search(r"<header>.*?<p>(.*?)</p>", path.read_text(), flags=re.DOTALL)[1]
 
 
+def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
+    def without(scores):
+        return {name: values for name, values in scores.items() if name not in ("pt", "sdmass")}
+
+    text = report(tagger("some", without), out=tmp_path / "some.html").read_text()
+    assert "Number of particles of the test jets by class." in text
+    assert "subquad hep evaluate draws more: ROC curves beside the baseline." in text
+    text = report("example:tagger", out=tmp_path / "all.html").read_text()
+    assert "Soft-drop mass, pT and number of particles of the test jets by class." in text
+    assert "ROC curves beside the baseline, the dependence on pT and mass sculpting." in text
+
+
 def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
     path = report("example:tagger", out=tmp_path / "page.html")
     assert "The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 20,000 test jets." in lead_of(path)

@@ -101,6 +101,9 @@ def test_further_observers_are_copied_in_their_own_types(tables, scored, tmp_pat
     del table["run"]
     with pytest.raises(SubquadError, match=r"b\.root: tree 'tree' has no branch run"):
         scored([*files, write(tmp_path / "b.root", table)], PredictSettings(observers=("run",)), has_card=has_card)
+    if has_card:
+        with pytest.raises(SubquadError, match=r"no branch run, which --observers asks for"):
+            scored([tmp_path / "b.root"], PredictSettings(observers=("run",)))
     table["run"] = np.where(np.arange(23) == 3, np.nan, 0)
     with pytest.raises(SubquadError, match=r"b\.root: entry 3: run is nan; drop such jets"):
         scored([write(tmp_path / "b.root", table)], PredictSettings(observers=("run",)), has_card=has_card)
@@ -116,6 +119,11 @@ def test_an_observer_cannot_take_the_name_of_other_event_weights(jets):
         with_targets(layout, ["event_weight"])
     with pytest.raises(SubquadError, match="event_weight, a regression target, is the name of the event weights"):
         with_event_weights(with_targets(layout_of(NetSettings()), ["event_weight"]), "w")
+
+
+def test_a_file_in_place_of_the_run_is_told_the_order(jets, tmp_path):
+    with pytest.raises(SubquadError, match=r"QCD\.root: is a file; the run comes first, and then the files of jets"):
+        predict(jets[0], ["example:tagger"], out=tmp_path / "scores.root")
 
 
 def test_observers_cannot_take_the_names_of_scores():

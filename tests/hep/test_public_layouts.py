@@ -234,7 +234,7 @@ def test_jets_of_a_table_that_cannot_be_used_are_reported_by_entry(tmp_path):
     with pytest.raises(SubquadError) as caught:
         chunk_of_files(write_top(path, vectors, labels))
     assert "top.h5: entry 3: the energy of particle 1 is -5.0; drop such jets" in str(caught.value)
-    assert "top.h5: entry 11: no label is 1; exactly one label of a jet must be 1" in str(caught.value)
+    assert "top.h5: entry 11: no label is 1 for is_signal_new = 4; exactly one label of a" in str(caught.value)
 
 
 @pytest.mark.parametrize(

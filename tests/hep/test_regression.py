@@ -65,7 +65,7 @@ def test_targets_and_weights_of_the_command_line_keep_their_columns_when_a_card_
     net = net_settings(settings)
     source = source_of(FitFiles(train=files), net, settings)
     with temporary_store(source, tmp_path / "run", force=False, quiet=True) as folder:
-        dataset = with_present_classes(source.open(folder), files[0])
+        dataset = with_present_classes(source.open(folder), "files")
         parts = fit_command._split(dataset, source, net=net, settings=settings, seed=0)
         assert not parts["train"].layout.card.has_automatic
         assert set(parts["test"].observer("event_weight")) == {2.0}

@@ -30,7 +30,7 @@ CARDS = Path(__file__).parent / "cards"
 
 def split_store(source, folder, net, settings):
     """The parts of a store, as the command splits it."""
-    dataset = with_present_classes(source.open(folder), source.files.train[0])
+    dataset = with_present_classes(source.open(folder), "files")
     return fit_command._split(dataset, source, net=net, settings=settings, seed=1)
 
 

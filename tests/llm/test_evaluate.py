@@ -505,6 +505,20 @@ def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_pa
     assert not out.exists()
 
 
+def test_a_teacher_with_a_relative_path_is_found_from_any_folder(linear, base, text, tmp_path, monkeypatch):
+    # linearized in the folder "project", and evaluated from another one
+    moved = tmp_path / "project" / "runs" / "moved"
+    shutil.copytree(linear, moved)
+    shutil.copytree(base, tmp_path / "project" / "tiny")
+    config = json.loads((moved / "config.json").read_text())
+    config["subquad"]["settings"]["model"] = "tiny"
+    (moved / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)
+    result = subquad.llm.evaluate(moved, quick, out=tmp_path / "out", text=[text], quiet=True)
+    assert result["models"][0]["about"]["teacher"] == "tiny"
+
+
 def test_a_missing_or_wrong_teacher_is_rejected(linear, base, text, byte_tokenizer, tmp_path):
     moved, out = tmp_path / "moved", tmp_path / "out"
     shutil.copytree(linear, moved)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import subquad.llm
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.evaluation.model_variants import models_to_evaluate
+from subquad.llm.models.checkpoints import has_tokenizer, open_checkpoint, open_tokenizer
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import stamp_of
 from subquad.runs.storage import read_json
@@ -23,6 +24,14 @@ def test_it_predicts_help_topics_better_than_its_teacher(smollm2):
         losses = [float(model(ids, labels=ids).loss) for model in (student, teacher)]
     # 0.13 less, by fine-tuning on these topics; a student without its updates is worse than its teacher
     assert losses[0] < losses[1] - 0.06
+
+
+def test_its_tokenizer_for_measurements_is_that_of_its_teacher(smollm2):
+    model, *others = models_to_evaluate([run_folder(NAME)])
+    assert others == []
+    assert not has_tokenizer(model.folder)
+    text = "Lists and tuples"
+    assert model.tokenizer().encode(text) == open_tokenizer(smollm2).encode(text)
 
 
 def test_its_folder_is_a_run_and_names_no_folder_of_the_machine_that_made_it():

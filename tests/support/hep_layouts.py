@@ -14,8 +14,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 _BLOCKS = re.findall(
     r"^```yaml\n(.*?)^```", (DOCS / "hep-data.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
 )
-FLAVOUR_CARD, NANO_CARD, VERTEX_CARD = (block for block in _BLOCKS if "inputs:" in block)
-"""The complete cards of docs/hep-data.md, for `write_flavour_tagging`, `write_nano` and `write_nano` with vertices."""
+FLAT_CARD, FLAVOUR_CARD, NANO_CARD, VERTEX_CARD = (block for block in _BLOCKS if "inputs:" in block)
+"""The complete cards of docs/hep-data.md, for `write_flat`, `write_flavour_tagging`, `write_nano` and `write_nano` with
+vertices."""
 
 TRUTH = ("truthE", "truthPX", "truthPY", "truthPZ")
 
@@ -30,6 +31,18 @@ def particles(jets=29, places=13, seed=0):
     # the jets of the second class are wider
     eta, phi = generator.normal(0, 0.05 + 0.3 * labels[None, :, None], (2, jets, places))
     return labels, pt, np.where(is_real, eta + 0.4, 0), np.where(is_real, phi + 3.1, 0)
+
+
+def write_flat(path, jets=29, seed=0):
+    """Write a ROOT file with own names of branches and a number as label."""
+    labels, pt, eta, phi = particles(jets, seed=seed)
+    phi = (phi + np.pi) % (2 * np.pi) - np.pi
+    found = {"cand_pt": pt, "cand_eta": eta, "cand_phi": phi, "cand_e": 1.001 * pt * np.cosh(eta)}
+    counts = (pt > 0).sum(axis=1)
+    branches = {name: ak.unflatten(values[pt > 0].astype(np.float32), counts) for name, values in found.items()}
+    with uproot.recreate(path) as file:
+        file["JetTree"] = {**branches, "truth": labels.astype(np.int32), "jet_pt": pt.sum(axis=1).astype(np.float32)}
+    return path
 
 
 def momenta(jets=29, places=13, seed=0):

@@ -30,14 +30,15 @@ MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 
 
 def describe_files(paths: Sequence[Path]) -> str:
-    """Return what files hold: jets, layout and classes.
+    """Return what files hold: jets and classes, and that their layout is unknown, if it is.
 
     Raises:
-        SubquadError: A file is damaged, has no jets or an unknown layout; all are listed.
+        SubquadError: A file is damaged or has no jets; all are listed.
     """
     from subquad.errors import raise_errors
     from subquad.hep.data.file_chunks import inspect_files
     from subquad.hep.data.jets import LABEL
+    from subquad.hep.data.public_layouts import layout_of_source
 
     sources, errors = inspect_files(paths, None)
     raise_errors("Some files cannot be used:", errors)
@@ -45,7 +46,21 @@ def describe_files(paths: Sequence[Path]) -> str:
     names = [name.removeprefix(LABEL) for name in labels]
     shown = ", ".join(names[:MOST_NAMES]) + " …" * (len(names) > MOST_NAMES)
     facts = {"jets": sum(one.entries for one in sources), "files": len(sources), "columns": len(sources[0].columns)}
-    return join(pairs(facts), Markup("<p>Classes: {}.</p>").format(shown) if names else None)
+    unknown = [one.path.name for one in sources if not layout_of_source(one)]
+    return join(
+        pairs(facts),
+        Markup("<p>Classes: {}.</p>").format(shown) if names else None,
+        notice(_unknown_layout(unknown), "warning") if unknown else None,
+    )
+
+
+def _unknown_layout(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    return (
+        f"The layout of {listed} was not recognized, so no tagger can be trained on it here. Fit one on the command "
+        "line with subquad hep fit --card, which describes the layout; a tagger that was fitted with such a card can "
+        "score these files under 3."
+    )
 
 
 def fit_progress(job: Job) -> str:
@@ -121,7 +136,7 @@ def _curves(
 ) -> str:
     from subquad.hep.metrics.curves import roc
     from subquad.hep.metrics.rejection import signal_efficiency
-    from subquad.hep.plots.figures import confusion_figure, effective_jets, ratio_figure
+    from subquad.hep.plots.figures import confusion_figure, effective_jets, has_ratios, ratio_figure
     from subquad.hep.plots.tables import rejections_table
 
     if signal is None or signal not in classes or signal == background:
@@ -131,7 +146,7 @@ def _curves(
     rocs = {name: curve for name, curve in found.items() if curve is not None}
     shown: list[Any] = []
     if rocs:
-        ratio = f", and below its ratio to {list(rocs)[-1]}" if len(rocs) > 1 else ""
+        ratio = f", and below its ratio to {list(rocs)[-1]}" if has_ratios(rocs, list(rocs)[-1]) else ""
         caption = (
             f"Rejection of {background} against the efficiency of {signal}{ratio}. Bands: 68 % intervals. Grey: fewer "
             f"than ten background jets pass. Dotted: the working point, {100 * efficiency:g} %."
@@ -143,7 +158,11 @@ def _curves(
             )  # fmt: skip
             shown.append(as_picture(figure, caption))
     else:
-        shown.append(f"There are no jets of {signal}, or none of {background}, so that no curve can be drawn.")
+        counts = np.bincount(predictions[0].labels, minlength=len(classes))
+        missing = [name for name, count in ((signal, counts[i]), (background, counts[b])) if not count]
+        # event weights of a class may cancel
+        what = f"There are no jets of {' and none of '.join(missing)}" if missing else "The weights of a class are 0"
+        shown.append(f"{what}, so that no curve can be drawn.")
     caption = (
         f"Confusion matrix of {predictions[0].model}: predicted class of the jets of each true class, in per cent."
     )
@@ -218,7 +237,8 @@ def display_jets(run: Path, files: Sequence[Path], label: str | None, number: in
     rows = np.arange(len(labels)) if label is None else np.flatnonzero(labels == tagger.classes.index(label))
     if not len(rows):
         raise SubquadError(f"the first {len(labels):,} jets of these files have none of class {label}; choose another")
-    row = rows[(number - 1) % len(rows)]
+    shown = min(number, len(rows))
+    row = rows[shown - 1]
     found = displays_of(tagger.net, inputs, np.array([row]), probabilities, classes=tagger.classes, means=means)
     caption = (
         "Particles in Δη and Δφ; areas are proportional to pT, symbols are particle types. Lines are edges of the "
@@ -228,7 +248,9 @@ def display_jets(run: Path, files: Sequence[Path], label: str | None, number: in
     best = Table(["class", "probability"], [[tagger.classes[k], float(probabilities[row, k])] for k in order])
     image = as_picture(displays_figure(found), caption)
     of = "these files" if label is None else f"class {label}"
-    which = (
-        f"Jet {(number - 1) % len(rows) + 1} of {len(rows)} of {of}; its true class is {tagger.classes[labels[row]]}."
-    )
+    which = f"Jet {shown} of {len(rows)} of {of}; its true class is {tagger.classes[labels[row]]}."
+    if shown < number:
+        which = (
+            f"There is no jet {number:,} of {of} among the first {len(labels):,} jets; the last one is shown. {which}"
+        )
     return join(Markup("<p>{}</p>").format(which), columns(drawing(image, width="36rem"), table(best)))

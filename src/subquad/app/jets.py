@@ -33,6 +33,7 @@ __all__ = ["build_jets"]
 ENDINGS = (".root", ".h5", ".hdf5", ".parquet", ".npz")
 SECONDS_TO_SHOW = 120.0
 """Time for the display of a jet, most of which is taken by opening the tagger."""
+ANY_CLASS = "any class"
 NO_CURVES = Markup('<p class="sq-hint">Train a tagger above, or choose one.</p>')
 NO_JET = Markup('<p class="sq-hint">{}</p>').format(
     "Shows a labelled jet of the files chosen above: its particles, its graph, and what the tagger looked at."
@@ -143,7 +144,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
 def _simulation(context: Context, source: gr.Dropdown) -> Panel | None:
     with gr.Accordion("Simulate jets with Pythia", open=False):
         if find_spec("pythia8mc") is None:
-            gr.HTML(notice('Pythia is not installed; install it with: pip install "subquad[sim]"'))
+            gr.HTML(notice('Pythia is not installed; install it with: pip install --only-binary pythia8mc "subquad[sim]"'))
             return None
         count = gr.Slider(20, 1000, value=100, step=10, label="Jets of each class")
         classes = gr.CheckboxGroup(list(CLASSES), value=["ZJetsToNuNu", "HToBB", "TTBar"], label="Classes")
@@ -247,14 +248,17 @@ def _displays(context: Context, run: gr.Dropdown, source: gr.Dropdown) -> None:
         except SubquadError:
             names = []
         # the jet that is shown is that of another tagger
-        return gr.update(choices=names, value=names[0] if names else None), NO_JET
+        # the files may have no jets of some class
+        choices = [ANY_CLASS, *names] if names else []
+        return gr.update(choices=choices, value=choices[0] if choices else None), NO_JET
 
     def on_show(request: gr.Request, own: str | None, values: list[str], name: str | None, which: float) -> Any:
         session = session_of(context, request)
         try:
             folder = run_of(context, session, own, "hep fit")
             paths = _paths(session, values)
-            shown = call_in_process(display_jets, folder, paths, name, int(which or 1), seconds=SECONDS_TO_SHOW)
+            label_of_jet = None if name == ANY_CLASS else name
+            shown = call_in_process(display_jets, folder, paths, label_of_jet, int(which or 1), seconds=SECONDS_TO_SHOW)
             return _named(session, own, shown)
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")

@@ -50,6 +50,9 @@ def fit(
         test: Files with the test jets. Default: those that the data set's own split names, or a stratified fraction of
             the jets.
     """
+    from subquad.hep.data.fit_files import check_early
+
+    check_early(files, test, card=settings.card, out=options.out, force=options.force)
     from subquad.hep.commands.fit import fit as run_fit
     from subquad.train.distributed import processes
 
@@ -233,7 +236,8 @@ def simulate(
     files = run_simulate(settings, seed=seed, **vars(options))
     if not options.quiet:
         what = f"{len(files)} file{'s' * (len(files) > 1)}"
-        print(f"Wrote {what} to {options.out}. Next: subquad hep fit '{options.out}/*.root' --out tagger")
+        # some may be those of an interrupted simulation, or all
+        print(f"{options.out} holds {what} of jets. Next: subquad hep fit '{options.out}/*.root' --out tagger")
 
 
 def _print_fit(metrics: dict[str, Any], out: Path) -> None:

@@ -105,7 +105,8 @@ def fit(
             `settings.card` describes: names, patterns such as `jets/*.root`, folders, or `example:jets`. Folders for
             training, validation and testing in a folder, such as JetClass's train_100M, val_5M and test_20M, are the
             parts of the fit.
-        settings: Settings of inputs, network and training; defaults if None.
+        settings: Settings of inputs, network and training, such as FitSettings(card="my.yaml", epochs=12); defaults if
+            None.
         out: Folder to write. An unfinished run of the same settings is resumed.
         test: Files to test on. Without them, a random fraction of `files` is held out, unless the data set comes with
             a split.
@@ -192,7 +193,8 @@ def _read_and_split(
     with temporary_store(source, out, force=force, quiet=quiet) as folder:
         dataset = source.open(folder)
         assert dataset is not None
-        dataset = with_present_classes(dataset, source.files.train[0])
+        first, *others = source.files.train
+        dataset = with_present_classes(dataset, f"{first}{' …' * bool(others)}")
         _say_weights(dataset, quiet=quiet)
         parts, targets = _with_targets(_split(dataset, source, net=net, settings=settings, seed=seed), origin)
         _check_test_weights(parts["test"])

@@ -47,6 +47,8 @@ def predict(
         SubquadError: There is no such model, files cannot be used, or `out` exists and `force` is off.
     """
     settings = settings or PredictSettings()
+    if Path(run).is_file():
+        raise SubquadError(f"{run}: is a file; the run comes first, and then the files of jets: predict RUN FILES …")
     tagger, paths = TrainedTagger.load(run), expand_files(files)
     if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; choose another --out")
@@ -60,6 +62,7 @@ def predict(
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
         tree, types, scores = None, {}, {f"score_{name}": np.dtype(np.float32) for name in tagger.classes}
+        place = f"{paths[0]}{' …' * (len(paths) > 1)}"
         options = {"observers": settings.observers, "tree": settings.tree, "quiet": quiet}
         for chunk in tagger.read_chunks(paths, needs_labels=False, **options):
             # of a chunk of which the card selects nothing, not all columns are known
@@ -71,9 +74,7 @@ def predict(
             if tree is None:
                 types = {name: column.dtype for name, column in columns.items()}
                 tree = file.mktree("Events", types)
-            tree.extend(
-                {name: _typed(column, types[name], f"{paths[0]} …: {name}") for name, column in columns.items()}
-            )
+            tree.extend({name: _typed(column, types[name], f"{place}: {name}") for name, column in columns.items()})
         if tree is None:
             say("Warning: no jet is selected; the tree has no entries", quiet=quiet)
             file.mktree("Events", scores)

@@ -149,6 +149,38 @@ class Card:
                 asked += self.new_variables[name].names if name in self.new_variables else ()
         return found - self.new_variables.keys()
 
+    def label_origins(self) -> list[str]:
+        """Return the branches that labels are computed from, without labels that are branches themselves."""
+        own = {name for label in self.labels for name in label.names if label.text == name}
+        asked, found = sorted({name for label in self.labels for name in label.names}), dict[str, None]()
+        done = set[str]()
+        while asked:
+            name = asked.pop(0)
+            if name in self.new_variables and name not in done:
+                done.add(name)
+                asked += sorted(self.new_variables[name].names)
+            elif name not in self.new_variables and name not in own:
+                found[name] = None
+        return list(found)
+
+    def azimuths(self) -> dict[str, tuple[str, str | None]]:
+        """Return the columns that must be angles in radians, each with the key that takes it as one, and its mask."""
+        found = {
+            one.points[1].name: (f"{self.name}: inputs: {one.prefix}_points", one.mask)
+            for one in self.inputs
+            if one.points
+        }
+        asked, done = [(vector.name, one.mask) for one in self.inputs for vector in one.vectors], set[str]()
+        while asked:
+            name, mask = asked.pop(0)
+            if name in self.new_variables and name not in done:
+                done.add(name)
+                expression = self.new_variables[name]
+                asked += [(part, mask) for part in sorted(expression.names)]
+                for angle in sorted(expression.angles()):
+                    found.setdefault(angle, (f"{self.name}: new_variables: {name}", mask))
+        return found
+
     def repaired_branches(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
         """Return the branches that stand in `nan_to_num` wherever they are used, and may be NaN or infinite."""
         options = {"is_training": is_training, "has_labels": has_labels, "has_weights": has_weights}

@@ -306,6 +306,12 @@ class CardParser:
         return {} if wrong else given
 
     def _labels(self, options: Mapping[str, Any]) -> tuple[tuple[Expression, ...], tuple[str, ...] | None]:
+        if "labels" not in options:
+            self._error(
+                "the key labels is missing; add one such as labels: {type: simple, value: [is_qcd, is_top]}, with the "
+                "branch or new variable of each class, which is 1 for its jets"
+            )
+            return (), None
         labels = self._mapping(options, "labels")
         self._known(labels, ("type", "value", "value_custom"), "key", "labels: ")
         kind, value = labels.get("type"), labels.get("value")
@@ -323,9 +329,11 @@ class CardParser:
                 "targets under value_custom"
             )
             return (), None
+        example = value if isinstance(value, str) else "truth"
         self._error(
-            "labels: give type: simple with a list of two labels or more as value, or type: custom with "
-            "one `name: expression` that gives the class index"
+            "labels: give type: simple with a list of two labels or more as value, or type: custom with one `name: "
+            f"expression` that gives the class index, such as value: {{cls: {example}}}; got type: {kind} and value: "
+            f"{value}"
         )
         return (), None
 

@@ -3,9 +3,7 @@
 Axes: J jets, C particles of all jets, V columns of the table of particles.
 """
 
-import difflib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from subquad.hep.data.columns import (
     check_finite,
     class_indices,
     column_of_numbers,
+    flat_column,
     jet_table,
     jet_totals,
     observers_of,
@@ -28,13 +27,14 @@ from subquad.hep.data.columns import (
 )
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import jet_features, momentum_features
-from subquad.hep.data.file_chunks import inspect_files
+from subquad.hep.data.file_chunks import inspect_files, missing_branch
 from subquad.hep.data.formats import Source
 from subquad.hep.data.input_collections import InputCollection, columns_of, united
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import OBSERVERS, jets_of
 from subquad.hep.data.layout import Layout
-from subquad.hep.data.momentum_checks import angles_from_momenta, check_collections
+from subquad.hep.data.momentum_checks import angles_from_momenta, check_azimuth, check_collections
+from subquad.hep.data.value_notes import UnusualValues, WeightSums
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
 
 __all__ = ["CardReader"]
@@ -81,13 +81,15 @@ class CardReader:
         self.layout, self.card, self.is_training = layout, card, is_training
         self.has_labels, self.has_weights = needs_labels, needs_weights
         self.needs_labels = needs_labels
-        self.not_numbers: Counter[str] = Counter()
-        self.infinite: Counter[str] = Counter()
+        self.not_numbers = UnusualValues("NaN", "set to 0")
+        self.infinite = UnusualValues("infinite", "clipped")
+        self.weight_sums = WeightSums()
+        self.flagged: Sequence[str] = ()
         self.variation: Variation | None = None
 
     def inspect(self, files: Sequence[Path], tree: str, *, quiet: bool = True) -> list[Source]:
         """Return the contents of the files that are not empty, which must have all columns that the card asks for."""
-        sources, errors = inspect_files(files, self.card.tree, default=tree, quiet=quiet)
+        sources, errors = inspect_files(files, self.card.tree, default=tree, card=self.card.name, quiet=quiet)
         columns = {source.path: set(source.columns) for source in sources}
         for name in ("has_labels", "has_weights"):
             if not getattr(self, name):
@@ -100,11 +102,12 @@ class CardReader:
         for source in sources:
             for name, place in self._wanted().items():
                 if self.card.branch(name) not in columns[source.path]:
-                    errors.append(_missing_branch(source, self.card.branch(name), f"{self.card.name}: {place}"))
+                    asks = "--observers" if name in self.flagged else f"{self.card.name}: {place}"
+                    errors.append(missing_branch(source, self.card.branch(name), asks))
             for key, name in self._links(source).items():
                 if name not in columns[source.path]:
                     wanted = name or f"{getattr(self.card.collections, key)}_*"
-                    errors.append(_missing_branch(source, wanted, f"{self.card.name}: collections: {key}"))
+                    errors.append(missing_branch(source, wanted, f"{self.card.name}: collections: {key}"))
         raise_errors("Some files cannot be used:", errors)
         return sources
 
@@ -229,6 +232,12 @@ class CardReader:
             momenta = columns_of(tables[0], card.inputs[0], card.vectors), counts[0]
             if not card.points:
                 table = np.concatenate([table, angles_from_momenta(*momenta)], axis=1)
+        # degrees that the checks of momenta and points found need no second message
+        if len(errors.errors) == before:
+            for name, (place, mask) in card.azimuths().items():
+                # padding that the mask drops may have any angle
+                values = flat_column(columns[name], None if mask is None else columns[mask])
+                check_azimuth(values, name, place, errors)
         return JetChunk(
             particles=table,
             lengths=lengths,
@@ -245,12 +254,10 @@ class CardReader:
         names, masks = collection.columns, [collection.mask] if collection.mask else []
         # jets consist of the first one
         may_be_empty = collection != self.card.inputs[0]
-        advice = "drop such jets"
+        advice = ""
         if len(self.card.inputs) > 1:
             other = self.card.inputs[1].prefix
-            advice = (
-                f"{collection.prefix} is the first collection, which no jet may lack; list {other} first, or {advice}"
-            )
+            advice = f"{collection.prefix} is the first collection, which no jet may lack; list {other} first"
         table, lengths = particle_table(
             columns, [*names, *masks], errors, is_finite=False, may_be_empty=may_be_empty, advice=advice
         )
@@ -267,12 +274,13 @@ class CardReader:
         for i, name in enumerate(names):
             is_nan, is_infinite = np.isnan(table[:, i]), np.isinf(table[:, i])
             if is_nan.any():
-                self.not_numbers[name] += int(is_nan.sum())
+                self.not_numbers.add(name, is_nan, lengths, errors)
                 table[is_nan, i] = 0
             if is_infinite.any() and name not in is_clipped:
-                errors.add(jet_totals(jet, is_infinite, len(lengths)) > 0, f"{name} is infinite")
+                advice = errors.drop(f"ak.all(np.isfinite({name}), axis=1)")
+                errors.add(jet_totals(jet, is_infinite, len(lengths)) > 0, f"{name} is infinite", advice=advice)
             elif is_infinite.any():
-                self.infinite[name] += int(is_infinite.sum())
+                self.infinite.add(name, is_infinite, lengths, errors)
 
     def _jet_features(
         self,
@@ -314,9 +322,9 @@ class CardReader:
         if self.has_weights and self.card.event_weights is not None:
             text = self.card.event_weights.text
             values = columns.evaluate(self.card.event_weights)
-            found[WEIGHT_COLUMN] = jet_table(
-                {f"the event weight {text}": values}, [f"the event weight {text}"], errors
-            )[:, 0]
+            name = f"the event weight {text}"
+            found[WEIGHT_COLUMN] = jet_table({name: values}, [name], errors)[:, 0]
+            self.weight_sums.add(found[WEIGHT_COLUMN], errors)
         return found
 
     def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
@@ -324,7 +332,8 @@ class CardReader:
             return np.full(len(errors.entries), -1)
         values = {label.text: columns.evaluate(label) for label in self.card.labels}
         if self.card.classes is not None:
-            return class_indices(values, list(values), errors, needs_labels=self.needs_labels)
+            origins = {name: columns[name] for name in self.card.label_origins() if columns[name].ndim == 1}
+            return class_indices(values, list(values), errors, needs_labels=self.needs_labels, origins=origins)
         ((text, _),) = values.items()
         numbers = jet_table(values, [text], errors)[:, 0]
         is_bad = (numbers < 0) | (numbers % 1 != 0)
@@ -373,13 +382,3 @@ def _split(given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.
 def _file_magic(values: Mapping[str, float], source: Source) -> float:
     """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its path, else 0."""
     return next((value for pattern, value in values.items() if re.search(pattern, str(source.path))), 0)
-
-
-def _missing_branch(source: Source, name: str, place: str) -> str:
-    alike = [column for column in source.columns if column.lower() == name.lower()]
-    similar = alike or difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
-    hint = f"; did you mean {similar[0]!r}?" if similar else ""
-    refused = next((one for one in source.refused if name.startswith(one)), None)
-    if refused is not None:
-        hint = f"; {refused} is not read, as {source.refused[refused]}"
-    return f"{source.path}: {source.description} has no branch {name}, which {place} asks for{hint}"

@@ -86,13 +86,12 @@ def read_chunks(
     card = replace(layout.card, observers=tuple(dict.fromkeys((*layout.card.observers, *observers))))
     card = card if needs_targets else replace(card, targets={})
     reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
-    reader.variation = variation
+    reader.variation, reader.flagged = variation, [name for name in observers if name not in layout.card.observers]
     sources = reader.inspect(files, tree, quiet=quiet)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
-    for name, count in reader.not_numbers.items():
-        say(f"{layout.card.name}: {name} has {count:,} NaN values, which are set to 0", quiet=quiet)
-    for name, count in reader.infinite.items():
-        say(f"{layout.card.name}: {name} has {count:,} infinite values, which are clipped", quiet=quiet)
+    values = [note for one in (reader.not_numbers, reader.infinite) for note in one.notes(layout.card.name)]
+    for note in (*values, *reader.weight_sums.notes(layout.event_weights)):
+        say(note, quiet=quiet)
 
 
 def first_jets(

@@ -18,6 +18,7 @@ __all__ = [
     "check_finite",
     "class_indices",
     "column_of_numbers",
+    "flat_column",
     "jet_table",
     "jet_totals",
     "normalized",
@@ -36,6 +37,13 @@ class ChunkErrors:
     """[J]: entry number of each jet."""
     errors: list[str] = field(repr=False)
     """Shared by all chunks of a read."""
+    is_selectable: bool = True
+    """The selection of a data card can drop jets of such files."""
+
+    def drop(self, selection: str = "") -> str:
+        """Return the advice to drop jets, with the selection of a card that keeps the others, if there is one."""
+        example = f" (in a card: `selection: {selection}`)" if selection and self.is_selectable else ""
+        return f"drop such jets{example}"
 
     def add(self, is_bad: np.ndarray, what: str, *, advice: str = "drop such jets") -> None:
         """Add an error of the jets where `is_bad` [J] is true, described by `what` at the first of them."""
@@ -46,6 +54,14 @@ class ChunkErrors:
     def add_type(self, name: str, given: str, wanted: str) -> None:
         """Add a column of the wrong type."""
         self.errors.append(f"{self.file}: {name} is of type {given}; it must be {wanted}")
+
+
+def _finite(name: str, depth: int) -> str:
+    """Return the selection of jets whose column is finite; empty for what is no name of a column."""
+    name = name.removeprefix("the event weight ")
+    if not name.isidentifier():
+        return ""
+    return f"ak.all(np.isfinite({name}), axis=1)" if depth == 2 else f"np.isfinite({name})"
 
 
 def jet_totals(jet: np.ndarray, values: np.ndarray, jets: int) -> np.ndarray:
@@ -76,9 +92,7 @@ def _is_optional(array: Any) -> bool:
     return "?" in kind or "option" in kind
 
 
-def column_of_numbers(
-    column: Any, name: str, depth: int, errors: ChunkErrors, *, advice: str = "drop such jets"
-) -> Any | None:
+def column_of_numbers(column: Any, name: str, depth: int, errors: ChunkErrors, *, advice: str = "") -> Any | None:
     """Return the column, or None if it has missing values or does not hold numbers in `depth` dimensions."""
     ak = require("awkward", extra="hep")
     is_record = bool(ak.fields(column))
@@ -88,7 +102,10 @@ def column_of_numbers(
     if column.ndim == 2 and not is_record:
         missing = missing | np.asarray(ak.fill_none(ak.any(ak.is_none(column, axis=1), axis=1), True))
     if missing.any():
-        errors.add(missing, f"{name} has no value", advice=advice)
+        # a list without missing values is not None in any of its places
+        present = f"~ak.is_none({name})" if depth == 1 else f"~ak.any(ak.is_none({name}, axis=1), axis=1)"
+        default = errors.drop(present if name.isidentifier() else "")
+        errors.add(missing, f"{name} has no value", advice=advice or default)
         return None
     kind = str(ak.type(column).content)
     inner = kind.removeprefix("var * ")
@@ -115,6 +132,19 @@ def check_finite(
             _check_jets(np.asarray(column), name, errors)
 
 
+def flat_column(column: Any, mask: Any = None) -> np.ndarray:
+    """Return the numbers of a column, of all jets or of all their particles, one after another.
+
+    Args:
+        column: Numbers of jets or of particles.
+        mask: Numbers that are 0 for particles to leave out, of as many particles; None leaves out none.
+    """
+    ak = require("awkward", extra="hep")
+    if mask is not None and column.ndim == 2 and bool(ak.all(ak.num(mask) == ak.num(column))):
+        column = column[ak.nan_to_num(mask) != 0]
+    return ak.to_numpy(ak.flatten(column, axis=None))
+
+
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
     ak = require("awkward", extra="hep")
     lengths = ak.to_numpy(ak.num(column, axis=1)).astype(np.int64)
@@ -122,7 +152,8 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
-    add_particles(~np.isfinite(values), values, lengths, name, errors)
+    advice = errors.drop(_finite(name, 2))
+    add_particles(~np.isfinite(values), values, lengths, name, errors, advice=advice)
 
 
 def check_energies(
@@ -164,7 +195,8 @@ def add_particles(
 def _check_jets(values: np.ndarray, name: str, errors: ChunkErrors) -> None:
     is_bad = ~np.isfinite(values)
     if is_bad.any():
-        errors.add(is_bad, f"{name} is {values[np.argmax(is_bad)]}")
+        advice = errors.drop(_finite(name, 1))
+        errors.add(is_bad, f"{name} is {values[np.argmax(is_bad)]}", advice=advice)
 
 
 def particle_table(
@@ -174,7 +206,7 @@ def particle_table(
     *,
     is_finite: bool = True,
     may_be_empty: bool = False,
-    advice: str = "drop such jets",
+    advice: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return columns with one number per particle as one table.
 
@@ -184,7 +216,7 @@ def particle_table(
         errors: Receives the errors; a column with errors is 0.
         is_finite: NaN and infinity are errors.
         may_be_empty: Jets without particles are no errors.
-        advice: What to do about jets without particles.
+        advice: What to do about jets without particles, other than dropping them.
 
     Returns:
         The table [C, V] float32, and the number of particles of each jet [J].
@@ -208,7 +240,8 @@ def particle_table(
         if is_finite:
             _check_particles(table[:, i], lengths, name, errors)
     if (lengths == 0).any() and not may_be_empty:
-        errors.add(lengths == 0, "the jet has no particles", advice=advice)
+        drop = errors.drop(f"ak.num({first}) > 0" if first else "")
+        errors.add(lengths == 0, "the jet has no particles", advice=f"{advice}, or {drop}" if advice else drop)
     return table, lengths
 
 
@@ -235,7 +268,12 @@ def observers_of(columns: Mapping[str, Any], names: Sequence[str], errors: Chunk
 
 
 def class_indices(
-    columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors, *, needs_labels: bool = True
+    columns: Mapping[str, Any],
+    names: Sequence[str],
+    errors: ChunkErrors,
+    *,
+    needs_labels: bool = True,
+    origins: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Return [J]: the index of the label column that is 1; jets without exactly one such column are errors.
 
@@ -244,6 +282,7 @@ def class_indices(
         names: Label columns.
         errors: Receives the errors.
         needs_labels: Otherwise the index is -1 where all labels are 0.
+        origins: Columns [J] that the labels are computed from, whose values the message shows.
     """
     table = jet_table(columns, names, errors)
     is_unlabelled = (table == 0).all(1) & (not needs_labels)
@@ -251,7 +290,10 @@ def class_indices(
     if is_bad.any():
         j = int(np.argmax(is_bad))
         given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j]).tolist()]
-        errors.add(is_bad, ", ".join(given) or "no label is 1", advice="exactly one label of a jet must be 1")
+        # of more than a few columns the values would hide the message
+        values = ", ".join(f"{name} = {column[j]}" for name, column in list((origins or {}).items())[:3])
+        what = (", ".join(given) or "no label is 1") + (f" for {values}" if values else "")
+        errors.add(is_bad, what, advice="exactly one label of a jet must be 1")
     return np.where(is_unlabelled, -1, table.argmax(1))
 
 

@@ -124,6 +124,26 @@ class Expression:
                     waiting.extend(ast.iter_child_nodes(node))
         return inside, elsewhere
 
+    def angles(self) -> set[str]:
+        """Return the columns that are taken as azimuths: of `cos`, `sin` and `tan`, and of four-vectors with φ."""
+        found, waiting = set[str](), list[ast.expr]()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="cos" | "sin" | "tan"), args=[angle, *_]):
+                    waiting.append(angle)
+                case ast.Call(func=ast.Name(id="_p4_from_ptetaphie" | "_p4_from_ptetaphim"), args=[_, _, angle, *_]):
+                    waiting.append(angle)
+        while waiting:
+            # columns with a factor may have any unit
+            match waiting.pop():
+                case ast.Name(id=name):
+                    found.add(name)
+                case ast.UnaryOp(operand=part):
+                    waiting.append(part)
+                case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+                    waiting += [left, right]
+        return found
+
 
 def parse(text: Any, place: str) -> Expression:
     """Return the checked expression.

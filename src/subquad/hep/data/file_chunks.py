@@ -1,5 +1,6 @@
 """Files of jets read some thousand entries at a time; all errors of all files are collected."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from subquad.hep.data.columns import ChunkErrors
 from subquad.hep.data.formats import Source, inspect_file, iterate_columns
 from subquad.progress import say, track
 
-__all__ = ["inspect_files", "iterate_chunks"]
+__all__ = ["inspect_files", "iterate_chunks", "missing_branch"]
 
 Chunk = TypeVar("Chunk")
 
@@ -19,16 +20,17 @@ ENTRIES_PER_CHUNK = 10_000
 
 
 def inspect_files(
-    files: Sequence[Path], tree: str | None, *, default: str = "tree", quiet: bool = True
+    files: Sequence[Path], tree: str | None, *, default: str = "tree", card: str = "", quiet: bool = True
 ) -> tuple[list[Source], list[str]]:
     """Return the contents of the files that can be opened and have entries, and the errors of the others.
 
-    Empty files, which event selections leave behind, are an error only if all files are empty.
+    Empty files, which event selections leave behind, are an error only if all files are empty. The other arguments are
+    those of `inspect_file`.
     """
     errors, sources, empty = [], [], []
     for file in files:
         try:
-            source = inspect_file(file, tree, default=default)
+            source = inspect_file(file, tree, default=default, card=card)
         except SubquadError as error:
             errors.append(str(error))
             continue
@@ -80,3 +82,27 @@ def iterate_chunks(
                 text = str(error)
                 errors.append(text if str(source.path) in text else f"{source.path}: {text}")
     raise_errors("Some files or jets cannot be used:", errors)
+
+
+def _similar(name: str, columns: Sequence[str]) -> list[str]:
+    """Return the column whose name may be a misspelling, and which is not another quantity, such as cand_eta of cand_e.
+
+    Names that differ in one part between underscores only must be similar in this part.
+    """
+    found = difflib.get_close_matches(name, columns, n=1, cutoff=0.6)
+    if found and len(parts := found[0].split("_")) == len(own := name.split("_")):
+        differing = [pair for pair in zip(own, parts, strict=True) if pair[0] != pair[1]]
+        ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in differing]
+        return found if min(ratios) >= 0.6 else []
+    return found
+
+
+def missing_branch(source: Source, name: str, place: str) -> str:
+    """Return the error for a branch that a file lacks and that `place`, such as a key of a card, asks for."""
+    alike = [column for column in source.columns if column.lower() == name.lower()]
+    similar = alike or _similar(name, source.columns)
+    hint = f"; did you mean {similar[0]!r}?" if similar else ""
+    refused = next((one for one in source.refused if name.startswith(one)), None)
+    if refused is not None:
+        hint = f"; {refused} is not read, as {source.refused[refused]}"
+    return f"{source.path}: {source.description} has no branch {name}, which {place} asks for{hint}"

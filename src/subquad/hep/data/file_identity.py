@@ -68,7 +68,8 @@ def training_note(run: Path | str, config: Mapping[str, Any], files: Iterable[Pa
     if not shared:
         return None
     names = ", ".join(path.name for path in shared[:3]) + (", …" if len(shared) > 3 else "")
-    start = f"{run} was trained on jets of {len(shared)} of the {len(files)} files ({names})"
+    which = f"{len(shared)} of the {len(files)} files ({names})" if len(files) > 1 else names
+    start = f"{run} was trained on jets of {which}"
     if config.get("is_marked"):
         return (
             f"{start}: on those that the files mark for training. Results are biased upwards if these are among the "

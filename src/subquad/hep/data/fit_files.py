@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.errors import SubquadError
+from subquad.hep.data.card import read_card
 from subquad.hep.data.formats import SUFFIXES, Files, expand_files, list_files
+from subquad.runs.folder import check_unfinished
 
-__all__ = ["FitFiles", "fit_files"]
+__all__ = ["FitFiles", "check_early", "fit_files"]
 
 PREFIXES = {"train": "train", "val": "validation", "test": "test"}
 """Beginnings of the names of folders, such as JetClass's train_100M, val_5M and test_20M, and their parts."""
@@ -65,6 +67,28 @@ def fit_files(files: Files, test: Files = ()) -> FitFiles:
         test=expand_files(named) if named else (),
         folders="; ".join(taken),
     )
+
+
+def check_early(files: Sequence[str], test: Sequence[str], *, card: str | None, out: Path, force: bool) -> None:
+    """Check what needs neither jets nor torch, whose import takes seconds; a fit checks it again.
+
+    Args:
+        files: Files to fit on, or a folder with the parts of a data set.
+        test: Files to test on.
+        card: Data card.
+        out: Folder to write.
+        force: A finished run in it will be replaced.
+
+    Raises:
+        SubquadError: A local file or the card does not exist, the card cannot be used, or `out` holds a finished run.
+    """
+    if card is not None:
+        read_card(card)
+    # remote files would be listed twice
+    if not any("://" in name for name in (*files, *test)):
+        fit_files(files, test)
+    if not force:
+        check_unfinished(out)
 
 
 def _part_folders(folder: Path) -> dict[str, Path]:

@@ -158,13 +158,14 @@ def _split_tree(path: Path) -> tuple[Path, str | None]:
     return (Path(match[1]), match[2]) if match else (path, None)
 
 
-def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Source:
+def inspect_file(path: Path, tree: str | None, *, default: str = "tree", card: str = "") -> Source:
     """Return the columns of a file.
 
     Args:
         path: The file; the tree of `file.root:tree` takes precedence over the other arguments.
         tree: Name of the tree in a ROOT file; the only tree of a file is taken whatever its name.
         default: Name of the tree if there are several and `tree` is None.
+        card: Name of the data card whose treename `tree` is, for messages; empty if it is not from a card.
 
     Raises:
         SubquadError: The file has an unknown format, is damaged or truncated, or has no such tree.
@@ -174,7 +175,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
     with _damage_as_error(path, kind):
         match kind:
             case "ROOT":
-                return _inspect_root(given, own_tree, tree, default)
+                return _inspect_root(given, own_tree, tree or default, card=card if tree else "")
             case "Parquet":
                 with readable(path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
@@ -260,18 +261,28 @@ def _kind(path: Path) -> str:
     return _MAGIC[magic]
 
 
-def _inspect_root(given: Path, own_tree: str | None, tree: str | None, default: str) -> Source:
+def _inspect_root(given: Path, own_tree: str | None, tree: str, *, card: str) -> Source:
     path = file_of(given)
     with _root(path) as root:
+        recorded, size = root.file.fEND, None if isinstance(path, RemotePath) else path.stat().st_size
+        if size is not None and size < recorded:
+            raise ValueError(f"it has {size:,} bytes, and {recorded:,} by its header")
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
         # the only tree of a file is taken whatever its name, unless the file was given as file.root:tree
-        chosen = str(own_tree or (trees[0] if len(trees) == 1 else tree or default))
+        chosen = str(own_tree or (trees[0] if len(trees) == 1 else tree))
+        if not trees:
+            others = f" ({', '.join(list(names)[:5])}{', …' * (len(names) > 5)})" if names else ""
+            raise SubquadError(f"{path}: no tree in it{others}; give files with a TTree or an RNTuple of jets")
         if chosen not in trees:
-            present = "it has no tree"
-            if trees:
-                present = f"its trees are {', '.join(trees)}; name one with --tree, or as {path}:{trees[0]}"
-            raise SubquadError(f"{path}: no tree {chosen!r} in it; {present}")
+            # a treename takes precedence over --tree, but not over file.root:tree
+            by_card = bool(card) and own_tree is None
+            asked = f", which {card} asks for by treename" if by_card else ""
+            remedy = f"correct it in {card}" if by_card else "name one with --tree"
+            raise SubquadError(
+                f"{path}: no tree {chosen!r} in it{asked}; its trees are {', '.join(trees)}; {remedy}, or give "
+                f"{path}:{trees[0]}"
+            )
         table = root[chosen]
         columns = tuple(table.keys(recursive=False))
         return Source(path=given, kind="ROOT", tree=chosen, entries=table.num_entries, columns=columns)

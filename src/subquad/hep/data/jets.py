@@ -25,7 +25,9 @@ from subquad.hep.data.columns import (
 from subquad.hep.data.file_chunks import inspect_files, iterate_chunks
 from subquad.hep.data.formats import Files, Source, expand_files
 from subquad.hep.data.momentum_checks import check_momenta
+from subquad.hep.data.value_notes import WeightSums
 from subquad.hep.data.variations import Variation, vary
+from subquad.progress import say
 
 __all__ = [
     "OBSERVERS",
@@ -196,6 +198,7 @@ def iterate_jets(
     ]
     weights = [event_weights] if event_weights and not without else []
     classes = check_branches(sources, errors, needs_labels)
+    sums = WeightSums()
     names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *advice]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
@@ -204,14 +207,19 @@ def iterate_jets(
             columns = vary(columns, variation, _momenta, generator, jets=OBSERVERS)
         jets = jets_of(columns, classes, errors, needs_labels=needs_labels)
         named = {f"the regression target {name}": columns[name] for name in targets}
+        found = jet_table(columns, weights, errors)[:, 0] if weights else None
+        if found is not None:
+            sums.add(found, errors)
         others = dict(zip(targets, jet_table(named, list(named), errors).T, strict=True))
         return replace(
             jets,
-            weights=jet_table(columns, weights, errors)[:, 0] if weights else None,
+            weights=found,
             others={**observers_of(columns, observers, errors), **others},
         )
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
+    for note in sums.notes(event_weights):
+        say(note, quiet=quiet)
 
 
 def _momenta(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -288,11 +296,12 @@ def as_jets(data: Any) -> Jets:
         )
     names = list(fields)
     missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in names]
-    raise_errors("Some branches of JetClass are missing; read files of another layout with a --card:", missing)
+    remedy = "fit files of another layout by subquad.hep.fit with FitSettings(card=…)"
+    raise_errors(f"Some branches of JetClass are missing; {remedy}:", missing)
     ak = require("awkward", extra="hep")
     classes = tuple(name.removeprefix(LABEL) for name in names if name.startswith(LABEL))
     columns = {name: ak.Array(data[name]) for name in (*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes))}
-    errors = ChunkErrors(file="the array", entries=np.arange(len(columns["jet_pt"])), errors=[])
+    errors = ChunkErrors(file="the array", entries=np.arange(len(columns["jet_pt"])), errors=[], is_selectable=False)
     jets = jets_of(columns, classes, errors)
     raise_errors("Some files or jets cannot be used:", errors.errors)
     return jets
@@ -312,7 +321,8 @@ def jets_of(
     observers = jet_table(columns, OBSERVERS, errors)
     # columns with errors are 0
     if len(errors.errors) == before:
-        check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors, may_be_zero=may_be_padded)
+        energies, advice = particles[:, PARTICLES.index("part_energy")], errors.drop("ak.all(part_energy > 0, axis=1)")
+        check_energies(energies, lengths, errors, advice=advice, may_be_zero=may_be_padded)
         _check_signs(particles, lengths, observers, errors)
     # the first observers are pT, η and φ
     check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, :3], errors)
@@ -337,4 +347,5 @@ def _check_signs(particles: np.ndarray, lengths: np.ndarray, observers: np.ndarr
     for name in ("jet_pt", "jet_energy"):
         values = observers[:, OBSERVERS.index(name)]
         if (values <= 0).any():
-            errors.add(values <= 0, f"{name} is {values[np.argmax(values <= 0)]}")
+            advice = errors.drop(f"{name} > 0")
+            errors.add(values <= 0, f"{name} is {values[np.argmax(values <= 0)]}", advice=advice)

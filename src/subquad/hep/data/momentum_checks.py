@@ -12,6 +12,7 @@ from subquad.hep.data.input_collections import InputCollection, columns_of
 
 __all__ = [
     "angles_from_momenta",
+    "check_azimuth",
     "check_collections",
     "check_momenta",
     "check_points",
@@ -34,6 +35,10 @@ MAX_SHARE = 10.0
 """Largest median ratio of the transverse momenta of another collection of inputs and of the jet that it is part of."""
 MIN_ENERGY = 0.9
 """Smallest median ratio of energy and momentum of particles, which rounding lowers to a little less than 1."""
+MAX_ENERGY = 10.0
+"""Largest median of this ratio; particles of jets are faster."""
+MAX_BEYOND = 0.01
+"""Largest fraction of angles in radians beyond ±2π."""
 MAX_OFFSET = 0.4
 """Largest median difference between an angle of a file and that of the momenta; that of other jet axes is smaller."""
 MAX_AXIS_OFFSET = 1.0
@@ -91,7 +96,7 @@ def check_collections(
     first = None
     for one, table, lengths in zip(collections, tables, counts, strict=True):
         vectors, points = columns_of(table, one, one.vectors), columns_of(table, one, one.points)
-        advice = "drop such jets"
+        advice = errors.drop(f"ak.all({one.vectors[3].name} > 0, axis=1)")
         if (vectors[:, 3] < 0).sum() > MANY_NEGATIVE * len(vectors):
             advice = f"{one.prefix}_vectors must be px, py, pz and energy; the fourth variable is {one.vectors[3].name}"
         if has_energies:
@@ -207,6 +212,26 @@ def _check_axes(vectors: np.ndarray, lengths: np.ndarray, axes: np.ndarray, erro
         )
 
 
+def check_azimuth(values: np.ndarray, name: str, place: str, errors: ChunkErrors) -> None:
+    """Add an error for a column of angles of which many are beyond ±2π, as those in degrees are.
+
+    Momenta that are computed from such angles agree with them, so that the other checks find no difference.
+
+    Args:
+        values: The angles, of jets or of particles.
+        name: Name of their column.
+        place: Card and key that takes this column as an angle in radians.
+        errors: Receives the error.
+    """
+    is_beyond = np.abs(values) > 2 * np.pi
+    if len(values) and is_beyond.mean() > MAX_BEYOND:
+        errors.errors.append(
+            f"{errors.file}: {place}: {100 * is_beyond.mean():.0f} % of the values of {name} are beyond ±2π, such as "
+            f"{values[np.argmax(is_beyond)]:.5g}; angles must be in radians: define another variable as "
+            f"np.deg2rad({name}) in new_variables, and take it wherever the card has {name}"
+        )
+
+
 def check_units(
     vectors: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, jet_pt: np.ndarray | None = None
 ) -> None:
@@ -226,6 +251,11 @@ def check_units(
         errors.errors.append(
             f"{errors.file}: the energy of the particles is {np.median(energy):.3g} times their momentum (median), and "
             "cannot be smaller than it; give the energy, not the mass or the transverse energy"
+        )
+    if len(energy) and np.median(energy) > MAX_ENERGY:
+        errors.errors.append(
+            f"{errors.file}: the energy of the particles is {np.median(energy):.4g} times their momentum (median), but "
+            "most particles of jets are nearly as fast as light; give energies and momenta in the same unit, GeV"
         )
     jet = np.repeat(np.arange(len(lengths)), lengths)
     px, py = (jet_totals(jet, component, len(lengths)) for component in vectors[:, :2].T)

@@ -37,19 +37,19 @@ JETS_FOR_QUANTILES = 50_000
 """Largest number of training jets from which standardization is computed."""
 
 
-def with_present_classes(dataset: JetDataset, name: Any) -> JetDataset:
+def with_present_classes(dataset: JetDataset, where: str) -> JetDataset:
     """Return the dataset with the classes that its training jets have; those of all other jets must be among them.
 
     Args:
         dataset: All jets.
-        name: Name of the first file, for messages.
+        where: The files, for messages.
 
     Raises:
         SubquadError: There are fewer than two classes, too few jets of a class, or new classes among the test jets.
     """
     labels, names = dataset.labels.numpy(), dataset.classes
     counts = np.bincount(labels[dataset.part("train")], minlength=len(names))
-    check_counts(names, counts, f"{name} …")
+    check_counts(names, counts, where)
     present = [one for one, count in zip(names, counts, strict=True) if count]
     for part in ("test", "validation"):
         new = sorted({names[i] for i in np.unique(labels[dataset.part(part)])} - set(present))

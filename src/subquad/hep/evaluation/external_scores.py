@@ -63,7 +63,7 @@ def read_external_scores(
     chunks = list(iterate_columns(source, list(branches.values()), source.entries))
     concatenate = require("awkward", extra="hep").concatenate
     columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
-    errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[])
+    errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[], is_selectable=False)
     jet_table(columns, [f"score_{name}" for name in names], errors)
     labels = class_indices(columns, [f"label_{name}" for name in names], errors, needs_labels=False)
     if (labels < 0).any():

@@ -19,7 +19,9 @@ from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
     effective_jets,
+    has_ratios,
     mass_figure,
+    observers_caption,
     observers_figure,
     pt_figure,
     ratio_figure,
@@ -100,7 +102,7 @@ def draw(
                 name="jets",
                 section="Test jets",
                 figure=observers_figure(sample, classes),
-                caption="Soft-drop mass, pT and number of particles of the test jets by class.",
+                caption=observers_caption(sample),
             )
         )
     return drawings, curves
@@ -138,7 +140,10 @@ def _signal_drawings(
     varied: Mapping[str, Sequence[ModelPredictions]],
 ) -> Iterator[Drawing]:
     """Yield the ROC curves of each signal, and efficiency and rejection against pT."""
-    section, classes, background = "ROC curves and pT dependence", evaluation["classes"], evaluation["background"]
+    with_pt = [model.median_training for model in models if model.median_training.pt is not None]
+    edges = pt_edges(with_pt) if with_pt else None
+    section = "ROC curves" if edges is None else "ROC curves and pT dependence"
+    classes, background = evaluation["classes"], evaluation["background"]
     b = classes.index(background)
     signals = [(i, name) for i, name in enumerate(classes) if name != background]
     first = models[0].median_training
@@ -149,8 +154,6 @@ def _signal_drawings(
             figure=roc_figure(first, classes, background),
             caption=f"Rejection of {background} against the efficiency of each signal; higher is better.",
         )
-    with_pt = [model.median_training for model in models if model.median_training.pt is not None]
-    edges = pt_edges(with_pt) if with_pt else None
     for i, name in signals:
         efficiency = evaluation["models"][0]["trainings"][0]["rejection"][name]["efficiency"]
         labels = {"signal": name, "background": background, "efficiency": efficiency}
@@ -160,7 +163,7 @@ def _signal_drawings(
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
             jets = max(effective_jets(model.median_training, b) for model in models)
             envelopes = _envelopes(rocs, varied, i, b)
-            ratio = f" (top) and its ratio to {reference} (bottom)" * (len(rocs) > 1)
+            ratio = f" (top) and its ratio to {reference} (bottom)" * has_ratios(rocs, reference)
             yield Drawing(
                 name=f"roc_{name}",
                 section=section,

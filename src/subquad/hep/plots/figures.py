@@ -35,8 +35,10 @@ __all__ = [
     "calibration_figure",
     "confusion_figure",
     "effective_jets",
+    "has_ratios",
     "history_figure",
     "mass_figure",
+    "observers_caption",
     "observers_figure",
     "pt_figure",
     "range_test_figure",
@@ -175,6 +177,14 @@ def range_test_figure(rates: Sequence[float], losses: Sequence[float], suggested
     return figure
 
 
+def observers_caption(predictions: Predictions) -> str:
+    """Return the caption of `observers_figure`."""
+    names = ["soft-drop mass"] * (predictions.sdmass is not None) + ["pT"] * (predictions.pt is not None)
+    names += ["number of particles"] * (predictions.multiplicity is not None)
+    text = f"{', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]} of the test jets by class."
+    return text[0].upper() + text[1:] if not text.startswith("pT") else text
+
+
 @in_style
 def observers_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
     """Return the distributions of soft-drop mass, pT and number of particles by class, if available."""
@@ -214,6 +224,12 @@ def _draw_band(axes: Axes, curve: Curve, look: Mapping[str, str], *, divisor: np
     axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
 
 
+def has_ratios(curves: Mapping[str, Curve], reference: str) -> bool:
+    """Return whether curves have a ratio to that of the reference: both are finite where a background jet passes."""
+    others = (curve for name, curve in curves.items() if name != reference)
+    return any(len(_finite(curve, curves[reference].value)[0]) for curve in others)
+
+
 @in_style
 def ratio_figure(
     curves: Mapping[str, Curve],
@@ -225,7 +241,7 @@ def ratio_figure(
     background_jets: float,
     envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
-    """Return the background rejection against the efficiency of one signal; of several models also the ratios.
+    """Return the background rejection against the efficiency of one signal; of several models also any ratios.
 
     Args:
         curves: ROC curve of each model, as `curves.roc` returns them.
@@ -236,7 +252,7 @@ def ratio_figure(
         background_jets: Number or effective number of background jets, the upper end of the axis.
         envelopes: Smallest and largest rejection over systematic variations at the same efficiencies, by model.
     """
-    rows = 2 if len(curves) > 1 else 1
+    rows = 2 if has_ratios(curves, reference) else 1
     figure, grid = panels(5.2, 4.9, rows=rows, sharex=True, height_ratios=(3, 1.25)[:rows], squeeze=False)
     top, *below = grid[:, 0]
     left = efficiency

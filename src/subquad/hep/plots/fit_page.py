@@ -13,6 +13,7 @@ from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
     history_figure,
+    observers_caption,
     observers_figure,
     range_test_figure,
     roc_figure,
@@ -114,7 +115,9 @@ def sections_of(
         Section("Background rejection", [rejections_table(_measured(metrics), background)]),
         _score_section(predictions, classes, background),
         *_target_sections(metrics, net, classes),
-        Section("Jets", [_split_text(metrics, config), picture(observers_figure(net, classes), _OBSERVERS)]),
+        Section(
+            "Jets", [_split_text(metrics, config), picture(observers_figure(net, classes), observers_caption(net))]
+        ),
         Section(
             "Training",
             [
@@ -146,10 +149,17 @@ def _score_section(predictions: Sequence[Predictions], classes: Sequence[str], b
                 "Reliability diagram: observed fraction of each class against the predicted probability, with the "
                 "calibration error of the class. A calibrated tagger follows the diagonal.",
             ),
-            "subquad hep evaluate draws more: ROC curves beside the baseline, the dependence on pT, and mass "
-            "sculpting.",
+            _more_text(net),
         ],
     )
+
+
+def _more_text(net: Predictions) -> str:
+    """Return what `subquad hep evaluate` draws more of test jets whose pT and mass may not be known."""
+    names = ["ROC curves beside the baseline"]
+    names += ["the dependence on pT"] * (net.pt is not None) + ["mass sculpting"] * (net.sdmass is not None)
+    *others, last = names
+    return f"subquad hep evaluate draws more: {', '.join(others)}{' and ' * bool(others)}{last}."
 
 
 def _target_sections(metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str]) -> list[Section]:
@@ -169,9 +179,6 @@ def _range_test(metrics: Mapping[str, Any]) -> list[Any]:
         "dashed line is the peak learning rate of the training, a tenth of the rate of the smallest loss."
     )
     return [picture(range_test_figure(**found), caption, is_half=True)]
-
-
-_OBSERVERS = "Soft-drop mass, pT and number of particles of the test jets by class."
 
 
 def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:

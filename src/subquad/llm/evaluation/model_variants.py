@@ -15,6 +15,7 @@ from subquad.llm.models.checkpoints import (
     checkpoint_kind,
     folder_of_run,
     gguf_config,
+    has_tokenizer,
     locate,
     model_fingerprint,
     open_checkpoint,
@@ -80,8 +81,9 @@ class EvaluatedModel:
         return seen_exactly(self.attention)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the model's tokenizer."""
-        return open_tokenizer(self.folder)
+        """Return the model's tokenizer; an adapter that has none uses that of its checkpoint."""
+        teacher = next(variant.path for variant in self.variants if variant.role == TEACHER)
+        return open_tokenizer(self.folder if has_tokenizer(self.folder) else teacher)
 
 
 class ModelLoader:
@@ -207,7 +209,7 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
     if name is None:
         raise SubquadError(f"{folder}: it does not record the model that it was made from; name it with --teacher")
     try:
-        path = locate(name)
+        path = locate(name if given is not None else _recorded(name, folder))
     except SubquadError as error:
         remedy = "" if given is not None else f"\n{folder} was made from {name}; if it has moved, use --teacher"
         raise SubquadError(f"{error}{remedy}") from error
@@ -229,6 +231,17 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
                     f"{path}: {key} is {own[key]}, and {config[key]} in {folder}; this is not its teacher"
                 )
     return name, path
+
+
+def _recorded(name: str, folder: Path) -> str:
+    """Return a recorded name; a relative path is looked for in the folders above the model too.
+
+    The command may have run in one of these. The fingerprint is compared afterwards.
+    """
+    if Path(name).is_absolute() or Path(name).exists():
+        return name
+    found = next((parent / name for parent in folder.resolve().parents if (parent / name).exists()), None)
+    return name if found is None else str(found)
 
 
 def _config_of(checkpoint: Path) -> Mapping[str, Any]:

@@ -38,6 +38,7 @@ __all__ = [
     "embedding_weight",
     "folder_of_run",
     "gguf_config",
+    "has_tokenizer",
     "is_hub_name",
     "locate",
     "model_fingerprint",
@@ -210,7 +211,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
         check_known(path, read_json(path / "config.json"))
-        if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        if not has_tokenizer(path):
             raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
         for file in sorted(path.glob("*.safetensors")):
             # transformers' error does not name the file
@@ -272,14 +273,20 @@ def open_weights(file: Path) -> Any:
         return safetensors.safe_open(file, framework="pt")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has the files of a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a checkpoint's folder.
+    """Open the tokenizer of a checkpoint, a folder or a `.gguf` file.
 
     Raises:
         SubquadError: It is missing.
     """
+    folder, extra = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
 
