@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.alphabet import check_mixed, encode, flatten, infer_alphabet, normalize
+from subquad.bio.data.alphabet import encode, flatten, infer_alphabet, normalize
+from subquad.bio.data.consistency import check_mixed
 from subquad.errors import SubquadError
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"

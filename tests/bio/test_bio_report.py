@@ -258,6 +258,26 @@ def test_near_duplicates_that_stay_and_rows_that_were_not_searched_are_reported(
     assert "Near-duplicates were searched for in a random sample of 20,011 of 21,014 rows." in text
 
 
+def test_counts_of_leakage_refer_to_another_kind_only_if_it_is_there(undrawn):
+    run = finished("regression")
+    run.metrics["leakage"] |= {"exact": 3, "near_duplicates": 4, "removed": 7, "definition": "up to 1 substitution"}
+    text = render(run)
+    assert "Other test rows that are near-duplicates" in text
+    assert "Of both, removed from the test set" in text
+    run.metrics["leakage"] |= {"exact": 0, "removed": 4}
+    text = render(run)
+    assert "Other test rows" not in text
+    assert "Test rows that are near-duplicates" in text
+    assert "Of these, removed from the test set" in text
+
+
+def test_a_resumed_fit_states_the_time_since_it_was_resumed(undrawn):
+    run = finished("regression")
+    assert "since the fit was resumed" not in render(run)
+    run.metrics["seconds"]["is_resumed"] = True
+    assert " seconds since the fit was resumed, peak memory" in render(run)
+
+
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(SubquadError, match=str(tmp_path)):
         report(tmp_path)

@@ -1,5 +1,6 @@
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from subquad.bio.analysis.cycles import (
     predicted_cycles,
     specific_epistasis,
 )
-from subquad.bio.analysis.landscape import measured_landscape
+from subquad.bio.analysis.epistasis_page import describe_source
+from subquad.bio.analysis.landscape import measured_landscape, pair_tables, predicted_landscape
 from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
 from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.pair_maps import pair_map, pair_stems
 from subquad.errors import SubquadError
+from subquad.runs.storage import write_json
 
 DATA = os.environ.get("SUBQUAD_DATA")
 WILD = "ACGTACG"
@@ -295,6 +298,46 @@ def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     assert "http" not in text
     for name in ("pairs.png", "pairs.pdf", "orders.png", "orders.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000, name
+
+
+def predicted(model, **options):
+    scorer = open_scorer(model)
+    return predicted_landscape(
+        scorer, model.wild_type, measured=None, max_double_mutants=1000, seed=0, quiet=True, **options
+    )
+
+
+def test_the_page_and_the_terminal_state_that_epistasis_is_predicted_and_how_much_is_extrapolated(tmp_path, capsys):
+    model = AdditiveModel(members=1)
+    model.schema = replace(model.schema, wild_type=WILD)
+    model.directory = tmp_path
+    unknown = "double mutants that are in no row of the table of the fit are extrapolations."
+    assert describe_source(predicted(model)) == [f"This epistasis is predicted by the model, not measured; {unknown}"]
+    write_json(tmp_path / "metrics.json", {"audit": {"mutations": {"0": 1, "1": 21, "2": 40}}})
+    known = "at least 149 of the 189 double mutants are in no row of the table of the fit, so that their values are "
+    text = f"This epistasis is predicted by the model, not measured; {known}extrapolations."
+    assert describe_source(predicted(model)) == [text]
+    epistasis(model, out=tmp_path / "out")
+    assert text in capsys.readouterr().err
+    page = (tmp_path / "out" / "epistasis.html").read_text()
+    assert page.index(text) < page.index("pairs.csv lists all pairs")
+    write_json(tmp_path / "metrics.json", {"audit": {"mutations": {"0": 1, "1": 21}}})
+    assert "; all of the 189 double mutants are in no row" in describe_source(predicted(model))[0]
+
+
+def test_pairs_are_sorted_by_specific_epistasis_where_a_curve_was_fitted():
+    wild_type = "ACGTACGTACGT"
+    # saturation bends all sums, and one pair of positions has an effect of its own
+    sequences, values = all_doubles(
+        lambda place, letter: 0.1 * place * "ACGT".index(letter),
+        lambda a, b: 3.0 if (a[0], b[0]) == (1, 2) else 0.0,
+        wild_type=wild_type,
+    )
+    bent, _ = measured_landscape(sequences, 5 * np.tanh(values / 3), wild_type)
+    pairs, _ = pair_tables(bent)
+    assert (pairs["i"].iloc[0], pairs["j"].iloc[0]) == (1, 2)
+    assert pairs["rms_specific"].is_monotonic_decreasing
+    assert not pairs["rms"].is_monotonic_decreasing
 
 
 def test_predictions_of_a_class_are_in_log_odds_and_its_measurements_have_no_detection_limit(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 
 from subquad.bio import resolve_table
 from subquad.bio.data import examples, files
-from subquad.bio.data.files import is_missing, read_frame, read_numbers
+from subquad.bio.data.files import read_frame
+from subquad.bio.data.numbers import is_missing, read_numbers
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -66,6 +67,7 @@ def test_files_that_are_not_tables_are_an_error(tmp_path):
         assert "expands to more than" in said(read_frame, bomb)
     for name, data, message in [
         ("d.csv", b"sequence\xff", "not a text file in UTF-8; export the table as CSV"),
+        ("r.csv", b"\x8f\x00\x03ab\xff", "this is a binary file, not a table; export the table as CSV"),
         ("d.xls", b"\xd0\xcf\x11\xe0", "this is an Excel file of the format before 2007; save it as .xlsx or CSV"),
         ("d.xlsx", b"PK\x03\x04", "not a readable Excel file (File is not a zip file)"),
     ]:
@@ -73,6 +75,22 @@ def test_files_that_are_not_tables_are_an_error(tmp_path):
         assert said(read_frame, tmp_path / name) == f"{tmp_path}/{name}: {message}"
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and nothing more")
     assert "not a readable Parquet file (" in said(read_frame, tmp_path / "d.parquet")
+
+
+def test_what_is_no_table_is_named(tmp_path):
+    for name, inner, what in (
+        ("d.xlsx", "word/document.xml", "a Word document"),
+        ("o.xlsx", "content.xml", "an OpenDocument file"),
+        ("z.xlsx", "t.csv", "a zip archive"),
+    ):
+        with ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inner, "a,b")
+        assert said(read_frame, tmp_path / name) == (
+            f"{tmp_path}/{name}: this is {what}, not an Excel file; save the table as .xlsx or CSV"
+        )
+    assert said(read_frame, "https://example.org/t.csv") == (
+        "https://example.org/t.csv: addresses of the internet are not read; download the file and give its path"
+    )
 
 
 def test_duplicate_columns_and_rows_that_are_too_long_are_an_error(tmp_path):
@@ -135,9 +153,14 @@ def test_windows_1252_is_read_and_remarked_on(tmp_path):
     assert frame.attrs["remarks"] == [
         "not UTF-8: read as Windows-1252, as in 'größe'; if that is wrong, save the file as UTF-8"
     ]
-    for data in (bytes(range(256)) * 3, b"sequence,score\nACDEF,1\n\x01\xff", b"\xfc\xdf\xe4" * 5 + b"abc"):
+    binary, foreign = "this is a binary file, not a table", "not a text file in UTF-8"
+    for data, what in (
+        (bytes(range(256)) * 3, binary),
+        (b"sequence,score\nACDEF,1\n\x01\xff", binary),
+        (b"\xfc\xdf\xe4" * 5 + b"abc", foreign),
+    ):
         (tmp_path / "b.csv").write_bytes(data)
-        assert said(read_frame, tmp_path / "b.csv").endswith("not a text file in UTF-8; export the table as CSV")
+        assert said(read_frame, tmp_path / "b.csv").endswith(f"{what}; export the table as CSV")
 
 
 def test_empty_rows_and_comments_before_the_header_are_skipped(tmp_path):

@@ -230,6 +230,27 @@ def test_the_published_network_is_fitted_alone(tmp_path):
     np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["lyra-paper"], atol=1e-5)
 
 
+def test_a_list_of_models_without_a_name_is_refused(tmp_path, capsys):
+    table(tmp_path / "t.csv")
+    assert main(["bio", "fit", str(tmp_path / "t.csv"), "--models", "--out", str(tmp_path / "run")]) == 2
+    assert "parameter --models requires at least 1 element" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_predictions_are_printed_beside_the_first_column(tmp_path, capsys):
+    table(tmp_path / "t.csv")
+    fit(tmp_path / "t.csv", settings(models=("ridge",)), out=tmp_path / "run", quiet=True)
+    frame = pd.read_csv(tmp_path / "t.csv")[["sequence"]].assign(name="a name of more than twenty-four letters")
+    frame[["name", "sequence"]].to_csv(tmp_path / "n.csv", index=False)
+    assert (
+        main(["bio", "predict", str(tmp_path / "run"), str(tmp_path / "n.csv"), "--out", str(tmp_path / "p.csv")]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "a name of more than twe…" in shown
+    assert "90 % interval" in shown
+
+
 @pytest.mark.slow
 def test_ridge_alone_has_no_ensemble_and_predicts(tmp_path):
     table(tmp_path / "t.csv")
@@ -269,7 +290,7 @@ def test_boosting_has_the_time_of_lyra_but_at_least_forty_seconds(tmp_path, monk
 
 
 @pytest.mark.long
-def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch, capsys):
     table(tmp_path / "t.csv")
     own = settings(ensemble_size=2)
     whole = fit(tmp_path / "t.csv", own, out=tmp_path / "whole", quiet=True)
@@ -292,8 +313,12 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "other" / "t.csv", seed=7)
     with pytest.raises(SubquadError, match="other settings \\(the input files have other contents\\)"):
         fit(tmp_path / "other" / "t.csv", own, out=tmp_path / "killed", quiet=True)
-    again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
+    capsys.readouterr()
+    again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed")
+    assert "lyra-additive: trained already" in capsys.readouterr().err
     assert again["test"] == whole["test"]
+    assert "since the fit was resumed" in (tmp_path / "killed" / "report.html").read_text()
+    assert "since the fit was resumed" not in (tmp_path / "whole" / "report.html").read_text()
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
@@ -402,9 +427,7 @@ def test_a_sheet_of_an_excel_file_is_fitted_and_a_huge_number_or_an_empty_group_
     with pytest.raises(SubquadError, match=rf"row {len(frame)}: '1e\+300' is beyond 1e100"):
         fit(tmp_path / "huge.csv", own, out=tmp_path / "huge", quiet=True)
     frame.assign(gene=["", *frame["gene"][1:]]).to_csv(tmp_path / "groups.csv", index=False)
-    with pytest.raises(
-        SubquadError, match="1 rows have no group in column 'gene'; complete or remove them\n  row 1: ''"
-    ):
+    with pytest.raises(SubquadError, match="1 row has no group in column 'gene'; complete or remove them\n  row 1: ''"):
         fit(tmp_path / "groups.csv", settings(group="gene", split_by="group"), out=tmp_path / "groups", quiet=True)
 
 

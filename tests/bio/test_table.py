@@ -85,7 +85,7 @@ def test_ambiguous_columns_ask_for_a_flag_and_all_wrong_names_are_reported_toget
         f"{path}: several columns may be the sequences (a, b); name the column with --sequence or --mutant"
     )
     assert said(read_table, path, FitSettings(sequence="a")) == (
-        f"{path}: several columns may be the target (p, q); name it with --target"
+        f"{path}: several columns may be the target (p, q); name it with --target, or both with --target p q"
     )
     message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", covariates=("x*",)))
     assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
@@ -234,25 +234,55 @@ def test_blocks_of_letters_lower_case_and_varying_lengths_are_read(tmp_path):
     assert table.remarks[3] == "spaces inside 1 sequences of column 'sequence' are removed"
 
 
-def test_a_few_sequences_of_another_length_are_remarked_on(tmp_path):
+def test_a_few_sequences_of_another_length_are_an_error_unless_lengths_may_vary(tmp_path):
     sequences = proteins(41, 16)
     sequences[16] = sequences[16][:5] + sequences[16][6:]
-    table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=list(range(41))), FitSettings())
+    path = write(tmp_path / "t.csv", sequence=sequences, y=list(range(41)))
+    assert said(read_table, path, FitSettings()) == (
+        f"{path}: 1 of 41 sequences has 15 letters, the others 16 (row 17): sequences are not aligned, so that "
+        "positions could not be used as features, which makes most models much worse; correct or remove these rows, or "
+        "accept it with --lengths vary"
+    )
+    table = read_table(path, FitSettings(lengths="vary"))
     assert not table.inputs.is_aligned
     assert (
         "1 of 41 sequences has 15 letters, the others 16 (row 17): sequences are not aligned, so positions are not "
-        "used as features; remove it to use them"
+        "used as features"
     ) in table.remarks
     several = [*sequences, *proteins(61, 16, seed=1), "ACDEF", "ACDEFG", "ACD"]
-    table = read_table(write(tmp_path / "t.csv", sequence=several, y=list(range(105))), FitSettings())
-    assert (
-        "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, …): sequences are not aligned, so "
-        "positions are not used as features; remove them to use them"
-    ) in table.remarks
-    # a tenth of other lengths is a library of several
+    path = write(tmp_path / "t.csv", sequence=several, y=list(range(105)))
+    first = "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, 105): sequences are not aligned"
+    assert first in said(read_table, path, FitSettings())
+
+
+def test_libraries_of_several_lengths_and_values_of_residues_need_no_flag(tmp_path):
     mixed = [*proteins(37, 16), *proteins(4, 13)]
     table = read_table(write(tmp_path / "t.csv", sequence=mixed, y=list(range(41))), FitSettings())
     assert not any("positions are not" in remark for remark in table.remarks)
+    peptides = [sequence[: 8 + k % 5] for k, sequence in enumerate(proteins(40, 12))]
+    table = read_table(write(tmp_path / "t.csv", sequence=peptides, y=list(range(40))), FitSettings())
+    assert not table.inputs.is_aligned
+    # one value per residue belongs to its letter in any case
+    sequences = proteins(41, 16)
+    sequences[16] = sequences[16][:15]
+    labels = ["01" * 8] * 16 + ["01" * 7 + "1"] + ["01" * 8] * 24
+    table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=labels), FitSettings())
+    assert table.target.is_residue
+
+
+def test_a_model_of_proteins_refuses_dna_to_predict(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
+    own = proteins(2)
+    path = write(tmp_path / "dna.csv", sequence=[own[0], "ACGTACGTTTGACGTAC", own[1], "acguuacgguacguacn"])
+    assert said(again, path, table).splitlines() == [
+        f"{path}: the model was trained on proteins, but 2 of 4 sequences are of the letters of DNA or RNA only; "
+        "translate them, or remove these rows",
+        "  row 2: 'ACGTACGTTTGACGTAC'",
+        "  row 4: 'ACGUUACGGUACGUACN'",
+    ]
+    # few different letters are those of peptides
+    path = write(tmp_path / "few.csv", sequence=[own[0], "GAGAGACCAAGAGAGAG"])
+    assert len(again(path, table).sequences) == 2
 
 
 def test_missing_covariates_are_replaced_by_the_training_median(tmp_path):
@@ -280,6 +310,39 @@ def test_standard_errors_and_weights_have_mean_one_over_rows_with_a_target(tmp_p
     table = read_table(path, FitSettings(weight="se", target=("y",)))
     assert table.weight[0] / table.weight[1] == pytest.approx(0.5)
     assert "row 13: 'not known'" in said(read_table, path, FitSettings(weight="bad", target=("y",)))
+
+
+def test_weights_are_confirmed_and_a_column_named_like_standard_errors_is_proposed_as_such(tmp_path):
+    numbers = [str(k + 1) for k in range(13)]
+    columns = {"sequence": proteins(), "fitness": numbers, "fitness_se": numbers, "note": proteins(seed=3)}
+    path = write(tmp_path / "t.csv", **columns, reads=numbers)
+    used = read_table(path, FitSettings(sequence="sequence", target=("fitness",), error="fitness_se")).remarks
+    assert "weights: 1/SE² of 'fitness_se'" in used
+    assert "columns of numbers that are not used: 'reads' (--covariates makes them inputs)" in used
+    assert "weights: column 'reads'" in read_table(path, FitSettings(sequence="sequence", weight="reads")).remarks
+    assert (
+        "columns of numbers that are not used: 'fitness_se', 'reads' (--covariates makes them inputs; if 'fitness_se' "
+        "has standard errors, --error weights the rows by them)"
+    ) in read_table(path, FitSettings(sequence="sequence")).remarks
+    several = write(tmp_path / "s.csv", sequence=proteins(), growth=numbers, growthSEM=numbers)
+    assert said(read_table, several, FitSettings()) == (
+        f"{several}: several columns may be the target (growth, growthSEM); name it with --target, and its standard "
+        "errors with --error, such as --target growth --error growthSEM"
+    )
+
+
+def test_percent_signs_and_commas_between_thousands_are_named_with_their_remedy(tmp_path):
+    for values, row, advice in (
+        ([f"{k + 1}.7%" for k in range(13)], "'1.7%'", "has a percent sign: remove it from all rows (1.7)"),
+        ([f"{k + 5},730.0" for k in range(13)], "'5,730.0'", "has commas between thousands: remove them (5730.0)"),
+        ([f"{k + 5},730" for k in range(13)], "'5,730'", "has commas between thousands: remove them (5730)"),
+    ):
+        path = write(tmp_path / "t.csv", sequence=proteins(), yield_=values)
+        for settings in (FitSettings(), FitSettings(target=("yield_",))):
+            assert said(read_table, path, settings).splitlines()[:2] == [
+                f"{path}: not all measurements in column 'yield_' are finite numbers (13 wrong); correct or empty them",
+                f"  row 1: {row} {advice}",
+            ]
 
 
 def test_a_tiny_standard_error_weighs_at_most_ten_times_the_median(tmp_path):
@@ -510,7 +573,7 @@ def test_a_fasta_file_without_measurements_is_named(tmp_path):
     path.write_text("".join(f">s{k}\n{text}\n" for k, text in enumerate(proteins(12, 29))))
     assert said(read_table, path, FitSettings()) == (
         f"{path}: no column has measurements (id, sequence); read as something else: 'sequence'; add "
-        "one, or name it with --target"
+        "one, or name it with --target; in FASTA, headers have them as >name fitness=0.57"
     )
 
 
@@ -529,15 +592,29 @@ def test_a_sheet_without_sequences_names_the_others(tmp_path):
     book.save(tmp_path / "b.xlsx")
     lines = said(read_table, tmp_path / "b.xlsx", FitSettings()).splitlines()
     assert lines[0].endswith(
-        "no column looks like sequences or variants (notes); name the column with --sequence or --mutant"
+        "no column looks like sequences or variants (notes), and 'measured in May' in row 1 is neither; name the "
+        "column with --sequence or --mutant"
     )
     assert lines[1:] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'data'"]
+
+
+def test_words_to_predict_are_neither_a_sequence_nor_a_variant(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
+    own = proteins(1)[0]
+    path = write(tmp_path / "o.csv", sequence=["hello world", f"{own[:10]} {own[10:]}"])
+    assert said(again, path, table).splitlines() == [
+        f"{path}: 1 of 2 rows are neither a sequence of 17 letters nor a variant; correct or remove them",
+        "  row 1: 'hello world'",
+    ]
 
 
 def test_a_table_that_is_separated_by_spaces_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("sequence score\nACDEF 1.0\n")
     message = said(read_table, tmp_path / "t.csv", FitSettings())
-    assert message.endswith("(sequence score); it is the only column: separate columns by commas, tabs or semicolons")
+    assert message.endswith(
+        "(sequence score), and 'ACDEF 1.0' in row 1 is neither; it is the only column: separate columns by commas, "
+        "tabs or semicolons"
+    )
 
 
 def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):

@@ -19,8 +19,8 @@ __all__ = ["app"]
 
 app = App(name="bio", help="Fit and use models of biological sequences with measurements: Lyra and its baselines.")
 
-# flags of several values take them as `--target a b`
-FLAGS = Parameter(name="*", consume_multiple=True)
+# flags of several values take them as `--target a b`, and at least one
+FLAGS = Parameter(name="*", consume_multiple=1)
 
 
 @app.command
@@ -103,12 +103,17 @@ def predict(
             ensemble, or of a run without one the last model of the report's table.
     """
     from subquad.bio.commands.predict import predict as run_predict
-    from subquad.bio.commands.printing import print_rows
+    from subquad.bio.commands.printing import print_rows, with_intervals, with_short_names
 
     frame = run_predict(run, table, model=model, sequence=sequence, embeddings=embeddings, **_keywords(options))
     if not options.quiet:
         names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
-        print_rows(frame, names, "predictions", most=5)
+        first = [name for name in frame.columns[:1] if name and name not in names]
+        shown = with_short_names(frame)
+        if {"prediction_low", "prediction_high"} <= set(names):
+            shown = with_intervals(shown)
+            names = [*(name for name in names if name not in ("prediction_low", "prediction_high")), "90 % interval"]
+        print_rows(shown, [*first, *names], "predictions", most=5)
         print(f"Wrote {options.out}.")
 
 
@@ -209,7 +214,7 @@ def epistasis(
         subquad bio epistasis example:tdp43 --out epistasis
 
     Args:
-        source: Table of variants with measurements, or a folder that `subquad bio fit` wrote.
+        source: Table of variants with measurements, a folder that `subquad bio fit` wrote, or example:tdp43-model.
     """
     from subquad.bio.commands.epistasis import epistasis as run_epistasis
     from subquad.bio.commands.printing import print_rows
@@ -217,7 +222,7 @@ def epistasis(
     pairs = run_epistasis(source, settings, **_keywords(options))
     if not options.quiet:
         if len(pairs):
-            names = ("i", "j", "rms", "max", "mean", "double_mutants")
+            names = ("i", "j", "rms_specific", "rms", "max", "mean", "double_mutants")
             print_rows(pairs, names, "pairs of positions, strongest first", most=5)
         print(f"Wrote {options.out}/ (epistasis.html, tables, figures). Next: open {options.out}/epistasis.html")
 

@@ -92,6 +92,9 @@ class FitSettings:
     ambiguity: Input[Literal["any", "refuse"]] = "any"
     """Ambiguous letters (N, X, B …): `any` encodes them as equal parts of all letters, `refuse` reports them as
     errors."""
+    lengths: Input[Literal["auto", "vary"]] = "auto"
+    """Sequences of different lengths, with one target value per row: `auto` reports an error if at most 5 % of them
+    have another length than all others, since no model can then use positions; `vary` accepts them."""
     split: Input[str | None] = None
     """Column that assigns rows to train, validation and test, or to numbered folds. Default: a column named split or
     set, if there is one."""

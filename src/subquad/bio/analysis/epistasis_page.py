@@ -13,7 +13,7 @@ from subquad.bio.plots.maps import correlation_text, scatter
 from subquad.bio.plots.pair_maps import order_bars, pair_map, pair_stems
 from subquad.reporting.page import Block, Picture, Section, Table, page, picture
 
-__all__ = ["page_and_figures", "support_warnings"]
+__all__ = ["describe_source", "page_and_figures", "support_warnings"]
 
 Part = tuple[list[Block], dict[str, Figure]]
 """Blocks of a section, and figures by the name of their file."""
@@ -39,13 +39,31 @@ def page_and_figures(
             parts["Specific epistasis"] = _specific(landscape, pairs, cycles)
         if f"{PREDICTED}_epistasis" in cycles:
             parts["Measured and predicted"] = [_compared(landscape, cycles)], {}
-        parts["Strongest epistasis"] = [_strongest_pairs(landscape, pairs), _strongest_cycles(landscape, cycles)], {}
+        tables = [_strongest_pairs(landscape, pairs), _strongest_cycles(landscape, cycles)]
+        parts["Strongest epistasis"] = [*describe_source(landscape), *tables], {}
     if landscape.orders:
         parts["Variance by order of interaction"] = _orders(landscape)
     parts["How to read this page"] = [*_explanation(landscape)], {}
     sections = [Section(title, blocks) for title, (blocks, _) in parts.items()]
     figures = {name: figure for _, own in parts.values() for name, figure in own.items()}
     return page(f"Epistasis: {landscape.name}", lead=_lead(landscape, source), sections=sections), figures
+
+
+def describe_source(landscape: Landscape) -> list[str]:
+    """Return in a sentence that epistasis is predicted, and how much of it is extrapolated; nothing if measured."""
+    if PREDICTED not in landscape.cycles:
+        return []
+    frame, known = landscape.cycles[PREDICTED].frame, landscape.doubles_of_fit
+    is_alone = len(landscape.cycles) == 1
+    text = "This epistasis is predicted by the model, not measured" if is_alone else "Predicted values are the model's"
+    least = max(0 if known is None else len(frame) - known, count_of(frame["observed"], "no"))
+    if not least:
+        return [f"{text}; double mutants that are in no row of the table of the fit are extrapolations."]
+    which = "all" if least == len(frame) else f"at least {least:,}"
+    return [
+        f"{text}; {which} of the {len(frame):,} double mutants are in no row of the table of the fit, so that their "
+        "values are extrapolations."
+    ]
 
 
 def support_warnings(landscape: Landscape) -> list[str]:
@@ -211,13 +229,13 @@ def _compared(landscape: Landscape, cycles: pd.DataFrame) -> Picture:
 
 def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
     titles = {
+        "rms_specific": "specific, root mean square",
+        "mean_specific": "specific, mean",
         "rms": "root mean square",
         "max": "largest",
         "mean": "mean",
         "double_mutants": "double mutants",
         "observed_double_mutants": "with observed letters",
-        "rms_specific": "specific, root mean square",
-        "mean_specific": "specific, mean",
         f"{PREDICTED}_rms": "predicted, root mean square",
     }
     columns = [column for column in titles if column in pairs and pairs[column].notna().any()]
@@ -225,7 +243,8 @@ def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
     for row in pairs.dropna(subset=["rms"]).head(15).to_dict("records"):
         cells = [int(row[name]) if name.endswith("double_mutants") else _number(row[name]) for name in columns]
         rows.append([f"{_site(landscape, int(row['i']))} – {_site(landscape, int(row['j']))}", *cells])
-    caption = f"pairs.csv lists all pairs.{_unit(landscape)}"
+    first = titles[columns[0]]
+    caption = f"Pairs of positions with the largest epistasis ({first}). pairs.csv lists all pairs.{_unit(landscape)}"
     return Table(["positions", *(titles[name] for name in columns)], rows, caption=caption)
 
 

@@ -19,7 +19,7 @@ from subquad.bio.analysis.cycles import (
 )
 from subquad.bio.analysis.orders import Library, Orders, find_library, variance_by_order
 from subquad.bio.models.scorer import Scorer
-from subquad.bio.models.support import describe_quality, measured_range
+from subquad.bio.models.support import describe_quality, double_mutants_of_fit, measured_range
 from subquad.errors import SubquadError
 
 __all__ = [
@@ -55,6 +55,8 @@ class Landscape:
     """Predictions are log odds of a class, and measurements 0 or 1."""
     measured_range: tuple[float, float] | None = None
     """Lowest and highest measurement of the table of the fit, to which predictions are compared; None if unknown."""
+    doubles_of_fit: int | None = None
+    """Number of rows of the table of the fit that are double mutants of the wild type; None if unknown."""
     quality: str = ""
     """How good the model is on test rows, as a sentence; empty without predictions."""
 
@@ -165,6 +167,7 @@ def predicted_landscape(
         name=scorer.name,
         has_log_odds=scorer.is_probability,
         measured_range=measured_range(scorer),
+        doubles_of_fit=double_mutants_of_fit(scorer, wild_type),
         quality=describe_quality(scorer),
     )
 
@@ -178,6 +181,7 @@ def _double_mutants(frame: pd.DataFrame, offset: int) -> list[DoubleMutant]:
 def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return one row per pair of positions and one per double mutant (None without any), all sources side by side.
 
+    Pairs are sorted by the root mean square of their specific epistasis, or of all epistasis if no curve was fitted.
     Columns of pairs: `i`, `j`, `rms`, `max`, `mean`, `double_mutants`, `rms_specific`, `mean_specific`; of double
     mutants: `first`, `second`, `i`, `j`, `f_ij`, `expected`, `epistasis`, `specific`. Predictions beside measurements
     have the prefix `predicted_`. Predictions also have `observed` (of double mutants) and `observed_double_mutants` (of
@@ -196,14 +200,15 @@ def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None
             continue
         renamed = {column: f"{name}_{column}" for column in table.columns if column not in ("i", "j")}
         pairs = pairs.merge(table.rename(columns=renamed), on=["i", "j"], how="outer")
-        pairs = pairs.sort_values("rms", ascending=False, ignore_index=True)
         keys = ["first", "second", "i", "j"]
         renamed = {column: f"{name}_{column}" for column in ("f_ij", "expected", "epistasis", "specific")}
         text = {"first": str, "second": str}
         cycles = cycles.astype(text).merge(frame.astype(text).rename(columns=renamed), on=keys, how="left")
     if pairs is None:
         columns = ["i", "j", "rms", "max", "mean", "double_mutants", "rms_specific", "mean_specific"]
-        pairs = pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns), cycles
+    order = "rms_specific" if bool(pairs["rms_specific"].notna().any()) else "rms"
+    pairs = pairs.sort_values(order, ascending=False, ignore_index=True)
     return pairs, cycles
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad import __version__
-from subquad.bio.analysis.epistasis_page import page_and_figures, support_warnings
+from subquad.bio.analysis.epistasis_page import describe_source, page_and_figures, support_warnings
 from subquad.bio.analysis.landscape import (
     Landscape,
     measured_landscape,
@@ -22,6 +22,7 @@ from subquad.bio.plots.maps import save
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, write_json
 
@@ -62,7 +63,7 @@ def epistasis(
     """
     settings = settings or EpistasisSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
-    if isinstance(source, str | Path) and not Path(source).is_dir():
+    if isinstance(source, str | Path) and str(source) not in EXAMPLE_RUNS and not Path(source).is_dir():
         landscape = _of_table(source, settings, seed=seed, quiet=quiet)
     else:
         landscape = _of_run(source, settings, seed=seed, quiet=quiet)
@@ -78,7 +79,8 @@ def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet
     check_unused(settings, ("table", "max_double_mutants"), reason)
     columns = {name: getattr(settings, name) for name in ("sequence", "mutant", "wild_type", "offset")}
     target = () if settings.target is None else (settings.target,)
-    table = read_table(path, FitSettings(**columns, target=target))
+    # rows of another length are skipped later
+    table = read_table(path, FitSettings(**columns, target=target, lengths="vary"))
     if table.target is None or table.target.task_type not in ("regression", "binary"):
         found = "none" if table.target is None else f"a target of the type {table.target.task_type}"
         raise SubquadError(
@@ -125,7 +127,7 @@ def _of_run(run: "BioModel | Path | str", settings: EpistasisSettings, *, seed: 
 
 
 def _write(landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool) -> pd.DataFrame:
-    for text in support_warnings(landscape):
+    for text in [*describe_source(landscape), *support_warnings(landscape)]:
         say(text, quiet=quiet)
     pairs, cycles = pair_tables(landscape)
     html, figures = page_and_figures(landscape, pairs, cycles, source=source)

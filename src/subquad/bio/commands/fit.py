@@ -131,6 +131,7 @@ def fit_table(
             dataset, settings, metrics, directory=run.directory, seed=seed, quiet=quiet
         )
     metrics["seconds"] = {"read": round(seconds, 2), "total": round(time.monotonic() - began, 2)}
+    metrics["seconds"]["is_resumed"] = run.is_resumed
     metrics["leakage"], metrics["audit"] = split.leakage.as_dict(), audit(read, split)
     if read.groups is not None:
         metrics["groups"] = _by_group(fitted, dataset, read.groups)

@@ -14,7 +14,19 @@ from subquad.bio.models.support import interval_text
 from subquad.bio.plots.cross_validation_page import mean_cell
 from subquad.reporting.tables import print_table
 
-__all__ = ["print_folds", "print_models", "print_round", "print_rows", "print_strategies", "with_intervals"]
+__all__ = [
+    "print_folds",
+    "print_models",
+    "print_round",
+    "print_rows",
+    "print_strategies",
+    "with_intervals",
+    "with_short_names",
+]
+
+
+MAX_LETTERS = 24
+"""Letters of a name in the first column; longer ones, such as sequences, are shortened."""
 
 
 def print_models(metrics: dict[str, Any], out: Path) -> None:
@@ -83,6 +95,13 @@ def with_intervals(frame: Any) -> Any:
     """Return a table with its 90 % intervals in one column of text."""
     ends = zip(frame["prediction_low"], frame["prediction_high"], strict=True)
     return frame.assign(**{"90 % interval": [interval_text(low, high) for low, high in ends]})
+
+
+def with_short_names(frame: Any) -> Any:
+    """Return a table with the texts of its first column shortened."""
+    texts = frame.iloc[:, 0].astype(str)
+    is_long = texts.str.len() > MAX_LETTERS
+    return frame.assign(**{str(frame.columns[0]): texts.where(~is_long, texts.str[: MAX_LETTERS - 1] + "…")})
 
 
 def print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:

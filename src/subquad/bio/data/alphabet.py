@@ -18,14 +18,13 @@ __all__ = [
     "GAP",
     "TITLES",
     "alphabet_of",
-    "check_aligned",
-    "check_mixed",
     "encode",
     "flatten",
     "has_gap",
     "infer_alphabet",
     "is_invalid",
     "is_nucleotide",
+    "letter_mask",
     "normalize",
     "remove_few_gaps",
 ]
@@ -49,12 +48,11 @@ NEAREST = {"U": "C", "O": "K"}
 MAX_CODES = 500_000_000
 """Maximum size of the padded codes of all rows. Reading needs two bytes for a code in the padding and eight for a
 letter: at most 4 GB, half of a laptop's memory."""
-LETTERS_AT_ONCE, ROWS_AT_ONCE = 1_000_000, 1000
-"""Letters counted and rows examined at a time, since both need eight bytes or more per letter."""
+LETTERS_AT_ONCE = 1_000_000
+"""Letters counted at a time, since that needs eight bytes or more per letter."""
 INVALID = -3
 FEW = 0.01
-"""Fraction of rows that may look like DNA in a protein table, or have gaps in a table without an alignment, without an
-error."""
+"""Fraction of rows that may have gaps in a table without an alignment, without an error."""
 
 
 def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,37 +88,13 @@ def infer_alphabet(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     counts = _counts(flatten(sequences)[0])
     gaps = int(counts[[ord(GAP), ord(OTHER_GAP)]].sum())
     counts[[ord(GAP), ord(OTHER_GAP)]] = 0
-    nucleotides = _mask("ACGTUN")
+    nucleotides = letter_mask("ACGTUN")
     # a few invalid letters in DNA are errors to report, no reason to take it for a protein
     if counts[~nucleotides].sum() <= 0.02 * max(counts.sum(), 1):
         name = "rna" if counts[ord("U")] > counts[ord("T")] else "dna"
     else:
         name = "protein_stop" if counts[ord("*")] and not gaps else "protein"
     return f"{name}_gap" if gaps else name, True
-
-
-def check_aligned(path: Path | str, sequences: Sequence[str], *, column: str) -> None:
-    """Check that sequences with gaps have one length.
-
-    Args:
-        path: The table, for messages.
-        sequences: One per row.
-        column: Their column, for messages.
-
-    Raises:
-        SubquadError: Lengths differ; with the rows that differ from the most common length.
-    """
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    gapped = sum(GAP in sequence or OTHER_GAP in sequence for sequence in sequences)
-    if not gapped or not len(lengths) or (lengths == lengths[0]).all():
-        return
-    common = int(np.bincount(lengths).argmax())
-    raise_errors(
-        f"{path}: {gapped:,} sequences in column {column!r} have gaps ({GAP} or {OTHER_GAP}), but lengths differ, so "
-        "they are not aligned; give all sequences as rows of one alignment, with gaps at their ends too, or remove "
-        f"all gaps. Most have {common:,} letters, others:",
-        [f"row {row + 1}: {lengths[row]:,} letters" for row in np.flatnonzero(lengths != common)],
-    )
 
 
 def remove_few_gaps(sequences: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -155,69 +129,11 @@ def _counts(flat: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _mask(letters: str) -> np.ndarray:
+def letter_mask(letters: str) -> np.ndarray:
+    """Return which bytes are among the letters, `(256,)` bool."""
     mask = np.zeros(256, dtype=bool)
     mask[[ord(letter) for letter in letters]] = True
     return mask
-
-
-def check_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, flag: str = "--alphabet") -> list[str]:
-    """Check that a table does not mix proteins with DNA or RNA, and return a remark if very few rows do.
-
-    Args:
-        path: The table, for messages.
-        sequences: One per row, in upper case.
-        alphabet: Name of the alphabet.
-        flag: Flag that sets the alphabet, for messages.
-
-    Raises:
-        SubquadError: Proteins among DNA, or DNA in more than 1 % of the rows of proteins.
-    """
-    if has_gap(alphabet):
-        sequences = [sequence.replace(GAP, "").replace(OTHER_GAP, "") for sequence in sequences]
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    blocks = range(0, len(sequences), ROWS_AT_ONCE)
-    bases = np.concatenate([_base_fraction(sequences[row : row + ROWS_AT_ONCE]) for row in blocks])
-    if is_nucleotide(alphabet):
-        # degenerate DNA has many letters outside ACGT, but none of these
-        rows = [
-            row
-            for row in np.flatnonzero((lengths >= 5) & (bases <= 0.7)).tolist()
-            if set(sequences[row]) & set("EFILPQ")
-        ]
-        most, others = "DNA or RNA", "proteins"
-    else:
-        # a peptide of A, C, G and T only rarely has all four
-        full = [
-            row for row in np.flatnonzero((lengths >= 12) & (bases == 1)).tolist() if set("ACG") < set(sequences[row])
-        ]
-        rows = [row for row in full if set("TU") & set(sequences[row])]
-        most, others = "proteins", "DNA or RNA"
-        if len(rows) > len(sequences) / 2:
-            rows = sorted(set(range(len(sequences))) - set(rows))
-            most, others = others, most
-    shown = [f"row {row + 1}: {_shortened(sequences[row])!r}" for row in rows]
-    if rows and others != "proteins" and len(rows) < FEW * len(sequences):
-        return [
-            f"{len(rows):,} sequences among proteins look like DNA; they are read as proteins: {', '.join(shown[:3])}"
-        ]
-    raise_errors(
-        f"{path}: most sequences are {most}, but {len(rows):,} of {len(sequences):,} look like {others}; "
-        f"keep one type of sequence in a table, or set {flag}",
-        shown,
-    )
-    return []
-
-
-def _base_fraction(sequences: Sequence[str]) -> np.ndarray:
-    flat, lengths = flatten(sequences)
-    ends = np.cumsum(lengths)
-    totals = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
-    return (totals[ends] - totals[ends - lengths]) / np.maximum(lengths, 1)
-
-
-def _shortened(sequence: str) -> str:
-    return sequence if len(sequence) <= 40 else f"{sequence[:37]}…"
 
 
 def normalize(sequences: Sequence[str], alphabet: str) -> tuple[list[str], list[str]]:

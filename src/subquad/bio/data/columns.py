@@ -1,6 +1,7 @@
 """Column roles of a table: named by the user, or inferred from column names and a sample of the rows."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.files import column_of, is_missing, sample_of, to_numbers, with_decimal_points
+from subquad.bio.data.files import column_of, sample_of
+from subquad.bio.data.numbers import is_missing, look_like_numbers, to_numbers
 from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
@@ -23,6 +25,10 @@ CONTEXT_NAMES = ("context", "target_context", "target_sequence", "target")
 MUTANT_NAMES = ("mutant", "mutants", "mutation", "mutations", "variant", "variants", "hgvs_pro", "hgvs_nt", "hgvs")
 TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
 SPLIT_NAMES = ("split", "set")
+ERROR_NAMES = ("se", "sem", "std", "sd", "stderr", "error", "err", "sigma")
+"""Last words of the names of columns that have standard errors."""
+MAX_UNUSED = 10
+"""Unused columns that a remark names."""
 SAMPLE_ROWS = 2000
 MIN_HEADER_LETTERS = 5
 """Minimum length of a column name that may be a sequence."""
@@ -83,7 +89,7 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
         error=settings.error,
         group=group,
     )
-    return columns, remarks
+    return columns, remarks + _unused(frame, columns, splits)
 
 
 def find_inputs(
@@ -131,7 +137,7 @@ def find_inputs(
                     f"{path}: {flag} names column {name!r}, which has the sequences; name another column"
                 )
     if sequence is None:
-        sequence = _infer_sequence(path, left, [name for name in likely if name != partner], mutant)
+        sequence = _infer_sequence(path, frame, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:
             remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
@@ -155,7 +161,9 @@ def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
         )
 
 
-def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:
+def _infer_sequence(
+    path: Path | str, frame: pd.DataFrame, left: list[str], likely: list[str], mutant: str | None
+) -> str | None:
     if mutant is not None and not likely:
         return None
     # if no column looks like sequences, the name counts, so that invalid letters are reported
@@ -165,22 +173,23 @@ def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant
     if len(likely) == 1:
         return likely[0]
     shown = ", ".join(likely or [name for name in left if name])
-    what = "several columns may be the sequences" if likely else "no column looks like sequences or variants"
     remedy = "name the column with --sequence or --mutant"
+    if likely:
+        raise SubquadError(f"{path}: several columns may be the sequences ({shown}); {remedy}")
     if len(left) == 1 and re.search(r"[ |]", left[0].strip()):
         remedy = "it is the only column: separate columns by commas, tabs or semicolons"
-    raise SubquadError(f"{path}: {what} ({shown}); {remedy}")
+    first = f", and {_shortened(column_of(frame, left[0]).iloc[0])!r} in row 1 is neither" if left else ""
+    raise SubquadError(f"{path}: no column looks like sequences or variants ({shown}){first}; {remedy}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
     left = [name for name in frame.columns if name not in taken and not _is_index(name)]
     named = _named(TARGET_NAMES, left)
-    sample = {name: column_of(frame, name).head(SAMPLE_ROWS) for name in left}
-    numbers = [
-        name
-        for name in left
-        if (~np.isnan(to_numbers(with_decimal_points(sample[name])))).sum() > 0.9 * (~is_missing(sample[name])).sum()
-    ]
+    numbers = [name for name in left if _has_numbers(frame, name)]
     for candidate in (named, left[0] if len(left) == 1 else None, numbers[0] if len(numbers) == 1 else None):
         if candidate is not None:
             remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
@@ -190,9 +199,46 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
         used = ", ".join(repr(name) for name in taken if name in frame.columns)
         raise SubquadError(
             f"{path}: no column has measurements ({shown}); read as something else: {used}; add one, or name it with "
-            "--target"
+            "--target" + ("; in FASTA, headers have them as >name fitness=0.57" if "id" in frame.columns else "")
         )
-    raise SubquadError(f"{path}: several columns may be the target ({shown}); name it with --target")
+    raise SubquadError(f"{path}: several columns may be the target ({shown}); name it with {_choices(numbers or left)}")
+
+
+def _choices(names: Sequence[str]) -> str:
+    """Return the flags that settle which of several columns is the target."""
+    errors = [name for name in names if _is_error(name)]
+    values = [name for name in names if name not in errors]
+    if errors and values:
+        flags = f"--target {shlex.quote(values[0])} --error {shlex.quote(errors[0])}"
+        return f"--target, and its standard errors with --error, such as {flags}"
+    return f"--target, or {'both' if len(names) == 2 else 'several'} with --target {shlex.join(names[:2])}" + (
+        " …" if len(names) > 2 else ""
+    )
+
+
+def _has_numbers(frame: pd.DataFrame, name: str) -> bool:
+    sample = column_of(frame, name).head(SAMPLE_ROWS)
+    return look_like_numbers(sample).sum() > 0.9 * (~is_missing(sample)).sum()
+
+
+def _is_error(name: str) -> bool:
+    """Return whether a column is named like one of standard errors, such as `fitness_se`."""
+    return re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())[-1] in ERROR_NAMES
+
+
+def _unused(frame: pd.DataFrame, columns: Columns, splits: Sequence[str | None]) -> list[str]:
+    """Return a remark about columns of numbers that are not read, if there are any."""
+    used = {*columns.target, *columns.covariates, columns.weight, columns.error, columns.group, *splits}
+    used |= {columns.sequence, columns.mutant, columns.partner}
+    left = [name for name in frame.columns if name not in used and not _is_index(name)]
+    names = [name for name in left if _has_numbers(frame, name)]
+    if not names:
+        return []
+    more = f" and {len(names) - MAX_UNUSED:,} more" if len(names) > MAX_UNUSED else ""
+    shown = ", ".join(map(repr, names[:MAX_UNUSED])) + more
+    errors = [name for name in names if _is_error(name)] if columns.error is None and columns.weight is None else []
+    remedy = f"; if {errors[0]!r} has standard errors, --error weights the rows by them" if errors else ""
+    return [f"columns of numbers that are not used: {shown} (--covariates makes them inputs{remedy})"]
 
 
 def _is_index(name: str) -> bool:
@@ -207,7 +253,8 @@ def _named(usual: Sequence[str], columns: Sequence[str]) -> str | None:
 
 def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
     if name not in frame.columns:
-        raise SubquadError(f"{path}: {flag}: {unknown('column', name, [name for name in frame.columns if name])}")
+        error = unknown("column", name, [name for name in frame.columns if name])
+        raise SubquadError(f"{path}: {flag}: {error}; name one of these")
     return name
 
 

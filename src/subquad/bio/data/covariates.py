@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.files import read_number_columns
+from subquad.bio.data.numbers import read_number_columns
 from subquad.errors import raise_errors, unknown
 
 __all__ = ["fill_missing", "read_covariates"]

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,31 +21,26 @@ from subquad.errors import SubquadError, collect_errors, raise_errors, require, 
 from subquad.runs.damage import damage_as_error
 
 __all__ = [
-    "MISSING",
     "check_written_table",
     "column_of",
     "file_of",
-    "is_missing",
     "read_frame",
-    "read_number_columns",
-    "read_numbers",
     "sample_of",
     "separator_of",
-    "to_numbers",
-    "with_decimal_points",
 ]
 
 DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
 """A number, a sequence that is longer than the name of a column, or a variant."""
-MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
-"""Values, in lower case, that mean: not measured."""
 MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
 LARGEST_UNPACKED = 2**30
 """Largest content of a gzipped table in bytes; a few bytes can expand to more than the memory holds."""
-LARGEST = 1e100
-"""Largest number that is read: the square of a larger one overflows."""
-LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
+
+
+CONTROL = bytes([*range(9), *range(14, 32)])
+"""Control characters that no text has."""
+FORMATS = {"word/": "a Word document", "ppt/": "a PowerPoint presentation", "content.xml": "an OpenDocument file"}
+"""Start of the name of a file within a zip archive, and what the archive then is."""
 
 
 def read_frame(path: Path | str) -> pd.DataFrame:
@@ -63,6 +59,13 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     if path.is_dir():
         raise SubquadError(f"{path}: this is a folder; give the table in it")
     if not path.is_file():
+        # a path has no empty parts
+        address = re.match(r"(https?|ftp|s3|gs):/+", str(path))
+        if address:
+            raise SubquadError(
+                f"{address[1]}://{str(path)[address.end() :]}: addresses of the internet are not read; download the "
+                "file and give its path"
+            )
         raise SubquadError(f"{path}: no such file")
     try:
         data = path.read_bytes()
@@ -141,8 +144,9 @@ def _from_windows(path: Path, data: bytes) -> str:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         text = ""
-    # binary files contain control characters, or few ASCII letters
-    if re.search(r"[\x00-\x08\x0e-\x1f]", text) or len(text.encode("ascii", "ignore")) < MIN_ASCII * len(data):
+    if any(byte in data for byte in CONTROL):
+        raise SubquadError(f"{path}: this is a binary file, not a table; export the table as CSV")
+    if not text or len(text.encode("ascii", "ignore")) < MIN_ASCII * len(data):
         raise SubquadError(f"{path}: not a text file in UTF-8; export the table as CSV")
     return text
 
@@ -272,6 +276,7 @@ def _without_empty_end(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     openpyxl = require("openpyxl", extra="bio")
+    _check_workbook(path, data)
     with damage_as_error(f"{path}: not a readable Excel file"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         if sheet is not None and sheet not in book.sheetnames:
@@ -293,6 +298,17 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
         note = f"reading sheet {chosen.title!r}; {path.name}#NAME selects another: {others}"
         frame.attrs |= {"remarks": [note], "note": note}
     return frame
+
+
+def _check_workbook(path: Path, data: bytes) -> None:
+    """Check that a zip archive is an Excel file; damaged archives are reported by the reader."""
+    archive = io.BytesIO(data)
+    names = zipfile.ZipFile(archive).namelist() if zipfile.is_zipfile(archive) else ["xl/"]
+    if not any(name.startswith("xl/") for name in names):
+        found = (what for start, what in FORMATS.items() if any(name.startswith(start) for name in names))
+        raise SubquadError(
+            f"{path}: this is {next(found, 'a zip archive')}, not an Excel file; save the table as .xlsx or CSV"
+        )
 
 
 def _as_text(value: Any) -> str:
@@ -325,75 +341,3 @@ def sample_of(column: pd.Series, count: int = 200) -> pd.Series:
     """Return an even sample of at least `count` non-empty values, since tables are often sorted."""
     text: Any = column[column.str.len() > 0]
     return text.iloc[:: max(1, len(text) // count)].head(2 * count)
-
-
-def is_missing(column: pd.Series) -> np.ndarray:
-    """Return which rows of a column have no measurement, `(n,)` bool."""
-    return column.str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
-
-
-def with_hyphens(text: pd.Series) -> pd.Series:
-    """Return a column with the typographic minus sign (U+2212) replaced by a hyphen."""
-    return text.str.replace("\u2212", "-", regex=False)
-
-
-def to_numbers(text: pd.Series) -> np.ndarray:
-    """Return text as a new array of float64, NaN where it is not a number."""
-    numbers: Any = pd.to_numeric(text, errors="coerce")
-    return np.array(numbers, dtype=np.float64)
-
-
-def with_decimal_points(text: pd.Series) -> pd.Series:
-    """Return a column with a hyphen for the typographic minus sign, and points for decimal commas."""
-    return with_hyphens(text).str.replace(",", ".", regex=False)
-
-
-def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.ndarray, list[str]]:
-    """Return a column of text as float64 (NaN where not measured), and remarks.
-
-    Args:
-        path: The table, for messages.
-        column: The column, as text.
-        what: What the numbers are, for messages.
-
-    Raises:
-        SubquadError: Values that are not finite numbers, or beyond 1e100.
-    """
-    text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
-    numbers = to_numbers(text)
-    wrong = ~(np.abs(numbers) <= LARGEST) & ~missing
-    bad: Any = text[wrong]
-    known: Any = text[~missing]
-    if wrong.any() and _has_decimal_commas(known, bad):
-        numbers[wrong] = to_numbers(with_decimal_points(bad))
-        remarks.append(f"commas in column {column.name!r} are read as decimal points ({bad.iloc[0]})")
-        wrong = ~(np.abs(numbers) <= LARGEST) & ~missing
-    count = int(wrong.sum())
-    raise_errors(
-        f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,} wrong); correct or empty them",
-        [f"row {row + 1}: {column.iloc[row]!r}{_advice(text.iloc[row])}" for row in np.flatnonzero(wrong)],
-    )
-    return numbers, remarks
-
-
-def read_number_columns(
-    path: Path | str, frame: pd.DataFrame, names: Sequence[str], what: str
-) -> tuple[np.ndarray, list[str]]:
-    """Return several columns as `(n, K)` float64, and remarks; see `read_numbers`."""
-    read = collect_errors(*(lambda name=name: read_numbers(path, column_of(frame, name), what) for name in names))
-    values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
-    return values, [remark for _, remarks in read for remark in remarks]
-
-
-def _advice(text: str) -> str:
-    limit = LIMIT.fullmatch(text)
-    if limit:
-        return f" is a bound: write {limit[1]}, or leave the cell empty"
-    return " is beyond 1e100" if np.isfinite(to_numbers(pd.Series([text]))).all() else ""
-
-
-def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:
-    if not wrong.str.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?").all() or values.str.contains(".", regex=False).any():
-        return False
-    # 1,234 may be a thousand; 0,5 and 12,3456 cannot be
-    return bool(wrong.str.contains(r"^[+-]?0?,|,\d{1,2}(?!\d)|,\d{4}", regex=True).any())

@@ -1,5 +1,6 @@
 """Reading of model inputs from the columns of a table: sequences, variants and partner sequences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,8 +9,6 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import (
     TITLES,
-    check_aligned,
-    check_mixed,
     encode,
     has_gap,
     infer_alphabet,
@@ -17,9 +16,11 @@ from subquad.bio.data.alphabet import (
     normalize,
     remove_few_gaps,
 )
+from subquad.bio.data.consistency import check_aligned, check_mixed, check_same_type, few_other_lengths
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of, is_missing
+from subquad.bio.data.files import column_of
+from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
@@ -34,10 +35,9 @@ __all__ = [
     "read_inputs",
 ]
 
+NOT_ALIGNED = "sequences are not aligned, so positions are not used as features"
 LONGEST = 4
 """Letters of the longest text, such as `null`, that stands for a missing sequence."""
-FEW_OTHERS = 0.05
-"""If at most this fraction of the sequences has another length, it is likely an error or a deletion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         column = column_of(frame, options.sequence)
         _check_present(path, column)
         texts, remarks = _upper_case(column)
+        _check_words(path, column, texts, options.schema)
     if texts is None and wild is None:
         raise SubquadError(
             f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "
@@ -138,6 +139,8 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         remarks = remarks + truncated
     if is_inferred and texts is not None:
         remarks = remarks + check_mixed(path, texts, alphabet, flag=options.alphabet_flag)
+    elif not is_training and texts is not None:
+        check_same_type(path, texts, alphabet)
     if texts is None:
         found, notes = _sequence_set(path, frame, options, None, wild=wild, alphabet=alphabet)
         if is_inferred:
@@ -173,7 +176,8 @@ def _assembled(
     """Return inputs and schema of codes."""
     is_aligned = bool((codes[:, -1] != PAD).all())
     if options.schema is None and not is_aligned:
-        remarks = remarks + _few_other_lengths((codes != PAD).sum(1))
+        found_others = few_other_lengths((codes != PAD).sum(1))
+        remarks = remarks + ([f"{found_others}: {NOT_ALIGNED}"] if found_others else [])
     schema = options.schema or InputSchema(
         sequence=options.sequence,
         mutant=options.mutant,
@@ -198,29 +202,25 @@ def _assembled(
     return ReadInputs(inputs=inputs, sequences=found, schema=schema, remarks=remarks)
 
 
-def _few_other_lengths(lengths: np.ndarray) -> list[str]:
-    """Return a remark if nearly all sequences have one length, and a few others prevent the use of positions."""
-    common = int(np.bincount(lengths).argmax())
-    others = np.flatnonzero(lengths != common)
-    if len(others) > FEW_OTHERS * len(lengths):
-        return []
-    least, longest = lengths[others].min(), lengths[others].max()
-    letters = f"{least:,}" if least == longest else f"{least:,} to {longest:,}"
-    rows = ", ".join(f"{row + 1}" for row in others[:3]) + (", …" if len(others) > 3 else "")
-    has, row, it = ("has", "row", "it") if len(others) == 1 else ("have", "rows", "them")
-    return [
-        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {common:,} ({row} {rows}): "
-        f"sequences are not aligned, so positions are not used as features; remove {it} to use them"
-    ]
-
-
 def _check_present(path: Path | str, column: pd.Series) -> None:
     """Check that no cell says that its sequence is missing: among longer sequences NA is no peptide."""
     text = column.str.strip()
     missing = np.flatnonzero(is_missing(column) & (text != "").to_numpy()) if text.str.len().median() > LONGEST else []
     raise_errors(
-        f"{path}: {len(missing):,} rows have no sequence in column {column.name!r}; complete or remove them",
+        f"{path}: {rows_without(len(missing))} sequence in column {column.name!r}; complete or remove them",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
+    )
+
+
+def _check_words(path: Path | str, column: pd.Series, texts: Sequence[str], schema: InputSchema | None) -> None:
+    """Check that words of a text are no blocks of letters of a sequence, of which a model reads only one length."""
+    if schema is None or schema.length is None:
+        return
+    rows = [row for row, text in enumerate(texts) if len(text) != schema.length and " " in column.iloc[row].strip()]
+    raise_errors(
+        f"{path}: {len(rows):,} of {len(texts):,} rows are neither a sequence of {schema.length:,} letters nor a "
+        "variant; correct or remove them",
+        [f"row {row + 1}: {column.iloc[row][:60]!r}" for row in rows],
     )
 
 
@@ -231,8 +231,7 @@ def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions)
     column = column_of(frame, options.partner)
     missing = np.flatnonzero(is_missing(column))
     raise_errors(
-        f"{path}: {len(missing):,} rows have no partner sequence in column {options.partner!r}; complete or remove "
-        "them",
+        f"{path}: {rows_without(len(missing))} partner sequence in column {options.partner!r}; complete or remove them",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
     texts = _upper_case(column)[0]

@@ -13,7 +13,8 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import MISSING, sample_of, to_numbers
+from subquad.bio.data.files import sample_of
+from subquad.bio.data.numbers import MISSING, to_numbers
 from subquad.errors import SubquadError, raise_errors
 from subquad.runs.markup import parse_json
 

@@ -13,12 +13,14 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
+from subquad.bio.data.consistency import check_lengths
 from subquad.bio.data.covariates import read_covariates
-from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
+from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import column_of, is_missing, read_frame, read_numbers
+from subquad.bio.data.files import column_of, read_frame
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_inputs
+from subquad.bio.data.numbers import is_missing, read_numbers, rows_without
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
@@ -102,6 +104,8 @@ def read_table(
         codes = read[0].inputs.codes if read and is_nucleotide(read[0].schema.alphabet) else None
         found = read_target(path, frame, columns.target, lengths, task_type=settings.task_type, codes=codes)
         _check_learnable(path, found[0], found[1])
+        if read and settings.lengths == "auto" and found[0].task_type in ROW_TASK_TYPES:
+            check_lengths(path, (read[0].inputs.codes != PAD).sum(1))
         return found
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_covariates(path, frame, columns.covariates, None)]
@@ -309,7 +313,7 @@ def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.nd
     column = column_of(frame, name)
     missing = np.flatnonzero(is_missing(column))
     raise_errors(
-        f"{path}: {len(missing):,} rows have no group in column {name!r}; complete or remove them",
+        f"{path}: {rows_without(len(missing))} group in column {name!r}; complete or remove them",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
     return _groups(frame, name)
@@ -341,7 +345,8 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
     )
     numbers = np.where(numbers > 0, numbers, 1.0)
     if columns.weight:
-        return numbers, remarks
+        return numbers, [f"weights: column {name!r}", *remarks]
+    remarks.insert(0, f"weights: 1/SE² of {name!r}")
     weight = numbers**-2.0
     most = MAX_WEIGHT * float(np.median(weight[has])) if has.any() else np.inf
     limited = np.flatnonzero(has & (weight > most))

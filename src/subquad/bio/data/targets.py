@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import column_of, is_missing, read_number_columns, to_numbers, with_decimal_points
+from subquad.bio.data.files import column_of
+from subquad.bio.data.numbers import is_missing, look_like_numbers, read_number_columns, to_numbers, with_decimal_points
 from subquad.bio.data.residue_targets import (
     looks_like_pairs,
     looks_like_residues,
@@ -94,8 +95,8 @@ def _infer(
     if lengths is not None and (task_type := looks_like_residues(text, lengths[has])) is not None:
         return task_type
     numbers = to_numbers(with_decimal_points(text))
-    is_number = np.isfinite(numbers)
-    if is_number.all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
+    is_number = look_like_numbers(text)
+    if np.isfinite(numbers).all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
         return "binary"
     if is_number.mean() >= 0.5:
         return "regression"

@@ -64,7 +64,8 @@ def settings_of_run(model: BioModel) -> tuple[FitSettings, int]:
     saved = model.config["subquad"]["settings"]
     if "fingerprint" not in saved:
         raise SubquadError(f"{model.directory}: not fitted by `subquad bio fit`; rounds need its table and settings")
-    given, schema = FitSettings.from_dict(saved), model.schema
+    # an earlier version accepted all lengths
+    given, schema = FitSettings.from_dict({"lengths": "vary", **saved}), model.schema
     settings = replace(
         given,
         sequence=schema.sequence,

@@ -112,7 +112,8 @@ def measured_sequences(run: Any, scorer: Scorer, table: str | None, *, quiet: bo
     folder = run_folder(run) if isinstance(run, str | Path) else None
     path = table_of_fit(folder, scorer.model) if table is None else Path(table)
     if path is not None:
-        from subquad.bio.data.files import column_of, is_missing
+        from subquad.bio.data.files import column_of
+        from subquad.bio.data.numbers import is_missing
         from subquad.bio.data.table import read_like
 
         read = read_like(path, scorer.schema)

@@ -63,7 +63,7 @@ def read_assay(path: Path | str, settings: RoundsSettings) -> tuple[Assay, list[
     """
     target = () if settings.target is None else (settings.target,)
     columns = {name: getattr(settings, name) for name in ("sequence", "mutant", "wild_type")}
-    table = read_table(path, FitSettings(target=target, **columns))
+    table = read_table(path, FitSettings(target=target, lengths="vary", **columns))
     assert table.target is not None
     if table.target.task_type != "regression" or table.target.outputs != 1:
         raise SubquadError(f"{table.path}: --simulate needs one column of measurements; select it with --target")

@@ -215,7 +215,9 @@ def _fit_all(
                 began = time.process_time()
                 start = fit_linear_start(dataset, ridge, settings, seed=seed)
                 started = seconds["ridge"] + time.process_time() - began
-            say(f"training {name} ({count:,} rows) …", quiet=quiet)
+            is_trained = name in _read_validations(directory)
+            what = f"{name}: trained already" if is_trained else f"training {name} ({count:,} rows) …"
+            say(what, quiet=quiet)
             own = fit_network(name, data, settings, ridge=ridge, start=start, additive=additive, **options)
             additive = own if name == "lyra-additive" else additive
             before = started if own.features is not None else seconds["ridge"] if own.prior is not None else 0.0
@@ -228,12 +230,16 @@ def _fit_all(
 
 def _note_validation(directory: Path, name: str, own: Baseline | NetworkEnsemble, seconds: float) -> None:
     """Add a model to `validation.json`, from which the progress of a fit can be followed; see `VALIDATION`."""
-    path = directory / VALIDATION
-    known = read_json(path) if path.is_file() else {}
+    path, known = directory / VALIDATION, _read_validations(directory)
     each = own.selected if isinstance(own.selected, list) else [own.selected]
     values = [one["validation"] for one in each if one.get("validation") is not None]
     value = float(np.mean(values)) if values else None
     write_json(path, {**known, name: {"validation": value, "cpu_seconds": round(seconds, 2)}})
+
+
+def _read_validations(directory: Path) -> dict[str, Any]:
+    path = directory / VALIDATION
+    return read_json(path) if path.is_file() else {}
 
 
 def _fit_baseline(

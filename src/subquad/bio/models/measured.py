@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subquad.bio.data.dataset import Target
-from subquad.bio.data.files import column_of, is_missing
+from subquad.bio.data.files import column_of
+from subquad.bio.data.numbers import is_missing
 from subquad.bio.data.table import Table, read_like
 from subquad.bio.data.targets import read_target
 from subquad.errors import SubquadError, raise_errors, unknown

@@ -27,6 +27,7 @@ __all__ = [
     "describe_direction",
     "describe_prediction",
     "describe_quality",
+    "double_mutants_of_fit",
     "interval_text",
     "measured_range",
     "observed_letters",
@@ -64,8 +65,7 @@ def describe_direction(direction: Direction | None, title: str) -> str:
 
 def describe_quality(scorer: "Scorer") -> str:
     """Return how good the model is on the test rows of its fit, as a sentence for pages."""
-    path = scorer.model.directory / METRICS
-    metrics = read_json(path) if path.is_file() else {}
+    metrics = _metrics(scorer)
     found = metrics.get("test", {}).get(scorer.default, {})
     name = metrics.get("main_metric", "")
     own = f"{name}:{scorer.name}"
@@ -78,6 +78,19 @@ def describe_quality(scorer: "Scorer") -> str:
         f"On the {metrics['rows']['test']:,} test rows of its fit the model ({label_of(scorer.default)}) reached "
         f"{title(name)} {found[name]:.3f}{interval}."
     )
+
+
+def _metrics(scorer: "Scorer") -> dict[str, Any]:
+    path = scorer.model.directory / METRICS
+    return read_json(path) if path.is_file() else {}
+
+
+def double_mutants_of_fit(scorer: "Scorer", wild_type: str) -> int | None:
+    """Return how many rows of the table of the fit are double mutants of a wild type; None if that is unknown."""
+    counts = (_metrics(scorer).get("audit") or {}).get("mutations")
+    if counts is None or wild_type != scorer.schema.wild_type:
+        return None
+    return int(counts.get("2", 0))
 
 
 def describe_prediction(scorer: "Scorer", sequence: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.compared_models import label_of
+from subquad.bio.compared_models import label_of, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.models.finished_run import FinishedRun
@@ -211,6 +211,10 @@ def _with_width(one: Mapping[str, float | None]) -> str | None:
     return None if inside is None or width is None else f"{100 * inside:.1f} % ({show(width)})"
 
 
+def _with_article(model: str) -> str:
+    return f"the {label_of(model)}" if model in names_of("ensemble") else label_of(model)
+
+
 def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     """Return coverage and width of the intervals: a figure of one column, and a table with a row per column."""
     blocks: list[Block] = []
@@ -219,7 +223,7 @@ def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> l
     drawn = {float(level): one["coverage"] for level, one in shown.items() if _with_width(one) is not None}
     if name is not None and drawn:
         figure = coverage(list(drawn), list(drawn.values()), int(np.isfinite(_measured(run, name)).sum()))
-        caption = f"Coverage of the prediction intervals of {label_of(run.shown)}; dashed line: the nominal level."
+        caption = f"Coverage of the prediction intervals of {_with_article(run.shown)}; dashed line: the nominal level."
         blocks.append(picture(figure, caption + place))
     is_one = len(run.names) == 1
     rows = [
@@ -245,8 +249,8 @@ def _calibration(run: FinishedRun) -> list[Block]:
         tables = {model: _reliability(run, model) for model in run.models}
         of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"
         caption = (
-            f"Reliability diagram. {of}; band: 95 % interval of {label_of(run.shown)}. Below the dashed line predicted "
-            "probabilities are too high, above it too low."
+            f"Reliability diagram. {of}; band: 95 % interval of {_with_article(run.shown)}. Below the dashed line "
+            "predicted probabilities are too high, above it too low."
         )
         blocks.append(picture(reliability_diagram(tables, band=run.shown), caption))
     return blocks

@@ -77,7 +77,8 @@ def histograms(panels: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylabel("fraction of the part" if len(panel["counts"]) > 1 else "rows", fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panel["counts"]) > 1:
-            axes.legend(loc="upper right", frameon=False, fontsize=8)
+            # above the axes, where it covers no bars
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, borderaxespad=0.2)
         tidy(axes)
     return figure
 

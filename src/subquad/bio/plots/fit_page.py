@@ -226,9 +226,11 @@ def _with_interval(run: FinishedRun, model: str, name: str) -> str:
 def _training(run: FinishedRun) -> list[Block]:
     settings, metrics = run.config["settings"], run.metrics
     memory = f", peak memory {metrics['memory_mb']:,} MB" if metrics.get("memory_mb") else ""
+    # the time before an interruption is not known
+    since = " since the fit was resumed" if metrics["seconds"].get("is_resumed") else ""
     blocks: list[Block] = [
-        f"Total time {metrics['seconds']['total']:,.0f} seconds{memory}. Seed {settings['seed']}, data fingerprint "
-        f"{settings['fingerprint']}."
+        f"Total time {metrics['seconds']['total']:,.0f} seconds{since}{memory}. Seed {settings['seed']}, data "
+        f"fingerprint {settings['fingerprint']}."
     ]
     networks = [
         [label_of(name), len(run.config["networks"][name]["selected"]), count]

@@ -205,7 +205,7 @@ def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> F
         axes.set_ylabel(label, fontsize=8)
         _number(axes, row, offset)
     # below the last row only, since all rows have the same axis
-    axes.set_xlabel("position", fontsize=8)
+    figure.axes[-1].set_xlabel("position", fontsize=8)
     return figure
 
 

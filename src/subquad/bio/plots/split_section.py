@@ -32,7 +32,12 @@ def blocks(run: FinishedRun) -> list[Block]:
         f"Split: {run.config['split']['how']}. {rows['train']:,} training rows, {rows['validation']:,} validation rows "
         f"for model selection, {rows['test']:,} held-out test rows."
     ]
-    counts = [[text.format(**leaks), leaks[key]] for key, text in LEAK_LABELS.items() if leaks.get(key)]
+    labels = dict(LEAK_LABELS)
+    if not leaks.get("exact"):
+        # without the first count there is nothing to distinguish from
+        labels["near_duplicates"] = labels["near_duplicates"].replace("Other test", "Test")
+        labels["removed"] = labels["removed"].replace("both", "these")
+    counts = [[text.format(**leaks), leaks[key]] for key, text in labels.items() if leaks.get(key)]
     if counts:
         found.append(Table(["leakage", "rows"], counts))
     elif leaks:

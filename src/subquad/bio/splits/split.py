@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import PARTS
-from subquad.bio.data.files import to_numbers
+from subquad.bio.data.numbers import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import (

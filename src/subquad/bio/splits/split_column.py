@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.columns import SPLIT_NAMES
-from subquad.bio.data.files import to_numbers
+from subquad.bio.data.numbers import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
