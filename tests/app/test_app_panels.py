@@ -128,3 +128,31 @@ def test_a_panel_notes_whether_its_jobs_can_be_resumed(context, session, monkeyp
             panel.build([], gr.State(None))
         function_of(page, "on_start")(None, None)
         assert panel.job(session, None).record["can_resume"] == keeps_going
+
+
+@pytest.mark.parametrize("file", ["history.jsonl", "checkpoint-lyra.safetensors", "validation.json", None])
+def test_a_job_that_failed_is_resumed_only_after_it_had_begun_to_train(context, session, running, file):
+    write_json(running.folder / "status.json", {"state": "failed", "message": "No.", "began": 0.0, "ended": 1.0})
+    if file is not None:
+        running.out.mkdir()
+        (running.out / file).write_text("{}")
+    panel = fit_panel(context)
+    panel.keeps_going = True
+    _, _, _, resume, *_ = panel._look(session, None)
+    assert resume["visible"] == (file is not None)
+
+
+def test_a_job_that_was_stopped_before_it_began_is_resumed(context, session, running):
+    write_json(running.folder / "status.json", {"state": "stopped", "began": 0.0, "ended": 1.0})
+    panel = fit_panel(context)
+    panel.keeps_going = True
+    _, _, _, resume, *_ = panel._look(session, None)
+    assert resume["visible"]
+
+
+def test_an_error_of_a_command_is_shown_in_words_of_the_page(context, session, running):
+    status = {"state": "failed", "message": "t.csv: name it with --target", "began": 0.0, "ended": 1.0}
+    write_json(running.folder / "status.json", status)
+    panel = fit_panel(context)
+    panel.wording = lambda text: text.replace("name it with --target", "choose the target")
+    assert "t.csv: choose the target" in panel.html(session, running, "failed")

@@ -1,5 +1,6 @@
 """The tab of sequences without a browser: tables that outlive their uploads, rounds, epistasis, and what is chosen."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -13,16 +14,26 @@ gr = pytest.importorskip("gradio")
 from subquad.app import sequence_uses
 from subquad.app.jobs import Job
 from subquad.app.panels import Context
+from subquad.app.sequence_data import Choices, in_page_words
 from subquad.app.sequences import _fit, build_sequences
 from subquad.bio.data.examples import resolve_table
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
 
-TABLE = b"sequence,other,activity,batch\n" + b"".join(
-    f"ACDE{a}{b},{k},{k / 7},{k % 4}\n".encode() for k, (a, b) in enumerate((a, b) for a in "ACDEFG" for b in "HIKL")
+TABLE = b"sequence,other,activity,error,batch\n" + b"".join(
+    f"ACDE{a}{b},{k},{k / 7},{1 + k % 3},{k % 4}\n".encode()
+    for k, (a, b) in enumerate((a, b) for a in "ACDEFG" for b in "HIKL")
 )
-ALONE = [None, None, None, "random"]
-CHOSEN = [["activity"], "sequence", "batch", "group"]
+ALONE = Choices()
+CHOSEN = Choices(target=["activity"], sequence="sequence", error="error", split_by="group", group="batch")
+WILD_TYPE = "MKVLAGTREW"
+VARIANTS = b"variant,fitness,se\n" + b"".join(
+    f"{WILD_TYPE[k]}{k + 21}{new},{k / 7 - j / 3},{0.1 + j / 9}\n".encode()
+    for k in range(10)
+    for j, new in enumerate("ACD")
+    if new != WILD_TYPE[k]
+)
+GIVEN = Choices(wild_type=WILD_TYPE, first_position=21, error="se")
 
 
 @pytest.fixture
@@ -45,7 +56,7 @@ def dropped(workspace, name, content=TABLE):
 
 
 def fit_command(session, table, columns=ALONE):
-    return _fit(session, str(table), *columns, ["ridge"], "Quick look", 0, 0)
+    return _fit(session, str(table), None, *columns, ["ridge"], "Quick look", 0, 0)
 
 
 def recorded(context, session, monkeypatch, kind, command, *, state="finished", created=None, **about):
@@ -128,8 +139,12 @@ def test_epistasis_of_measurements_is_that_of_the_columns_of_the_fit(context, se
     table = session.take(dropped(workspace, "mine.csv"))
     panel = panel_of(sequence_uses._epistasis, context)
     for columns, settings in (
-        (CHOSEN, {"target": "activity", "sequence": "sequence"}),
-        (ALONE, {"target": None, "sequence": None}),
+        (CHOSEN, {"target": "activity", "sequence": "sequence", "mutant": None, "wild_type": None, "offset": None}),
+        (ALONE, dict.fromkeys(("target", "sequence", "mutant", "wild_type", "offset"))),
+        (
+            GIVEN._replace(mutant="sequence"),
+            {"target": None, "sequence": None, "mutant": "sequence", "wild_type": WILD_TYPE, "offset": 20},
+        ),
     ):
         fitted = recorded(context, session, monkeypatch, "bio fit", fit_command(session, table, columns))
         command = panel.command(session, fitted.name, "table")
@@ -152,7 +167,7 @@ def test_too_many_pasted_sequences_are_refused_and_the_table_is_named(opened, se
     monkeypatch.setattr(sequence_uses, "call_in_process", lambda *_, **__: "predicted")
     html = opened["on_predict"]("run", text, None)
     assert "up to 200 lines with 100,000 letters can be pasted; drop a table under" in html
-    assert opened["on_predict"]("run", "ACDE\n\n" * 200, None) == "predicted"
+    assert opened["on_predict"]("run", "ACDE\n\n" * 200, None) == "<p>Fitted model: run</p>\npredicted"
 
 
 def shown(update):
@@ -160,27 +175,30 @@ def shown(update):
 
 
 def first_sight(opened):
-    """Return table, target columns, sequence column, group column and split of the page when it is opened."""
-    *values, view = map(shown, opened["on_load"](None))
+    """Return the table and what is chosen for it when the page is opened."""
+    source, *values, view, problem = map(shown, opened["on_load"](None))
     assert 'role="alert"' not in view
-    return values
+    assert problem is None
+    return source, Choices(*values)
 
 
 def test_the_page_opens_with_the_table_and_columns_of_the_newest_fit(opened, context, session, workspace, monkeypatch):
-    assert first_sight(opened) == ["example:tdp43", [], None, None, "random"]
+    nothing = Choices(target=[], wild_type="", split_by="random")
+    chosen = CHOSEN._replace(wild_type="")
+    assert first_sight(opened) == ("example:tdp43", nothing)
     mine, later = (session.take(dropped(workspace, name)) for name in ("mine.csv", "later.csv"))
     os.utime(mine.parent, (0, 0))
-    assert first_sight(opened) == [str(later), [], None, None, "random"]
+    assert first_sight(opened) == (str(later), nothing)
     fitted = recorded(context, session, monkeypatch, "bio fit", fit_command(session, mine, CHOSEN))
-    assert first_sight(opened) == [str(mine), *CHOSEN]
+    assert first_sight(opened) == (str(mine), chosen)
     # as after a new start of the server
     session.clear_uploads()
-    assert first_sight(opened) == [str(fitted.inputs[0]), *CHOSEN]
+    assert first_sight(opened) == (str(fitted.inputs[0]), chosen)
     assert ("mine.csv (kept with its fit)", str(fitted.inputs[0])) in opened["on_load"](None)[0]["choices"]
     recorded(context, session, monkeypatch, "bio fit", fit_command(session, "example:tdp43"), created=time.time() + 9)
-    assert first_sight(opened) == ["example:tdp43", [], None, None, "random"]
+    assert first_sight(opened) == ("example:tdp43", nothing)
     # whoever chooses the table again finds its columns
-    assert [*map(shown, opened["on_source"](str(fitted.inputs[0]), None))][:4] == CHOSEN
+    assert Choices(*[*map(shown, opened["on_source"](str(fitted.inputs[0]), None))][:-2]) == chosen
 
 
 def test_a_kept_table_is_listed_once_and_can_be_fitted_again(opened, context, session, workspace, monkeypatch):
@@ -195,17 +213,18 @@ def test_a_kept_table_is_listed_once_and_can_be_fitted_again(opened, context, se
     assert second.inputs[0].read_bytes() == TABLE
 
 
-def test_the_same_file_dropped_again_is_shown_again(opened, session, workspace):
+def test_the_same_file_dropped_again_stays_chosen_and_its_refusal_goes(opened, session, workspace):
     file = dropped(workspace, "mine.csv")
-    _, source, _ = opened["on_upload"](None, str(file), "example:tdp43", *ALONE)
-    _, again, view = opened["on_upload"](None, str(file), source["value"], *ALONE)
+    _, source, _ = opened["on_upload"](str(file), None)
+    _, again, refused = opened["on_upload"](str(file), None)
     assert again["value"] == source["value"]
-    assert "activity" in view
+    assert refused == ""
 
 
 def test_a_file_that_is_not_taken_leaves_nothing(opened, session, workspace):
-    _, _, view = opened["on_upload"](None, str(dropped(workspace, "t.csv", bytes(range(256)) * 99)), None, *ALONE)
-    assert "The file was not taken. t.csv: not a" in view
+    _, source, refused = opened["on_upload"](str(dropped(workspace, "t.csv", bytes(range(256)) * 99)), None)
+    assert "The file was not taken. t.csv: " in refused
+    assert "value" not in source
     assert not list(workspace.received.iterdir())
     assert not session.files("")
 
@@ -215,11 +234,169 @@ def test_a_table_that_is_dropped_again_and_cannot_be_read_stays(opened, session,
         raise SubquadError("this took more than 60 seconds")
 
     file = dropped(workspace, "mine.csv")
-    opened["on_upload"](None, str(file), "example:tdp43", *ALONE)
+    opened["on_upload"](str(file), None)
     monkeypatch.setattr("subquad.app.sequences.call_in_process", refuse)
-    _, _, view = opened["on_upload"](None, str(file), "example:tdp43", *ALONE)
-    assert "The file was not taken. this took more than 60 seconds" in view
+    _, _, refused = opened["on_upload"](str(file), None)
+    assert "The file was not taken. this took more than 60 seconds" in refused
     assert [path.name for path in session.files("")] == ["mine.csv"]
+
+
+def test_variants_are_described_and_fitted_with_the_wild_type_that_is_pasted(opened, session, workspace):
+    table = session.take(dropped(workspace, "scan.csv", VARIANTS))
+    *_, view, (_, problem) = map(shown, opened["on_source"](str(table), None))
+    assert "column &#39;variant&#39; holds variants; paste their wild type under &#34;Columns and split&#34;" in view
+    assert "--" not in view
+    # what pasted text looks like
+    for text in (WILD_TYPE, " mkvla\ngtrew ", f">sp|P1|X\n{WILD_TYPE}"):
+        view, problem = opened["on_columns"](None, str(table), *GIVEN._replace(wild_type=text, target=["fitness"]))
+        assert problem is None, view
+        assert "<dd>29</dd>" in view
+    command = fit_command(session, table, GIVEN)
+    assert {name: command.settings[name] for name in ("wild_type", "offset", "error")} == {
+        "wild_type": WILD_TYPE, "offset": 20, "error": "se",
+    }  # fmt: skip
+    assert command.about["first_position"] == 21
+
+
+def test_a_wrong_first_position_is_corrected_in_words_of_the_page(opened, session, workspace):
+    table = session.take(dropped(workspace, "scan.csv", VARIANTS))
+    view, (_, problem) = opened["on_columns"](None, str(table), *GIVEN._replace(first_position=1))
+    assert "--offset 20 fits 29 of 29 variants" in problem
+    assert "first position 21 fits 29 of 29 variants; set it under &#34;Columns and split&#34;" in view
+    view, _ = opened["on_columns"](None, str(table), *GIVEN._replace(first_position=None))
+    assert "positions of the variants: first position 21 fits all 29 rows" in view
+
+
+@pytest.mark.parametrize("text", ["/etc/passwd", "../wild.fasta", "wild.txt", "MKV1"])
+def test_a_wild_type_is_letters_and_no_file(opened, session, text):
+    view, _ = opened["on_columns"](None, "example:tdp43", *Choices(wild_type=text))
+    assert "is not a sequence; give letters only" in view
+    with pytest.raises(SubquadError, match="is not a sequence; give letters only"):
+        fit_command(session, "example:tdp43", Choices(wild_type=text))
+
+
+def test_a_table_whose_description_failed_is_not_fitted_until_something_changes(opened, session, workspace):
+    table = session.take(dropped(workspace, "few.csv", b"sequence,y\nACDEF,1\nACDEG,2\n"))
+    *chosen, view, problem = map(shown, opened["on_source"](str(table), None))
+    assert "at least 10 are needed" in view
+    more = (["ridge"], "Quick look", 0, 0)
+    with pytest.raises(SubquadError, match="at least 10 are needed"):
+        _fit(session, str(table), problem, *chosen, *more)
+    assert _fit(session, "example:tdp43", problem, *chosen, *more).title == "Fit of tdp43"
+    assert _fit(session, str(table), problem, *CHOSEN, *more).title == "Fit of few.csv"
+
+
+def test_a_table_that_takes_too_long_to_describe_can_be_fitted(opened, session, monkeypatch):
+    def refuse(*_):
+        raise SubquadError("this took more than 60 seconds")
+
+    monkeypatch.setattr("subquad.app.sequences.call_in_process", refuse)
+    view, problem = opened["on_columns"](None, "example:tdp43", *ALONE)
+    assert "This took more than 60 seconds" in view
+    assert problem is None
+
+
+def workbook(**sheets):
+    content = io.BytesIO()
+    with pd.ExcelWriter(content) as file:
+        for name, rows in sheets.items():
+            pd.DataFrame(rows).to_excel(file, sheet_name=name, index=False)
+    return content.getvalue()
+
+
+def test_the_sheet_with_the_variants_is_found_and_another_can_be_chosen(
+    opened, context, session, workspace, monkeypatch
+):
+    rows = pd.read_csv(io.BytesIO(VARIANTS))
+    more = {"read me": ["by", "on"], "of": ["the lab", "a Monday"]}
+    construct = [{"name": "construct", "sequence": WILD_TYPE}]
+    content = workbook(Notes=more, Construct=construct, Data=rows, Later=rows.assign(fitness=1.0))
+    _, source, refused = opened["on_upload"](str(dropped(workspace, "dms.xlsx", content)), None)
+    assert refused == ""
+    sheet, target, *_ = opened["on_source"](source["value"], None)
+    assert (sheet["value"], sheet["visible"]) == ("Data", True)
+    assert sheet["choices"] == ["Notes", "Construct", "Data", "Later"]
+    assert target["choices"] == ["variant", "fitness", "se"]
+    *others, view, _ = map(shown, opened["on_sheet"](None, source["value"], *GIVEN._replace(sheet="Notes")))
+    # columns of another sheet are not chosen, and what is pasted stays
+    assert Choices(*others) == GIVEN._replace(sheet="Notes", target=[], error=None, split_by="random")
+    assert "dms.xlsx, sheet &#39;Notes&#39;: no column looks like sequences or variants (read me, of)" in view
+    assert "choose the column in &#34;Column of the sequences&#34; or &#34;Column of the variants&#34;" in view
+    assert "--" not in view
+    fitted = recorded(
+        context, session, monkeypatch, "bio fit", fit_command(session, source["value"], GIVEN._replace(sheet="Data"))
+    )
+    # the job reads its own copy, in its own folder
+    assert fitted.record["words"][2] == "inputs/dms.xlsx#Data"
+    assert (fitted.folder / "inputs" / "dms.xlsx").read_bytes() == content
+    for builder, values in ((sequence_uses._design, DESIGN), (sequence_uses._rounds, (*ROUND, None))):
+        command = panel_of(builder, context).command(session, fitted.name, *values)
+        assert command.settings["table"] == f"{fitted.inputs[0]}#Data"
+    command = panel_of(sequence_uses._epistasis, context).command(session, fitted.name, "table")
+    assert command.words[2] == f"{fitted.inputs[0]}#Data"
+    # opened again, the page shows the sheet of the fit
+    sheet, *_ = opened["on_source"](str(fitted.inputs[0]), None)
+    assert sheet["value"] == "Data"
+
+
+@pytest.mark.parametrize("sheet", ["a/b", "../../secret.xlsx", "a\\b"])
+def test_a_sheet_is_no_path(session, workspace, sheet):
+    table = session.take(dropped(workspace, "dms.xlsx", workbook(Data=pd.read_csv(io.BytesIO(VARIANTS)))))
+    with pytest.raises(SubquadError, match="there is no sheet"):
+        fit_command(session, table, Choices(sheet=sheet))
+
+
+def test_a_table_to_predict_is_read_from_the_sheet_with_sequences(context, session, workspace):
+    panel = panel_of(sequence_uses._predict, Context(workspace=context.workspace, runner=context.runner))
+    notes = {"read me": ["by", "on"], "of": ["the lab", "a Monday"]}
+    content = workbook(Notes=notes, Data=pd.read_csv(io.BytesIO(TABLE)))
+    file = dropped(workspace, "new.xlsx", content)
+    command = panel.command(session, "example:tdp43-model", str(file))
+    assert command.words[3].endswith("/new.xlsx#Data")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "t.csv: several columns may be the target (a, b); name it with --target",
+            't.csv: several columns may be the target (a, b); choose it in "Target columns" under "Columns and split"',
+        ),
+        ("--error: no column 'x'", "\"Column of the standard errors\": no column 'x'"),
+        (
+            "t.csv: --split-by position needs variants of one wild type; name their column with --mutant, or give "
+            "--wild-type",
+            't.csv: "mutated positions" needs variants of one wild type; choose their column in "Column of the '
+            'variants" under "Columns and split", or give "Wild type"',
+        ),
+        (
+            "t.csv: no offset aligns the variants with the wild type of 9 letters; the best are 3 (2 of 9 rows), "
+            "-4 (1 of 9 rows); check --wild-type, or set --offset",
+            "t.csv: no first position aligns the variants with the wild type of 9 letters; the best are 4 (2 of 9 "
+            'rows), -3 (1 of 9 rows); check "Wild type", or set "First position of the wild type"',
+        ),
+        (
+            "positions of the variants: offset 0 fits all 9 rows, and so does 2; set --offset if 0 is wrong",
+            "positions of the variants: first position 1 fits all 9 rows, and so does 3; set "
+            '"First position of the wild type" if 1 is wrong',
+        ),
+        ("column 'v' is ignored (--mutant v shows why)",
+         "column 'v' is ignored (choose v as \"Column of the variants\" to see why)"),
+        ("--models lyra does not suit pairs", "the model lyra does not suit pairs"),
+        ("--allow: position 9 is in --fixed",
+         '"Substitutions allowed at positions": position 9 is in "Positions that stay"'),
+        ("set --alphabet dna",
+         "set --alphabet dna\nThis page has no field for --alphabet; use the command line for it."),
+        ("a--b.csv: rows", "a--b.csv: rows"),
+    ],
+)  # fmt: skip
+def test_messages_name_the_fields_of_the_page(message, words):
+    assert in_page_words(message) == words
+
+
+def test_the_sequence_of_a_scan_is_another_field():
+    words = in_page_words("--sequence has letters outside", sequence="Sequence to mutate")
+    assert words == '"Sequence to mutate" has letters outside'
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import time
 
+import pandas as pd
 import pytest
 from e2e_browser import Server, browser_of, faults_of, keep, patience
 
@@ -55,7 +56,7 @@ NONSENSE = {"nonsense.csv": bytes(range(256)) * 40_000, "pickle.csv": b"\x80\x04
 def test_a_bad_file_is_refused_with_a_sentence_and_leaves_nothing(browser, server, tmp_path, name):
     (tmp_path / name).write_bytes(NONSENSE[name])
     browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / name)
-    browser.get_by_role("alert").get_by_text(f"The file was not taken. {name}: not a").wait_for()
+    browser.get_by_role("alert").get_by_text(f"The file was not taken. {name}: ").wait_for()
     keep(browser, f"refused-{name.split('.')[0]}")
     assert not server.uploads
 
@@ -79,6 +80,72 @@ def test_wrong_rows_are_listed_by_number(browser, tmp_path):
     browser.locator("#sq-table input[type=file]").set_input_files(tmp_path / "rows.csv")
     browser.get_by_role("alert").get_by_text("row 13: 'high'").wait_for()
     keep(browser, "wrong-rows")
+
+
+WILD_TYPE = "MKVLAGTREWHYNDQSPFIC"
+VARIANTS = [
+    (f"{old}{k + 21}{letter}", k / 7 - j / 3, 0.1 + j / 9)
+    for k, old in enumerate(WILD_TYPE)
+    for j, letter in enumerate("ACDEF")
+    if letter != old
+]
+
+
+def dropped(page, path):
+    page.locator("#sq-table input[type=file]").set_input_files(path)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_table_of_variants_is_described_once_its_wild_type_is_pasted(chromium, server, tmp_path, width):
+    pd.DataFrame(VARIANTS, columns=["variant", "fitness", "se"]).to_csv(tmp_path / "scan.csv", index=False)
+    with browser_of(chromium, server.address, width=width) as (page, _):
+        page.get_by_text("What was read").wait_for()
+        dropped(page, tmp_path / "scan.csv")
+        data = page.locator("#sq-data")
+        data.get_by_text('paste their wild type under "Columns and split"').wait_for()
+        page.get_by_role("button", name="Train").locator("visible=true").click()
+        page.locator("#sq-bio-fit").get_by_text("paste their wild type").wait_for()
+        page.get_by_text("Columns and split", exact=True).first.click()
+        page.get_by_role("textbox", name="Wild type").fill(WILD_TYPE)
+        data.get_by_text(f"first position 21 fits all {len(VARIANTS)} rows").wait_for()
+        page.get_by_label("First position of the wild type").fill("1")
+        data.get_by_text('set it under "Columns and split"').wait_for()
+        page.get_by_label("First position of the wild type").fill("21")
+        data.get_by_text("What was read").wait_for()
+        page.get_by_label("Column of the standard errors").click()
+        page.get_by_role("option", name="se", exact=True).click()
+        data.get_by_text("'se'").wait_for()
+        keep(page, f"variants-{width}")
+        faults = faults_of(page, "variants", width)
+        assert not faults, "\n".join(faults)
+
+
+def test_the_sheet_of_a_workbook_is_found_and_another_can_be_chosen(browser, tmp_path):
+    frame = pd.DataFrame([(f"ACDEF{a}{b}", k) for k, (a, b) in enumerate((a, b) for a in "ACDE" for b in "FGHIK")])
+    with pd.ExcelWriter(tmp_path / "scan.xlsx") as file:
+        pd.DataFrame({"read me": ["by"], "of": ["the lab"]}).to_excel(file, sheet_name="Notes", index=False)
+        frame.set_axis(["sequence", "y"], axis=1).to_excel(file, sheet_name="Data", index=False)
+    dropped(browser, tmp_path / "scan.xlsx")
+    browser.locator("#sq-data").get_by_text("20", exact=True).first.wait_for()
+    browser.get_by_text("Columns and split", exact=True).first.click()
+    sheet = browser.get_by_label("Sheet", exact=True)
+    assert sheet.input_value() == "Data"
+    sheet.click()
+    browser.get_by_role("option", name="Notes").click()
+    browser.locator("#sq-data").get_by_text("scan.xlsx, sheet 'Notes': no column looks like sequences").wait_for()
+
+
+def test_a_refusal_does_not_stay_when_the_next_file_is_too_large(browser, tmp_path):
+    (tmp_path / "nonsense.csv").write_bytes(NONSENSE["nonsense.csv"])
+    with (tmp_path / "large.csv").open("wb") as file:
+        file.write(b"sequence,y\n" + b"nonsense" * 7_000_000)
+    dropped(browser, tmp_path / "nonsense.csv")
+    refusal = browser.get_by_text("The file was not taken.")
+    refusal.wait_for()
+    dropped(browser, tmp_path / "large.csv")
+    browser.get_by_text("exceed the maximum allowed size").first.wait_for()
+    refusal.wait_for(state="hidden")
+    assert browser.locator("#sq-data").get_by_text("What was read").count()
 
 
 def test_an_upload_is_deleted_below_the_tabs_and_its_list_forgets_it(browser, server, tmp_path):

@@ -144,7 +144,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
 def _simulation(context: Context, source: gr.Dropdown) -> Panel | None:
     with gr.Accordion("Simulate jets with Pythia", open=False):
         if find_spec("pythia8mc") is None:
-            gr.HTML(notice('Pythia is not installed; install it with: pip install --only-binary pythia8mc "subquad[sim]"'))
+            gr.HTML(notice("Pythia is not installed; install it with: pip install --only-binary pythia8mc pythia8mc"))
             return None
         count = gr.Slider(20, 1000, value=100, step=10, label="Jets of each class")
         classes = gr.CheckboxGroup(list(CLASSES), value=["ZJetsToNuNu", "HToBB", "TTBar"], label="Classes")

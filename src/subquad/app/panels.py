@@ -19,6 +19,7 @@ from subquad.app.markup import details, join, links, notice
 from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
+from subquad.runs.history import HISTORY
 
 __all__ = ["QUIET", "Context", "Panel", "Tab", "run_of", "session_of"]
 
@@ -26,6 +27,8 @@ SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 12
 MOST_KEPT = 50
 """Results that each panel keeps in memory."""
+PROGRESS = (HISTORY, "checkpoint-*", "validation.json")
+"""Files that a command writes while it trains, and with which it goes on."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of events that show no progress of their own."""
 
@@ -103,7 +106,9 @@ class Panel:
     needs_run: bool = True
     """Jobs belong to a run, which is chosen elsewhere in the tab."""
     keeps_going: bool = False
-    """A stopped job can be resumed."""
+    """A stopped job can be resumed, and so can one that failed after it had begun to write its results."""
+    wording: Callable[[str], str] = lambda text: text
+    """Function from a message of the command to the same with names of the page."""
     view: Any = field(init=False)
     _drawn: dict[Path, Markup] = field(init=False, default_factory=dict)
     finished: Any = field(init=False)
@@ -140,7 +145,7 @@ class Panel:
             return self._look(session, own)
 
         def refused(session: Session, error: SubquadError) -> Any:
-            return notice(session.readable(str(error)), "error"), *(gr.skip() for _ in outputs[1:])
+            return self._error(session, str(error)), *(gr.skip() for _ in outputs[1:])
 
         def on_tick(own: str | None, request: gr.Request) -> Any:
             return self._look(session_of(self.context, request), own)
@@ -170,8 +175,8 @@ class Panel:
         stop.click(on_stop, [run], outputs, **QUIET)
         resume.click(on_resume, [run], outputs, **QUIET)
         timer.tick(on_tick, [run], outputs, **QUIET)
-        if self.needs_run:
-            run.change(on_look, [run], outputs, **QUIET)
+        # what was refused of the run before does not stay
+        run.change(on_look, [run], outputs, **QUIET)
         self.look, self.look_outputs = on_look, outputs
 
     def job(self, session: Session, run: str | None) -> Job | None:
@@ -188,7 +193,8 @@ class Panel:
         is_active = state in ("waiting", "running")
         html = Markup(self.html(session, job, state))
         done = job.name if state == "finished" else ""
-        can_resume = self.keeps_going and state in ("stopped", "failed")
+        # what cannot be read fails again
+        can_resume = self.keeps_going and (state == "stopped" or (state == "failed" and _has_begun(job)))
         return html, gr.update(), *_buttons(can_stop=is_active, can_resume=can_resume), done
 
     def html(self, session: Session, job: Job, state: str) -> str:
@@ -205,9 +211,12 @@ class Panel:
                 more = " Resume goes on where it was." if self.keeps_going else ""
                 return join(notice(text + more), self._shown(self.progress, job), log)
             case "failed":
-                return join(notice(session.readable(job.message), "error"), log)
+                return join(self._error(session, job.message), log)
         head = _status(f"{job.record['title']}: finished", f"in {job.seconds:,.0f} s", is_busy=False)
         return join(head, self._result(job))
+
+    def _error(self, session: Session, text: str) -> Markup:
+        return notice(self.wording(session.readable(text)), "error")
 
     def _result(self, job: Job) -> Markup:
         """Return what a finished job found; it is drawn once."""
@@ -221,13 +230,18 @@ class Panel:
         try:
             return Markup(draw(job))
         except SubquadError as error:
-            return notice(str(error), "error")
+            return notice(self.wording(str(error)), "error")
         except DAMAGE as error:
             what = f"{type(error).__name__}: {error}"
             return notice(f"What this job wrote is damaged or incomplete; start it again ({what}).", "error")
 
     def _recorded(self, command: Command, about: dict[str, Any]) -> Command:
         return replace(command, about=about, can_resume=self.keeps_going)
+
+
+def _has_begun(job: Job) -> bool:
+    """Return whether a job wrote results with which it can go on."""
+    return any(next(job.out.rglob(pattern), None) is not None for pattern in PROGRESS)
 
 
 def _buttons(*, can_stop: bool, can_resume: bool) -> tuple[Any, Any, Any]:

@@ -13,6 +13,7 @@ from subquad.app.charts import DRAWING, HeatMap, Line, heat_map, line_chart
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, join, links, notice, picture, remarks, table
+from subquad.app.sequence_data import in_page_words
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import METRICS, REPORT
 from subquad.runs.history import HISTORY, read_history
@@ -112,7 +113,7 @@ def _pictures(job: Job) -> list[Path]:
 
 
 def _warnings(job: Job) -> list[Markup]:
-    return [notice(text, "warning") for text in job.warnings]
+    return [notice(in_page_words(text), "warning") for text in job.warnings]
 
 
 def _heat_maps(frame: pd.DataFrame, target: str) -> list[Markup]:

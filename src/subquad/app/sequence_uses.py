@@ -1,16 +1,19 @@
 """What a fitted model of sequences is used for: predictions, maps, designs, rounds of measurement, epistasis."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import heading, join, notice
 from subquad.app.panels import Context, Panel, run_of, session_of
 from subquad.app.reading import call_in_process
-from subquad.app.sequence_data import ENDINGS, columns_of, example_names
+from subquad.app.runs import label_of_run
+from subquad.app.sequence_data import ENDINGS, Choices, example_names, in_page_words, letters, table_in, with_sheet
 from subquad.app.sequence_results import (
     design_result,
     epistasis_result,
@@ -21,6 +24,8 @@ from subquad.app.sequence_results import (
 )
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
+from subquad.runs.folder import CONFIG
+from subquad.runs.storage import read_json
 
 __all__ = ["build_uses"]
 
@@ -63,12 +68,14 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
         try:
             _check_pasted(pasted)
             model, folder = run_of(context, session, own, "bio fit"), session.folder / "pasted"
-            return call_in_process(predict_sequences, model, pasted, folder, seconds=SECONDS_TO_PREDICT)
+            shown = call_in_process(predict_sequences, model, pasted, folder, seconds=SECONDS_TO_PREDICT)
+            head = Markup("<p>Fitted model: {}</p>").format(label_of_run(session, own or ""))
+            return f"{head}\n{shown}"
         except SubquadError as error:
             text = re.sub(r"/pasted/\w+/pasted\.txt: ", "", session.readable(str(error)))
             # the text has no columns that its user could name
             lines = [line for line in text.split("\n") if "with --sequence" not in line]
-            return notice("\n".join(lines) or text, "error")
+            return notice(in_page_words("\n".join(lines) or text), "error")
 
     predict.click(on_predict, [run, text], [view], **QUIET)
     text.submit(on_predict, [run, text], [view], **QUIET)
@@ -88,8 +95,9 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
             )  # fmt: skip
 
         panel = Panel(
-            context=context, kind="bio predict", action="Predict the table", command=command, result=predict_result
-        )
+            context=context, kind="bio predict", action="Predict the table", command=command, result=predict_result,
+            wording=in_page_words,
+        )  # fmt: skip
         panel.build([file], run)
     return panel
 
@@ -107,14 +115,14 @@ def _check_pasted(text: str) -> None:
 
 
 def _taken(session: Session, path: str) -> Path:
-    """Return the upload of a table that is read within the limits for uploads; another one is not kept.
+    """Return the upload of a table that is read within the limits for uploads, with its sheet; another one is not kept.
 
     Raises:
         SubquadError: The file is no table, or reading it takes too much time or memory.
     """
     with session.trying([path]) as (table,):
-        call_in_process(columns_of, table)
-    return table
+        _, sheet, _ = call_in_process(table_in, table)
+    return Path(with_sheet(table, sheet))
 
 
 def _table_of(session: Session, own: str | None) -> str | None:
@@ -123,7 +131,7 @@ def _table_of(session: Session, own: str | None) -> str | None:
     if job is None:
         return None
     if job.inputs:
-        return str(job.inputs[0])
+        return str(with_sheet(job.inputs[0], job.about.get("sheet")))
     source = job.about.get("table")
     return source if source in example_names() or (source and session.owns(source)) else None
 
@@ -141,27 +149,20 @@ def _scan(context: Context, run: gr.Dropdown) -> Panel:
     direction = gr.Radio(DIRECTIONS, value="maximize", label="Direction of the target")
     sequence = gr.Textbox(label="Sequence to mutate", info="Nothing given: the wild type of the model.", max_lines=3)
 
-    def command(session: Session, own: str | None, better: str, letters: str) -> Command:
+    def command(session: Session, own: str | None, better: str, pasted: str) -> Command:
         return Command(
             words=["bio", "scan", str(run_of(context, session, own, "bio fit"))],
-            settings={"direction": better, "sequence": _letters(letters)},
+            settings={"direction": better, "sequence": letters(pasted)},
             title="Scan of all single mutants",
         )
 
     panel = Panel(
         context=context, kind="bio scan", action="Scan all single mutants", command=command, result=scan_result,
+        wording=partial(in_page_words, sequence="Sequence to mutate"),
         waiting=f"{NO_MODEL} The heat map shows residue, prediction, interval, and what was measured.",
     )  # fmt: skip
     panel.build([direction, sequence], run)
     return panel
-
-
-def _letters(text: str | None) -> str | None:
-    """Return a sequence; a path, which the command line would read as a file, is none."""
-    letters = re.sub(r"\s", "", text or "")
-    if not re.fullmatch(r"[A-Za-z*\-]*", letters):
-        raise SubquadError(f"{letters[:40]!r} is not a sequence; give letters only")
-    return letters.upper() or None
 
 
 def _design(context: Context, run: gr.Dropdown) -> Panel:
@@ -190,6 +191,7 @@ def _design(context: Context, run: gr.Dropdown) -> Panel:
 
     panel = Panel(
         context=context, kind="bio design", action="Design variants", command=command, result=design_result,
+        wording=in_page_words,
         waiting=f"{NO_MODEL} The search takes about half a minute and lays the designs out on plates.",
     )  # fmt: skip
     panel.build([direction, number, mutations, fixed, only, allow, forbid], run)
@@ -244,10 +246,22 @@ def _rounds(context: Context, run: gr.Dropdown) -> Panel:
 
     panel = _Rounds(
         context=context, kind=ROUNDS, action="Propose a batch", command=command, result=rounds_result,
+        wording=in_page_words,
         waiting=f"{NO_MODEL} A round proposes variants; the next one reads their measurements and fits again.",
     )  # fmt: skip
     panel.build([direction, number, mutations, file], run)
     return panel
+
+
+def _columns_of_fit(job: Job) -> dict[str, Any]:
+    """Return the columns and the wild type that were chosen for a fit, as settings; others are inferred as then."""
+    flags = Choices(**{name: job.about.get(name) for name in Choices._fields}).flags()
+    targets = flags["target"]
+    if not targets and (job.out / CONFIG).is_file():
+        # inferred without the columns that were chosen for something else
+        targets = read_json(job.out / CONFIG)["target"]["names"]
+    own = {name: flags[name] for name in ("sequence", "mutant", "wild_type", "offset")}
+    return {"target": next(iter(targets), None), **own}
 
 
 def _epistasis(context: Context, run: gr.Dropdown) -> Panel:
@@ -269,12 +283,13 @@ def _epistasis(context: Context, run: gr.Dropdown) -> Panel:
         table = _table_of(session, own)
         if table is None:
             raise SubquadError("the table of this model is no longer here; take the predictions of the model")
-        # the columns that were chosen for the fit; others are inferred as they were then
-        chosen = {"target": next(iter(job.about.get("target") or ()), None), "sequence": job.about.get("sequence")}
-        return Command(words=["bio", "epistasis", table], settings=chosen, title="Epistasis of measurements")
+        return Command(
+            words=["bio", "epistasis", table], settings=_columns_of_fit(job), title="Epistasis of measurements"
+        )
 
     panel = Panel(
         context=context, kind="bio epistasis", action="Map epistasis", command=command, result=epistasis_result,
+        wording=in_page_words,
         waiting=f"{NO_MODEL} The map shows pairs of positions whose effects do not add up.",
     )  # fmt: skip
     panel.build([source], run)

@@ -12,7 +12,16 @@ from subquad.app.markup import notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, table_files, update_runs
-from subquad.app.sequence_data import ENDINGS, columns_of, describe, example_names, fit_settings
+from subquad.app.sequence_data import (
+    ENDINGS,
+    SPLITS,
+    Choices,
+    description,
+    example_names,
+    in_page_words,
+    table_in,
+    with_sheet,
+)
 from subquad.app.sequence_results import fit_progress, fit_result
 from subquad.app.sequence_uses import build_uses
 from subquad.app.sessions import Session
@@ -21,15 +30,19 @@ from subquad.errors import SubquadError
 
 __all__ = ["build_sequences"]
 
-SPLITS = {
-    "random rows": "random",
-    "groups of a column": "group",
-    "clusters of similar sequences": "homology",
-    "variants with the most mutations": "mutations",
-    "mutated positions": "position",
-    "whole sequences": "sequence",
-}
 FIT = "bio fit"
+SCRIPT = """
+for (const kind of ["change", "drop"])
+  document.addEventListener(kind, (event) => { if (event.target.closest?.("#sq-table")) trigger("clear"); }, true);
+let timer;
+document.addEventListener("input", (event) => {
+  if (!event.target.closest?.("#sq-wild-type")) return;
+  clearTimeout(timer);
+  timer = setTimeout(() => trigger("input"), 300);
+}, true);
+"""
+"""Script that says when a file is chosen or dropped, before it is uploaded, and when a wild type is typed or pasted, of
+which gradio says the latter only together with changes that the page itself makes."""
 BUDGETS = {
     "Quick look": {"tokens": 200_000, "boosting_iterations": 100, "ensemble_size": 1},
     "Standard": {},
@@ -55,7 +68,7 @@ def build_sequences(context: Context) -> Tab:
             gr.HTML("<h2>2. Models</h2>")
             inputs = _models()
             panel = _training(context)
-            panel.build([*opening.columns, *inputs], source, is_view_elsewhere=True)
+            panel.build([opening.problem, *opening.choices, *inputs], source, is_view_elsewhere=True)
     panel.view.render()
     gr.HTML("<h2>3. Use a fitted model</h2>")
     run = run_list(context, "Fitted model", "subquad bio fit")
@@ -86,6 +99,7 @@ def _training(context: Context) -> Panel:
         command=_fit,
         progress=fit_progress,
         result=fit_result,
+        wording=in_page_words,
         waiting="Choose a table and press Train. A quick look at 1,000 rows takes about two minutes on two cores.",
         needs_run=False,
         keeps_going=True,
@@ -95,7 +109,10 @@ def _training(context: Context) -> Panel:
 class _Opening:
     """Components of the table, and what fills them when the page is opened."""
 
-    columns: list[Any]
+    choices: list[Any]
+    """Those of `Choices`, in its order."""
+    problem: gr.State
+    """Why the table cannot be fitted, if it cannot, with what was described: see `_key`."""
     outputs: list[Any]
     fill: Any
 
@@ -106,60 +123,123 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
     file = gr.File(
         label="Drop a table here, or click to choose one", file_types=list(ENDINGS), height=150, elem_id="sq-table"
     )
+    refused = gr.HTML(elem_classes="sq-view", elem_id="sq-refused", js_on_load=SCRIPT)
     source = gr.Dropdown(
         [(name, name) for name in example_names()], value=example_names()[0], label="Table", interactive=True,
         info="CSV, TSV, Excel, Parquet or FASTA, with sequences or variants and measurements.",
     )  # fmt: skip
-    with gr.Accordion("Columns and split", open=False):
-        target = gr.Dropdown([], multiselect=True, label="Target columns", info="Nothing chosen: inferred.")
-        sequence = gr.Dropdown([], label="Column of the sequences", info="Nothing chosen: inferred.")
-        split_by = gr.Dropdown(list(SPLITS.items()), value="random", label="How test rows are held out")
-        group = gr.Dropdown([], label="Column of the groups", info="For whole groups as test rows.")
-    view = gr.HTML(elem_classes="sq-view", elem_id="sq-data")
-    found.columns = [target, sequence, group, split_by]
+    found.choices = _columns()
+    sheet, *others = found.choices
+    view, found.problem = gr.HTML(elem_classes="sq-view", elem_id="sq-data"), gr.State(None)
 
-    def shown(session: Session, path: str | None, *values: Any) -> str:
+    def shown(session: Session, path: str | None, chosen: Choices) -> tuple[str, Any]:
+        """Return the description of a table, and why it cannot be fitted."""
         if not path:
-            return Markup("")
+            return Markup(""), None
         try:
-            return call_in_process(describe, _table(session, path), _settings(*values))
+            table = with_sheet(_table(session, path), chosen.sheet)
+            html, problem = call_in_process(description, table, chosen.settings())
         except SubquadError as error:
-            return notice(session.readable(str(error)), "error")
+            return _error(session, error), None
+        return (_error(session, problem), (_key(path, chosen), problem)) if problem else (html, None)
 
-    def on_look(request: gr.Request, path: str | None, *values: Any) -> str:
-        return shown(session_of(context, request), path, *values)
+    def opened(session: Session, path: str | None, wanted: Choices) -> Any:
+        """Return what a table has of the choices that are wanted, its description, and why it cannot be fitted."""
+        try:
+            table = _table(session, path) if path else None
+            sheets, own, names = call_in_process(table_in, table, wanted.sheet) if table else ([], None, [])
+        except SubquadError:
+            sheets, own, names = [], None, []
+        chosen = _among(wanted._replace(sheet=own), names)
+        columns = [
+            gr.update(choices=sheets, value=own, visible=bool(sheets)),
+            *(gr.update(choices=names, value=value) for value in (chosen.target, chosen.sequence, chosen.mutant)),
+            chosen.wild_type or "",
+            chosen.first_position,
+            gr.update(choices=names, value=chosen.error),
+            chosen.split_by,
+            gr.update(choices=names, value=chosen.group),
+        ]
+        return *columns, *shown(session, path, chosen)
+
+    def on_columns(request: gr.Request, path: str | None, *values: Any) -> Any:
+        return shown(session_of(context, request), path, Choices(*values))
 
     def on_source(path: str | None, request: gr.Request) -> Any:
         session = session_of(context, request)
-        try:
-            names = call_in_process(columns_of, _table(session, path)) if path else []
-        except SubquadError:
-            names = []
-        *chosen, how = own = _columns_of_fit(session, path, names)
-        return *(gr.update(choices=names, value=value) for value in chosen), how, shown(session, path, *own)
+        return opened(session, path, _choices_of_fit(session, path))
 
-    def on_upload(request: gr.Request, path: str, current: str | None, *values: Any) -> Any:
+    def on_sheet(request: gr.Request, path: str | None, *values: Any) -> Any:
+        return opened(session_of(context, request), path, Choices(*values))
+
+    def on_upload(path: str, request: gr.Request) -> Any:
         session = session_of(context, request)
         try:
             with session.trying([path]) as (taken,):
-                call_in_process(columns_of, taken)
+                call_in_process(table_in, taken)
         except SubquadError as error:
-            return None, gr.update(), notice(f"The file was not taken. {session.readable(str(error))}", "error")
-        # the same file again is no change of the table, which would show it
-        view = shown(session, current, *values) if str(taken) == current else gr.update()
-        return None, gr.update(choices=_tables(session), value=str(taken)), view
+            return None, gr.update(), _error(session, f"The file was not taken. {error}")
+        return None, gr.update(choices=_tables(session), value=str(taken)), ""
 
     def on_load(request: gr.Request) -> Any:
         session = session_of(context, request)
         path = _first_table(session)
-        return gr.update(choices=_tables(session), value=path), *on_source(path, request)
+        return gr.update(choices=_tables(session), value=path), *opened(session, path, _choices_of_fit(session, path))
 
-    file.upload(on_upload, [file, source, *found.columns], [file, source, view], **QUIET)
-    source.change(on_source, [source], [*found.columns, view], **QUIET)
-    for component in found.columns:
-        component.input(on_look, [source, *found.columns], [view], **QUIET)
-    found.fill, found.outputs = on_load, [source, *found.columns, view]
+    described = [*found.choices, view, found.problem]
+    file.upload(None, None, [refused], js=_hint("Reading the file …"), **QUIET)
+    file.upload(on_upload, [file], [file, source, refused], **QUIET)
+    # by the script, as a file that is too large is not uploaded
+    refused.clear(None, None, [refused], js="() => ''", **QUIET)
+    # what is shown of the table before does not stay while this one is read
+    source.change(None, None, [view], js=_hint("Reading the table …"), **QUIET)
+    source.change(on_source, [source], described, **QUIET)
+    sheet.input(on_sheet, [source, *found.choices], described, **QUIET)
+    gr.on(
+        [refused.input, *(component.input for component in others if not isinstance(component, gr.Textbox))],
+        on_columns, [source, *found.choices], [view, found.problem], trigger_mode="always_last", **QUIET,
+    )  # fmt: skip
+    found.fill, found.outputs = on_load, [source, *described]
     return source, found
+
+
+def _columns() -> list[Any]:
+    """Build the fields of `Choices`, in its order."""
+    inferred = "Nothing chosen: inferred."
+    with gr.Accordion("Columns and split", open=False):
+        sheet = gr.Dropdown([], label="Sheet", visible=False, interactive=True)
+        target = gr.Dropdown([], multiselect=True, label="Target columns", info=inferred)
+        with gr.Row():
+            sequence = gr.Dropdown([], label="Column of the sequences", info=inferred, min_width=220)
+            mutant = gr.Dropdown([], label="Column of the variants", info=inferred, min_width=220)
+        wild_type = gr.Textbox(
+            label="Wild type", lines=2, max_lines=6, max_length=100_000, elem_id="sq-wild-type",
+            info="For a table of variants only: letters of the protein, or of its DNA.",
+        )  # fmt: skip
+        with gr.Row():
+            first = gr.Number(
+                None, label="First position of the wild type", precision=0, min_width=220,
+                info="As the variants count. Empty: inferred.",
+            )  # fmt: skip
+            error = gr.Dropdown(
+                [], label="Column of the standard errors", info="Nothing chosen: all rows weigh the same.",
+                min_width=220,
+            )  # fmt: skip
+        with gr.Row():
+            split_by = gr.Dropdown(
+                list(SPLITS.items()), value="random", label="How test rows are held out", min_width=220
+            )
+            group = gr.Dropdown([], label="Column of the groups", info="For whole groups as test rows.", min_width=220)
+    return [sheet, target, sequence, mutant, wild_type, first, error, split_by, group]
+
+
+def _hint(text: str) -> str:
+    """Return a script that shows a text."""
+    return f"""() => '<p class="sq-hint" role="status">{text}</p>'"""
+
+
+def _error(session: Session, error: SubquadError | str) -> str:
+    return notice(in_page_words(session.readable(str(error))), "error")
 
 
 def _models() -> list[Any]:
@@ -207,16 +287,28 @@ def _first_table(session: Session) -> str:
     return next((path for path in newest if path in values), values[0])
 
 
-def _columns_of_fit(session: Session, path: str | None, names: list[str]) -> tuple[Any, Any, Any, str]:
-    """Return target columns, sequence column, group column and split that were chosen for the newest fit to a table."""
+def _choices_of_fit(session: Session, path: str | None) -> Choices:
+    """Return what was chosen for the newest fit to a table."""
     jobs = (job for job in _fits(session) if path in (job.about.get("table"), *map(str, job.inputs)))
     about = next((job.about for job in jobs), {})
-    target = [name for name in about.get("target") or () if name in names]
-    sequence, group = (about[key] if about.get(key) in names else None for key in ("sequence", "group"))
-    split_by = about.get("split_by", "random")
-    if split_by not in SPLITS.values() or (split_by == "group" and group is None):
-        split_by = "random"
-    return target, sequence, group, split_by
+    return Choices(**{name: about.get(name) for name in Choices._fields})
+
+
+def _among(chosen: Choices, names: list[str]) -> Choices:
+    """Return choices without columns that a table does not have."""
+    columns = {name: getattr(chosen, name) for name in ("sequence", "mutant", "error", "group")}
+    there = {name: value if value in names else None for name, value in columns.items()}
+    split_by = chosen.split_by if chosen.split_by in SPLITS.values() else "random"
+    return chosen._replace(
+        **there,
+        target=[name for name in chosen.target or () if name in names],
+        split_by="random" if split_by == "group" and there["group"] is None else split_by,
+    )
+
+
+def _key(path: str, chosen: Choices) -> Any:
+    """Return what a table is read with."""
+    return path, chosen.sheet or None, chosen.settings()
 
 
 def _table(session: Session, path: str) -> Path | str:
@@ -228,30 +320,35 @@ def _table(session: Session, path: str) -> Path | str:
     return Path(path)
 
 
-def _settings(target: list[str] | None, sequence: str | None, group: str | None, split_by: str) -> Any:
-    return fit_settings(target=target, sequence=sequence, group=group, split_by=split_by)
+def _fit(session: Session, source: str | None, problem: Any, *values: Any) -> Command:
+    """Return the command of a fit.
 
+    Args:
+        session: The session.
+        source: The table.
+        problem: Why the table that was described last cannot be fitted; see `_Opening`.
+        values: The fields of `Choices`, models, budget, rows and seed.
 
-def _fit(session: Session, source: str | None, *values: Any) -> Command:
-    """Return the command of a fit."""
+    Raises:
+        SubquadError: No table is chosen, or it cannot be fitted.
+    """
     *columns, models, budget, rows, seed = values
     if not source:
         raise SubquadError("no table is chosen")
-    table = _table(session, source)
-    target, sequence, group, split_by = columns
+    table, chosen = _table(session, source), Choices(*columns)
     own = {**BUDGETS[budget], "train_rows": rows or None, "models": list(models)}
     # what cannot work is refused here, and not by a job
-    settings = fit_settings(target=target, sequence=sequence, group=group, split_by=split_by, **_typed(own))
-    chosen = {"target": list(target or ()), "sequence": sequence, "group": group, "split_by": settings.split_by}
+    chosen.settings(**own)
+    if problem is not None and problem[0] == _key(source, chosen):
+        raise SubquadError(problem[1])
+    is_example = table in example_names()
+    # a job reads its own copy of the table, and works in its own folder
+    read = with_sheet(Path("inputs", Path(table).name), chosen.sheet) if chosen.sheet and not is_example else table
     name = re.sub(r"^example:", "", Path(source).name)
     return Command(
-        words=["bio", "fit", str(table)],
-        settings={**own, **chosen, "seed": int(seed or 0)},
+        words=["bio", "fit", str(read)],
+        settings={**own, **chosen.flags(), "seed": int(seed or 0)},
         title=f"Fit of {name}",
-        about={"table": source, **chosen},
-        inputs=() if table in example_names() else (Path(table),),
+        about={"table": source, **chosen._asdict()},
+        inputs=() if is_example else (Path(table),),
     )
-
-
-def _typed(own: dict[str, Any]) -> dict[str, Any]:
-    return {**own, "models": tuple(own["models"])}
