@@ -18,7 +18,7 @@ from subquad.app.sequence_data import Choices, in_page_words
 from subquad.app.sequences import _fit, build_sequences
 from subquad.bio.data.examples import resolve_table
 from subquad.errors import SubquadError
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, write_json
 
 TABLE = b"sequence,other,activity,error,batch\n" + b"".join(
     f"ACDE{a}{b},{k},{k / 7},{1 + k % 3},{k % 4}\n".encode()
@@ -399,30 +399,54 @@ def test_the_sequence_of_a_scan_is_another_field():
     assert words == '"Sequence to mutate" has letters outside'
 
 
+def finished(context, session, kind, command, **about):
+    """Return a job whose command has been run."""
+    job = context.runner.start(session.new_job_folder(), kind, command)
+    write_json(job.folder / "job.json", {**job.record, "about": {**job.about, **about}})
+    while job.is_active:
+        time.sleep(0.2)
+    assert job.state == "finished", job.log
+    return Job(job.folder)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_variants_on_a_sheet_are_fitted_and_used_with_the_columns_of_the_fit(context, session, workspace):
+    rows = pd.read_csv(io.BytesIO(VARIANTS))
+    double = [(f"{WILD_TYPE[k]}{k + 21}H:{WILD_TYPE[j]}{j + 21}I", k * j / 50.0, 0.2) for k in range(5) for j in (7, 9)]
+    single = [(f"{WILD_TYPE[k]}{k + 21}{new}", k / 9.0, 0.2) for k in range(10) for new in "HI"]
+    rows = pd.concat([rows, pd.DataFrame([*double, *single], columns=rows.columns)])
+    table = session.take(dropped(workspace, "dms.xlsx", workbook(Notes={"read me": ["by"]}, Data=rows)))
+    fitted = finished(context, session, "bio fit", fit_command(session, table, GIVEN._replace(sheet="Data")))
+    session.discard(table)
+    settings = read_json(fitted.out / "config.json")["subquad"]["settings"]
+    assert (settings["wild_type"], settings["offset"], settings["error"]) == (WILD_TYPE, 20, "se")
+    # the column of standard errors would be a second one of measurements
+    command = panel_of(sequence_uses._epistasis, context).command(session, fitted.name, "table")
+    assert command.settings["target"] == "fitness"
+    pairs = pd.read_csv(finished(context, session, "bio epistasis", command).out / "pairs.csv")
+    assert {21, 30} <= {*pairs["i"], *pairs["j"]}
+    command = panel_of(sequence_uses._design, context).command(session, fitted.name, *DESIGN)
+    designs = pd.read_csv(finished(context, session, "bio design", command).out / "designs.csv")
+    assert not {*designs["mutants"]} & {*rows["variant"]}
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_second_round_reads_the_measurements_of_an_uploaded_table(context, session, workspace):
     frame = pd.read_csv(resolve_table("example:tdp43"), usecols=["sequence", "toxicity"]).sample(300, random_state=0)
     table = session.take(dropped(workspace, "assay.csv", frame.to_csv(index=False).encode()))
 
-    def finished(kind, command, **about):
-        job = context.runner.start(session.new_job_folder(), kind, command)
-        write_json(job.folder / "job.json", {**job.record, "about": {**job.about, **about}})
-        while job.is_active:
-            time.sleep(0.2)
-        assert job.state == "finished", job.log
-        return Job(job.folder)
-
-    run = finished("bio fit", fit_command(session, table)).name
+    run = finished(context, session, "bio fit", fit_command(session, table)).name
     workspace.clear_received()
     session.clear_uploads()
     panel = panel_of(sequence_uses._rounds, context)
-    first = finished("bio rounds", panel.command(session, run, *ROUND, None), run=run)
+    first = finished(context, session, "bio rounds", panel.command(session, run, *ROUND, None), run=run)
     batch = pd.read_csv(first.out / "round-1" / "batch.csv")
     assert not set(batch["sequence"]) & set(frame["sequence"])
     batch["toxicity"] = np.linspace(-0.1, 0.1, len(batch))
     file = dropped(workspace, "batch.csv", batch.to_csv(index=False).encode())
-    second = finished("bio rounds", panel.command(session, run, *ROUND, file), run=run)
+    second = finished(context, session, "bio rounds", panel.command(session, run, *ROUND, file), run=run)
     proposed = pd.read_csv(second.out / "round-2" / "batch.csv")
     assert len(pd.read_csv(second.out / "round-2" / "table.csv")) == len(frame) + len(batch)
     assert not set(proposed["sequence"]) & {*frame["sequence"], *batch["sequence"]}
