@@ -1,6 +1,7 @@
 """Hybrid attention inside Hugging Face decoders: the same model where it should be, and the same text step by step."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support.llm_models import CONFIGS, prefilled, small_attention, tiny_model
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, attention_mode
+from subquad.llm.models.checkpoints import check_known
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument, forward, new_cache
 from subquad.llm.models.documents import separate_documents
@@ -460,6 +462,9 @@ def test_logit_softcapping_is_rejected():
     model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1))
     with pytest.raises(SubquadError, match=r"a soft cap on attention scores \(attn_logit_softcapping = 50\.0"):
         convert(model, AttentionSettings())
+    # before transformers is asked for a kind of attention that such a model does not have
+    with pytest.raises(SubquadError, match=r"attn_logit_softcapping = 50\.0, as in Gemma 2\) is not supported"):
+        check_known(Path("gemma"), model.config.to_dict())
 
 
 @pytest.mark.parametrize("kind", KINDS)

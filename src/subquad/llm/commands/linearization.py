@@ -48,6 +48,8 @@ from subquad.train.settings import TrainingResult
 __all__ = ["Linearization"]
 
 NOTES = "evaluations.json"
+FEW_STEPS = 10
+"""Steps of a stage below which its result says little."""
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
 DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
 """Settings that the page describes."""
@@ -109,6 +111,7 @@ class Linearization:
         """Determine the token budget; only with the user's tokens may the model be on the meta device."""
         settings, directory = self.settings, self.run.directory
         if settings.lora_tokens is None:
+            say("timing the first steps, to fit training and measurements into --minutes", quiet=self.quiet)
             budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
         else:
             width, device = embedding_weight(model).shape[1], process_device()
@@ -123,6 +126,12 @@ class Linearization:
             if tokens:
                 steps, size = steps_for(tokens, settings), tokens_per_step(settings)
                 stages.append(f"{steps} {'step' if steps == 1 else 'steps'} of {stage} ({steps * size:,} tokens)")
+                if settings.lora_tokens is None and steps < FEW_STEPS:
+                    say(
+                        f"{steps} {'step' if steps == 1 else 'steps'} of {stage}: too few to judge the student by; "
+                        "give more --minutes",
+                        quiet=self.quiet,
+                    )
                 passes = steps * size / self.data.training.ids.numel()
                 if passes > 1:
                     say(

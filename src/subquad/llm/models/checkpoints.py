@@ -315,7 +315,7 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
     """Check that transformers has a causal language model of the config's type, and that its weights are plain numbers.
 
     Raises:
-        SubquadError: It has none, or the weights are quantized.
+        SubquadError: It has none, the weights are quantized, or attention scores have a soft cap.
     """
     model_type = config.get("model_type") if isinstance(config, Mapping) else None
     if not isinstance(model_type, str):
@@ -324,6 +324,11 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         raise SubquadError(f"{path}: its model is defined by code in the folder, which subquad does not run")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    # transformers refuses such a model later, with the advice to use an attention that cannot be linearized either
+    if cap := config.get("attn_logit_softcapping"):
+        raise SubquadError(
+            f"{path}: a soft cap on attention scores (attn_logit_softcapping = {cap}, as in Gemma 2) is not supported"
+        )
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         raise SubquadError(

@@ -84,7 +84,8 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     if len(layers) != config.num_hidden_layers:
         raise SubquadError(
             f"{type(model).__name__}: {len(layers)} of its {config.num_hidden_layers} layers have a self_attn with "
-            f"{', '.join(PROJECTIONS)}; only models with softmax attention in every layer can be linearized"
+            f"{', '.join(PROJECTIONS)}; supported are decoders that have these, separate or fused, and rotary position "
+            "embeddings in every layer, such as Llama, Mistral, Qwen and Gemma 3, and not GPT-2 or GPT-NeoX"
         )
     return layers
 
