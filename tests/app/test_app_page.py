@@ -190,7 +190,7 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     assert label.startswith("Fit of tdp43")
     progress = fit_progress(job)
     assert "ridge" in progress
-    assert "validation spearman" in progress
+    assert "validation Spearman" in progress
     assert 'role="img"' in progress
     panel = Panel(context=context, kind="bio fit", action="", command=_fit, result=fit_result, needs_run=False)
     html = panel.html(session, job, "finished")

@@ -45,7 +45,8 @@ BUDGETS = {
 SINGLES = 1_266
 """Rows of the shipped table that are single mutants; they come first."""
 
-pytestmark = pytest.mark.long
+# one fit after the other, in the fixture that the tests share
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def arguments(line):

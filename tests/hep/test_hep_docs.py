@@ -15,10 +15,12 @@ import pytest
 import torch
 from support.hep_jets import JETCLASS, columns, write
 from support.hep_layouts import (
+    FLAT_CARD,
     FLAVOUR_CARD,
     NANO_CARD,
     momenta,
     write_energyflow,
+    write_flat,
     write_flavour_tagging,
     write_nano,
     write_top,
@@ -119,6 +121,9 @@ def folder(jetclass, fitted, tmp_path, monkeypatch):
         target = tmp_path / part if part.startswith("nlo") else tmp_path / "JetClass" / "Pythia" / part
         write_jets(target, seed=seed)
     write_public_data_sets(tmp_path)
+    (tmp_path / "mine").mkdir()
+    write_flat(tmp_path / "mine" / "jets.root", jets=211)
+    (tmp_path / "mine.yaml").write_text(FLAT_CARD)
     shutil.copytree(fitted, tmp_path / "tagger")
     monkeypatch.chdir(tmp_path)
     return tmp_path

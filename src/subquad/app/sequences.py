@@ -69,6 +69,8 @@ def build_sequences(context: Context) -> Tab:
             inputs = _models()
             panel = _training(context)
             panel.build([opening.problem, *opening.choices, *inputs], source, is_view_elsewhere=True)
+            # a refusal does not stay when its reason has gone
+            opening.problem.change(panel.look, [source], panel.look_outputs, **QUIET)
     panel.view.render()
     gr.HTML("<h2>3. Use a fitted model</h2>")
     run = run_list(context, "Fitted model", "subquad bio fit")
