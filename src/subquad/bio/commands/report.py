@@ -1,14 +1,14 @@
 """`report`: the HTML report of a finished run, or a comparison of several, from the files in their folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from subquad.bio.models.finished_run import read_bootstrap, read_finished_run
 from subquad.bio.plots.comparison_page import check_comparable, comparison_page
 from subquad.bio.plots.fit_page import render
-from subquad.errors import SubquadError
-from subquad.runs.examples import EXAMPLE_RUNS, run_folder
-from subquad.runs.folder import REPORT
-from subquad.runs.storage import as_file, atomic, check_output
+from subquad.reporting.run_comparison import report_file, run_names
+from subquad.runs.examples import run_folder
+from subquad.runs.storage import atomic
 
 __all__ = ["report"]
 
@@ -26,22 +26,15 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
         SubquadError: There is no finished run, the output exists, or runs of different targets are to be compared.
     """
     folders = [run_folder(own) for own in (run, *others)]
-    if out is None and (others or str(run) in EXAMPLE_RUNS):
-        what = "a comparison of several runs" if others else f"{run}, which is a part of the package,"
-        raise SubquadError(f"{what} needs an output file: name it with --out")
-    out = check_output(folders[0] / REPORT if out is None else as_file(out), force=force)
-    html = _comparison(folders) if others else render(read_finished_run(folders[0]))
+    names = run_names(folders)
+    out = report_file((run, *others), folders[0], out=out, force=force)
+    html = _comparison(names, folders) if others else render(read_finished_run(folders[0]))
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out
 
 
-def _comparison(folders: list[Path]) -> str:
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise SubquadError(f"{', '.join(map(str, folders))}: a run cannot be compared with itself")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+def _comparison(names: Sequence[str], folders: Sequence[Path]) -> str:
     runs = {name: read_finished_run(folder) for name, folder in zip(names, folders, strict=True)}
     check_comparable(runs)
     bootstraps = zip(names, folders, strict=True)

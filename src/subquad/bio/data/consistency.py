@@ -18,7 +18,7 @@ FEW = 0.01
 FEW_OTHERS = 0.05
 """If at most this fraction of the sequences has another length, it is likely an error or a deletion."""
 MIN_LETTERS = 12
-"""Letters of the shortest sequence among proteins that is taken for DNA or RNA."""
+"""Minimum length of a sequence of a protein table that is taken for DNA or RNA."""
 ROWS_AT_ONCE = 1000
 """Rows examined at a time, since they need eight bytes or more per letter."""
 
