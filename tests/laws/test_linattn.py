@@ -161,7 +161,9 @@ def options_of(window, window_shape, *, use_linear, sinks, cache=0):
     if window_shape == "none":
         # without a window there are no sinks, and without linear terms there is nothing
         use_linear, sinks = True, 0
-    cache = cache if window_shape == "terrace" else 0
+    # the first two tokens are equally novel if they alone have left the window: rounding would decide which is kept
+    is_tied = window == 2 and sinks == 0
+    cache = cache if window_shape == "terrace" and not is_tied else 0
     return {
         "window": window, "window_shape": window_shape, "use_linear": use_linear, "sinks": min(sinks, window),
         "cache": cache,

@@ -10,7 +10,8 @@ the sum recalls worst. Here each key head keeps the C tokens that are best by tw
 
 Whenever a block of the window `terrace` begins, the block that leaves the window joins the cached tokens as candidates.
 Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay. Of candidates with equal
-measures the newest ranks highest; of equal sums the oldest stays.
+measures the newest ranks highest; of equal sums the oldest stays. In a window of two tokens, rounding decides between
+the first two: their cosines with their sum are equal.
 Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them. With feature maps the
 linear terms are those without a cache; moments describe the tokens that are not cached, so that up to C tokens before
 the window all is softmax attention. Sinks are no candidates. Which tokens are kept has no gradient.
