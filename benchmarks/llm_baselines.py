@@ -26,8 +26,9 @@ from torch import nn
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models import attention as attention_module
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune
 from subquad.llm.training.transfer import transfer

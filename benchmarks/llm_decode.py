@@ -28,9 +28,10 @@ from transformers import DynamicCache, StaticCache
 
 from subquad.llm.models.attention import HybridSelfAttention, attention_layers, attention_mode
 from subquad.llm.models.cache import HybridLayer
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument, cache_bytes
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.controls import state_size
 

@@ -39,8 +39,9 @@ from subquad import llm
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.probes import passkey_prompt
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.controls import MODES, as_control, control_folder, control_names, controls_of
 from subquad.llm.training.metrics import token_losses

@@ -41,8 +41,9 @@ PERCENTILES = (50, 95, 99)
 
 def write_small_model(folder):
     """Write a converted Llama with random weights and the tokenizer of SmolLM2; return its folder."""
-    from subquad.llm.models.checkpoints import locate, open_checkpoint
+    from subquad.llm.models.checkpoints import open_checkpoint
     from subquad.llm.models.convert import convert
+    from subquad.llm.models.location import locate
     from subquad.llm.settings import AttentionSettings
 
     _, tokenizer = open_checkpoint(locate("smollm2"))

@@ -21,9 +21,10 @@ from llm_decode import STATES, check, return_values
 from torch import Tensor, nn
 
 from subquad.llm.models.attention import HybridSelfAttention
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument
+from subquad.llm.models.location import locate
 
 VARIANTS = ("floor", "default", "none", "softmax")
 

@@ -21,8 +21,9 @@ from llm_length import PAPER
 
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.metrics import perplexity
 from subquad.runs.storage import read_json, write_json

@@ -32,8 +32,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad import llm
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.controls import as_control, controls_of
 from subquad.reporting.statistics import wilson

@@ -37,8 +37,9 @@ SERVERS = {
 
 def write_models(folder):
     """Write the softmax model and its converted form; return their folders and the tokenizer."""
-    from subquad.llm.models.checkpoints import locate, open_checkpoint
+    from subquad.llm.models.checkpoints import open_checkpoint
     from subquad.llm.models.convert import convert
+    from subquad.llm.models.location import locate
     from subquad.llm.settings import AttentionSettings
 
     model, tokenizer = open_checkpoint(locate("smollm2"))

@@ -27,8 +27,9 @@ from peft import LoraConfig, LoraModel
 
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step

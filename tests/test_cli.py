@@ -87,7 +87,9 @@ def test_every_command_of_the_readme_is_understood(line):
     ("arguments", "text"),
     [
         (["bio", "fot"], 'Unknown command "fot". Did you mean "fit"?'),
-        (["bio", "fit"], "requires an argument"),
+        (["bio", "fit"], "TABLE is missing; `subquad bio fit --help` describes all arguments"),
+        (["bio", "fit", "a.csv", "--out"], "--out requires an argument"),
+        (["bio", "fit", "a.csv", "--ouy", "x"], "Did you mean --out instead of --ouy?"),
         (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "Did you mean --seed?"),
         (
             ["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"],
@@ -247,7 +249,7 @@ def test_a_command_that_does_not_resume_says_nothing_about_it(tmp_path, capsys, 
         (OSError(errno.ENOSPC, "full"), "the disk is full; free some space and run the same command again"),
     ):
         problems[:] = [problem]
-        main(["llm", "merge", "adapter", "--out", str(tmp_path / "out")])
+        main(["llm", "merge", "example:linear-smollm2", "--out", str(tmp_path / "out")])
         assert capsys.readouterr().err == f"subquad: {message}\n"
 
 

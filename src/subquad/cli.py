@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from attrs import evolve
-from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnknownOptionError,
+)
 from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
@@ -116,8 +124,7 @@ def _launch(
         Path | None,
         Parameter(
             help="YAML file whose keys are the names of the command's flags; arguments without a flag, such as MODEL, "
-            "are given on the command line. Or a name: for llm linearize and llm plan, paper, 135m, 0.5b, 1.5b, 8b or "
-            "70b."
+            "are given on the command line. llm linearize and llm plan also take the name of a recipe, such as 135m."
         ),
     ] = None,
 ) -> None:
@@ -275,6 +282,17 @@ def _of_plan(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if str(name).replace("-", "_") not in skipped}
 
 
+def _message(error: Exception) -> str:
+    """Return the message of an error; cyclopts' own reads as if a missing flag had been given without its value."""
+    message = str(error)
+    if not isinstance(error, MissingArgumentError) or error.argument is None or "Did you mean" in message:
+        return message
+    if error.keyword is not None or error.argument.tokens:
+        return message
+    command = " ".join(["subquad", *(error.command_chain or ())])
+    return f"{error.argument.name} is missing; `{command} --help` describes all arguments"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -296,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except (SubquadError, CycloptsError) as error:
-        print(f"subquad: {error}".rstrip(), file=sys.stderr)
+        print(f"subquad: {_message(error)}".rstrip(), file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         field = next((word for word in words if word in FIELDS), None)

@@ -8,7 +8,8 @@ from support.llm_models import SMALL, word_tokenizer, write_checkpoint, write_te
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.location import locate
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.llm_models import SMALL, WORDS, prefilled, small_attention, tiny_model
+from support.llm_models import SMALL, WORDS, prefilled, small_attention, tiny_model, write_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -89,6 +89,15 @@ def evaluated(asked, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated") / "out"
     subquad.llm.evaluate(settings=QUICK, out=out, **asked)
     return out
+
+
+def test_a_text_that_the_model_learned_is_named(asked, linear, text, tmp_path, capsys):
+    other = write_text(tmp_path / "other.txt", words=200)
+    how = replace(QUICK, variants=("teacher",))
+    given = {**asked, "text": [text, other], "data": None, "quiet": False}
+    subquad.llm.evaluate(settings=how, out=tmp_path / "out", **given)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warning.startswith(f"warning: {text} is a text on which {linear} was trained;")
 
 
 def test_perplexity_by_position_averages_to_the_overall_perplexity(evaluated, linear, text):

@@ -15,11 +15,12 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
+from subquad.llm.models.location import locate
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time
+from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time, expected_seconds
 from subquad.llm.training.controls import MODES
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
@@ -278,6 +279,30 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "lora"}
 
 
+@pytest.mark.slow
+def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_path, capsys):
+    how = LinearizeSettings(attention=small_attention(), sequence_length=31, minutes=0.001, evaluation_tokens=31)
+    metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out")
+    printed = capsys.readouterr().err
+    assert "--minutes 0.001 is too short for this model on this computer: the shortest run takes about 0." in printed
+    assert "1 step of fine-tuning: too few to judge the student by; give more --minutes" in printed
+    assert 0 < metrics["seconds"]["timing"] < metrics["seconds"]["total"]
+
+
+def test_a_model_that_cannot_be_linearized_is_refused_before_everything_else(folder, text, tmp_path, tokenizer):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
+    wrong = replace(SMALL, sequence_length=2)
+    with pytest.raises(SubquadError, match=r"model.embed_tokens.weight has shape \[.*config.json is that of another"):
+        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    with pytest.raises(SubquadError, match="BertLMHeadModel: 0 of its"):
+        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("attention", "models", "fraction"),
     [(AttentionSettings(), 7, 0.1), (AttentionSettings(feature_map="hedgehog", cache=0), 6, 0.25)],
@@ -288,6 +313,7 @@ def test_the_time_is_divided_between_evaluations_and_stages(attention, models, f
     plan = divide_time(4000.0, seconds, settings, precision="float32", sequences=20)
     read = plan.transfer_tokens / 1024, plan.lora_tokens / 1024
     assert plan.evaluation_sequences == 20
+    assert expected_seconds(plan, settings) == pytest.approx(4000, abs=8.0)
     # 12 more evaluations are left for saving and the rest
     training = 4000 - (models * 20 + 12) * 2.0
     assert read[0] * 4.0 == pytest.approx(fraction * training, abs=4.0)

@@ -24,7 +24,7 @@ import torch
 import subquad.llm
 from subquad.cli import main
 from subquad.llm.data.packing import prepare_text
-from subquad.llm.models import checkpoints
+from subquad.llm.models import location
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.runs.storage import read_json, read_tensors
@@ -99,7 +99,7 @@ def workplace(tmp_path_factory, folder, smollm2):
     (path / "checkpoint").symlink_to(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        patch.setattr(checkpoints, "_smollm2", lambda: smollm2)
+        patch.setattr(location, "_smollm2", lambda: smollm2)
         patch.setattr(pydoc_data.topics, "topics", TOPICS)
         exec(compile(SNIPPETS[0], "tutorial", "exec"), {})
         run("--evaluation-tokens 4096", "--out linear")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import adapter_config, check_targets
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import checkpoint_kind, download, locate, model_fingerprint
+from subquad.llm.models.checkpoints import model_fingerprint
+from subquad.llm.models.location import checkpoint_kind, download, locate
 from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.loading import load_run
@@ -56,6 +59,27 @@ def test_a_checkpoint_that_is_not_linearized_is_rejected_with_the_next_command(t
 def test_a_folder_that_subquad_wrote_cannot_be_linearized_again(tmp_path):
     with pytest.raises(SubquadError, match="subquad wrote this model"):
         locate(write_config(tmp_path / "model", model_type="subquad"))
+
+
+def test_pickled_weights_are_rejected_with_what_to_do(tmp_path):
+    folder = write_config(tmp_path / "model", model_type="llama")
+    with pytest.raises(SubquadError, match="the weights are missing or not in safetensors"):
+        locate(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(SubquadError, match=r"pytorch_model.bin is not opened.*convert it with .*save_pretrained"):
+        locate(folder)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "serve", "merge", "evaluate", "linearize"])
+def test_a_folder_that_does_not_exist_is_named_before_torch_is_imported(tmp_path, command):
+    (tmp_path / "a.txt").write_text("the bird")
+    more = {"merge": ["--out", "o"], "evaluate": ["--text", "a.txt", "--out", "o"]}
+    more["linearize"] = more["evaluate"]
+    words = ["llm", command, "nothing", *more.get(command, [])]
+    code = f"import sys; from subquad.cli import main; main({words}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("subquad: nothing: no such")
+    assert done.stdout == "False\n"
 
 
 def test_an_unfinished_run_is_rejected(tmp_path):

@@ -35,17 +35,13 @@ def test_linearize_takes_each_recipe_by_its_name(name, monkeypatch, tmp_path):
 
     found = []
     monkeypatch.setattr(module, "linearize", lambda model, text, settings, **_: found.append(settings))
-    (tmp_path / "a.txt").write_text("text")
-    command = [
-        "llm",
-        "linearize",
-        "model",
-        "--text",
-        str(tmp_path / "a.txt"),
-        "--out",
-        str(tmp_path / "out"),
-        "--quiet",
-    ]
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("text")
+    model = Path("model")
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "model.safetensors").touch()
+    command = ["llm", "linearize", "model", "--text", "a.txt", "--out", "out", "--quiet"]
     assert main([*command, "--config", name, "--seed", "3"]) == 0
     (settings,) = found
     assert isinstance(settings, LinearizeSettings)

@@ -144,6 +144,19 @@ def test_a_chat_that_cannot_fit_is_refused_without_the_tokenizer(server, gate):
     assert gate.texts == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        (COMPLETION, ORDINARY, "max_tokens"),
+        (CHAT, {"model": "tiny", "messages": [{"role": "user", "content": "bird"}]}, "max_completion_tokens"),
+        (CHAT, {"model": "tiny", "messages": [{"role": "user", "content": "bird"}]}, "max_tokens"),
+    ],
+)
+def test_an_answer_that_is_too_long_for_its_prompt_is_named(server, path, body, name):
+    status, answer = ask(server, path, {**body, name: 10**9})
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", name)
+
+
 def test_a_list_ends_at_its_first_error(server):
     # a million errors would be collected otherwise
     status, body = ask(server, COMPLETION, {**ORDINARY, "prompt": [{}] * 1_000_000})

@@ -238,7 +238,7 @@ def test_several_prompts_in_one_request_are_answered_in_their_order(client):
         ({"prompt": ""}, "prompt", "there is no text to continue"),
         ({"prompt": [[5, 283]]}, "prompt", "283 is not a token; the model's tokens are 0 to 282"),
         ({"prompt": "bird " * 60_000}, "prompt", r"exceed the maximum of 50,000 tokens \(--max-context\)"),
-        ({"max_tokens": CONTEXT}, "prompt", r"and the answer \(50,000\) exceed the maximum of 50,000"),
+        ({"max_tokens": CONTEXT}, "max_tokens", r"and the answer \(50,000\) exceed the maximum of 50,000"),
         ({"max_tokens": 0}, "max_tokens", "must be at least 1, or with echo at least 0, got 0"),
         ({"max_tokens": -1, "echo": True}, "max_tokens", "must be at least 1, or with echo at least 0, got -1"),
         ({"temperature": 2.5}, "temperature", "temperature: must be at most 2, got 2.5"),

@@ -55,6 +55,7 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
             "whose attention was transferred; omit --transfer",
         ),
         ({"from_": Path("a"), "controls": True}, "--controls cannot be used with --from"),
+        ({"minutes": 1, "lora_tokens": 5}, "--minutes and --lora-tokens exclude each other"),
         ({"from_": Path("a"), "lora_tokens": 5, "minutes": 1}, "--minutes and --lora-tokens exclude each other"),
         ({"block_layers": 2}, "--block-layers requires --transfer-tokens and --lora-tokens"),
         ({"block_layers": 0}, "--block-layers must be at least 1, got 0"),

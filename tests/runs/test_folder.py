@@ -114,7 +114,7 @@ def test_a_folder_that_subquad_did_not_write_is_never_touched(tmp_path):
         with pytest.raises(SubquadError, match="not empty and not written by subquad"):
             open_run(tmp_path, kind="bio", settings={}, force=force)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(SubquadError, match=r"its config.json was not written by subquad"):
+    with pytest.raises(SubquadError, match=r"its config.json was not written by subquad; choose another folder with"):
         open_run(tmp_path, kind="bio", settings={}, force=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 

@@ -241,7 +241,8 @@ def write_gguf(folder):
 
 
 def read_checkpoint(path):
-    from subquad.llm.models.checkpoints import locate, open_checkpoint
+    from subquad.llm.models.checkpoints import open_checkpoint
+    from subquad.llm.models.location import locate
 
     open_checkpoint(locate(path))
 

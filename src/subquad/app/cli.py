@@ -8,7 +8,7 @@ from subquad.app.settings import AppSettings
 
 __all__ = ["app_command"]
 
-FLAGS = Parameter(name="*", consume_multiple=True)
+FLAGS = Parameter(name="*", consume_multiple=1)
 
 
 def app_command(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:

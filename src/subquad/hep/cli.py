@@ -21,8 +21,8 @@ __all__ = ["app"]
 app = App(name="hep", help="Tag jets in ROOT files with networks on graphs of particles, such as PCN.")
 
 # flags of several values take them as `--files a.root b.root`
-FLAGS = Parameter(name="*", consume_multiple=True)
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+FLAGS = Parameter(name="*", consume_multiple=1)
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=1)]
 
 
 @app.command

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from subquad.errors import require
 from subquad.llm.evaluation.settings import EvaluateSettings
+from subquad.llm.models.location import check_run, locate
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSettings
 from subquad.llm.settings import LinearizeSettings
@@ -20,8 +21,8 @@ __all__ = ["app"]
 app = App(name="llm", help="Replace softmax attention in a trained language model by linear attention (LoLCATs).")
 
 # flags of several values take them as `--text a.txt b.txt`
-FLAGS = Parameter(name="*", consume_multiple=True)
-Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
+FLAGS = Parameter(name="*", consume_multiple=1)
+Files = Annotated[list[Path] | None, Parameter(consume_multiple=1)]
 
 
 @app.command
@@ -29,7 +30,7 @@ def linearize(
     model: str,
     /,
     *,
-    text: Input[Annotated[list[Path], Parameter(consume_multiple=True)]],
+    text: Input[Annotated[list[Path], Parameter(consume_multiple=1)]],
     eval_text: Input[Files] = None,
     settings: Annotated[LinearizeSettings, FLAGS] = LinearizeSettings(),
     options: Annotated[RunOptions, FLAGS],
@@ -48,6 +49,7 @@ def linearize(
     check_present(*text, *(eval_text or ()))
     if not options.force:
         check_unfinished(options.out)
+    locate(model)
     from subquad.llm.commands.linearize import linearize as run_linearize
     from subquad.train.distributed import processes
 
@@ -109,6 +111,7 @@ def generate(
         save_state: File for the state after the prompt, so that later prompts can follow it without reading it again.
         force: Overwrite the file of --save-state.
     """
+    check_run(run)
     from subquad.llm.commands.generate import generate as run_generate
 
     run_generate(
@@ -137,6 +140,7 @@ def merge(
         standalone: Also save the code of the model, so that transformers opens the folder without subquad, with
             `trust_remote_code=True`.
     """
+    check_run(adapter)
     from subquad.llm.commands.merge import merge as run_merge
 
     run_merge(
@@ -198,6 +202,7 @@ def chat(
             example:linear-smollm2, which ships with subquad.
         seed: Seed of the sampled tokens.
     """
+    check_run(run)
     from subquad.llm.commands.chat import chat as run_chat
 
     run_chat(run, settings, seed=seed)
@@ -218,6 +223,7 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
     check_address(settings.host, settings.port)
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
+    check_run(run)
     from subquad.llm.commands.serve import serve as run_serve
 
     run_serve(run, settings)
@@ -253,6 +259,8 @@ def evaluate(
         extend: Add to a finished evaluation, keeping what it has measured.
     """
     check_present(*(text or ()))
+    for run in runs:
+        check_run(run)
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(
@@ -277,7 +285,7 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
     trained = sum(seconds[stage] for stage in tokens)
     print(
         f"Trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens in {trained:.0f} s "
-        f"({seconds['total']:.0f} s with loading and evaluation)."
+        f"({seconds['total']:.0f} s with all other steps, such as loading and evaluation)."
     )
     print(f"Wrote {out}; open {out / 'report.html'}.")
     print(f'Next: subquad llm generate {out} --prompt "Once upon a time"')

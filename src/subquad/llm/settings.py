@@ -317,6 +317,8 @@ class LinearizeSettings:
             )
 
     def _check_budget(self) -> None:
+        if self.minutes is not None and self.lora_tokens is not None:
+            raise SubquadError("--minutes and --lora-tokens exclude each other: give the time or the tokens")
         if self.from_ is not None:
             self._check_from()
         elif not self.attention.has_linear and self.block_layers is not None:
@@ -331,8 +333,6 @@ class LinearizeSettings:
             if self.transfer_tokens is None:
                 given, missing = missing, given
             raise SubquadError(f"{flag_name(given)} requires {flag_name(missing)}; or use --minutes instead of both")
-        if self.minutes is not None and self.lora_tokens is not None:
-            raise SubquadError("--minutes and --lora-tokens exclude each other: give the time or the tokens")
         if self.block_layers is not None and self.transfer_tokens is None:
             raise SubquadError(
                 "--block-layers requires --transfer-tokens and --lora-tokens: the speed of a model that is not opened "

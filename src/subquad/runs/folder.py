@@ -55,6 +55,8 @@ CONFIG, WEIGHTS, METRICS, REPORT, CARD = (
 )
 PARTS = "*.skops"
 """Files of a model beside its weights, whose checksums are in `config.json`."""
+ANOTHER = "; choose another folder with --out"
+"""End of errors about an output folder that cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,8 +155,8 @@ def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any],
 
 def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: bool) -> None:
     if not (directory / CONFIG).is_file():
-        raise SubquadError(f"{directory}: not empty and not written by subquad; choose another folder with --out")
-    stamp = stamp_of(read_json(directory / CONFIG), directory)
+        raise SubquadError(f"{directory}: not empty and not written by subquad{ANOTHER}")
+    stamp = stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
     if force:
         return
     check_unfinished(directory)
@@ -194,10 +196,8 @@ def check_unfinished(out: Path | str) -> None:
     """
     directory = Path(out)
     if (directory / METRICS).is_file() and (directory / CONFIG).is_file():
-        stamp_of(read_json(directory / CONFIG), directory)
-        raise SubquadError(
-            f"{directory}: holds a finished run; choose another folder with --out, or overwrite it with --force"
-        )
+        stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
+        raise SubquadError(f"{directory}: holds a finished run{ANOTHER}, or overwrite it with --force")
 
 
 def _differences(
@@ -225,15 +225,20 @@ def _clear(directory: Path) -> None:
     (directory / CONFIG).unlink(missing_ok=True)
 
 
-def stamp_of(config: Any, directory: Path | str) -> dict[str, Any]:
+def stamp_of(config: Any, directory: Path | str, remedy: str = "") -> dict[str, Any]:
     """Return the entry of a `config.json` by which subquad recognises its own folders.
+
+    Args:
+        config: Content of the file.
+        directory: The folder.
+        remedy: End of the error.
 
     Raises:
         SubquadError: There is no such entry.
     """
     stamp = config.get("subquad") if isinstance(config, dict) else None
     if not isinstance(stamp, dict):
-        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad")
+        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad{remedy}")
     return stamp
 
 

@@ -8,7 +8,7 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import check_text
 from subquad.llm.evaluation.measurements import available_tasks, measure_rows, measurements_of
-from subquad.llm.evaluation.model_variants import ModelLoader, models_to_evaluate
+from subquad.llm.evaluation.model_variants import ModelLoader, models_to_evaluate, trained_texts
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import RESULT, MeasurementStore
 from subquad.llm.evaluation.summary import summarize
@@ -62,6 +62,13 @@ def evaluate(
         say(f"not measured: {line}", quiet=quiet)
 
     models = models_to_evaluate(folders, teacher=teacher, only=settings.variants)
+    for model in models:
+        for path in trained_texts(model.folder, texts):
+            say(
+                f"warning: {path} is a text on which {model.about['folder']} was trained; its perplexity says little "
+                "about other texts",
+                quiet=quiet,
+            )
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()

@@ -17,20 +17,16 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.llm.data.packing import TextDataset
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, load_adapter
 from subquad.llm.models.attention import Mode, attention_mode
-from subquad.llm.models.checkpoints import (
-    embedding_weight,
-    locate,
-    saved_config,
-    saved_tensors,
-)
+from subquad.llm.models.checkpoints import embedding_weight, saved_config, saved_tensors
+from subquad.llm.models.location import locate
 from subquad.llm.models.model_card import teacher_metadata
 from subquad.llm.models.standalone import write_code
 from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
-from subquad.llm.settings import LinearizeSettings
+from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
-from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
+from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens, expected_seconds
 from subquad.llm.training.controls import as_control, control_folder, controls_of
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES, choose_layers, restored_divergences
 from subquad.llm.training.lora import fine_tune, trainable_parameters
@@ -50,6 +46,8 @@ __all__ = ["Linearization"]
 NOTES = "evaluations.json"
 FEW_STEPS = 10
 """Steps of a stage below which its result says little."""
+TOO_LONG = 1.2
+"""Expected time of a run, in times of --minutes, above which it is said."""
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
 DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
 """Settings that the page describes."""
@@ -111,8 +109,17 @@ class Linearization:
         """Determine the token budget; only with the user's tokens may the model be on the meta device."""
         settings, directory = self.settings, self.run.directory
         if settings.lora_tokens is None:
+            start, minutes = time.monotonic(), settings.minutes or DEFAULT_MINUTES
             say("timing the first steps, to fit training and measurements into --minutes", quiet=self.quiet)
             budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
+            seconds = elapsed + self.note("seconds", "timing", lambda: time.monotonic() - start)
+            seconds += expected_seconds(budget, settings)
+            if seconds > TOO_LONG * 60 * minutes and not self.run.is_resumed:
+                say(
+                    f"--minutes {minutes:g} is too short for this model on this computer: the shortest run takes about "
+                    f"{seconds / 60:.1f} minutes",
+                    quiet=self.quiet,
+                )
         else:
             width, device = embedding_weight(model).shape[1], process_device()
             budget = budget_from_tokens(self.data, settings, directory=directory, width=width, device=device)

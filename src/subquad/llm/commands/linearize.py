@@ -17,16 +17,11 @@ from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.data.shared_text import read_once
 from subquad.llm.models.adapter import adapter_settings, check_targets
 from subquad.llm.models.attention import seen_exactly
-from subquad.llm.models.checkpoints import (
-    embedding_weight,
-    locate,
-    model_fingerprint,
-    open_checkpoint,
-    open_tokenizer,
-)
+from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.meta_model import OtherNamesError, open_meta_model
+from subquad.llm.models.location import locate
+from subquad.llm.models.meta_model import OtherNamesError, check_supported, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
@@ -78,6 +73,7 @@ def linearize(
     quiet = quiet or not processes().is_main_process
     checkpoint = locate(model)
     settings = _with_adapter(settings or LinearizeSettings(), checkpoint, quiet=quiet)
+    check_supported(checkpoint, settings.attention)
     files, evaluation_files = _check(text, eval_text, settings)
     given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
     for flag, paths in given.items():

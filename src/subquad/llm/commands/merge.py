@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from subquad.errors import SubquadError
-from subquad.llm.models.checkpoints import checkpoint_kind, folder_of_run, without_progress_bars
+from subquad.llm.models.checkpoints import without_progress_bars
 from subquad.llm.models.loading import load
+from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
 from subquad.runs.folder import CARD, REPORT

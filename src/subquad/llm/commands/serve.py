@@ -93,12 +93,20 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
+        if count := self._unfinished():
+            say(
+                f"waiting up to {self._seconds} s for {count} unfinished {'request' if count == 1 else 'requests'}; "
+                "Ctrl-C again ends them"
+            )
         try:
             await super().shutdown(sockets)
         finally:
             timer.cancel()
 
+    def _unfinished(self) -> int:
+        return self._engine.active + self._engine.waiting
+
     def _end(self) -> None:
-        if count := self._engine.active + self._engine.waiting:
+        if count := self._unfinished():
             say(f"{count} unfinished {'request was' if count == 1 else 'requests were'} ended")
         self._engine.stop()

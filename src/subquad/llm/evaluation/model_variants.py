@@ -12,18 +12,16 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError, unknown
 from subquad.llm.models.attention import Mode, seen_exactly
 from subquad.llm.models.checkpoints import (
-    checkpoint_kind,
-    folder_of_run,
     gguf_config,
     has_tokenizer,
-    locate,
     model_fingerprint,
     open_checkpoint,
     open_tokenizer,
     weight_files,
 )
 from subquad.llm.models.convert import convert
-from subquad.llm.models.loading import load, not_linearized, place
+from subquad.llm.models.loading import load, place
+from subquad.llm.models.location import check_run, checkpoint_kind, folder_of_run, locate
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import MODES, control_folder
@@ -31,7 +29,7 @@ from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
-from subquad.runs.folder import METRICS, WEIGHTS, check_weights, stamp_of
+from subquad.runs.folder import METRICS, WEIGHTS, check_weights
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
@@ -184,22 +182,23 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    match checkpoint_kind(folder):
-        case "linearized" | "adapter":
-            config = read_json(folder / "config.json")
-            if not isinstance(config.get("hybrid_attention"), dict):
-                raise SubquadError(f"{folder / 'config.json'}: damaged: it has no hybrid_attention")
-            return config
-        case "softmax":
-            raise not_linearized(folder)
-        case "unfinished":
-            if stamp_of(read_json(folder / "config.json"), folder).get("kind") != "llm":
-                raise SubquadError(f"{folder}: no language model, but a run of another field")
-            raise SubquadError(f"{folder}: this run is not finished; repeat the command that started it")
-        case _:
-            raise SubquadError(
-                f"{folder}: no such model folder; give the folder that --out of `subquad llm linearize` wrote"
-            )
+    config = read_json(check_run(folder) / "config.json")
+    if not isinstance(config.get("hybrid_attention"), dict):
+        raise SubquadError(f"{folder / 'config.json'}: damaged: it has no hybrid_attention")
+    return config
+
+
+def trained_texts(folder: Path, texts: Sequence[Path]) -> list[Path]:
+    """Return those of the texts on which a model was trained, by the fingerprint of all its texts together.
+
+    One of several training texts is not recognized alone.
+    """
+    known = _config(folder).get("subquad", {}).get("settings", {}).get("text_fingerprint")
+    if known is None or not texts:
+        return []
+    if fingerprint(*texts) == known:
+        return list(texts)
+    return [path for path in texts if fingerprint(path) == known]
 
 
 def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> tuple[str, Path]:

@@ -13,15 +13,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, flag_name, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
-from subquad.llm.models.checkpoints import (
-    SMOLLM2,
-    checkpoint_kind,
-    is_hub_name,
-    locate,
-    model_fingerprint,
-    open_checkpoint,
-)
+from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
+from subquad.llm.models.location import SMOLLM2, checkpoint_kind, is_hub_name, locate
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
 from subquad.runs.folder import load_config, load_tensors

@@ -11,14 +11,15 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import checkpoint_kind, folder_of_run, without_progress_bars
+from subquad.llm.models.checkpoints import without_progress_bars
+from subquad.llm.models.location import check_run, checkpoint_kind
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.damage import OF_TRANSFORMERS
-from subquad.runs.folder import check_weights, load_config
+from subquad.runs.folder import check_weights
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
 
-__all__ = ["load", "not_linearized", "place", "to_device"]
+__all__ = ["load", "place", "to_device"]
 
 TOKENIZER = "tokenizer.json"
 
@@ -39,27 +40,16 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
         SubquadError: The folder is missing or unfinished, the checkpoint was not linearized yet, or the adapter
             belongs to another checkpoint, or a file is damaged.
     """
-    given, directory = directory, folder_of_run(directory)
-    kind = checkpoint_kind(directory)
-    if kind == "softmax":
-        raise not_linearized(given)
-    if kind == "adapter":
-        return open_adapter(directory, load_config(directory, "llm"), base=base)
+    directory = check_run(directory)
+    config = read_json(directory / "config.json")
+    if checkpoint_kind(directory) == "adapter":
+        return open_adapter(directory, config, base=base)
     if base is not None:
         raise SubquadError(f"{directory}: holds a whole model, not an adapter; --base is not needed")
     # a folder of `save_pretrained` has no entry of the run
-    if kind != "linearized" or "subquad" in read_json(directory / "config.json"):
-        load_config(directory, "llm")
+    if "subquad" in config:
         check_weights(directory)
     return _open_linearized(directory)
-
-
-def not_linearized(directory: Path | str) -> SubquadError:
-    """Return the error for a softmax checkpoint where a linearized model is needed, with the next command."""
-    return SubquadError(
-        f"{directory}: a checkpoint with softmax attention, which is not linearized yet; linearize it with\n"
-        f"  subquad llm linearize {directory} --text TEXT --out linear\nand then use the folder linear"
-    )
 
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -3,6 +3,7 @@
 Memory is that of the filled modules and of one more tensor while it is read.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,14 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import INDEX, WEIGHTS, check_known, open_weights, plain_generation
+from subquad.llm.models.checkpoints import check_known, open_weights, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
+from subquad.llm.models.location import INDEX, WEIGHTS
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "open_meta_model"]
+__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_supported", "open_meta_model"]
 
 GENERATION = "generation_config.json"
 
@@ -91,11 +93,7 @@ class MetaModel:
         # opened anew for each tensor, since what was read stays mapped until the file is closed
         with open_weights(file) as tensors:
             tensor = tensors.get_tensor(stored).to(self.dtype, copy=True)
-        if tensor.shape != expected.shape:
-            raise SubquadError(
-                f"{file}: {stored} has shape {list(tensor.shape)}, but the model of config.json needs "
-                f"{list(expected.shape)}"
-            )
+        _check_shape(file, stored, list(tensor.shape), list(expected.shape))
         return tensor
 
     def _find(self, name: str) -> tuple[Path, str]:
@@ -173,17 +171,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
             f"{path}: --block-layers reads layers one by one from safetensors, and this is one packed file; give a "
             "Hugging Face folder, or omit --block-layers"
         )
-    content = read_json(path / "config.json")
-    check_known(path, content)
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        # buffers are small, and computed rather than stored
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-            )
-    except OF_TRANSFORMERS as error:
-        raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
+    model = _without_weights(path, dtype)
     meta = MetaModel(
         path=path,
         model=model.eval(),
@@ -200,6 +188,49 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     model.generation_config = plain_generation(model.generation_config)
     return meta
+
+
+def check_supported(path: Path, attention: AttentionSettings) -> None:
+    """Check that a checkpoint can be linearized, by its config and the shapes of its weights, of which none is read.
+
+    A `.gguf` file is checked when it is opened.
+
+    Raises:
+        SubquadError: It cannot, or the weights are those of another model.
+    """
+    if path.is_file():
+        return
+    model = _without_weights(path)
+    layers_to_replace(model, attention)
+    files = _tensor_files(path)
+    with ExitStack() as stack:
+        opened = {file: stack.enter_context(open_weights(file)) for file in sorted(set(files.values()))}
+        for name, parameter in model.named_parameters():
+            if name in files:
+                shape = opened[files[name]].get_slice(name).get_shape()
+                _check_shape(files[name], name, shape, list(parameter.shape))
+
+
+def _check_shape(file: Path, name: str, shape: list[int], expected: list[int]) -> None:
+    if shape != expected:
+        raise SubquadError(
+            f"{file}: {name} has shape {shape}, but the model of config.json needs {expected}; config.json is that of "
+            "another model"
+        )
+
+
+def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the model of a folder on the meta device."""
+    check_known(path, read_json(path / "config.json"))
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        # buffers are small, and computed rather than stored
+        with init_empty_weights(include_buffers=False):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+    except OF_TRANSFORMERS as error:
+        raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:

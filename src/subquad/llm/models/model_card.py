@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData, metadata_load
 
-from subquad.llm.models.checkpoints import is_hub_name
+from subquad.llm.models.location import is_hub_name
 
 __all__ = ["card_metadata", "teacher_metadata"]
 

@@ -149,6 +149,9 @@ class PromptReader:
             wanted = max(1, min(left, COMPLETION_TOKENS))
         least = 1 if wanted is None else wanted
         if least > left:
+            # what to change: the text, unless it leaves room for an answer
+            if left > 0:
+                field = "max_completion_tokens" if is_chat and body.max_completion_tokens is not None else "max_tokens"
             raise RequestError(
                 f"the prompt ({len(prompt):,} tokens) and the answer ({least:,}) exceed the maximum of "
                 f"{self._max_context:,} tokens (--max-context)",

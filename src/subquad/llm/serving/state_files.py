@@ -14,8 +14,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import folder_of_run, model_fingerprint
+from subquad.llm.models.checkpoints import model_fingerprint
 from subquad.llm.models.decoding import has_softmax_layers
+from subquad.llm.models.location import folder_of_run
 from subquad.llm.serving.prefix_states import States, states_of
 from subquad.ops.linattn import HybridState
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors

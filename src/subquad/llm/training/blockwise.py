@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import Mixture, epoch_batches
 from subquad.llm.models.attention import HybridSelfAttention, attention_layers, attention_mode
-from subquad.llm.models.checkpoints import locate
 from subquad.llm.models.convert import replace_in_layer
+from subquad.llm.models.location import locate
 from subquad.llm.models.meta_model import LayerArguments, MetaModel, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.activation_store import ActivationStore

@@ -26,7 +26,7 @@ from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time"]
+__all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time", "expected_seconds"]
 
 BUDGET_FILE = "budget.json"
 MODEL_NAMES = (
@@ -44,6 +44,8 @@ STEP_COST = 3
 """Time of a training step, in forward passes over its tokens."""
 OTHER_SEQUENCES = 12
 """Time for saving, text samples and layer errors, in evaluations of one sequence."""
+LONG_STEP = 2.0
+"""Seconds from which a step is timed without a first call, whose overhead is small beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,18 @@ def divide_time(
     )
 
 
+def expected_seconds(budget: TokenBudget, settings: LinearizeSettings) -> float:
+    """Return the seconds that a run takes from its budget on, by the measured times of its steps."""
+    seconds, length = budget.seconds_per_sequence, settings.sequence_length * processes().num_processes
+    transfer, lora = (tokens / length for tokens in (budget.transfer_tokens, budget.lora_tokens))
+    every = (settings.validate_every or math.inf) * settings.batch_size * settings.gradient_accumulation
+    evaluations = _measured_models(settings) * budget.evaluation_sequences + OTHER_SEQUENCES
+    # each control fine-tunes on the sequences of both stages
+    lora += len(_controls(settings)) * (transfer + lora)
+    evaluations += (transfer + lora) * VALIDATION_SEQUENCES / every
+    return evaluations * seconds["evaluate"] + transfer * seconds.get("transfer", 0.0) + lora * seconds["lora"]
+
+
 def _time_steps(
     model: PreTrainedModel, text: TextDataset, settings: LinearizeSettings, precision: Precision, seed: int
 ) -> dict[str, float]:
@@ -246,13 +260,16 @@ def _time_steps(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    # the first call also allocates memory and compiles kernels
-    work()
-    _synchronize(device)
-    start = time.monotonic()
-    work()
-    _synchronize(device)
-    return time.monotonic() - start
+    """Return the time of one call: the second, since the first also allocates memory and compiles kernels."""
+
+    def timed() -> float:
+        start = time.monotonic()
+        work()
+        _synchronize(device)
+        return time.monotonic() - start
+
+    first = timed()
+    return first if device.type == "cpu" and first > LONG_STEP else timed()
 
 
 def _synchronize(device: torch.device) -> None:
