@@ -72,8 +72,12 @@ def test_a_run_that_is_stopped_before_its_report_is_resumed(tmp_path):
 
 def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
     finish(tmp_path, seed=3)
+    (tmp_path / "fold-0").mkdir()
+    left = tmp_path / "fold-0" / "checkpoint-net.safetensors"
+    left.touch()
     with pytest.raises(SubquadError, match="holds a finished run; choose another folder with --out, or overwrite it"):
         open_run(tmp_path, kind="bio", settings={"seed": 3})
+    assert not left.exists()
     assert not open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True).is_resumed
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -109,12 +109,16 @@ class Run:
             if path.is_file():
                 sync(path)
         write_json(self.directory / METRICS, metrics)
-        for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
-            checkpoint.unlink()
+        _remove_checkpoints(self.directory)
 
     def _write(self, name: str, text: str) -> None:
         with atomic(self.directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _remove_checkpoints(directory: Path) -> None:
+    for checkpoint in directory.rglob("checkpoint-*.safetensors"):
+        checkpoint.unlink(missing_ok=True)
 
 
 def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
 
 
 def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Path:
-    """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is changed."""
+    """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is written."""
     directory = as_folder(out)
     check_writable(directory)
     if not is_blank(directory, CONFIG):
@@ -197,6 +201,8 @@ def check_unfinished(out: Path | str) -> None:
     directory = Path(out)
     if (directory / METRICS).is_file() and (directory / CONFIG).is_file():
         stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
+        # which are left if the run was killed after its last file was written
+        _remove_checkpoints(directory)
         raise SubquadError(f"{directory}: holds a finished run{ANOTHER}, or overwrite it with --force")
 
 
