@@ -13,6 +13,8 @@ from subquad.hep.commands.report import report
 from subquad.hep.metrics.classification import classification_metrics
 from subquad.hep.metrics.paired import accuracy_difference, auc_difference
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
+from subquad.hep.plots.fit_page import _split_text, _training_text, verdict
+from subquad.hep.plots.tables import accuracy_text
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -55,10 +57,12 @@ def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
         return {name: values for name, values in scores.items() if name not in ("pt", "sdmass")}
 
     text = report(tagger("some", without), out=tmp_path / "some.html").read_text()
-    assert "Number of particles of the test jets by class." in text
+    assert "Number of particles of the test jets, one panel per class. Thin line in each: QCD." in text
+    assert "Soft-drop mass" not in text
     assert "subquad hep evaluate draws more: ROC curves beside the baseline." in text
     text = report("example:tagger", out=tmp_path / "all.html").read_text()
-    assert "Soft-drop mass, pT and number of particles of the test jets by class." in text
+    for name in ("Soft-drop mass", "pT", "Number of particles"):
+        assert f"{name} of the test jets, one panel per class. Thin line in each: QCD." in text
     assert "ROC curves beside the baseline, the dependence on pT and mass sculpting." in text
 
 
@@ -130,3 +134,33 @@ def test_paired_differences_are_those_of_the_metrics_and_narrower_than_unpaired_
         # 95 % of a difference, and 68 % of one metric
         assert 0 < gap.high - gap.low < 2 * (high - low)
         assert gap.low < gap.value < gap.high
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "boosting", "wins", "sentence"),
+    [
+        (0.8171, 0.7312, "net", "Gradient boosting reaches 73.1 %: the tagger is better by 8.6 points."),
+        (0.8171, 0.8174, "boosting", "it is better by 0.03 points. More training jets"),
+        (0.8171, 0.8172, None, "the difference of 0.01 points is not significant"),
+        (0.8171, 0.8171, None, "the two are equal on these test jets."),
+    ],
+)
+def test_a_difference_from_the_baseline_does_not_read_as_zero(accuracy, boosting, wins, sentence):
+    metrics = read_json(run_folder("example:tagger") / "metrics.json")
+    metrics["test"] = {"net": {"accuracy": accuracy}, "boosting": {"accuracy": boosting}}
+    assert sentence in verdict({**metrics, "wins": wins})
+
+
+def test_errors_of_an_accuracy_have_a_digit_that_is_not_zero():
+    texts = [accuracy_text(0.8171, error) for error in (0.0027, 0.0004, 0.00003, None)]
+    assert texts == ["81.7 ± 0.3 %", "81.71 ± 0.04 %", "81.710 ± 0.003 %", "81.7 %"]
+
+
+def test_one_step_and_one_jet_are_singular():
+    metrics, config = (read_json(run_folder("example:tagger") / f"{name}.json") for name in ("metrics", "config"))
+    metrics |= {"steps": 1, "parameters": 1, "jets": {"train": 1, "validation": 1, "test": 1}}
+    assert "with 1 parameter, trained for 1 step" in _training_text(metrics, config)
+    assert "1 training jet, 1 validation jet for choosing the best epoch, and 1 test jet, on" in _split_text(
+        metrics, config
+    )
+    assert verdict(metrics).startswith("The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 1 test jet.")

@@ -239,5 +239,5 @@ def test_the_figure_of_a_target_shows_every_class_with_jets():
         predicted={"mass": true * generator.normal(1, 0.1, 100)},
         true={"mass": true},
     )
-    figure = regression_figure(one, "mass", CLASSES)
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["q/g", r"$H\to b\bar{b}$"]
+    figure = regression_figure(one, "mass", CLASSES, "QCD")
+    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["q/g", r"$H\to b\bar{b}$"]

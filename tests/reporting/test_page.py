@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from subquad.reporting.page import Link, Section, Table, page, picture, show
+from subquad.reporting.page import Link, Section, Table, counted, difference_text, page, picture, show, signed
 from subquad.reporting.tables import print_table
 
 
@@ -73,3 +73,44 @@ def test_names_are_not_markup_in_the_terminal(capsys):
 )
 def test_numbers_near_a_limit_are_shown_as_their_neighbours(value, shown):
     assert show(value) == shown
+
+
+def test_one_thing_has_a_singular():
+    assert [counted(count, "token") for count in (0, 1, 2, 1011)] == ["0 tokens", "1 token", "2 tokens", "1,011 tokens"]
+    assert [counted(count, "batch", "batches") for count in (1, 3)] == ["1 batch", "3 batches"]
+
+
+def test_thousands_have_commas_up_to_six_digits_everywhere():
+    assert [show(value) for value in (1011.4, 123456.0, 999_999.4, 1_234_567.0)] == [
+        "1,011", "123,456", "999,999", "1.23e+06",
+    ]  # fmt: skip
+    assert signed(1011.26, 1) == "+1,011.3"
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((3.14, 1.04, 5.24), "+3.1 % [+1.0, +5.2]"),
+        # a clear difference has as many digits as it needs, and its limits as many
+        ((-0.012, -0.02, -0.004), "−0.012 % [−0.020, −0.004]"),
+        # an unclear one has those that its interval needs
+        ((0.004, -0.03, 0.02), "+0.00 % [−0.03, +0.02]"),
+        ((0.0004, -1.0, 0.2), "+0.0 % [−1.0, +0.2]"),
+        ((0.03,), "+0.03 %"),
+        ((-0.0, -0.0, 0.0), "+0.0 % [+0.0, +0.0]"),
+        ((1234.56, 1011.0, 1500.0), "+1,234.6 % [+1,011.0, +1,500.0]"),
+    ],
+)
+def test_a_difference_that_is_not_zero_does_not_read_as_zero(ends, text):
+    assert difference_text(*ends, digits=1, unit=" %") == text
+
+
+def test_the_result_of_a_page_may_name_a_command():
+    assert "<p>Use <code>--controls</code> &amp; more.</p>" in page("A", lead="Use `--controls` & more.", sections=[])
+
+
+def test_a_long_number_with_its_interval_is_aligned_as_a_number():
+    text = page(
+        "A", lead="B", sections=[Section("C", [Table(("model", "change"), [("a", "+639.7 % [+437.0, +919.0]")])])]
+    )
+    assert "<td>+639.7 % [+437.0, +919.0]</td>" in text

@@ -14,10 +14,25 @@ from matplotlib.figure import Figure
 
 from subquad.reporting.vector_figure import DARK, vector_figure
 
-__all__ = ["Block", "Link", "Picture", "Section", "Table", "page", "picture", "show", "signed", "with_code"]
+__all__ = [
+    "Block",
+    "Link",
+    "Picture",
+    "Section",
+    "Table",
+    "counted",
+    "difference_text",
+    "page",
+    "picture",
+    "show",
+    "signed",
+    "with_code",
+]
 
 LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
 """Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
+MORE_DIGITS = 4
+"""Decimals that a difference gets besides its own so that it does not read as 0."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,42 @@ def show(value: str | float | int | None) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number of things, as `1 token` and `1,011 tokens`.
+
+    Args:
+        count: How many.
+        noun: Name of one.
+        plural: Name of several, if it is not that of one with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def signed(value: float, digits: int) -> str:
-    """Return a difference with its sign, for text that is read: a minus sign instead of a hyphen."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """Return a difference with its sign, for text that is read: a minus sign instead of a hyphen, but none of 0."""
+    # the sum turns −0 into 0
+    return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
+
+
+def difference_text(
+    value: float, low: float | None = None, high: float | None = None, *, digits: int, unit: str = ""
+) -> str:
+    """Return a difference and, if it is known, its interval: `+3.1 % [+1.0, +5.2]`.
+
+    Args:
+        value: The difference.
+        low: Lower limit.
+        high: Upper limit.
+        digits: Decimals; up to four more are written if the difference would read as 0 without them.
+        unit: What stands after the value, with the space before it.
+    """
+    limits = [] if low is None or high is None else [low, high]
+    is_clear = not limits or min(limits) > 0 or max(limits) < 0
+    # of an interval around 0, one limit tells how wide it is
+    least = (min if is_clear else max)(abs(end) for end in (value, *limits))
+    digits = next((more for more in range(digits, digits + MORE_DIGITS + 1) if round(least, more)), digits)
+    interval = f" [{', '.join(signed(limit, digits) for limit in limits)}]" * bool(limits)
+    return f"{signed(value, digits)}{unit}{interval}"
 
 
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
@@ -120,7 +168,11 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
 
 def _text_columns(table: Table) -> set[int]:
     """Return the columns with sentences: text is aligned to the left, numbers and their intervals to the right."""
-    return {k for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str) and len(cell) > 24}
+    return {k for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str) and _is_sentence(cell)}
+
+
+def _is_sentence(cell: str) -> bool:
+    return len(cell) > 24 and re.search(r"[^\W\d_]{2}", cell) is not None
 
 
 def with_code(text: str) -> Markup:

@@ -19,9 +19,22 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "PAPER", "SOFT", "CellFigure", "literal", "vector_figure"]
+__all__ = [
+    "BAND",
+    "DARK",
+    "FILL",
+    "INK",
+    "ON_DARK",
+    "ON_LIGHT",
+    "PAPER",
+    "SOFT",
+    "CellFigure",
+    "literal",
+    "vector_figure",
+]
 
 INK = "#000000"
+"""Colour of text and frames."""
 PAPER = "#ffffff"
 """Colour of the background."""
 BAND = "#ebebeb"

@@ -11,8 +11,8 @@ from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.paired import accuracy_difference, auc_difference
 from subquad.hep.metrics.predictions import Predictions, predictions_of_run
 from subquad.hep.metrics.summary import uncertainty
-from subquad.hep.plots.tables import metrics_table, rejections_table
-from subquad.reporting.page import Block, Section, Table, page, signed
+from subquad.hep.plots.tables import accuracy_text, metrics_table, rejections_table
+from subquad.reporting.page import Block, Section, Table, difference_text, page
 from subquad.reporting.run_comparison import difference_tables, differing_settings
 from subquad.reporting.statistics import Difference
 
@@ -94,8 +94,7 @@ def comparison_page(runs: Runs) -> str:
 
 
 def _accuracy(run: FittedRun) -> str:
-    error = uncertainty(run.tagger, "accuracy") or 0.0
-    return f"{100 * run.metrics['test']['net']['accuracy']:.1f} ± {100 * error:.1f} %"
+    return accuracy_text(run.metrics["test"]["net"]["accuracy"], uncertainty(run.tagger, "accuracy"))
 
 
 def _paired(one: FittedRun, other: FittedRun) -> tuple[Predictions, Predictions] | None:
@@ -116,8 +115,7 @@ def _gaps(one: FittedRun, other: FittedRun) -> dict[str, Difference]:
 
 def _gap_text(gap: Difference) -> str:
     """Return a difference with its interval, in percentage points."""
-    value, low, high = (signed(100 * end, 2) for end in (gap.value, gap.low, gap.high))
-    return f"{value} [{low}, {high}]"
+    return difference_text(*(100 * end for end in (gap.value, gap.low, gap.high)), digits=2)
 
 
 def _verdict(first: str, runs: Runs, gaps: Gaps) -> list[str]:

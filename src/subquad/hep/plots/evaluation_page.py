@@ -15,14 +15,13 @@ from matplotlib.transforms import Bbox
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
 from subquad.hep.metrics.summary import uncertainty
+from subquad.hep.plots.class_histograms import observer_histograms
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
     effective_jets,
     has_ratios,
     mass_figure,
-    observers_caption,
-    observers_figure,
     pt_figure,
     ratio_figure,
     roc_figure,
@@ -32,8 +31,8 @@ from subquad.hep.plots.figures import (
 from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import mass_shapes_table, metrics_table, rejections_table, shifts_table
-from subquad.reporting.page import Section, Table, page, picture, show
+from subquad.hep.plots.tables import accuracy_text, mass_shapes_table, metrics_table, rejections_table, shifts_table
+from subquad.reporting.page import Section, Table, counted, page, picture, show
 
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 
@@ -74,7 +73,7 @@ def draw(
         *_signal_drawings(evaluation, models, curves, varied or {}),
         *_model_drawings(models, classes, background, curves),
         *_mass_shape_drawings(evaluation),
-        *_regression_drawings(models, classes),
+        *_regression_drawings(models, classes, background),
         Drawing(
             name="calibration",
             section="Calibration",
@@ -97,24 +96,22 @@ def draw(
         )
     sample = next((model.median_training for model in models if model.median_training.sdmass is not None), None)
     if sample is not None:
-        drawings.append(
-            Drawing(
-                name="jets",
-                section="Test jets",
-                figure=observers_figure(sample, classes),
-                caption=observers_caption(sample),
-            )
-        )
+        drawings += [
+            Drawing(name=found.name, section="Test jets", figure=found.figure, caption=found.caption)
+            for found in observer_histograms(sample, classes, background)
+        ]
     return drawings, curves
 
 
-def _regression_drawings(models: Sequence[ModelPredictions], classes: Sequence[str]) -> Iterator[Drawing]:
+def _regression_drawings(
+    models: Sequence[ModelPredictions], classes: Sequence[str], background: str
+) -> Iterator[Drawing]:
     for number, model in enumerate(models, start=1):
         for target in model.median_training.predicted:
             yield Drawing(
                 name=f"target_{target}_{number}",
                 section=TARGETS,
-                figure=regression_figure(model.median_training, target, classes),
+                figure=regression_figure(model.median_training, target, classes, background),
                 caption=f"{model.name}, {target}. {CAPTION}",
             )
 
@@ -309,8 +306,9 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
     """Return the result: the top-1 accuracies, and the best model only if it is told apart from all others."""
     models = evaluation["models"]
     counts = {sum(one["jets"].values()) for model in models for one in model["trainings"]}
-    jets = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-    where = f"on {jets} jets of {len(evaluation['classes'])} classes"
+    least, most = min(counts), max(counts)
+    jets = counted(most, "jet") if least == most else f"{least:,} to {counted(most, 'jet')}"
+    where = f"on {jets} of {len(evaluation['classes'])} classes"
     values = {model["name"]: _accuracy(model) for model in models}
     if len(models) == 1:
         ((name, value),) = values.items()
@@ -325,8 +323,7 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
 
 def _accuracy(model: Mapping[str, Any]) -> str:
     """Return the top-1 accuracy with its uncertainty, over jets and trainings."""
-    value, error = model["spread"]["accuracy"]["mean"], uncertainty(model, "accuracy")
-    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+    return accuracy_text(model["spread"]["accuracy"]["mean"], uncertainty(model, "accuracy"))
 
 
 def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:

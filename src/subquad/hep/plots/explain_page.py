@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from subquad.hep.plots.event_displays import JetDisplay, displays_figure
 from subquad.hep.plots.style import colours, draw_cells, in_style, latex_name, panels
 from subquad.ops.kinematics import VARIABLES
-from subquad.reporting.page import Section, Table, page, picture
+from subquad.reporting.page import Section, Table, counted, page, picture
 
 __all__ = ["explain_figures", "explain_page", "summary"]
 
@@ -133,7 +133,7 @@ def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) 
     """Return the HTML page."""
     only, jets, count = explanation["class"], explanation["jets"], explanation["explained_jets"]
     target = "each jet's true class" if only is None else only
-    scope = f"The explained output is the logit of {target}, for {count:,} of {jets:,} jets."
+    scope = f"The explained output is the logit of {target}, for {count:,} of {counted(jets, 'jet')}."
     accuracy = f"The top-1 accuracy of {explanation['run']} on these jets is {100 * explanation['accuracy']:.1f} %."
     displays = _display_section(explanation, figures)
     return page(

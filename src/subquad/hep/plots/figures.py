@@ -19,8 +19,9 @@ from subquad.hep.metrics.weighting import effective_number
 from subquad.hep.plots.style import (
     GREY,
     RED,
-    colours,
+    class_colours,
     draw_cells,
+    draw_fractions,
     in_style,
     label_within_decades,
     latex_name,
@@ -38,8 +39,6 @@ __all__ = [
     "has_ratios",
     "history_figure",
     "mass_figure",
-    "observers_caption",
-    "observers_figure",
     "pt_figure",
     "range_test_figure",
     "ratio_figure",
@@ -61,9 +60,10 @@ def roc_figure(predictions: Predictions, classes: Sequence[str], background: str
     b = list(classes).index(background)
     curves = {name: roc([predictions], i, b) for i, name in enumerate(classes) if name != background}
     shown = {name: curve for name, curve in curves.items() if curve is not None}
-    for colour, (name, curve) in zip(colours(len(shown)), shown.items(), strict=True):
+    colours = class_colours(classes, background)
+    for name, curve in shown.items():
         x, value, _, _ = _finite(curve)
-        axes.plot(x, value, color=colour, label=latex_name(name))
+        axes.plot(x, value, color=colours[name], label=latex_name(name))
     total = effective_jets(predictions, b)
     _shade_few_jets(axes, total)
     axes.text(
@@ -118,29 +118,19 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     return figure
 
 
-def _draw_fractions(
-    axes: Axes, values: np.ndarray, edges: np.ndarray, *, weights: np.ndarray | None, colour: str, label: str
-) -> None:
-    """Draw a histogram of the values as fractions of their number, or of the sum of their weights."""
-    total = len(values) if weights is None else weights.sum()
-    fractions = np.histogram(values, edges, weights=weights)[0] / (total or 1)
-    mplhep = require("mplhep", extra="hep")
-    mplhep.histplot(fractions, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.1)
-
-
 @in_style
 def scores_figure(predictions: Predictions, classes: Sequence[str], background: str) -> Figure:
     """Return the distribution of each signal's score, for jets of the signal and of the background."""
     signals = [(i, name) for i, name in enumerate(classes) if name != background]
     figure, grid = panel_grid(len(signals), columns=3, width=3.1, height=2.3, extra=0.5)
     b = list(classes).index(background)
-    edges = np.linspace(0, 1, 26)
+    edges, colours = np.linspace(0, 1, 26), class_colours(classes, background)
     for axes, (i, name) in zip(grid, signals, strict=True):
         score = discriminant(predictions.probabilities, i, b)
-        for label, colour, of in ((background, GREY, b), (name, BLUE, i)):
+        for label, of in ((background, b), (name, i)):
             rows = predictions.labels == of
             weights = predictions.weights_of(rows)[1]
-            _draw_fractions(axes, score[rows], edges, weights=weights, colour=colour, label=latex_name(label))
+            draw_fractions(axes, score[rows], edges, weights=weights, colour=colours[label], label=latex_name(label))
         # the limits first: there may be no jet of either class to find them from
         axes.set(ylim=(1e-3, 3), xlim=(0, 1), yscale="log")
         axes.legend(frameon=False, loc="upper center", ncols=2, fontsize=8, handlelength=1.2)
@@ -174,39 +164,6 @@ def range_test_figure(rates: Sequence[float], losses: Sequence[float], suggested
     axes.axvline(suggested, color=RED, linewidth=1.0, linestyle="--", label=f"{suggested:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="average loss")
     axes.legend(loc="upper center", frameon=False)
-    return figure
-
-
-def observers_caption(predictions: Predictions) -> str:
-    """Return the caption of `observers_figure`."""
-    names = ["soft-drop mass"] * (predictions.sdmass is not None) + ["pT"] * (predictions.pt is not None)
-    names += ["number of particles"] * (predictions.multiplicity is not None)
-    text = f"{', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]} of the test jets by class."
-    return text[0].upper() + text[1:] if not text.startswith("pT") else text
-
-
-@in_style
-def observers_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """Return the distributions of soft-drop mass, pT and number of particles by class, if available."""
-    known = {
-        "soft-drop mass [GeV]": predictions.sdmass,
-        r"jet $p_T$ [GeV]": predictions.pt,
-        "number of particles": predictions.multiplicity,
-    }
-    observers = {name: values for name, values in known.items() if values is not None}
-    figure, grid = panels(9.6, 3.4, columns=len(observers), squeeze=False)
-    for axes, (name, values) in zip(grid.flat, observers.items(), strict=True):
-        low, high = (float(end) for end in np.quantile(values, [0, 0.99]))
-        # from 0, unless all values are far from it
-        low = low if low > high / 3 else 0.0
-        edges = np.linspace(low, high if high > low else low + 1, 31)
-        for i, (colour, label) in enumerate(zip(colours(len(classes)), classes, strict=True)):
-            rows = predictions.labels == i
-            weights = predictions.weights_of(rows)[1]
-            _draw_fractions(axes, values[rows], edges, weights=weights, colour=colour, label=latex_name(label))
-        axes.set(xlabel=name, ylabel="fraction of jets", xlim=(edges[0], edges[-1]), ylim=(0, None))
-    handles, names = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, ncols=5, loc="outside upper center", frameon=False, fontsize=9)
     return figure
 
 

@@ -9,19 +9,18 @@ import numpy as np
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
 from subquad.hep.metrics.summary import uncertainty
 from subquad.hep.models.presets import PRESETS
+from subquad.hep.plots.class_histograms import observer_histograms
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
     history_figure,
-    observers_caption,
-    observers_figure,
     range_test_figure,
     roc_figure,
     scores_figure,
 )
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
-from subquad.hep.plots.tables import metrics_table, rejections_table
-from subquad.reporting.page import Section, Table, page, picture
+from subquad.hep.plots.tables import accuracy_text, metrics_table, rejections_table
+from subquad.reporting.page import Section, Table, counted, difference_text, page, picture
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, read_tensors
@@ -63,18 +62,21 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
     accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
     jets, accuracy = metrics["jets"]["test"], accuracies["net"]
-    error = uncertainty(metrics["models"][0], "accuracy") or 0.0
-    text = f"The tagger reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
+    reached = accuracy_text(accuracy, uncertainty(metrics["models"][0], "accuracy"))
+    text = f"The tagger reaches a top-1 accuracy of {reached} on {counted(jets, 'test jet')}."
     if "boosting" not in accuracies:
         return text
-    gap = 100 * (accuracy - accuracies["boosting"])
+    # without the sign
+    gap = difference_text(100 * (accuracy - accuracies["boosting"]), digits=1)[1:]
     text += f" Gradient boosting reaches {100 * accuracies['boosting']:.1f} %: "
     match metrics["wins"]:
+        case None if accuracy == accuracies["boosting"]:
+            return text + "the two are equal on these test jets."
         case None:
-            return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."
+            return text + f"the difference of {gap} points is not significant on these test jets."
         case "boosting":
-            return text + f"it is better by {-gap:.1f} points. More training jets or more epochs may help the tagger."
-    return text + f"the tagger is better by {gap:.1f} points. Training seeds were not varied."
+            return text + f"it is better by {gap} points. More training jets or more epochs may help the tagger."
+    return text + f"the tagger is better by {gap} points. Training seeds were not varied."
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> Table:
@@ -114,9 +116,13 @@ def sections_of(
         ),
         Section("Background rejection", [rejections_table(_measured(metrics), background)]),
         _score_section(predictions, classes, background),
-        *_target_sections(metrics, net, classes),
+        *_target_sections(metrics, net, classes, background),
         Section(
-            "Jets", [_split_text(metrics, config), picture(observers_figure(net, classes), observers_caption(net))]
+            "Jets",
+            [
+                _split_text(metrics, config),
+                *(picture(own.figure, own.caption) for own in observer_histograms(net, classes, background)),
+            ],
         ),
         Section(
             "Training",
@@ -162,11 +168,15 @@ def _more_text(net: Predictions) -> str:
     return f"subquad hep evaluate draws more: {', '.join(others)}{' and ' * bool(others)}{last}."
 
 
-def _target_sections(metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str]) -> list[Section]:
+def _target_sections(
+    metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str], background: str
+) -> list[Section]:
     table = regression_table(_measured(metrics))
     if table is None:
         return []
-    figures = [picture(regression_figure(net, name, classes), f"{name}. {CAPTION}") for name in net.predicted]
+    figures = [
+        picture(regression_figure(net, name, classes, background), f"{name}. {CAPTION}") for name in net.predicted
+    ]
     return [Section("Regression targets", [table, *figures])]
 
 
@@ -182,22 +192,26 @@ def _range_test(metrics: Mapping[str, Any]) -> list[Any]:
 
 
 def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    jets = metrics["jets"]
+    train, validation, test = (
+        counted(metrics["jets"][part], f"{name} jet")
+        for part, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
+    )
     return (
-        f"{jets['train']:,} training jets, {jets['validation']:,} validation jets for choosing the best epoch, and "
-        f"{jets['test']:,} test jets, on which all metrics above are measured. {config['split']}."
+        f"{train}, {validation} for choosing the best epoch, and {test}, on which all metrics above are measured. "
+        f"{config['split']}."
     )
 
 
 def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     seconds, speed = metrics["seconds"], metrics["jets_per_second"]
     return (
-        f"Preset {config['preset']} with {metrics['parameters']:,} parameters, trained for {metrics['steps']:,} steps"
+        f"Preset {config['preset']} with {counted(metrics['parameters'], 'parameter')}, trained for "
+        + counted(metrics["steps"], "step")
         + _optimizer_text(metrics)
         + f"; the best validation {metrics.get('monitor', 'accuracy')} was at step "
-        f"{metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
+        f"{metrics['best_step']:,}. Training took {seconds['training']:,.0f} s "
         f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
-        + (f". Gradient boosting took {seconds['boosting']:.0f} s." if "boosting" in seconds else ".")
+        + (f". Gradient boosting took {seconds['boosting']:,.0f} s." if "boosting" in seconds else ".")
         + _temperature_text(metrics)
     )
 
@@ -225,12 +239,13 @@ def _temperature_text(metrics: Mapping[str, Any]) -> str:
 
 def model_card(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the model card, `README.md` of the run."""
+    jets = counted(metrics["jets"]["train"], "jet")
     return f"""# Jet tagger (subquad)
 
 Classifies jets into {len(config["classes"])} classes: {", ".join(config["classes"])}.
 {verdict(metrics)}
 
-Trained on {metrics["jets"]["train"]:,} jets with preset `{config["preset"]}` and seed {config["seed"]}. Metrics are in
+Trained on {jets} with preset `{config["preset"]}` and seed {config["seed"]}. Metrics are in
 `metrics.json`, figures in `report.html`, all settings in `config.json`.
 
 ```

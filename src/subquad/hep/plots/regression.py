@@ -6,25 +6,30 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from subquad.errors import require
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import REGRESSION_METRICS, response
-from subquad.hep.plots.style import colours, in_style, latex_name, panels
+from subquad.hep.plots.class_histograms import MAX_TOGETHER, draw_classes
+from subquad.hep.plots.style import in_style
 from subquad.reporting.page import Table
 
 __all__ = ["CAPTION", "regression_figure", "regression_table"]
 
 CAPTION = (
     "Left: predicted against true value, with the number of jets per cell; on the dotted line both are equal. Right: "
-    "predicted / true of the jets of each class whose true value is above 0; the last bins hold all beyond the axis."
+    "predicted / true of the jets of each class whose true value is above 0; the last bins hold all beyond the axis. "
+    "Where each class has a panel, the thin line is the background."
 )
 
 
 @in_style
-def regression_figure(one: Predictions, target: str, classes: Sequence[str]) -> Figure:
+def regression_figure(one: Predictions, target: str, classes: Sequence[str], background: str) -> Figure:
     """Return predicted against true values of a target, and the response of each class."""
     predicted, true = one.predicted[target].astype(np.float64), one.true[target].astype(np.float64)
-    figure, (left, right) = panels(9.6, 4.2, columns=2)
+    is_together = len(classes) <= MAX_TOGETHER
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    places = figure.add_gridspec(1, 2, width_ratios=(1, 1 if is_together else 1.3))
+    left_half, right_half = (figure.add_subfigure(place) for place in places)
+    left = left_half.subplots()
     low, high = (float(np.quantile(true, part)) for part in (0.005, 0.995))
     room = 0.1 * (high - low or 1.0)
     ends = (low - room, high + room)
@@ -32,20 +37,23 @@ def regression_figure(one: Predictions, target: str, classes: Sequence[str]) -> 
     image = left.pcolormesh(x, y, np.where(counts.T > 0, counts.T, np.nan), cmap="Blues", vmin=0)
     left.plot(ends, ends, color="0.4", linewidth=0.8, linestyle=":")
     left.set(xlim=ends, ylim=ends, xlabel=f"true {target}", ylabel=f"predicted {target}")
-    figure.colorbar(image, ax=left, label="jets")
-    ratio = response(predicted, true)
-    edges = np.linspace(0, 2, 41)
-    histplot = require("mplhep", extra="hep").histplot
-    for i, (colour, name) in enumerate(zip(colours(len(classes)), classes, strict=True)):
-        rows = (one.labels == i) & ~np.isnan(ratio)
-        if rows.any():
-            total, weights = one.weights_of(rows)
-            fractions = np.histogram(ratio[rows].clip(0, 2 - 1e-9), edges, weights=weights)[0] / (total or 1)
-            histplot(fractions, edges, ax=right, color=colour, label=latex_name(name), histtype="step", linewidth=1.1)
-    right.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
-    right.set(xlim=(0, 2), ylim=(0, None), xlabel="predicted / true", ylabel="fraction of jets")
-    if right.get_legend_handles_labels()[0]:
-        right.legend(loc="upper right", frameon=False, fontsize=8)
+    left_half.colorbar(image, ax=left, label="jets")
+
+    columns = 1 if is_together else 3
+    rows = 1 if is_together else -(-len(classes) // columns)
+    cells = list(right_half.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    grid = cells[: 1 if is_together else len(classes)]
+    for axes in cells[len(grid) :]:
+        axes.set_axis_off()
+    ratio, edges = response(predicted, true).clip(0, 2 - 1e-9), np.linspace(0, 2, 41)
+    draw_classes(grid, one, classes, background, values=ratio, edges=edges)
+    for axes in grid:
+        axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
+    grid[0].set(xlim=(0, 2), ylim=(0, None))
+    right_half.supxlabel("predicted / true", fontsize=12)
+    right_half.supylabel("fraction of jets", fontsize=12)
+    if is_together and grid[0].get_legend_handles_labels()[0]:
+        grid[0].legend(loc="upper right", frameon=False, fontsize=8)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from subquad.errors import require
-from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
+from subquad.reporting.vector_figure import INK, ON_DARK, ON_LIGHT
 
 __all__ = [
     "GREY",
     "RED",
+    "class_colours",
     "colours",
     "draw_cells",
+    "draw_fractions",
     "in_style",
     "label_within_decades",
     "latex_name",
@@ -64,6 +66,14 @@ def wrapped(name: str) -> str:
 def colours(count: int) -> list[str]:
     """Return this many colours, repeating after ten."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def class_colours(classes: Sequence[str], background: str) -> dict[str, str]:
+    """Return the colour of each class, the same in all figures of a report: that of text for the background."""
+    # the darker of two greys last, so that nine signals have one of them
+    own = [*(colour for colour in COLOURS if colour != GREY), GREY]
+    signals = [name for name in classes if name != background]
+    return {background: INK, **{name: own[i % len(own)] for i, name in enumerate(signals)}}
 
 
 def line_looks(count: int) -> Iterator[dict[str, str]]:
@@ -116,6 +126,23 @@ def draw_cells(
     return image
 
 
+def draw_fractions(
+    axes: Axes,
+    values: np.ndarray,
+    edges: np.ndarray,
+    *,
+    weights: np.ndarray | None,
+    colour: str,
+    label: str,
+    width: float = 1.1,
+) -> None:
+    """Draw a histogram of the values as fractions of their number, or of the sum of their weights."""
+    total = len(values) if weights is None else weights.sum()
+    fractions = np.histogram(values, edges, weights=weights)[0] / (total or 1)
+    mplhep = require("mplhep", extra="hep")
+    mplhep.histplot(fractions, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=width)
+
+
 def label_within_decades(axis: Axis) -> None:
     """Label 2 and 5 times each power of ten of a logarithmic axis too, as few decades have few powers of ten."""
 
@@ -127,7 +154,9 @@ def label_within_decades(axis: Axis) -> None:
     axis.set_tick_params(which="minor", labelsize=8)
 
 
-def panel_grid(count: int, *, columns: int, width: float, height: float, extra: float) -> tuple[Figure, list[Axes]]:
+def panel_grid(
+    count: int, *, columns: int, width: float, height: float, extra: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
     """Return a figure with this many panels in rows.
 
     Args:
@@ -136,10 +165,11 @@ def panel_grid(count: int, *, columns: int, width: float, height: float, extra: 
         width: Width of a panel in inches.
         height: Height of a panel in inches.
         extra: Additional height of the figure, in inches.
+        options: Those of matplotlib's `subplots`, such as `sharex`.
     """
     columns = max(1, min(columns, count))
     rows = max(1, -(-count // columns))
-    figure, grid = panels(width * columns, height * rows + extra, rows=rows, columns=columns, squeeze=False)
+    figure, grid = panels(width * columns, height * rows + extra, rows=rows, columns=columns, squeeze=False, **options)
     for axes in list(grid.flat)[count:]:
         axes.set_axis_off()
     return figure, list(grid.flat)[:count]

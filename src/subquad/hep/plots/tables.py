@@ -15,10 +15,17 @@ from subquad.hep.metrics.regression import REGRESSION_METRICS
 from subquad.hep.metrics.summary import errors_over_jets
 from subquad.reporting.page import Table
 
-__all__ = ["mass_shapes_table", "metrics_table", "rejections_table", "shifts_table"]
-
+__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "shifts_table"]
 
 UNSCALED = "calibration_error_unscaled"
+
+
+def accuracy_text(value: float, error: float | None) -> str:
+    """Return an accuracy in per cent with its error, as `81.7 ± 0.3 %`; a small error gets more decimals than one."""
+    if error is None:
+        return f"{100 * value:.1f} %"
+    digits = next((more for more in (1, 2, 3) if round(100 * error, more)), 1)
+    return f"{100 * value:.{digits}f} ± {100 * error:.{digits}f} %"
 
 
 def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Table:

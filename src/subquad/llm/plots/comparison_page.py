@@ -8,7 +8,7 @@ import numpy as np
 
 from subquad.errors import SubquadError
 from subquad.llm.plots.evaluation_tables import STUDENT, TEACHER, perplexity_text
-from subquad.llm.plots.linearize_page import labels
+from subquad.llm.plots.linearize_result import labels
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_change
 from subquad.reporting.page import Block, Section, Table, page
 from subquad.reporting.run_comparison import difference_tables, differing_settings, model_name

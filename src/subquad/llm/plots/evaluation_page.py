@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subquad.llm.plots.evaluation_result import result_sentence
+from subquad.llm.plots.evaluation_result import NO_CONTROL, has_control, result_sentence
 from subquad.llm.plots.evaluation_tables import (
     FINE_TUNED,
     STUDENT,
@@ -22,7 +22,7 @@ from subquad.llm.plots.evaluation_tables import (
     task_rows,
 )
 from subquad.llm.plots.linearize_page import training_blocks
-from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.page import Picture, Section, Table, counted, page, picture
 from subquad.reporting.run_comparison import model_name, run_name
 from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT, PAPER, SOFT
 
@@ -44,6 +44,21 @@ STYLES = {
 FIRST_SHOWN = 16
 """Position from which on perplexities by position are drawn."""
 INTERVAL = "Brackets: 95 % interval"
+VERTICAL_LINES = {
+    "--": "Vertical dashed line, at {place}: left of it everything lies in the window, so that variants with the same "
+    "weights are equal; right of it they differ by what lies before the window.",
+    ":": "Vertical dotted line, at {place}: length of the training sequences; positions right of it were not trained.",
+}
+CURVES = {
+    "-": "Solid curves: fine-tuned models.",
+    "--": "Dashed curves: models that were not fine-tuned.",
+    ":": "Dotted curve: the student with its {branch} switched off.",
+}
+"""What the dashes of `STYLES` mean."""
+BANDS = (
+    "Shaded bands, each in the colour of its curve: 95 % intervals over sequences. All models read the same sequences, "
+    "so that two of them can differ clearly even where their bands overlap; the paired differences above say so."
+)
 Block = str | Table | Picture
 
 
@@ -57,24 +72,24 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
 
 
 def _what_is_compared(about: Mapping[str, Any]) -> str:
+    visible, size = (counted(about[key], "token") for key in ("visible", "window"))
     if not (has_linear := about.get("has_linear", True)):
         window = (
-            f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
-            f"{about['window']} tokens, {about['window_shape']}); it differs from its teacher on longer ones only."
+            f"Of a text of up to {visible} the student sees each token exactly (its window has "
+            f"{size}, {about['window_shape']}); it differs from its teacher on longer ones only."
         )
     elif about["window_shape"] == "none":
         window = f"There is no window: without its {branch(about)} the student attends to nothing."
     else:
         window = (
-            f"Of a text of up to {about['visible']} tokens the student sees each token exactly (its window has "
-            f"{about['window']} tokens, {about['window_shape']}); only for longer ones its {branch(about)} can matter."
+            f"Of a text of up to {visible} the student sees each token exactly (its window has "
+            f"{size}, {about['window_shape']}); only for longer ones its {branch(about)} can matter."
         )
     tuned = (
         "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
         "of them, are the fair comparison."
-        if FINE_TUNED[TEACHER] in about["roles"]
-        else "No control was fine-tuned on the student's training texts (`subquad llm linearize --controls`), so a "
-        "part of its advantage over a window may be their style."
+        if has_control(about)
+        else NO_CONTROL
     )
     kind = f"hybrid attention ({'moments' if about.get('has_moments') else 'linear'} plus window)"
     kind = kind if has_linear else "softmax attention to a window and to cached tokens"
@@ -117,7 +132,7 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
         ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"])[:-1])],
         rows,
         caption="The student minus each control on the same items: loss in nats per token (negative is better), "
-        "otherwise percentage points (positive is better). Gap closed: (student - window) / (teacher - window), with "
+        "otherwise percentage points (positive is better). Gap closed: (student − window) / (teacher − window), with "
         f"{ends}; 100 % equals the teacher, 0 % the window. {INTERVAL}.",
     )
     return [table, *(f"–: {reason}." for reason in reasons([model]))]
@@ -133,19 +148,8 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
         caption=f"Lower is better. {INTERVAL} over sequences; the paired differences above have narrower ones, since "
         "all models read the same sequences.",
     )
-    caption = (
-        f"perplexity by position in the sequence, from {FIRST_SHOWN} on. Left of the dashed line everything lies in "
-        "the window, and variants with the same weights are equal; right of it they differ by what lies before the "
-        "window. Right of the dotted line texts are longer than the training sequences. Bands: 95 % interval over "
-        "sequences."
-    )
     about = model["about"]
-    lines = [("--", about["visible"]), (":", about["trained_length"])]
-    figures = [
-        picture(_by_position(text["positions"], lines, labels(about)), f"{name}: {caption}")
-        for name, text in texts.items()
-    ]
-    return [table, *figures]
+    return [table, *(_by_position(name, text["positions"], about) for name, text in texts.items())]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str) -> Table:
@@ -156,29 +160,48 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str
     return Table(list(map(str, first)), [list(row) for row in others], caption=caption)
 
 
-def _by_position(
-    positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, int | None]], names: Mapping[str, str]
+def _by_position(name: str, positions: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Block:
+    """Return the figure of a text with its caption, or a sentence in its place."""
+    # after the first words everything is possible, and the rest of the curves would be flat beside them
+    later = [bin_ for bin_ in positions if bin_["from"] >= FIRST_SHOWN]
+    positions = later if len(later) > 1 else positions
+    if len(positions) < 2:
+        return f"{name}: sequences are too short for a curve of the perplexity by position."
+    lines = {
+        style: place
+        for style, place in (("--", about["visible"]), (":", about["trained_length"]))
+        if place is not None and positions[0]["from"] < place < positions[-1]["to"]
+    }
+    roles = [role for role in labels(about) if role in positions[0]["models"]]
+    parts = [f"{name}: perplexity by position in the sequence, from {positions[0]['from']} on, on logarithmic axes."]
+    parts += [VERTICAL_LINES[style].format(place=f"{place:,}") for style, place in lines.items()]
+    shown = {STYLES[role][1] for role in roles}
+    parts += [meaning.format(branch=branch(about)) for style, meaning in CURVES.items() if style in shown]
+    if all(estimate["low"] is not None for bin_ in positions for estimate in bin_["models"].values()):
+        parts.append(BANDS)
+    return picture(_positions_figure(positions, roles, lines, labels(about)), " ".join(parts))
+
+
+def _positions_figure(
+    positions: Sequence[Mapping[str, Any]], roles: Sequence[str], lines: Mapping[str, int], names: Mapping[str, str]
 ) -> Figure:
     figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    # after the first words everything is possible, and the rest of the curves would be flat beside them
-    positions = [bin_ for bin_ in positions if bin_["from"] >= FIRST_SHOWN] or positions
     centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
-    for role in [role for role in names if role in positions[0]["models"]]:
+    for role in roles:
         own = [bin_["models"][role] for bin_ in positions]
         style = {**_style(role), "zorder": 3 if role == STUDENT else 2}
         axes.plot(centres, [estimate["value"] for estimate in own], markersize=6, label=names[role], **style)
         if all(estimate["low"] is not None for estimate in own):
             lows, highs = ([estimate[end] for estimate in own] for end in ("low", "high"))
             axes.fill_between(centres, lows, highs, color=style["color"], alpha=0.13, linewidth=0)
-    for style, place in lines:
-        if place is not None and place < positions[-1]["to"]:
-            axes.axvline(place, color="#1c2330", linestyle=style, linewidth=1)
+    for style, place in lines.items():
+        axes.axvline(place, color="#1c2330", linestyle=style, linewidth=1)
     _log2_axis(axes, "position in the sequence")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_formatter("")
     axes.set_ylabel("perplexity")
     figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3, handlelength=3.2)
@@ -201,14 +224,15 @@ def _log2_axis(axes: Axes, label: str) -> None:
 def _tasks(model: Mapping[str, Any]) -> list[Block]:
     if not model["tasks"]:
         return []
+    visible = counted(model["about"]["visible"], "token")
     return [
         Table(
             ["task", "items", "beyond window", *columns(model["about"])],
             task_rows({**model, "passkey": {}}),
             caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
             "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
-            f"examples before each question. Beyond window: fraction of items longer than {model['about']['visible']} "
-            f"tokens; on all others the student computes the same with and without its {branch(model['about'])}.",
+            f"examples before each question. Beyond window: fraction of items longer than {visible}; on all others "
+            f"the student computes the same with and without its {branch(model['about'])}.",
         )
     ]
 
@@ -277,10 +301,11 @@ def _speed(model: Mapping[str, Any], *, machine: str, dtype: str) -> list[Block]
         f"On {machine}, in {dtype}, one sequence. Prefill: the whole context at once. Decoding: one token at a time "
         "after it. Memory: key-value cache, or states of hybrid attention, of all layers."
     )
-    return [
-        picture(_curves(speed, names), "Speed and memory by context length, one sequence at a time."),
-        Table(["model", "context", "prefill, tokens/s", "decoding, tokens/s", "memory"], rows, caption=caption),
-    ]
+    table = Table(["model", "context", "prefill, tokens/s", "decoding, tokens/s", "memory"], rows, caption=caption)
+    if len({row["tokens"] for own in speed.values() for row in own}) < 2:
+        return ["One context length was measured, which gives no curve.", table]
+    drawn = "Speed and memory by context length, one sequence at a time. Dashed: the teacher; solid: the student."
+    return [picture(_curves(speed, names), drawn), table]
 
 
 def _size(count: int) -> str:
@@ -302,6 +327,7 @@ def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
         _log2_axis(axes, "context, tokens")
         axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.tick_params(labelsize=8)
     figure.axes[0].legend(loc="lower left", frameon=False, fontsize=8)
     figure.tight_layout()
@@ -326,13 +352,15 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         Table(["model", "description"], [[labels(about)[role], meanings[role]] for role in about["roles"]])
     ]
     if model["tasks"] and settings["limit"] is not None:
-        blocks.append(f"Only the first {settings['limit']:,} items of each task (of each subject of MMLU) were used.")
+        blocks.append(
+            f"Each task (each subject of MMLU) was limited to its first {counted(settings['limit'], 'item')}."
+        )
     if evaluation["not_measured"]:
         blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
     blocks.append(
-        f"Intervals of losses and of gaps are bootstrapped over sequences or items ({settings['resamples']:,} "
-        "resamples, the same for all models); those of rates are Wilson's, and those of their differences are "
-        "Newcombe's for paired items. "
+        "Intervals of losses and of gaps are bootstrapped over sequences or items "
+        f"({counted(settings['resamples'], 'resample')}, the same for all models); those of rates are Wilson's, and "
+        "those of their differences are Newcombe's for paired items. "
         f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in {settings['dtype']}."
     )
     return blocks

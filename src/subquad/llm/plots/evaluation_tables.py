@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from subquad.reporting.page import LARGE, difference_text, show
+
 __all__ = [
     "FINE_TUNED",
     "LABELS",
@@ -10,6 +12,7 @@ __all__ = [
     "TEACHER",
     "WINDOW",
     "branch",
+    "closed_text",
     "columns",
     "estimate_text",
     "gap_rows",
@@ -74,8 +77,16 @@ def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
 
 
 def perplexity_text(value: float) -> str:
-    """Return a perplexity with at least three digits, and at most two decimals."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+    """Return a perplexity with at least three digits and at most two decimals; from a million on, with an exponent."""
+    if value >= LARGE:
+        return show(float(value))
+    # limits of what is rounded up to the next power of ten
+    return f"{value:,.0f}" if value >= 999.95 else f"{value:.1f}" if value >= 99.995 else f"{value:.2f}"
+
+
+def closed_text(gap: Estimate) -> str:
+    """Return the part of a gap that is closed, in per cent."""
+    return estimate_text(gap, lambda value: f"{100 * value:,.0f} %".replace("-", "−"))
 
 
 def _percent(value: float) -> str:
@@ -112,14 +123,14 @@ def _accuracies(result: Mapping[str, Any]) -> list[str]:
     return [estimate_text(estimate, _percent) for estimate in result["models"].values()]
 
 
-def headlines(model: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Callable[[float], str]]]:
+def headlines(model: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Callable[[Estimate], str]]]:
     """Return each main result: its kind, its name, the comparison of the models, and how to write a difference."""
 
-    def nats(value: float) -> str:
-        return f"{value:+.3f}"
+    def nats(found: Estimate) -> str:
+        return _difference_text(found, 1, digits=3)
 
-    def points(value: float) -> str:
-        return f"{100 * value:+.1f}"
+    def points(found: Estimate) -> str:
+        return _difference_text(found, 100, digits=1)
 
     found = [("text", f"loss on {name}", text, nats) for name, text in model["perplexity"].items()]
     for task, own in model["tasks"].items():
@@ -130,12 +141,16 @@ def headlines(model: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any
     return found + [("passkey", f"passkey {int(length):,}", own, points) for length, own in model["passkey"].items()]
 
 
+def _difference_text(found: Estimate, scale: float, *, digits: int) -> str:
+    value, low, high = (None if end is None else scale * end for end in (found["value"], found["low"], found["high"]))
+    return "–" if value is None else difference_text(value, low, high, digits=digits)
+
+
 def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
     """Return a row per headline result: the gap that is closed, and the student minus each control."""
     rows = []
     for _, name, result, write in headlines(model):
-        differences = [estimate_text(estimate, write) for estimate in result["differences"].values()]
-        rows.append([name, estimate_text(result["gap_closed"], lambda value: f"{100 * value:.0f} %"), *differences])
+        rows.append([name, closed_text(result["gap_closed"]), *map(write, result["differences"].values())])
     return rows
 
 

@@ -1,15 +1,25 @@
 """Figures of the page of a linearized model."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-__all__ = ["bars", "curves", "has_transfer", "layer_choice", "layer_errors"]
+from subquad.llm.plots.evaluation_tables import perplexity_text
+from subquad.reporting.vector_figure import PAPER, SOFT
+
+__all__ = [
+    "curves",
+    "has_transfer",
+    "is_smoothed",
+    "layer_choice",
+    "layer_errors",
+    "losses_by_part",
+    "perplexity_dots",
+]
 
 TRANSFER_LOSSES = {
     "mse": "mean squared error",
@@ -18,6 +28,8 @@ TRANSFER_LOSSES = {
 }
 COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
 GREY, GREEN = "#8a94a6", "#1f6f54"
+ABOVE_LINES = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
+"""Background of a text that lines would cross."""
 SMOOTHED = 50
 """Points of a curve from which on a running mean is drawn."""
 
@@ -27,33 +39,47 @@ def has_transfer(about: Mapping[str, Any]) -> bool:
     return about.get("has_linear", True) and not about.get("from")
 
 
-def bars(
+def perplexity_dots(
     values: Mapping[str, float], names: Mapping[str, str], intervals: Mapping[str, tuple[float, float] | None]
 ) -> Figure:
-    """Return the perplexities as bars with their intervals, as far as these are known."""
-    figure = Figure(figsize=(7.5, 3.1))
-    axes = figure.subplots()
+    """Return the perplexities as dots with their intervals, as far as these are known.
+
+    The axis is logarithmic, where the length of a bar would have no meaning.
+    """
     order = list(values)[::-1]
-    axes.barh(
-        [names[name] for name in order],
-        [values[name] for name in order],
-        color=[COLOURS.get(name, GREY) for name in order],
-    )
+    # names above their dots leave the dots in sight on a narrow screen
+    figure = Figure(figsize=(5.4, 0.7 + 0.45 * len(order)))
+    axes = figure.subplots()
+    if "fine_tuned" in values:
+        axes.axvline(values["fine_tuned"], color=COLOURS["fine_tuned"], linewidth=0.8, linestyle=":", zorder=0)
     ends = []
     for place, name in enumerate(order):
         low, high = intervals.get(name) or (values[name], values[name])
         ends += [low, high]
+        colour = COLOURS.get(name, GREY)
         if high > low:
-            axes.plot([low, high], [place, place], color="#1c2330", linewidth=1.2, marker="|", markersize=7)
-        # behind the interval, which may end far beyond the bar
-        axes.annotate(f"{values[name]:.3g}", (high, place), xytext=(7, 0), textcoords="offset points", va="center")
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.2, marker="|", markersize=7)
+        axes.plot([values[name]], [place], "o", color=colour, markersize=6)
+        # behind the interval, which may end far beyond the dot
+        text = perplexity_text(values[name])
+        axes.annotate(text, (high, place), xytext=(7, 0), textcoords="offset points", va="center", bbox=ABOVE_LINES)
+        spot = {"transform": axes.get_yaxis_transform(), "va": "bottom", "bbox": ABOVE_LINES}
+        axes.text(0.01, place + 0.24, names[name], color=SOFT, **spot)
+    axes.set_yticks(range(len(order)), [""] * len(order))
+    axes.set_ylim(-0.5, len(order) - 0.25)
+    axes.tick_params(axis="y", length=0)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(ends) / 1.6, max(ends) * 1.6)
+    low, high = min(ends) / 1.1, max(ends) * 1.2
+    # room for the number behind the last interval
+    axes.set_xlim(low, high * (high / low) ** 0.1)
+    # few decades have few powers of ten
+    axes.xaxis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("perplexity")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dfe3ea", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
 
@@ -71,39 +97,56 @@ def layer_choice(choice: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return the training loss of each stage."""
+Losses = Sequence[tuple[int, float]]
+"""Steps and losses."""
+
+
+def losses_by_part(history: Sequence[Mapping[str, Any]], key: str = "loss") -> dict[str, Losses]:
+    """Return steps and losses of each part of a history; block-wise transfer has one part per block of layers."""
+    losses: dict[str, list[tuple[int, float]]] = {}
+    for entry in history:
+        if key in entry:
+            losses.setdefault(entry["part"], []).append((entry["step"], entry[key]))
+    return dict(losses)
+
+
+def is_smoothed(losses: Losses) -> bool:
+    """Return whether a running mean is drawn through a curve."""
+    return len(losses) >= SMOOTHED
+
+
+def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Figure:
+    """Return the training loss of these stages, `transfer` and `lora`, by step."""
     loss = "next-token loss and distillation" if about.get("distillation_weight") else "next-token loss"
-    stages = [
-        ("transfer", f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}"),
-        ("lora", f"fine-tuning: {loss}"),
-    ]
-    if not has_transfer(about):
-        del stages[0]
-    figure = Figure(figsize=(4.5 * len(stages), 3))
-    for axes, (stage, title) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
-        # block-wise transfer has one curve per block: transfer-0, transfer-1, …
-        parts = dict.fromkeys(entry["part"] for entry in history if entry["part"].split("-")[0] == stage)
-        for part, (key, shape) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
-            points = [(entry["step"], entry[key]) for entry in history if entry["part"] == part and key in entry]
-            if not points:
-                continue
-            steps, values = zip(*points, strict=True)
-            is_noisy = key == "loss" and len(values) >= SMOOTHED
-            # a line needs two points
-            pale = {"color": GREY, "alpha": 0.5} if is_noisy else {"color": GREEN}
-            axes.plot(steps, values, "o" if len(steps) == 1 else shape, **pale)
-            if is_noisy:
-                width = len(values) // 10
-                means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
-                axes.plot(steps, means, color=GREEN)
-        axes.set_title(title, fontsize=10)
+    titles = {
+        "transfer": f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}",
+        "lora": f"fine-tuning: {loss}",
+    }
+    figure = Figure(figsize=(4.5 * max(len(stages), 1.4), 3))
+    for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        for key, shape in (("loss", "-"), ("validation_loss", "o")):
+            for part, points in losses_by_part(history, key).items():
+                if part.split("-")[0] == stage:
+                    _draw_losses(axes, points, shape)
+        axes.set_title(titles[stage], fontsize=10)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
-    if len(stages) > 1:
-        figure.axes[0].set_yscale("log")
+        if stage == "transfer":
+            axes.set_yscale("log")
     figure.tight_layout()
     return figure
+
+
+def _draw_losses(axes: Axes, points: Losses, shape: str) -> None:
+    steps, values = zip(*points, strict=True)
+    is_noisy = shape == "-" and is_smoothed(points)
+    # a line needs two points
+    mark = "o" if len(steps) == 1 else shape
+    axes.plot(steps, values, mark, color=GREY if is_noisy else GREEN, alpha=0.5 if is_noisy else 1)
+    if is_noisy:
+        width = len(values) // 10
+        means = [fmean(values[max(0, place - width) : place + width + 1]) for place in range(len(values))]
+        axes.plot(steps, means, color=GREEN)
 
 
 def layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> Figure:

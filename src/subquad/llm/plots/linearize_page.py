@@ -8,32 +8,27 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
-from subquad.llm.plots.evaluation_tables import LABELS as VARIANTS
 from subquad.llm.plots.evaluation_tables import branch, perplexity_text
-from subquad.llm.plots.linearize_figures import bars, curves, has_transfer, layer_choice, layer_errors
-from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_change, perplexity_interval
-from subquad.llm.training.controls import MODES, state_size
-from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.llm.plots.linearize_figures import (
+    curves,
+    has_transfer,
+    is_smoothed,
+    layer_choice,
+    layer_errors,
+    losses_by_part,
+    perplexity_dots,
+)
+from subquad.llm.plots.linearize_result import LABELS, STAGES, change_between, labels, perplexities, stage_of, verdict
+from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_interval
+from subquad.llm.training.controls import state_size
+from subquad.reporting.page import Picture, Section, Table, counted, page, picture, show
 from subquad.reporting.run_comparison import model_name
-from subquad.reporting.statistics import Difference
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
 __all__ = ["LABELS", "card", "describe_attention", "labels", "linearize_page", "sections", "training_blocks"]
 
-LABELS = {
-    "teacher": "teacher",
-    **{role: name for role, name in VARIANTS.items() if role.endswith("_fine_tuned")},
-    "window": "window only, untrained",
-    "cache": "window and cache, untrained",
-    "untrained": "student, untrained",
-    "transferred": "student, after attention transfer",
-    "restored": "student, with softmax attention in chosen layers",
-    "earlier": "student, after the earlier run",
-    "fine_tuned": "student, fine-tuned",
-    "fine_tuned_without_linear": "student, without linear branch",
-}
 DESCRIPTIONS = {
     "teacher": "the original model",
     "teacher_fine_tuned": "control: LoRA updates of the teacher, on the same texts and as many tokens as both stages",
@@ -56,8 +51,9 @@ def sections(directory: Path | str) -> list[Section]:
     """Return the sections of a finished run's page, from its folder; the first can be shown alone."""
     directory = Path(directory)
     metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
-    first, *others = _sections(metrics, notes, read_history(directory))
-    return [Section(first.title, [_verdict(metrics, notes), *first.blocks]), *others]
+    history = read_history(directory)
+    first, *others = _sections(metrics, notes, history)
+    return [Section(first.title, [verdict(metrics, notes, history), *first.blocks]), *others]
 
 
 def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
@@ -70,14 +66,9 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
     """
     return page(
         _title(notes["about"]),
-        lead=_verdict(metrics, notes),
+        lead=verdict(metrics, notes, history),
         sections=_sections(metrics, notes, history),
     )
-
-
-def labels(about: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of the models that a run may measure."""
-    return {**LABELS, "fine_tuned_without_linear": f"student, without {branch(about)}"}
 
 
 def _title(about: Mapping[str, Any]) -> str:
@@ -120,7 +111,7 @@ def training_blocks(directory: Path) -> list[Block]:
 def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Return the model card, the `README.md` of the folder."""
     names = labels(about)
-    rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in _perplexities(metrics).items())
+    rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in perplexities(metrics).items())
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
     return f"""{card_metadata(about["model"], teacher)}
@@ -146,27 +137,31 @@ The licence of the weights is that of {about["model"]}{f": {licence}" if licence
 """
 
 
-def _perplexities(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: metrics["test"][name]["perplexity"] for name in LABELS if name in metrics["test"]}
-
-
 def _sections(
     metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
 ) -> list[Section]:
-    about, values = notes["about"], _perplexities(metrics)
+    about, values = notes["about"], perplexities(metrics)
     names = labels(about)
     off = f"the saved model with its {branch(about)} switched off"
     descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
+    rows = [
+        [names[name], perplexity_cell(metrics, name), _against_saved(name, notes), descriptions[name]]
+        for name in values
+    ]
+    header = ["attention", "perplexity", "against the saved model", "description"]
+    intervals = {name: perplexity_interval(metrics, name) for name in values}
+    brackets = (
+        "Brackets: 95 % intervals over sequences; those of the changes against the saved model are paired by sequence "
+        "(Student's t), and narrower where texts differ more than models. Training seeds were not varied."
+    )
+    if not any(intervals.values()):
+        brackets = "There is one sequence, which gives no intervals."
+        header, rows = [header[0], header[1], header[3]], [[row[0], row[1], row[3]] for row in rows]
     table = Table(
-        ["attention", "perplexity", "against the saved model", "description"],
-        [
-            [names[name], perplexity_cell(metrics, name), _against_saved(name, notes), descriptions[name]]
-            for name in values
-        ],
+        header,
+        rows,
         caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
-        f"{about['held_out']}. The highlighted row is the saved model. Brackets: 95 % intervals over sequences; those "
-        "of the changes against the saved model are paired by sequence (Student's t), and narrower where texts differ "
-        "more than models. Training seeds were not varied.",
+        f"{about['held_out']}. The highlighted row is the saved model. {brackets}",
         winner=list(values).index("fine_tuned"),
     )
     perplexity = [
@@ -174,8 +169,9 @@ def _sections(
         _budget(metrics, about),
         table,
         picture(
-            bars(values, names, {name: perplexity_interval(metrics, name) for name in values}),
-            "Perplexity on a logarithmic axis, with 95 % intervals over sequences.",
+            perplexity_dots(values, names, intervals),
+            "Perplexity on a logarithmic axis; lower is better. Vertical dotted line: the saved model."
+            + " Lines through the dots: 95 % intervals over sequences." * any(intervals.values()),
         ),
         _limits(about),
     ]
@@ -189,20 +185,29 @@ def _sections(
 
 def _lead(about: Mapping[str, Any]) -> str:
     linear, layers = about["layers"], about.get("all_layers", about["layers"])
-    others = [f"to the first {about['sinks']} tokens of the text"] if about.get("sinks") else []
+    others = [f"to {_first_tokens(about['sinks'])} of the text"] if about.get("sinks") else []
     if about.get("cache"):
-        others.append(f"to {about['cache']} earlier tokens that each key head keeps")
+        others.append(f"to {counted(about['cache'], 'earlier token')} that each key head keeps")
     besides = f" and {' and '.join(others)}" if others else ""
-    window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){besides}"
+    size = counted(about["window"], "token")
+    window = f"softmax attention in a window of {size} ({about['window_shape']}){besides}"
     by = "moments of earlier keys and values" if about.get("has_moments") else "linear attention"
     by = f"{by} {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}"
     by = by if about.get("has_linear", True) else window
+    where = (
+        f"{linear} of {layers} layers" if linear != layers else "all layers" if layers == 1 else f"all {layers} layers"
+    )
     return (
-        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by {by}. "
-        f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of {about['state_numbers']:,} "
-        f"numbers, the size of a key-value cache of {about['state_as_tokens']:,} tokens"
+        f"Softmax attention in {where} was replaced by {by}. "
+        f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of "
+        f"{counted(about['state_numbers'], 'number')}, the size of a key-value cache of "
+        f"{counted(about['state_as_tokens'], 'token')}"
         f"{'; time and memory per token do not grow with the context' if linear == layers else ''}."
     )
+
+
+def _first_tokens(count: int) -> str:
+    return "the first token" if count == 1 else f"the first {count} tokens"
 
 
 def _limits(about: Mapping[str, Any]) -> str:
@@ -215,87 +220,45 @@ def _limits(about: Mapping[str, Any]) -> str:
 
 def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     tokens, trained = metrics["tokens"], metrics["trainable_parameters"]
-    stages = {"transfer": "attention transfer", "lora": "fine-tuning"}
-    early = [stages[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
+    early = [STAGES[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
     stopped = f" Stopped early, since validation did not improve: {', '.join(early)}." if early else ""
     transfer = f"continuing {about['from']} with " if about.get("from") else ""
     if "transfer" in tokens:
         transfer = (
             f"{tokens['transfer']:,} tokens of attention transfer ({trained['transfer']:,} of "
-            f"{about['parameters']:,} parameters) and "
+            f"{counted(about['parameters'], 'parameter')}) and "
         )
     return (
         f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {transfer}"
-        f"{tokens['lora']:,} tokens of fine-tuning with LoRA ({trained['lora']:,} parameters).{stopped}"
+        f"{tokens['lora']:,} tokens of fine-tuning with LoRA ({counted(trained['lora'], 'parameter')}).{stopped}"
     )
 
 
 def _against_saved(name: str, notes: Mapping[str, Any]) -> str | None:
     """Return by how much a perplexity is above that of the saved model, with its interval."""
-    change = None if name == "fine_tuned" else _change(notes, name, "fine_tuned")
+    change = None if name == "fine_tuned" else change_between(notes, name, "fine_tuned")
     return None if change is None else change_text(change)
 
 
-def _change(notes: Mapping[str, Any], name: str, other: str) -> Difference | None:
-    losses = notes.get("losses", {})
-    return perplexity_change(losses[name], losses[other]) if {name, other} <= set(losses) else None
-
-
-def _verdict(metrics: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
-    """Return the result in sentences; a control is called better or worse only if its paired interval says so."""
-    about, values = notes["about"], _perplexities(metrics)
-    student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
-    found = (
-        f"The fine-tuned model has perplexity {student:.3g}; teacher {teacher:.3g}, window only, untrained {window:.3g}"
-    )
-    if without := values.get("fine_tuned_without_linear"):
-        change = _change(notes, "fine_tuned_without_linear", "fine_tuned")
-        off = f"Without its {branch(about)} it is "
-        if change is None:
-            off += f"{100 * (without / student - 1):+.1f} % (no interval)".replace("-", "−")
-        elif change.is_clear:
-            off += f"{'higher' if change.value > 0 else 'lower'}: {change_text(change)}"
-        else:
-            off += f"not told apart from it: {change_text(change)}"
-        found = f"{found}. {off}"
-    controls = {name: values[name] for name in MODES if name in values}
-    if not controls:
-        return (
-            f"{found}. A model fine-tuned with a window alone may do as well, and fine-tuning also adapts a model to "
-            "the style of the text: compare it with controls (--controls)."
-        )
-    tuned = controls.pop("teacher_fine_tuned")
-    best, name = min((value, name) for name, value in controls.items())
-    change = _change(notes, "fine_tuned", name)
-    if change is None:
-        verdict = "on one sequence no difference has an interval, so that neither is called better"
-    elif not change.is_clear:
-        verdict = f"the two are not told apart on this text (student against control: {change_text(change)})"
-    else:
-        is_better = "better" if change.value < 0 else "worse"
-        verdict = f"on this text the student is {is_better} ({change_text(change)}); training seeds were not varied"
-    return (
-        f"{found}. With as many tokens of the same texts the teacher reaches {tuned:.3g}, and the best control without "
-        f"a linear branch {best:.3g} ({LABELS[name]}): {verdict}."
-    )
-
-
 def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Block]:
-    caption = (
-        "Training loss of each stage; each point is a mean over the steps since the last point, and the dark line a "
-        "running mean over a fifth of the points."
-    )
+    about, blocks = notes["about"], list[Block]()
     # a model that was copied without its history has none
-    blocks: list[Block] = [picture(curves(notes["about"], history), caption)] if history else []
+    losses = losses_by_part(history)
+    drawn = [stage for stage in STAGES if any(len(own) > 1 for part, own in losses.items() if stage_of(part) == stage)]
+    if drawn:
+        blocks.append(picture(curves(about, history, drawn), _curves_caption(history, losses, drawn)))
+    for stage, name in STAGES.items():
+        values = [loss for part, own in losses.items() if stage_of(part) == stage for _, loss in own]
+        if values and stage not in drawn:
+            ends = " to ".join(dict.fromkeys(map(show, (min(values), max(values)))))
+            where = "" if len(values) == 1 else " in each block of layers"
+            blocks.append(
+                f"{name.capitalize()} took a single step{where}, with a training loss of {ends}; one point makes no "
+                "curve."
+            )
     # without attention transfer there are none
     if errors := notes.get("errors"):
-        blocks.append(
-            picture(
-                layer_errors(errors, labels(notes["about"])),
-                "Error of each layer's attention output, given the teacher's hidden states: squared error relative to "
-                "the squared norm, on one held-out sequence.",
-            )
-        )
+        blocks.append(_layer_errors(errors, labels(about)))
     if choice := notes.get("softmax_layers"):
         blocks.append(
             picture(
@@ -305,6 +268,29 @@ def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
             )
         )
     return blocks
+
+
+def _curves_caption(
+    history: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[Any]], drawn: Sequence[str]
+) -> str:
+    caption = "Training loss of each stage" if len(drawn) > 1 else f"Training loss of {STAGES[drawn[0]]}"
+    caption += "; each value is a mean over the steps since the last one."
+    if any(is_smoothed(own) for part, own in losses.items() if stage_of(part) in drawn):
+        caption += " Dark line: running mean over a fifth of the values."
+    if any("validation_loss" in entry for entry in history if stage_of(entry["part"]) in drawn):
+        caption += " Dots: loss on the validation sequences."
+    return caption
+
+
+def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> Block:
+    meaning = (
+        "of each layer's attention output, given the teacher's hidden states: squared error relative to the squared "
+        "norm, on one held-out sequence."
+    )
+    if any(len(own) < 2 for own in errors.values()):
+        values = "; ".join(f"{names[name]} {show(own[0])}" for name, own in errors.items() if own)
+        return f"Error {meaning} The model has one layer, which makes no curve: {values}."
+    return picture(layer_errors(errors, names), f"Error {meaning}")
 
 
 def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from subquad.llm.plots.evaluation_tables import perplexity_text
-from subquad.reporting.page import signed
+from subquad.reporting.page import difference_text
 from subquad.reporting.statistics import Difference, paired_difference
 
 __all__ = ["change_text", "perplexity_cell", "perplexity_change", "perplexity_interval"]
@@ -35,12 +35,8 @@ def perplexity_change(one: Sequence[float], other: Sequence[float]) -> Differenc
 
 def change_text(change: Difference) -> str:
     """Return a change with its interval, as `+3.1 % [+1.0, +5.2]`."""
-    value, low, high = (_percent(end) for end in (change.value, change.low, change.high))
-    return f"{value} % [{low}, {high}]"
-
-
-def _percent(value: float) -> str:
-    return f"{value:+,.0f}".replace("-", "−") if abs(value) >= 1000 else signed(value, 1)
+    digits = 0 if abs(change.value) >= 1000 else 1
+    return difference_text(change.value, change.low, change.high, digits=digits, unit=" %")
 
 
 def perplexity_interval(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:

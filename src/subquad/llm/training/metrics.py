@@ -26,7 +26,7 @@ from subquad.llm.models.attention import (
 )
 from subquad.llm.models.documents import separate_documents
 from subquad.progress import track
-from subquad.reporting.statistics import bootstrap_means, percentile_interval
+from subquad.reporting.statistics import bootstrap_means, paired_difference, percentile_interval
 
 __all__ = [
     "compare_losses",
@@ -157,7 +157,8 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
     Returns:
         `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % bootstrap
-        interval over sequences; and `wins`, the student whose loss is significantly below those of all other students.
+        interval over sequences; and `wins`, the student whose loss is below those of all other students by differences
+        whose 95 % intervals, paired by sequence as on the pages, do not contain 0; else None.
     """
     names, values = list(losses), np.array(list(losses.values())).T
     metrics: dict[str, Any] = {
@@ -173,5 +174,6 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     students = [column for column, name in enumerate(names) if not name.startswith("teacher")]
     best = min(students, key=lambda column: values[:, column].mean())
     others = [column for column in students if column != best]
-    is_significant = all(percentile_interval(means[:, best] - means[:, other])[1] < 0 for other in others)
-    return {**metrics, "intervals": {"test": intervals}, "wins": names[best] if is_significant else None}
+    gaps = [paired_difference(values[:, best], values[:, other]) for other in others]
+    is_clear = all(gap is not None and gap.high < 0 for gap in gaps)
+    return {**metrics, "intervals": {"test": intervals}, "wins": names[best] if is_clear else None}

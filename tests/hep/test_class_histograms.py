@@ -1,0 +1,89 @@
+"""Histograms by class: panels, and the colours of classes in all figures of a report."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from subquad.hep.metrics.predictions import Predictions
+from subquad.hep.plots.class_histograms import MAX_TOGETHER, observer_histograms
+from subquad.hep.plots.figures import roc_figure, scores_figure
+from subquad.hep.plots.regression import regression_figure
+from subquad.hep.plots.style import class_colours
+
+CLASSES = tuple("ABCDEFGHIJ")
+
+
+def predictions_of(classes, jets=997):
+    generator = np.random.default_rng(0)
+    labels = np.arange(jets) % len(classes)
+    logits = generator.normal(size=(jets, len(classes))) + np.eye(len(classes))[labels]
+    exps = np.exp(logits)
+    true = {"mass": generator.uniform(50, 150, jets)}
+    return Predictions(
+        model="net",
+        source="made up",
+        probabilities=exps / exps.sum(1, keepdims=True),
+        labels=labels,
+        pt=generator.uniform(500, 1000, jets),
+        sdmass=generator.uniform(0, 200, jets),
+        multiplicity=generator.integers(1, 90, jets),
+        predicted={name: values * generator.normal(1, 0.1, jets) for name, values in true.items()},
+        true=true,
+    )
+
+
+def colours_of(axes):
+    """Return the colours of what is drawn on axes, in order."""
+    return [to_hex(patch.get_edgecolor()) for patch in axes.patches]
+
+
+def test_few_classes_share_a_panel_and_many_have_one_each():
+    few = CLASSES[:MAX_TOGETHER]
+    (found,) = observer_histograms(predictions_of(few), few, "A")
+    assert found.name == "jets"
+    assert found.caption == "Soft-drop mass, pT and number of particles of the test jets by class."
+    assert [len(axes.patches) for axes in found.figure.axes] == [MAX_TOGETHER] * 3
+    more = CLASSES[: MAX_TOGETHER + 1]
+    found = list(observer_histograms(predictions_of(more), more, "A"))
+    assert [own.name for own in found] == ["jets_mass", "jets_pt", "jets_particles"]
+    assert found[1].caption == "pT of the test jets, one panel per class. Thin line in each: A."
+    for own in found:
+        first, *others = own.figure.axes
+        # the background alone, and each signal beside it
+        assert [len(axes.patches) for axes in (first, *others)] == [1, 2, 2, 2, 2]
+        assert {(axes.get_xlim(), axes.get_ylim()) for axes in others} == {(first.get_xlim(), first.get_ylim())}
+        assert [axes.get_title(loc="left") for axes in own.figure.axes] == list(more)
+
+
+def test_a_class_has_one_colour_in_all_figures_and_no_other_class_has_it():
+    one, colours = predictions_of(CLASSES), class_colours(CLASSES, "C")
+    assert len(set(colours.values())) == len(CLASSES)
+    curves = roc_figure(one, CLASSES, "C").axes[0].lines
+    assert {line.get_label(): line.get_color() for line in curves} == {
+        name: colour for name, colour in colours.items() if name != "C"
+    }
+    signals = [name for name in CLASSES if name != "C"]
+    for axes, name in zip(scores_figure(one, CLASSES, "C").axes, signals, strict=True):
+        assert colours_of(axes) == [colours["C"], colours[name]]
+    for found in observer_histograms(one, CLASSES, "C"):
+        for axes, name in zip(found.figure.axes, CLASSES, strict=True):
+            assert colours_of(axes) == ([] if name == "C" else [colours["C"]]) + [colours[name]]
+
+
+@pytest.mark.parametrize(("count", "panels"), [(MAX_TOGETHER, 1), (10, 10)])
+def test_the_responses_of_many_classes_have_a_panel_each(count, panels):
+    classes = CLASSES[:count]
+    figure = regression_figure(predictions_of(classes), "mass", classes, "A")
+    drawn = [axes for axes in figure.axes if axes.patches]
+    assert len(drawn) == panels
+    assert sum(len(axes.patches) for axes in drawn) == (count if panels == 1 else 2 * count - 1)
+    assert {axes.get_xlim() for axes in drawn} == {(0, 2)}
+
+
+def test_bins_of_whole_numbers_have_as_many_of_them_each():
+    *_, particles = observer_histograms(predictions_of(CLASSES), CLASSES, "A")
+    path = particles.figure.axes[0].patches[0].get_path().vertices
+    widths = np.diff(np.unique(path[:, 0]))
+    assert widths == pytest.approx(np.full(len(widths), widths[0]))
+    assert widths[0] == int(widths[0])
+    assert path[:, 0].min() == -0.5
