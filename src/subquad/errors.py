@@ -12,6 +12,7 @@ __all__ = [
     "MissingExtra",
     "SubquadError",
     "collect_errors",
+    "counted",
     "flag_name",
     "missing_extra",
     "raise_errors",
@@ -70,6 +71,17 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     if near:
         return SubquadError(f"no {kind} {given!r}; did you mean {near[0]!r}? T{listed[1:]}")
     return SubquadError(f"no {kind} {given!r} ({listed})")
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number of things, as `1 token` and `1,011 tokens`.
+
+    Args:
+        count: How many.
+        noun: Name of one.
+        plural: Name of several, if it is not that of one with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def flag_name(field: str) -> str:

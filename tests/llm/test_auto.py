@@ -114,7 +114,7 @@ def test_a_missing_feature_map_is_an_error(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.self_attn.hybrid.map_q.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SubquadError, match=r"1 weights are missing or unexpected, such as model\.layers\.1\.self_attn"):
+    with pytest.raises(SubquadError, match=r"missing or unexpected weights: 1, such as model\.layers\.1\.self_attn"):
         subquad.llm.load(tmp_path)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.llm_models import linear_model, small_attention
 
-from subquad.llm.commands.linearization import FEW_STEPS, Linearization
+from subquad.llm.commands.linearization import Linearization
+from subquad.llm.plots.linearize_result import FEW_STEPS
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.budget import TokenBudget
 

@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from functools import cache, partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -323,6 +324,7 @@ def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
         "subquad.llm.commands.linearize.linearize",
         lambda model, text, settings, **_: given.update(text=text, settings=settings),
     )
+    monkeypatch.setattr("subquad.llm.cli.locate", Path)
     files = [str(path) for path in two_files(tmp_path)]
     app(
         [
@@ -358,7 +360,7 @@ def test_all_unusable_files_are_reported_together(tmp_path):
 def test_text_shorter_than_one_sequence_is_refused(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("the bird sings")
-    with pytest.raises(SubquadError, match=r"short.txt: \d+ training tokens .*shorter than one sequence of 1024"):
+    with pytest.raises(SubquadError, match=r"short.txt: \d+ training tokens .*shorter than one sequence of 1,024"):
         prepare_text(tokenizer, [path], sequence_length=1024)
 
 

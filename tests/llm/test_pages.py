@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from subquad.llm.commands import linearization
-from subquad.llm.plots import linearize_result
 from subquad.llm.plots.evaluation_page import STYLES, evaluation_page
 from subquad.llm.plots.evaluation_result import NO_CONTROL
 from subquad.llm.plots.evaluation_tables import LABELS, columns, gap_rows, perplexity_text
@@ -228,10 +226,6 @@ def test_a_run_of_enough_or_unknown_steps_is_judged(steps):
     lead = lead_of(linearize_page(metrics, notes, history_of(**steps)))
     assert lead.startswith("The fine-tuned model has perplexity")
     assert "No control was fine-tuned with the same budget." in lead
-
-
-def test_the_page_and_the_command_have_one_threshold_of_few_steps():
-    assert linearize_result.FEW_STEPS == linearization.FEW_STEPS
 
 
 def test_a_single_step_is_a_sentence_and_no_plot():

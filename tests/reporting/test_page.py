@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from subquad.reporting.page import Link, Section, Table, counted, difference_text, page, picture, show, signed
+from subquad.errors import counted
+from subquad.reporting.page import Link, Section, Table, difference_text, page, picture, show, signed
 from subquad.reporting.tables import print_table
 
 

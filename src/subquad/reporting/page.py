@@ -20,7 +20,6 @@ __all__ = [
     "Picture",
     "Section",
     "Table",
-    "counted",
     "difference_text",
     "page",
     "picture",
@@ -103,17 +102,6 @@ def show(value: str | float | int | None) -> str:
         text = f"{value:,.0f}" if size >= 999.5 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
     # a minus sign instead of a hyphen
     return text.replace("-", "−", 1) if value < 0 else text
-
-
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number of things, as `1 token` and `1,011 tokens`.
-
-    Args:
-        count: How many.
-        noun: Name of one.
-        plural: Name of several, if it is not that of one with an s.
-    """
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def signed(value: float, digits: int) -> str:

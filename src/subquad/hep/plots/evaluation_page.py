@@ -12,6 +12,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from subquad.errors import counted
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
 from subquad.hep.metrics.summary import uncertainty
@@ -32,7 +33,7 @@ from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figu
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.style import in_style
 from subquad.hep.plots.tables import accuracy_text, mass_shapes_table, metrics_table, rejections_table, shifts_table
-from subquad.reporting.page import Section, Table, counted, page, picture, show
+from subquad.reporting.page import Section, Table, page, picture, show
 
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from subquad.errors import counted
 from subquad.hep.plots.event_displays import JetDisplay, displays_figure
 from subquad.hep.plots.style import colours, draw_cells, in_style, latex_name, panels
 from subquad.ops.kinematics import VARIABLES
-from subquad.reporting.page import Section, Table, counted, page, picture
+from subquad.reporting.page import Section, Table, page, picture
 
 __all__ = ["explain_figures", "explain_page", "summary"]
 

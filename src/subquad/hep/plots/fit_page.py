@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from subquad.errors import counted
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
 from subquad.hep.metrics.summary import uncertainty
 from subquad.hep.models.presets import PRESETS
@@ -20,7 +21,7 @@ from subquad.hep.plots.figures import (
 )
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.tables import accuracy_text, metrics_table, rejections_table
-from subquad.reporting.page import Section, Table, counted, difference_text, page, picture
+from subquad.reporting.page import Section, Table, difference_text, page, picture
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, read_tensors

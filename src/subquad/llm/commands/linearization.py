@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import counted
 from subquad.llm.data.packing import TextDataset
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, load_adapter
 from subquad.llm.models.attention import Mode, attention_mode
@@ -22,6 +23,7 @@ from subquad.llm.models.location import locate
 from subquad.llm.models.model_card import teacher_metadata
 from subquad.llm.models.standalone import write_code
 from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
+from subquad.llm.plots.linearize_result import FEW_STEPS
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
@@ -44,8 +46,6 @@ from subquad.train.settings import TrainingResult
 __all__ = ["Linearization"]
 
 NOTES = "evaluations.json"
-FEW_STEPS = 10
-"""Steps of a stage below which its result says little."""
 TOO_LONG = 1.2
 """Expected time of a run, in times of --minutes, above which it is said."""
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
@@ -132,13 +132,10 @@ class Linearization:
         for stage, tokens in (("attention transfer", budget.transfer_tokens), ("fine-tuning", budget.lora_tokens)):
             if tokens:
                 steps, size = steps_for(tokens, settings), tokens_per_step(settings)
-                stages.append(f"{steps} {'step' if steps == 1 else 'steps'} of {stage} ({steps * size:,} tokens)")
+                name_of = f"{counted(steps, 'step')} of {stage}"
+                stages.append(f"{name_of} ({steps * size:,} tokens)")
                 if settings.lora_tokens is None and steps < FEW_STEPS:
-                    say(
-                        f"{steps} {'step' if steps == 1 else 'steps'} of {stage}: too few to judge the student by; "
-                        "give more --minutes",
-                        quiet=self.quiet,
-                    )
+                    say(f"{name_of}: too few to judge the student by; give more --minutes", quiet=self.quiet)
                 passes = steps * size / self.data.training.ids.numel()
                 if passes > 1:
                     say(

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from subquad.errors import SubquadError, collect_errors
+from subquad.errors import SubquadError, collect_errors, counted
 from subquad.llm.data.conversations import Rendered
 from subquad.llm.data.mapped import stored
 from subquad.llm.data.readers import open_documents
@@ -191,9 +191,9 @@ def prepare_text(
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
         holdout_source, note = f"{part} {names}", f" (after {part.removesuffix(' of')} was held out)"
         holdout_descriptions = ()
-    training = [pack(*stream, f"training tokens{note}") for stream in training_streams]
+    training = [pack(*stream, "training token", note) for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
-    holdout = [pack(*stream, "held-out tokens") for stream in holdout_streams]
+    holdout = [pack(*stream, "held-out token") for stream in holdout_streams]
     interleaved = holdout[0]
     if len(holdout) > 1:
         interleaved = _concatenate(holdout, folder)[_interleave(_sizes(holdout), file_weights)]
@@ -216,7 +216,7 @@ def pack_text(
         SubquadError: A file cannot be read, or the text is shorter than one sequence.
     """
     stream = tokenize(tokenizer, list(files), text_key=text_key, train_on="all", quiet=True)
-    return _pack(_names(files), stream, "tokens", sequence_length=sequence_length)
+    return _pack(_names(files), stream, "token", sequence_length=sequence_length)
 
 
 def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
@@ -306,10 +306,11 @@ def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
 
 
 def _pack(
-    names: str, tokens: TokenStream, what: str, *, sequence_length: int, folder: Path | None = None
+    names: str, tokens: TokenStream, what: str, note: str = "", *, sequence_length: int, folder: Path | None = None
 ) -> PackedSequences:
     if len(tokens) < sequence_length:
-        raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {sequence_length}; {REMEDY}")
+        found = counted(len(tokens), what)
+        raise SubquadError(f"{names}: {found}{note}, shorter than one sequence of {sequence_length:,}; {REMEDY}")
     shape = (len(tokens) // sequence_length, sequence_length)
     used = shape[0] * sequence_length
     dtype = torch.int16 if sequence_length <= 2**15 else torch.int32

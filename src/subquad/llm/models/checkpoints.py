@@ -108,7 +108,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     model, found = opened
     if missing := sorted(found["missing_keys"]):
         raise SubquadError(
-            f"{path}: {len(missing)} weights of the model in its config are missing, such as {missing[0]}; a file is "
+            f"{path}: missing weights of the model in its config: {len(missing)}, such as {missing[0]}; a file is "
             "missing or damaged, or config.json is that of another model"
         )
     # it describes the stored file; the weights are plain now, and saving would fail with it

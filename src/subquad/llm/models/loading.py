@@ -67,7 +67,7 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise SubquadError(
-            f"{directory}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; the folder is damaged"
+            f"{directory}: missing or unexpected weights: {len(wrong)}, such as {wrong[0]}; the folder is damaged"
         )
     with _damage_as_error(directory, TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)

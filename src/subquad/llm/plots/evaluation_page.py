@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from subquad.errors import counted
 from subquad.llm.plots.evaluation_result import NO_CONTROL, has_control, result_sentence
 from subquad.llm.plots.evaluation_tables import (
     FINE_TUNED,
@@ -22,7 +23,7 @@ from subquad.llm.plots.evaluation_tables import (
     task_rows,
 )
 from subquad.llm.plots.linearize_page import training_blocks
-from subquad.reporting.page import Picture, Section, Table, counted, page, picture
+from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.reporting.run_comparison import model_name, run_name
 from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT, PAPER, SOFT
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import counted
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.model_card import card_metadata
 from subquad.llm.plots.evaluation_tables import branch, perplexity_text
@@ -21,7 +22,7 @@ from subquad.llm.plots.linearize_figures import (
 from subquad.llm.plots.linearize_result import LABELS, STAGES, change_between, labels, perplexities, stage_of, verdict
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_interval
 from subquad.llm.training.controls import state_size
-from subquad.reporting.page import Picture, Section, Table, counted, page, picture, show
+from subquad.reporting.page import Picture, Section, Table, page, picture, show
 from subquad.reporting.run_comparison import model_name
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history

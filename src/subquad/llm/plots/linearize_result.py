@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from subquad.errors import counted
 from subquad.llm.plots.evaluation_tables import LABELS as VARIANTS
 from subquad.llm.plots.evaluation_tables import branch, perplexity_text
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_change
 from subquad.llm.training.controls import MODES
-from subquad.reporting.page import counted, difference_text
+from subquad.reporting.page import difference_text
 from subquad.reporting.statistics import Difference
 
 __all__ = ["FEW_STEPS", "LABELS", "change_between", "labels", "perplexities", "trained_steps", "verdict"]
