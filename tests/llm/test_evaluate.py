@@ -97,7 +97,8 @@ def test_a_text_that_the_model_learned_is_named(asked, linear, text, tmp_path, c
     given = {**asked, "text": [text, other], "data": None, "quiet": False}
     subquad.llm.evaluate(settings=how, out=tmp_path / "out", **given)
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert warning.startswith(f"warning: {text} is a text on which {linear} was trained;")
+    assert warning.startswith(f"warning: {linear} was trained on words.txt, so that its perplexity")
+    assert "The student was trained on words.txt, so that" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_perplexity_by_position_averages_to_the_overall_perplexity(evaluated, linear, text):

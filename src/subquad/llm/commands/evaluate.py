@@ -13,7 +13,7 @@ from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import RESULT, MeasurementStore
 from subquad.llm.evaluation.summary import summarize
 from subquad.llm.models.loading import chosen_device
-from subquad.llm.plots.evaluation_page import evaluation_page
+from subquad.llm.plots.evaluation_page import evaluation_page, trained_on
 from subquad.progress import say
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, plain, remove_temporaries, write_json
@@ -63,12 +63,9 @@ def evaluate(
 
     models = models_to_evaluate(folders, teacher=teacher, only=settings.variants)
     for model in models:
-        for path in trained_texts(model.folder, texts):
-            say(
-                f"warning: {path} is a text on which {model.about['folder']} was trained; its perplexity says little "
-                "about other texts",
-                quiet=quiet,
-            )
+        model.about["trained_texts"] = [path.name for path in trained_texts(model.folder, texts)]
+        for name in model.about["trained_texts"]:
+            say(f"warning: {model.about['folder']} {trained_on(name)}", quiet=quiet)
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()

@@ -27,7 +27,7 @@ from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.reporting.run_comparison import model_name, run_name
 from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT, PAPER, SOFT
 
-__all__ = ["evaluation_page"]
+__all__ = ["evaluation_page", "trained_on"]
 
 GREY, ORANGE, YELLOW, BLUE, GREEN = SOFT, "#d55e00", "#b8860b", "#2f6db3", "#1f6f54"
 STYLES = {
@@ -70,6 +70,11 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
     first, *others = (section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1))
     first = Section(first.title, [_what_is_compared(models[0]["about"]), *first.blocks])
     return page(f"Evaluation of {names}", lead=result_sentence(models), sections=[first, *others])
+
+
+def trained_on(name: str) -> str:
+    """Return the end of a sentence about a student that is measured on a text of its training."""
+    return f"was trained on {name}, so that its perplexity on it says little about other texts"
 
 
 def _what_is_compared(about: Mapping[str, Any]) -> str:
@@ -150,7 +155,8 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
         "all models read the same sequences.",
     )
     about = model["about"]
-    return [table, *(_by_position(name, text["positions"], about) for name, text in texts.items())]
+    learned = [f"The student {trained_on(name)}." for name in about.get("trained_texts", ())]
+    return [table, *learned, *(_by_position(name, text["positions"], about) for name, text in texts.items())]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str) -> Table:
