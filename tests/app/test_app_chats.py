@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 
 from support.llm_models import byte_tokenizer, linear_model, tiny_model
 
 from subquad.app.chats import Chat, Chats, Side
-from subquad.app.language_results import chat_view
+from subquad.app.language import build_language
+from subquad.app.language_results import chat_view, opening_view
 from subquad.errors import SubquadError
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
@@ -65,7 +66,7 @@ def test_what_a_model_writes_is_escaped(chat):
 def test_a_stopped_answer_is_kept(chat, monkeypatch):
     monkeypatch.setattr("subquad.app.chats.SECONDS_BETWEEN_VIEWS", 0)
     for number, _ in enumerate(chat.answers("the bird", threading.Lock())):
-        if number == 4:
+        if number == 5:
             chat.stopped.set()
     for side in chat.sides.values():
         # of 40
@@ -204,3 +205,120 @@ def test_a_question_that_is_stopped_while_it_waits_is_not_answered(chat):
         chat.stopped.set()
     assert list(waiting) == []
     assert not chat.sides["teacher"].turns
+
+
+def test_a_question_is_shown_while_it_is_read(chat):
+    answers = chat.answers("the bird", threading.Lock())
+    next(answers)
+    html = chat_view(chat)
+    assert html.count("reading the question …") == 2
+    assert html.count("the bird") == 2
+    for _ in answers:
+        pass
+    assert "reading the question" not in chat_view(chat)
+
+
+def test_a_chat_that_is_longer_than_the_training_texts_says_what_that_means(chat):
+    chat.sides["student"].model = model = chat.sides["student"].chat._model
+    for trained, is_said in ((1000, False), (7, True)):
+        model.config.trained_length = trained
+        for _ in chat.answers("the bird sings", threading.Lock()):
+            pass
+        assert ("the student was trained on texts of 7: what it writes" in chat_view(chat)) == is_said
+    assert "&#34;Perplexity by position&#34; shows how much" in chat_view(chat)
+    assert "--" not in chat_view(chat)
+
+
+@pytest.fixture
+def slow(opened, monkeypatch):
+    """Return events that let the student and the teacher be opened; without them they are not."""
+    events = {name: threading.Event() for name in ("load", "open_checkpoint")}
+    from subquad.app import chats
+
+    for name, event in events.items():
+        fast = getattr(chats, name)
+
+        def waiting(path, *, event=event, fast=fast):
+            assert event.wait(60)
+            return fast(path)
+
+        monkeypatch.setattr(chats, name, waiting)
+    return events
+
+
+def test_the_steps_of_the_opening_are_shown(slow, tmp_path):
+    chats = Chats()
+    views = (opening_view(step) for step in chats.opening("a", tmp_path / "one", ChatSettings()))
+
+    def next_with(text):
+        return next(view for view in views if text in view)
+
+    assert 'value="1" max="3"' in next_with("step 2 of 3: the linear student")
+    # another user waits for the same models
+    other = chats.opening("b", tmp_path / "one", ChatSettings())
+    assert "Waiting: other models are opened first" in opening_view(next(other))
+    slow["load"].set()
+    assert 'value="2" max="3"' in next_with("step 3 of 3: the softmax teacher")
+    assert chats.find("a") is None
+    slow["open_checkpoint"].set()
+    for steps in (views, other):
+        list(steps)
+    assert chats.find("a").sides["student"].model is chats.find("b").sides["student"].model
+
+
+def test_models_stay_open_when_their_opening_was_stopped(slow, opened, tmp_path):
+    chats = Chats()
+    steps = chats.opening("a", tmp_path / "one", ChatSettings())
+    next(steps)
+    chats.stop("a")
+    assert list(steps) == []
+    for event in slow.values():
+        event.set()
+    list(chats.opening("b", tmp_path / "one", ChatSettings()))
+    assert chats.find("a") is None
+    assert chats.find("b") is not None
+    assert opened == ["one"]
+
+
+def test_an_error_of_the_opening_reaches_the_user(tmp_path):
+    with pytest.raises(SubquadError, match="no such model folder"):
+        list(Chats().opening("a", tmp_path / "none", ChatSettings()))
+
+
+def test_a_refused_question_leaves_the_chat_in_sight(chat, context, session, monkeypatch):
+    monkeypatch.setattr("subquad.app.language.session_of", lambda *_: session)
+    monkeypatch.setattr("subquad.app.language.run_of", lambda *_: chat.folder)
+    monkeypatch.setattr("subquad.app.language.label_of_run", lambda *_: "mine")
+    monkeypatch.setattr(Chats, "find", lambda *_: chat)
+    with gr.Blocks() as page:
+        build_language(context)
+    on_ask = next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_ask")
+    *_, (box, view) = on_ask(None, "run", "the bird", 16, 0.0)
+    assert box == ""
+    assert view.count("the bird") == 2
+    for question, error in ((" ", "the question is empty; write one"), ("a" * 100_001, "100,001 characters")):
+        *_, (box, view) = on_ask(None, "run", question, 16, 0.0)
+        assert box == question
+        assert view.count("the bird") == 2
+        assert error.lower() in view.lower()
+
+
+def test_the_opening_can_be_stopped_on_the_page(slow, context, session, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.app.language.session_of", lambda *_: session)
+    monkeypatch.setattr("subquad.app.language.run_of", lambda *_: tmp_path / "one")
+    with gr.Blocks() as page:
+        build_language(context)
+    on_ask, on_stop = (
+        next(own.fn for own in page.fns.values() if getattr(own.fn, "__qualname__", "") == f"_chat.<locals>.{name}")
+        for name in ("on_ask", "on_stop")
+    )
+    views = on_ask(None, "run", "the bird", 16, 0.0)
+    box, view = next(views)
+    assert box == "the bird"
+    assert "<progress" in view
+    on_stop(None)
+    *_, (box, view) = views
+    assert box == "the bird"
+    assert "Stopped before the models were open." in view
+    for event in slow.values():
+        event.set()

@@ -14,7 +14,7 @@ from subquad.app.job_records import Command
 from subquad.app.jobs import JobRunner
 from subquad.app.language import _linearization, _perplexity, build_language
 from subquad.app.language_models import LinearizedModel, model_facts
-from subquad.app.language_results import linearize_progress, perplexity_progress
+from subquad.app.language_results import linearize_progress, perplexity_progress, perplexity_result
 from subquad.app.panels import Context
 from subquad.errors import SubquadError
 from subquad.llm.evaluation.model_variants import models_to_evaluate
@@ -177,6 +177,20 @@ def test_perplexity_says_which_model_is_measured_and_how_many_pieces_are_done(co
     bar = perplexity_progress(job)
     assert 'value="6" max="15"' in bar
     assert "Model 3 of 5, window and cache: 0 of 3 pieces of 512 tokens are measured." in bar
+
+
+@pytest.mark.parametrize(("roles", "label"), [(["teacher", "cache", "fine_tuned"], "window and cache"), ([], "window")])
+def test_what_is_seen_exactly_and_the_trained_length_are_marked(tmp_path, roles, label):
+    about = {"roles": roles, "window": 64, "visible": 100, "trained_length": 512, "has_moments": True}
+    estimates = {role: {"value": 9.0} for role in ("teacher", "fine_tuned")}
+    positions = [{"from": 2**k, "to": 2 ** (k + 1) - 1, "models": estimates} for k in range(4, 11)]
+    job = SimpleNamespace(name="a", folder=tmp_path, out=tmp_path / "out")
+    model = {"about": about, "perplexity": {"novel.txt": {"positions": positions}}}
+    write_json(job.out / "evaluation.json", {"models": [model]})
+    html = perplexity_result(job)
+    for text in (label, "trained length"):
+        assert f">{text}</text>" in html
+    assert "The student was trained on sequences of 512 tokens." in html
 
 
 def test_a_linearization_says_what_it_does_before_it_trains(tmp_path):

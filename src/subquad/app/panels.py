@@ -4,6 +4,7 @@ All panels of a tab work on one run, such as a fitted model. What a panel shows 
 that it is the same after a reload of the page.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,13 @@ from markupsafe import Markup
 from subquad.app.files import file_url
 from subquad.app.job_records import DAMAGE
 from subquad.app.jobs import Command, Job, JobRunner
-from subquad.app.markup import details, join, links, notice
+from subquad.app.markup import details, hint, join, links, notice
 from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
 from subquad.runs.history import HISTORY
 
-__all__ = ["QUIET", "Context", "Panel", "Tab", "run_of", "session_of"]
+__all__ = ["QUIET", "Context", "Panel", "Tab", "run_of", "script_of_hint", "session_of"]
 
 SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 12
@@ -246,6 +247,11 @@ def _has_begun(job: Job) -> bool:
 
 def _buttons(*, can_stop: bool, can_resume: bool) -> tuple[Any, Any, Any]:
     return gr.update(interactive=can_stop), gr.update(visible=can_resume), gr.Timer(active=can_stop)
+
+
+def script_of_hint(text: str) -> str:
+    """Return a script that shows a sentence in a view, such as until the server has answered."""
+    return f"() => {json.dumps(hint(text))}"
 
 
 def _hint(text: str) -> Markup:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from subquad.app.files import file_url, zip_url
 from subquad.app.job_records import Job
-from subquad.app.markup import links
-from subquad.app.panels import QUIET, Context, Panel, session_of
+from subquad.app.markup import join, links, notice
+from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError, missing_extra
 from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
@@ -92,7 +92,14 @@ def run_list(context: Context, label: str, command: str) -> gr.Dropdown:
 
 
 def update_runs(
-    context: Context, field: str, panel: Panel, run: gr.Dropdown, *, used: Callable[[Session], str | None] | None = None
+    context: Context,
+    field: str,
+    panel: Panel,
+    run: gr.Dropdown,
+    *,
+    used: Callable[[Session], str | None] | None = None,
+    facts: Callable[[Path], Markup] | None = None,
+    is_example_chosen: bool = False,
 ) -> Any:
     """Choose a run as soon as it is trained, and show the files of the one that is chosen.
 
@@ -102,16 +109,20 @@ def update_runs(
         panel: The panel that trains.
         run: The list.
         used: Function from the session to the run that is in use, which stays chosen when another one is trained.
+        facts: Function from the folder of the chosen run to what is said of it.
+        is_example_chosen: Choose the run that ships with subquad if there is no other one.
 
     Returns:
         The function that fills the list when the page is opened or something was deleted; its input is the list.
     """
-    files = gr.HTML(elem_id=f"sq-run-{field}")
+    files = gr.HTML(elem_classes="sq-view", elem_id=f"sq-run-{field}")
 
     def updated(session: Session, *wanted: str | None) -> Any:
         choices = runs_of(context, session, field, panel.kind)
         # what others made is shown when it is asked for
         own = [value for label, value in choices if label not in EXAMPLE_RUNS]
+        if is_example_chosen and not own:
+            own = [value for _, value in choices]
         # without jobs that were deleted
         there = [value for value in (*wanted, *own) if value and (not _is_job(value) or value in own)]
         return gr.update(choices=choices, value=there[0] if there else None)
@@ -129,7 +140,16 @@ def update_runs(
         return updated(session, first, finished, current)
 
     def on_chosen(own: str | None, request: gr.Request) -> Any:
-        return _files(session_of(context, request), own)
+        session = session_of(context, request)
+        return join(_facts(session, own), _files(session, own))
+
+    def _facts(session: Session, own: str | None) -> Markup:
+        if facts is None or not own:
+            return Markup("")
+        try:
+            return facts(run_of(context, session, own, panel.kind))
+        except SubquadError as error:
+            return notice(session.readable(str(error)), "error")
 
     panel.finished.change(on_finished, [run, panel.finished], [run], **QUIET)
     run.change(on_chosen, [run], [files], **QUIET)

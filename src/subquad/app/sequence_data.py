@@ -25,8 +25,8 @@ from subquad.reporting.page import Table as Rows
 from subquad.runs.damage import damage_as_error
 
 __all__ = [
-    "ENDINGS", "SPLITS", "Choices", "columns_of", "describe", "description", "example_names", "in_page_words",
-    "letters", "table_in", "with_sheet",
+    "ENDINGS", "LENGTHS", "SPLITS", "Choices", "columns_of", "describe", "description", "example_names",
+    "in_page_words", "letters", "table_in", "with_sheet",
 ]  # fmt: skip
 
 ENDINGS = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet", ".fasta", ".fa", ".fna", ".faa", ".gz")
@@ -51,6 +51,8 @@ SPLITS = {
     "whole sequences": "sequence",
 }
 """What the page calls the ways to hold out test rows."""
+LENGTHS = {"refuse a few that differ": "auto", "accept any lengths": "vary"}
+"""What the page calls the ways to read sequences of different lengths."""
 PLACE = ' under "Columns and split"'
 TABLE_FIELDS = {
     "--target": "Target columns",
@@ -58,6 +60,7 @@ TABLE_FIELDS = {
     "--mutant": "Column of the variants",
     "--wild-type": "Wild type",
     "--offset": "First position of the wild type",
+    "--lengths": "Lengths of the sequences",
     "--error": "Column of the standard errors",
     "--split-by": "How test rows are held out",
     "--group": "Column of the groups",
@@ -87,6 +90,7 @@ PHRASES = {
     r", or name the column of the sequences with --sequence": "",
     r"--mutant (\S+) shows (why|where)": r'choose \1 as "Column of the variants" to see \2',
     r"--models (?=[\w-]+ (?:does|needs))": "the model ",
+    r"accept it with --lengths vary": f'choose "accept any lengths" in "Lengths of the sequences"{PLACE}',
     r"another --split-by": f"another way to hold out test rows{PLACE}",
     r"--offset (-?\d+) fits ([^;\n]*)": rf"offset \1 fits \2; set it{PLACE}",
     r"\b(?:name|select) ((?:it|the|their|them)\b[^;:,]*?) with (?=--)": r"choose \1 with ",
@@ -193,6 +197,7 @@ class Choices(NamedTuple):
     wild_type: str | None = None
     first_position: int | None = None
     """Position of the first letter of the wild type, as the variants count."""
+    lengths: str | None = None
     error: str | None = None
     split_by: str | None = None
     group: str | None = None
@@ -209,6 +214,7 @@ class Choices(NamedTuple):
             "mutant": self.mutant or None,
             "wild_type": letters(self.wild_type),
             "offset": None if self.first_position is None else int(self.first_position) - 1,
+            "lengths": self.lengths or "auto",
             "error": self.error or None,
             "split_by": self.split_by or "random",
             "group": self.group or None,

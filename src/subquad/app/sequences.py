@@ -9,11 +9,12 @@ from markupsafe import Markup
 
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import notice
-from subquad.app.panels import QUIET, Context, Panel, Tab, session_of
+from subquad.app.panels import QUIET, Context, Panel, Tab, script_of_hint, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.runs import run_list, table_files, update_runs
 from subquad.app.sequence_data import (
     ENDINGS,
+    LENGTHS,
     SPLITS,
     Choices,
     description,
@@ -158,6 +159,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
             *(gr.update(choices=names, value=value) for value in (chosen.target, chosen.sequence, chosen.mutant)),
             chosen.wild_type or "",
             chosen.first_position,
+            chosen.lengths,
             gr.update(choices=names, value=chosen.error),
             chosen.split_by,
             gr.update(choices=names, value=chosen.group),
@@ -189,12 +191,12 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         return gr.update(choices=_tables(session), value=path), *opened(session, path, _choices_of_fit(session, path))
 
     described = [*found.choices, view, found.problem]
-    file.upload(None, None, [refused], js=_hint("Reading the file …"), **QUIET)
+    file.upload(None, None, [refused], js=script_of_hint("Reading the file …"), **QUIET)
     file.upload(on_upload, [file], [file, source, refused], **QUIET)
     # by the script, as a file that is too large is not uploaded
     refused.clear(None, None, [refused], js="() => ''", **QUIET)
     # what is shown of the table before does not stay while this one is read
-    source.change(None, None, [view], js=_hint("Reading the table …"), **QUIET)
+    source.change(None, None, [view], js=script_of_hint("Reading the table …"), **QUIET)
     source.change(on_source, [source], described, **QUIET)
     sheet.input(on_sheet, [source, *found.choices], described, **QUIET)
     gr.on(
@@ -223,21 +225,17 @@ def _columns() -> list[Any]:
                 None, label="First position of the wild type", precision=0, min_width=220,
                 info="As the variants count. Empty: inferred.",
             )  # fmt: skip
-            error = gr.Dropdown(
-                [], label="Column of the standard errors", info="Nothing chosen: all rows weigh the same.",
-                min_width=220,
+            lengths = gr.Dropdown(
+                list(LENGTHS.items()), value="auto", label="Lengths of the sequences", min_width=220,
+                info="A few others are usually mistakes, and keep models from using positions.",
             )  # fmt: skip
+        error = gr.Dropdown([], label="Column of the standard errors", info="Nothing chosen: all rows weigh the same.")
         with gr.Row():
             split_by = gr.Dropdown(
                 list(SPLITS.items()), value="random", label="How test rows are held out", min_width=220
             )
             group = gr.Dropdown([], label="Column of the groups", info="For whole groups as test rows.", min_width=220)
-    return [sheet, target, sequence, mutant, wild_type, first, error, split_by, group]
-
-
-def _hint(text: str) -> str:
-    """Return a script that shows a text."""
-    return f"""() => '<p class="sq-hint" role="status">{text}</p>'"""
+    return [sheet, target, sequence, mutant, wild_type, first, lengths, error, split_by, group]
 
 
 def _error(session: Session, error: SubquadError | str) -> str:
@@ -303,6 +301,7 @@ def _among(chosen: Choices, names: list[str]) -> Choices:
     split_by = chosen.split_by if chosen.split_by in SPLITS.values() else "random"
     return chosen._replace(
         **there,
+        lengths=chosen.lengths or "auto",
         target=[name for name in chosen.target or () if name in names],
         split_by="random" if split_by == "group" and there["group"] is None else split_by,
     )
