@@ -162,21 +162,23 @@ def test_perplexity_says_which_model_is_measured_and_how_many_pieces_are_done(co
     job = SimpleNamespace(about=command.about, out=tmp_path / "out", log="")
     bar = perplexity_progress(job)
     assert 'value="0" max="20"' in bar
-    assert "Model 1 of 5, teacher: it is opened; then 4 pieces of 512 tokens are measured." in bar
+    assert "Model 1 of 5, teacher: it is opened, to measure 4 pieces of 512 tokens." in bar
+    bar = perplexity_progress(SimpleNamespace(about={**command.about, "pieces": 1}, out=job.out, log=""))
+    assert "it is opened, to measure 1 piece of 512 tokens." in bar
     store = MeasurementStore(job.out, quiet=True)
     rows = [{"losses": [1.0]}] * 4
     store.rows("softmax-1.perplexity-2", {}, 4, lambda start, stop: rows[start:stop], step=2)
     store.rows("window-1.perplexity-2", {}, 1, lambda start, stop: rows[start:stop], step=2)
     bar = perplexity_progress(job)
     assert 'value="5" max="20"' in bar
-    assert "Model 2 of 5, window only: 1 of 4 pieces of 512 tokens are measured." in bar
+    assert "Model 2 of 5, window only: 1 of 4 pieces of 512 tokens measured." in bar
     # a text that is shorter than what is measured at most
     store.rows("window-1.perplexity-2", {}, 3, lambda start, stop: rows[start:stop], step=2)
     store.rows("softmax-1.perplexity-2", {"length": 1}, 3, lambda start, stop: rows[start:stop], step=2)
     job.log = "teacher: perplexity novel.txt: 3/3, 2 s, 0 s left\n"
     bar = perplexity_progress(job)
     assert 'value="6" max="15"' in bar
-    assert "Model 3 of 5, window and cache: 0 of 3 pieces of 512 tokens are measured." in bar
+    assert "Model 3 of 5, window and cache: 0 of 3 pieces of 512 tokens measured." in bar
 
 
 @pytest.mark.parametrize(("roles", "label"), [(["teacher", "cache", "fine_tuned"], "window and cache"), ([], "window")])

@@ -12,6 +12,7 @@ from subquad.app.chats import SIDES, STEPS, Chat, Opening, Side
 from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, details, join, links, notice, progress_bar, table
+from subquad.errors import counted
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, WINDOW, labels
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import REPORT
@@ -185,9 +186,9 @@ def perplexity_progress(job: Job) -> str:
         text = "All is measured; the report is written."
     else:
         now, size = f"Model {model + 1} of {len(roles)}, {names[roles[model]]}", f"{job.about['tokens']:,} tokens"
-        text = f"{now}: {own} of {pieces} pieces of {size} are measured."
+        text = f"{now}: {own} of {counted(pieces, 'piece')} of {size} measured."
         if not own and not _has_weights_of_others(roles[model], roles):
-            text = f"{now}: it is opened; then {pieces} pieces of {size} are measured."
+            text = f"{now}: it is opened, to measure {counted(pieces, 'piece')} of {size}."
     return progress_bar(done, pieces * len(roles), text)
 
 
