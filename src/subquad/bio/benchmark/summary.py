@@ -35,6 +35,7 @@ COMPARISONS = {
     "lyra_additive": "Lyra against its additive path",
     "lyra_paper": "Lyra against Lyra as published",
     "ensemble_baseline": "ensemble against the best baseline",
+    "without_baseline": "ensemble without Lyra against the best baseline",
     "ensemble_single": "ensemble against the best single model",
     "ensemble_selected": "ensemble against the single model that the validation rows choose",
     "ensemble_without": "ensemble against the ensemble without Lyra",
@@ -189,6 +190,7 @@ def _comparisons(
         "lyra_additive": ("lyra", "lyra-additive"),
         "lyra_paper": ("lyra", "lyra-paper"),
         "ensemble_baseline": (ENSEMBLE, baseline),
+        "without_baseline": (WITHOUT_LYRA, baseline),
         "ensemble_single": (ENSEMBLE, _best(values, "baseline", "lyra")),
         "ensemble_without": (ENSEMBLE, WITHOUT_LYRA),
     }
