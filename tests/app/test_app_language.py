@@ -10,7 +10,6 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from subquad.app import language
-from subquad.app.job_records import Command
 from subquad.app.jobs import JobRunner
 from subquad.app.language import _linearization, _perplexity, build_language
 from subquad.app.language_models import LinearizedModel, model_facts
@@ -217,9 +216,9 @@ def test_messages_of_the_commands_name_the_fields_of_the_page(context, session, 
     with gr.Blocks():
         run = [] if build == "_linearization" else [gr.Dropdown([])]
         panel = getattr(language, build)(context, *run)
-    job = context.runner.start(session.new_job_folder(), panel.kind, Command(words=["llm"], settings={}, title="Job"))
-    context.runner.stop(job)
-    write_json(job.folder / "status.json", {"state": "failed", "message": message})
-    html = panel.html(session, session.job(job.name), "failed")
+    folder = session.new_job_folder()
+    write_json(folder / "job.json", {"kind": panel.kind, "title": "Job", "words": [], "output": "out", "created": 0.0})
+    write_json(folder / "status.json", {"state": "failed", "message": message})
+    html = panel.html(session, session.job(folder.name), "failed")
     assert words in html
     assert "--" not in html
