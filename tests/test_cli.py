@@ -235,6 +235,12 @@ def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, mo
     # --force would begin anew
     assert main(["hep", "simulate", "--out", str(tmp_path / "jets"), "--force"]) == 130
     assert "interrupted; run the same command without --force to resume" in capsys.readouterr().err
+    assert main(["hep", "simulate", "--out", "embed", "--force=true"]) == 130
+    assert "interrupted; run the same command without --force to resume" in capsys.readouterr().err
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("force: true\n")
+    assert main(["hep", "simulate", "--out", str(tmp_path / "jets"), "--config", str(settings)]) == 130
+    assert "interrupted; run the same command without --force to resume" in capsys.readouterr().err
 
 
 def test_a_command_that_does_not_resume_says_nothing_about_it(tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
@@ -39,6 +40,10 @@ RESUMED = {
     "llm evaluate", "llm linearize",
 }  # fmt: skip
 """Commands of the fields that resume where they were interrupted, as docs/reliability.md lists them."""
+
+
+_forced: ContextVar[bool] = ContextVar("_forced", default=False)
+"""Whether the command of this process replaces its output."""
 
 
 class HelpFormatter(DefaultFormatter):
@@ -132,6 +137,7 @@ def _launch(
     # read now, since the file may be gone when the command ends
     content = {} if settings is None else settings.config
     app.config = (_check_integers,) if settings is None else (settings, _check_integers)
+    _forced.set(_is_forced(tokens))
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (CycloptsError, SubquadError) as error:
@@ -146,6 +152,15 @@ def _launch(
     finally:
         # what this process parses later must not inherit the file
         app.config = (_check_integers,)
+
+
+def _is_forced(tokens: Sequence[str]) -> bool:
+    """Return whether a command replaces its output, by its flags or its file of settings."""
+    try:
+        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except (CycloptsError, SubquadError):
+        return False
+    return bool(bound.arguments.get("force") or getattr(bound.arguments.get("options"), "force", False))
 
 
 def _check_integers(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
@@ -304,11 +319,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    is_resumed = words[:1] == ["demo"] or not RESUMED.isdisjoint(" ".join(pair) for pair in pairwise(words))
-    # which would clear what is to be resumed; embed keeps its shards
-    forced = " without --force" if "--force" in words and "embed" not in words else ""
-    again = f"run the same command{forced} to resume" if is_resumed else "run the same command again"
+    commands = {" ".join(pair) for pair in pairwise(words)}
+    is_resumed = words[:1] == ["demo"] or not RESUMED.isdisjoint(commands)
     end_on_sigterm()
+
+    def again() -> str:
+        if not is_resumed:
+            return "run the same command again"
+        # which would clear what is to be resumed; embed keeps its shards
+        forced = " without --force" if _forced.get() and "bio embed" not in commands else ""
+        return f"run the same command{forced} to resume"
+
     # threads that spin while they wait make a training step ten times slower beside one other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -325,9 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" ({error.filename})" if error.filename else ""
-            message = f"the disk is full{where}; free some space and {again}"
+            message = f"the disk is full{where}; free some space and {again()}"
         elif error.errno == errno.EFBIG:
-            message = f"a file became larger than this process may write (ulimit -f); raise the limit and {again}"
+            message = f"a file became larger than this process may write (ulimit -f); raise the limit and {again()}"
         elif error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"
         else:
@@ -335,9 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"subquad: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"subquad: interrupted{f'; {again}' if is_resumed else ''}", file=sys.stderr)
+        print(f"subquad: interrupted{f'; {again()}' if is_resumed else ''}", file=sys.stderr)
         return 130
     except Terminated:
-        print(f"subquad: terminated{f'; {again}' if is_resumed else ''}", file=sys.stderr)
+        print(f"subquad: terminated{f'; {again()}' if is_resumed else ''}", file=sys.stderr)
         return TERMINATED
     return 0

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, EsmForMaskedLM, EsmModel, T5EncoderModel
 
 from subquad.bio import EmbedSettings, embed
 from subquad.bio.cli import embed as embed_cli
+from subquad.bio.commands import embed as embed_command
 from subquad.bio.data.embeddings import read_embeddings
 from subquad.bio.language_models import embedding
 from subquad.bio.language_models.checkpoint import LanguageModel
@@ -194,6 +195,19 @@ def test_an_existing_file_is_kept_without_force(model, proteins, tmp_path):
     with pytest.raises(SubquadError, match="exists already"):
         run(proteins, model, out)
     embed(proteins, EmbedSettings(model=str(model)), out=out, force=True, quiet=True)
+
+
+def test_a_file_that_another_process_writes_meanwhile_is_kept(model, proteins, tmp_path, monkeypatch):
+    out, found = tmp_path / "out.safetensors", embed_command.open_language_model
+
+    def open_slowly(*arguments, **options):
+        out.write_bytes(b"of another process")
+        return found(*arguments, **options)
+
+    monkeypatch.setattr(embed_command, "open_language_model", open_slowly)
+    with pytest.raises(SubquadError, match="exists already"):
+        run(proteins, model, out)
+    assert out.read_bytes() == b"of another process"
 
 
 @torch.no_grad()

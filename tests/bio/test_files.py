@@ -8,6 +8,7 @@ from zipfile import ZipFile
 import openpyxl
 import pandas as pd
 import pytest
+from openpyxl.chart import BarChart
 
 from subquad.bio import resolve_table
 from subquad.bio.data import examples, files
@@ -338,3 +339,13 @@ def test_an_example_table_is_complete_and_a_changed_file_is_an_error(monkeypatch
 )
 def test_invalid_settings_are_an_error(options, message):
     assert said(FitSettings, **options) == message
+
+
+def test_a_sheet_with_a_chart_only_is_passed_over(tmp_path):
+    book = openpyxl.Workbook()
+    book.create_chartsheet("Figure", 0).add_chart(BarChart())
+    for row in (["sequence", "score"], ["ACDE", 1.5]):
+        book["Sheet"].append(row)
+    book.save(tmp_path / "table.xlsx")
+    assert read_frame(tmp_path / "table.xlsx").to_numpy().tolist() == [["ACDE", "1.5"]]
+    assert "no sheet 'Figure'" in said(read_frame, f"{tmp_path}/table.xlsx#Figure")

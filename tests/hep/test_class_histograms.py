@@ -1,5 +1,7 @@
 """Histograms by class: panels, and the colours of classes in all figures of a report."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -87,3 +89,13 @@ def test_bins_of_whole_numbers_have_as_many_of_them_each():
     assert widths == pytest.approx(np.full(len(widths), widths[0]))
     assert widths[0] == int(widths[0])
     assert path[:, 0].min() == -0.5
+
+
+@pytest.mark.parametrize("classes", [CLASSES[:2], CLASSES])
+def test_quantities_that_are_not_known_are_left_out(classes):
+    without = replace(predictions_of(classes), pt=None, sdmass=None, multiplicity=None)
+    assert list(observer_histograms(without, classes, "A")) == []
+    pt = np.where(np.arange(997) % 7 == 0, np.nan, 700.0 + np.arange(997))
+    (found,) = observer_histograms(replace(without, pt=pt), classes, "A")
+    low, high = found.figure.axes[0].get_xlim()
+    assert (700 <= low) & (high > 1500)

@@ -153,6 +153,16 @@ def test_weights_that_add_up_to_nothing_are_refused_before_the_training_and_in_a
         evaluate(scores=[f"other={scores}"], out=tmp_path / "page", quiet=True)
 
 
+def test_an_observer_of_other_scores_that_is_not_a_number_is_refused(tmp_path):
+    scores = external_scores(tmp_path / "scores.root", np.arange(138) % 3)
+    with uproot.open(scores) as file:
+        table = file["Events"].arrays(library="np")
+    with uproot.recreate(scores) as file:
+        file["Events"] = {**table, "jet_sdmass": np.where(np.arange(138) == 7, np.nan, 80.0)}
+    with pytest.raises(SubquadError, match=r"Some scores cannot be used:\n.*scores\.root: entry 7: sdmass is nan"):
+        evaluate(scores=[f"other={scores}"], out=tmp_path / "page", quiet=True)
+
+
 @pytest.mark.long
 def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, holdout, tmp_path):
     labels = read(holdout).labels

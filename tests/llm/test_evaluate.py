@@ -17,7 +17,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, TOO_FEW_RATES, compare
-from subquad.llm.evaluation.model_variants import ModelLoader
+from subquad.llm.evaluation.model_variants import ModelLoader, trained_texts
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore
@@ -99,6 +99,24 @@ def test_a_text_that_the_model_learned_is_named(asked, linear, text, tmp_path, c
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert warning.startswith(f"warning: {linear} was trained on words.txt, so that its perplexity")
     assert "The student was trained on words.txt, so that" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_results(asked, tmp_path, monkeypatch):
+    def fails(evaluation):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("subquad.llm.commands.evaluate.evaluation_page", fails)
+    given = {**asked, "data": None, "out": tmp_path / "out"}
+    with pytest.raises(ZeroDivisionError):
+        subquad.llm.evaluate(settings=replace(QUICK, variants=("teacher",)), **given)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]
+
+
+def test_a_text_on_which_a_run_was_only_measured_is_not_called_learned(base, text, tmp_path):
+    other, third = (write_text(tmp_path / f"{seed}.txt", seed=seed) for seed in (1, 2))
+    out = tmp_path / "linear"
+    subquad.llm.linearize(base, [text, other], SMALL, eval_text=third, out=out, quiet=True)
+    assert trained_texts(out, [text, third, other]) == [text, other]
 
 
 def test_perplexity_by_position_averages_to_the_overall_perplexity(evaluated, linear, text):
@@ -268,7 +286,8 @@ def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp
     assert model["about"]["roles"] == ["teacher", "cache", "fine_tuned"]
     assert model["perplexity"]["words.txt"]["gap_closed"]["reason"] == "no window was measured"
     lead = (tmp_path / "some" / "report.html").read_text()
-    assert "models that have a window alone" not in lead
+    assert "attention to a window and a cache; with" not in lead
+    assert "attention to a window and a cache. No control" in lead
     assert "with itself without" not in lead
     with pytest.raises(SubquadError, match="--variants: no variant of this model 'window_fine_tuned'"):
         subquad.llm.evaluate(

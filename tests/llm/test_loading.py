@@ -45,6 +45,8 @@ def test_the_kind_of_a_checkpoint_is_read_from_its_config(tmp_path, content, kin
 
 
 def test_a_gguf_file_and_smollm2_are_softmax_checkpoints_and_an_empty_folder_is_none(tmp_path):
+    assert checkpoint_kind(tmp_path / "model.gguf") is None
+    (tmp_path / "model.gguf").touch()
     assert checkpoint_kind(tmp_path / "model.gguf") == checkpoint_kind("smollm2") == "softmax"
     assert checkpoint_kind(tmp_path) is None
 

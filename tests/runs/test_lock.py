@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -49,6 +51,22 @@ def test_a_folder_that_stays_empty_is_removed_with_the_folders_above_it(tmp_path
     with lock_folder(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "file").touch()
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_a_process_waits_for_one_that_removes_the_folder(tmp_path):
+    folder, ends = tmp_path / "run", threading.Event()
+
+    def first():
+        with lock_folder(folder):
+            ends.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    ends.wait()
+    with lock_folder(folder):
+        assert (folder / ".lock").is_file()
+    thread.join()
 
 
 def test_a_failed_command_can_be_called_again_while_its_traceback_is_kept(tmp_path):

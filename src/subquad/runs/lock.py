@@ -47,7 +47,6 @@ def lock_folder(out: Path | str, *, flag: str = "--out") -> Iterator[None]:
         yield
         return
     created = [own for own in (folder, *folder.parents) if not own.exists()]
-    create_folder(folder, flag=flag)
     file = _acquire(folder, flag)
     try:
         yield
@@ -69,19 +68,25 @@ def is_blank(folder: Path, first: str) -> bool:
 def _acquire(folder: Path, flag: str) -> int:
     """Return the open file that holds the lock."""
     end = time.monotonic() + WAIT
-    while (file := _try(folder / LOCK)) is None:
+    while True:
+        # a process that ends removes a folder that stayed empty
+        create_folder(folder, flag=flag)
+        if (file := _try(folder / LOCK)) is not None:
+            return file
         if time.monotonic() > end:
             raise SubquadError(
                 f"{folder}: another process is writing to it; wait until it has ended, or choose another folder with "
                 f"{flag}"
             )
         time.sleep(0.05)
-    return file
 
 
 def _try(path: Path) -> int | None:
-    """Return the open file that holds the lock, or None while another process holds it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Return the open file that holds the lock, or None while another process holds it or removes the folder."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
     try:
         import fcntl
 
@@ -93,7 +98,8 @@ def _try(path: Path) -> int | None:
         # Windows, or a file system without locks
         return file
     # the process that held it before may have removed the file in between
-    if not path.exists() or not os.path.samestat(os.fstat(file), path.stat()):
-        os.close(file)
-        return None
-    return file
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file), path.stat()):
+            return file
+    os.close(file)
+    return None

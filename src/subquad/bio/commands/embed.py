@@ -85,6 +85,8 @@ def embed(
         "fingerprint_model": checkpoint_fingerprint(settings.model),
     }
     with lock_folder(partial):
+        # another process may have written it while the model was opened
+        check_output(out, force=force)
         run = _open_partial(partial, identity, force=force)
         if run.is_resumed:
             say(f"{run.directory}: resuming an unfinished command", quiet=quiet)

@@ -279,9 +279,13 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     _check_workbook(path, data)
     with damage_as_error(f"{path}: not a readable Excel file"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        if sheet is not None and sheet not in book.sheetnames:
-            raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
-        chosen = book[sheet or book.sheetnames[0]]
+        # without sheets that hold a chart only
+        names = [own.title for own in book.worksheets]
+        if sheet is not None and sheet not in names:
+            raise SubquadError(f"{path}: {unknown('sheet', sheet, names)}")
+        if not names:
+            raise SubquadError(f"{path}: no sheet with cells in it")
+        chosen = book[sheet or names[0]]
         # read at the first row that is asked for
         read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
         rows = list(dropwhile(lambda row: not any(row), read))
@@ -293,8 +297,8 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     _check_duplicates(path, header)
     body = [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
     frame = pd.DataFrame(body, columns=header, dtype=str)
-    if sheet is None and len(book.sheetnames) > 1:
-        others = ", ".join(map(repr, book.sheetnames[1:]))
+    if sheet is None and len(names) > 1:
+        others = ", ".join(map(repr, names[1:]))
         note = f"reading sheet {chosen.title!r}; {path.name}#NAME selects another: {others}"
         frame.attrs |= {"remarks": [note], "note": note}
     return frame

@@ -73,7 +73,7 @@ def read_external_scores(
             errors.add(labels < 0, f"the jet is {own[0]}, which has no score")
         else:
             errors.add(labels < 0, "no label is 1", advice="exactly one label of a jet must be 1")
-    jet_table(columns, [key for key in ("weights",) if key in columns], errors)
+    jet_table(columns, [key for key in dict.fromkeys(("weights", *OBSERVERS)) if key in columns], errors)
     raise_errors("Some scores cannot be used:", errors.errors)
     scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)
     for is_bad, what in (((scores < 0).any(1), "a score is negative"), ((scores == 0).all(1), "all scores are 0")):

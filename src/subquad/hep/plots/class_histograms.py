@@ -37,7 +37,7 @@ def observer_histograms(predictions: Predictions, classes: Sequence[str], backgr
         "particles": ("number of particles", "number of particles", predictions.multiplicity),
     }
     shown = {name: own for name, own in known.items() if own[2] is not None}
-    if len(classes) <= MAX_TOGETHER:
+    if shown and len(classes) <= MAX_TOGETHER:
         titles = [title for title, _, _ in shown.values()]
         text = f"{', '.join(titles[:-1])}{' and ' * (len(titles) > 1)}{titles[-1]}"
         figure = _observers_figure(predictions, classes, background, {label: own for _, label, own in shown.values()})
@@ -58,7 +58,8 @@ def _capitalized(text: str) -> str:
 
 def _edges(values: np.ndarray) -> np.ndarray:
     """Return the limits of the bins: from 0, unless all values are far from it."""
-    low, high = (float(end) for end in np.quantile(values, [0, 0.99]))
+    values = values[np.isfinite(values)]
+    low, high = (float(end) for end in np.quantile(values, [0, 0.99])) if len(values) else (0.0, 1.0)
     low = low if low > high / 3 else 0.0
     if np.array_equal(values, np.round(values)):
         # bins with as many whole numbers each

@@ -82,8 +82,13 @@ def evaluate(
         "machine": device_name(chosen_device(settings.device)),
         "models": results,
     }
-    with atomic(store.directory / "report.html") as temporary:
-        temporary.write_text(evaluation_page(evaluation), encoding="utf-8")
+    try:
+        with atomic(store.directory / "report.html") as temporary:
+            temporary.write_text(evaluation_page(evaluation), encoding="utf-8")
+    except Exception:
+        # a figure that cannot be drawn costs no results
+        write_json(store.directory / RESULT, evaluation)
+        raise
     write_json(store.directory / RESULT, evaluation)
     return evaluation
 

@@ -28,7 +28,14 @@ from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
-from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens, expected_seconds
+from subquad.llm.training.budget import (
+    MODEL_NAMES,
+    TokenBudget,
+    budget_from_time,
+    budget_from_tokens,
+    choice_sequences,
+    expected_seconds,
+)
 from subquad.llm.training.controls import as_control, control_folder, controls_of
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES, choose_layers, restored_divergences
 from subquad.llm.training.lora import fine_tune, trainable_parameters
@@ -113,7 +120,7 @@ class Linearization:
             say("timing the first steps, to fit training and measurements into --minutes", quiet=self.quiet)
             budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
             seconds = elapsed + self.note("seconds", "timing", lambda: time.monotonic() - start)
-            seconds += expected_seconds(budget, settings)
+            seconds += expected_seconds(budget, settings, others=choice_sequences(model, settings))
             if seconds > TOO_LONG * 60 * minutes and not self.run.is_resumed:
                 say(
                     f"--minutes {minutes:g} is too short for this model on this computer: the shortest run takes about "

@@ -92,6 +92,7 @@ def linearize(
     net = net if blockwise is None else _convert(checkpoint, None, settings)
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
+    job.notes["about"]["text_fingerprints"] = [fingerprint(file) for file in files]
     job.evaluate_untrained(net)
     stages = {"transfer": job.transfer(net, budget, blockwise)} if settings.has_transfer else {}
     if settings.softmax_layers:

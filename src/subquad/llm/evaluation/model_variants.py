@@ -189,16 +189,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def trained_texts(folder: Path, texts: Sequence[Path]) -> list[Path]:
-    """Return those of the texts on which a model was trained, by the fingerprint of all its texts together.
-
-    One of several training texts is not recognized alone.
-    """
-    known = _config(folder).get("subquad", {}).get("settings", {}).get("text_fingerprint")
-    if known is None or not texts:
-        return []
-    if fingerprint(*texts) == known:
-        return list(texts)
-    return [path for path in texts if fingerprint(path) == known]
+    """Return those of the texts on which a model was trained, by their contents; none if the run did not note them."""
+    notes = folder / "evaluations.json"
+    about = read_json(notes).get("about", {}) if notes.is_file() else {}
+    known = about.get("text_fingerprints", ())
+    return [path for path in texts if fingerprint(path) in known]
 
 
 def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> tuple[str, Path]:

@@ -44,7 +44,7 @@ CheckpointKind = Literal["softmax", "linearized", "adapter", "unfinished"]
 def checkpoint_kind(path: Path | str) -> CheckpointKind | None:
     """Return which kind of checkpoint is at `path`; None if there is no checkpoint."""
     path = Path(path)
-    if path.suffix.lower() == ".gguf" or (str(path) == SMOLLM2 and not path.exists()):
+    if (path.suffix.lower() == ".gguf" and path.is_file()) or (str(path) == SMOLLM2 and not path.exists()):
         return "softmax"
     if not (path / "config.json").is_file():
         return None
@@ -101,7 +101,7 @@ def locate(model: str | Path) -> Path:
 def is_hub_name(model: str | Path) -> bool:
     """Return whether `model` is a name on the Hugging Face Hub: `OWNER/NAME` where there is no folder OWNER."""
     path = Path(model)
-    return HUB_NAME.fullmatch(str(model)) is not None and path.suffix != ".gguf" and not path.parent.exists()
+    return HUB_NAME.fullmatch(str(model)) is not None and path.suffix.lower() != ".gguf" and not path.parent.exists()
 
 
 def folder_of_run(run: Path | str) -> Path:

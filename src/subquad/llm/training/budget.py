@@ -26,7 +26,15 @@ from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time", "expected_seconds"]
+__all__ = [
+    "MODEL_NAMES",
+    "TokenBudget",
+    "budget_from_time",
+    "budget_from_tokens",
+    "choice_sequences",
+    "divide_time",
+    "expected_seconds",
+]
 
 BUDGET_FILE = "budget.json"
 MODEL_NAMES = (
@@ -94,8 +102,7 @@ def budget_from_time(
     seconds = _time_steps(model, text, settings, precision, seed)
     remaining = (settings.minutes or DEFAULT_MINUTES) * 60 - elapsed - (time.monotonic() - start)
     sequences = _evaluation_sequences(text, settings)
-    choice = CHOICE_SEQUENCES * (2 + len(attention_layers(model))) if settings.softmax_layers else 0
-    remaining -= choice * seconds["evaluate"]
+    remaining -= choice_sequences(model, settings) * seconds["evaluate"]
     return _save(divide_time(remaining, seconds, settings, precision=precision, sequences=sequences), directory)
 
 
@@ -221,12 +228,23 @@ def divide_time(
     )
 
 
-def expected_seconds(budget: TokenBudget, settings: LinearizeSettings) -> float:
-    """Return the seconds that a run takes from its budget on, by the measured times of its steps."""
+def choice_sequences(model: PreTrainedModel, settings: LinearizeSettings) -> int:
+    """Return how many sequences the choice of the layers that keep softmax attention evaluates."""
+    return CHOICE_SEQUENCES * (2 + len(attention_layers(model))) if settings.softmax_layers else 0
+
+
+def expected_seconds(budget: TokenBudget, settings: LinearizeSettings, *, others: int = 0) -> float:
+    """Return the seconds that a run takes from its budget on, by the measured times of its steps.
+
+    Args:
+        budget: What it trains and evaluates.
+        settings: Settings of the run.
+        others: Further sequences that it evaluates.
+    """
     seconds, length = budget.seconds_per_sequence, settings.sequence_length * processes().num_processes
     transfer, lora = (tokens / length for tokens in (budget.transfer_tokens, budget.lora_tokens))
     every = (settings.validate_every or math.inf) * settings.batch_size * settings.gradient_accumulation
-    evaluations = _measured_models(settings) * budget.evaluation_sequences + OTHER_SEQUENCES
+    evaluations = _measured_models(settings) * budget.evaluation_sequences + OTHER_SEQUENCES + others
     # each control fine-tunes on the sequences of both stages
     lora += len(_controls(settings)) * (transfer + lora)
     evaluations += (transfer + lora) * VALIDATION_SEQUENCES / every
@@ -260,7 +278,10 @@ def _time_steps(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the time of one call: the second, since the first also allocates memory and compiles kernels."""
+    """Return the time of one call: the second, since the first also allocates memory and compiles kernels.
+
+    On a CPU a long first call is not repeated.
+    """
 
     def timed() -> float:
         start = time.monotonic()
