@@ -39,7 +39,10 @@ def _content(path, output):
             return [_timeless(json.loads(one)) for one in ([text] if path.suffix == ".json" else text.splitlines())]
         case ".skops":
             return _archive(path)
-        case ".html" | ".md" | ".log":
+        case ".md":
+            # some numbers are times
+            return re.sub(r"\d[\d.,]*", "0", path.read_text(encoding="utf-8").replace(str(output), ""))
+        case ".html" | ".log":
             # pages that show times
             return path.stat().st_size > 0
         case _:
