@@ -236,7 +236,7 @@ def test_groups_a_learning_curve_and_coverage_are_shown_if_they_are_known(undraw
     text = render(run)
     assert "a gene (34)" in text
     assert re.search(r"The model ensemble is best in \d of 2\.", text)
-    assert "If it still rises at its end, more measurements will help." in text
+    assert "If it still rises at its end, more measurements may help." in text
     assert "79.0 %" in text
 
 

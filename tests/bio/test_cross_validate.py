@@ -208,12 +208,12 @@ def test_a_model_that_is_not_fitted_in_each_fold_is_left_out(done):
 
 
 def test_equal_values_in_all_folds_are_a_tie():
-    assert is_tied([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
+    assert is_tied([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], test_to_training=0.5)
 
 
 def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
-    assert is_tied([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
-    assert not is_tied([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])
+    assert is_tied([0.5, 0.3, 0.6], [0.4, 0.5, 0.3], test_to_training=0.5)
+    assert not is_tied([0.5, 0.3, 0.6], [0.4, 0.2, 0.5], test_to_training=0.5)
 
 
 def test_a_later_fold_that_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):

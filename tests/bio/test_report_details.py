@@ -18,8 +18,10 @@ from subquad.bio.design_search import page as design_page
 from subquad.bio.design_search import rounds_page
 from subquad.bio.metrics.scores import undefined_metrics
 from subquad.bio.models import learning_curve as curve_module
+from subquad.bio.models.finished_run import lead_of
 from subquad.bio.models.fit import _coverage
 from subquad.bio.plots import diagnostics, examples, figures, maps
+from subquad.bio.plots.comparison_page import comparison_page
 from subquad.bio.plots.figures import profiles
 from subquad.bio.plots.fit_page import render
 from subquad.bio.settings import FitSettings
@@ -117,9 +119,43 @@ def test_coverage_and_width_have_a_row_for_each_column(monkeypatch):
     page = render(run)
     assert ["ensemble", "first", "50.0 % (0.250)", "–"] in table_rows(page)
     assert ["ensemble", "second", f"62.5 % ({show(500.0)})", "–"] in table_rows(page)
-    assert "–: infinite intervals, because there were too few validation rows." in page
+    assert "–: infinite intervals, because there were too few validation rows. – of first: no test row is" in page
+    run.metrics["conformal"]["ensemble"]["second"] = {**wide, "0.95": wide["0.5"]}
+    # the first column, of which no test row is measured, has the only dash
+    alone = render(run)
+    assert "infinite intervals" not in alone
+    assert "– of first: no test row is measured." in alone
+    drawn.pop()
     # the level without an interval is left out, and rows without a measurement do not narrow the error bars
     assert drawn == [([0.5], [0.625], ROWS - 7)]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_coverage_of_rows_that_also_selected_the_models_is_not_promised():
+    run = finished("regression")
+    run.metrics["conformal"] = {"ensemble": {"score": {"0.5": {"coverage": 0.5, "width": 0.25}}}}
+    page = " ".join(render(run).split())
+    assert "also selected hyperparameters, epochs and the weights of the ensemble, so that the coverage of new" in page
+    assert "For dissimilar sequences they can be too narrow." in page
+    run.config["stacking"] = {"is_out_of_fold": True}
+    assert "also selected hyperparameters and epochs, so that the coverage" in " ".join(render(run).split())
+
+
+def test_a_lead_without_the_additive_path_says_first_whether_the_baselines_are_below():
+    run = finished("regression")
+    unknown = "Whether it is better than its additive path, which is not among the models, is unknown."
+
+    def lead(**low):
+        gaps = {name: {"value": 0.02, "low": own, "high": 0.03} for name, own in low.items()}
+        return lead_of({**run.metrics, "wins": None, "differences": {"lyra": gaps}})
+
+    tie = "The test rows do not separate it from at least one other single model."
+    assert lead(ridge=-0.01, boosting=0.01) == f"{tie} {unknown}"
+    clear = "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+    # ensembles are no single models
+    assert lead(ridge=0.01, boosting=0.01, ensemble=-0.01) == f"{clear} {unknown}"
+    run.metrics["test"] = {"lyra": run.metrics["test"]["lyra"]}
+    assert lead() == unknown
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -144,6 +180,17 @@ def test_runs_whose_test_rows_do_not_define_the_metric_are_compared_without_valu
     assert "AUROC is undefined on the test rows of these runs" in page
     assert ["ridge", "–", "–"] in table_rows(page)
     assert "nan" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_comparison_of_runs_with_other_seeds_says_so(tmp_path):
+    runs = {f"run {seed}": finished("regression") for seed in (0, 7)}
+    draws = {}
+    for seed, (name, run) in zip((0, 7), runs.items(), strict=True):
+        run.config["settings"]["seed"], draws[name] = seed, run.metrics["bootstrap"]
+    page = comparison_page(runs, draws)
+    assert page.count("The runs differ in their seed, with one training each.") == 2
+    assert "Training seeds were not varied" not in page
 
 
 def test_a_damaged_file_of_bootstrap_samples_is_refused(tmp_path):

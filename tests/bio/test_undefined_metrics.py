@@ -97,4 +97,41 @@ def test_a_metric_that_no_fold_defines_is_a_dash(tmp_path, capsys):
 
 
 def test_a_single_fold_that_defines_the_metric_is_no_lead():
-    assert is_tied([0.9], [0.1])
+    assert is_tied([0.9], [0.1], test_to_training=0.5)
+
+
+def cross_validated(**folds):
+    """Return the metrics of a cross-validation whose models have these values in the folds."""
+    count = len(next(iter(folds.values())))
+    return {
+        "main_metric": "auroc", "undefined": {}, "defined_folds": {"auroc": count}, "folds": folds,
+        "rows": [{"train": 60, "validation": 10, "test": 70 // (count - 1)}] * count,
+        "test": {model: {"auroc": float(np.mean(own))} for model, own in folds.items()},
+        "std": {model: {"auroc": float(np.std(own, ddof=1))} for model, own in folds.items()},
+        "best_folds": dict.fromkeys(folds, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("leads", "is_clear"),
+    [
+        # p = 0.16 by a paired t test, and a mean difference of four standard errors
+        ((0.03, 0.05), False),
+        # p = 0.03, and 0.07 with the correction
+        ((0.028, 0.04, 0.052), False),
+        ((0.038, 0.04, 0.042), True),
+    ],
+)
+def test_few_folds_distinguish_models_only_by_students_t_with_the_correction_for_overlap(leads, is_clear):
+    metrics = cross_validated(ridge=[0.7] * len(leads), lyra=[0.7 + lead for lead in leads])
+    unclear = "The folds do not distinguish it from ridge (95 % intervals over folds)."
+    assert (unclear in verdict(metrics)) != is_clear
+    page = render(metrics, "x", how="at random")
+    assert ('class="winner"' in page) == is_clear
+    assert ("The marked model is distinguished from all others" in page) == is_clear
+
+
+def test_a_single_model_is_no_winner_of_a_cross_validation():
+    page = render(cross_validated(lyra=[0.7, 0.8, 0.9]), "x", how="at random")
+    assert 'class="winner"' not in page
+    assert "distinguish" not in page

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
+from subquad.hep.metrics.paired import accuracy_difference
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
 from subquad.hep.metrics.rejection import rejection
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
@@ -238,7 +240,7 @@ def winner_of(*predictions):
     return summarize(measure(models, ("QCD", "Hbb"), "QCD"), models)
 
 
-def test_a_model_wins_by_more_than_two_standard_errors_of_the_paired_difference():
+def test_a_model_wins_if_the_interval_of_the_paired_difference_is_above_zero():
     good, bad = np.arange(400) % 10 > 0, np.arange(400) % 10 > 1
     found = winner_of(answers(good, "a"), answers(bad, "b"))
     assert found["test"]["a"]["accuracy"] == pytest.approx(0.9)
@@ -248,9 +250,53 @@ def test_a_model_wins_by_more_than_two_standard_errors_of_the_paired_difference(
     # two more errors in 400 jets are 1.4 standard errors
     slightly_worse = good & ~np.isin(np.arange(400), [1, 2])
     assert winner_of(answers(good, "a"), answers(slightly_worse, "b"))["wins"] is None
+    assert found["not_compared"] is None
+    gap = found["differences"]["a"]["b"]
+    assert 0 < gap["low"] < gap["value"] == pytest.approx(0.1)
     # other jets cannot be paired
-    assert winner_of(answers(good, "a"), answers(bad[:399], "b"))["wins"] is None
-    assert winner_of(answers(good, "a"))["wins"] is None
+    other = winner_of(answers(good, "a"), answers(bad[:399], "b"))
+    assert (other["wins"], other["differences"], other["not_compared"]) == (None, {}, "different jets")
+    alone = winner_of(answers(good, "a"))
+    assert (alone["wins"], alone["differences"], alone["not_compared"]) == (None, {}, None)
+
+
+def test_one_jet_makes_no_winner():
+    found = winner_of(answers([True], "a"), answers([False], "b"))
+    assert (found["wins"], found["differences"]) == (None, {})
+    assert found["not_compared"] == "one jet gives no interval"
+
+
+@pytest.mark.parametrize("lost", [3, 4, 5, 6, 7])
+@pytest.mark.parametrize("won", [0, 1])
+def test_few_jets_that_tell_two_models_apart_are_judged_by_the_exact_test(won, lost):
+    jets = np.arange(300)
+    one, other = answers(jets >= won, "a"), answers(jets < 300 - lost, "b")
+    is_clear = binomtest(won, won + lost).pvalue < 0.05
+    assert (winner_of(one, other)["wins"] == "a") == is_clear
+    assert accuracy_difference(one, other).is_clear == is_clear
+    # equal weights are no weights
+    weighted = [replace(own, weights=np.full(300, 7.0, dtype=np.float32)) for own in (one, other)]
+    assert accuracy_difference(*weighted).low == pytest.approx(accuracy_difference(one, other).low)
+
+
+def test_the_table_names_the_test_and_what_was_not_tested():
+    good, bad = np.arange(400) % 10 > 0, np.arange(400) % 10 > 1
+
+    def caption(*predictions):
+        models = group_by_model(predictions)
+        measured = measure(models, ("QCD", "Hbb"), "QCD")
+        found = summarize(measured, models)
+        return metrics_table(measured, found["wins"], not_compared=found["not_compared"]).caption
+
+    how = "top-1 accuracy (95 % intervals of the differences from all others, paired by jet)"
+    seeds = "Training seeds were not varied."
+    assert f"The marked model has the significantly best {how}. {seeds}" in caption(
+        answers(good, "a"), answers(bad, "b")
+    )
+    assert f"No model has a significantly better {how}." in caption(answers(good, "a"), answers(good, "b"))
+    other = caption(answers(good, "a"), answers(bad[:399], "b"))
+    assert other.endswith("The models were not compared: different jets.")
+    assert "significantly" not in other
 
 
 def test_intervals_over_trainings_stand_beside_those_over_jets():
@@ -297,15 +343,20 @@ def test_the_spread_over_trainings_counts_in_the_comparison():
     trainings = [answers(good, "a", 1), answers(np.arange(400) % 10 > 3, "a", 2), answers(np.ones(400, bool), "a", 3)]
     # 0.9, 0.6 and 1.0: the mean is 0.03 above 0.8, and its error 0.12
     assert winner_of(*trainings, answers(bad, "b", 1))["wins"] is None
+    # 0.9 and 0.85, which are 0.075 above 0.8 with an error of 0.029: 2.6 standard errors, but one degree of freedom
+    almost = answers((np.arange(400) % 10 > 0) & (np.arange(400) % 20 > 1), "a", 2)
+    found = winner_of(answers(good, "a", 1), almost, answers(bad, "b", 1))
+    assert found["wins"] is None
+    assert found["differences"]["a"]["b"]["value"] == pytest.approx(0.075)
 
 
 @pytest.mark.parametrize(
     ("wins", "sentence"),
     [
         ("ParT", "ParT has the best top-1 accuracy {}, 81.0 ± 0.4 %, significantly above standard, epochs 3 80.0 ± "
-        "1.0 %."),
+        "1.0 %. Training seeds of standard, epochs 3 were not varied."),
         (None, "No model has a significantly better top-1 accuracy than all others {}: standard, epochs 3 80.0 ± "
-        "1.0 %; ParT 81.0 ± 0.4 %."),
+        "1.0 %; ParT 81.0 ± 0.4 %. Training seeds of standard, epochs 3 were not varied."),
     ],
 )  # fmt: skip
 def test_the_page_begins_with_the_best_model_only_if_it_is_told_apart(wins, sentence):
@@ -320,5 +371,13 @@ def test_the_page_begins_with_the_best_model_only_if_it_is_told_apart(wins, sent
     models = [model("standard, epochs 3", 0.80, 0.01, 599), model("ParT", 0.81, 0.004, 1499, 700)]
     found = evaluation_page._lead({"models": models, "classes": ["QCD", "Hbb"], "wins": wins})
     assert found == sentence.format("on 600 to 1,500 jets of 2 classes")
+    several = [{**models[0], "trainings": models[0]["trainings"] * 2}, models[1]]
+    found = evaluation_page._lead({"models": several, "classes": ["QCD", "Hbb"], "wins": wins})
+    assert "seeds" not in found
+    other_jets = {"models": models, "classes": ["QCD", "Hbb"], "wins": None, "not_compared": "different jets"}
+    assert evaluation_page._lead(other_jets) == (
+        "Top-1 accuracies on 600 to 1,500 jets of 2 classes, not compared (different jets): standard, epochs 3 80.0 ± "
+        "1.0 %; ParT 81.0 ± 0.4 %."
+    )
     alone = evaluation_page._lead({"models": models[:1], "classes": ["QCD", "Hbb"], "wins": None})
     assert alone == "standard, epochs 3 reaches a top-1 accuracy of 80.0 ± 1.0 % on 600 jets of 2 classes."

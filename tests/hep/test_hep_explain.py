@@ -31,6 +31,7 @@ from subquad.hep.explanation.sample import read_sample
 from subquad.hep.explanation.summary import by_columns
 from subquad.hep.models.networks import forward
 from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.plots.explain_page import summary
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicNet
@@ -223,6 +224,39 @@ def test_features_are_grouped_by_their_names():
         "impact parameters": [4],
         "other features": [2, 3],
     }
+
+
+@pytest.mark.parametrize(
+    ("decreases", "start", "points"),
+    [
+        (
+            {"a": (-0.001, 0.003), "b": (-0.002, 0.001)},
+            "No group lowers the AUC by more than its deviation; the largest decrease, that of a, is",
+            "-0.1 ± 0.3 points",
+        ),
+        (
+            {"a": (0.02, 0.03), "b": (0.01, 0.001)},
+            "The most important group is b: permuting it lowers the AUC by",
+            "1.0 ± 0.1 points",
+        ),
+        (
+            {"a": (0.02, None), "b": (0.01, None)},
+            "The most important group is a: permuting it lowers the AUC by",
+            "2.0 points in a single permutation",
+        ),
+        (
+            {"a": (-0.02, None)},
+            "No group lowers the AUC; the largest decrease, that of a, is",
+            "-2.0 points in a single permutation",
+        ),
+    ],
+)
+def test_a_group_is_important_only_if_it_lowers_the_metric_by_more_than_its_deviation(decreases, start, points):
+    groups = {
+        name: {"permutation": dict(zip(("auc", "auc_deviation"), own, strict=True))} for name, own in decreases.items()
+    }
+    found = summary({"groups": groups, "auc": 0.5, "graphs": None, "variables": None})
+    assert found == f"{start} {points} (from 50.0)."
 
 
 @pytest.fixture(scope="module")

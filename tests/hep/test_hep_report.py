@@ -69,6 +69,8 @@ def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
 def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
     path = report("example:tagger", out=tmp_path / "page.html")
     assert "The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 20,000 test jets." in lead_of(path)
+    # computed from the scores, since metrics.json was written by an earlier version
+    assert "better by 8.6 points [+8.0, +9.1] (95 % interval paired by jet). Training seeds" in lead_of(path)
     assert path.read_text().count("The tagger reaches a top-1 accuracy") == 1
     with pytest.raises(SubquadError, match=r"page\.html: exists already"):
         report("example:tagger", out=path)
@@ -85,6 +87,13 @@ def test_a_tagger_is_better_only_if_a_paired_interval_says_so(tagger, tmp_path):
     assert "AUC, ovo" in page
     assert ">--k</td>" in page
     assert "Rejection of QCD" in page
+
+
+def test_a_comparison_of_runs_with_other_seeds_says_so(tagger, tmp_path):
+    path = report("example:tagger", tagger("other", blurred(0.01), seed=7), out=tmp_path / "page.html")
+    for text in (lead_of(path), path.read_text().rpartition("</header>")[2]):
+        assert "The runs differ in their seed, with one training each." in text
+    assert "Training seeds were not varied" not in path.read_text()
 
 
 def test_on_other_jets_or_without_scores_there_is_no_winner(tagger, tmp_path):
@@ -136,11 +145,14 @@ def test_paired_differences_are_those_of_the_metrics_and_narrower_than_unpaired_
         assert gap.low < gap.value < gap.high
 
 
+SEEDS = "Training seeds were not varied."
+
+
 @pytest.mark.parametrize(
     ("accuracy", "boosting", "wins", "sentence"),
     [
-        (0.8171, 0.7312, "net", "Gradient boosting reaches 73.1 %: the tagger is better by 8.6 points."),
-        (0.8171, 0.8174, "boosting", "it is better by 0.03 points. More training jets"),
+        (0.8171, 0.7312, "net", f"Gradient boosting reaches 73.1 %: the tagger is better by 8.6 points. {SEEDS}"),
+        (0.8171, 0.8174, "boosting", f"it is better by 0.03 points. {SEEDS} More training jets"),
         (0.8171, 0.8172, None, "the difference of 0.01 points is not significant"),
         (0.8171, 0.8171, None, "the two are equal on these test jets."),
     ],
@@ -148,7 +160,32 @@ def test_paired_differences_are_those_of_the_metrics_and_narrower_than_unpaired_
 def test_a_difference_from_the_baseline_does_not_read_as_zero(accuracy, boosting, wins, sentence):
     metrics = read_json(run_folder("example:tagger") / "metrics.json")
     metrics["test"] = {"net": {"accuracy": accuracy}, "boosting": {"accuracy": boosting}}
+    # as of a run of an earlier version, which has no intervals
     assert sentence in verdict({**metrics, "wins": wins})
+
+
+@pytest.mark.parametrize(
+    ("best", "gap", "wins", "sentence"),
+    [
+        ("net", (0.086, 0.079, 0.093), "net", f"the tagger is better by 8.6 points [+7.9, +9.3] ({{}}). {SEEDS}"),
+        (
+            "boosting",
+            (0.003, 0.001, 0.005),
+            "boosting",
+            f"it is better by 0.3 points [+0.1, +0.5] ({{}}). {SEEDS} More",
+        ),
+        ("boosting", (0.003, -0.001, 0.007), None, "difference of 0.3 points [−0.1, +0.7] ({}) is not significant"),
+    ],
+)
+def test_a_win_of_boosting_is_told_as_that_of_the_tagger(best, gap, wins, sentence):
+    metrics = read_json(run_folder("example:tagger") / "metrics.json")
+    (other,) = {"net", "boosting"} - {best}
+    metrics["test"] = {best: {"accuracy": 0.8 + gap[0]}, other: {"accuracy": 0.8}}
+    differences = {best: {other: dict(zip(("value", "low", "high"), gap, strict=True))}}
+    found = verdict({**metrics, "wins": wins, "differences": differences})
+    assert sentence.format("95 % interval paired by jet") in found
+    untested = verdict({**metrics, "wins": None, "differences": {}, "not_compared": "one jet gives no interval"})
+    assert "points was not tested, since one jet gives no interval." in untested
 
 
 def test_errors_of_an_accuracy_have_a_digit_that_is_not_zero():

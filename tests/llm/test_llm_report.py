@@ -65,6 +65,14 @@ def test_a_run_is_better_only_if_a_paired_interval_says_so(run, tmp_path, amount
     assert "Training seeds were not varied" in lead_of(path)
 
 
+def test_a_comparison_of_runs_with_other_seeds_says_so(run, tmp_path):
+    config = read_json(GOLDEN / "llm_default" / "config.json")
+    config["subquad"]["settings"]["seed"] = 7
+    page = report(run("linear"), run("other", config=config), out=tmp_path / "page.html")
+    assert lead_of(page).endswith("The runs differ in their seed, with one training each.")
+    assert "Training seeds were not varied" not in page.read_text()
+
+
 def test_a_comparison_shows_the_settings_that_differ_and_all_models(run, tmp_path):
     page = report(run("linear"), run("plain", of="llm_model"), out=tmp_path / "page.html").read_text()
     assert ">--attention.feature-map</td>" in page

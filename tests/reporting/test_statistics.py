@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_rel
+from scipy.stats import binomtest, t, ttest_1samp, ttest_rel
 
 from subquad.reporting.statistics import (
     bootstrap_means,
     calibration_bins,
     clopper_pearson,
+    fold_difference,
+    mean_interval,
     paired_difference,
     percentile_interval,
     wilson,
@@ -76,3 +78,30 @@ def test_a_paired_difference_has_the_interval_of_a_paired_t_test():
     assert paired_difference(one, other, weights=np.full(13, 7.0)).low == pytest.approx(found.low)
     assert not paired_difference(one, one + generator.normal(size=13)).is_clear
     assert paired_difference(one[:1], other[:1]) is None
+
+
+def test_the_interval_of_a_mean_of_few_items_is_that_of_a_t_test_and_of_many_the_bootstraps():
+    values = np.random.default_rng(0).normal(size=97)
+    means = bootstrap_means(values, resamples=101)
+    assert mean_interval(values, means) == percentile_interval(means)
+    few = values[:5]
+    expected = ttest_1samp(few, 0).confidence_interval(0.95)
+    assert mean_interval(few, bootstrap_means(few, resamples=101)) == pytest.approx((expected.low, expected.high))
+    # the bootstrap of two items ends at the two
+    low, high = mean_interval(values[:2], bootstrap_means(values[:2], resamples=101))
+    assert low < min(values[:2]) < max(values[:2]) < high
+    assert mean_interval(values[:1], values[:1]) is None
+
+
+def test_differences_over_folds_count_that_their_training_rows_overlap():
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(size=(2, 5))
+    found = fold_difference(one, other, test_to_training=0.25)
+    differences = one - other
+    # with five folds the standard error is 1.5 times as large
+    half = t.ppf(0.975, 4) * 1.5 * differences.std(ddof=1) / 5**0.5
+    assert (found.low, found.high) == pytest.approx((differences.mean() - half, differences.mean() + half))
+    # without the overlap it is the paired t test
+    plain = ttest_rel(one, other).confidence_interval(0.95)
+    assert fold_difference(one, other, test_to_training=0).low == pytest.approx(plain.low)
+    assert fold_difference(one[:1], other[:1], test_to_training=0.25) is None

@@ -10,7 +10,15 @@ from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.folder import REPORT
 from subquad.runs.storage import as_file, check_output
 
-__all__ = ["difference_tables", "differing_settings", "model_name", "report_file", "run_name", "run_names"]
+__all__ = [
+    "difference_tables",
+    "differing_settings",
+    "model_name",
+    "report_file",
+    "run_name",
+    "run_names",
+    "seeds_text",
+]
 
 UNINFORMATIVE = "out"
 """Name of the folder that the web page gives to every output; the folder above it has the name of the job."""
@@ -70,6 +78,13 @@ def difference_tables(header: Sequence[str], rows: Sequence[Sequence[str]], *, c
     pairs = list(dict.fromkeys(row[0] for row in rows))
     captions = {**{pair: f"{pair}." for pair in pairs}, **{pair: f"{pair}. {caption}" for pair in pairs[-1:]}}
     return [Table(header, [row[1:] for row in rows if row[0] == pair], caption=captions[pair]) for pair in pairs]
+
+
+def seeds_text(settings: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence on whether the compared runs differ in their seed, from their settings."""
+    if len({own.get("seed") for own in settings}) > 1:
+        return "The runs differ in their seed, with one training each."
+    return "Training seeds were not varied."
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]], *, ignored: Sequence[str] = ()) -> list[list[str]]:

@@ -1,11 +1,12 @@
 """Intervals of rates, means and paired differences, and calibration of probabilities.
 
-Axes: N items, R bootstrap resamples, B bins.
+Axes: N items, R bootstrap resamples, K folds, B bins.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 __all__ = [
@@ -14,12 +15,17 @@ __all__ = [
     "bootstrap_means",
     "calibration_bins",
     "clopper_pearson",
+    "fold_difference",
+    "mean_interval",
     "paired_difference",
     "percentile_interval",
     "wilson",
 ]
 
 Count = int | float | np.ndarray
+
+FEW_ITEMS = 30
+"""Number of items below which bootstrap intervals of a mean are too narrow: those of two end at the two values."""
 
 
 def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +84,27 @@ def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[
     return float(low), float(high)
 
 
+def mean_interval(values: np.ndarray, means: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of a mean: that of its bootstrap samples, or of few items that of Student's t.
+
+    Args:
+        values: `(N,)`.
+        means: `(R,)` bootstrap samples of the mean.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The limits; None of fewer than two items.
+    """
+    N = len(values)
+    if N < 2:
+        return None
+    if N >= FEW_ITEMS:
+        return percentile_interval(means, confidence)
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, N - 1) * stats.sem(values))
+    return mean - half, mean + half
+
+
 @dataclass(frozen=True)
 class Difference:
     """A difference with its interval."""
@@ -114,6 +141,32 @@ def paired_difference(
     mean = float((differences * parts).sum())
     error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
     half = float(stats.t.ppf((1 + confidence) / 2, N - 1)) * error
+    return Difference(mean, mean - half, mean + half)
+
+
+def fold_difference(
+    one: ArrayLike, other: ArrayLike, *, test_to_training: float, confidence: float = 0.95
+) -> Difference | None:
+    r"""Return the mean difference over the folds of a cross-validation, with its interval by Student's t.
+
+    The training rows of two folds overlap, so that the variance of the mean is $(1/K + n_2/n_1) σ^2$, not $σ^2/K$, with
+    K folds of $n_2$ test rows and $n_1$ others (Nadeau and Bengio, Machine Learning 52 (2003) 239).
+
+    Args:
+        one: `(K,)` values, one per fold.
+        other: `(K,)` values, which are subtracted.
+        test_to_training: $n_2/n_1$, the number of test rows divided by that of the other rows.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The difference; None of fewer than two folds, which have no interval.
+    """
+    differences = np.subtract(one, other)
+    K = len(differences)
+    if K < 2:
+        return None
+    mean, error = float(differences.mean()), float(differences.std(ddof=1) * (1 / K + test_to_training) ** 0.5)
+    half = float(stats.t.ppf((1 + confidence) / 2, K - 1)) * error
     return Difference(mean, mean - half, mean + half)
 
 

@@ -165,11 +165,13 @@ def lead_of(metrics: Mapping[str, Any]) -> str:
     best = best_single(metrics)
     if metrics.get("wins") == best:
         return "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+    text = "" if len(single) == 1 else "The test rows do not separate it from at least one other single model."
     if best == "lyra" and "lyra-additive" not in single and metrics["task_type"] in ROW_TASK_TYPES:
-        return "Whether it is better than its additive path, which is not among the models, is unknown."
-    if len(single) == 1:
-        return ""
-    return "The test rows do not separate it from at least one other single model."
+        gaps = [gap for name, gap in metrics.get("differences", {}).get("lyra", {}).items() if name in single]
+        if gaps and all(gap["low"] > 0 for gap in gaps):
+            text = "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+        text += " Whether it is better than its additive path, which is not among the models, is unknown."
+    return text.strip()
 
 
 def read_test_rows(directory: Path | str, task_type: str) -> pd.DataFrame:

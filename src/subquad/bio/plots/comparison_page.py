@@ -13,6 +13,7 @@ from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import forest
 from subquad.errors import SubquadError
 from subquad.reporting.page import Block, Section, Table, page, picture, signed
+from subquad.reporting.run_comparison import seeds_text
 
 __all__ = ["check_comparable", "comparison_page"]
 
@@ -61,7 +62,7 @@ def comparison_page(runs: Runs, bootstraps: Mapping[str, Mapping[str, Sequence[f
     title = f"Comparison of {len(runs)} runs: {', '.join(first.names[:3])}"
     return page(title, lead=lead, sections=[
         Section("Metrics", _metrics(runs)),
-        Section("Differences on the same test rows", _differences(gaps, first.title)),
+        Section("Differences on the same test rows", _differences(gaps, first.title, seeds=_seeds(runs))),
         Section("Runs", _about(runs)),
     ])  # fmt: skip
 
@@ -125,7 +126,11 @@ def _verdict(runs: Runs, gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str
         ends = f"{signed(gap['value'], 4)}, 95 % interval {signed(gap['low'], 4)} to {signed(gap['high'], 4)}"
         is_short = runs[a].metrics["rows"]["test"] < MIN_TEST_ROWS
         texts.append(f"{b} against {a}: {'too few test rows' if is_short else verdict(gap)} ({ends}).")
-    return f"{' '.join(texts)} Training seeds were not varied."
+    return f"{' '.join(texts)} {_seeds(runs)}"
+
+
+def _seeds(runs: Runs) -> str:
+    return seeds_text([run.config["settings"] for run in runs.values()])
 
 
 def _metrics(runs: Runs) -> list[Block]:
@@ -157,7 +162,9 @@ def _value(run: FinishedRun, model: str) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _differences(gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]], title: str) -> list[Block]:
+def _differences(
+    gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]], title: str, *, seeds: str
+) -> list[Block]:
     if not gaps:
         return [
             "No other run has the first one's test rows in the same order. Fit them with the same table and the same "
@@ -171,8 +178,8 @@ def _differences(gaps: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]
     if not rows:
         return [f"{title} is undefined on the test rows of these runs, so that they cannot be compared by it."]
     caption = (
-        f"Paired differences in {title} on the same bootstrap samples of the test rows (95 % intervals). Training "
-        "seeds were not varied, so that another seed may move a difference further than its interval."
+        f"Paired differences in {title} on the same bootstrap samples of the test rows (95 % intervals). {seeds} "
+        "Another seed may move a difference further than its interval."
     )
     return [Table(["runs", "model", "difference", "low", "high", "verdict"], rows, caption=caption)]
 

@@ -1,6 +1,7 @@
 """Page of a cross-validation: means and standard deviations over folds, each fold, and all rows out-of-fold."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from subquad.bio.compared_models import label_of
 from subquad.bio.metrics.scores import overall, title
 from subquad.bio.plots.figures import dot_plot
 from subquad.reporting.page import Link, Section, Table, page, picture, signed
+from subquad.reporting.statistics import fold_difference
 
 __all__ = ["is_tied", "mean_cell", "render", "verdict"]
 
@@ -37,9 +39,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         return f"No model is named best: no fold defines {title(main)} ({metrics['undefined'][main]} in the test rows)."
     best, folds, missing = _best(metrics), metrics["defined_folds"][main], metrics["folds"][_best(metrics)].count(None)
     others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    values = {model: [value for value in own if value is not None] for model, own in metrics["folds"].items()}
-    tied = [label_of(model) for model in values if model != best and is_tied(values[best], values[model])]
-    unclear = f" The folds do not distinguish it from {', '.join(tied)}." if tied else ""
+    tied = [label_of(model) for model in _tied(metrics, best)]
+    unclear = f" The folds do not distinguish it from {', '.join(tied)} (95 % intervals over folds)." if tied else ""
     unclear += f" {missing} more {'folds do' if missing > 1 else 'fold does'} not define the metric." if missing else ""
     value = f"{label_of(best)}, {title(main)} {mean[best][main]:.3f} ± {std[best][main]:.3f}"
     over = f"{folds} {'folds' if folds > 1 else 'fold'}"
@@ -59,12 +60,18 @@ def _best(metrics: Mapping[str, Any]) -> str:
     return max(metrics["test"], key=lambda model: metrics["test"][model][metrics["main_metric"]])
 
 
-def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
-    """Return whether the mean difference over folds is within two standard errors of zero."""
-    differences = np.subtract(best, other)
-    if len(differences) < 2:
-        return True
-    return bool(differences.mean() <= 2 * differences.std(ddof=1) / len(differences) ** 0.5)
+def is_tied(best: Sequence[float], other: Sequence[float], *, test_to_training: float) -> bool:
+    """Return whether the 95 % interval of the mean difference over folds reaches zero, as `fold_difference`."""
+    found = fold_difference(best, other, test_to_training=test_to_training)
+    return found is None or found.low <= 0
+
+
+def _tied(metrics: Mapping[str, Any], best: str) -> list[str]:
+    """Return the models from which the folds do not distinguish the best one."""
+    values = {model: [value for value in own if value is not None] for model, own in metrics["folds"].items()}
+    # all rows that are not test rows of a fold
+    ratio = fmean(own["test"] / (own["train"] + own["validation"]) for own in metrics["rows"])
+    return [model for model in values if model != best and is_tied(values[best], values[model], test_to_training=ratio)]
 
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:
@@ -79,9 +86,16 @@ def _result(metrics: Mapping[str, Any]) -> list[Any]:
     if few:
         counts = ", ".join(f"{metrics['defined_folds'][name]} define {title(name)}" for name in few)
         caption += f" Folds that do not define a metric are left out: of {len(metrics['rows'])} folds, {counts}."
-    winner = None if main in metrics["undefined"] else list(mean).index(_best(metrics))
+    is_defined = main not in metrics["undefined"]
+    winner = None
+    if is_defined and len(mean) > 1 and not _tied(metrics, _best(metrics)):
+        winner = list(mean).index(_best(metrics))
+        caption += (
+            " The marked model is distinguished from all others: the 95 % intervals of the mean differences over "
+            "folds, by Student's t with Nadeau and Bengio's correction for overlapping training rows, are above 0."
+        )
     blocks: list[Any] = [Table(["model", *map(title, names), "best in folds"], rows, caption=caption, winner=winner)]
-    if winner is not None:
+    if is_defined:
         folds = {
             model: [np.nan if value is None else value for value in own] for model, own in metrics["folds"].items()
         }

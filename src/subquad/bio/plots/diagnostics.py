@@ -235,8 +235,13 @@ def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> l
         "Coverage of the test rows at each nominal coverage, and the median width of the intervals "
         "in parentheses. Of models with the nominal coverage, the one with the narrower intervals is better."
     )
-    if any(None in row for row in rows):
+    columns = [column for own in conformal.values() for column in own]
+    dashes = dict.fromkeys(column for column, row in zip(columns, rows, strict=True) if None in row)
+    unmeasured = [column for column in dashes if not np.isfinite(_measured(run, column)).any()]
+    if len(unmeasured) < len(dashes):
         caption += " –: infinite intervals, because there were too few validation rows."
+    if unmeasured:
+        caption += f" – of {', '.join(unmeasured)}: no test row is measured."
     nominal = [f"{100 * float(level):.0f} %" for level in next(iter(conformal[run.shown].values()))]
     header = ["model", *([] if is_one else ["target"]), *nominal]
     return [*blocks, Table(header, rows, caption=caption)]
@@ -375,7 +380,7 @@ def _learning(run: FinishedRun) -> list[Block]:
     values = {model: [point[model] for point in curve] for model in models}
     std = {model: [point.get("std", {}).get(model, 0.0) for point in curve] for model in models}
     figure = learning_curve([point["rows"] for point in curve], values, std, label=run.title)
-    caption = "Learning curve on the same test rows. If it still rises at its end, more measurements will help."
+    caption = "Learning curve on the same test rows. If it still rises at its end, more measurements may help."
     if any("std" in point for point in curve):
         caption += " Means over random subsets; bands and ± are standard deviations."
     rows = [

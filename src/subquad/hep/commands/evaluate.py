@@ -58,8 +58,9 @@ def evaluate(
         quiet: Show no progress.
 
     Returns:
-        The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>`, `wins` (the model
-        whose top-1 accuracy is significantly the best, or None), and in `models` the metrics of every training.
+        The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>`,
+        `differences.<best>.<other>` (of the top-1 accuracies), `wins` (the model whose top-1 accuracy is significantly
+        the best, or None), and in `models` the metrics of every training.
 
     Raises:
         SubquadError: Runs, files or scores that are invalid or do not fit together, or an output folder that must not

@@ -115,8 +115,9 @@ def fit(
         quiet: Print no progress.
 
     Returns:
-        The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>` and `wins` with the
-        models `net` and `boosting`, the metrics in detail in `models`, and numbers of jets and seconds.
+        The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>`,
+        `differences.<best>.<other>` (of the top-1 accuracies) and `wins` with the models `net` and `boosting`, the
+        metrics in detail in `models`, and numbers of jets and seconds.
 
     Raises:
         SubquadError: Files or jets cannot be used, or the folder must not be written to.

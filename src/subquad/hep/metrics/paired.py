@@ -7,19 +7,73 @@ import numpy as np
 from scipy import stats
 
 from subquad.hep.metrics.classification import weighted_auc
-from subquad.hep.metrics.predictions import Predictions
-from subquad.reporting.statistics import Difference, paired_difference
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.reporting.statistics import Difference, clopper_pearson
 
-__all__ = ["accuracy_difference", "auc_difference"]
+__all__ = ["accuracy_difference", "auc_difference", "model_difference"]
 
 GROUPS = 20
 """Groups of jets that the jackknife leaves out in turn."""
 
 
 def accuracy_difference(one: Predictions, other: Predictions) -> Difference | None:
-    """Return the top-1 accuracy of `one` less that of the `other`, with its 95 % interval, paired by jet."""
-    right = [(own.probabilities.argmax(1) == own.labels).astype(np.float64) for own in (one, other)]
-    return paired_difference(*right, weights=_weights(one))
+    """Return the top-1 accuracy of `one` less that of the `other`, with its 95 % interval, as `model_difference`."""
+    models = (ModelPredictions(name=own.model, trainings=[own]) for own in (one, other))
+    return model_difference(*models)
+
+
+def model_difference(one: ModelPredictions, other: ModelPredictions) -> Difference | None:
+    """Return the mean top-1 accuracy of `one` less that of the `other`, with its 95 % interval, paired by jet.
+
+    The interval covers jets and, of a model with several trainings, trainings: by Student's t, with the degrees of
+    freedom of Welch and Satterthwaite. It is at least as wide as the exact binomial one of the jets on which the models
+    differ, so that it contains 0 if McNemar's exact test says that these few jets may be chance.
+
+    Args:
+        one: Predictions of a model.
+        other: Predictions of another model for the same jets, whose accuracy is subtracted.
+
+    Returns:
+        The difference; None of fewer than two jets, which have no interval.
+    """
+    # [trainings, J]: whether each jet is classified correctly
+    right, its = (np.stack([own.probabilities.argmax(1) == own.labels for own in m.trainings]) for m in (one, other))
+    J, weights = right.shape[1], one.trainings[0].weights
+    if J < 2:
+        return None
+    # of a mean over jets; without event weights all jets count the same
+    parts = np.full(J, 1 / J) if weights is None else weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    differences = right.mean(0) - its.mean(0)
+    mean = float((differences * parts).sum())
+    over_jets = float((((differences - mean) * parts) ** 2).sum() * J / (J - 1))
+    variances = [(over_jets, J - 1), *(_over_trainings(own @ parts) for own in (right, its) if len(own) > 1)]
+    total = sum(variance for variance, _ in variances)
+    half = 0.0
+    if total > 0:
+        freedom = total**2 / sum(variance**2 / own for variance, own in variances)
+        half = float(stats.t.ppf(0.975, freedom)) * total**0.5
+    low, high = _exact_interval(differences * parts) or (mean, mean)
+    return Difference(mean, min(mean - half, low), max(mean + half, high))
+
+
+def _over_trainings(accuracies: np.ndarray) -> tuple[float, int]:
+    """Return the variance of the mean accuracy over trainings, and its degrees of freedom."""
+    return float(accuracies.var(ddof=1) / len(accuracies)), len(accuracies) - 1
+
+
+def _exact_interval(amounts: np.ndarray) -> tuple[float, float] | None:
+    """Return the interval of the sum of what each jet adds to a difference, given the jets that add something.
+
+    It is that of a rate: of how many of them add to the difference and do not take from it, or of the effective number
+    of these jets if they count differently.
+    """
+    total = float(np.abs(amounts).sum())
+    if total == 0:
+        return None
+    count = total**2 / float((amounts**2).sum())
+    rate = float(amounts.clip(0).sum()) / total
+    low, high = clopper_pearson(rate * count, count)
+    return float((2 * low - 1) * total), float((2 * high - 1) * total)
 
 
 def auc_difference(one: Predictions, other: Predictions) -> Difference | None:
@@ -58,7 +112,3 @@ def _auc(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
             rows = (labels == i) | (labels == j)
             areas.append(weighted_auc(probabilities[rows, i], labels[rows] == i, weights[rows]))
     return float(np.mean(areas))
-
-
-def _weights(one: Predictions) -> np.ndarray | None:
-    return None if one.weights is None else one.weights.astype(np.float64)

@@ -1,6 +1,7 @@
 """Metrics of several models on labelled jets, with their uncertainties, and whether one of them is better."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -8,11 +9,20 @@ import numpy as np
 
 from subquad.hep.metrics.classification import METRICS, classification_metrics, interval_around, spread
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd, mass_shapes
+from subquad.hep.metrics.paired import model_difference
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.regression import regression_metrics, regression_summary
 from subquad.hep.metrics.weighting import effective_number, weight_note
 
-__all__ = ["errors_over_jets", "measure", "missing_classes", "summarize", "uncertainty", "weight_notes"]
+__all__ = [
+    "differences",
+    "errors_over_jets",
+    "measure",
+    "missing_classes",
+    "summarize",
+    "uncertainty",
+    "weight_notes",
+]
 
 
 def measure(
@@ -120,18 +130,19 @@ def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
 
 
 def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredictions]) -> dict[str, Any]:
-    """Return `test` and `intervals`, by model and metric, and `wins`.
+    """Return `test` and `intervals`, by model and metric, `differences`, `wins` and `not_compared`.
 
     `intervals.test` covers jets and trainings; for rejections of several trainings and for 1/JSD it is the range over
     trainings. `intervals.trainings` is that of the mean over trainings alone, of models with several.
 
-    A model wins if its top-1 accuracy exceeds that of every other model by more than two standard errors of the
-    difference, which is paired by jet. No model wins if they were measured on different jets.
+    A model wins if the 95 % intervals of the differences of its top-1 accuracy from that of every other model are above
+    0, as `differences` returns them. `not_compared` says why there are none, such as `different jets`.
 
     Args:
         measured: Metrics of the models, as `measure` returns them.
         models: Their predictions.
     """
+    gaps = differences(models)
     return {
         "test": {model["name"]: _values(model) for model in measured},
         "intervals": {
@@ -142,7 +153,9 @@ def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredi
                 if len(model["trainings"]) > 1
             },
         },
-        "wins": _winner(models),
+        "differences": gaps,
+        "wins": _winner(gaps),
+        "not_compared": _not_compared(models, gaps),
     }
 
 
@@ -184,27 +197,35 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _winner(models: Sequence[ModelPredictions]) -> str | None:
+def differences(models: Sequence[ModelPredictions]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return by how much the highest top-1 accuracy exceeds that of each other model, with 95 % intervals.
+
+    Args:
+        models: Predictions of the models.
+
+    Returns:
+        `<best>.<other>` with `value`, `low` and `high`, as `model_difference` returns them; empty if the models were
+        measured on different jets, or on too few for an interval.
+    """
+    if len(models) < 2 or not _are_on_same_jets(models):
+        return {}
+    best = max(models, key=lambda model: float(np.mean([one.accuracy for one in model.trainings])))
+    found = {other.name: model_difference(best, other) for other in models if other is not best}
+    own = {name: asdict(gap) for name, gap in found.items() if gap is not None}
+    return {best.name: own} if len(own) == len(found) else {}
+
+
+def _are_on_same_jets(models: Sequence[ModelPredictions]) -> bool:
     first = models[0].trainings[0]
-    if len(models) < 2 or not all(one.is_on_jets_of(first) for model in models for one in model.trainings):
+    return all(one.is_on_jets_of(first) for model in models for one in model.trainings)
+
+
+def _not_compared(models: Sequence[ModelPredictions], gaps: Mapping[str, Any]) -> str | None:
+    """Return why models have no differences with intervals; None if they have, or if there is a single model."""
+    if len(models) < 2 or gaps:
         return None
-    # [trainings, J]: whether each jet is classified correctly
-    correct = [np.stack([one.probabilities.argmax(1) == one.labels for one in model.trainings]) for model in models]
-    weights = np.ones(len(first.labels)) if first.weights is None else first.weights.astype(np.float64)
-    # of a mean over jets; without event weights all jets count the same
-    weights /= weights.sum()
-    best = max(range(len(models)), key=lambda i: (correct[i].mean(0) * weights).sum())
-    for i, other in enumerate(correct):
-        if i != best:
-            difference = correct[best].mean(0) - other.mean(0)
-            mean = (difference * weights).sum()
-            variance = ((difference - mean) ** 2 * weights**2).sum()
-            variance += _training_variance(correct[best] @ weights) + _training_variance(other @ weights)
-            if mean <= 2 * variance**0.5:
-                return None
-    return models[best].name
+    return "one jet gives no interval" if _are_on_same_jets(models) else "different jets"
 
 
-def _training_variance(accuracies: np.ndarray) -> float:
-    """Return the variance of the mean accuracy over trainings; 0 for a single one, whose variance is unknown."""
-    return float(accuracies.var(ddof=1) / len(accuracies)) if len(accuracies) > 1 else 0.0
+def _winner(gaps: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str | None:
+    return next((best for best, own in gaps.items() if all(gap["low"] > 0 for gap in own.values())), None)

@@ -13,7 +13,7 @@ from subquad.hep.metrics.predictions import Predictions, predictions_of_run
 from subquad.hep.metrics.summary import uncertainty
 from subquad.hep.plots.tables import accuracy_text, metrics_table, rejections_table
 from subquad.reporting.page import Block, Section, Table, difference_text, page
-from subquad.reporting.run_comparison import difference_tables, differing_settings
+from subquad.reporting.run_comparison import difference_tables, differing_settings, seeds_text
 from subquad.reporting.statistics import Difference
 
 __all__ = ["FittedRun", "check_comparable", "comparison_page"]
@@ -129,7 +129,11 @@ def _verdict(first: str, runs: Runs, gaps: Gaps) -> list[str]:
         texts.append(
             f"{other} against {first}: {verdict} ({_gap_text(gap)} percentage points, 95 % interval paired by jet)."
         )
-    return [*texts, "Training seeds were not varied."]
+    return [*texts, _seeds(runs)]
+
+
+def _seeds(runs: Runs) -> str:
+    return seeds_text([run.config["subquad"]["settings"] for run in runs.values()])
 
 
 def _why(one: FittedRun, other: FittedRun) -> str:
@@ -152,9 +156,10 @@ def _differences(first: str, runs: Runs, gaps: Gaps) -> list[Block]:
         for name, gap in own.items()
     ]
     caption = (
-        "Differences in percentage points with their 95 % intervals, paired by jet: of the accuracy by Student's t, of "
-        "the AUC by a jackknife over 20 groups of jets. Training seeds were not varied, so that another seed may move "
-        "a difference further than its interval. Rejections have intervals of their own above, and no paired ones."
+        "Differences in percentage points with their 95 % intervals, paired by jet: of the accuracy by Student's t, or "
+        "by the exact binomial distribution where few jets tell the taggers apart; of the AUC by a jackknife over 20 "
+        f"groups of jets. {_seeds(runs)} Another seed may move a difference further than its interval. Rejections have "
+        "intervals of their own above, and no paired ones."
     )
     return [*blocks, *difference_tables(["metric", "difference", "verdict"], rows, caption=caption)]
 

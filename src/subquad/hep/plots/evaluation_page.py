@@ -32,7 +32,14 @@ from subquad.hep.plots.figures import (
 from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
 from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import accuracy_text, mass_shapes_table, metrics_table, rejections_table, shifts_table
+from subquad.hep.plots.tables import (
+    accuracy_text,
+    mass_shapes_table,
+    metrics_table,
+    rejections_table,
+    shifts_table,
+    unvaried_seeds,
+)
 from subquad.reporting.page import Section, Table, page, picture, show
 
 __all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
@@ -267,7 +274,8 @@ def _model_drawings(
 def evaluation_tables(evaluation: Mapping[str, Any]) -> tuple[Table, Table]:
     """Return the metrics of all models, and their background rejections."""
     measured = evaluation["models"]
-    return metrics_table(measured, evaluation["wins"]), rejections_table(measured, evaluation["background"])
+    metrics = metrics_table(measured, evaluation["wins"], not_compared=evaluation.get("not_compared"))
+    return metrics, rejections_table(measured, evaluation["background"])
 
 
 def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
@@ -317,9 +325,13 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
     wins = evaluation["wins"]
     # names of models with settings have commas
     listed = "; ".join(f"{name} {value}" for name, value in values.items() if name != wins)
+    if reason := evaluation.get("not_compared"):
+        return f"Top-1 accuracies {where}, not compared ({reason}): {listed}."
     if wins is None:
-        return f"No model has a significantly better top-1 accuracy than all others {where}: {listed}."
-    return f"{wins} has the best top-1 accuracy {where}, {values[wins]}, significantly above {listed}."
+        text = f"No model has a significantly better top-1 accuracy than all others {where}: {listed}."
+    else:
+        text = f"{wins} has the best top-1 accuracy {where}, {values[wins]}, significantly above {listed}."
+    return f"{text} {unvaried_seeds(models)}".rstrip()
 
 
 def _accuracy(model: Mapping[str, Any]) -> str:

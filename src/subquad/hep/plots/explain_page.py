@@ -27,14 +27,7 @@ def _metric(explanation: Mapping[str, Any]) -> str:
 
 def summary(explanation: Mapping[str, Any]) -> str:
     """Return one or two sentences on the most important inputs."""
-    groups, metric = explanation["groups"], _metric(explanation)
-    first = max(groups, key=lambda name: groups[name]["permutation"][metric])
-    decrease = groups[first]["permutation"]
-    text = (
-        f"The most important group is {first}: permuting it lowers the {METRICS[metric]} by "
-        f"{_points(decrease[metric], decrease[f'{metric}_deviation'], digits=1)} points "
-        f"(from {100 * explanation[metric]:.1f})."
-    )
+    text = _groups_text(explanation)
     fractions = explanation["graphs"] or explanation["variables"]
     if fractions is None or None in fractions["all"].values():
         return text
@@ -42,6 +35,23 @@ def summary(explanation: Mapping[str, Any]) -> str:
     what = "graphs" if explanation["graphs"] else "pair variables"
     leading = [f"{name} ({100 * fractions['all'][name]:.1f} %)" for name in order[:2]]
     return f"{text} The {what} with the largest attributions are {' and '.join(leading)}."
+
+
+def _groups_text(explanation: Mapping[str, Any]) -> str:
+    """Return which group matters most, if one lowers the metric by more than its deviation."""
+    metric = _metric(explanation)
+    decreases = {name: entry["permutation"] for name, entry in explanation["groups"].items()}
+    # a single permutation has no deviation
+    limits = {name: own[f"{metric}_deviation"] or 0.0 for name, own in decreases.items()}
+    clear = [name for name, own in decreases.items() if own[metric] > limits[name]]
+    first = max(clear or decreases, key=lambda name: decreases[name][metric])
+    value, deviation = decreases[first][metric], decreases[first][f"{metric}_deviation"]
+    once = " in a single permutation" if deviation is None else ""
+    points = f"{_points(value, deviation, digits=1)} points{once} (from {100 * explanation[metric]:.1f})"
+    if clear:
+        return f"The most important group is {first}: permuting it lowers the {METRICS[metric]} by {points}."
+    more = "" if deviation is None else " by more than its deviation"
+    return f"No group lowers the {METRICS[metric]}{more}; the largest decrease, that of {first}, is {points}."
 
 
 def explain_figures(explanation: Mapping[str, Any], displays: Sequence[JetDisplay]) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from subquad.errors import counted
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
-from subquad.hep.metrics.summary import uncertainty
+from subquad.hep.metrics.summary import differences, uncertainty
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.plots.class_histograms import observer_histograms
 from subquad.hep.plots.figures import (
@@ -30,23 +30,30 @@ __all__ = ["comparison_table", "fit_page", "model_card", "sections", "sections_o
 
 MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 """Keys of the models in `metrics.json`, and their names in tables and figures."""
+KEYS = dict(zip(MODELS, MODELS, strict=True))
+"""Names of the models in `metrics.json`, and their keys in the file of scores."""
 
 
 def sections(run: Path) -> list[Section]:
     """Return the sections of a finished run's report; the first one holds the metrics."""
-    scores = {name: tensor.numpy() for name, tensor in read_tensors(run / TEST_SCORES).items()}
-    metrics = read_json(run / METRICS)
-    first, *others = sections_of(metrics, read_json(run / CONFIG), scores, read_history(run))
-    return [Section(first.title, [verdict(metrics), *first.blocks]), *others]
+    lead, (first, *others) = _lead_and_sections(run)
+    return [Section(first.title, [lead, *first.blocks]), *others]
 
 
 def fit_page(run: Path) -> str:
     """Return the report of a finished run, from its folder."""
-    (first, *others), metrics = sections(run), read_json(run / METRICS)
-    # the verdict stands above all sections
-    return page(_title(read_json(run / CONFIG)), lead=verdict(metrics), sections=[
-        Section(first.title, first.blocks[1:]), *others,
-    ])  # fmt: skip
+    lead, found = _lead_and_sections(run)
+    return page(_title(read_json(run / CONFIG)), lead=lead, sections=found)
+
+
+def _lead_and_sections(run: Path) -> tuple[str, list[Section]]:
+    """Return the verdict, which stands above all sections, and these."""
+    scores = {name: tensor.numpy() for name, tensor in read_tensors(run / TEST_SCORES).items()}
+    metrics = read_json(run / METRICS)
+    if "differences" not in metrics:
+        # of a run of an earlier version
+        metrics["differences"] = differences(group_by_model(predictions_of_run(scores, KEYS, source="test jets")))
+    return verdict(metrics), sections_of(metrics, read_json(run / CONFIG), scores, read_history(run))
 
 
 def _title(config: Mapping[str, Any]) -> str:
@@ -67,22 +74,36 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     text = f"The tagger reaches a top-1 accuracy of {reached} on {counted(jets, 'test jet')}."
     if "boosting" not in accuracies:
         return text
-    # without the sign
-    gap = difference_text(100 * (accuracy - accuracies["boosting"]), digits=1)[1:]
     text += f" Gradient boosting reaches {100 * accuracies['boosting']:.1f} %: "
+    if accuracy == accuracies["boosting"]:
+        return text + "the two are equal on these test jets."
+    gap, reason = _gap_text(metrics, accuracies), metrics.get("not_compared")
+    if reason:
+        return text + f"the difference of {gap} was not tested, since {reason}."
     match metrics["wins"]:
-        case None if accuracy == accuracies["boosting"]:
-            return text + "the two are equal on these test jets."
         case None:
-            return text + f"the difference of {gap} points is not significant on these test jets."
+            return text + f"the difference of {gap} is not significant on these test jets."
         case "boosting":
-            return text + f"it is better by {gap} points. More training jets or more epochs may help the tagger."
-    return text + f"the tagger is better by {gap} points. Training seeds were not varied."
+            better, advice = "it is better", " More training jets or more epochs may help the tagger."
+        case _:
+            better, advice = "the tagger is better", ""
+    return text + f"{better} by {gap}. Training seeds were not varied.{advice}"
+
+
+def _gap_text(metrics: Mapping[str, Any], accuracies: Mapping[str, float]) -> str:
+    """Return by how much the better model is better, with its interval unless a run of an earlier version has none."""
+    gaps = [gap for own in metrics.get("differences", {}).values() for gap in own.values()]
+    ends = [abs(accuracies["net"] - accuracies["boosting"])]
+    if gaps:
+        ends = [gaps[0][end] for end in ("value", "low", "high")]
+    # without the sign
+    text = difference_text(*(100 * end for end in ends), digits=1, unit=" points")[1:]
+    return f"{text} (95 % interval paired by jet)" if gaps else text
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> Table:
     """Return the metrics of the tagger and, if it was fitted, of gradient boosting."""
-    return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]))
+    return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]), not_compared=metrics.get("not_compared"))
 
 
 def sections_of(

@@ -15,7 +15,7 @@ from subquad.hep.metrics.regression import REGRESSION_METRICS
 from subquad.hep.metrics.summary import errors_over_jets
 from subquad.reporting.page import Table
 
-__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "shifts_table"]
+__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "shifts_table", "unvaried_seeds"]
 
 UNSCALED = "calibration_error_unscaled"
 
@@ -28,8 +28,19 @@ def accuracy_text(value: float, error: float | None) -> str:
     return f"{100 * value:.{digits}f} ± {100 * error:.{digits}f} %"
 
 
-def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Table:
-    """Return the metrics over all classes, one row per model; the model that `wins`, if any, is marked."""
+def unvaried_seeds(models: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence on the models with a single training; empty if all have several."""
+    single = [model["name"] for model in models if len(model["trainings"]) == 1]
+    if len(single) == len(models):
+        return "Training seeds were not varied."
+    return f"Training seeds of {'; '.join(single)} were not varied." if single else ""
+
+
+def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None, *, not_compared: str | None = None) -> Table:
+    """Return the metrics over all classes, one row per model; the model that `wins`, if any, is marked.
+
+    `not_compared` says why no differences between the models were tested.
+    """
     names = [model["name"] for model in models]
     has_times = any(one.get("milliseconds_per_jet") for model in models for one in model["trainings"])
     has_several = any(len(model["trainings"]) > 1 for model in models)
@@ -53,9 +64,7 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
     alone = [f"{model['name']} {_time(model, 'latency_milliseconds')} ms" for model in models if _times(model)]
     if alone:
         error += f". A jet that is scored alone takes: {', '.join(alone)}"
-    result = "" if len(models) == 1 else " The marked model has the significantly best top-1 accuracy (2σ)."
-    if len(models) > 1 and wins is None:
-        result = " No model has a significantly better top-1 accuracy (2σ) than all others."
+    result = "" if len(models) == 1 else f" {_result_text(models, wins, not_compared)}"
     return Table(
         ["model", *(["trainings"] if has_several else []), *names_of.values(), *(["ms per jet"] if has_times else [])],
         [
@@ -71,6 +80,15 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
         f"paper calls accuracy; a tagger that assigns jets to no class reaches {1 - 1 / classes:.3g}.{result}",
         winner=names.index(wins) if wins in names else None,
     )
+
+
+def _result_text(models: Sequence[Mapping[str, Any]], wins: str | None, not_compared: str | None) -> str:
+    if not_compared:
+        return f"The models were not compared: {not_compared}."
+    how = "top-1 accuracy (95 % intervals of the differences from all others, paired by jet"
+    if wins is None:
+        return f"No model has a significantly better {how})."
+    return f"The marked model has the significantly best {how}). {unvaried_seeds(models)}".rstrip()
 
 
 def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Table:

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from subquad.llm.plots.evaluation_tables import FINE_TUNED, LABELS, STUDENT, TEACHER, WINDOW
-from subquad.reporting.statistics import bootstrap_means, percentile_interval, wilson
+from subquad.reporting.statistics import bootstrap_means, mean_interval, percentile_interval, wilson
 
 __all__ = ["compare"]
 
 NO_GAP = "teacher and window do not differ significantly: there is no gap to close"
 FEWEST, FEWEST_RATES = 4, 20
-"""Sequences and items from which on a gap is computed, of losses and of rates."""
+"""Sequences from which on losses have intervals and a gap is computed, and items from which on that of rates is."""
 NO_WINDOW = "no window was measured"
 TOO_FEW = f"too few sequences to measure a gap in loss (fewer than {FEWEST})"
 TOO_FEW_RATES = f"too few items to measure a gap in accuracy (fewer than {FEWEST_RATES})"
@@ -29,7 +29,8 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
 
     All models are measured on the same items and resampled together, so differences are paired. Intervals of rates are
     Wilson's, and those of their differences Newcombe's (method 10, Statistics in Medicine 17 (1998) 2635), which hold
-    for few items and for 0 and 100 % too.
+    for few items and for 0 and 100 % too. Those of losses are bootstrapped, or of few sequences by Student's t; fewer
+    than `FEWEST` have none.
 
     Args:
         values: One value per item by model variant; variants that were not measured are absent.
@@ -47,12 +48,14 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
         if is_rate:
             low, high = wilson(int(column[role].sum()), count)
             return float(low), float(high)
-        return percentile_interval(means[role]) if count > 1 else None
+        return mean_interval(column[role], means[role]) if count >= FEWEST else None
 
     def difference(role: str, other: str) -> Interval | None:
         if is_rate:
             return _newcombe(column[role], column[other])
-        return percentile_interval(means[role] - means[other]) if count > 1 else None
+        if count < FEWEST:
+            return None
+        return mean_interval(column[role] - column[other], means[role] - means[other])
 
     # a student has read its training texts, so it is compared with controls that have read them too
     are_tuned = all(role in column for role in FINE_TUNED.values())

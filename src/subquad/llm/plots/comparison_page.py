@@ -11,7 +11,7 @@ from subquad.llm.plots.evaluation_tables import STUDENT, TEACHER, perplexity_tex
 from subquad.llm.plots.linearize_result import labels
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_change
 from subquad.reporting.page import Block, Section, Table, page
-from subquad.reporting.run_comparison import difference_tables, differing_settings, model_name
+from subquad.reporting.run_comparison import difference_tables, differing_settings, model_name, seeds_text
 from subquad.reporting.statistics import Difference
 
 __all__ = ["LinearizedRun", "check_comparable", "comparison_page"]
@@ -108,7 +108,11 @@ def _verdict(first: str, runs: Runs, changes: Changes) -> list[str]:
         change = own[STUDENT]
         verdict = ("better" if change.value < 0 else "worse") if change.is_clear else "not told apart"
         texts.append(f"{other} against {first}: {verdict} ({change_text(change)}, 95 % interval paired by sequence).")
-    return [*texts, "Training seeds were not varied."]
+    return [*texts, _seeds(runs)]
+
+
+def _seeds(runs: Runs) -> str:
+    return seeds_text([run.settings for run in runs.values()])
 
 
 def _why(one: LinearizedRun, other: LinearizedRun) -> str:
@@ -154,8 +158,8 @@ def _differences(first: str, runs: Runs, changes: Changes) -> list[Block]:
             "sequence by sequence."
         )
     caption = (
-        "Change of the perplexity, with its 95 % interval, paired by sequence (Student's t). Training seeds were not "
-        "varied, so that another seed may move a difference further than its interval."
+        f"Change of the perplexity, with its 95 % interval, paired by sequence (Student's t). {_seeds(runs)} Another "
+        "seed may move a difference further than its interval."
     )
     header = ["attention", "change of the perplexity", "verdict"]
     return [*missing, *difference_tables(header, rows, caption=caption)]

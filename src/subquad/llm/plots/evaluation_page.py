@@ -67,9 +67,8 @@ def evaluation_page(evaluation: Mapping[str, Any]) -> str:
     """Return the page of what `evaluation.json` contains."""
     models = evaluation["models"]
     names = ", ".join(run_name(model["about"]["folder"]) for model in models)
-    first, *others = (section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1))
-    first = Section(first.title, [_what_is_compared(models[0]["about"]), *first.blocks])
-    return page(f"Evaluation of {names}", lead=result_sentence(models), sections=[first, *others])
+    sections = [section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1)]
+    return page(f"Evaluation of {names}", lead=result_sentence(models), sections=sections)
 
 
 def trained_on(name: str) -> str:
@@ -82,7 +81,7 @@ def _what_is_compared(about: Mapping[str, Any]) -> str:
     if not (has_linear := about.get("has_linear", True)):
         window = (
             f"Of a text of up to {visible} the student sees each token exactly (its window has "
-            f"{size}, {about['window_shape']}); it differs from its teacher on longer ones only."
+            f"{size}, {about['window_shape']}); its attention differs from that of its teacher on longer ones only."
         )
     elif about["window_shape"] == "none":
         window = f"There is no window: without its {branch(about)} the student attends to nothing."
@@ -92,29 +91,34 @@ def _what_is_compared(about: Mapping[str, Any]) -> str:
             f"{size}, {about['window_shape']}); only for longer ones its {branch(about)} can matter."
         )
     tuned = (
-        "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
-        "of them, are the fair comparison."
+        "A student has read its training texts, so the fine-tuned controls, which have read as many tokens of them, "
+        "are the fair comparison."
         if has_control(about)
         else NO_CONTROL
     )
     kind = f"hybrid attention ({'moments' if about.get('has_moments') else 'linear'} plus window)"
     kind = kind if has_linear else "softmax attention to a window and to cached tokens"
-    others = []
-    if any("window" in role for role in about["roles"]):
-        others.append("with models that have a window alone: the teacher's weights, and those that were fine-tuned")
-    if "fine_tuned_without_linear" in about["roles"]:
-        others.append(f"and with itself without its {branch(about)}")
-    compared = "; ".join(["its teacher, the softmax model it was made from", *others])
-    return f"The student, with {kind}, is compared with {compared}. {tuned} {window}"
+    return f"The student, with {kind}, is compared with {'; with '.join(_compared(about))}. {tuned} {window}"
+
+
+def _compared(about: Mapping[str, Any]) -> list[str]:
+    """Return what the student is compared with: the models that were measured."""
+    roles, found = about["roles"], ["its teacher, the softmax model it was made from"]
+    untrained = {"window": "a window alone", "cache": "a window and a cache"}
+    if own := [name for role, name in untrained.items() if role in roles]:
+        found.append(f"the teacher's weights and attention to {' or to '.join(own)}")
+    if own := [labels(about)[role].removesuffix(", fine-tuned") for role in roles if role.endswith("_fine_tuned")]:
+        found.append(f"fine-tuned controls ({', '.join(own)})")
+    if "fine_tuned_without_linear" in roles:
+        found.append(f"itself without its {branch(about)}")
+    return found
 
 
 def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one: bool) -> list[Section]:
     about = model["about"]
-    won = "Contribution of moments" if about.get("has_moments") else "Contribution of linear attention"
-    won = won if about.get("has_linear", True) else "Student and controls"
     prefix = "" if is_one else f"{run_name(about['folder'])}: "
     sections = [
-        (won, _gaps(model)),
+        ("Student and controls", [_what_is_compared(about), *_gaps(model)]),
         ("Perplexity", _perplexity(model)),
         ("Tasks", _tasks(model)),
         ("Passkey retrieval", _passkey(model)),
@@ -366,8 +370,8 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
     blocks.append(
         "Intervals of losses and of gaps are bootstrapped over sequences or items "
-        f"({counted(settings['resamples'], 'resample')}, the same for all models); those of rates are Wilson's, and "
-        "those of their differences are Newcombe's for paired items. "
+        f"({counted(settings['resamples'], 'resample')}, the same for all models), those of losses on few sequences "
+        "are by Student's t, and those of rates are Wilson's, with Newcombe's for their differences on paired items. "
         f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in {settings['dtype']}."
     )
     return blocks

@@ -3,7 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from subquad.llm.plots.evaluation_tables import FINE_TUNED, TEACHER, Estimate, closed_text, headlines, labels
+from subquad.errors import counted
+from subquad.llm.plots.evaluation_tables import (
+    FINE_TUNED,
+    STUDENT,
+    TEACHER,
+    Estimate,
+    branch,
+    closed_text,
+    headlines,
+    labels,
+)
 from subquad.reporting.run_comparison import run_name
 
 __all__ = ["NO_CONTROL", "has_control", "result_sentence"]
@@ -18,10 +28,10 @@ Result = tuple[str, Mapping[str, Any], Callable[[Estimate], str]]
 
 def result_sentence(models: Sequence[Mapping[str, Any]]) -> str:
     """Return what each student reaches on the first text, the first task and the first passkey length."""
-    sentences = [f"{'; '.join(_result(model) for model in models)}."]
-    compared = [model["about"] for model in models if headlines(model)]
-    if compared:
+    sentences = [sentence for model in models for sentence in (_result(model), _contribution(model)) if sentence]
+    if any("[" in sentence for sentence in sentences):
         sentences.append("Brackets: 95 % intervals.")
+    compared = [model["about"] for model in models if headlines(model)]
     without = [run_name(about["folder"]) for about in compared if not has_control(about)]
     if without:
         sentences.append(f"{', '.join(without)}: {NO_CONTROL}" if len(without) < len(models) else NO_CONTROL)
@@ -33,18 +43,50 @@ def has_control(about: Mapping[str, Any]) -> bool:
     return any(role.endswith("_fine_tuned") for role in about["roles"])
 
 
-def _result(model: Mapping[str, Any]) -> str:
-    name, clauses = run_name(model["about"]["folder"]), []
+def _first_results(model: Mapping[str, Any]) -> list[Result]:
+    """Return the first text, the first task and the first passkey length, as far as they were measured."""
     by_kind: dict[str, Result] = {}
     for kind, title, result, write in headlines(model):
         by_kind.setdefault(kind, (title, result, write))
-    for title, result, write in by_kind.values():
+    return list(by_kind.values())
+
+
+def _result(model: Mapping[str, Any]) -> str:
+    about, closed, clauses = model["about"], list[str](), list[str]()
+    for title, result, write in _first_results(model):
         gap = result["gap_closed"]
         if gap.get("value") is not None and gap.get("low") is not None:
-            clauses.append(f"closes {closed_text(gap)} of the gap between window and teacher in {title}")
-        elif clause := _against_teacher(title, result, write, labels(model["about"])):
+            of = "it" if closed else f"the gap between {_gap_ends(about)}"
+            closed.append(f"{closed_text(gap)} of {of} in {title}")
+        elif clause := _against_teacher(title, result, write, labels(about)):
             clauses.append(clause)
-    return f"{name} {' and '.join(clauses)}" if clauses else f"{name} was measured for speed and memory only"
+    name, clauses = run_name(about["folder"]), [f"closes {' and '.join(closed)}"] * bool(closed) + clauses
+    return f"{name} {' and '.join(clauses)}." if clauses else f"{name} was measured for speed and memory only."
+
+
+def _gap_ends(about: Mapping[str, Any]) -> str:
+    """Return the two models whose gap is closed: without the student's training or with as much of it."""
+    if all(role in about["roles"] for role in FINE_TUNED.values()):
+        return "the fine-tuned wide window and the fine-tuned teacher"
+    size = "" if about["window_shape"] == "none" else f" of {counted(about['window'], 'token')}"
+    return f"the untrained window{size} and the untrained teacher"
+
+
+def _contribution(model: Mapping[str, Any]) -> str:
+    """Return by how much the student differs from itself without moments; empty if that was not measured."""
+    about, role = model["about"], "fine_tuned_without_linear"
+    parts = [
+        f"{title} {_with_unit(title, result['differences'][role], write)}"
+        for title, result, write in _first_results(model)
+        if role in result["differences"]
+    ]
+    difference = f"{labels(about)[STUDENT]} − {labels(about)[role]}"
+    return f"Contribution of its {branch(about)} ({difference}): {', '.join(parts)}." if parts else ""
+
+
+def _with_unit(title: str, found: Estimate, write: Callable[[Estimate], str]) -> str:
+    text = f"{write(found)} {'nats per token' if title.startswith('loss') else 'points'}"
+    return text if found["low"] is not None else f"{text} (no interval)"
 
 
 def _against_teacher(

@@ -213,9 +213,8 @@ def _first_tokens(count: int) -> str:
 
 def _limits(about: Mapping[str, Any]) -> str:
     return (
-        f"Measured to {about['length']:,} tokens, the length of the training sequences, on text in the style of the "
-        "training text. Use `subquad llm evaluate --sequence-length` to measure it on longer texts and on texts of "
-        "another kind."
+        f"Measured to {about['length']:,} tokens, the length of the training sequences, on {about['held_out']}. Use "
+        "`subquad llm evaluate --sequence-length` to measure it on longer texts and on texts of another kind."
     )
 
 
