@@ -11,7 +11,7 @@ pytest.importorskip("starlette")
 from subquad.app import access as access_module
 from subquad.app.access import SESSION_COOKIE, Access, token_of
 from subquad.app.sessions import new_token
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, write_json
 
 
 async def hello(scope, receive, send):
@@ -334,6 +334,17 @@ def test_the_output_of_a_job_is_one_archive(downloads, tmp_path, workspace):
     assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["bio-fit/report.html"]
     assert not list(workspace.received.iterdir())
     assert ask(app, f"/archives/{job}.zip")[0] == 404
+
+
+def test_an_output_that_is_a_file_is_in_its_archive(downloads, tmp_path, workspace):
+    app, token, job = downloads
+    folder = workspace.session(token).job(job).folder
+    write_json(folder / "job.json", {**read_json(folder / "job.json"), "kind": "hep predict", "output": "scores.root"})
+    (folder / "scores.root").write_bytes(b"root")
+    (tmp_path / "a.zip").write_bytes(ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")[2])
+    archive = zipfile.ZipFile(tmp_path / "a.zip")
+    assert archive.namelist() == ["hep-predict/scores.root"]
+    assert archive.read("hep-predict/scores.root") == b"root"
 
 
 @pytest.mark.parametrize("other", ['foo={"a":1}', "theme", "a=b c", "=x"])

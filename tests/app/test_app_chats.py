@@ -1,5 +1,6 @@
 """A chat asks a softmax teacher and a linear student the same question, and shows their speed and memory."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -174,6 +175,33 @@ def test_nobody_who_waits_for_an_answer_loses_the_chat_to_others(opened, tmp_pat
     assert [user for user in "abcdefghi" if chats.find(user)] == list("abcdefgh")
     # one of the eight may begin anew
     chats.start("a", tmp_path / "one", ChatSettings())
+
+
+def test_chats_are_found_while_room_is_made_for_another(monkeypatch, tmp_path):
+    monkeypatch.setattr("subquad.app.chats.MOST_CHATS", 1000)
+    chats, users = Chats(), [f"user {number}" for number in range(500)]
+    chats._chats.update((user, Chat(folder=tmp_path, sides={})) for user in users)
+    is_over, before = threading.Event(), sys.getswitchinterval()
+
+    def look():
+        while not is_over.is_set():
+            for user in users:
+                chats.find(user)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    # so that threads take turns within a loop over the chats
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            chats._make_room("another user")
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert [user for user in users if chats.find(user)] == users
 
 
 def test_a_question_of_a_whole_book_is_refused_at_once(chat):

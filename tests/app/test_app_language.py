@@ -147,37 +147,41 @@ def test_the_measured_models_are_those_of_the_command():
     assert LinearizedModel.read(folder).roles == model.about["roles"]
 
 
-def test_perplexity_says_which_model_is_measured_and_how_many_pieces_are_done(context, session, tmp_path, monkeypatch):
+def test_perplexity_says_which_model_is_measured_and_how_many_sequences_are_done(context, session, tmp_path):
     run = saved_model(tmp_path / "run", feature_heads="query")
     own = Context(workspace=context.workspace, runner=context.runner, is_private=True)
     with gr.Blocks():
         command = _perplexity(own, gr.Dropdown([], allow_custom_value=True)).command(session, str(run), None, 512, 2048)
     roles = ["teacher", "window", "cache", "fine_tuned_without_linear", "fine_tuned"]
-    assert {name: command.about[name] for name in ("roles", "pieces", "tokens")} == {
-        "roles": roles, "pieces": 4, "tokens": 512,
+    assert {name: command.about[name] for name in ("roles", "sequences", "tokens")} == {
+        "roles": roles, "sequences": 4, "tokens": 512,
     }  # fmt: skip
-    # so that more than one piece is seen
+    # so that more than one step is seen
     assert command.settings["batch_tokens"] == 1024
     job = SimpleNamespace(about=command.about, out=tmp_path / "out", log="")
     bar = perplexity_progress(job)
     assert 'value="0" max="20"' in bar
-    assert "Model 1 of 5, teacher: it is opened, to measure 4 pieces of 512 tokens." in bar
-    bar = perplexity_progress(SimpleNamespace(about={**command.about, "pieces": 1}, out=job.out, log=""))
-    assert "it is opened, to measure 1 piece of 512 tokens." in bar
+    assert "Model 1 of 5, teacher: it is opened, to measure at most 4 sequences of 512 tokens." in bar
+    bar = perplexity_progress(SimpleNamespace(about={**command.about, "sequences": 1}, out=job.out, log=""))
+    assert "it is opened, to measure at most 1 sequence of 512 tokens." in bar
     store = MeasurementStore(job.out, quiet=True)
     rows = [{"losses": [1.0]}] * 4
+    store.rows("softmax-1.perplexity-2", {}, 2, lambda start, stop: rows[start:stop], step=2)
+    assert "Model 1 of 5, teacher: 2 of at most 4 sequences of 512 tokens measured." in perplexity_progress(job)
     store.rows("softmax-1.perplexity-2", {}, 4, lambda start, stop: rows[start:stop], step=2)
+    assert "Model 2 of 5, window only: 0 of 4 sequences of 512 tokens measured." in perplexity_progress(job)
     store.rows("window-1.perplexity-2", {}, 1, lambda start, stop: rows[start:stop], step=2)
     bar = perplexity_progress(job)
     assert 'value="5" max="20"' in bar
-    assert "Model 2 of 5, window only: 1 of 4 pieces of 512 tokens measured." in bar
+    assert "Model 2 of 5, window only: 1 of 4 sequences of 512 tokens measured." in bar
     # a text that is shorter than what is measured at most
     store.rows("window-1.perplexity-2", {}, 3, lambda start, stop: rows[start:stop], step=2)
     store.rows("softmax-1.perplexity-2", {"length": 1}, 3, lambda start, stop: rows[start:stop], step=2)
-    job.log = "teacher: perplexity novel.txt: 3/3, 2 s, 0 s left\n"
+    # the number is that of the measurements, whatever the command prints
+    job.log = "teacher: perplexity novel.txt: 9/9, 2 s, 0 s left\n"
     bar = perplexity_progress(job)
     assert 'value="6" max="15"' in bar
-    assert "Model 3 of 5, window and cache: 0 of 3 pieces of 512 tokens measured." in bar
+    assert "Model 3 of 5, window and cache: 0 of 3 sequences of 512 tokens measured." in bar
 
 
 @pytest.mark.parametrize(("roles", "label"), [(["teacher", "cache", "fine_tuned"], "window and cache"), ([], "window")])
@@ -199,6 +203,8 @@ def test_a_linearization_says_what_it_does_before_it_trains(tmp_path):
     assert "Now: reading text, in kB: 4/9, 3 s, 2 s left" in linearize_progress(job)
     job.log = "/work/uploads/1/novel.txt: plain text\n"
     assert "Now: novel.txt: plain text" in linearize_progress(job)
+    job.log = "timing the first steps, to fit training and measurements into --minutes\n"
+    assert "to fit training and measurements into &#34;Minutes&#34;" in linearize_progress(job)
     job.log = ""
     assert "Now:" not in linearize_progress(job)
 

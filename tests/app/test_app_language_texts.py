@@ -77,6 +77,8 @@ def test_a_text_is_described_and_stays_chosen(on_text, workspace, session):
     assert value == path
     assert "novel.txt: plain text, one document; 52 characters." in shown
     assert [own.name for own in session.files("")] == ["novel.txt"]
+    _, shown = on_text(dropped(workspace, "short.txt", b"A"), None)
+    assert "short.txt: plain text, one document; 1 character." in shown
     rows = "".join(json.dumps({"text": "ab " * k}) + "\n" for k in range(1, 4))
     _, shown = on_text(dropped(workspace, "rows.jsonl", rows.encode()), None)
     assert "rows.jsonl: text under &#39;text&#39;; 3 documents with 15 characters." in shown

@@ -11,12 +11,13 @@ import pytest
 
 gr = pytest.importorskip("gradio")
 
+from subquad.app import page as page_module
 from subquad.app import sequence_uses
 from subquad.app.jet_results import performance
 from subquad.app.language_texts import help_topics
-from subquad.app.page import build_page, look
+from subquad.app.page import TABS, build_page, look
 from subquad.app.panels import Context, Panel, run_of
-from subquad.app.runs import missing_field, runs_of
+from subquad.app.runs import runs_of
 from subquad.app.sequence_data import Choices, columns_of, describe
 from subquad.app.sequence_results import fit_progress, fit_result, predict_sequences, scan_result
 from subquad.app.sequences import _fit, _table
@@ -55,15 +56,23 @@ def test_the_page_has_a_tab_for_each_field(context):
 
 
 def test_a_field_that_is_not_installed_says_how_to_install_it(monkeypatch, context):
-    from subquad.app import runs
-
-    monkeypatch.setattr(runs, "find_spec", lambda name: None if name == "gguf" else True)
-    assert missing_field("bio") is None
-    assert missing_field("llm") == "gguf is not installed; install it with: pip install 'subquad[llm]'"
+    monkeypatch.setattr(page_module, "find_spec", lambda name: None if name == "gguf" else True)
+    assert TABS["bio"].missing is None
+    assert TABS["llm"].missing == "gguf is not installed; install it with: pip install 'subquad[llm]'"
     page = build_page(context)
     labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
     assert "Language" in labels
     assert "Chat side by side" not in labels
+
+
+def test_a_tab_may_need_an_extra_that_is_named_otherwise(monkeypatch, context):
+    tab = TABS["bio"]._replace(extra="rna", packages=("no_such_package",))
+    monkeypatch.setattr(page_module, "TABS", {"folding": tab})
+    page = build_page(context)
+    ids = [block.elem_id for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert ids == ["sq-folding"]
+    texts = [block.value for block in page.blocks.values() if isinstance(block, gr.HTML)]
+    assert any("no_such_package is not installed" in text and "subquad[rna]" in text for text in map(str, texts))
 
 
 def test_a_table_is_described_with_its_split_and_leakage(workspace, session):

@@ -130,16 +130,35 @@ def test_a_panel_notes_whether_its_jobs_can_be_resumed(context, session, monkeyp
         assert panel.job(session, None).record["can_resume"] == keeps_going
 
 
-@pytest.mark.parametrize("file", ["history.jsonl", "checkpoint-lyra.safetensors", "validation.json", None])
-def test_a_job_that_failed_is_resumed_only_after_it_had_begun_to_train(context, session, running, file):
+@pytest.mark.parametrize(
+    ("files", "can_resume"),
+    [
+        (["out/history.jsonl"], True),
+        (["out/checkpoint-lyra.safetensors"], True),
+        (["out/validation.json"], True),
+        # an evaluation, a simulation, and a command whose output is a file
+        (["out/measurements/softmax-1.perplexity-2.json"], True),
+        (["out/simulation.json", "out/QCD_000.root"], True),
+        (["out.partial/config.json"], True),
+        # nothing was begun
+        ([], False),
+        (["out/.lock", "out/.config.json.tmp/config.json"], False),
+        # everything was done
+        (["out/config.json", "out/history.jsonl", "out/metrics.json"], False),
+        (["out"], False),
+    ],
+)
+def test_a_job_that_failed_is_resumed_where_its_output_holds_what_it_goes_on_with(
+    context, session, running, files, can_resume
+):
     write_json(running.folder / "status.json", {"state": "failed", "message": "No.", "began": 0.0, "ended": 1.0})
-    if file is not None:
-        running.out.mkdir()
-        (running.out / file).write_text("{}")
+    for path in (running.folder / file for file in files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
     panel = fit_panel(context)
     panel.keeps_going = True
     _, _, _, resume, *_ = panel._look(session, None)
-    assert resume["visible"] == (file is not None)
+    assert resume["visible"] == can_resume
 
 
 def test_a_job_that_was_stopped_before_it_began_is_resumed(context, session, running):

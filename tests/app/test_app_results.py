@@ -13,7 +13,7 @@ import uproot
 from subquad.app.jet_results import _curves, describe_files, display_jets, performance
 from subquad.app.jobs import Job
 from subquad.app.language_results import linearize_progress
-from subquad.app.sequence_results import design_result, epistasis_result, fit_progress, scan_result
+from subquad.app.sequence_results import design_result, epistasis_result, fit_progress, rounds_result, scan_result
 from subquad.errors import SubquadError
 from subquad.hep.data.examples import example_path
 from subquad.hep.metrics.predictions import Predictions
@@ -141,3 +141,10 @@ def test_pairs_of_positions_have_a_header_in_words(session):
     pd.DataFrame([row]).to_csv(job.out / "pairs.csv", index=False)
     header = re.findall('<th[^>]*scope="col">([^<]*)', epistasis_result(job))
     assert header == ["position 1", "position 2", "root mean square", "largest", "mean", "double mutants"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "with 1 new measurement."), (1200, "with 1,200 new measurements.")])
+def test_a_round_counts_the_measurements_that_it_read(session, count, text):
+    job = job_with_output(session, "bio rounds")
+    write_json(job.out / "rounds.json", {"rounds": [{"new_measurements": count}]})
+    assert f"The models were fitted again, {text}" in rounds_result(job)

@@ -162,12 +162,15 @@ def test_measurements_of_models_that_were_not_fitted_here_are_not_available(cont
     assert panel.command(session, str(tmp_path), "model").words == ["bio", "epistasis", str(tmp_path)]
 
 
-@pytest.mark.parametrize("text", ["ACDE\n" * 201, "A" * 100_001])
-def test_too_many_pasted_sequences_are_refused_and_the_table_is_named(opened, session, monkeypatch, text):
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("ACDE\n" * 201, "201 lines with 1,005 letters"), ("A" * 100_001, "1 line with 100,001 letters")],
+)
+def test_too_many_pasted_sequences_are_refused_and_the_table_is_named(opened, session, monkeypatch, text, count):
     monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
     monkeypatch.setattr(sequence_uses, "call_in_process", lambda *_, **__: "predicted")
     html = opened["on_predict"]("run", text, None)
-    assert "up to 200 lines with 100,000 letters can be pasted; drop a table under" in html
+    assert f"{count}, and up to 200 lines with 100,000 letters can be pasted; drop a table under" in html
     assert opened["on_predict"]("run", "ACDE\n\n" * 200, None) == "<p>Fitted model: run</p>\npredicted"
 
 

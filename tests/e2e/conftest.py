@@ -10,7 +10,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("axe_core_python.sync_playwright")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from e2e_browser import CHROMIUM, EXPECTED_MESSAGES, Server, browser_of
+from e2e_browser import CHROMIUM, EXPECTED_MESSAGES, Server, browser_of, wait_read
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,6 @@ def chromium():
 def browser(chromium, server):
     """A new browser on the page; it must not complain."""
     with browser_of(chromium, server.address) as (page, complaints):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         yield page
         assert not [text for text in complaints if not any(known in text for known in EXPECTED_MESSAGES)]

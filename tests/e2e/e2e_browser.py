@@ -97,6 +97,11 @@ def faults_of(page, place, width):
     return [*([f"{place}: {wide} pixels wide"] if wide > width else []), *dict.fromkeys(found)]
 
 
+def wait_read(page):
+    """Wait until a table is described, for which the server starts two processes with a minute each."""
+    page.get_by_text("What was read").wait_for(timeout=patience(180))
+
+
 def wait_finished(page, panel, seconds=420):
     """Wait until the job of a panel has finished."""
     page.locator(f"#sq-{panel}").get_by_text("finished in").wait_for(timeout=patience(seconds))

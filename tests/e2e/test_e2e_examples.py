@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 import pytest
-from e2e_browser import browser_of, check, patience, wait_finished
+from e2e_browser import browser_of, check, patience, wait_finished, wait_read
 
 from subquad.bio.data.examples import resolve_table
 
@@ -20,7 +20,7 @@ def choose(page, label, name):
 def test_a_shipped_model_predicts_and_maps_mutants(chromium, server, width, scheme):
     sequence = pd.read_csv(resolve_table("example:tdp43"), nrows=1)["sequence"].iloc[0]
     with browser_of(chromium, server.address, width=width, scheme=scheme) as (page, complaints):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         choose(page, "Fitted model", "example:tdp43-model")
         page.get_by_role("textbox", name="Sequences").fill(sequence)
         page.get_by_role("button", name="Predict", exact=True).click()

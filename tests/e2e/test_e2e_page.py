@@ -5,7 +5,7 @@ import time
 
 import pandas as pd
 import pytest
-from e2e_browser import Server, browser_of, faults_of, keep, patience
+from e2e_browser import Server, browser_of, faults_of, keep, patience, wait_read
 
 TABS = ("Sequences", "Language", "Jets")
 
@@ -27,7 +27,7 @@ def test_the_first_page_is_there_in_five_seconds(chromium, server):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_tab_fits_the_screen_and_has_no_serious_fault_of_accessibility(chromium, server, width, scheme):
     with browser_of(chromium, server.address, width=width, scheme=scheme) as (page, complaints):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         faults = []
         for tab in TABS:
             open_tab(page, tab)
@@ -84,7 +84,7 @@ def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(chromium, server
     with (tmp_path / "large.csv").open("wb") as file:
         file.write(b"sequence,y\n" + b"nonsense" * 7_000_000)
     with browser_of(chromium, server.address) as (page, _):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         page.locator("#sq-table input[type=file]").set_input_files(tmp_path / "large.csv")
         page.wait_for_timeout(patience(3))
         keep(page, "refused-large")
@@ -124,7 +124,7 @@ def open_columns(page):
 def test_a_table_of_variants_is_described_once_its_wild_type_is_pasted(chromium, server, tmp_path, width):
     pd.DataFrame(VARIANTS, columns=["variant", "fitness", "se"]).to_csv(tmp_path / "scan.csv", index=False)
     with browser_of(chromium, server.address, width=width) as (page, _):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         dropped(page, tmp_path / "scan.csv")
         data = page.locator("#sq-data")
         data.get_by_text('paste their wild type under "Columns and split"').wait_for()
@@ -137,7 +137,7 @@ def test_a_table_of_variants_is_described_once_its_wild_type_is_pasted(chromium,
         page.get_by_label("First position of the wild type").fill("1")
         data.get_by_text('set it under "Columns and split"').wait_for()
         page.get_by_label("First position of the wild type").fill("21")
-        data.get_by_text("What was read").wait_for()
+        wait_read(data)
         page.get_by_label("Column of the standard errors").click()
         page.get_by_role("option", name="se", exact=True).click()
         data.get_by_text("weights: ").wait_for()
@@ -152,7 +152,7 @@ def test_a_sequence_of_another_length_is_refused_until_any_lengths_are_accepted(
     rows = ["".join(draw.choices("ACDEFGHIKL", k=13 - (k == 6))) for k in range(61)]
     (tmp_path / "cut.csv").write_text("sequence,y\n" + "".join(f"{row},{k % 7}\n" for k, row in enumerate(rows)))
     with browser_of(chromium, server.address, width=width) as (page, _):
-        page.get_by_text("What was read").wait_for()
+        wait_read(page)
         dropped(page, tmp_path / "cut.csv")
         data = page.locator("#sq-data")
         data.get_by_text("1 of 61 sequences has 12 letters, the others 13 (row 7)").wait_for()
@@ -215,17 +215,17 @@ def test_another_user_sees_nothing_of_it(chromium, server, tmp_path):
     rows = ["sequence,y", *(f"ACDEF{a}{b},{k}" for k, (a, b) in enumerate((a, b) for a in "ACDE" for b in "FGHIK"))]
     (tmp_path / "mine.csv").write_text("\n".join(rows))
     with browser_of(chromium, server.address) as (first, _), browser_of(chromium, server.address) as (second, _):
-        second.get_by_text("What was read").wait_for()
-        first.get_by_text("What was read").wait_for()
+        wait_read(second)
+        wait_read(first)
         first.locator("#sq-table input[type=file]").set_input_files(tmp_path / "mine.csv")
         first.locator("#sq-data").get_by_text("20", exact=True).first.wait_for()
         second.reload()
-        second.get_by_text("What was read").wait_for()
+        wait_read(second)
         second.get_by_role("listbox", name="Table").or_(second.get_by_label("Table", exact=True)).first.click()
         second.get_by_role("option", name="example:tdp43").wait_for()
         assert not second.get_by_role("option", name="mine.csv").count()
         first.reload()
-        first.get_by_text("What was read").wait_for()
+        wait_read(first)
         first.get_by_label("Table", exact=True).first.click()
         first.get_by_role("option", name="mine.csv").wait_for()
 
@@ -241,7 +241,7 @@ def test_other_computers_need_the_password(chromium, tmp_path):
             page.get_by_text("This is not the password.").wait_for()
             page.get_by_label("Password").fill(password)
             page.get_by_role("button", name="Open the page").click()
-            page.get_by_text("What was read").wait_for()
+            wait_read(page)
             assert not page.get_by_text("Or type the folder").count()
             (tmp_path / "table.csv").write_text("sequence,y\n" + "".join(f"ACDEF{a},1\n" for a in "ACDEFGHIKLM"))
             page.locator("#sq-table input[type=file]").set_input_files(tmp_path / "table.csv")

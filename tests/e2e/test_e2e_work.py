@@ -3,7 +3,7 @@
 import zipfile
 
 import pandas as pd
-from e2e_browser import browser_of, check, patience, wait_finished
+from e2e_browser import browser_of, check, patience, wait_finished, wait_read
 from support.llm_models import byte_tokenizer, tiny_model
 
 from subquad.bio.data.examples import resolve_table
@@ -19,7 +19,7 @@ def open_tab(page, name, action):
     """Open a tab with a button for an action; what is entered while a tab is still being built is lost."""
     page.get_by_role("tab", name=name).click()
     page.get_by_role("button", name=action).wait_for()
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(patience(1))
 
 
 def opened_report(page, panel):
@@ -168,13 +168,13 @@ def test_a_language_model_is_linearized_and_answers_beside_its_teacher(browser, 
 def test_a_reload_finds_the_jobs_of_the_same_browser_only(chromium, server):
     with browser_of(chromium, server.address) as (first, _), browser_of(chromium, server.address) as (second, _):
         for page in (first, second):
-            page.get_by_text("What was read").wait_for()
+            wait_read(page)
         choose_models(first, "Lyra")
         first.get_by_role("button", name="Train").locator("visible=true").click()
         first.locator("#sq-bio-fit").get_by_text("running for").wait_for()
         for page in (first, second):
             page.reload()
-            page.get_by_text("What was read").wait_for()
+            wait_read(page)
         first.locator("#sq-bio-fit").get_by_text("running for").wait_for()
         # so that what the page shows of jobs has arrived too
         second.wait_for_timeout(patience(3))

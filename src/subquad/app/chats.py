@@ -5,7 +5,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,6 +208,8 @@ class Chats:
 
     def __init__(self) -> None:
         self._chats: OrderedDict[str, Chat] = OrderedDict()
+        self._listing = threading.Lock()
+        """Held while `_chats` is read or changed."""
         self._models: OrderedDict[Path, tuple[dict[str, Any], Any]] = OrderedDict()
         self._ended: set[str] = set()
         """Users whose chat was ended for another one, and who have not asked since."""
@@ -220,9 +221,10 @@ class Chats:
 
     def find(self, user: str) -> Chat | None:
         """Return the chat of a user, if there is one; others are then ended before it."""
-        with suppress(KeyError):
-            self._chats.move_to_end(user)
-        return self._chats.get(user)
+        with self._listing:
+            if user in self._chats:
+                self._chats.move_to_end(user)
+            return self._chats.get(user)
 
     def forget(self, user: str) -> None:
         """End the chat of a user, who wants a new one."""
@@ -232,12 +234,15 @@ class Chats:
 
     def stop(self, user: str) -> None:
         """Stop what a user waits for: an answer, or the opening of the models."""
-        for found in (self._chats.get(user), self._openings.get(user)):
+        with self._listing:
+            chat = self._chats.get(user)
+        for found in (chat, self._openings.get(user)):
             if found is not None:
                 found.stopped.set()
 
     def _end(self, user: str) -> None:
-        chat = self._chats.pop(user, None)
+        with self._listing:
+            chat = self._chats.pop(user, None)
         if chat is not None:
             chat.is_closed = True
             chat.stopped.set()
@@ -288,13 +293,20 @@ class Chats:
                 return None
             self._end(user)
             sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
-            self._chats[user] = chat = Chat(folder=folder, sides=sides, is_new_again=user in self._ended)
+            chat = Chat(folder=folder, sides=sides, is_new_again=user in self._ended)
+            with self._listing:
+                self._chats[user] = chat
             self._ended.discard(user)
         return chat
 
+    def _listed(self) -> list[tuple[str, Chat]]:
+        """Return all users and their chats; the one that was not used for the longest time is first."""
+        with self._listing:
+            return [*self._chats.items()]
+
     def _make_room(self, user: str) -> None:
         """End an idle chat of another user if there are too many."""
-        others = {name: chat for name, chat in self._chats.items() if name != user}
+        others = {name: chat for name, chat in self._listed() if name != user}
         if len(others) < MOST_CHATS:
             return
         idle = next((name for name, chat in others.items() if not chat.is_busy), None)
@@ -307,7 +319,7 @@ class Chats:
         teacher = next(own for own in models_to_evaluate([folder])[0].variants if own.role == "teacher")
         # closed first, so that memory holds no more pairs than allowed
         while len(self._models) >= MOST_PAIRS:
-            chats = [*self._chats.items()]
+            chats = self._listed()
             others = {chat.folder for name, chat in chats if name != user}
             # models that no other user chats with, or else those whose chats began longest ago
             closed = min(self._models, key=others.__contains__)

@@ -11,7 +11,7 @@ from subquad.app.job_records import Job
 from subquad.app.markup import notice
 from subquad.app.panels import QUIET, Context, Tab, session_of
 from subquad.app.sessions import Session
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, counted
 
 __all__ = ["build_deletion"]
 
@@ -105,7 +105,7 @@ def _delete(context: Context, session: Session, values: list[str]) -> str:
     for path in uploads:
         session.discard(path)
     counts = (len(uploads), "upload"), (len(jobs), "result")
-    named = [f"{count} {name}{'s' * (count > 1)}" for count, name in counts if count]
+    named = [counted(count, name) for count, name in counts if count]
     return f"{' and '.join(named)} deleted."
 
 

@@ -28,7 +28,7 @@ def file_url(job: Job, path: Path, *, download: bool = False) -> str:
 
 
 def zip_url(job: Job) -> str:
-    """Return the address of the output of a job as a zip archive."""
+    """Return the address of the output of a job, a folder or a file, as a zip archive."""
     return f"/archives/{job.name}.zip"
 
 
@@ -69,7 +69,10 @@ def add_routes(app: Any, workspace: Workspace) -> None:
 
 
 def _pack(job: Job, file: Any) -> None:
+    folder = Path(job.kind.replace(" ", "-"))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        if job.out.is_file():
+            archive.write(job.out, folder / job.out.name)
         for path in sorted(job.out.rglob("*")):
             if path.is_file():
-                archive.write(path, Path(job.kind.replace(" ", "-")) / path.relative_to(job.out))
+                archive.write(path, folder / path.relative_to(job.out))

@@ -1,8 +1,7 @@
 """The tab of language models: linearize one, chat with it beside its teacher, and see its perplexity by position."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,10 @@ from subquad.app.chats import Chat, Chats
 from subquad.app.jobs import Command
 from subquad.app.language_models import SMOLLM2, SMOLLM2_NAME, LinearizedModel, model_facts
 from subquad.app.language_results import (
+    EVALUATE_FIELDS,
+    LINEARIZE_FIELDS,
     chat_view,
+    in_page_words,
     linearize_progress,
     linearize_result,
     opening_view,
@@ -41,12 +43,6 @@ OTHER = (
 LENGTHS = (1024, 2048, 4096)
 """Of training sequences: a student sees each token of shorter ones exactly."""
 LENGTH_HINT = "Longer texts than those of the training show how much worse the student is beyond."
-LINEARIZE_FIELDS = {"--sequence-length": "Sequence length in tokens", "--minutes": "Minutes"}
-EVALUATE_FIELDS = {
-    "--sequence-length": "Length of the texts in tokens",
-    "--evaluation-tokens": "Tokens altogether, at most",
-}
-"""Fields of the page by the flags of the commands that they set."""
 LEAST_TOKENS = 1024
 """Tokens that are measured at a time, at least: shorter texts are measured several together."""
 
@@ -114,18 +110,11 @@ def _linearization(context: Context) -> Panel:
     panel = Panel(
         context=context, kind="llm linearize", action="Linearize", command=command, needs_run=False,
         progress=linearize_progress, result=linearize_result, keeps_going=True,
-        wording=partial(_in_page_words, fields=LINEARIZE_FIELDS),
+        wording=partial(in_page_words, fields=LINEARIZE_FIELDS),
         waiting="The error of each layer is shown while it is trained, beside the loss.",
     )  # fmt: skip
     panel.build([file, model, minutes, length], gr.State(None))
     return panel
-
-
-def _in_page_words(text: str, *, fields: Mapping[str, str]) -> str:
-    """Return a message of a command with the fields of the page in place of flags."""
-    for flag, label in fields.items():
-        text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", f'"{label}"', text)
-    return text
 
 
 def _teacher(name: str | None, *, is_private: bool) -> str:
@@ -258,13 +247,13 @@ def _perplexity(context: Context, run: gr.Dropdown) -> Panel:
             title=f"Perplexity on {text.name}",
             about={
                 "roles": model.roles, "has_moments": model.attention.has_moments, "tokens": tokens,
-                "pieces": most // tokens,
+                "sequences": most // tokens,
             },
         )  # fmt: skip
 
     panel = Panel(
         context=context, kind="llm evaluate", action="Measure perplexity", command=command, result=perplexity_result,
-        progress=perplexity_progress, keeps_going=True, wording=partial(_in_page_words, fields=EVALUATE_FIELDS),
+        progress=perplexity_progress, keeps_going=True, wording=partial(in_page_words, fields=EVALUATE_FIELDS),
         waiting="Measures the student, its teacher, and both without linear attention, on the same texts.",
     )  # fmt: skip
     panel.build([file, length, total], run)

@@ -1,7 +1,7 @@
 """What the page shows of language models: progress of a linearization, chats, perplexity by position."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from subquad.runs.history import HISTORY, read_history
 from subquad.runs.storage import null_as_nan, read_json
 
 __all__ = [
+    "EVALUATE_FIELDS",
+    "LINEARIZE_FIELDS",
     "chat_view",
+    "in_page_words",
     "linearize_progress",
     "linearize_result",
     "opening_view",
@@ -34,6 +37,19 @@ FIRST_POSITION = 16
 NEW_AGAIN = "Your earlier chat was ended, since more people chat than fit into memory; the models have forgotten it."
 MOST_LAYERS = 6
 """Layers whose error is drawn: evenly spaced, with the first and the last."""
+LINEARIZE_FIELDS = {"--sequence-length": "Sequence length in tokens", "--minutes": "Minutes"}
+EVALUATE_FIELDS = {
+    "--sequence-length": "Length of the texts in tokens",
+    "--evaluation-tokens": "Tokens altogether, at most",
+}
+"""Fields of the page by the flags of the commands that they set."""
+
+
+def in_page_words(text: str, *, fields: Mapping[str, str]) -> str:
+    """Return a message of a command with the fields of the page in place of flags."""
+    for flag, label in fields.items():
+        text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", f'"{label}"', text)
+    return text
 
 
 def linearize_progress(job: Job) -> str:
@@ -83,7 +99,7 @@ def _latest(job: Job) -> Markup | None:
     """Return what the command does now, by its last message."""
     *_, last = job.log.strip().split("\n")
     # files without their folders
-    text = re.sub(r"/\S*/", "", last).replace("--minutes", "the time that you gave")
+    text = in_page_words(re.sub(r"/\S*/", "", last), fields=LINEARIZE_FIELDS)
     return Markup('<p class="sq-hint">Now: {}</p>').format(text) if text else None
 
 
@@ -151,7 +167,7 @@ def chat_view(chat: Chat | None) -> str:
 
 def _numbers(name: str, side: Side) -> str:
     what = "cache" if name == "teacher" else "state"
-    size = f"{side.chat.memory / 2**20:,.2f} MiB {what} for {side.chat.length:,} tokens"
+    size = f"{side.chat.memory / 2**20:,.2f} MiB {what} for {counted(side.chat.length, 'token')}"
     if side.speed is None:
         is_reading = bool(side.turns) and not side.turns[-1][1] and not side.tokens
         return f"{size}; reading the question …" if is_reading else size
@@ -172,24 +188,25 @@ def _memory(chat: Chat) -> Markup | None:
 
 
 def perplexity_progress(job: Job) -> str:
-    """Return how many pieces of the text are measured, with each of the models after another."""
-    if "roles" not in job.about:
+    """Return how many sequences of the text are measured, with each of the models after another."""
+    if "sequences" not in job.about:
         return ""
-    roles, most = job.about["roles"], job.about["pieces"]
-    # a text may be shorter than what is measured at most
-    known = re.findall(r": perplexity .*: \d+/(\d+), ", job.log)
-    pieces = int(known[-1]) if known else most
-    done = sum(len(read_json(path)["rows"]) for path in (job.out / "measurements").glob("*.json"))
+    roles, most = job.about["roles"], job.about["sequences"]
+    measured = [len(read_json(path)["rows"]) for path in (job.out / "measurements").glob("*.json")]
+    # a text may be shorter than what is measured at most, which is known when the first model has measured all of it
+    is_known = len(measured) > 1 or measured == [most]
+    count, done = max(measured) if is_known else most, sum(measured)
     names = labels(job.about)
-    model, own = divmod(done, pieces)
+    model, own = divmod(done, count)
     if model >= len(roles):
         text = "All is measured; the report is written."
     else:
         now, size = f"Model {model + 1} of {len(roles)}, {names[roles[model]]}", f"{job.about['tokens']:,} tokens"
-        text = f"{now}: {own} of {counted(pieces, 'piece')} of {size} measured."
+        wanted = f"{'' if is_known else 'at most '}{counted(count, 'sequence')} of {size}"
+        text = f"{now}: {own} of {wanted} measured."
         if not own and not _has_weights_of_others(roles[model], roles):
-            text = f"{now}: it is opened, to measure {counted(pieces, 'piece')} of {size}."
-    return progress_bar(done, pieces * len(roles), text)
+            text = f"{now}: it is opened, to measure {wanted}."
+    return progress_bar(done, count * len(roles), text)
 
 
 def _has_weights_of_others(role: str, roles: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from subquad.app.markup import hint, notice
 from subquad.app.panels import QUIET, Context, script_of_hint, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.sessions import Session
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, counted
 from subquad.llm.data.readers import open_documents
 from subquad.runs.storage import atomic
 
@@ -74,8 +74,8 @@ def describe_text(path: Path) -> str:
         raise SubquadError(re.sub(r" \(see --text-key\)", "", str(error))) from error
     if not characters:
         raise SubquadError(f"{path}: none of the {documents:,} rows has any text; fill them in, {AGAIN}")
-    count = f"{documents:,} documents with " if documents > 1 else ""
-    return f"{path.name}: {source.description}; {count}{characters:,} characters."
+    count = f"{counted(documents, 'document')} with " if documents > 1 else ""
+    return f"{path.name}: {source.description}; {count}{counted(characters, 'character')}."
 
 
 def _check_characters(path: Path) -> None:

