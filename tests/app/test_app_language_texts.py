@@ -17,11 +17,14 @@ BAD = {
     ("novel.txt", b""): f"the file is empty; write a text into it, {AGAIN}",
     ("rows.jsonl", b""): f"the file is empty; write a text into it, {AGAIN}",
     ("novel.txt", b"\xef\xbb\xbf \n\t\n"): f"the file has no text, only white space; write a text into it, {AGAIN}",
-    ("novel.md.gz", gzip.compress(b" ")): f"the file has no text, only white space; write a text into it, {AGAIN}",
+    (
+        "novel.md.gz",
+        gzip.compress(b" ", mtime=0),
+    ): f"the file has no text, only white space; write a text into it, {AGAIN}",
     ("novel.txt", NOVEL.encode("latin-1")): (
         f"line 2, character 8 is not UTF-8 (byte 0xE9); save the file as UTF-8, {AGAIN}"
     ),
-    ("novel.TXT.GZ", gzip.compress("ÄÖÜ\n".encode() * 9 + "ÄÖÜß".encode()[:-1])): (
+    ("novel.TXT.GZ", gzip.compress("ÄÖÜ\n".encode() * 9 + "ÄÖÜß".encode()[:-1], mtime=0)): (
         f"line 10, character 4 is not UTF-8 (byte 0xC3); save the file as UTF-8, {AGAIN}"
     ),
     ("novel.txt", NOVEL.encode("utf-16")): f"the file is UTF-16 and not UTF-8; save it as UTF-8, {AGAIN}",
