@@ -167,11 +167,13 @@ def test_a_selection_that_leaves_no_jet_is_named(jets, tmp_path):
         write_store(tmp_path / "jets", layout, {"train": read_chunks(jets, layout, is_training=True)}, key="a")
 
 
-def test_infinity_that_is_clipped_is_logged(jets, capsys):
+@pytest.mark.parametrize(("method", "feature"), [("manual", ["part_ratio", 0, 1]), ("auto", "part_ratio")])
+def test_infinity_that_is_clipped_is_logged(method, feature, jets, capsys):
     options = {
+        "preprocess": {"method": method},
         "new_variables": {"part_ratio": "1 / part_d0err"},
         "inputs": {
-            "pf_features": {"length": 16, "vars": [["part_ratio", 0, 1]]},
+            "pf_features": {"length": 16, "vars": [feature]},
             "pf_vectors": {"length": 16, "vars": VECTORS},
         },
         "labels": {"type": "simple", "value": [f"label_{name}" for name in CLASSES]},

@@ -1,20 +1,198 @@
-"""The first card of the documentation reads flat trees with branches of any names."""
+"""The first card of the documentation reads flat trees with branches of any names; wrong jet axes are refused."""
 
+import awkward as ak
+import numpy as np
+import pytest
 import uproot
 import yaml
 from support.hep_layouts import FLAT_CARD, write_flat
 
+from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
+from subquad.hep.data.card import card_of
+from subquad.hep.data.chunks import read_chunks
+from subquad.hep.data.layout import layout_of
+from subquad.hep.settings import NetSettings
+
+WRAPPED = "(cand_phi - jet_phi + np.pi) % (2 * np.pi) - np.pi"
 
 
-def test_own_branches_and_a_number_as_label_are_fitted_by_the_first_card(tmp_path):
-    card = tmp_path / "mine.yaml"
-    card.write_text(FLAT_CARD)
-    settings = FitSettings(card=str(card), preset="standard", width=7, layers=1, epochs=6, no_boosting=True)
-    metrics = fit([write_flat(tmp_path / "train.root", 211)], settings, out=tmp_path / "tagger", quiet=True)
+def options_of(variables=None, **groups):
+    """The card with other new variables and other groups of inputs; None removes a group."""
+    options = yaml.safe_load(FLAT_CARD)
+    assert options["new_variables"]["dphi"] == WRAPPED
+    options["new_variables"] |= variables or {}
+    for name, names in groups.items():
+        options["inputs"].pop(f"pf_{name}")
+        if names is not None:
+            options["inputs"][f"pf_{name}"] = {"length": 128, "vars": names}
+    return options
+
+
+def chunks_of(path, options, *, is_training=True):
+    layout = layout_of(NetSettings(has_jet_features=False), card_of(options, "mine.yaml"))
+    return [*read_chunks([path], layout, is_training=is_training, quiet=False)]
+
+
+def error_of(path, options, **more):
+    with pytest.raises(SubquadError) as caught:
+        chunks_of(path, options, **more)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flat")
+    (folder / "mine.yaml").write_text(FLAT_CARD)
+    settings = FitSettings(
+        card=str(folder / "mine.yaml"), preset="standard", width=7, layers=1, epochs=6, no_boosting=True
+    )
+    metrics = fit([write_flat(folder / "train.root", 211)], settings, out=folder / "tagger", quiet=True)
+    return folder / "tagger", metrics
+
+
+def test_own_branches_and_a_number_as_label_are_fitted_by_the_first_card(fitted, tmp_path):
+    tagger, metrics = fitted
     # the jets of the second class are wider
     assert metrics["test"]["net"]["accuracy"] > 0.7
+    assert metrics["notes"] == []
     new = write_flat(tmp_path / "new.root", 13, seed=1)
-    predict(tmp_path / "tagger", [new], out=tmp_path / "scores.root", quiet=True)
+    predict(tagger, [new], out=tmp_path / "scores.root", quiet=True)
     with uproot.open(tmp_path / "scores.root") as file:
         assert {"score_qcd", "score_top", *yaml.safe_load(FLAT_CARD)["observers"]} <= {*file["Events"].keys()}
+
+
+def test_the_first_card_has_the_inputs_that_a_tagger_wants(tmp_path):
+    features = yaml.safe_load(FLAT_CARD)["inputs"]["pf_features"]["vars"]
+    assert {"deta", "dphi", "dr", "log_pt", "log_pt_rel", "cand_charge"} <= {*features}
+    path = write_flat(tmp_path / "a.root", 61)
+    (chunk,) = chunks_of(path, yaml.safe_load(FLAT_CARD))
+    with uproot.open(path) as file:
+        table = file["JetTree"].arrays()
+    layout = layout_of(NetSettings(has_jet_features=False), card_of(yaml.safe_load(FLAT_CARD), "mine.yaml"))
+    found = {name: chunk.particles[:, layout.particles.index(name)] for name in features}
+    turned = np.asarray(ak.flatten(table["cand_phi"] - table["jet_phi"]))
+    # the jets lie across φ = ±π
+    assert np.abs(turned).max() > 5
+    np.testing.assert_allclose(found["dphi"], np.arctan2(np.sin(turned), np.cos(turned)), atol=1e-5)
+    np.testing.assert_allclose(found["dr"], np.hypot(found["deta"], found["dphi"]), rtol=1e-5)
+    relative = np.asarray(ak.flatten(np.log(table["cand_pt"] / table["jet_pt"])))
+    np.testing.assert_allclose(found["log_pt_rel"], relative, rtol=1e-4, atol=1e-5)
+
+
+AXES = {
+    "φ in degrees": (
+        {"jet_phi": lambda table: np.degrees(table["jet_phi"])},
+        r"dphi is relative to φ = -?\d\.\d+ \(jet_phi = -?1\d\d\.?\d*\), but φ of the sum of the particles is -?\d\.\d+"
+        r".*; give jet_phi in radians, such as np\.deg2rad\(jet_phi\)",
+    ),
+    "η and φ exchanged": (
+        {"jet_eta": lambda table: table["jet_phi"], "jet_phi": lambda table: table["jet_eta"]},
+        r"deta is relative to η = -?[23]\.\d+ \(jet_eta = -?[23]\.\d+\), but η of the sum of the particles is 0\.\d+"
+        r".*; exchange η and φ of the jet, as jet_eta has the values of φ",
+    ),
+    "η of 0": (
+        {
+            "jet_eta": np.zeros(41, np.float32),
+            "cand_eta": lambda table: table["cand_eta"] + 1,
+            "cand_e": lambda table: table["cand_pt"] * np.cosh(table["cand_eta"] + 1),
+        },
+        r"deta is relative to η = 0 \(jet_eta = 0\), but η of the sum of the particles is 1\.\d+.*; jet_eta is 0; give",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AXES)
+def test_axes_that_are_not_those_of_the_particles_are_refused_in_points_and_features(case, tmp_path, fitted):
+    changes, message = AXES[case]
+    path = write_flat(tmp_path / "wrong.root", 41, **changes)
+    own = r"wrong\.root: entry 0: mine\.yaml: inputs: pf_{}: by the four-vectors, "
+    with pytest.raises(SubquadError, match=own.format("points") + message):
+        chunks_of(path, options_of())
+    # without points of its own, a card has them as features
+    with pytest.raises(SubquadError, match=own.format("features") + message):
+        chunks_of(path, options_of(points=None))
+    with pytest.raises(SubquadError, match=own.format("points") + message):
+        predict(fitted[0], [path], out=tmp_path / "scores.root", quiet=True)
+    assert not (tmp_path / "scores.root").exists()
+    # which need no jets' branches
+    without = ["log_pt", "log_e", "cand_charge"]
+    assert len(chunks_of(path, options_of(points=None, features=without))[0]) == 41
+
+
+def test_another_axis_and_points_that_are_no_differences_are_accepted(tmp_path, capsys):
+    def moved(by):
+        return write_flat(tmp_path / f"{by}.root", 211, jet_eta=lambda table: table["jet_eta"] + by)
+
+    def warnings(path, options):
+        assert len(chunks_of(path, options)[0]) == 211
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "Warning" not in warnings(moved(0.1), options_of())
+    text = warnings(moved(0.3), options_of())
+    assert "pf_points: by the four-vectors, deta is not the difference of η to that of the sum of the particles" in text
+    assert "(off by 0.3, median of the jets); check that it is meant to be relative to another axis" in text
+    # as features of a subjet
+    assert "Warning" not in warnings(moved(0.4), options_of(points=None))
+    far = moved(3.0)
+    assert "deta is relative to η" in error_of(far, options_of())
+    plain = ["log_pt", "log_e"]
+    for points in (["cand_eta", "cand_phi"], ["log_pt", "log_e"]):
+        assert "Warning" not in warnings(far, options_of(points=points, features=[*plain, "cand_charge"]))
+    scaled = {"scaled_eta": "7 * deta", "scaled_phi": "7 * dphi"}
+    options = options_of(scaled, points=["scaled_eta", "scaled_phi"], features=plain)
+    assert "Warning" not in warnings(moved(0.05), options)
+    # no momenta, no axis
+    assert "Warning" not in warnings(far, options_of(vectors=None))
+
+
+def test_differences_of_azimuths_that_are_not_wrapped_are_refused_in_a_fit_and_logged_in_predictions(tmp_path, capsys):
+    path = write_flat(tmp_path / "a.root", 41)
+    cure = f"write `dphi: {WRAPPED}` in new_variables"
+    for groups, group in (({}, "points"), ({"points": None}, "features"), ({"vectors": None}, "points")):
+        options = options_of({"dphi": "cand_phi - jet_phi"}, **groups)
+        text = error_of(path, options)
+        assert f"a.root: entry 0: mine.yaml: inputs: pf_{group}: dphi is " in text
+        assert ", and a Δφ must be from -π to π (and " in text
+        assert text.endswith(cure)
+        capsys.readouterr()
+        assert len(chunks_of(path, options, is_training=False)[0]) == 41
+        text = " ".join(capsys.readouterr().err.split())
+        assert "Warning: mine.yaml: dphi has " in text
+        assert "unwrapped values, which are beyond ±π and taken as they are; the first is in" in text
+
+
+def test_a_missing_label_is_answered_with_a_label_rather_than_an_input(tmp_path):
+    flags = {name: np.arange(29, dtype=np.int32) % 2 == own for own, name in enumerate(("QCD", "W"))}
+    path = write_flat(tmp_path / "a.root", 29, **flags)
+    for given, meant in (("Wjet", "W"), ("qcd_", "QCD"), ("QCDD", "QCD")):
+        options = options_of() | {"labels": {"type": "simple", "value": [given, *({"QCD", "W"} - {meant})]}}
+        assert f"no branch {given}, which mine.yaml: labels: {given} asks for; did you mean '{meant}'?" in error_of(
+            path, options
+        )
+    # through a variable
+    options = options_of({"qcd": "truths == 0", "top": "truths == 1"})
+    assert "no branch truths, which mine.yaml: new_variables: top asks for; did you mean 'truth'?" in error_of(
+        path, options
+    )
+
+
+def test_a_label_among_the_features_is_named_in_the_terminal_and_the_report(tmp_path, capsys):
+    (tmp_path / "leak.yaml").write_text(
+        FLAT_CARD.replace("log_e: ", "leak: truth + 0 * cand_pt\n  log_e: ").replace("log_e,", "log_e, leak,")
+    )
+    settings = FitSettings(
+        **{"card": str(tmp_path / "leak.yaml"), "preset": "standard", "width": 7, "layers": 1, "epochs": 8},
+        **{"no_boosting": True, "learning_rate": 0.02, "test_fraction": 0.25},
+    )
+    found = fit([write_flat(tmp_path / "train.root", 431)], settings, out=tmp_path / "tagger")["notes"]
+    feature = (
+        "Warning: the input feature leak alone separates qcd and top from all other jets (431 jets were compared); "
+        "check that it does not contain the label."
+    )
+    flawless = "Warning: almost no jet is wrong (0 of 108 test jets); check that no input contains the label."
+    assert found == [feature, flawless]
+    text, report = " ".join(capsys.readouterr().err.split()), (tmp_path / "tagger" / "report.html").read_text()
+    for note in found:
+        assert note in text
+        assert note in report

@@ -237,6 +237,8 @@ def test_momenta_in_mev_and_angles_in_degrees_or_exchanged_are_refused(tables, t
     assert text.endswith("median of the jets); exchange these branches")
     text = error(jet_phi=lambda table: table["jet_phi"] + np.float32(180))
     assert text.endswith("median of the jets); give those of the jets, in radians")
+    text = error(jet_eta=lambda table: 0 * table["jet_eta"])
+    assert text.endswith("median of the jets); give those of the jets, in radians")
     text = error(part_energy=scaled("part_energy", 0.5))
     assert "a.root: the energy of the particles is 0.5" in text
     assert "times their momentum (median), and cannot be smaller than it; give the energy, not the mass" in text

@@ -12,7 +12,7 @@ from subquad.cli import main
 from subquad.errors import MissingExtra, SubquadError
 from subquad.hep import FitSettings, PCNTagger, fit, read
 from subquad.hep.commands import fit as fit_command
-from subquad.hep.commands.fit_notes import chance_notes, outside_notes
+from subquad.hep.commands.fit_notes import chance_notes, flawless_notes, outside_notes
 from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.public_layouts import LAYOUTS
@@ -265,3 +265,14 @@ def test_a_training_that_diverges_is_refused(jets, tmp_path):
     settings = replace(SHORT, epochs=1, learning_rate=1e9, batch_size=64)
     with pytest.raises(SubquadError, match=r"fit: .* not finite after step \d+; use a smaller learning rate"):
         fit(jets, settings, out=tmp_path / "run", quiet=True)
+
+
+def test_only_of_many_jets_is_a_tagger_too_good_to_be_true():
+    labels = np.arange(100) % 2
+    scores = {"labels": labels, "probabilities": np.eye(2)[labels]}
+    (note,) = flawless_notes(scores)
+    assert note.endswith("(0 of 100 test jets); check that no input contains the label.")
+    assert flawless_notes({name: values[:99] for name, values in scores.items()}) == []
+    scores["probabilities"][:3] = scores["probabilities"][:3, ::-1]
+    assert flawless_notes(scores) == []
+    assert flawless_notes({"labels": np.zeros(200, int), "probabilities": np.ones((200, 1))}) == []

@@ -33,15 +33,30 @@ def particles(jets=29, places=13, seed=0):
     return labels, pt, np.where(is_real, eta + 0.4, 0), np.where(is_real, phi + 3.1, 0)
 
 
-def write_flat(path, jets=29, seed=0):
-    """Write a ROOT file with own names of branches and a number as label."""
+def write_flat(path, jets=29, seed=0, **changes):
+    """Write a ROOT file with own names of branches and a number as label; `changes` are branches or their functions."""
     labels, pt, eta, phi = particles(jets, seed=seed)
     phi = (phi + np.pi) % (2 * np.pi) - np.pi
-    found = {"cand_pt": pt, "cand_eta": eta, "cand_phi": phi, "cand_e": 1.001 * pt * np.cosh(eta)}
+    charge = np.random.default_rng([seed, 3]).integers(-1, 2, pt.shape)
+    found = {
+        "cand_pt": pt,
+        "cand_eta": eta,
+        "cand_phi": phi,
+        "cand_e": 1.001 * pt * np.cosh(eta),
+        "cand_charge": charge,
+    }
     counts = (pt > 0).sum(axis=1)
     branches = {name: ak.unflatten(values[pt > 0].astype(np.float32), counts) for name, values in found.items()}
+    sums = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)]).sum(axis=2)
+    jet_pt = np.hypot(*sums[:2])
+    table = {
+        **branches,
+        "truth": labels.astype(np.int32),
+        **{"jet_pt": jet_pt, "jet_eta": np.arcsinh(sums[2] / jet_pt), "jet_phi": np.arctan2(sums[1], sums[0])},
+    }
+    table |= {name: change(table) if callable(change) else change for name, change in changes.items()}
     with uproot.recreate(path) as file:
-        file["JetTree"] = {**branches, "truth": labels.astype(np.int32), "jet_pt": pt.sum(axis=1).astype(np.float32)}
+        file["JetTree"] = table
     return path
 
 

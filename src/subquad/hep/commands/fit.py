@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from subquad.errors import SubquadError, require
-from subquad.hep.commands.fit_notes import batch_notes, chance_notes, origin_notes, outside_notes
+from subquad.hep.commands.fit_notes import data_notes, origin_notes, result_notes
 from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.file_identity import joined_digests
@@ -211,8 +211,7 @@ def _read_and_split(
             move_store(folder, run.directory / JETS)
     notes = [
         *origin_notes(origin, source, dataset),
-        *batch_notes(settings, dataset, background),
-        *outside_notes(dataset, source.reweighting),
+        *data_notes(settings, dataset, background, source.reweighting),
     ]
     for note in notes:
         say(note, quiet=quiet)
@@ -322,7 +321,7 @@ def _metrics(
         "notes": [
             *job.notes,
             *missing_classes(models[0].trainings, job.classes),
-            *chance_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
+            *result_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
             *weight_notes(models[0].trainings),
         ],
         "jets": jets,

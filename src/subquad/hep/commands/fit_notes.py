@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.preparation import FitSource
@@ -15,10 +16,30 @@ from subquad.hep.models.presets import training_defaults
 from subquad.hep.settings import FitSettings, Reweighting
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["batch_notes", "chance_notes", "origin_notes", "outside_notes"]
+__all__ = [
+    "chance_notes",
+    "data_notes",
+    "flawless_notes",
+    "label_notes",
+    "origin_notes",
+    "outside_notes",
+    "result_notes",
+]
 
 CHANCE_AUC = 0.7
 """AUC up to which a tagger that is no more accurate than the most frequent class is called so."""
+
+FEW_WRONG = 3
+"""Number of test jets below which a tagger that is wrong for fewer of them may have the label among its inputs."""
+
+ENOUGH_JETS = 100
+"""Number of test jets from which it is said so."""
+
+LABEL_JETS = 2000
+"""Number of jets in which features are searched for the label."""
+
+FEWEST_OF_CLASS = 20
+"""Number of jets of a class, and of others, from which a feature that separates them is named."""
 
 FEW_STEPS = 30
 """Steps below which a tagger that has learned nothing has had too few of them."""
@@ -37,7 +58,23 @@ def origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) 
     return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
 
 
-def batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> list[str]:
+def data_notes(
+    settings: FitSettings, dataset: JetDataset, background: str, reweighting: Reweighting | None
+) -> list[str]:
+    """Return all notes on the jets of a fit before the training."""
+    return [
+        *_batch_notes(settings, dataset, background),
+        *outside_notes(dataset, reweighting),
+        *label_notes(dataset),
+    ]
+
+
+def result_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate: float, steps: int) -> list[str]:
+    """Return warnings if the network has learned nothing, or more than can be true."""
+    return [*chance_notes(test, scores, rate, steps), *flawless_notes(scores)]
+
+
+def _batch_notes(settings: FitSettings, dataset: JetDataset, background: str) -> list[str]:
     """Return a warning if too few background jets are in a batch for the penalty of `--decorrelate`."""
     fraction = float((dataset.labels == dataset.classes.index(background)).double().mean())
     expected = training_defaults(settings).batch_size * fraction
@@ -83,3 +120,48 @@ def chance_notes(test: Mapping[str, Any], scores: Mapping[str, np.ndarray], rate
         f"Warning: the tagger is right for {100 * accuracy:.1f} % of the test jets, and the most frequent class is "
         f"{100 * chance:.1f} % of them. {reason}"
     ]
+
+
+def flawless_notes(scores: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a warning if the network is wrong for so few test jets that its inputs may contain the label."""
+    labels = scores["labels"]
+    wrong = int((scores["probabilities"].argmax(1) != labels).sum())
+    if wrong >= FEW_WRONG or len(labels) < ENOUGH_JETS or len(np.unique(labels)) < 2:
+        return []
+    return [
+        f"Warning: almost no jet is wrong ({wrong:,} of {len(labels):,} test jets); check that no input contains the "
+        "label."
+    ]
+
+
+def label_notes(dataset: JetDataset) -> list[str]:
+    """Return a warning for each feature that is one number per jet and separates a class from all other jets.
+
+    Some of the jets are compared.
+    """
+    group, step = dataset.layout.features, max(1, len(dataset) // LABEL_JETS)
+    some = dataset.subset(torch.arange(0, len(dataset), step))
+    rows, begin, found = some.particle_rows(), some.lengths.cumsum(0) - some.lengths, []
+    for name, column in zip(group.names, group.columns, strict=True):
+        values = dataset.particles[rows, column]
+        first = values[begin.clamp(max=len(values) - 1)]
+        if not torch.equal(values, torch.repeat_interleave(first, some.lengths)):
+            continue
+        separated = [dataset.classes[number] for number in _separated(first.numpy(), some.labels.numpy())]
+        if separated:
+            found.append(
+                f"Warning: the input feature {name} alone separates {' and '.join(separated[:3])} from all other jets "
+                f"({len(some):,} jets were compared); check that it does not contain the label."
+            )
+    return found
+
+
+def _separated(values: np.ndarray, labels: np.ndarray) -> list[int]:
+    """Return the classes between whose smallest and largest value there is no other jet."""
+    found = []
+    for number in np.unique(labels).tolist():
+        own, others = values[labels == number], values[labels != number]
+        is_between = (others >= own.min()) & (others <= own.max())
+        if min(len(own), len(others)) >= FEWEST_OF_CLASS and not is_between.any():
+            found.append(number)
+    return found

@@ -181,6 +181,17 @@ class Card:
                     found.setdefault(angle, (f"{self.name}: new_variables: {name}", mask))
         return found
 
+    def differences(self, name: str) -> set[str]:
+        """Return the columns that are a term of a difference in the definition of a column."""
+        asked, done, found = [name], set[str](), set[str]()
+        while asked:
+            own = asked.pop()
+            if own in self.new_variables and own not in done:
+                done.add(own)
+                found |= self.new_variables[own].differences()
+                asked += self.new_variables[own].names
+        return found
+
     def repaired_branches(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
         """Return the branches that stand in `nan_to_num` wherever they are used, and may be NaN or infinite."""
         options = {"is_training": is_training, "has_labels": has_labels, "has_weights": has_weights}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
+from subquad.hep.data.axis_checks import AngleChecks
 from subquad.hep.data.card import WEIGHT_COLUMN, Card
 from subquad.hep.data.columns import (
     ChunkErrors,
@@ -83,6 +84,7 @@ class CardReader:
         self.needs_labels = needs_labels
         self.not_numbers = UnusualValues("NaN", "set to 0")
         self.infinite = UnusualValues("infinite", "clipped")
+        self.angle_checks = AngleChecks(card, is_training=is_training)
         self.weight_sums = WeightSums()
         self.flagged: Sequence[str] = ()
         self.variation: Variation | None = None
@@ -103,13 +105,23 @@ class CardReader:
             for name, place in self._wanted().items():
                 if self.card.branch(name) not in columns[source.path]:
                     asks = "--observers" if name in self.flagged else f"{self.card.name}: {place}"
-                    errors.append(missing_branch(source, self.card.branch(name), asks))
+                    labels = self._labels_for(name, place, source)
+                    errors.append(missing_branch(source, self.card.branch(name), asks, labels=labels))
             for key, name in self._links(source).items():
                 if name not in columns[source.path]:
                     wanted = name or f"{getattr(self.card.collections, key)}_*"
                     errors.append(missing_branch(source, wanted, f"{self.card.name}: collections: {key}"))
         raise_errors("Some files cannot be used:", errors)
         return sources
+
+    def _labels_for(self, name: str, place: str, source: Source) -> list[list[str]]:
+        """Return the branches that may be meant by a missing label: those that the card does not use come first."""
+        if not place.startswith("labels") and name not in self.card.label_origins():
+            return []
+        others = self.card.branches(is_training=self.is_training, has_labels=False, has_weights=self.has_weights)
+        used = {self.card.branch(column) for column in self._wanted()}
+        inputs = {self.card.branch(column) for column in others}
+        return [[one for one in source.columns if one not in used], [one for one in used if one not in inputs]]
 
     def branches(self, source: Source) -> list[str]:
         """Return the branches to read."""
@@ -232,12 +244,16 @@ class CardReader:
             momenta = columns_of(tables[0], card.inputs[0], card.vectors), counts[0]
             if not card.points:
                 table = np.concatenate([table, angles_from_momenta(*momenta)], axis=1)
+        if momenta is not None and len(errors.errors) == before:
+            self.angle_checks.check_axes(columns, tables[0], counts[0], errors)
         # degrees that the checks of momenta and points found need no second message
         if len(errors.errors) == before:
             for name, (place, mask) in card.azimuths().items():
                 # padding that the mask drops may have any angle
                 values = flat_column(columns[name], None if mask is None else columns[mask])
                 check_azimuth(values, name, place, errors)
+        if len(errors.errors) == before:
+            self.angle_checks.check_turns(columns, tables, counts, errors)
         return JetChunk(
             particles=table,
             lengths=lengths,

@@ -90,7 +90,7 @@ def read_chunks(
     sources = reader.inspect(files, tree, quiet=quiet)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     values = [note for one in (reader.not_numbers, reader.infinite) for note in one.notes(layout.card.name)]
-    for note in (*values, *reader.weight_sums.notes(layout.event_weights)):
+    for note in (*values, *reader.angle_checks.notes(), *reader.weight_sums.notes(layout.event_weights)):
         say(note, quiet=quiet)
 
 

@@ -144,6 +144,35 @@ class Expression:
                     waiting += [left, right]
         return found
 
+    def differences(self) -> set[str]:
+        """Return the columns that are a term of a difference, also with a factor, as in `part_phi - jet_phi`."""
+        found, waiting = set[str](), list[ast.expr]()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                    waiting += [left, right]
+        while waiting:
+            match waiting.pop():
+                case ast.Name(id=name):
+                    found.add(name)
+                case ast.UnaryOp(operand=part):
+                    waiting.append(part)
+                case ast.Call(func=ast.Attribute(attr="deg2rad" | "radians"), args=[part]):
+                    waiting.append(part)
+                case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+                    waiting += [left, right]
+                case ast.BinOp(left=left, op=ast.Mult() | ast.Div(), right=right):
+                    # of a product with another column nothing is known
+                    if not _has_columns(right):
+                        waiting.append(left)
+                    elif not _has_columns(left):
+                        waiting.append(right)
+        return found
+
+
+def _has_columns(tree: ast.expr) -> bool:
+    return any(isinstance(node, ast.Name) and node.id not in MODULES for node in ast.walk(tree))
+
 
 def parse(text: Any, place: str) -> Expression:
     """Return the checked expression.

@@ -1,7 +1,7 @@
 """Files of jets read some thousand entries at a time; all errors of all files are collected."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,10 +97,30 @@ def _similar(name: str, columns: Sequence[str]) -> list[str]:
     return found
 
 
-def missing_branch(source: Source, name: str, place: str) -> str:
-    """Return the error for a branch that a file lacks and that `place`, such as a key of a card, asks for."""
+def _similar_label(name: str, columns: Sequence[str]) -> list[str]:
+    """Return the label whose name may be meant: a similar one, or else the longest that the name begins or ends with.
+
+    Names of labels may be as short as W, whose similarity to Wjet is small.
+    """
+    parts = [column for column in columns if name.lower().startswith(column.lower())]
+    parts += [column for column in columns if column.lower().startswith(name.lower())]
+    parts += [column for column in columns if name.lower().endswith(column.lower())]
+    return difflib.get_close_matches(name, columns, n=1, cutoff=0.6) or sorted(parts, key=len, reverse=True)[:1]
+
+
+def missing_branch(source: Source, name: str, place: str, *, labels: Sequence[Collection[str]] = ()) -> str:
+    """Return the error for a branch that a file lacks.
+
+    Args:
+        source: The file.
+        name: Name of the branch.
+        place: What asks for it, such as a key of a card.
+        labels: If it is a label, groups of branches of the file that may be meant, the most probable ones first.
+    """
     alike = [column for column in source.columns if column.lower() == name.lower()]
     similar = alike or _similar(name, source.columns)
+    if labels and not alike:
+        similar = next((near for group in labels if (near := _similar_label(name, [*group]))), [])
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     refused = next((one for one in source.refused if name.startswith(one)), None)
     if refused is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "check_points",
     "check_units",
     "eta_and_phi",
+    "momenta_of_jets",
     "wrapped",
 ]
 
@@ -55,7 +56,7 @@ def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray, *, jets: np.nd
     """
 
     eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
-    jets = _momenta_of_jets(vectors, lengths) if jets is None else jets
+    jets = momenta_of_jets(vectors, lengths) if jets is None else jets
     eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*jets.T))
     return np.stack([eta - eta_of_jet, wrapped(phi - phi_of_jet)], axis=1).astype(np.float32)
 
@@ -65,7 +66,7 @@ def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndar
     return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
 
-def _momenta_of_jets(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def momenta_of_jets(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return [J, 3]: the sums of the momenta of each jet's particles."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
     return np.stack([jet_totals(jet, x, len(lengths)) for x in vectors[:, :3].astype(np.float64).T], axis=1)
@@ -105,8 +106,9 @@ def check_collections(
         check_units(vectors, lengths, errors)
         if one.points:
             names = [point.name for point in one.points]
-            angles = angles_from_momenta(vectors, lengths)
-            check_points(points, angles, lengths, names, errors, group=f"{one.prefix}_points")
+            some = lengths[np.cumsum(lengths) <= MAX_PAIRS]
+            angles = angles_from_momenta(vectors[: some.sum()], some)
+            check_points(points[: some.sum()], angles, some, names, errors, group=f"{one.prefix}_points")
         own = vectors, points, lengths
         if first is not None:
             _check_alike(first, own, (collections[0].prefix, one.prefix), errors)
@@ -127,7 +129,7 @@ def _check_alike(
         prefixes: Their names.
         errors: Receives the errors.
     """
-    jets, own = (_momenta_of_jets(vectors, lengths) for vectors, _, lengths in (first, other))
+    jets, own = (momenta_of_jets(vectors, lengths) for vectors, _, lengths in (first, other))
     pt, own_pt = (np.hypot(*momenta[:, :2].T) for momenta in (jets, own))
     is_known = (pt > 0) & (own_pt > 0)
     if not is_known.any():
@@ -193,7 +195,7 @@ def check_momenta(
 
 def _check_axes(vectors: np.ndarray, lengths: np.ndarray, axes: np.ndarray, errors: ChunkErrors) -> None:
     """Add an error if η and φ of the jets [J, 2] are not those of the sums of their particles."""
-    momenta = _momenta_of_jets(vectors, lengths)
+    momenta = momenta_of_jets(vectors, lengths)
     known = np.hypot(momenta[:, 0], momenta[:, 1]) > 0
     if known.sum() < MIN_PAIRS:
         return
@@ -203,8 +205,10 @@ def _check_axes(vectors: np.ndarray, lengths: np.ndarray, axes: np.ndarray, erro
         # absolute values, as some files have |η|
         return float(np.median(np.abs(np.abs(first) - np.abs(eta))) + np.median(np.abs(wrapped(second - phi))))
 
-    if off(own_eta, own_phi) > MAX_AXIS_OFFSET:
-        is_exchanged = off(own_phi, own_eta) < MAX_AXIS_OFFSET
+    # such as 0 for jets whose direction was not filled
+    is_constant = (own_eta == own_eta[0]).all() and off(own_eta, phi) > MAX_OFFSET
+    if off(own_eta, own_phi) > MAX_AXIS_OFFSET or is_constant:
+        is_exchanged = not is_constant and off(own_phi, own_eta) < MAX_AXIS_OFFSET
         remedy = "exchange these branches" if is_exchanged else "give those of the jets, in radians"
         errors.errors.append(
             f"{errors.file}: by the four-vectors, jet_eta and jet_phi are not η and φ of the sum of the particles (off "
