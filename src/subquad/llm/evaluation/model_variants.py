@@ -65,7 +65,7 @@ class EvaluatedModel:
     """Its attention."""
     longest: int | None
     """Maximum number of tokens of a text."""
-    about: Mapping[str, Any]
+    about: dict[str, Any]
     """Facts for the page."""
 
     @property
