@@ -41,7 +41,7 @@ def test_ambiguous_letters_are_encoded_or_reported():
     assert codes.tolist() == [[0, 1, -2, -1], [-2, 1, 1, 8]]
     assert remarks == [
         "2 of 7 letters are ambiguous (B 1, X 1); each is encoded as equal parts of all letters "
-        "(--ambiguity refuse reports them as errors)",
+        "(--ambiguity refuse reports them as errors); X means any amino acid: write a stop codon as *",
         "U is read as C, the most similar standard amino acid (1 letters)",
         "O is read as K, the most similar standard amino acid (1 letters)",
     ]

@@ -396,6 +396,50 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     ]
 
 
+def test_variants_to_predict_are_found_under_another_name(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{letter}{place + 5}{'W' if letter != 'W' else 'A'}" for place, letter in enumerate(wild)]
+    table = read_table(write(tmp_path / "t.csv", Variant=words, score=list(range(29))), FitSettings(wild_type=wild))
+    renamed = write(tmp_path / "renamed.csv", mutation=words)
+    assert_same_inputs(table, again(renamed, table))
+    assert_same_inputs(table, again(renamed, table, sequence="mutation"))
+    assert again(renamed, table).remarks == ["variants: column 'mutation' (inferred; --sequence overrides)"]
+    two = write(tmp_path / "two.csv", first=words, second=words[::-1])
+    message = said(again, two, table)
+    assert "give the table with that column, or name the column of the sequences or variants with --sequence" in message
+    assert_same_inputs(table, again(two, table, sequence="first"))
+    deletion = write(tmp_path / "deletion.csv", mutation=[words[0], "V7del"])
+    message = said(again, deletion, table, sequence="mutation")
+    assert "1 of 2 variants in column 'mutation' cannot be read" in message
+    assert "row 2: 'V7del' is a deletion" in message
+
+
+def test_variants_for_a_model_without_a_wild_type_need_full_sequences(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(13), y=list(range(13))), FitSettings())
+    assert table.schema.wild_type is None
+    message = said(again, write(tmp_path / "o.csv", mutant=["A1C", "D3E", "F4W"]), table)
+    assert "column 'mutant' holds variants; the model has no wild type, so it needs full sequences" in message
+    assert "--wild-type" not in message
+
+
+def test_shifted_positions_to_predict_are_those_of_the_fit(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{letter}{place + 5}{'W' if letter != 'W' else 'A'}" for place, letter in enumerate(wild)]
+    table = read_table(write(tmp_path / "t.csv", mutant=words, score=list(range(29))), FitSettings(wild_type=wild))
+    shifted = [f"{word[0]}{int(word[1:-1]) - 5}{word[-1]}" for word in words]
+    message = said(again, write(tmp_path / "few.csv", mutant=shifted[:2]), table)
+    assert message.splitlines()[0].endswith(
+        "2 of 2; offset 4 fits 0 of 2 variants; number the positions as in the fit, from 5 to 33"
+    )
+    # the column has another name, and another column is no remedy
+    message = said(again, write(tmp_path / "all.csv", mutation=shifted), table)
+    first = message.splitlines()[0]
+    assert "number the positions as in the fit, from 5 to 33 (" in first
+    assert first.endswith("fit if 5 is added to their positions)")
+    assert "--offset" not in message
+    assert "--sequence" not in message
+
+
 def test_a_stop_in_the_variants_widens_the_alphabet(tmp_path):
     words = [f"p.{'Met' if k == 0 else 'Ala'}{k + 1}{'Ter' if k == 3 else 'Trp'}" for k in range(13)]
     path = write(tmp_path / "t.csv", hgvs_pro=words, score=list(range(13)))

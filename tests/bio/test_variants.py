@@ -147,6 +147,32 @@ def test_a_wrong_wild_type_letter_is_reported_with_row_and_offset():
     ]
 
 
+def numbered_from(start, letters="AD"):
+    wild = "MKVLASGDTWEYHRNQ"
+    return [f"{own}{place + start}{new}" for place, own in enumerate(wild) for new in letters if new != own]
+
+
+def test_two_numberings_are_both_named_so_that_no_good_rows_are_removed():
+    rows = numbered_from(1, "ACD") + numbered_from(24, "EF")
+    first = said(made, *rows, wild="MKVLASGDTWEYHRNQ").splitlines()[0]
+    assert first == (
+        "t.csv: rows that do not fit the wild type: 31 of 77; offset 0 fits 46 of 77 variants, and offset 23 fits the "
+        "other 31: the table seems to have two numberings of the positions; give all rows the same one"
+    )
+    first = said(made, *rows, "W40A", wild="MKVLASGDTWEYHRNQ").splitlines()[0]
+    assert "offset 23 fits 31 of the other 32: the table" in first
+
+
+def test_another_offset_is_suggested_only_if_more_than_chance_supports_it():
+    rows = numbered_from(24)
+    first = said(made, *rows, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]
+    assert first.endswith(f"{len(rows)} of {len(rows)}; offset 0 fits 0 of {len(rows)} variants; --offset 23 fits 30")
+    # two variants, and many variants of one letter
+    for few in (rows[:2], [f"M24{new}" for new in "ACDEFGHIKL"]):
+        first = said(made, *few, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]
+        assert first.endswith(f"offset 0 fits 0 of {len(few)} variants; check --wild-type and --offset")
+
+
 def test_no_offset_that_fits_is_an_error_with_the_best_three():
     message = said(made, "M1I", "W2A", "W5G", "C6G", "D8A", "N9A", wild="MKAEF")
     assert message.startswith(

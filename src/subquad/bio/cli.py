@@ -97,7 +97,8 @@ def predict(
     Args:
         run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
-        sequence: Column of the sequences. Default: the one of the fit, or inferred.
+        sequence: Column of the sequences, or of variants of the run's wild type. Default: the one of the fit, or
+            inferred.
         embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
         model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
             ensemble, or of a run without one the last model of the report's table.

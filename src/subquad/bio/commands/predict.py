@@ -39,11 +39,12 @@ def predict(
 
     Args:
         run: Folder that `fit` or an estimator's `save` wrote.
-        table: Table with sequences, or with variants if the model was trained on variants.
+        table: Table with sequences, or with variants if the run has a wild type.
         out: Output file; its suffix `.tsv` and `.gz` set the format.
         model: `ensemble`, or one of the models of the run, such as `lyra` or `ridge`. Default: the ensemble,
             or of a run without one the last model of the report's table.
-        sequence: Column with the sequences. Default: the one of the fit, otherwise inferred.
+        sequence: Column with the sequences, or with variants of the run's wild type. Default: the one of the fit,
+            otherwise inferred.
         embeddings: File with the embeddings of the table, if the model was trained with some.
         force: Overwrite the output file.
         quiet: Print no remarks.

@@ -268,9 +268,10 @@ def _remarks(counts: np.ndarray, alphabet: str, lengths: np.ndarray) -> list[str
     ambiguous = {letter: int(counts[ord(letter)]) for letter in AMBIGUOUS[alphabet] if counts[ord(letter)]}
     if ambiguous:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in ambiguous.items())
+        stop = "; X means any amino acid: write a stop codon as *" if "X" in ambiguous else ""
         remarks.append(
             f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous ({shown}); each is "
-            "encoded as equal parts of all letters (--ambiguity refuse reports them as errors)"
+            f"encoded as equal parts of all letters (--ambiguity refuse reports them as errors){stop}"
         )
     if has_gap(alphabet) and counts[ord(GAP)]:
         remarks.append(

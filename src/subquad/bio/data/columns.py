@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from subquad.bio.data.dataset import InputSchema
 from subquad.bio.data.files import column_of, sample_of
 from subquad.bio.data.numbers import is_missing, look_like_numbers, to_numbers
 from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
 
-__all__ = ["SPLIT_NAMES", "Columns", "find_columns", "find_inputs"]
+__all__ = ["SPLIT_NAMES", "Columns", "find_columns", "find_inputs", "named_inputs"]
 
 SEQUENCE_NAMES = ("sequence", "seq", "mutated_sequence", "protein", "guide", "peptide", "x")
 GUIDE_NAMES = ("guide", "grna", "sgrna", "spacer", "crrna")
@@ -100,8 +101,18 @@ def find_inputs(
     mutant: str | None,
     partner: str | None,
     excluded: Sequence[tuple[str, str]] = (),
+    mutant_flag: str = "--mutant",
 ) -> tuple[dict[str, str | None], list[str]]:
     """Return the columns `sequence`, `mutant` and `partner`, inferred unless given, and remarks.
+
+    Args:
+        path: The table, for messages.
+        frame: Its columns as text.
+        sequence: Column with the sequences.
+        mutant: Column with the variants.
+        partner: Column with the partner sequences.
+        excluded: Flags and the columns that they name, which have other roles.
+        mutant_flag: Flag that names the column of the variants, for messages.
 
     Raises:
         SubquadError: A named column does not exist, or neither sequences nor variants are found.
@@ -129,7 +140,7 @@ def find_inputs(
         variants = [name for name in left if looks_like_variants(column_of(frame, name))]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
-            remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
+            remarks.append(f"variants: column {mutant!r} (inferred; {mutant_flag} overrides)")
     if sequence is None and mutant is None and not likely:
         for flag, name in excluded:
             if name in frame.columns and _looks_like_sequences(column_of(frame, name)):
@@ -141,6 +152,17 @@ def find_inputs(
         if sequence is not None:
             remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
+
+
+def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[str, str | None]:
+    """Return the roles of the column that `--sequence` names: sequences, or variants of the wild type of a run."""
+    is_variants = False
+    if schema.wild_type is not None and name in frame.columns:
+        column = column_of(frame, name)
+        # a run of variants also has the better message on what is no substitution, such as a deletion
+        has_positions = schema.mutant is not None and bool(column.str.contains(r"\d").mean() > 0.5)
+        is_variants = has_positions or looks_like_variants(column)
+    return {"sequence": None, "mutant": name} if is_variants else {"sequence": name, "mutant": None}
 
 
 def _check_header(path: Path | str, frame: pd.DataFrame) -> None:

@@ -119,10 +119,10 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         texts, remarks = _upper_case(column)
         _check_words(path, column, texts, options.schema)
     if texts is None and wild is None:
-        raise SubquadError(
-            f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "
-            "(letters, or a FASTA or text file)"
-        )
+        remedy = "give their wild type with --wild-type (letters, or a FASTA or text file)"
+        if not is_training:
+            remedy = "the model has no wild type, so it needs full sequences"
+        raise SubquadError(f"{path}: column {options.mutant!r} holds variants; {remedy}")
     if texts is not None and is_training and options.alphabet == "auto":
         texts, notes = remove_few_gaps(texts)
         remarks += notes
@@ -315,7 +315,8 @@ def _from_variants(
     alphabet: str,
 ) -> SequenceSet:
     if sequences is None:
-        return from_variants(path, variants, wild or "", offset=options.offset)
+        is_training = options.schema is None
+        return from_variants(path, variants, wild or "", offset=options.offset, is_training=is_training)
     return from_both(
         path,
         sequences,

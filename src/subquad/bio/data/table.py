@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import is_nucleotide
-from subquad.bio.data.columns import Columns, find_columns, find_inputs
+from subquad.bio.data.columns import Columns, find_columns, find_inputs, named_inputs
 from subquad.bio.data.consistency import check_lengths
 from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
@@ -221,7 +221,8 @@ def read_like(
     Args:
         path: The file (see `read_frame`), or `example:NAME`; it has full sequences or variants.
         schema: Schema of the training table.
-        sequence: Column with the sequences. Default: that of the training table, otherwise inferred.
+        sequence: Column with the sequences, or with variants of the run's wild type. Default: that of the training
+            table, otherwise inferred.
         embeddings: File with the embeddings of the table, by the same language model as in training.
 
     Raises:
@@ -236,14 +237,19 @@ def read_like(
             f"{path}: {unknown('column', schema.partner, frame.columns)}; the model pairs it with the sequence"
         )
     if sequence is not None:
-        names["sequence"], names["mutant"] = sequence, None
+        names |= named_inputs(frame, sequence, schema)
     remarks: list[str] = []
     is_absent = names["sequence"] is None and (names["mutant"] is None or schema.wild_type is None)
 
     def inputs() -> ReadInputs:
         if is_absent or sequence is not None:
             found, notes = find_inputs(
-                path, frame, sequence=names["sequence"], mutant=names["mutant"], partner=names["partner"]
+                path,
+                frame,
+                sequence=names["sequence"],
+                mutant=names["mutant"],
+                partner=names["partner"],
+                mutant_flag="--sequence",
             )
             if is_absent:
                 names.update(found)
@@ -259,10 +265,13 @@ def read_like(
     except SubquadError as error:
         if not is_absent:
             raise
+        if schema.mutant is not None and schema.wild_type is not None and names["mutant"] is not None:
+            # the column of variants was found under another name, and the error says what is wrong in it
+            raise
         # without a column that could be read instead, the error only repeats that none was found
         is_found = names["sequence"] is not None or names["mutant"] is not None
         more = f"\n{error}" if is_found else ""
-        raise SubquadError(_expected_columns(path, frame, expected) + more) from error
+        raise SubquadError(_expected_columns(path, frame, schema) + more) from error
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     own = add_embeddings_like(embeddings, own, schema, made.sequences.sequences, table=path)
     return Table(
@@ -319,14 +328,15 @@ def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.nd
     return _groups(frame, name)
 
 
-def _expected_columns(path: Path, frame: pd.DataFrame, expected: Mapping[str, str | None]) -> str:
+def _expected_columns(path: Path, frame: pd.DataFrame, schema: InputSchema) -> str:
     """Return which columns a model expects and a table has, as the first line of an error."""
-    wanted = " or ".join(f"{name!r}" for key, name in expected.items() if name is not None and key != "partner")
+    wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
     names = [repr(str(name)) for name in frame.columns if name]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
     return (
         f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
-        "with that column, or name the column of the sequences with --sequence"
+        f"with that column, or name the column of the {inputs} with --sequence"
     )
 
 

@@ -12,13 +12,14 @@ from string import ascii_uppercase
 import numpy as np
 
 from subquad.bio.data.alphabet import flatten, is_invalid
+from subquad.bio.data.numbering import check_numbering, infer_offset
 from subquad.bio.data.variants import Variants, canonical, differences
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["SequenceSet", "from_both", "from_sequences", "from_variants", "with_stops"]
 
 SAMPLE_VARIANTS, SAMPLE_ROWS = 500, 1000
-"""Substitutions from which the offset is inferred, and rows from which a wild type is."""
+"""Substitutions from which the offset is inferred in full sequences, and rows from which a wild type is."""
 MAX_TRUNCATED = 0.2
 """Maximum fraction of truncated proteins; if more sequences are shorter, lengths differ for another reason."""
 LETTERS = ascii_uppercase + "*"
@@ -36,7 +37,9 @@ class SequenceSet:
     remarks: list[str] = field(default_factory=list)
 
 
-def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None) -> SequenceSet:
+def from_variants(
+    path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None, is_training: bool = True
+) -> SequenceSet:
     """Return the full sequences of variants.
 
     Args:
@@ -44,6 +47,7 @@ def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offse
         variants: Variants of all rows.
         wild_type: Letters; DNA is translated if the variants are substitutions in its protein.
         offset: Position in the table minus position in the wild type; inferred from the letters by default.
+        is_training: The table is one to fit, whose command has the flags `--offset` and `--wild-type`.
 
     Raises:
         SubquadError: No offset fits, or letters or positions do not fit the wild type.
@@ -56,9 +60,12 @@ def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offse
             f"the wild type is DNA and the variants are of its protein: translated to {len(protein)} residues"
         )
     wild = flatten([wild_type])[0]
-    offset, notes = _infer_offset(path, variants, wild, offset)
+    if offset is None:
+        offset, notes = infer_offset(path, variants, wild, is_training=is_training)
+    else:
+        notes = []
+    check_numbering(path, variants, wild, offset, is_training=is_training)
     place = variants.position - 1 - offset
-    _check(path, variants, wild, place, offset)
     letters = np.repeat(wild[None], variants.rows, axis=0)
     letters[variants.row, place] = variants.new
     text, width = letters.tobytes().decode(), len(wild)
@@ -79,88 +86,6 @@ def _translated(variants: Variants, wild_type: str) -> str | None:
     from Bio.Seq import translate
 
     return str(translate(wild_type)).rstrip("*")
-
-
-def _infer_offset(path: Path | str, variants: Variants, wild: np.ndarray, given: int | None) -> tuple[int, list[str]]:
-    """Return the offset at which most letters agree with the wild type, and a remark."""
-    total = len(np.unique(variants.row))
-    if given is not None or not total:
-        return given or 0, []
-    votes = _votes(variants, wild)
-    best = _ranked(votes)[:3]
-    fits = {offset: _rows_that_fit(variants, wild, offset) for offset in best}
-    if not best or fits[best[0]] < total / 2:
-        best.sort(key=lambda offset: -fits[offset])
-        shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in best) or "none"
-        raise SubquadError(
-            f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters; the best are {shown}; "
-            "check --wild-type, or set --offset"
-        )
-    first = best[0]
-    is_ambiguous = len(best) > 1 and votes[best[1]] == votes[first]
-    if is_ambiguous and first != 0:
-        # a wrong letter fits somewhere; positions are then counted from 1, and the check names the letter
-        return 0, []
-    rows = f"all {total:,} rows" if fits[first] == total else f"{fits[first]:,} of {total:,} rows"
-    remark = f"positions of the variants: offset {first} fits {rows}"
-    if is_ambiguous:
-        remark += f", and so does {best[1]}; set --offset if {first} is wrong"
-    return first, [remark]
-
-
-def _ranked(votes: dict[int, int]) -> list[int]:
-    return sorted(votes, key=lambda offset: (-votes[offset], abs(offset), offset))
-
-
-def _votes(variants: Variants, wild: np.ndarray) -> dict[int, int]:
-    """Return how many letters agree with the wild type at each offset."""
-    (position, letter), counts = np.unique(np.stack([variants.position, variants.old]), axis=1, return_counts=True)
-    offsets, weights = [], []
-    for byte in np.unique(letter):
-        places, chosen = np.flatnonzero(wild == byte), letter == byte
-        offsets.append(np.subtract.outer(position[chosen] - 1, places).ravel())
-        weights.append(np.repeat(counts[chosen], len(places)))
-    unique, inverse = np.unique(np.concatenate(offsets), return_inverse=True)
-    return dict(zip(unique.tolist(), np.bincount(inverse, np.concatenate(weights)).astype(int).tolist(), strict=True))
-
-
-def _agrees(variants: Variants, wild: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which substitutions lie in the wild type, and which of them also have its letter."""
-    is_inside = (place >= 0) & (place < len(wild))
-    return is_inside, is_inside & (wild[np.clip(place, 0, len(wild) - 1)] == variants.old)
-
-
-def _rows_that_fit(variants: Variants, wild: np.ndarray, offset: int) -> int:
-    good = _agrees(variants, wild, variants.position - 1 - offset)[1]
-    return len(np.unique(variants.row)) - len(np.unique(variants.row[~good]))
-
-
-def _check(path: Path | str, variants: Variants, wild: np.ndarray, place: np.ndarray, offset: int) -> None:
-    is_inside, is_good = _agrees(variants, wild, place)
-    total, fit = len(np.unique(variants.row)), _rows_that_fit(variants, wild, offset)
-    errors = {}
-    for k in np.flatnonzero(~is_good)[::-1]:
-        row, position = int(variants.row[k]), int(variants.position[k])
-        if is_inside[k]:
-            found = f"expected {chr(variants.old[k])} at {position}, found {chr(wild[place[k]])}"
-        else:
-            found = f"{position} is outside the wild type, which has the positions {1 + offset} to {len(wild) + offset}"
-        errors[row] = f"row {row + 1}: {found}"
-    order = np.lexsort((place, variants.row))
-    twice = (np.diff(variants.row[order]) == 0) & (np.diff(place[order]) == 0)
-    for k in order[1:][twice]:
-        row = int(variants.row[k])
-        errors.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
-    remedy = f"offset {offset} fits {fit:,} of {total:,} variants; correct or remove these rows"
-    if fit < total / 2:
-        best = next(iter(_ranked(_votes(variants, wild))), offset)
-        better = _rows_that_fit(variants, wild, best)
-        is_better = better > total / 2
-        remedy = f"--offset {best} fits {better:,} of {total:,} variants" if is_better else "check --wild-type"
-    raise_errors(
-        f"{path}: rows that do not fit the wild type: {len(errors):,} of {variants.rows:,}; {remedy}",
-        [errors[row] for row in sorted(errors)],
-    )
 
 
 def from_both(
