@@ -557,7 +557,8 @@ def test_a_port_in_use_is_an_error(served, capsys):
 )
 def test_a_softmax_checkpoint_gets_the_command_that_linearizes_it(folder, capsys, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for model in (str(folder), "smollm2", "some/model.gguf"):
+    (tmp_path / "model.gguf").touch()
+    for model in (str(folder), "smollm2", "model.gguf"):
         assert main(["llm", command[0], model, *command[1:]]) == 2
         message = capsys.readouterr().err
         assert f"{model}: a checkpoint with softmax attention, which is not linearized yet" in message
