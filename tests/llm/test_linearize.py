@@ -285,7 +285,7 @@ def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out")
     printed = capsys.readouterr().err
     assert "--minutes 0.001 is too short for this model on this computer: the shortest run takes about 0." in printed
-    assert "1 step of fine-tuning: too few to judge the student by; give more --minutes" in printed
+    assert "1 step of fine-tuning: too few to judge the student by (10 are the least); give more --minutes" in printed
     assert 0 < metrics["seconds"]["timing"] < metrics["seconds"]["total"]
 
 

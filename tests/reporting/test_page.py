@@ -1,13 +1,14 @@
 """The HTML page."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 from matplotlib.figure import Figure
 
 from subquad.errors import counted
-from subquad.reporting.page import Link, Section, Table, difference_text, page, picture, show, signed
+from subquad.reporting.page import Link, Section, Table, Verbatim, difference_text, page, picture, show, signed
 from subquad.reporting.tables import print_table
 
 
@@ -115,3 +116,10 @@ def test_a_long_number_with_its_interval_is_aligned_as_a_number():
         "A", lead="B", sections=[Section("C", [Table(("model", "change"), [("a", "+639.7 % [+437.0, +919.0]")])])]
     )
     assert "<td>+639.7 % [+437.0, +919.0]</td>" in text
+
+
+def test_the_text_of_a_model_is_shown_as_it_is():
+    text = "```python\nif a < b:\n    c = `d`\n```"
+    html = page("A", lead="B", sections=[Section("C", ["Teacher:", Verbatim(text)])])
+    found = re.search(r'<pre class="verbatim"[^>]*>(.*?)</pre>', html, re.DOTALL)
+    assert unescape(found[1]) == text

@@ -20,6 +20,7 @@ __all__ = [
     "Picture",
     "Section",
     "Table",
+    "Verbatim",
     "difference_text",
     "page",
     "picture",
@@ -57,8 +58,16 @@ class Table:
     """Index of the row that is highlighted."""
 
 
-Block = str | Table | Picture
-"""A paragraph, a table or a figure."""
+@dataclass(frozen=True)
+class Verbatim:
+    """Text of others, such as that of a model, with its lines and spaces and without any markup."""
+
+    text: str
+    """The text."""
+
+
+Block = str | Table | Picture | Verbatim
+"""A paragraph, a table, a figure or a text as it is."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Section:
     """A heading with paragraphs, tables, figures and links below it."""
 
     title: str
-    blocks: Sequence[str | Table | Picture | Link] = field(default_factory=list)
+    blocks: Sequence[Block | Link] = field(default_factory=list)
 
 
 def picture(figure: Figure, caption: str, *, is_half: bool = False) -> Picture:
@@ -147,6 +156,7 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
     environment.filters["text_columns"] = _text_columns
     environment.filters["with_code"] = with_code
     environment.tests["link"] = lambda block: isinstance(block, Link)
+    environment.tests["verbatim"] = lambda block: isinstance(block, Verbatim)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
     dark_colours = Markup(" ".join(f"--c{colour[1:]}: {light};" for colour, light in DARK.items()))
     return environment.get_template("page.html").render(

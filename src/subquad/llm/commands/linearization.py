@@ -142,7 +142,8 @@ class Linearization:
                 name_of = f"{counted(steps, 'step')} of {stage}"
                 stages.append(f"{name_of} ({steps * size:,} tokens)")
                 if settings.lora_tokens is None and steps < FEW_STEPS:
-                    say(f"{name_of}: too few to judge the student by; give more --minutes", quiet=self.quiet)
+                    text = f"too few to judge the student by ({FEW_STEPS} are the least); give more --minutes"
+                    say(f"{name_of}: {text}", quiet=self.quiet)
                 passes = steps * size / self.data.training.ids.numel()
                 if passes > 1:
                     say(

@@ -22,7 +22,7 @@ from subquad.llm.plots.linearize_figures import (
 from subquad.llm.plots.linearize_result import LABELS, STAGES, change_between, labels, perplexities, stage_of, verdict
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_interval
 from subquad.llm.training.controls import state_size
-from subquad.reporting.page import Picture, Section, Table, page, picture, show
+from subquad.reporting.page import Picture, Section, Table, Verbatim, page, picture, show
 from subquad.reporting.run_comparison import model_name
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
@@ -214,7 +214,7 @@ def _first_tokens(count: int) -> str:
 def _limits(about: Mapping[str, Any]) -> str:
     return (
         f"Measured to {about['length']:,} tokens, the length of the training sequences, on {about['held_out']}. Use "
-        "`subquad llm evaluate --sequence-length` to measure it on longer texts and on texts of another kind."
+        "`subquad llm evaluate --text` to measure it on texts of another kind, and `--sequence-length` on longer ones."
     )
 
 
@@ -294,13 +294,13 @@ def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str
 
 
 def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]:
-    return [
+    blocks: list[Block] = [
         f"Teacher and student continue the same held-out text with the same seed ({about['sample']}). One sample shows "
-        "style, not quality.",
-        f"Prompt: {samples['prompt']}",
-        f"Teacher: {samples['teacher']}",
-        f"Student: {samples['fine_tuned']}",
+        "style, not quality."
     ]
+    for name, key in (("Prompt", "prompt"), ("Teacher", "teacher"), ("Student", "fine_tuned")):
+        blocks += [f"{name}:", Verbatim(samples[key])]
+    return blocks
 
 
 def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
