@@ -8,7 +8,7 @@ import pytest
 
 from subquad.app.charts import HeatMap, Line, heat_map, line_chart
 from subquad.app.markup import blocks, links, notice, table
-from subquad.reporting.page import Table
+from subquad.reporting.page import Table, Verbatim
 from subquad.runs.storage import write_json
 
 
@@ -160,6 +160,7 @@ def test_tables_and_notices_escape_what_users_wrote():
     assert "0.123" in [cell.text for cell in root.iter("td")]
     assert root.find(".//*[@role='alert']") is not None
     assert "<script>" not in blocks([bad, Table([bad], [[bad]])])
+    assert parsed(blocks([Verbatim(bad)])).find(".//pre").text == bad
 
 
 def test_columns_of_text_are_aligned_left_and_numbers_and_intervals_right():

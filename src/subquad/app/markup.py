@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
-from subquad.reporting.page import Link, Picture, Table, show, with_code
+from subquad.reporting.page import Block, Link, Picture, Table, Verbatim, show, with_code
 
 __all__ = [
     "Cell",
@@ -148,7 +148,7 @@ def drawing(block: Picture, *, width: str = "") -> Markup:
     )
 
 
-def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
+def blocks(found: Sequence[Block | Link]) -> Markup:
     """Return the blocks of a report's section; its links lead to files of the report, and are left out."""
     pieces = []
     for block in found:
@@ -157,6 +157,8 @@ def blocks(found: Sequence[str | Table | Picture | Link]) -> Markup:
                 pieces.append(table(block))
             case Picture():
                 pieces.append(drawing(block))
+            case Verbatim():
+                pieces.append(Markup("<pre>{}</pre>").format(block.text))
             case str():
                 pieces.append(Markup("<p>{}</p>").format(with_code(block)))
     return join(*pieces)
