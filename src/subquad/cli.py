@@ -137,9 +137,12 @@ def _launch(
     # read now, since the file may be gone when the command ends
     content = {} if settings is None else settings.config
     app.config = (_check_integers,) if settings is None else (settings, _check_integers)
-    _forced.set(_is_forced(tokens))
     try:
         app(tokens, exit_on_error=False, print_error=False)
+    except (KeyboardInterrupt, Terminated, OSError):
+        # what to do next depends on it
+        _forced.set(_is_forced(tokens))
+        raise
     except (CycloptsError, SubquadError) as error:
         if settings is None:
             raise

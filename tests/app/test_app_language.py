@@ -201,7 +201,7 @@ def test_what_is_seen_exactly_and_the_trained_length_are_marked(tmp_path, roles,
 def test_a_linearization_says_what_it_does_before_it_trains(tmp_path):
     job = SimpleNamespace(out=tmp_path, log="opening tiny\nreading text, in kB: 4/9, 3 s, 2 s left\n")
     assert "Now: reading text, in kB: 4/9, 3 s, 2 s left" in linearize_progress(job)
-    job.log = "/work/uploads/1/novel.txt: plain text\n"
+    job.log = "/srv/uploads/1/novel.txt: plain text\n"
     assert "Now: novel.txt: plain text" in linearize_progress(job)
     job.log = "timing the first steps, to fit training and measurements into --minutes\n"
     assert "to fit training and measurements into &#34;Minutes&#34;" in linearize_progress(job)

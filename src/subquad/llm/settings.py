@@ -136,10 +136,6 @@ class PlacementSettings:
     """Type of weights and activations; feature maps stay in float32."""
 
 
-BEFORE = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
-"""Attention of models that were saved before these settings existed: that of the paper."""
-
-
 def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     """Read the attention settings of a saved model.
 
@@ -154,7 +150,9 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     for name in content:
         if name not in known:
             raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
-    return AttentionSettings(**{**BEFORE, **content})
+    # a model that was saved before these settings existed has the attention of the paper
+    before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
+    return AttentionSettings(**{**before, **content})
 
 
 @dataclass(frozen=True, kw_only=True)
