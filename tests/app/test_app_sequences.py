@@ -265,8 +265,8 @@ def test_variants_are_described_and_fitted_with_the_wild_type_that_is_pasted(ope
 def test_a_wrong_first_position_is_corrected_in_words_of_the_page(opened, session, workspace):
     table = session.take(dropped(workspace, "scan.csv", VARIANTS))
     view, (_, problem) = opened["on_columns"](None, str(table), *GIVEN._replace(first_position=1))
-    assert "--offset 20 fits 29 of 29 variants" in problem
-    assert "first position 21 fits 29 of 29 variants; set it under &#34;Columns and split&#34;" in view
+    assert "--offset 20 fits 29 of 29\n" in problem
+    assert "first position 21 fits 29 of 29; set it under &#34;Columns and split&#34;" in view
     view, _ = opened["on_columns"](None, str(table), *GIVEN._replace(first_position=None))
     assert "first position 21 fits all 29 rows" in view
 

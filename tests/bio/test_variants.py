@@ -166,7 +166,9 @@ def test_two_numberings_are_both_named_so_that_no_good_rows_are_removed():
 def test_another_offset_is_suggested_only_if_more_than_chance_supports_it():
     rows = numbered_from(24)
     first = said(made, *rows, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]
-    assert first.endswith(f"{len(rows)} of {len(rows)}; offset 0 fits 0 of {len(rows)} variants; --offset 23 fits 30")
+    assert first.endswith(
+        f"{len(rows)} of {len(rows)}; offset 0 fits 0 of {len(rows)} variants; --offset 23 fits 30 of {len(rows)}"
+    )
     # two variants, and many variants of one letter
     for few in (rows[:2], [f"M24{new}" for new in "ACDEFGHIKL"]):
         first = said(made, *few, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]

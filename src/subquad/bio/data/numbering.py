@@ -117,7 +117,7 @@ def _remedy(variants: Variants, wild: np.ndarray, offset: int, *, is_training: b
         return f"{found}; {numbering} ({rest if fit else f'{others:,}'} fit if {change})"
     better = _rows_that_fit(variants, wild, other)
     if not is_most and better > total / 2:
-        return f"{found}; --offset {other} fits {better:,}"
+        return f"{found}; --offset {other} fits {better:,} of {total:,}"
     return (
         f"{found}, and offset {other} fits {rest}: the table seems to have two numberings of the positions; give all "
         "rows the same one"
