@@ -18,7 +18,7 @@ demo: .venv/.ready
 # under 10 minutes on two cores
 test: .venv/.ready-dev
 	$(FAST)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
 
 # the commands of the documentation, the benchmarks, and other tests that take more than 4 seconds: about 15 minutes
 test-long: .venv/.ready-dev

@@ -26,7 +26,7 @@ from torch import nn
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models import attention as attention_module
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -100,7 +100,7 @@ def keep_hidden(layer, arguments, keywords):
 
 def converted(arm):
     """Return SmolLM2 with the attention of an arm, and its tokenizer."""
-    model, tokenizer = open_checkpoint(locate("smollm2"))
+    model, tokenizer = open_checkpoint(locate("smollm2")), open_tokenizer(locate("smollm2"))
     if arm == "gate":
         attention_module.HybridAttention = GatedAttention
     try:
@@ -171,7 +171,7 @@ def main():
     error = check()
     options.out.mkdir(parents=True, exist_ok=True)
     training, texts = write_texts(Path(os.environ["SUBQUAD_DATA"]) / "llm", options.out)
-    _, tokenizer = open_checkpoint(locate("smollm2"))
+    tokenizer = open_tokenizer(locate("smollm2"))
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
         for name, file in texts.items()

@@ -158,9 +158,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     path = locate(options.model)
-    models = {"softmax": open_checkpoint(path)[0]}
+    models = {"softmax": open_checkpoint(path)}
     for name, attention in STATES.items():
-        models[name] = convert(open_checkpoint(path)[0], attention, check=False)
+        models[name] = convert(open_checkpoint(path), attention, check=False)
     with attention_mode(models["kv"], "window"):
         error = check(models["softmax"], models["kv"])
     rows = []

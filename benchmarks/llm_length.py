@@ -39,7 +39,7 @@ from subquad import llm
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.probes import passkey_prompt
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -94,7 +94,7 @@ def main():
     extra = json.loads(options.settings)
     dtype = getattr(torch, extra.get("dtype", "float32"))
     # its weights are let go: a run opens them again
-    tokenizer = open_checkpoint(locate(options.model), dtype)[1]
+    tokenizer = open_tokenizer(locate(options.model))
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
         for name, file in texts.items()
@@ -132,7 +132,7 @@ def main():
                 own = kept(options.out / file_name(name, seed), options, compute)
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
-    found |= measure_untrained(open_checkpoint(locate(options.model), dtype)[0], options, given)
+    found |= measure_untrained(open_checkpoint(locate(options.model), dtype), options, given)
     print(
         json.dumps(
             {

@@ -41,12 +41,12 @@ PERCENTILES = (50, 95, 99)
 
 def write_small_model(folder):
     """Write a converted Llama with random weights and the tokenizer of SmolLM2; return its folder."""
-    from subquad.llm.models.checkpoints import open_checkpoint
+    from subquad.llm.models.checkpoints import open_tokenizer
     from subquad.llm.models.convert import convert
     from subquad.llm.models.location import locate
     from subquad.llm.settings import AttentionSettings
 
-    _, tokenizer = open_checkpoint(locate("smollm2"))
+    tokenizer = open_tokenizer(locate("smollm2"))
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, **sizes))

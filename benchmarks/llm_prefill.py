@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    models = {"softmax": open_checkpoint(locate(options.model))[0].eval()}
+    models = {"softmax": open_checkpoint(locate(options.model)).eval()}
     for name in ("default", "none"):
-        models[name] = convert(open_checkpoint(locate(options.model))[0], STATES[name], check=False).eval()
+        models[name] = convert(open_checkpoint(locate(options.model)), STATES[name], check=False).eval()
     models["floor"] = models["none"]
     errors = {name: check(models["softmax"], models[name]) for name in ("default", "none")}
     rows, real = [], HybridSelfAttention._hybrid

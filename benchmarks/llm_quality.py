@@ -21,7 +21,7 @@ from llm_length import PAPER
 
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     training, measured = texts(Path(os.environ["SUBQUAD_DATA"]) / "llm", options.out)
-    model, tokenizer = open_checkpoint(locate("smollm2"))
+    model, tokenizer = open_checkpoint(locate("smollm2")), open_tokenizer(locate("smollm2"))
     held_out = {
         name: prepare_text(tokenizer, training, [file], sequence_length=LENGTH, quiet=True).holdout.ids[:MEASURED]
         for name, file in measured.items()

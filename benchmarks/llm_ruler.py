@@ -32,7 +32,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad import llm
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings
@@ -97,7 +97,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     attention = AttentionSettings()
-    checkpoint, tokenizer = open_checkpoint(locate(options.model))
+    checkpoint, tokenizer = open_checkpoint(locate(options.model)), open_tokenizer(locate(options.model))
     converted = convert(checkpoint, attention).eval()
     controls = {control.name: control for control in controls_of(converted, attention)}
     results: dict[str, dict[str, Any]] = {}

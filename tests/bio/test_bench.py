@@ -119,8 +119,9 @@ def test_the_command_prints_comparisons_and_failures(tmp_path, fake_fit, capsys)
     shown = capsys.readouterr()
     assert (
         "all: 1 scored; Lyra against the best baseline: clearly above 1, tie 0, clearly below 0; ensemble against the "
-        "best baseline: clearly above 1, tie 0, clearly below 0; ensemble against the best single model: clearly above "
-        "0, tie 1, clearly below 0; ensemble against the ensemble without Lyra: " in shown.out
+        "best baseline: clearly above 1, tie 0, clearly below 0; ensemble without Lyra against the best baseline: "
+        "clearly above 1, tie 0, clearly below 0; ensemble against the best single model: clearly above 0, tie 1, "
+        "clearly below 0; ensemble against the ensemble without Lyra: " in shown.out
     )
     assert "tasks: 2/2" in shown.err
     assert "a/bad:0 failed: row 3" in shown.err

@@ -84,6 +84,7 @@ def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
     assert "fold-2/report.html" in page
 
 
+@pytest.mark.long
 def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypatch):
     whole, calls = cross_validate_command.fit_table, []
 
@@ -138,6 +139,7 @@ def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path,
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main_metric"] == "auroc"
 
 
+@pytest.mark.long
 def test_a_column_may_have_more_folds_than_are_made_by_default(tmp_path):
     frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
     frame["part"] = np.arange(len(frame)) % 7

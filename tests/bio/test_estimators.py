@@ -300,7 +300,7 @@ def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
     assert not np.array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=8).fit(X, y).predict(X), first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_works_in_searches_cross_validation_and_pipelines():
     X, y = assay(rows=97)
     assert cross_val_score(LyraRegressor(**SHORT), X, y, cv=3).mean() > 0.5

@@ -32,7 +32,7 @@ def test_it_is_opened_by_every_loader():
         assert model.directory == run_folder(NAME)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_reported_scanned_and_used_for_designs(tmp_path):
     page = bio.report(NAME, out=tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Lyra" in page

@@ -35,7 +35,7 @@ MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra")
 ENSEMBLES = ("ensemble-without-lyra", "ensemble")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
     options = RunOptions(out=tmp_path / "run")

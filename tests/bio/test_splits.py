@@ -657,6 +657,7 @@ def related(sequence, identity, random):
     return "".join(a if keep else b for a, b, keep in zip(sequence, others, is_kept, strict=True))
 
 
+@pytest.mark.long
 def test_homologs_of_a_given_split_are_counted_and_said():
     random = np.random.default_rng(0)
     known = [random_sequences(1, 150 + 3 * k, seed=k)[0] for k in range(23)]

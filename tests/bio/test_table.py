@@ -47,7 +47,8 @@ def test_cells_that_say_that_a_sequence_is_missing_are_an_error(tmp_path):
 
 def again(path, table, **options):
     """Read with what a saved model would hold."""
-    return read_like(path, InputSchema.from_dict(json.loads(json.dumps(table.schema.as_dict()))), **options)
+    schema = InputSchema.from_dict(json.loads(json.dumps(table.schema.as_dict())))
+    return read_like(path, schema, has_flag=True, **options)
 
 
 def assert_same_inputs(first, second):

@@ -275,11 +275,25 @@ def test_pairs_of_real_structures_are_pairs_of_bases():
 
 def test_measurements_far_from_all_others_are_named():
     values = [str(k % 7) for k in range(40)]
-    values[3], values[17] = "-999", ""
+    values[3], values[17] = "", "-998"
     remarks = read(values)[2]
-    assert "1 of 39 measurements are more than 20 interquartile ranges from the median (row 4: -999)" in remarks[-1]
-    assert not any("interquartile" in text for text in read([*values[:3], "14", *values[4:]])[2])
+    assert "1 of 39 measurements are more than 20 interquartile ranges from the median (row 18: -998)" in remarks[-1]
+    assert not any("interquartile" in text for text in read([*values[:17], "14", *values[18:]])[2])
     assert not any("interquartile" in text for text in read(["0.5"] * 39 + ["9"])[2])
+
+
+@pytest.mark.parametrize("number", ["-999", "9999.0"])
+def test_numbers_that_mark_missing_measurements_are_refused(number):
+    values = [str(k % 7) for k in range(40)]
+    values[3], values[17], values[18] = "", number, "500"
+    with pytest.raises(SubquadError) as error:
+        read(values)
+    assert "column 'y' has numbers that mark missing values, far from all measurements; empty these cells:" in str(
+        error.value
+    )
+    assert str(error.value).splitlines()[1:] == [f"  row 18: {float(number):g}"]
+    # a measurement like any other
+    read([str(900 + k) for k in range(200)])
 
 
 def test_sequences_with_one_value_at_every_residue_are_named_since_it_may_mark_missing_measurements():

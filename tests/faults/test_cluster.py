@@ -10,7 +10,7 @@ import pytest
 from support.bio_bench import stand_in, write_tasks
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif("SUBQUAD_KILLS" not in os.environ, reason="`make test-faults` runs it"),
 ]
 

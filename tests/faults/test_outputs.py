@@ -13,7 +13,7 @@ from support.saved import differences
 FEW = int(os.environ.get("SUBQUAD_KILLS", "2")) < 10
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="after an import of torch, processes fork safely on Linux only"),
 ]

@@ -20,7 +20,7 @@ FINISHED = ("holds a finished run", "contains a finished evaluation", "exists al
 """What a command answers that was stopped after its last file was written."""
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="after an import of torch, processes fork safely on Linux only"),
 ]

@@ -117,7 +117,7 @@ def test_the_changes_of_a_batch_depend_on_seed_epoch_and_jets_alone():
     assert len({*map(tuple, [draw([4, 2], seed=1, epoch=3), *others])}) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_with_reflections_differs_and_is_repeated(tmp_path):
     files = [write(tmp_path / f"{label}.root", columns(label, jets=47)) for label in CLASSES]
     settings = FitSettings(epochs=2, batch_size=17, no_boosting=True)

@@ -125,7 +125,7 @@ def test_without_points_the_graph_takes_the_angles_of_the_momenta(files):
     assert (energy > 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_path):
     given = options("kin")
     given["preprocess"] = {"method": "auto"}
@@ -303,7 +303,7 @@ def test_a_column_of_the_wrong_shape_is_reported(files):
         chunks_of(files[:1], card_of(given, "card.yaml"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_line_takes_a_card(files, tmp_path, capsys):
     names = [str(path) for path in files]
     card = str(CARDS / "JetClass_kin.yaml")

@@ -208,7 +208,7 @@ def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, hold
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "other.root"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_baseline(runs, tmp_path, no_figures):
     out = tmp_path / "evaluation"
     got = evaluate([runs / "one", runs / "paper"], EvaluateSettings(reference="boosting", efficiency=0.3), out=out)

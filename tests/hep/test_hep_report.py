@@ -52,6 +52,7 @@ def lead_of(path):
     return re.search(r"<header>.*?<p>(.*?)</p>", path.read_text(), flags=re.DOTALL)[1]
 
 
+@pytest.mark.long
 def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
     def without(scores):
         return {name: values for name, values in scores.items() if name not in ("pt", "sdmass")}
@@ -66,6 +67,7 @@ def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
     assert "ROC curves beside the baseline, the dependence on pT and mass sculpting." in text
 
 
+@pytest.mark.long
 def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
     path = report("example:tagger", out=tmp_path / "page.html")
     assert "The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 20,000 test jets." in lead_of(path)

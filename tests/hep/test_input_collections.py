@@ -272,7 +272,7 @@ def test_a_feature_is_permuted_among_the_entries_of_its_collection():
         assert torch.equal(permuted[own, column].sort().values, table[own, column])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tagger_learns_from_vertices_and_is_used(vertex_files, tmp_path):
     for name in ("both", "alone"):
         inputs = {key: group for key, group in CARD["inputs"].items() if name == "both" or "pf" in key}

@@ -70,7 +70,7 @@ def test_both_calibration_errors_are_reported():
     assert "calibration_error_unscaled" not in classification_metrics(after, labels, "abc", "a")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fitted_tagger_is_calibrated_on_its_validation_jets(jets, tmp_path):
     settings = FitSettings(preset="standard", epochs=2, batch_size=17, no_boosting=True)
     metrics = fit(jets, settings, out=tmp_path / "run", quiet=True)

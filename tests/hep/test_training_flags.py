@@ -224,7 +224,7 @@ def test_tensorboard_is_named_if_it_is_missing(tmp_path, monkeypatch):
         events.event_writer(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tagger_that_is_no_better_than_one_class_is_called_so(jets, tmp_path):
     settings = replace(SHORT, epochs=1, learning_rate=1e4, batch_size=64)
     *_, note = fit(jets, settings, out=tmp_path / "run", quiet=True)["notes"]

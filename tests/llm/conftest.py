@@ -8,7 +8,7 @@ from support.llm_models import SMALL, word_tokenizer, write_checkpoint, write_te
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.location import locate
 
 
@@ -50,7 +50,7 @@ def smollm2(tmp_path_factory):
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smollm2"
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            model, tokenizer = open_checkpoint(path)
+            model, tokenizer = open_checkpoint(path), open_tokenizer(path)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     return folder

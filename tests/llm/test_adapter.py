@@ -95,6 +95,7 @@ def test_the_settings_of_the_adapter_are_shown(adapter, folder, text, tmp_path, 
     assert "(--lora-rank 3, --lora-targets q_proj down_proj, --attention.window 3" in shown
 
 
+@pytest.mark.long
 def test_an_interrupted_run_that_goes_on_ends_with_the_same_weights(adapter, folder, text, tmp_path, monkeypatch):
     settings, done = continued(adapter), []
 
@@ -187,6 +188,7 @@ def test_settings_that_follow_from_others_are_not_taken_for_given(adapter, folde
         adapter_settings(copy, folder, given, quiet=True)
 
 
+@pytest.mark.long
 def test_an_adapter_is_evaluated_like_the_merged_model(adapter, folder, text, tmp_path):
     settings, found = EvaluateSettings(sequence_length=31, evaluation_tokens=62, speed=(), resamples=100), []
     subquad.llm.merge(adapter, out=tmp_path / "merged", quiet=True)

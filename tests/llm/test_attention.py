@@ -224,7 +224,7 @@ def test_decoding_after_32_thousand_tokens_equals_one_pass_with_a_state_of_const
     assert cache.get_seq_length() == LONG + STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_state_is_noticed_after_32_thousand_tokens(long_text):
     model, ids, expected = long_text
     # two percent per step, of the sum over all tokens before the window
@@ -324,6 +324,7 @@ def test_transformers_ways_to_attend_work_or_are_refused():
         attention_layers(model)[0](torch.zeros(1, 17, 30).double(), (torch.ones(1, 17, 10).double(),) * 2, mask)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_a_compiled_model_gives_the_same_output_and_gradient():
     model, ids = converted("llama", window=3, cache=4), tokens(2, 17)

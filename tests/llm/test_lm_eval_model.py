@@ -26,6 +26,7 @@ def instances(kind, arguments):
     return [Instance(kind, {}, given, number) for number, given in enumerate(arguments)]
 
 
+@pytest.mark.long
 def test_lm_eval_knows_the_model_after_an_import_of_subquad():
     code = "import subquad.llm; from lm_eval.api.registry import get_model; print(get_model('subquad').__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

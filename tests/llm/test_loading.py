@@ -229,3 +229,25 @@ def test_inputs_are_not_overwritten(folder, text, tmp_path):
     with pytest.raises(SubquadError, match=r"MODEL .* lies in --out"):
         subquad.llm.linearize(folder, text, SMALL, out=folder, force=True, quiet=True)
     assert (inside / "text.txt").read_bytes() == Path(text).read_bytes()
+
+
+def test_the_licence_in_the_header_of_a_packed_file_is_that_of_its_student(tmp_path):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_license("apache-2.0")
+    writer.add_languages(["de", "en"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert teacher_metadata(tmp_path / "tiny.gguf") == {"license": "apache-2.0", "language": ["de", "en"]}
+
+
+def test_an_encoder_is_refused_before_its_weights_are_looked_for(tmp_path):
+    folder = write_config(tmp_path / "model", model_type="bert", architectures=["BertForMaskedLM"])
+    with pytest.raises(SubquadError, match="model: BertForMaskedLM is not a decoder, which predicts the next token"):
+        locate(folder)
+    # one that is damaged is found when it is opened
+    for architectures in (None, "BertForMaskedLM", [7]):
+        with pytest.raises(SubquadError, match="in it; the weights are missing"):
+            locate(write_config(folder, model_type="llama", architectures=architectures))

@@ -27,3 +27,15 @@ def test_a_damaged_file_of_rows_is_refused_with_its_key_and_remedy(tmp_path, con
         store.rows("a", {"text": "x"}, 3, lambda start, stop: [{}] * (stop - start), step=2)
     assert str(error.value).startswith(f"{path}: {message}; ")
     assert str(error.value).endswith("delete it, and its rows are measured again")
+
+
+def test_what_rows_need_is_prepared_once_and_only_if_rows_are_missing(tmp_path):
+    store, opened = MeasurementStore(tmp_path, quiet=True), []
+
+    def rows(total):
+        return store.rows("a", {}, total, lambda start, stop: [{}], step=1, prepare=lambda: opened.append(total))
+
+    assert len(rows(3)) == 3
+    assert len(rows(2)) == 2
+    assert len(rows(4)) == 4
+    assert opened == [3, 4]

@@ -357,11 +357,17 @@ def test_all_unusable_files_are_reported_together(tmp_path):
     assert "c.csv: no such file" in str(caught.value)
 
 
-def test_text_shorter_than_one_sequence_is_refused(tokenizer, tmp_path):
+def test_text_shorter_than_its_sequences_is_refused(tokenizer, text, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("the bird sings")
-    with pytest.raises(SubquadError, match=r"short.txt: \d+ training tokens .*shorter than one sequence of 1,024"):
+    with pytest.raises(
+        SubquadError, match=r"short.txt: \d+ tokens, but two sequences of 1,024 are needed, one to train"
+    ):
         prepare_text(tokenizer, [path], sequence_length=1024)
+    with pytest.raises(
+        SubquadError, match=r"short.txt: \d+ training tokens, shorter than one sequence of 64; give more"
+    ):
+        prepare_text(tokenizer, [path], [text], sequence_length=64)
 
 
 def test_held_out_text_shorter_than_one_sequence_is_refused(tokenizer, text, tmp_path):

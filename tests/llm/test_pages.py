@@ -116,6 +116,26 @@ def test_a_model_card_names_the_text_on_which_the_model_was_measured():
         assert "style of the training text" not in found
 
 
+def test_pages_and_cards_of_a_few_steps_say_so():
+    metrics, notes = files_of_a_run(has_moments=True)
+    short = history_of(transfer=2, lora=60)
+    warning = "Trained on 2 steps of attention transfer and 60 steps of fine-tuning, too few to judge the student by"
+    for text in (card(metrics, notes["about"], short), page := linearize_page(metrics, notes, short)):
+        assert warning in text
+    assert "It was trained for 2 steps, too few to judge it by." in page
+    long = history_of(transfer=10, lora=10)
+    for text in (card(metrics, notes["about"], long), page := linearize_page(metrics, notes, long)):
+        assert "too few" not in text
+    assert "was trained for" not in page
+
+
+def test_a_model_card_names_the_licence_of_the_teacher_or_says_that_there_is_none():
+    metrics, notes = files_of_a_run(has_moments=True)
+    end = f"The licence of the weights is that of {notes['about']['model']}"
+    assert f"{end}, whose files name none.\n" in card(metrics, {**notes["about"], "teacher_card": {}})
+    assert f"{end}: mit.\n" in card(metrics, {**notes["about"], "teacher_card": {"license": "mit"}})
+
+
 def luminance(colour):
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -144,7 +164,7 @@ def test_lines_are_told_apart_without_colour_and_seen_on_light_and_dark_pages():
     ("steps", "trained"),
     [
         ({"transfer": 1, "lora": 1}, "1 step of attention transfer and 1 step of fine-tuning"),
-        ({"transfer": 90, "lora": 9}, "90 steps of attention transfer and 9 steps of fine-tuning"),
+        ({"transfer": 90, "lora": 3}, "90 steps of attention transfer and 3 steps of fine-tuning"),
         # block by block, each block of layers with its own steps
         ({"transfer-0": 2, "transfer-1": 2, "lora": 10}, "2 steps of attention transfer and 10 steps of fine-tuning"),
     ],
@@ -153,7 +173,7 @@ def test_a_run_of_few_steps_begins_with_them_and_gives_no_verdict(steps, trained
     _, notes = files_of_a_run(has_moments=True)
     metrics, notes = with_control([loss + 1 for loss in notes["losses"]["fine_tuned"]])
     lead = lead_of(linearize_page(metrics, notes, history_of(**steps)))
-    assert lead.startswith(f"Trained on {trained}, too few to judge the student by: a stage needs at least 10.")
+    assert lead.startswith(f"Trained on {trained}, too few to judge the student by: a stage needs at least 4.")
     assert "The fine-tuned model has perplexity" in lead
     assert "better" not in lead
     assert "Without its moments" not in lead

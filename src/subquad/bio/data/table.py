@@ -214,7 +214,12 @@ def read_sequences(
 
 
 def read_like(
-    path: Path | str, schema: InputSchema, *, sequence: str | None = None, embeddings: Path | str | None = None
+    path: Path | str,
+    schema: InputSchema,
+    *,
+    sequence: str | None = None,
+    has_flag: bool = False,
+    embeddings: Path | str | None = None,
 ) -> Table:
     """Read a table to predict in the same way as the training table: columns, alphabet, wild type and offset.
 
@@ -223,6 +228,7 @@ def read_like(
         schema: Schema of the training table.
         sequence: Column with the sequences, or with variants of the run's wild type. Default: that of the training
             table, otherwise inferred.
+        has_flag: The command has a flag `--sequence` for that column, which messages name.
         embeddings: File with the embeddings of the table, by the same language model as in training.
 
     Raises:
@@ -243,13 +249,9 @@ def read_like(
 
     def inputs() -> ReadInputs:
         if is_absent or sequence is not None:
+            flags = ("--sequence", "--sequence") if has_flag else None
             found, notes = find_inputs(
-                path,
-                frame,
-                sequence=names["sequence"],
-                mutant=names["mutant"],
-                partner=names["partner"],
-                mutant_flag="--sequence",
+                path, frame, sequence=names["sequence"], mutant=names["mutant"], partner=names["partner"], flags=flags
             )
             if is_absent:
                 names.update(found)
@@ -271,7 +273,7 @@ def read_like(
         # without a column that could be read instead, the error only repeats that none was found
         is_found = names["sequence"] is not None or names["mutant"] is not None
         more = f"\n{error}" if is_found else ""
-        raise SubquadError(_expected_columns(path, frame, schema) + more) from error
+        raise SubquadError(_expected_columns(path, frame, schema, has_flag=has_flag) + more) from error
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     own = add_embeddings_like(embeddings, own, schema, made.sequences.sequences, table=path)
     return Table(
@@ -328,15 +330,16 @@ def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.nd
     return _groups(frame, name)
 
 
-def _expected_columns(path: Path, frame: pd.DataFrame, schema: InputSchema) -> str:
+def _expected_columns(path: Path, frame: pd.DataFrame, schema: InputSchema, *, has_flag: bool) -> str:
     """Return which columns a model expects and a table has, as the first line of an error."""
     wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
     names = [repr(str(name)) for name in frame.columns if name]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
+    other = f", or name the column of the {inputs} with --sequence" if has_flag else ""
     return (
         f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
-        f"with that column, or name the column of the {inputs} with --sequence"
+        f"with that column{other}"
     )
 
 

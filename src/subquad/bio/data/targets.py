@@ -23,7 +23,9 @@ __all__ = ["read_target"]
 
 MAX_CLASSES = 100
 FAR = 20
-"""Measurements that many interquartile ranges from the median are named; -999 often marks a missing value."""
+"""Measurements that many interquartile ranges from the median are named."""
+MISSING = (999, 9999, 99999)
+"""Numbers that, or whose negatives, mark missing values in many tables."""
 
 
 def read_target(
@@ -65,7 +67,7 @@ def read_target(
         case "regression":
             y, more = read_number_columns(path, frame, columns, "measurements")
             target = Target(task_type="regression", y=y, names=tuple(columns))
-            more = [*more, *_far_values(y, columns)]
+            more = [*more, *_far_values(path, y, columns)]
         case "multilabel":
             target, more = _labels(path, frame, columns, has)
         case "binary" | "multiclass":
@@ -110,20 +112,31 @@ def _infer(
     return "binary" if classes <= 2 else "multiclass"
 
 
-def _far_values(y: np.ndarray, columns: Sequence[str]) -> list[str]:
-    """Return a remark about each column `(n,)` of y with measurements far from all others."""
+def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list[str]:
+    """Return a remark about each column `(n,)` of y with measurements far from all others.
+
+    Raises:
+        SubquadError: Some of these are numbers that mark missing values.
+    """
     remarks = []
     for values, name in zip(y.T, columns, strict=True):
         known = values[np.isfinite(values)]
         if not len(known):
             continue
         low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
-        far = np.flatnonzero(np.abs(values - middle) > FAR * (high - low))
-        # of a column in which most values are equal nothing is far
-        if high > low and len(far):
-            shown = ", ".join(f"row {row + 1}: {values[row]:g}" for row in far[:3]) + (", …" if len(far) > 3 else "")
+        # nothing is far in a column in which most values are equal, and no comparison with NaN is true
+        far = np.flatnonzero(np.abs(values - middle) > FAR * (high - low)) if high > low else np.array([], dtype=int)
+        rows = [f"row {row + 1}: {values[row]:g}" for row in far]
+        missing = [text for row, text in zip(far, rows, strict=True) if abs(values[row]) in MISSING]
+        raise_errors(
+            f"{path}: column {name!r} has numbers that mark missing values, far from all measurements; empty these "
+            "cells:",
+            missing,
+        )
+        if rows:
+            shown = ", ".join(rows[:3]) + (", …" if len(rows) > 3 else "")
             remarks.append(
-                f"column {name!r}: {len(far):,} of {len(known):,} measurements are more than {FAR} interquartile "
+                f"column {name!r}: {len(rows):,} of {len(known):,} measurements are more than {FAR} interquartile "
                 f"ranges from the median ({shown}); empty these cells if they mark missing values, or take logarithms "
                 "if the values are real"
             )

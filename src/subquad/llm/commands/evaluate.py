@@ -69,7 +69,7 @@ def evaluate(
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()
-    loader = ModelLoader(settings)
+    loader = ModelLoader(settings, quiet=quiet)
     results = [
         summarize(model, measure_rows(model, own, store, loader, settings), settings)
         for model, own in zip(models, measurements, strict=True)

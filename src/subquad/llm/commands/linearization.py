@@ -34,6 +34,7 @@ from subquad.llm.training.budget import (
     budget_from_time,
     budget_from_tokens,
     choice_sequences,
+    enough_minutes,
     expected_seconds,
 )
 from subquad.llm.training.controls import as_control, control_folder, controls_of
@@ -135,15 +136,13 @@ class Linearization:
 
     def describe(self, model: PreTrainedModel, name: str, budget: TokenBudget) -> None:
         """Print the budget, and note what the page says about the run besides its metrics."""
-        settings, stages = self.settings, []
+        settings, stages, few = self.settings, [], []
         for stage, tokens in (("attention transfer", budget.transfer_tokens), ("fine-tuning", budget.lora_tokens)):
             if tokens:
                 steps, size = steps_for(tokens, settings), tokens_per_step(settings)
                 name_of = f"{counted(steps, 'step')} of {stage}"
                 stages.append(f"{name_of} ({steps * size:,} tokens)")
-                if settings.lora_tokens is None and steps < FEW_STEPS:
-                    text = f"too few to judge the student by ({FEW_STEPS} are the least); give more --minutes"
-                    say(f"{name_of}: {text}", quiet=self.quiet)
+                few += [name_of] * (settings.lora_tokens is None and steps < FEW_STEPS)
                 passes = steps * size / self.data.training.ids.numel()
                 if passes > 1:
                     say(
@@ -151,6 +150,16 @@ class Linearization:
                         f"{passes:.1f} times",
                         quiet=self.quiet,
                     )
+        if few:
+            minutes = enough_minutes(
+                FEW_STEPS, budget, self.data, settings,
+                spent=sum(self.notes["seconds"].values()), others=choice_sequences(model, settings),
+            )  # fmt: skip
+            say(
+                f"{' and '.join(few)}: too few to judge the student by; {FEW_STEPS} of each stage are the least, for "
+                f"which this computer needs about --minutes {minutes}",
+                quiet=self.quiet,
+            )
         say(
             f"{' and '.join(stages)} in {budget.precision}; perplexities on {self.holdout.numel():,} held-out tokens",
             quiet=self.quiet,
@@ -329,6 +338,7 @@ class Linearization:
     def write(self, model: PreTrainedModel, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write the folder of the model or of the adapter."""
         directory, about = self.run.directory, self.notes["about"]
+        history = read_history(directory)
         write_json(directory / NOTES, self.notes)
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
@@ -340,6 +350,6 @@ class Linearization:
             config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
             tensors=tensors,
             metrics=metrics,
-            card=card(metrics, about),
-            report=lambda: linearize_page(metrics, self.notes, read_history(directory)),
+            card=card(metrics, about, history),
+            report=lambda: linearize_page(metrics, self.notes, history),
         )

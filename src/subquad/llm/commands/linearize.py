@@ -21,7 +21,7 @@ from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, 
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.location import locate
-from subquad.llm.models.meta_model import OtherNamesError, check_supported, open_meta_model
+from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_supported, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
@@ -73,6 +73,8 @@ def linearize(
     quiet = quiet or not processes().is_main_process
     checkpoint = locate(model)
     settings = _with_adapter(settings or LinearizeSettings(), checkpoint, quiet=quiet)
+    if settings.block_layers is not None:
+        check_folder(checkpoint)
     check_supported(checkpoint, settings.attention)
     files, evaluation_files = _check(text, eval_text, settings)
     given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
@@ -187,19 +189,20 @@ def _prepare(
     out: Path,
     quiet: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TextDataset]:
-    """Open the model, check that it can be linearized, tokenize the texts, and convert the model.
+    """Tokenize the texts, open the model, check that it can be linearized, and convert it.
 
     For block-wise transfer the model is not converted, and stays on the meta device.
     """
     processes().wait_for_everyone()
     say(f"opening {checkpoint.name}", quiet=quiet)
-    model, tokenizer = _open(checkpoint, settings)
-    check_targets(model, settings.lora_targets, attention=settings.attention)
-    _check_layers(model, settings)
-    texts = partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet)
-    data = read_once(texts, out)
+    tokenizer = open_tokenizer(checkpoint)
+    # a text that is too short is refused before the model is opened
+    data = read_once(partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet), out)
     for description in data.descriptions:
         say(description, quiet=quiet)
+    model = _open(checkpoint, settings)
+    check_targets(model, settings.lora_targets, attention=settings.attention)
+    _check_layers(model, settings)
     data.check_fit(
         vocabulary=embedding_weight(model).shape[0],
         max_length=getattr(model.config, "max_position_embeddings", None),
@@ -210,11 +213,11 @@ def _prepare(
     return model, tokenizer, data
 
 
-def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open the model and its tokenizer; for block-wise transfer or shards, the model on the meta device if possible."""
+def _open(checkpoint: Path, settings: LinearizeSettings) -> PreTrainedModel:
+    """Open the model; for block-wise transfer or shards on the meta device if possible."""
     if settings.block_layers is None and not _is_streamed(checkpoint, settings):
         return open_checkpoint(checkpoint, getattr(torch, settings.dtype))
-    return open_meta_model(checkpoint, settings.attention).model, open_tokenizer(checkpoint)
+    return open_meta_model(checkpoint, settings.attention).model
 
 
 def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
@@ -265,7 +268,7 @@ def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: Lineariz
     dtype = getattr(torch, settings.dtype)
     if _is_streamed(checkpoint, settings):
         return read_shards(open_meta_model(checkpoint, settings.attention, dtype), settings.attention)
-    model = convert(model or open_checkpoint(checkpoint, dtype)[0], settings.attention)
+    model = convert(model or open_checkpoint(checkpoint, dtype), settings.attention)
     return shard(model) if settings.shard else to_device(model)
 
 

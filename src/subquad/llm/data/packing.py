@@ -183,15 +183,15 @@ def prepare_text(
     _check_answers(streams, train_on)
     if evaluation_files:
         training_streams, holdout_streams = streams, [(_names(evaluation_files), read(evaluation_files))]
-        holdout_source, note = holdout_streams[0][0], ""
+        holdout_source = holdout_streams[0][0]
         holdout_descriptions = holdout_streams[0][1].descriptions
     else:
         training_streams, holdout_streams = _split_holdout(streams, sequence_length)
         names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
-        holdout_source, note = f"{part} {names}", f" (after {part.removesuffix(' of')} was held out)"
+        holdout_source = f"{part} {names}"
         holdout_descriptions = ()
-    training = [pack(*stream, "training token", note) for stream in training_streams]
+    training = [pack(*stream, "training token") for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
     holdout = [pack(*stream, "held-out token") for stream in holdout_streams]
     interleaved = holdout[0]
@@ -286,14 +286,22 @@ def _split_validation(
 
 
 def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tuple[list[NamedStream], list[NamedStream]]:
-    """Split the last tenth off each stream, but no less than one sequence or, of a short text, its second half."""
+    """Split the last tenth off each stream, but no less than one sequence.
+
+    Raises:
+        SubquadError: A stream is shorter than two sequences.
+    """
     before, after = [], []
     for names, tokens in streams:
-        least = min(sequence_length, len(tokens) // 2)
+        if len(tokens) < 2 * sequence_length:
+            raise SubquadError(
+                f"{names}: {counted(len(tokens), 'token')}, but two sequences of {sequence_length:,} are needed, one "
+                f"to train on and one to measure on; {REMEDY}, or a text to measure on by --eval-text"
+            )
         tenth = int(len(tokens) * HOLDOUT_FRACTION)
-        cut = len(tokens) - max(tenth, least)
+        cut = len(tokens) - max(tenth, sequence_length)
         before.append((names, tokens.part(0, cut)))
-        after.append((f"{LAST_TENTH if least <= tenth else END} {names}", tokens.part(cut, len(tokens))))
+        after.append((f"{LAST_TENTH if sequence_length <= tenth else END} {names}", tokens.part(cut, len(tokens))))
     return before, after
 
 
@@ -306,11 +314,11 @@ def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
 
 
 def _pack(
-    names: str, tokens: TokenStream, what: str, note: str = "", *, sequence_length: int, folder: Path | None = None
+    names: str, tokens: TokenStream, what: str, *, sequence_length: int, folder: Path | None = None
 ) -> PackedSequences:
     if len(tokens) < sequence_length:
         found = counted(len(tokens), what)
-        raise SubquadError(f"{names}: {found}{note}, shorter than one sequence of {sequence_length:,}; {REMEDY}")
+        raise SubquadError(f"{names}: {found}, shorter than one sequence of {sequence_length:,}; {REMEDY}")
     shape = (len(tokens) // sequence_length, sequence_length)
     used = shape[0] * sequence_length
     dtype = torch.int16 if sequence_length <= 2**15 else torch.int32

@@ -14,12 +14,12 @@ from subquad.reporting.statistics import bootstrap_means, mean_interval, percent
 
 __all__ = ["compare"]
 
-NO_GAP = "teacher and window do not differ significantly: there is no gap to close"
+NO_GAP = "teacher and window do not differ significantly, so that there is no gap to close"
 FEWEST, FEWEST_RATES = 4, 20
 """Sequences from which on losses have intervals and a gap is computed, and items from which on that of rates is."""
 NO_WINDOW = "no window was measured"
-TOO_FEW = f"too few sequences to measure a gap in loss (fewer than {FEWEST})"
-TOO_FEW_RATES = f"too few items to measure a gap in accuracy (fewer than {FEWEST_RATES})"
+TOO_FEW = f"there are too few sequences to measure a gap in loss (fewer than {FEWEST})"
+TOO_FEW_RATES = f"there are too few items to measure a gap in accuracy (fewer than {FEWEST_RATES})"
 
 Interval = tuple[float, float]
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,8 @@ def measure_rows(
                 measurement.total,
                 _measuring(measurement, variant, loader, known=known),
                 step=measurement.step,
+                # time to open a model is no time of the measurement
+                prepare=partial(loader.load, variant) if len(known) < measurement.total else None,
                 title=f"{labels(model.about)[variant.role]}: {measurement.kind} {measurement.name}",
             )
             found[measurement.kind][variant.role].append((measurement, rows))

@@ -24,7 +24,7 @@ from subquad.llm.models.loading import load, place
 from subquad.llm.models.location import check_run, checkpoint_kind, folder_of_run, locate
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
-from subquad.llm.training.controls import MODES, control_folder
+from subquad.llm.training.controls import MODES, control_folder, trained_controls
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.ops.linattn_windows import seen_whole
 from subquad.progress import say
@@ -87,8 +87,9 @@ class EvaluatedModel:
 class ModelLoader:
     """Loads models when a measurement needs them, and keeps the last one in memory."""
 
-    def __init__(self, settings: PlacementSettings = PlacementSettings()) -> None:
-        self._settings = settings
+    def __init__(self, settings: PlacementSettings = PlacementSettings(), *, quiet: bool = True) -> None:
+        """Keep where models are placed, and whether it is not printed which model is opened."""
+        self._settings, self._quiet = settings, quiet
         self._key: tuple[Path, AttentionSettings | None] | None = None
         self._model: PreTrainedModel | None = None
 
@@ -99,10 +100,11 @@ class ModelLoader:
             # released first, so that two models are never in memory
             self._model, self._key = None, None
             gc.collect()
+            say(f"opening {variant.path.name}", quiet=self._quiet)
             if variant.attention is None:
                 model, _ = load(variant.path, base=variant.base)
             else:
-                model = convert(open_checkpoint(variant.path)[0], variant.attention)
+                model = convert(open_checkpoint(variant.path), variant.attention)
             self._model, self._key = place(model, self._settings).requires_grad_(False).eval(), key
         return self._model
 
@@ -157,6 +159,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
         "has_linear": attention.has_linear,
         "tokens": _training_tokens(folder),
         "trained_length": config.get("trained_length"),
+        "controls": trained_controls(folder),
     }
     if attention.cache:
         # which tokens are kept depends on what the choice reads
@@ -245,12 +248,11 @@ def _config_of(checkpoint: Path) -> Mapping[str, Any]:
 def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
     """Return the controls that `linearize --controls` trained beside a model."""
     found = []
-    for name, mode in MODES.items():
-        path = folder / control_folder(name)
-        if (path / METRICS).is_file():
-            own = attention_of(read_json(path / "config.json")["hybrid_attention"], str(path))
-            key = f"{mode}-{_weights_fingerprint(path)}{_choice(own)}"
-            found.append(ModelVariant(name, path, mode, None, key, teacher))
+    for name in trained_controls(folder):
+        path, mode = folder / control_folder(name), MODES[name]
+        own = attention_of(read_json(path / "config.json")["hybrid_attention"], str(path))
+        key = f"{mode}-{_weights_fingerprint(path)}{_choice(own)}"
+        found.append(ModelVariant(name, path, mode, None, key, teacher))
     return found
 
 

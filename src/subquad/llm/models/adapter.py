@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, flag_name, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
-from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint
+from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
 from subquad.llm.models.location import SMOLLM2, checkpoint_kind, is_hub_name, locate
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
@@ -227,7 +227,7 @@ def open_adapter(
             f"{directory}: the adapter was trained on another checkpoint than {path}; merge it with the original one "
             f"({recorded['model']}): {remedy}"
         )
-    model, tokenizer = open_checkpoint(path)
+    model, tokenizer = open_checkpoint(path), open_tokenizer(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
     tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)
     load_adapter(tuned, directory)

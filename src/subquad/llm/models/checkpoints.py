@@ -70,28 +70,25 @@ def _samples(path: Path) -> Iterator[str | bytes]:
             yield file.read(SAMPLE_BYTES)
 
 
-def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open a softmax model and its tokenizer; no code from the checkpoint is run.
+def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Open a softmax model; no code from the checkpoint is run.
 
     Args:
         path: Folder or `.gguf` file, from `locate`.
         dtype: Type of the weights.
 
     Raises:
-        SubquadError: The architecture is unknown to transformers, or weights or the tokenizer are missing.
+        SubquadError: The architecture is unknown to transformers, or weights are missing.
     """
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
         check_known(path, read_json(path / "config.json"))
-        if not has_tokenizer(path):
-            raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
         for file in sorted(path.glob("*.safetensors")):
             # transformers' error does not name the file
             open_weights(file)
     try:
         with without_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
             # with `output_loading_info` it returns a pair
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -118,7 +115,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     elif hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
     model.generation_config = plain_generation(model.generation_config)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def gguf_config(file: Path) -> dict[str, Any]:
@@ -158,6 +155,8 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         SubquadError: It is missing.
     """
     folder, extra = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+    if not path.is_file() and not has_tokenizer(path):
+        raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
     except OF_TRANSFORMERS as error:

@@ -84,6 +84,7 @@ def locate(model: str | Path) -> Path:
         raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
     if kind != "softmax":
         raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint from which it was made")
+    _check_decoder(path)
     if not any((path / name).is_file() for name in (WEIGHTS, INDEX)):
         pickled = sorted(file.name for pattern in PICKLED for file in path.glob(pattern))
         raise SubquadError(
@@ -96,6 +97,16 @@ def locate(model: str | Path) -> Path:
             )
         )
     return path
+
+
+def _check_decoder(path: Path) -> None:
+    """Check that a config is not that of an encoder, of which transformers would make a decoder after warnings."""
+    architectures = read_json(path / "config.json").get("architectures")
+    for name in architectures if isinstance(architectures, list) else ():
+        if isinstance(name, str) and name.endswith("ForMaskedLM"):
+            raise SubquadError(
+                f"{path}: {name} is not a decoder, which predicts the next token; only these are linearized"
+            )
 
 
 def is_hub_name(model: str | Path) -> bool:

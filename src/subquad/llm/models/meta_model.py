@@ -25,7 +25,7 @@ from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_supported", "open_meta_model"]
+__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_folder", "check_supported", "open_meta_model"]
 
 GENERATION = "generation_config.json"
 
@@ -166,11 +166,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         OtherNamesError: Weights are missing, or are stored under other names than those in transformers.
         SubquadError: It is not a folder of plain safetensors, or the model cannot be linearized.
     """
-    if path.is_file():
-        raise SubquadError(
-            f"{path}: --block-layers reads layers one by one from safetensors, and this is one packed file; give a "
-            "Hugging Face folder, or omit --block-layers"
-        )
+    check_folder(path)
     model = _without_weights(path, dtype)
     meta = MetaModel(
         path=path,
@@ -188,6 +184,19 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     model.generation_config = plain_generation(model.generation_config)
     return meta
+
+
+def check_folder(path: Path) -> None:
+    """Check that the layers of a checkpoint can be read one by one.
+
+    Raises:
+        SubquadError: It is a packed file.
+    """
+    if path.is_file():
+        raise SubquadError(
+            f"{path}: --block-layers reads layers one by one from safetensors, and this is one packed file; give a "
+            "Hugging Face folder, or omit --block-layers"
+        )
 
 
 def check_supported(path: Path, attention: AttentionSettings) -> None:

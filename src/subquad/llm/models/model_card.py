@@ -13,11 +13,23 @@ __all__ = ["card_metadata", "teacher_metadata"]
 
 INHERITED = ("license", "license_name", "license_link", "language")
 """Entries of the teacher's card that hold for the student too."""
+GGUF_NAMES = {
+    "license": "general.license",
+    "license_name": "general.license.name",
+    "license_link": "general.license.link",
+    "language": "general.languages",
+}
+"""The same entries in the header of a `.gguf` file."""
 TAGS = ["linear-attention", "lolcats", "arxiv:2410.10254"]
 
 
 def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
-    """Return licence and language from the model card in a checkpoint's folder; empty if it has none to read."""
+    """Return licence and language from the model card in a checkpoint's folder, or from the header of a `.gguf` file.
+
+    What is not there, or cannot be read, is left out.
+    """
+    if checkpoint.is_file():
+        return _gguf_metadata(checkpoint)
     card = checkpoint / "README.md"
     if not card.is_file():
         return {}
@@ -27,6 +39,14 @@ def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
         # a card is text for people; one that cannot be read is no reason to stop
         return {}
     return {key: found[key] for key in INHERITED if isinstance(found.get(key), str | list)}
+
+
+def _gguf_metadata(file: Path) -> dict[str, Any]:
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    found = {key: fields[name].contents() for key, name in GGUF_NAMES.items() if name in fields}
+    return {key: value for key, value in found.items() if isinstance(value, str | list)}
 
 
 def card_metadata(model: str, teacher: Mapping[str, Any]) -> str:

@@ -9,14 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from subquad.errors import counted
-from subquad.llm.plots.evaluation_result import NO_CONTROL, has_control, result_sentence
+from subquad.llm.plots.evaluation_result import missing_control, result_sentence
 from subquad.llm.plots.evaluation_tables import (
     FINE_TUNED,
+    NONE,
     STUDENT,
     TEACHER,
     branch,
     columns,
     gap_rows,
+    has_gap,
     labels,
     perplexity_rows,
     reasons,
@@ -90,11 +92,9 @@ def _what_is_compared(about: Mapping[str, Any]) -> str:
             f"Of a text of up to {visible} the student sees each token exactly (its window has "
             f"{size}, {about['window_shape']}); only for longer ones its {branch(about)} can matter."
         )
-    tuned = (
+    tuned = missing_control(about) or (
         "A student has read its training texts, so the fine-tuned controls, which have read as many tokens of them, "
         "are the fair comparison."
-        if has_control(about)
-        else NO_CONTROL
     )
     kind = f"hybrid attention ({'moments' if about.get('has_moments') else 'linear'} plus window)"
     kind = kind if has_linear else "softmax attention to a window and to cached tokens"
@@ -138,14 +138,19 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
         return []
     are_tuned = all(role in roles for role in FINE_TUNED.values())
     ends = "the fine-tuned teacher and the fine-tuned wide window" if are_tuned else "teacher and window untrained"
-    table = _table(
-        ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"])[:-1])],
-        rows,
-        caption="The student minus each control on the same items: loss in nats per token (negative is better), "
-        "otherwise percentage points (positive is better). Gap closed: (student − window) / (teacher − window), with "
-        f"{ends}; 100 % equals the teacher, 0 % the window. {INTERVAL}.",
+    header = ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"])[:-1])]
+    caption = (
+        "The student minus each control on the same items: loss in nats per token (negative is better), otherwise "
+        "percentage points (positive is better)."
     )
-    return [table, *(f"–: {reason}." for reason in reasons([model]))]
+    why = reasons([model])
+    if not has_gap(rows):
+        header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+        return [_table(header, rows, caption=caption), *(f"Gap closed: not known, since {reason}." for reason in why)]
+    caption += (
+        f" Gap closed: (student − window) / (teacher − window), with {ends}; 100 % equals the teacher, 0 % the window."
+    )
+    return [_table(header, rows, caption=f"{caption} {INTERVAL}."), *(f"{NONE}: {reason}." for reason in why)]
 
 
 def _perplexity(model: Mapping[str, Any]) -> list[Block]:

@@ -14,13 +14,18 @@ from subquad.llm.plots.evaluation_tables import (
     headlines,
     labels,
 )
+from subquad.llm.training.controls import MODES
 from subquad.reporting.run_comparison import run_name
 
-__all__ = ["NO_CONTROL", "has_control", "result_sentence"]
+__all__ = ["NOT_MEASURED", "NO_CONTROL", "missing_control", "result_sentence"]
 
 NO_CONTROL = (
     "No control was fine-tuned with the same budget, so a part of what the student gains may come from training on "
     "its texts alone; `subquad llm linearize --controls` trains such controls."
+)
+NOT_MEASURED = (
+    "The controls that were fine-tuned with the same budget are not measured here (--variants), so a part of what the "
+    "student gains may come from training on its texts alone."
 )
 
 Result = tuple[str, Mapping[str, Any], Callable[[Estimate], str]]
@@ -32,15 +37,18 @@ def result_sentence(models: Sequence[Mapping[str, Any]]) -> str:
     if any("[" in sentence for sentence in sentences):
         sentences.append("Brackets: 95 % intervals.")
     compared = [model["about"] for model in models if headlines(model)]
-    without = [run_name(about["folder"]) for about in compared if not has_control(about)]
-    if without:
-        sentences.append(f"{', '.join(without)}: {NO_CONTROL}" if len(without) < len(models) else NO_CONTROL)
+    for remark in (NO_CONTROL, NOT_MEASURED):
+        without = [run_name(about["folder"]) for about in compared if missing_control(about) == remark]
+        if without:
+            sentences.append(f"{', '.join(without)}: {remark}" if len(without) < len(models) else remark)
     return " ".join(sentences)
 
 
-def has_control(about: Mapping[str, Any]) -> bool:
-    """Return whether a control was fine-tuned on the texts of the student, and measured."""
-    return any(role.endswith("_fine_tuned") for role in about["roles"])
+def missing_control(about: Mapping[str, Any]) -> str | None:
+    """Return what it means that no control was measured that was fine-tuned on the texts of the student, if so."""
+    if any(role in MODES for role in about["roles"]):
+        return None
+    return NOT_MEASURED if about.get("controls") else NO_CONTROL
 
 
 def _first_results(model: Mapping[str, Any]) -> list[Result]:

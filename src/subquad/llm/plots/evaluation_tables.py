@@ -8,6 +8,7 @@ from subquad.reporting.page import LARGE, difference_text, show
 __all__ = [
     "FINE_TUNED",
     "LABELS",
+    "NONE",
     "STUDENT",
     "TEACHER",
     "WINDOW",
@@ -16,6 +17,7 @@ __all__ = [
     "columns",
     "estimate_text",
     "gap_rows",
+    "has_gap",
     "headlines",
     "labels",
     "perplexity_rows",
@@ -24,6 +26,8 @@ __all__ = [
     "task_rows",
 ]
 
+NONE = "–"
+"""What stands in place of a value that is not known."""
 TEACHER, WINDOW, STUDENT = "teacher", "window", "fine_tuned"
 FINE_TUNED = {TEACHER: "teacher_fine_tuned", WINDOW: "wide_window_fine_tuned"}
 """Controls that take the place of the untrained ones in the gap if they were trained."""
@@ -72,7 +76,7 @@ def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
     """Return a value with its interval."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
-        return "–"
+        return NONE
     return write(value) if low is None or high is None else f"{write(value)} [{write(low)}, {write(high)}]"
 
 
@@ -115,7 +119,7 @@ def task_rows(model: Mapping[str, Any]) -> list[list[str | int]]:
             for metric, result in own["metrics"].items()
         ]
     for length, result in model["passkey"].items():
-        rows.append([f"passkey {int(length):,}", result["items"], "–", *_accuracies(result)])
+        rows.append([f"passkey {int(length):,}", result["items"], NONE, *_accuracies(result)])
     return rows
 
 
@@ -143,7 +147,7 @@ def headlines(model: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any
 
 def _difference_text(found: Estimate, scale: float, *, digits: int) -> str:
     value, low, high = (None if end is None else scale * end for end in (found["value"], found["low"], found["high"]))
-    return "–" if value is None else difference_text(value, low, high, digits=digits)
+    return NONE if value is None else difference_text(value, low, high, digits=digits)
 
 
 def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
@@ -152,6 +156,11 @@ def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
     for _, name, result, write in headlines(model):
         rows.append([name, closed_text(result["gap_closed"]), *map(write, result["differences"].values())])
     return rows
+
+
+def has_gap(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether a row of `gap_rows` has a value for the gap."""
+    return any(row[1] != NONE for row in rows)
 
 
 def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:

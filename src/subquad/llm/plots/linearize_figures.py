@@ -30,6 +30,7 @@ COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": 
 GREY, GREEN = "#8a94a6", "#1f6f54"
 ABOVE_LINES = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
 """Background of a text that lines would cross."""
+DECADE = 10
 SMOOTHED = 50
 """Points of a curve from which on a running mean is drawn."""
 
@@ -130,9 +131,10 @@ def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], stage
                     _draw_losses(axes, points, shape)
         axes.set_title(titles[stage], fontsize=10)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         if stage == "transfer":
-            axes.set_yscale("log")
+            _logarithmic(axes)
     figure.tight_layout()
     return figure
 
@@ -155,9 +157,19 @@ def layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]
     axes = figure.subplots()
     for name, colour, shape in (("untrained", GREY, "s--"), ("transferred", GREEN, "o-")):
         axes.plot(range(len(errors[name])), errors[name], shape, color=colour, label=names[name], markersize=4)
-    axes.set_yscale("log")
+    _logarithmic(axes)
     _label(axes, "layer", "relative error")
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make the vertical axis logarithmic; within one decade its numbers are not written with powers of ten."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < DECADE * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _label(axes: Axes, x: str, y: str) -> None:

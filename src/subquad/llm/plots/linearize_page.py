@@ -19,7 +19,18 @@ from subquad.llm.plots.linearize_figures import (
     losses_by_part,
     perplexity_dots,
 )
-from subquad.llm.plots.linearize_result import LABELS, STAGES, change_between, labels, perplexities, stage_of, verdict
+from subquad.llm.plots.linearize_result import (
+    FEW_STEPS,
+    LABELS,
+    STAGES,
+    change_between,
+    few_steps,
+    labels,
+    perplexities,
+    stage_of,
+    trained_steps,
+    verdict,
+)
 from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_interval
 from subquad.llm.training.controls import state_size
 from subquad.reporting.page import Picture, Section, Table, Verbatim, page, picture, show
@@ -109,16 +120,24 @@ def training_blocks(directory: Path) -> list[Block]:
     return _training(read_json(notes), history) if notes.is_file() and history else []
 
 
-def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """Return the model card, the `README.md` of the folder."""
+def card(metrics: Mapping[str, Any], about: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the model card, the `README.md` of the folder.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        about: Entry `about` of `evaluations.json`.
+        history: Entries of `history.jsonl`; without them the number of steps is not known.
+    """
     names = labels(about)
     rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in perplexities(metrics).items())
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
+    stated = f": {licence}" if licence else ", whose files name none"
+    few = few_steps(trained_steps(history))
     return f"""{card_metadata(about["model"], teacher)}
 # {_title(about)}
 
-{_lead(about)}
+{f"{few} " if few else ""}{_lead(about)}
 
 | attention | perplexity |
 |---|---|
@@ -134,7 +153,7 @@ model, tokenizer = subquad.llm.load("path/to/this/folder")
 ```
 
 `report.html` has the figures. Method: LoLCATs, arXiv:2410.10254.
-The licence of the weights is that of {about["model"]}{f": {licence}" if licence else ""}.
+The licence of the weights is that of {about["model"]}{stated}.
 """
 
 
@@ -258,7 +277,7 @@ def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
             )
     # without attention transfer there are none
     if errors := notes.get("errors"):
-        blocks.append(_layer_errors(errors, labels(about)))
+        blocks.append(_layer_errors(errors, labels(about), trained_steps(history).get("transfer")))
     if choice := notes.get("softmax_layers"):
         blocks.append(
             picture(
@@ -282,7 +301,7 @@ def _curves_caption(
     return caption
 
 
-def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> Block:
+def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str], steps: int | None) -> Block:
     meaning = (
         "of each layer's attention output, given the teacher's hidden states: squared error relative to the squared "
         "norm, on one held-out sequence."
@@ -290,7 +309,12 @@ def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str
     if any(len(own) < 2 for own in errors.values()):
         values = "; ".join(f"{names[name]} {show(own[0])}" for name, own in errors.items() if own)
         return f"Error {meaning} The model has one layer, which makes no curve: {values}."
-    return picture(layer_errors(errors, names), f"Error {meaning}")
+    short = (
+        ""
+        if steps is None or steps >= FEW_STEPS
+        else f" It was trained for {counted(steps, 'step')}, too few to judge it by."
+    )
+    return picture(layer_errors(errors, names), f"Error {meaning}{short}")
 
 
 def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]:

@@ -11,10 +11,10 @@ from subquad.llm.training.controls import MODES
 from subquad.reporting.page import difference_text
 from subquad.reporting.statistics import Difference
 
-__all__ = ["FEW_STEPS", "LABELS", "change_between", "labels", "perplexities", "trained_steps", "verdict"]
+__all__ = ["FEW_STEPS", "LABELS", "change_between", "few_steps", "labels", "perplexities", "trained_steps", "verdict"]
 
-FEW_STEPS = 10
-"""Steps of a stage below which its result says little."""
+FEW_STEPS = 4
+"""Steps of a stage below which its result says nothing."""
 STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
 LABELS = {
     "teacher": "teacher",
@@ -71,13 +71,13 @@ def verdict(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Seque
     values = perplexities(metrics)
     student, teacher, window = (perplexity_text(values[name]) for name in ("fine_tuned", "teacher", "window"))
     found = f"The fine-tuned model has perplexity {student}; teacher {teacher}; window only, untrained {window}."
-    few = _few_steps(trained_steps(history))
+    few = few_steps(trained_steps(history))
     if few is not None:
         return f"{few} {found}"
     return f"{found} {_without_branch(notes, values)}{_against_controls(notes, values)}"
 
 
-def _few_steps(steps: Mapping[str, int]) -> str | None:
+def few_steps(steps: Mapping[str, int]) -> str | None:
     """Return a warning of a run whose training says little; None if a stage of few steps is not known."""
     if not any(count < FEW_STEPS for count in steps.values()):
         return None
@@ -86,7 +86,7 @@ def _few_steps(steps: Mapping[str, int]) -> str | None:
     )
     return (
         f"Trained on {trained}, too few to judge the student by: a stage needs at least {FEW_STEPS}. Give more "
-        "--minutes, or more --transfer-tokens and --lora-tokens."
+        "`--minutes`, or more `--transfer-tokens` and `--lora-tokens`."
     )
 
 

@@ -21,7 +21,7 @@ from subquad.llm.training.controls import MODES, control_names
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
 from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
-from subquad.llm.training.stages import Precision
+from subquad.llm.training.stages import Precision, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
@@ -33,6 +33,7 @@ __all__ = [
     "budget_from_tokens",
     "choice_sequences",
     "divide_time",
+    "enough_minutes",
     "expected_seconds",
 ]
 
@@ -226,6 +227,35 @@ def divide_time(
         lora_tokens=tokens("lora"),
         seconds_per_sequence={name: round(value, 4) for name, value in seconds.items()},
     )
+
+
+def enough_minutes(
+    steps: int,
+    budget: TokenBudget,
+    text: TextDataset,
+    settings: LinearizeSettings,
+    *,
+    spent: float,
+    others: int = 0,
+) -> int:
+    """Return the least `--minutes`, as a whole number, in which each stage has so many steps.
+
+    Args:
+        steps: Optimizer steps of each stage.
+        budget: A budget with measured times of the steps.
+        text: Training and held-out sequences.
+        settings: Settings of the run.
+        spent: Seconds before the budget was known.
+        others: Further sequences that the run evaluates.
+    """
+    seconds, sequences = budget.seconds_per_sequence, _evaluation_sequences(text, settings)
+    minutes, needed = 1, steps * tokens_per_step(settings)
+    while True:
+        remaining = 60 * minutes - spent - others * seconds["evaluate"]
+        found = divide_time(remaining, seconds, settings, precision=budget.precision, sequences=sequences)
+        if all(tokens >= needed for tokens in (found.transfer_tokens, found.lora_tokens) if tokens):
+            return minutes
+        minutes += 1
 
 
 def choice_sequences(model: PreTrainedModel, settings: LinearizeSettings) -> int:

@@ -9,14 +9,25 @@ both stages together.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from subquad.llm.models.attention import Mode, attention_layers, new_hybrid
 from subquad.llm.settings import AttentionSettings
+from subquad.runs.folder import METRICS
 
-__all__ = ["MODES", "Control", "as_control", "control_folder", "control_names", "controls_of", "state_size"]
+__all__ = [
+    "MODES",
+    "Control",
+    "as_control",
+    "control_folder",
+    "control_names",
+    "controls_of",
+    "state_size",
+    "trained_controls",
+]
 
 MODES: dict[str, Mode] = {
     "teacher_fine_tuned": "softmax",
@@ -98,3 +109,8 @@ def as_control(model: nn.Module, control: Control) -> Iterator[None]:
 def control_folder(name: str) -> str:
     """Return the folder of a control within that of its student."""
     return f"{FOLDER}/{name}"
+
+
+def trained_controls(folder: Path) -> list[str]:
+    """Return the names of the controls that were trained beside a student."""
+    return [name for name in MODES if (folder / control_folder(name) / METRICS).is_file()]

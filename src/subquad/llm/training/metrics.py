@@ -26,7 +26,7 @@ from subquad.llm.models.attention import (
 )
 from subquad.llm.models.documents import separate_documents
 from subquad.progress import track
-from subquad.reporting.statistics import bootstrap_means, paired_difference, percentile_interval
+from subquad.reporting.statistics import bootstrap_means, mean_interval, paired_difference
 
 __all__ = [
     "compare_losses",
@@ -156,9 +156,10 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
             are those of softmax models.
 
     Returns:
-        `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % bootstrap
-        interval over sequences; and `wins`, the student whose loss is below those of all other students by differences
-        whose 95 % intervals, paired by sequence as on the pages, do not contain 0; else None.
+        `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % interval over
+        sequences, bootstrapped or of few by Student's t; and `wins`, the student whose loss is below those of all
+        other students by differences whose 95 % intervals, paired by sequence as on the pages, do not contain 0; else
+        None.
     """
     names, values = list(losses), np.array(list(losses.values())).T
     metrics: dict[str, Any] = {
@@ -168,8 +169,9 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         return {**metrics, "wins": None}
     means = bootstrap_means(values, resamples=RESAMPLES)
     intervals = {
-        name: {"perplexity": [_perplexity_of(limit) for limit in percentile_interval(means[:, column])]}
+        name: {"perplexity": [math.exp(min(limit, LARGEST_LOSS)) for limit in interval]}
         for column, name in enumerate(names)
+        if (interval := mean_interval(values[:, column], means[:, column])) is not None
     }
     students = [column for column, name in enumerate(names) if not name.startswith("teacher")]
     best = min(students, key=lambda column: values[:, column].mean())
