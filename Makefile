@@ -20,7 +20,8 @@ test: .venv/.ready-dev
 	$(FAST)
 	$(PYTEST) -m "slow and not long"
 
-# the commands of the documentation, the benchmarks, and other tests that take more than 4 seconds: about 15 minutes
+# the commands of the documentation, the benchmarks, commands that are killed, and other tests that take more than
+# 4 seconds: about 20 minutes
 test-long: .venv/.ready-dev
 	$(PYTEST) -m long
 

@@ -68,7 +68,7 @@ def test_a_stopped_answer_is_kept(chat, monkeypatch):
     monkeypatch.setattr("subquad.app.chats.SECONDS_BETWEEN_VIEWS", 0)
     for number, _ in enumerate(chat.answers("the bird", threading.Lock())):
         if number == 5:
-            chat.stopped.set()
+            chat.stop()
     for side in chat.sides.values():
         # of 40
         assert 5 <= side.tokens <= 7
@@ -160,7 +160,7 @@ def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(o
     made["b"].is_answering = True
     chats.start("i", tmp_path / "one", ChatSettings())
     assert [user for user in "abcdefghi" if chats.find(user)] == list("abdefghi")
-    assert made["c"].stopped.is_set()
+    assert made["c"].is_closed
     assert made["c"].is_closed
     assert "Your earlier chat was ended" in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
     assert "Your earlier chat was ended" not in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
@@ -218,7 +218,7 @@ def test_at_most_two_linearized_models_are_in_memory(opened, tmp_path):
     assert made["a"].sides["student"].model is made["c"].sides["student"].model
     # "one" was used after "two"
     assert [user for user in users if chats.find(user)] == ["a", "c", "d"]
-    assert made["b"].stopped.is_set()
+    assert made["b"].is_closed
     # "d" changes models: nobody else loses a chat
     chats.start("d", tmp_path / "two", ChatSettings())
     assert [user for user in users if chats.find(user)] == ["a", "c", "d"]
@@ -230,7 +230,7 @@ def test_a_question_that_is_stopped_while_it_waits_is_not_answered(chat):
     with lock:
         waiting = chat.answers("the bird", lock)
         next(waiting)
-        chat.stopped.set()
+        chat.stop()
     assert list(waiting) == []
     assert not chat.sides["teacher"].turns
 

@@ -4,7 +4,6 @@ import gzip
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -151,45 +150,61 @@ def finished(context, session, kind, command):
     return job
 
 
-def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, monkeypatch):
-    from subquad.bio.data import table
-    from subquad.bio.models import fitted, predictions
+@pytest.fixture
+def predict(context, session, monkeypatch):
+    """Return a function that returns the page's handler of pasted text, with a function in place of the prediction."""
+    monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
+    monkeypatch.setattr(sequence_uses, "session_of", lambda *_: session)
+    page = build_page(context)
 
-    model = SimpleNamespace(schema=SimpleNamespace(sequence="sequence"), default="", warn_unobserved=lambda _: [])
+    def made(in_place):
+        monkeypatch.setattr(sequence_uses, "call_in_process", in_place)
+        return next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_predict")
+
+    return made
+
+
+def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, predict):
     both = Barrier(2, timeout=30)
 
-    def read(path, _):
+    def read(function, run, text, path, *, seconds):
+        assert function is predict_sequences
+        assert seconds == 120
+        path.write_text(text)
         both.wait()
-        text = path.read_text()
+        found = path.read_text()
         both.wait()
-        return SimpleNamespace(inputs=text)
+        return found
 
-    monkeypatch.setattr(fitted, "BioModel", SimpleNamespace(load=lambda _: model))
-    monkeypatch.setattr(table, "read_like", read)
-    monkeypatch.setattr(predictions, "add_predictions", lambda own, *_: pd.DataFrame({"sequence": [own.inputs]}))
+    on_predict = predict(read)
     with ThreadPoolExecutor() as threads:
-        first, second = threads.map(
-            lambda text: predict_sequences(session.folder, text, session.folder / "pasted"), ("ACDE", "FGHI")
-        )
+        first, second = threads.map(lambda text: on_predict("run", text, None), ("ACDE", "FGHI"))
     assert "ACDE" in first
     assert "FGHI" in second
     assert not list((session.folder / "pasted").iterdir())
 
 
-def test_an_error_in_pasted_sequences_names_no_file(context, session, monkeypatch):
-    def refuse(function, run, text, folder, *, seconds):
-        assert function is predict_sequences
-        assert seconds == 120
-        raise SubquadError(f"{folder / 'tmpab_c' / 'pasted.txt'}: row 1: '!' is no letter")
+def test_an_error_in_pasted_sequences_names_no_file_and_leaves_none(session, predict):
+    def refuse(_function, _run, _text, path, *, seconds):
+        path.write_text("A!")
+        raise SubquadError(f"{path}: row 1: '!' is no letter")
 
-    monkeypatch.setattr(sequence_uses, "call_in_process", refuse)
-    monkeypatch.setattr(sequence_uses, "run_of", lambda *_: session.folder)
-    monkeypatch.setattr(sequence_uses, "session_of", lambda *_: session)
-    page = build_page(context)
-    predict = next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_predict")
-    shown = predict("run", "A!", None)
+    shown = predict(refuse)("run", "A!", None)
     assert "Row 1" in shown
     assert "pasted" not in shown
+    assert not list((session.folder / "pasted").iterdir())
+
+
+def test_the_columns_of_pasted_text_are_no_matter_of_its_user(predict):
+    def refuse(_function, _run, _text, path, *, seconds):
+        raise SubquadError(
+            f"{path}: the model was trained on column 'a', and this table has 'mutant'; give the table with that "
+            f"column, or name the column of the sequences with --sequence\n{path}: row 1: 'A2G' is no sequence"
+        )
+
+    shown = predict(refuse)("run", "A2G", None)
+    assert "Row 1" in shown
+    assert "column" not in shown
 
 
 @pytest.mark.long
@@ -215,12 +230,12 @@ def test_a_table_becomes_a_model_with_maps_and_predictions(context, session):
     # a floor of quality, so that a broken model cannot pass
     metrics = pd.read_json(job.out / "metrics.json", typ="series")
     assert metrics["test"]["ridge"]["spearman"] > 0.7
-    shown = predict_sequences(job.out, "M33K\nN30D:M33K", session.folder / "pasted")
+    pasted = session.folder / "pasted.txt"
+    shown = predict_sequences(job.out, "M33K\nN30D:M33K", pasted)
     assert "prediction" in shown
     assert "90 % from" in shown
-    assert not list((session.folder / "pasted").iterdir())
     with pytest.raises(SubquadError, match="expected"):
-        predict_sequences(job.out, "A33K", session.folder / "pasted")
+        predict_sequences(job.out, "A33K", pasted)
     words = ["bio", "scan", str(run_of(context, session, job.name, "bio fit"))]
     scan = finished(context, session, "bio scan", Command(words=words, settings={}, title="Scan"))
     cells = scan_result(scan)

@@ -288,12 +288,14 @@ def test_numbers_that_mark_missing_measurements_are_refused(number):
     values[3], values[17], values[18] = "", number, "500"
     with pytest.raises(SubquadError) as error:
         read(values)
-    assert "column 'y' has numbers that mark missing values, far from all measurements; empty these cells:" in str(
-        error.value
-    )
-    assert str(error.value).splitlines()[1:] == [f"  row 18: {float(number):g}"]
-    # a measurement like any other
+    assert ": numbers that mark missing values, far from all measurements; empty these cells" in str(error.value)
+    assert str(error.value).splitlines()[1:] == [f"  row 18, column 'y': {float(number):g}"]
+    # many of them
+    with pytest.raises(SubquadError, match="numbers that mark missing values"):
+        read([*values[:10], *[number] * 20])
+    # measurements like any others
     read([str(900 + k) for k in range(200)])
+    read([str(k) for k in range(1, 60)] + ["850", "998", number.lstrip("-"), "1000", "1500", "12000"])
 
 
 def test_sequences_with_one_value_at_every_residue_are_named_since_it_may_mark_missing_measurements():

@@ -87,7 +87,7 @@ def test_the_first_section_names_the_models_that_were_measured():
     page = compared()
     assert (
         "is compared with its teacher, the softmax model it was made from; with the teacher&#39;s weights and "
-        "attention to a window alone; with itself without its moments. No control was fine-tuned"
+        "attention to a window alone; with itself without its moments. No control that was fine-tuned"
     ) in page
     page = compared(roles=["teacher", "teacher_fine_tuned", "window", "cache", "cache_fine_tuned", "fine_tuned"])
     assert (
@@ -128,13 +128,13 @@ def test_the_page_of_an_evaluation_names_runs_without_their_path():
 def test_an_evaluation_without_controls_says_so_and_one_with_controls_does_not():
     found = evaluation(has_moments=True)
     page = evaluation_page(found)
-    assert page.count("No control was fine-tuned with the same budget, so a part of what the student gains") == 2
+    assert page.count("No control that was fine-tuned with the same budget lies beside it, so a part of what the") == 2
     roles = ["teacher", "teacher_fine_tuned", "window", "window_fine_tuned", "fine_tuned_without_linear", "fine_tuned"]
     assert "No control" not in evaluation_page(evaluation(has_moments=True, roles=roles))
     with_controls = evaluation(has_moments=True, roles=roles)
     with_controls["models"][0]["about"]["folder"] = "controlled"
     found["models"] += with_controls["models"]
-    assert "student: No control was fine-tuned" in lead_of(evaluation_page(found))
+    assert "student: No control that was fine-tuned" in lead_of(evaluation_page(found))
 
 
 def by_position(*, visible, trained_length, low=1.0):
@@ -201,4 +201,4 @@ def test_controls_that_were_left_out_are_not_said_to_be_missing():
     found["models"][0]["about"]["controls"] = ["teacher_fine_tuned"]
     page = evaluation_page(found)
     assert page.count(NOT_MEASURED) == 2
-    assert "No control was fine-tuned" not in page
+    assert "No control that was fine-tuned" not in page

@@ -30,12 +30,9 @@ from subquad.runs.storage import read_tensors
 @pytest.mark.slow
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
+    assert list(metrics) == ["test", "wins", "tokens", "seconds", "trainable_parameters"]
     names = [name for name in MODEL_NAMES if name not in (*MODES, "restored", "earlier")]
-    assert list(metrics["test"]) == list(metrics["intervals"]["test"]) == names
-    for name, found in metrics["test"].items():
-        low, high = metrics["intervals"]["test"][name]["perplexity"]
-        assert 0 < low <= found["perplexity"] <= high
+    assert list(metrics["test"]) == names
     assert metrics["wins"] is None or metrics["wins"] in MODEL_NAMES
     assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
     assert metrics["trainable_parameters"]["transfer"] == 2 * 2 * 6
@@ -303,7 +300,7 @@ def test_a_model_that_cannot_be_linearized_is_refused_before_everything_else(fol
         subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
     encoder = {**config, "model_type": "bert", "architectures": ["BertForMaskedLM"]}
     (other / "config.json").write_text(json.dumps(encoder))
-    with pytest.raises(SubquadError, match="other: BertForMaskedLM is not a decoder"):
+    with pytest.raises(SubquadError, match="other: BertForMaskedLM is an encoder"):
         subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
     (other / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     with pytest.raises(SubquadError, match="BertLMHeadModel: 0 of its"):

@@ -245,7 +245,7 @@ def test_the_licence_in_the_header_of_a_packed_file_is_that_of_its_student(tmp_p
 
 def test_an_encoder_is_refused_before_its_weights_are_looked_for(tmp_path):
     folder = write_config(tmp_path / "model", model_type="bert", architectures=["BertForMaskedLM"])
-    with pytest.raises(SubquadError, match="model: BertForMaskedLM is not a decoder, which predicts the next token"):
+    with pytest.raises(SubquadError, match="model: BertForMaskedLM is an encoder; only decoders, which predict"):
         locate(folder)
     # one that is damaged is found when it is opened
     for architectures in (None, "BertForMaskedLM", [7]):

@@ -122,7 +122,7 @@ def test_pages_and_cards_of_a_few_steps_say_so():
     warning = "Trained on 2 steps of attention transfer and 60 steps of fine-tuning, too few to judge the student by"
     for text in (card(metrics, notes["about"], short), page := linearize_page(metrics, notes, short)):
         assert warning in text
-    assert "It was trained for 2 steps, too few to judge it by." in page
+    assert "The student was trained for 2 steps, too few to judge it by." in page
     long = history_of(transfer=10, lora=10)
     for text in (card(metrics, notes["about"], long), page := linearize_page(metrics, notes, long)):
         assert "too few" not in text
@@ -132,7 +132,9 @@ def test_pages_and_cards_of_a_few_steps_say_so():
 def test_a_model_card_names_the_licence_of_the_teacher_or_says_that_there_is_none():
     metrics, notes = files_of_a_run(has_moments=True)
     end = f"The licence of the weights is that of {notes['about']['model']}"
-    assert f"{end}, whose files name none.\n" in card(metrics, {**notes["about"], "teacher_card": {}})
+    assert f"{end}; its model card or file header names none.\n" in card(
+        metrics, {**notes["about"], "teacher_card": {}}
+    )
     assert f"{end}: mit.\n" in card(metrics, {**notes["about"], "teacher_card": {"license": "mit"}})
 
 
@@ -218,6 +220,22 @@ def test_captions_of_training_curves_name_what_is_drawn():
     assert "Dark line: running mean over a fifth of the values. Dots: loss on the validation sequences." in page
     stages = curves(notes["about"], history, ["transfer", "lora"]).axes
     assert [len(axes.lines) for axes in stages] == [2, 3]
+
+
+def test_perplexities_have_intervals_from_four_sequences_on():
+    losses = {"teacher": [2.0, 2.5, 3.0, 0.1], "fine_tuned": [2.1, 2.4, 3.2, 0.3]}
+    found = compare_losses(losses)["intervals"]["test"]
+    for name, own in losses.items():
+        low, high = found[name]["perplexity"]
+        # no perplexity is below 1
+        assert 1 <= low < math.exp(sum(own) / 4) < high
+    assert "intervals" not in compare_losses({name: own[:3] for name, own in losses.items()})
+    metrics, notes = files_of_a_run(has_moments=True)
+    del metrics["intervals"]
+    page = linearize_page(metrics, notes, history_of(lora=60))
+    assert "3 sequences are too few for intervals of the perplexities (fewer than 4)" in page
+    assert "against the saved model" in page
+    assert "Lines through the dots" not in page
 
 
 def test_a_run_that_is_measured_on_one_sequence_mentions_no_intervals():

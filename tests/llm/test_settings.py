@@ -100,6 +100,24 @@ def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folde
     assert not (tmp_path / "out").exists()
 
 
+def test_a_short_text_and_settings_that_do_not_fit_are_refused_before_the_model_is_opened(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("subquad.llm.commands.linearize.open_checkpoint", lambda *_, **__: pytest.fail("opened"))
+    long, short = write_text(tmp_path / "long.txt"), write_text(tmp_path / "short.txt", words=9)
+
+    def rejected(message, text, **settings):
+        settings = LinearizeSettings(attention=AttentionSettings(window=3, cache=0), **settings)
+        with pytest.raises(SubquadError, match=message):
+            subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+
+    rejected(r"short.txt: \d+ tokens, but two sequences of 31 are needed", short, sequence_length=31)
+    monkeypatch.setattr("subquad.llm.commands.linearize.open_tokenizer", lambda *_, **__: pytest.fail("opened"))
+    rejected("q_porj", long, sequence_length=31, lora_targets=("q_porj",))
+    rejected("--sequence-length 100000: the model supports at most", long, sequence_length=100_000)
+    rejected("--softmax-layers 9: the model has 2 layers", long, sequence_length=31, softmax_layers=9)
+
+
 def test_the_settings_offer_every_feature_map():
     # written out there, since help must not import torch
     assert get_args(FeatureMap) == tuple(FEATURE_MAPS)

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest, t, ttest_1samp, ttest_rel
 
 from subquad.reporting.statistics import (
+    FEWEST_ITEMS,
     bootstrap_means,
     calibration_bins,
     clopper_pearson,
@@ -12,6 +13,7 @@ from subquad.reporting.statistics import (
     mean_interval,
     paired_difference,
     percentile_interval,
+    ratio_interval,
     wilson,
 )
 
@@ -87,10 +89,29 @@ def test_the_interval_of_a_mean_of_few_items_is_that_of_a_t_test_and_of_many_the
     few = values[:5]
     expected = ttest_1samp(few, 0).confidence_interval(0.95)
     assert mean_interval(few, bootstrap_means(few, resamples=101)) == pytest.approx((expected.low, expected.high))
-    # the bootstrap of two items ends at the two
-    low, high = mean_interval(values[:2], bootstrap_means(values[:2], resamples=101))
-    assert low < min(values[:2]) < max(values[:2]) < high
-    assert mean_interval(values[:1], values[:1]) is None
+    for count in range(1, FEWEST_ITEMS):
+        assert mean_interval(values[:count], bootstrap_means(values[:count], resamples=101)) is None
+
+
+def test_the_interval_of_a_ratio_of_few_items_covers_it_as_often_as_it_says():
+    generator, ratio, covered, bootstrapped = np.random.default_rng(0), 0.6, 0, 0
+    for _ in range(600):
+        other = generator.normal(2.0, 0.5, size=4)
+        one = ratio * other + generator.normal(scale=0.3, size=4)
+        low, high = ratio_interval(one, other)
+        covered += low <= ratio <= high
+        picks = generator.integers(4, size=(400, 4))
+        low, high = percentile_interval(one[picks].mean(1) / other[picks].mean(1))
+        bootstrapped += low <= ratio <= high
+    assert covered / 600 == pytest.approx(0.95, abs=0.03)
+    assert bootstrapped / 600 < 0.88
+
+
+def test_a_ratio_whose_denominator_may_be_zero_has_no_interval():
+    assert ratio_interval(np.array([1.0, 2.0, 3.0]), np.array([-1.0, 1.0, 0.5])) is None
+    assert ratio_interval(np.array([1.0]), np.array([2.0])) is None
+    # of equal ratios it is the ratio
+    assert ratio_interval(np.array([9.0, 10.0, 11.0]), np.array([18.0, 20.0, 22.0])) == pytest.approx((0.5, 0.5))
 
 
 def test_differences_over_folds_count_that_their_training_rows_overlap():

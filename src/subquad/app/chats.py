@@ -16,6 +16,7 @@ from subquad.llm.models.decoding import trained_length
 from subquad.llm.models.loading import load
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
+from subquad.runs.folder import CONFIG
 
 __all__ = ["SIDES", "STEPS", "Chat", "Chats", "Opening", "Side"]
 
@@ -89,7 +90,8 @@ class Chat:
     sides: dict[str, Side]
     warning: str | None = None
     """Warning that the chat is longer than the texts that the student was trained on."""
-    stopped: threading.Event = field(default_factory=threading.Event)
+    stops: int = 0
+    """How often answers were stopped; a question that began before is not answered any more."""
     is_waiting: bool = False
     """Whether a question is about to wait for another answer."""
     is_answering: bool = False
@@ -98,6 +100,10 @@ class Chat:
     """Whether it was ended, so that it answers no more."""
     is_new_again: bool = False
     """Whether it follows a chat that was ended for those of others."""
+
+    def stop(self) -> None:
+        """Stop the answers to all questions so far."""
+        self.stops += 1
 
     @property
     def is_busy(self) -> bool:
@@ -114,7 +120,7 @@ class Chat:
         """
         if len(question) > MOST_LETTERS:
             raise SubquadError(f"the question has {len(question):,} characters; give at most {MOST_LETTERS:,}")
-        self.stopped.clear()
+        stops = self.stops
         if lock.locked():
             self.is_waiting = True
             try:
@@ -124,11 +130,11 @@ class Chat:
         # one chat computes at a time, so that its speed is that of the model; a second question in the same chat, from
         # another window, follows the first answer
         with lock:
-            if self.stopped.is_set() or self.is_closed:
+            if self.stops > stops or self.is_closed:
                 return
             self.is_answering = True
             try:
-                yield from self._write(question)
+                yield from self._write(question, stops)
             finally:
                 self.is_answering = False
         self.warning = self._beyond_training()
@@ -141,11 +147,11 @@ class Chat:
             return None
         return BEYOND.format(tokens=student.chat.length, trained=trained)
 
-    def _write(self, question: str) -> Iterator[None]:
+    def _write(self, question: str, stops: int) -> Iterator[None]:
         """Let both models answer; afterwards the turns of each side are those that its model remembers."""
         is_left = threading.Event()
         streams = {
-            name: side.ask(question, lambda: self.stopped.is_set() or is_left.is_set())
+            name: side.ask(question, lambda: self.stops > stops or is_left.is_set())
             for name, side in self.sides.items()
         }
         last = time.monotonic()
@@ -210,7 +216,8 @@ class Chats:
         self._chats: OrderedDict[str, Chat] = OrderedDict()
         self._listing = threading.Lock()
         """Held while `_chats` is read or changed."""
-        self._models: OrderedDict[Path, tuple[dict[str, Any], Any]] = OrderedDict()
+        self._models: OrderedDict[tuple[Path, int], tuple[dict[str, Any], Any]] = OrderedDict()
+        """Models and tokenizers by folder and time of its last change."""
         self._ended: set[str] = set()
         """Users whose chat was ended for another one, and who have not asked since."""
         self._openings: dict[str, Opening] = {}
@@ -236,16 +243,18 @@ class Chats:
         """Stop what a user waits for: an answer, or the opening of the models."""
         with self._listing:
             chat = self._chats.get(user)
-        for found in (chat, self._openings.get(user)):
-            if found is not None:
-                found.stopped.set()
+        opening = self._openings.get(user)
+        if chat is not None:
+            chat.stop()
+        if opening is not None:
+            opening.stopped.set()
 
     def _end(self, user: str) -> None:
         with self._listing:
             chat = self._chats.pop(user, None)
         if chat is not None:
             chat.is_closed = True
-            chat.stopped.set()
+            chat.stop()
 
     def _end_for_others(self, user: str) -> None:
         self._ended.add(user)
@@ -286,9 +295,16 @@ class Chats:
             if opening.stopped.is_set():
                 return None
             self._make_room(user)
-            models, tokenizer = self._models.get(folder) or self._open(folder, user, opening)
-            self._models[folder] = models, tokenizer
-            self._models.move_to_end(folder)
+            config = folder / CONFIG
+            key = (folder, config.stat().st_mtime_ns if config.is_file() else 0)
+            # of a model that was deleted, or trained again
+            for other in [
+                own for own in self._models if own != key and (own[0] == folder or (own[1] and not own[0].is_dir()))
+            ]:
+                del self._models[other]
+            models, tokenizer = self._models.get(key) or self._open(folder, user, opening)
+            self._models[key] = models, tokenizer
+            self._models.move_to_end(key)
             if opening.stopped.is_set():
                 return None
             self._end(user)
@@ -322,9 +338,9 @@ class Chats:
             chats = self._listed()
             others = {chat.folder for name, chat in chats if name != user}
             # models that no other user chats with, or else those whose chats began longest ago
-            closed = min(self._models, key=others.__contains__)
+            closed = min(self._models, key=lambda own: own[0] in others)
             del self._models[closed]
-            for name in [name for name, chat in chats if chat.folder == closed]:
+            for name in [name for name, chat in chats if chat.folder == closed[0]]:
                 self._end_for_others(name)
         opening.step = 2
         student, tokenizer = load(folder)

@@ -22,6 +22,10 @@ REPORT_POLICY = (
 )
 
 
+MOST_ARCHIVES = 8
+"""Archives that are packed or downloaded at a time, by all users together; each takes as much room as a result."""
+
+
 def file_url(job: Job, path: Path, *, download: bool = False) -> str:
     """Return the address of a file in the folder of a job."""
     return f"/files/{job.name}/{path.relative_to(job.folder).as_posix()}{'?download=1' * download}"
@@ -58,9 +62,15 @@ def add_routes(app: Any, workspace: Workspace) -> None:
         job = job_of(request, name)
         if job is None or not job.out.exists():
             return PlainTextResponse("There is no such job.", 404)
-        with tempfile.NamedTemporaryFile(dir=workspace.received, suffix=".zip", delete=False) as temporary:
-            _pack(job, temporary)
-        path = Path(temporary.name)
+        if len([*workspace.archives.iterdir()]) >= MOST_ARCHIVES:
+            return PlainTextResponse("Too many archives are being downloaded; try again in a minute.", 503)
+        with tempfile.NamedTemporaryFile(dir=workspace.archives, suffix=".zip", delete=False) as temporary:
+            path = Path(temporary.name)
+            try:
+                _pack(job, temporary)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
         return FileResponse(
             path,
             filename=f"subquad-{job.kind.replace(' ', '-')}-{job.name[:6]}.zip",

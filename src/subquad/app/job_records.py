@@ -26,11 +26,11 @@ __all__ = ["DAMAGE", "END", "Command", "Job", "State", "link_or_copy", "start_of
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
-RECORD = frozenset(("kind", "title", "words", "output", "created"))
-"""Entries that each `job.json` has."""
+RECORD = {"kind": str, "title": str, "words": list, "output": str, "created": (int, float)}
+"""Entries that each `job.json` has, and their types."""
 END = "end.json"
 """Name of the file in which the process of a job notes `ended` and `exit_status`."""
-DAMAGE = (SubquadError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError)
+DAMAGE = (SubquadError, OSError, LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError)
 """What reading the files of a job raises if they are damaged."""
 
 
@@ -111,8 +111,8 @@ class Job:
     def is_damaged(self) -> bool:
         """Whether the record of the job cannot be read."""
         try:
-            return not self.record.keys() >= RECORD
-        except (SubquadError, OSError, AttributeError):
+            return not all(isinstance(self.record[name], kind) for name, kind in RECORD.items())
+        except (SubquadError, OSError, LookupError, TypeError):
             return True
 
     @property

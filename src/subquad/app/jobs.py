@@ -193,11 +193,15 @@ class JobRunner:
                 self._finish(job, {"state": "stopped"})
             return
         about = {"pid": process.pid, "started": start_of(process.pid), "began": began}
-        write_json(job.folder / "status.json", {"state": "running", **about})
-        code = process.wait()
-        with self._lock:
-            self._processes.pop(job.folder, None)
-            is_stopped = job.folder in self._stopped
+        try:
+            # without its status a job waits for the page, and ends like any other
+            with suppress(OSError):
+                write_json(job.folder / "status.json", {"state": "running", **about})
+            code = process.wait()
+        finally:
+            with self._lock:
+                self._processes.pop(job.folder, None)
+                is_stopped = job.folder in self._stopped
         # one that finished while it was stopped has nothing to resume
         state = "finished" if code == 0 else "stopped" if is_stopped else "failed"
         self._finish(job, {"state": state, **about, "ended": time.time(), "exit_status": code})
@@ -265,6 +269,11 @@ class JobRunner:
     def delete(self, job: Job) -> None:
         """Stop a job, and delete its folder."""
         self.stop(job)
+        # it may be about to write how the job ended
+        with self._lock:
+            thread = self._latest.get(job.folder)
+        if thread is not None:
+            thread.join(SECONDS_TO_STOP)
         # renamed first, so that the job is gone at once
         gone = job.folder.with_name(f".{job.name}{secrets.token_hex(2)}")
         if job.folder.is_dir():

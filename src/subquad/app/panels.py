@@ -219,11 +219,12 @@ class Panel:
 
     def _result(self, job: Job) -> Markup:
         """Return what a finished job found; it is drawn once."""
-        if job.folder not in self._drawn:
+        drawn = self._drawn.get(job.folder)
+        if drawn is None:
             if len(self._drawn) > MOST_KEPT:
                 self._drawn.clear()
-            self._drawn[job.folder] = self._shown(self.result, job)
-        return self._drawn[job.folder]
+            drawn = self._drawn[job.folder] = self._shown(self.result, job)
+        return drawn
 
     def _shown(self, draw: Callable[[Job], str], job: Job) -> Markup:
         try:

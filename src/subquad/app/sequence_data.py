@@ -87,7 +87,7 @@ PHRASES = {
     r"give their wild type with --wild-type(?: \([^)]*\))?": f"paste their wild type{PLACE}",
     r" \(letters, or a FASTA or text file\)": "",
     # a table to predict has no fields for its columns
-    r", or name the column of the sequences with --sequence": "",
+    r", or name the column of the sequences(?: or variants)? with --sequence": "",
     r"--mutant (\S+) shows (why|where)": r'choose \1 as "Column of the variants" to see \2',
     r"--models (?=[\w-]+ (?:does|needs))": "the model ",
     r"accept it with --lengths vary": f'choose "accept any lengths" in "Lengths of the sequences"{PLACE}',

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -282,13 +281,13 @@ def _predictions(frame: pd.DataFrame) -> Markup:
     return table(Table([headings.get(name, name) for name in found.header], found.rows, caption=caption))
 
 
-def predict_sequences(run: Path, text: str, folder: Path) -> str:
+def predict_sequences(run: Path, text: str, path: Path) -> str:
     """Return the predictions of sequences or variants that were pasted, one per line, or as FASTA.
 
     Args:
         run: Folder of the fitted models.
         text: What was pasted.
-        folder: Folder for temporary tables.
+        path: File for the table that is made of it.
 
     Raises:
         SubquadError: There is no such model, or it cannot read what was pasted.
@@ -301,12 +300,9 @@ def predict_sequences(run: Path, text: str, folder: Path) -> str:
     are_variants = all(re.search(r"\d", line) for line in lines) and not text.lstrip().startswith(">")
     column = "mutant" if are_variants else model.schema.sequence or "sequence"
     content = text if text.lstrip().startswith(">") else "\n".join([column, *lines])
-    folder.mkdir(parents=True, exist_ok=True)
-    # each request has a folder of its own, since a page may send several at a time
-    with TemporaryDirectory(dir=folder) as own:
-        path = Path(own) / "pasted.txt"
-        path.write_text(content + "\n", encoding="utf-8")
-        read = read_like(path, model.schema)
-        frame = add_predictions(read, model, model.default)
+    path.write_text(content + "\n", encoding="utf-8")
+    # the page leaves out the line of an error that names the flag
+    read = read_like(path, model.schema, has_flag=True)
+    frame = add_predictions(read, model, model.default)
     warnings = [notice(text, "warning") for text in model.warn_unobserved(read.inputs)]
     return join(*warnings, _predictions(frame))

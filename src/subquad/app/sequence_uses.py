@@ -3,6 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import heading, join, notice
-from subquad.app.panels import Context, Panel, run_of, session_of
+from subquad.app.panels import Context, Panel, run_of, script_of_hint, session_of
 from subquad.app.reading import call_in_process
 from subquad.app.runs import label_of_run
 from subquad.app.sequence_data import ENDINGS, Choices, example_names, in_page_words, letters, table_in, with_sheet
@@ -68,7 +69,11 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
         try:
             _check_pasted(pasted)
             model, folder = run_of(context, session, own, "bio fit"), session.folder / "pasted"
-            shown = call_in_process(predict_sequences, model, pasted, folder, seconds=SECONDS_TO_PREDICT)
+            folder.mkdir(parents=True, exist_ok=True)
+            # here, since the process may be killed; each request has a folder of its own
+            with TemporaryDirectory(dir=folder) as own_folder:
+                path = Path(own_folder) / "pasted.txt"
+                shown = call_in_process(predict_sequences, model, pasted, path, seconds=SECONDS_TO_PREDICT)
             head = Markup("<p>Fitted model: {}</p>").format(label_of_run(session, own or ""))
             return f"{head}\n{shown}"
         except SubquadError as error:
@@ -83,6 +88,7 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
     run.change(lambda: "", None, [view], **QUIET)
     with gr.Accordion("Predict a whole table", open=False):
         file = gr.File(label="Table with sequences or variants", file_types=list(ENDINGS), height=150)
+        refused = gr.HTML()
 
         def command(session: Session, own: str | None, path: str | None) -> Command:
             folder = run_of(context, session, own, "bio fit")
@@ -94,6 +100,17 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
                 output="predictions.csv",
             )  # fmt: skip
 
+        def on_table(path: str, request: gr.Request) -> Any:
+            session = session_of(context, request)
+            try:
+                _taken(session, path)
+            except SubquadError as error:
+                return None, notice(in_page_words(session.readable(f"The file was not taken. {error}")), "error")
+            return gr.skip(), ""
+
+        file.upload(None, None, [refused], js=script_of_hint("Reading the file …"), **QUIET)
+        # at once, since another user may delete the same file where it arrived
+        file.upload(on_table, [file], [file, refused], **QUIET)
         panel = Panel(
             context=context, kind="bio predict", action="Predict the table", command=command, result=predict_result,
             wording=in_page_words,

@@ -185,7 +185,7 @@ class Workspace:
             SubquadError: The folder cannot be written.
         """
         check_writable(root)
-        own = [root / name for name in ("sessions", "received")]
+        own = [root / name for name in ("sessions", "received", "archives")]
         for folder in own:
             folder.mkdir(parents=True, exist_ok=True)
         # a folder with other files keeps its permissions, since others may need these
@@ -198,6 +198,11 @@ class Workspace:
     def received(self) -> Path:
         """Temporary folder in which files arrive."""
         return self.root / "received"
+
+    @property
+    def archives(self) -> Path:
+        """Temporary folder of archives while they are downloaded."""
+        return self.root / "archives"
 
     @property
     def sessions(self) -> Iterator[Session]:
@@ -229,8 +234,8 @@ class Workspace:
                 session.clear_uploads()
 
     def clear_received(self, *, seconds: float = 0.0) -> None:
-        """Delete what arrived so many seconds ago or earlier."""
-        for path in self.received.glob("*"):
+        """Delete what arrived, or was packed for a download, so many seconds ago or earlier."""
+        for path in (*self.received.glob("*"), *self.archives.glob("*")):
             if time.time() - _changed(path) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -293,7 +293,6 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
 
 def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.llm.plots.evaluation_tables import (
-        NONE,
         columns,
         gap_rows,
         has_gap,
@@ -316,5 +315,5 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
             header = ["measurement", "gap closed"]
             print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")
     for reason in reasons(evaluation["models"]):
-        print(f"{NONE} for the gap to the teacher: {reason}")
+        print(f"gap to the teacher not known: {reason}")
     print(f"Wrote {out}; open {out / 'report.html'}.")

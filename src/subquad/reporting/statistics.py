@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 __all__ = [
+    "FEWEST_ITEMS",
+    "FEW_ITEMS",
     "CalibrationBins",
     "Difference",
     "bootstrap_means",
@@ -19,11 +21,14 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "percentile_interval",
+    "ratio_interval",
     "wilson",
 ]
 
 Count = int | float | np.ndarray
 
+FEWEST_ITEMS = 4
+"""Number of items below which a mean is shown without an interval: that of two or three says nothing."""
 FEW_ITEMS = 30
 """Number of items below which bootstrap intervals of a mean are too narrow: those of two end at the two values."""
 
@@ -93,10 +98,10 @@ def mean_interval(values: np.ndarray, means: np.ndarray, confidence: float = 0.9
         confidence: Coverage, between 0 and 1.
 
     Returns:
-        The limits; None of fewer than two items.
+        The limits; None of fewer than `FEWEST_ITEMS`.
     """
     N = len(values)
-    if N < 2:
+    if N < FEWEST_ITEMS:
         return None
     if N >= FEW_ITEMS:
         return percentile_interval(means, confidence)
@@ -142,6 +147,33 @@ def paired_difference(
     error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
     half = float(stats.t.ppf((1 + confidence) / 2, N - 1)) * error
     return Difference(mean, mean - half, mean + half)
+
+
+def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    r"""Return the interval of a ratio of means of the same few items.
+
+    Fieller's: the $r$ for which 0 lies in Student's interval of the mean of $a - r b$ (Journal of the Royal Statistical
+    Society B 16 (1954) 175).
+
+    Args:
+        one: `(N,)` values $a$ of the numerator.
+        other: `(N,)` values $b$ of the denominator.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The limits; None of fewer than two items, or if the mean of the denominator is not told apart from 0.
+    """
+    N = len(one)
+    if N < 2:
+        return None
+    a, b = float(np.mean(one)), float(np.mean(other))
+    (aa, ab), (_, bb) = np.cov(one, other) * float(stats.t.ppf((1 + confidence) / 2, N - 1)) ** 2 / N
+    # r² (b² - bb) - 2 r (a b - ab) + (a² - aa) <= 0
+    square, linear, constant = b * b - bb, a * b - ab, a * a - aa
+    if square <= 0:
+        return None
+    half = max(0.0, linear * linear - square * constant) ** 0.5
+    return float((linear - half) / square), float((linear + half) / square)
 
 
 def fold_difference(

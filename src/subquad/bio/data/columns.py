@@ -132,7 +132,8 @@ def find_inputs(
             sequence = partner = None
         else:
             remarks.append(
-                f"contexts: column {sequence!r}, guides: column {partner!r} (inferred; --sequence, --partner override)"
+                f"contexts: column {sequence!r}, guides: column {partner!r} "
+                f"(inferred{'; --sequence, --partner override' if flags else ''})"
             )
     elif sequence is None:
         sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])

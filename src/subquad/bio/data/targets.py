@@ -24,7 +24,7 @@ __all__ = ["read_target"]
 MAX_CLASSES = 100
 FAR = 20
 """Measurements that many interquartile ranges from the median are named."""
-MISSING = (999, 9999, 99999)
+MARKERS = (999, 9999, 99999)
 """Numbers that, or whose negatives, mark missing values in many tables."""
 
 
@@ -119,6 +119,11 @@ def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list
         SubquadError: Some of these are numbers that mark missing values.
     """
     remarks = []
+    raise_errors(
+        f"{path}: numbers that mark missing values, far from all measurements; empty these cells, or take logarithms "
+        "if they are measurements:",
+        [text for values, name in zip(y.T, columns, strict=True) for text in _markers(values, name)],
+    )
     for values, name in zip(y.T, columns, strict=True):
         known = values[np.isfinite(values)]
         if not len(known):
@@ -127,12 +132,6 @@ def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list
         # nothing is far in a column in which most values are equal, and no comparison with NaN is true
         far = np.flatnonzero(np.abs(values - middle) > FAR * (high - low)) if high > low else np.array([], dtype=int)
         rows = [f"row {row + 1}: {values[row]:g}" for row in far]
-        missing = [text for row, text in zip(far, rows, strict=True) if abs(values[row]) in MISSING]
-        raise_errors(
-            f"{path}: column {name!r} has numbers that mark missing values, far from all measurements; empty these "
-            "cells:",
-            missing,
-        )
         if rows:
             shown = ", ".join(rows[:3]) + (", …" if len(rows) > 3 else "")
             remarks.append(
@@ -141,6 +140,18 @@ def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list
                 "if the values are real"
             )
     return remarks
+
+
+def _markers(values: np.ndarray, name: str) -> list[str]:
+    """Return the numbers of a column `(n,)` that mark missing values: twice as far from the median as all others."""
+    is_marker = np.isin(np.abs(values), MARKERS)
+    others = values[np.isfinite(values) & ~is_marker]
+    if not (is_marker.any() and len(others)):
+        return []
+    low, middle, high = np.quantile(others, [0.25, 0.5, 0.75])
+    reach = max(FAR * (high - low), 2 * np.abs(others - middle).max())
+    rows = np.flatnonzero(is_marker & (np.abs(values - middle) > reach))
+    return [f"row {row + 1}, column {name!r}: {values[row]:g}" for row in rows]
 
 
 def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: np.ndarray) -> tuple[Target, list[str]]:

@@ -142,7 +142,8 @@ class Linearization:
                 steps, size = steps_for(tokens, settings), tokens_per_step(settings)
                 name_of = f"{counted(steps, 'step')} of {stage}"
                 stages.append(f"{name_of} ({steps * size:,} tokens)")
-                few += [name_of] * (settings.lora_tokens is None and steps < FEW_STEPS)
+                if settings.lora_tokens is None and steps < FEW_STEPS:
+                    few.append(name_of)
                 passes = steps * size / self.data.training.ids.numel()
                 if passes > 1:
                     say(
@@ -150,11 +151,10 @@ class Linearization:
                         f"{passes:.1f} times",
                         quiet=self.quiet,
                     )
-        if few:
-            minutes = enough_minutes(
-                FEW_STEPS, budget, self.data, settings,
-                spent=sum(self.notes["seconds"].values()), others=choice_sequences(model, settings),
-            )  # fmt: skip
+        if few and not self.run.is_resumed:
+            spent = sum(self.notes["seconds"][name] for name in ("load", "timing"))
+            others = choice_sequences(model, settings)
+            minutes = enough_minutes(FEW_STEPS, budget, self.data, settings, spent=spent, others=others)
             say(
                 f"{' and '.join(few)}: too few to judge the student by; {FEW_STEPS} of each stage are the least, for "
                 f"which this computer needs about --minutes {minutes}",

@@ -1,4 +1,4 @@
-"""`subquad llm linearize`: check, open, tokenize, convert, transfer, fine-tune, evaluate, write."""
+"""`subquad llm linearize`: check, tokenize, open, convert, transfer, fine-tune, evaluate, write."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from subquad.llm.models.attention import seen_exactly
 from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.location import locate
+from subquad.llm.models.location import locate, name_of
 from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_supported, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
@@ -75,8 +75,10 @@ def linearize(
     settings = _with_adapter(settings or LinearizeSettings(), checkpoint, quiet=quiet)
     if settings.block_layers is not None:
         check_folder(checkpoint)
-    check_supported(checkpoint, settings.attention)
+    empty = check_supported(checkpoint, settings.attention)
     files, evaluation_files = _check(text, eval_text, settings)
+    if empty is not None:
+        _check_model(empty, settings)
     given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
     for flag, paths in given.items():
         check_not_inside(out, *paths, flag=flag)
@@ -194,18 +196,16 @@ def _prepare(
     For block-wise transfer the model is not converted, and stays on the meta device.
     """
     processes().wait_for_everyone()
-    say(f"opening {checkpoint.name}", quiet=quiet)
     tokenizer = open_tokenizer(checkpoint)
     # a text that is too short is refused before the model is opened
     data = read_once(partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet), out)
     for description in data.descriptions:
         say(description, quiet=quiet)
+    say(f"opening {name_of(checkpoint)}", quiet=quiet)
     model = _open(checkpoint, settings)
-    check_targets(model, settings.lora_targets, attention=settings.attention)
-    _check_layers(model, settings)
+    _check_model(model, settings)
     data.check_fit(
         vocabulary=embedding_weight(model).shape[0],
-        max_length=getattr(model.config, "max_position_embeddings", None),
         batch_size=settings.batch_size * processes().num_processes,
     )
     if settings.block_layers is None:
@@ -231,7 +231,12 @@ def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
     return True
 
 
-def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
+def _check_model(model: PreTrainedModel, settings: LinearizeSettings) -> None:
+    """Check that the settings fit a model, which may be on the meta device."""
+    check_targets(model, settings.lora_targets, attention=settings.attention)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and settings.sequence_length > longest:
+        raise SubquadError(f"--sequence-length {settings.sequence_length}: the model supports at most {longest} tokens")
     layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
     if settings.softmax_layers and settings.softmax_layers >= layers:
         raise SubquadError(

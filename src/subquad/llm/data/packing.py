@@ -79,20 +79,17 @@ class TextDataset:
     descriptions: tuple[str, ...] = ()
     """How each file was read, for messages."""
 
-    def check_fit(self, *, vocabulary: int, max_length: int | None, batch_size: int) -> None:
+    def check_fit(self, *, vocabulary: int, batch_size: int) -> None:
         """Check that the sequences fit a model and fill a training step.
 
         Args:
             vocabulary: Number of tokens in the model's vocabulary.
-            max_length: Maximum number of tokens of the model; None if there is none.
             batch_size: Sequences per step, over all processes.
 
         Raises:
             SubquadError: They do not.
         """
         count, length = self.training.ids.shape
-        if max_length and length > max_length:
-            raise SubquadError(f"--sequence-length {length}: the model supports at most {max_length} tokens")
         if count < batch_size:
             raise SubquadError(
                 f"--batch-size: a step takes {batch_size} sequences of {length} tokens, and there are {count} training "
@@ -296,7 +293,8 @@ def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tupl
         if len(tokens) < 2 * sequence_length:
             raise SubquadError(
                 f"{names}: {counted(len(tokens), 'token')}, but two sequences of {sequence_length:,} are needed, one "
-                f"to train on and one to measure on; {REMEDY}, or a text to measure on by --eval-text"
+                f"to train on and one to measure on; {REMEDY}"
+                + (", or a text to measure on by --eval-text" if len(tokens) >= sequence_length else "")
             )
         tenth = int(len(tokens) * HOLDOUT_FRACTION)
         cut = len(tokens) - max(tenth, sequence_length)

@@ -10,15 +10,23 @@ import numpy as np
 from jaxtyping import Float
 
 from subquad.llm.plots.evaluation_tables import FINE_TUNED, LABELS, STUDENT, TEACHER, WINDOW
-from subquad.reporting.statistics import bootstrap_means, mean_interval, percentile_interval, wilson
+from subquad.reporting.statistics import (
+    FEW_ITEMS,
+    FEWEST_ITEMS,
+    bootstrap_means,
+    mean_interval,
+    percentile_interval,
+    ratio_interval,
+    wilson,
+)
 
 __all__ = ["compare"]
 
-NO_GAP = "teacher and window do not differ significantly, so that there is no gap to close"
-FEWEST, FEWEST_RATES = 4, 20
-"""Sequences from which on losses have intervals and a gap is computed, and items from which on that of rates is."""
+NO_GAP = "teacher and window are not told apart, so that no gap is shown"
+FEWEST_RATES = 20
+"""Items from which on the gap of rates is computed."""
 NO_WINDOW = "no window was measured"
-TOO_FEW = f"there are too few sequences to measure a gap in loss (fewer than {FEWEST})"
+TOO_FEW = f"there are too few sequences to measure a gap in loss (fewer than {FEWEST_ITEMS})"
 TOO_FEW_RATES = f"there are too few items to measure a gap in accuracy (fewer than {FEWEST_RATES})"
 
 Interval = tuple[float, float]
@@ -30,7 +38,7 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
     All models are measured on the same items and resampled together, so differences are paired. Intervals of rates are
     Wilson's, and those of their differences Newcombe's (method 10, Statistics in Medicine 17 (1998) 2635), which hold
     for few items and for 0 and 100 % too. Those of losses are bootstrapped, or of few sequences by Student's t; fewer
-    than `FEWEST` have none.
+    than `FEWEST_ITEMS` have none.
 
     Args:
         values: One value per item by model variant; variants that were not measured are absent.
@@ -48,13 +56,11 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
         if is_rate:
             low, high = wilson(int(column[role].sum()), count)
             return float(low), float(high)
-        return mean_interval(column[role], means[role]) if count >= FEWEST else None
+        return mean_interval(column[role], means[role])
 
     def difference(role: str, other: str) -> Interval | None:
         if is_rate:
             return _newcombe(column[role], column[other])
-        if count < FEWEST:
-            return None
         return mean_interval(column[role] - column[other], means[role] - means[other])
 
     # a student has read its training texts, so it is compared with controls that have read them too
@@ -86,16 +92,19 @@ def _gap_closed(
 
     `ends` are the names of teacher and window.
     """
-    fewest, reason = (FEWEST_RATES, TOO_FEW_RATES) if is_rate else (FEWEST, TOO_FEW)
+    fewest, reason = (FEWEST_RATES, TOO_FEW_RATES) if is_rate else (FEWEST_ITEMS, TOO_FEW)
     if gap is None or len(column[STUDENT]) < fewest:
         return {**_estimate(None), "reason": reason}
     if gap[0] <= 0 <= gap[1]:
         return {**_estimate(None), "reason": NO_GAP}
-    student, teacher, window = (column[role].mean() for role in (STUDENT, *ends))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (means[STUDENT] - means[ends[1]]) / (means[ends[0]] - means[ends[1]])
-    interval = percentile_interval(ratios[np.isfinite(ratios)])
-    return _estimate((student - window) / (teacher - window), interval)
+    student, teacher, window = (column[role] for role in (STUDENT, *ends))
+    if is_rate or len(student) >= FEW_ITEMS:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = (means[STUDENT] - means[ends[1]]) / (means[ends[0]] - means[ends[1]])
+        interval = percentile_interval(ratios[np.isfinite(ratios)])
+    else:
+        interval = ratio_interval(student - window, teacher - window)
+    return _estimate((student - window).mean() / (teacher - window).mean(), interval)
 
 
 def _estimate(value: float | None, interval: Interval | None = None) -> dict[str, float | None]:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +239,7 @@ def measure_rows(
                 _measuring(measurement, variant, loader, known=known),
                 step=measurement.step,
                 # time to open a model is no time of the measurement
-                prepare=partial(loader.load, variant) if len(known) < measurement.total else None,
+                prepare=_opening(measurement, variant, loader, known=known),
                 title=f"{labels(model.about)[variant.role]}: {measurement.kind} {measurement.name}",
             )
             found[measurement.kind][variant.role].append((measurement, rows))
@@ -264,3 +263,19 @@ def _measuring(
         return [known[number] if number in known else next(measured) for number in range(start, stop)]
 
     return measure
+
+
+def _opening(
+    measurement: Measurement,
+    variant: ModelVariant,
+    loader: ModelLoader,
+    *,
+    known: Mapping[int, Row],
+) -> Callable[[int], None]:
+    """Return the function that opens a variant if rows from a number on are to be measured."""
+
+    def prepare(first: int) -> None:
+        if any(number not in known for number in range(first, measurement.total)):
+            loader.load(variant)
+
+    return prepare

@@ -21,7 +21,7 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, place
-from subquad.llm.models.location import check_run, checkpoint_kind, folder_of_run, locate
+from subquad.llm.models.location import check_run, checkpoint_kind, folder_of_run, locate, name_of
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import MODES, control_folder, trained_controls
@@ -88,7 +88,12 @@ class ModelLoader:
     """Loads models when a measurement needs them, and keeps the last one in memory."""
 
     def __init__(self, settings: PlacementSettings = PlacementSettings(), *, quiet: bool = True) -> None:
-        """Keep where models are placed, and whether it is not printed which model is opened."""
+        """Make a loader.
+
+        Args:
+            settings: Where models are placed.
+            quiet: Do not print which model is opened.
+        """
         self._settings, self._quiet = settings, quiet
         self._key: tuple[Path, AttentionSettings | None] | None = None
         self._model: PreTrainedModel | None = None
@@ -100,7 +105,7 @@ class ModelLoader:
             # released first, so that two models are never in memory
             self._model, self._key = None, None
             gc.collect()
-            say(f"opening {variant.path.name}", quiet=self._quiet)
+            say(f"opening {name_of(variant.path)}", quiet=self._quiet)
             if variant.attention is None:
                 model, _ = load(variant.path, base=variant.base)
             else:

@@ -58,7 +58,7 @@ class MeasurementStore:
         measure: Callable[[int, int], list[Row]],
         *,
         step: int,
-        prepare: Callable[[], object] | None = None,
+        prepare: Callable[[int], None] = lambda first: None,
         title: str = "",
     ) -> list[Row]:
         """Return `total` rows: the stored ones, and those that `measure(start, stop)` returns, stored `step` at a time.
@@ -69,7 +69,7 @@ class MeasurementStore:
             total: Number of rows.
             measure: Returns the rows from `start` to `stop`.
             step: Number of rows between two writes.
-            prepare: Called before the first row is measured.
+            prepare: Called with the number of the first row that is missing, before it is measured.
             title: Title of the progress bar.
 
         Raises:
@@ -82,8 +82,7 @@ class MeasurementStore:
             rows = null_as_nan(stored["rows"][:total]) if stored["conditions"] == wanted else []
         if len(rows) == total:
             return rows
-        if prepare is not None:
-            prepare()
+        prepare(len(rows))
         with track(title or name, total, done=len(rows), quiet=self.quiet) as advance:
             while len(rows) < total:
                 start, stop = len(rows), min(len(rows) + step, total)

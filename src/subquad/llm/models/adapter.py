@@ -227,7 +227,7 @@ def open_adapter(
             f"{directory}: the adapter was trained on another checkpoint than {path}; merge it with the original one "
             f"({recorded['model']}): {remedy}"
         )
-    model, tokenizer = open_checkpoint(path), open_tokenizer(path)
+    tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
     tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)
     load_adapter(tuned, directory)

@@ -24,6 +24,7 @@ __all__ = [
     "folder_of_run",
     "is_hub_name",
     "locate",
+    "name_of",
 ]
 
 SMOLLM2 = "smollm2"
@@ -105,8 +106,15 @@ def _check_decoder(path: Path) -> None:
     for name in architectures if isinstance(architectures, list) else ():
         if isinstance(name, str) and name.endswith("ForMaskedLM"):
             raise SubquadError(
-                f"{path}: {name} is not a decoder, which predicts the next token; only these are linearized"
+                f"{path}: {name} is an encoder; only decoders, which predict the next token, are linearized"
             )
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a checkpoint: that of its file or folder, or of the model in the cache of Hugging Face."""
+    if path.parent.name == "snapshots":
+        return path.parents[1].name.removeprefix("models--").replace("--", "/")
+    return path.name
 
 
 def is_hub_name(model: str | Path) -> bool:

@@ -199,16 +199,17 @@ def check_folder(path: Path) -> None:
         )
 
 
-def check_supported(path: Path, attention: AttentionSettings) -> None:
+def check_supported(path: Path, attention: AttentionSettings) -> PreTrainedModel | None:
     """Check that a checkpoint can be linearized, by its config and the shapes of its weights, of which none is read.
 
-    A `.gguf` file is checked when it is opened.
+    Returns:
+        The model on the meta device; None of a `.gguf` file, which is checked when it is opened.
 
     Raises:
         SubquadError: It cannot, or the weights are those of another model.
     """
     if path.is_file():
-        return
+        return None
     model = _without_weights(path)
     layers_to_replace(model, attention)
     files = _tensor_files(path)
@@ -218,6 +219,7 @@ def check_supported(path: Path, attention: AttentionSettings) -> None:
             if name in files:
                 shape = opened[files[name]].get_slice(name).get_shape()
                 _check_shape(files[name], name, shape, list(parameter.shape))
+    return model
 
 
 def _check_shape(file: Path, name: str, shape: list[int], expected: list[int]) -> None:

@@ -131,7 +131,7 @@ def _perplexities(runs: Runs) -> Table:
         for name, title in names.items()
         if any(name in run.metrics["test"] for run in runs.values())
     ]
-    caption = "Lower is better. Perplexity on each run's held-out text, with 95 % bootstrap intervals over sequences."
+    caption = "Lower is better. Perplexity on each run's held-out text, with 95 % intervals over sequences."
     return Table(["attention", *runs], rows, caption=caption)
 
 

@@ -146,6 +146,8 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
     why = reasons([model])
     if not has_gap(rows):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
+        has_interval = any("[" in cell for row in rows for cell in row)
+        caption += f" {INTERVAL}." * has_interval
         return [_table(header, rows, caption=caption), *(f"Gap closed: not known, since {reason}." for reason in why)]
     caption += (
         f" Gap closed: (student − window) / (teacher − window), with {ends}; 100 % equals the teacher, 0 % the window."
@@ -375,8 +377,9 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
     blocks.append(
         "Intervals of losses and of gaps are bootstrapped over sequences or items "
-        f"({counted(settings['resamples'], 'resample')}, the same for all models), those of losses on few sequences "
-        "are by Student's t, and those of rates are Wilson's, with Newcombe's for their differences on paired items. "
+        f"({counted(settings['resamples'], 'resample')}, the same for all models), those of few sequences are by "
+        "Student's t (gaps: Fieller's interval), and those of rates are Wilson's, with Newcombe's for their "
+        "differences on paired items. "
         f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in {settings['dtype']}."
     )
     return blocks

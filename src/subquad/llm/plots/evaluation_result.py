@@ -20,8 +20,8 @@ from subquad.reporting.run_comparison import run_name
 __all__ = ["NOT_MEASURED", "NO_CONTROL", "missing_control", "result_sentence"]
 
 NO_CONTROL = (
-    "No control was fine-tuned with the same budget, so a part of what the student gains may come from training on "
-    "its texts alone; `subquad llm linearize --controls` trains such controls."
+    "No control that was fine-tuned with the same budget lies beside it, so a part of what the student gains may come "
+    "from training on its texts alone; `subquad llm linearize --controls` trains such controls."
 )
 NOT_MEASURED = (
     "The controls that were fine-tuned with the same budget are not measured here (--variants), so a part of what the "

@@ -35,6 +35,7 @@ from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, p
 from subquad.llm.training.controls import state_size
 from subquad.reporting.page import Picture, Section, Table, Verbatim, page, picture, show
 from subquad.reporting.run_comparison import model_name
+from subquad.reporting.statistics import FEWEST_ITEMS
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
@@ -132,7 +133,8 @@ def card(metrics: Mapping[str, Any], about: Mapping[str, Any], history: Sequence
     rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in perplexities(metrics).items())
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
-    stated = f": {licence}" if licence else ", whose files name none"
+    licence = ", ".join(licence) if isinstance(licence, list) else licence
+    stated = f": {licence}" if licence else "; its model card or file header names none"
     few = few_steps(trained_steps(history))
     return f"""{card_metadata(about["model"], teacher)}
 # {_title(about)}
@@ -174,9 +176,16 @@ def _sections(
         "Brackets: 95 % intervals over sequences; those of the changes against the saved model are paired by sequence "
         "(Student's t), and narrower where texts differ more than models. Training seeds were not varied."
     )
-    if not any(intervals.values()):
+    sequences = max(map(len, notes["losses"].values()), default=1) if "losses" in notes else 1
+    if sequences == 1:
         brackets = "There is one sequence, which gives no intervals."
         header, rows = [header[0], header[1], header[3]], [[row[0], row[1], row[3]] for row in rows]
+    elif not any(intervals.values()):
+        brackets = (
+            f"{sequences} sequences are too few for intervals of the perplexities (fewer than {FEWEST_ITEMS}). Those "
+            "of the changes against the saved model are paired by sequence (Student's t). Training seeds were not "
+            "varied."
+        )
     table = Table(
         header,
         rows,
@@ -312,7 +321,7 @@ def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str
     short = (
         ""
         if steps is None or steps >= FEW_STEPS
-        else f" It was trained for {counted(steps, 'step')}, too few to judge it by."
+        else f" The student was trained for {counted(steps, 'step')}, too few to judge it by."
     )
     return picture(layer_errors(errors, names), f"Error {meaning}{short}")
 

@@ -14,7 +14,7 @@ from subquad.reporting.statistics import Difference
 __all__ = ["FEW_STEPS", "LABELS", "change_between", "few_steps", "labels", "perplexities", "trained_steps", "verdict"]
 
 FEW_STEPS = 4
-"""Steps of a stage below which its result says nothing."""
+"""Steps of a stage below which a page gives no verdict; a convention."""
 STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
 LABELS = {
     "teacher": "teacher",
@@ -109,9 +109,10 @@ def _against_controls(notes: Mapping[str, Any], values: Mapping[str, float]) -> 
     """Return how the student compares with the best control, or that there is none."""
     controls = {name: values[name] for name in MODES if name in values}
     if not controls:
+        advice = "" if notes["about"].get("from") else ": compare it with controls (`--controls`)"
         return (
             "No control was fine-tuned with the same budget. A model fine-tuned with a window alone may do as well, "
-            "and fine-tuning also adapts a model to the style of the text: compare it with controls (--controls)."
+            f"and fine-tuning also adapts a model to the style of the text{advice}."
         )
     tuned = controls.pop("teacher_fine_tuned")
     best, name = min((value, name) for name, value in controls.items())

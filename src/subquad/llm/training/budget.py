@@ -21,7 +21,7 @@ from subquad.llm.training.controls import MODES, control_names
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
 from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
-from subquad.llm.training.stages import Precision, tokens_per_step
+from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
@@ -248,12 +248,11 @@ def enough_minutes(
         spent: Seconds before the budget was known.
         others: Further sequences that the run evaluates.
     """
-    seconds, sequences = budget.seconds_per_sequence, _evaluation_sequences(text, settings)
-    minutes, needed = 1, steps * tokens_per_step(settings)
+    seconds, sequences, minutes = budget.seconds_per_sequence, _evaluation_sequences(text, settings), 1
     while True:
         remaining = 60 * minutes - spent - others * seconds["evaluate"]
         found = divide_time(remaining, seconds, settings, precision=budget.precision, sequences=sequences)
-        if all(tokens >= needed for tokens in (found.transfer_tokens, found.lora_tokens) if tokens):
+        if all(steps_for(tokens, settings) >= steps for tokens in (found.transfer_tokens, found.lora_tokens) if tokens):
             return minutes
         minutes += 1
 

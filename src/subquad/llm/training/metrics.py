@@ -156,8 +156,8 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
             are those of softmax models.
 
     Returns:
-        `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % interval over
-        sequences, bootstrapped or of few by Student's t; and `wins`, the student whose loss is below those of all
+        `test.<model>.perplexity`; with at least four sequences, `intervals.test.<model>.perplexity`, the 95 % interval
+        over sequences, by Student's t or of many bootstrapped; and `wins`, the student whose loss is below those of all
         other students by differences whose 95 % intervals, paired by sequence as on the pages, do not contain 0; else
         None.
     """
@@ -169,7 +169,8 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         return {**metrics, "wins": None}
     means = bootstrap_means(values, resamples=RESAMPLES)
     intervals = {
-        name: {"perplexity": [math.exp(min(limit, LARGEST_LOSS)) for limit in interval]}
+        # no perplexity is below 1
+        name: {"perplexity": [math.exp(min(max(limit, 0.0), LARGEST_LOSS)) for limit in interval]}
         for column, name in enumerate(names)
         if (interval := mean_interval(values[:, column], means[:, column])) is not None
     }
@@ -178,4 +179,5 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     others = [column for column in students if column != best]
     gaps = [paired_difference(values[:, best], values[:, other]) for other in others]
     is_clear = all(gap is not None and gap.high < 0 for gap in gaps)
-    return {**metrics, "intervals": {"test": intervals}, "wins": names[best] if is_clear else None}
+    found = {"intervals": {"test": intervals}} if intervals else {}
+    return {**metrics, **found, "wins": names[best] if is_clear else None}
