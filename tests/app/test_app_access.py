@@ -10,6 +10,7 @@ pytest.importorskip("starlette")
 
 from subquad.app import access as access_module
 from subquad.app.access import SESSION_COOKIE, Access, token_of
+from subquad.app.files import MOST_ARCHIVES
 from subquad.app.sessions import new_token
 from subquad.runs.storage import read_json, write_json
 
@@ -332,8 +333,23 @@ def test_the_output_of_a_job_is_one_archive(downloads, tmp_path, workspace):
     assert status == 200
     (tmp_path / "a.zip").write_bytes(body)
     assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["bio-fit/report.html"]
-    assert not list(workspace.received.iterdir())
+    assert not list(workspace.archives.iterdir())
     assert ask(app, f"/archives/{job}.zip")[0] == 404
+
+
+def test_archives_at_the_same_time_are_limited_and_take_nothing_from_uploads(downloads, workspace, monkeypatch):
+    app, token, job = downloads
+    for number in range(MOST_ARCHIVES):
+        (workspace.archives / f"{number}.zip").write_bytes(b"zip")
+    status, _, body = ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
+    assert (status, body) == (503, b"Too many archives are being downloaded; try again in a minute.")
+    assert not list(workspace.received.iterdir())
+    workspace.clear_received()
+    assert not list(workspace.archives.iterdir())
+    monkeypatch.setattr("subquad.app.files._pack", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+    with pytest.raises(OSError, match="disk is full"):
+        ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
+    assert not list(workspace.archives.iterdir())
 
 
 def test_an_output_that_is_a_file_is_in_its_archive(downloads, tmp_path, workspace):

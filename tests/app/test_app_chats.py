@@ -1,5 +1,7 @@
 """A chat asks a softmax teacher and a linear student the same question, and shows their speed and memory."""
 
+import os
+import shutil
 import sys
 import threading
 from types import SimpleNamespace
@@ -208,6 +210,34 @@ def test_a_question_of_a_whole_book_is_refused_at_once(chat):
     with pytest.raises(SubquadError, match="the question has 100,001 characters; give at most 100,000"):
         next(chat.answers("a" * 100_001, threading.Lock()))
     assert not chat.sides["teacher"].turns
+
+
+def test_a_model_that_was_trained_again_is_opened_again_and_one_that_was_deleted_is_closed(opened, tmp_path):
+    chats = Chats()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        chats.start("a", tmp_path / name, ChatSettings())
+    chats.start("a", tmp_path / "one", ChatSettings())
+    assert opened == ["one", "two"]
+    os.utime(tmp_path / "one" / "config.json", (0, 0))
+    shutil.rmtree(tmp_path / "two")
+    chats.start("a", tmp_path / "one", ChatSettings())
+    assert opened == ["one", "two", "one"]
+    assert [folder.name for folder, _ in chats._models] == ["one"]
+
+
+def test_a_question_that_was_stopped_is_not_revived_by_the_next_one(chat):
+    lock = threading.Lock()
+    with lock:
+        first = chat.answers("one", lock)
+        next(first)
+        chat.stop()
+        second = chat.answers("two", lock)
+        next(second)
+    assert [*first] == []
+    assert [*second]
+    assert [question for question, _ in chat.sides["student"].turns] == ["two"]
 
 
 def test_at_most_two_linearized_models_are_in_memory(opened, tmp_path):

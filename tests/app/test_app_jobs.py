@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -176,6 +177,20 @@ def test_a_job_that_waits_and_is_stopped_leaves_nothing_and_can_be_resumed(sessi
         runner.resume(job)
     ended(runner)
     assert opened == [job.name]
+
+
+def test_a_job_whose_status_cannot_be_written_runs_and_ends(session, runner, monkeypatch):
+    def full(path, content):
+        if content.get("state") == "running":
+            raise OSError(28, "No space left on device")
+        write_json(path, content)
+
+    monkeypatch.setattr("subquad.app.jobs.write_json", full)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(pid=os.getpid(), wait=lambda: 0))
+    job = runner.start(session.new_job_folder(), "bio fit", fit())
+    ended(runner)
+    assert job.state == "finished"
+    assert not runner._processes
 
 
 def test_a_job_that_cannot_be_started_fails_with_a_sentence(session, runner, monkeypatch):
