@@ -5,8 +5,9 @@ export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-# shapes are checked while the operators and networks are tested; trainings would become a tenth slower
-FAST = $(PYTEST) -m "not slow and not long" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
+# shapes are checked while the operators and networks are tested
+CHECKED = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
+FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
 
 .PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
   clean
@@ -17,15 +18,14 @@ demo: .venv/.ready
 
 # under 10 minutes on two cores
 test: .venv/.ready-dev
-	$(FAST)
-	$(PYTEST) -m "slow and not long"
+	$(PYTEST) -m "not long" $(CHECKED)
 
 # the commands of the documentation, the benchmarks, commands that are killed, and other tests that take more than
-# 4 seconds: about 20 minutes
+# 3 seconds: about 20 minutes
 test-long: .venv/.ready-dev
 	$(PYTEST) -m long
 
-# no training, no processes, few examples per law: under 2 minutes on two cores
+# no training, no processes, few examples per law: about 5 minutes on two cores
 test-fast: .venv/.ready-dev
 	SUBQUAD_HYPOTHESIS=fast $(FAST)
 

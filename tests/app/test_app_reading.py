@@ -13,6 +13,7 @@ from subquad.app.sequence_data import columns_of
 from subquad.errors import SubquadError
 
 
+@pytest.mark.long
 def test_the_value_and_the_error_of_a_reader_are_those_of_a_call(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("sequence,score\nACDE,1\n")
@@ -26,6 +27,7 @@ def test_the_value_and_the_error_of_a_reader_are_those_of_a_call(tmp_path):
         call_in_process(divide, 1, 0)
 
 
+@pytest.mark.long
 def test_a_crash_or_a_long_time_ends_the_reader_alone(tmp_path):
     with pytest.raises(SubquadError, match="the program that read the file ended at once; the file may be damaged"):
         call_in_process(crash)

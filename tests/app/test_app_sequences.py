@@ -112,6 +112,7 @@ def round_of(context, session, monkeypatch, run, state):
     return job
 
 
+@pytest.mark.long
 def test_a_round_that_failed_is_not_the_end(context, session, workspace, monkeypatch):
     table = session.take(dropped(workspace, "mine.csv"))
     run = recorded(context, session, monkeypatch, "bio fit", fit_command(session, table)).name
@@ -186,6 +187,7 @@ def first_sight(opened):
     return source, Choices(*values)
 
 
+@pytest.mark.long
 def test_the_page_opens_with_the_table_and_columns_of_the_newest_fit(opened, context, session, workspace, monkeypatch):
     nothing = Choices(target=[], wild_type="", lengths="auto", split_by="random")
     chosen = CHOSEN._replace(wild_type="", lengths="auto")
@@ -307,6 +309,7 @@ def workbook(**sheets):
     return content.getvalue()
 
 
+@pytest.mark.long
 def test_the_sheet_with_the_variants_is_found_and_another_can_be_chosen(
     opened, context, session, workspace, monkeypatch
 ):

@@ -206,7 +206,7 @@ def test_extra_columns_and_a_second_channel_are_learned_from():
     assert score(target, fit_boosting(dataset).predict(inputs))["spearman"] > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     dataset = aligned("regression", rows=503, length=29, letters=20)
     codes = dataset.inputs.codes.copy()
@@ -254,7 +254,7 @@ def test_a_small_budget_takes_fewer_rows_and_trees(monkeypatch):
     assert baseline.selected["trees"] <= 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
     random = np.random.default_rng(7)
     codes = random.integers(0, 20, (907, 31)).astype(np.int8)

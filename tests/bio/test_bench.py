@@ -111,7 +111,7 @@ def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
         bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_comparisons_and_failures(tmp_path, fake_fit, capsys):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/bad": "wrong"})
     with pytest.raises(SubquadError, match="a/bad, seed 0: row 3: 'J' is"):

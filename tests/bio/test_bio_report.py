@@ -60,6 +60,7 @@ def test_every_metric_has_a_title(task_type):
     assert {name for name in found if ":" not in name} <= set(METRICS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task_type", list(MAIN_METRIC))
 def test_every_task_type_has_a_complete_and_self_contained_page(tmp_path, task_type):
     folder(tmp_path / "run", task_type)

@@ -107,6 +107,7 @@ def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypat
     assert metrics["folds"] == done[1]["folds"]
 
 
+@pytest.mark.long
 def test_the_table_is_read_and_its_units_are_found_once_for_all_folds(genes, tmp_path, monkeypatch):
     whole, calls, units_of, found = cross_validate_command.read_table, [], split_module.units_of, []
 
@@ -125,6 +126,7 @@ def test_the_table_is_read_and_its_units_are_found_once_for_all_folds(genes, tmp
     assert metrics["best_folds"] == {"ridge": 3}
 
 
+@pytest.mark.long
 def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
     frame["part"] = np.arange(len(frame)) % 2 + 5
@@ -172,6 +174,7 @@ def test_classes_and_groups_keep_their_names_as_text(tmp_path):
     assert expected != pytest.approx(difference(truth, own, other))
 
 
+@pytest.mark.long
 def test_residues_have_means_over_the_folds_only(tmp_path):
     table(tmp_path / "t.csv", rows=41)
     metrics = cross_validate(

@@ -66,6 +66,7 @@ def test_variants_are_counted_as_they_are_enumerated(length, most, seed):
     assert len({row.tobytes() for row in scored.codes}) == len(scored)
 
 
+@pytest.mark.long
 def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     model = Landscape(spread=0.5)
     for direction, sign in (("maximize", 1), ("minimize", -1)):
@@ -80,6 +81,7 @@ def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     np.testing.assert_allclose(alone["ucb"], alone["prediction"])
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_designs(tmp_path):
     model = Landscape(coupling=0.5, spread=0.3)
     first, second = (run_design(model, tmp_path, name, seed=3, number=17) for name in ("a", "b"))
@@ -88,6 +90,7 @@ def test_the_same_seed_gives_the_same_designs(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_more_diversity_makes_designs_share_less(tmp_path):
     def likeness(diversity):
         frame = run_design(Landscape(), tmp_path, str(diversity), number=23, diversity=diversity)
@@ -98,6 +101,7 @@ def test_more_diversity_makes_designs_share_less(tmp_path):
     assert all(high > low for high, low in pairwise(values))
 
 
+@pytest.mark.long
 def test_all_constraints_on_letters_hold(tmp_path):
     model = Landscape()
     settings = {
@@ -125,6 +129,7 @@ def test_a_stop_is_designed_only_where_it_is_asked_for():
     assert np.flatnonzero(constraints_of(model, allow=("7=*A",)).allowed[:, -1]).tolist() == [6]
 
 
+@pytest.mark.long
 def test_gc_and_forbidden_sites_hold_on_both_strands(tmp_path):
     model = Landscape(length=43, letters="ACGT")
     settings = {"gc": (0.4, 0.5), "forbid_sites": ("BsaI", "GAATTC", "ggncc"), "max_mutations": 9, "number": 53}

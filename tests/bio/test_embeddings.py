@@ -151,7 +151,7 @@ def test_equal_sequences_with_different_embeddings_are_something_to_learn_from(r
             check_trainable(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_saved_run_predicts_the_values_that_were_measured_in_the_fit(rows, tmp_path):
     frame, mean = rows
     scores = np.random.default_rng(2).normal(size=len(frame)).astype(np.float32)

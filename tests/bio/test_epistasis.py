@@ -278,6 +278,7 @@ def test_sequences_of_other_lengths_are_skipped_with_a_remark():
     assert remarks[1].startswith("wild type: inferred as the most frequent letter at each position")
 
 
+@pytest.mark.long
 def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     names, y = landscape(5, TERMS)
     pd.DataFrame({"sequence": names, "score": y}).to_csv(tmp_path / "t.csv", index=False)
@@ -340,6 +341,7 @@ def test_pairs_are_sorted_by_specific_epistasis_where_a_curve_was_fitted():
     assert not pairs["rms"].is_monotonic_decreasing
 
 
+@pytest.mark.long
 def test_predictions_of_a_class_are_in_log_odds_and_its_measurements_have_no_detection_limit(tmp_path):
     names, y = landscape(5, {(): 0.0, (0,): 1.0, (1, 2): 0.5})
     pd.DataFrame({"sequence": names, "score": np.where(y > 0, "yes", "no")}).to_csv(tmp_path / "t.csv", index=False)

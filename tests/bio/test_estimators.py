@@ -36,7 +36,7 @@ EXCEPTIONS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @parametrize_with_checks(
     [LyraRegressor(**SHORT), LyraClassifier(**SHORT)], expected_failed_checks=lambda estimator: EXCEPTIONS
 )

@@ -110,7 +110,7 @@ def test_each_model_and_the_ensemble_predict_what_they_were_measured_with(tmp_pa
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyr", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "task_type", "names"),
     [
@@ -199,7 +199,7 @@ def test_training_on_ranks_of_a_skewed_target_is_said(tmp_path, capsys, monkeypa
     assert (remark in capsys.readouterr().err) == is_said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
     random = np.random.default_rng(7)
     wild = "".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 23))
@@ -338,7 +338,7 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
         assert sum(metrics["weights"][name].values()) == pytest.approx(1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("rows", "stacked"), [(211, "train"), (401, "validation")])
 def test_few_validation_rows_leave_the_weights_to_out_of_fold_predictions(tmp_path, rows, stacked):
     table(tmp_path / "t.csv", rows=rows, length=9)

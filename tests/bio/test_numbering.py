@@ -70,6 +70,7 @@ def test_a_scan_numbers_positions_as_the_table_does(run, table, tmp_path):
     assert grid_of(frame, 16, "ACDEFGHIKLMNPQRSTVWY", offset=OFFSET).shape == (20, 16)
 
 
+@pytest.mark.long
 def test_epistasis_of_a_table_and_of_a_model_numbers_positions_as_the_table_does(run, table, tmp_path):
     of_table = epistasis(table, EpistasisSettings(wild_type=WILD), out=tmp_path / "table", quiet=True)
     of_run = epistasis(run, EpistasisSettings(table=str(table)), out=tmp_path / "run", quiet=True)

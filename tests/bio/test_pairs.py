@@ -269,7 +269,7 @@ def test_the_same_letters_in_one_chain_or_in_two_are_different_inputs():
     assert (two - one).abs().max() > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lyra_learns_a_product_of_both_chains_that_ridge_cannot(tmp_path):
     random = np.random.default_rng(7)
     letters = random.choice(list("DW"), (301, 2))
@@ -407,6 +407,7 @@ def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):
     assert not (run / "refused").exists()
 
 
+@pytest.mark.long
 def test_a_scan_of_a_first_chain_that_never_varied_is_refused(tmp_path):
     frame = antibodies().drop_duplicates("vl")
     frame["vh"] = HEAVY

@@ -209,7 +209,7 @@ def test_residues_are_predicted_from_their_vectors_and_a_saved_run_predicts_the_
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", embeddings=tmp_path / "mean.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lyra_alone_learns_rows_from_vectors_at_varying_positions(tmp_path):
     random = np.random.default_rng(3)
     letters = random.choice(list("ACDEF"), (300, 9))

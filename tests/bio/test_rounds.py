@@ -114,6 +114,7 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
     assert (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns == fitted
 
 
+@pytest.mark.long
 def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_path, capsys):
     out = tmp_path / "rounds"
     propose(start, out)
@@ -132,7 +133,7 @@ def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_
     assert "are not taken over" not in shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_measurements_are_compared_with_the_target_that_the_rounds_are_for(start, tmp_path):
     frame = pd.read_csv(start / "assay.csv")
     frame["binding"] = 100.0 - frame["activity"]

@@ -226,6 +226,7 @@ def shared(one, other):
     return most / max(len(one), len(other))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("letters", "lengths", "identity", "border"), [(LETTERS, (9, 19), 0.6, 14), ("ACGT", (31, 47), 0.8, 40)]
 )
@@ -565,6 +566,7 @@ def test_mutations_are_read_from_canonical_variants():
     assert [part.tolist() for part in own.inside(np.array([24]))] == [[False, True, False], [True, False, False]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("own", "settings", "message"),
     [

@@ -7,13 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from support.long_commands import COMMANDS, LONGEST
+from support.long_commands import LONGEST, NAMES
 from support.saved import differences
 
 FEW = int(os.environ.get("SUBQUAD_KILLS", "2")) < 10
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="after an import of torch, processes fork safely on Linux only"),
 ]
@@ -41,7 +40,7 @@ def disk(tmp_path):
 
 
 def of_few(name):
-    if FEW and name != "hep fit":
+    if FEW and name not in ("hep fit", "bio embed"):
         pytest.skip("`make test-faults` runs it")
 
 
@@ -50,7 +49,7 @@ def bytes_of(folder):
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_a_full_disk_is_reported_and_the_command_ends_when_there_is_space(name, part, whole, disk, tmp_path):
     of_few(name)
@@ -65,7 +64,7 @@ def test_a_full_disk_is_reported_and_the_command_ends_when_there_is_space(name, 
     assert differences(own.out.parent, folder) == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_beyond_the_limit_of_the_shell_is_reported(name, whole, tmp_path):
     of_few(name)
     own = whole(name)
@@ -81,7 +80,7 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_read_only_folder_is_refused_before_any_work(name, whole, disk):
     of_few(name)
     own = whole(name)
@@ -92,7 +91,7 @@ def test_a_read_only_folder_is_refused_before_any_work(name, whole, disk):
     assert "Traceback" not in command.output()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_second_process_on_the_same_output_is_refused(name, whole, tmp_path):
     of_few(name)
     own, folder = whole(name), tmp_path / "out"

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from support.forked import Command
-from support.long_commands import COMMANDS, LONGEST
+from support.long_commands import LONGEST, NAMES
 from support.saved import differences
 
 KILLS = int(os.environ.get("SUBQUAD_KILLS", "2"))
@@ -20,22 +20,21 @@ FINISHED = ("holds a finished run", "contains a finished evaluation", "exists al
 """What a command answers that was stopped after its last file was written."""
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="after an import of torch, processes fork safely on Linux only"),
 ]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_killed_command_ends_with_the_output_of_one_that_was_left_alone(name, whole, tmp_path):
     if FEW and name in ("bio bench", "hep simulate"):
         pytest.skip("its workers import everything anew; `make test-faults` runs it")
     stop_and_start_again(whole(name), tmp_path, Command.kill, statuses=(-9,), stops=KILLS)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_terminated_command_exits_with_143_and_ends_when_it_is_started_again(name, whole, tmp_path):
-    if FEW and name != "llm linearize":
+    if FEW and name not in ("llm linearize", "bio rounds"):
         pytest.skip("`make test-faults` runs it")
     # -15: before the command has begun
     stop_and_start_again(whole(name), tmp_path, Command.terminate, statuses=(143, -15), stops=KILLS // 2)

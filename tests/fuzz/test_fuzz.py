@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_reader_answers_damaged_input_with_an_error_of_the_user(name, tmp_path):
     report = fuzz(name, tmp_path, seconds=SECONDS, seed=SEED)

@@ -57,6 +57,7 @@ def test_few_classes_share_a_panel_and_many_have_one_each():
         assert [axes.get_title(loc="left") for axes in own.figure.axes] == list(more)
 
 
+@pytest.mark.long
 def test_a_class_has_one_colour_in_all_figures_and_no_other_class_has_it():
     one, colours = predictions_of(CLASSES), class_colours(CLASSES, "C")
     assert len(set(colours.values())) == len(CLASSES)
@@ -82,6 +83,7 @@ def test_the_responses_of_many_classes_have_a_panel_each(count, panels):
     assert {axes.get_xlim() for axes in drawn} == {(0, 2)}
 
 
+@pytest.mark.long
 def test_bins_of_whole_numbers_have_as_many_of_them_each():
     *_, particles = observer_histograms(predictions_of(CLASSES), CLASSES, "A")
     path = particles.figure.axes[0].patches[0].get_path().vertices

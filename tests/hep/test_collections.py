@@ -146,7 +146,7 @@ def test_collections_of_a_card_are_checked(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["flavour", "nano"])
 def test_a_tagger_is_fitted_on_collections(kind, tmp_path):
     write, card, name = (

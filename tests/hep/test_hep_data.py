@@ -203,6 +203,7 @@ def test_arrays_with_optional_values_and_of_fixed_size_are_jets(tables):
     assert np.array_equal(as_jets(regular).particles, as_jets(leading).particles)
 
 
+@pytest.mark.long
 def test_momenta_in_mev_and_angles_in_degrees_or_exchanged_are_refused(tables, tmp_path):
     columns, write = tables
 

@@ -94,7 +94,7 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
         model.save(tmp_path / "tagger")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path, monkeypatch):
     # figures take most of the time, and are tested elsewhere
     monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))

@@ -151,7 +151,7 @@ def test_a_run_that_was_interrupted_is_resumed_to_the_same_weights(jets, tmp_pat
     assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     columns, write = tables
     held = [write(tmp_path / f"{label}.root", columns(label, jets=11, seed=5)) for label in ("QCD", "Tbqq")]
@@ -251,7 +251,7 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     assert {row for plan in plans for batch in plan[:4] for row in batch.tolist()} == set(range(85))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     settings = FitSettings(
         preset="standard", k=3, graph="features", chebyshev_order=2, width=12, layers=1, epochs=1, no_boosting=True
@@ -271,7 +271,7 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, tmp_path):
     settings = FitSettings(inputs="particles", width=12, layers=1, epochs=1)
     metrics = fit(jets, settings, out=tmp_path / "run", quiet=True)

@@ -78,6 +78,7 @@ def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
         report("example:tagger", out=path)
 
 
+@pytest.mark.long
 def test_a_tagger_is_better_only_if_a_paired_interval_says_so(tagger, tmp_path):
     worse, equal = tagger("worse", blurred(2.0), k=5), tagger("equal", blurred(0.01))
     path = report("example:tagger", worse, equal, out=tmp_path / "page.html")

@@ -52,6 +52,7 @@ def test_a_column_that_depends_on_the_file_keeps_its_values(jets, scored):
     assert found["number"].dtype.kind == "i"
 
 
+@pytest.mark.long
 def test_an_observer_of_another_type_is_written_if_the_branch_can_hold_it(tables, scored, tmp_path):
     columns, write = tables
     table = columns("QCD")

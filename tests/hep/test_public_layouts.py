@@ -267,6 +267,7 @@ def test_arrays_of_energyflow_with_other_shapes_are_refused(tmp_path):
         inspect_file(tmp_path / "b.npz", None)
 
 
+@pytest.mark.long
 def test_empty_files_are_refused_unless_there_are_others(tmp_path):
     labels, vectors = momenta()
     empty = [write_top(tmp_path / "empty.h5", vectors[:0], labels[:0], chunks=(7,), maxshape=(None,))]
@@ -356,7 +357,7 @@ def test_the_split_of_the_data_set_is_used(top, tmp_path, monkeypatch):
     assert "that the files mark for training" in found["notes"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_named_by_test_take_the_place_of_marked_jets(top, tmp_path):
     files = [top / "train.h5", top / "val.h5", top / "test.h5"]
     labels, vectors = momenta(jets=19, seed=5)

@@ -217,7 +217,7 @@ def test_a_mass_is_predicted_from_the_fit_to_files_and_reports(files, jets, tmp_
     assert preprocessing["subquad"]["targets"] == ["gen_mass"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_card_with_hybrid_labels_is_fitted_and_its_report_shows_the_target(files, tmp_path):
     options = {**CARD, "labels": {**CARD["labels"], "value": [f"label_{name}" for name in CLASSES]}}
     options["selection"] = "jet_nparticles > 1"

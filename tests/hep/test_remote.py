@@ -88,7 +88,7 @@ def test_training_files_are_recognized_under_a_url(jets, remote):
     assert training_paths({"digests": {"QCD.root": own}}, [url, jets[1]]) == [url]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_on_remote_files_keeps_their_urls(jets, remote, tmp_path):
     for path in jets:
         remote(path)

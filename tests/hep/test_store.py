@@ -108,7 +108,7 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
     assert not (tmp_path / "run" / "jets").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -208,7 +208,7 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
     assert net_settings(FitSettings(k=150)).k == 150
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_enter_the_loss(jets, tmp_path):
     settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass", "0", "100", "140", "300"))
     source = source_of(FitFiles(train=jets[:2]), NET, settings)

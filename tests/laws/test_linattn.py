@@ -209,6 +209,7 @@ def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, wind
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_the_gradient_is_that_of_finite_differences(window_shape):
     inputs, how = draw(1, 9, kv_heads=1, groups=2), options_of(2, window_shape, use_linear=True, sinks=1, cache=2)

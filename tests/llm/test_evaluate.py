@@ -102,6 +102,7 @@ def test_a_text_that_the_model_learned_is_named(asked, linear, text, tmp_path, c
     assert "The student was trained on words.txt, so that" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_page_that_cannot_be_drawn_costs_no_results(asked, tmp_path, monkeypatch):
     def fails(evaluation):
         raise ZeroDivisionError
@@ -113,6 +114,7 @@ def test_a_page_that_cannot_be_drawn_costs_no_results(asked, tmp_path, monkeypat
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]
 
 
+@pytest.mark.long
 def test_a_text_on_which_a_run_was_only_measured_is_not_called_learned(base, text, tmp_path):
     other, third = (write_text(tmp_path / f"{seed}.txt", seed=seed) for seed in (1, 2))
     out = tmp_path / "linear"
@@ -305,6 +307,7 @@ def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp
         EvaluateSettings(variants=("windows",))
 
 
+@pytest.mark.long
 def test_the_command_prints_results_beside_their_controls(linear, text, tmp_path, capsys):
     flags = ["--sequence-length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
     command = ["llm", "evaluate", str(linear), "--text", str(text), "--out", str(tmp_path / "out"), *flags]

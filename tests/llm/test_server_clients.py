@@ -61,6 +61,7 @@ def test_replies_are_those_of_the_description(server, path, mode):
     assert ask(server, "/v1/completions", ORDINARY)[0] == 200
 
 
+@pytest.mark.long
 def test_the_other_replies_are_those_of_the_description(server):
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     for path in ("/health", "/metrics", "/v1/models"):

@@ -107,6 +107,7 @@ def test_requests_follow_each_other_on_one_connection_beyond_the_time_for_a_head
         assert reply_on(connection)[0] == 200
 
 
+@pytest.mark.long
 def test_bodies_and_replies_may_take_longer_than_heads(server):
     body = json.dumps({**ORDINARY, "max_tokens": 2}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"

@@ -467,6 +467,7 @@ def served(tmp_path_factory, bytewise):
     return folder
 
 
+@pytest.mark.long
 def test_a_saved_state_answers_prompts_that_begin_with_its_text(served, bytewise, tmp_path):
     text, model = "the green bird in the old house", load(served)[0]
     subquad.llm.generate(served, text, GenerateSettings(max_new_tokens=1), save_state=tmp_path / "state")

@@ -93,6 +93,7 @@ def test_what_cannot_be_written_is_refused_before_the_text_is_read(run, tmp_path
         subquad.llm.generate(run, TEXT, ONE, state=tmp_path / "missing")
 
 
+@pytest.mark.long
 def test_a_state_of_another_model_is_refused(run, state, folder, text, tmp_path):
     subquad.llm.linearize(folder, text, SMALL, out=tmp_path / "other", seed=1, quiet=True)
     with pytest.raises(SubquadError, match="the state of another model than"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from support.bio_language_models import esm
 from support.bio_tables import table
@@ -113,6 +114,10 @@ COMMANDS = {
     "llm evaluate": llm_evaluate,
 }
 """Name → function that writes the input of the command into a folder and returns its words, without `--out`."""
+QUICK = ("bio embed", "bio rounds")
+"""Commands that `make test` kills too."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.long) for name in COMMANDS]
+"""The names, for tests of each command."""
 OUTPUTS = {"bio embed": "out.safetensors"}
 """Names of outputs that are files."""
 

@@ -131,6 +131,7 @@ def test_the_average_of_the_weights_is_validated_and_kept():
         assert (model.weight - expected).abs().max() < (seen[1] - started).abs().max()
 
 
+@pytest.mark.long
 def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path):
     script = textwrap.dedent(
         f"""
@@ -194,6 +195,7 @@ def test_what_a_power_loss_left_of_a_stage_without_a_checkpoint_is_removed(tmp_p
     assert all(entry["part"] == "fit" for entry in history(tmp_path)[1:])
 
 
+@pytest.mark.long
 def test_sigterm_saves_a_checkpoint_at_the_end_of_its_step(tmp_path):
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     whole.mkdir(), ended.mkdir()
