@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from support.bio_bench import stand_in, write_tasks
 
-from subquad.bio.benchmark.jobs import is_done, make_jobs, selected_model
+from subquad.bio.benchmark.jobs import Job, is_done, make_jobs, selected_model
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.cli import bench as bench_cli
@@ -107,7 +107,7 @@ def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
     assert sorted(fake_fit()[:2]) == ["one 0 20000 target", "one 1 20000 target"]
     assert fake_fit()[2:] == ["one 0 53 target"]
     (tmp_path / "a_one.csv").write_text("sequence,target,split\nTTTT,1,train\n")
-    with pytest.raises(SubquadError, match="the table has changed"):
+    with pytest.raises(SubquadError, match="the table, or a file that it is read with, has changed"):
         bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)
 
 
@@ -160,6 +160,24 @@ def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
     assert not is_done(job)
     store_files(job, outcome, files)
     assert is_done(job)
+    # with other settings, on a machine that was lost
+    again = Job(**{**job, "settings": {"train_rows": 53}, "force": True})
+    store_files(again, {"message": "lost", "seconds": None, "memory_mb": None}, {})
+    assert not is_done(again)
+    assert not Path(job["out"]).exists()
+
+
+def test_a_task_whose_embeddings_have_changed_is_not_done(tmp_path):
+    tasks, settings = write_tasks(tmp_path, {"a/one": "ACGT"}), BenchSettings()
+    file = tmp_path / "vectors.npy"
+
+    def marked(content):
+        file.write_bytes(content)
+        (task,) = read_tasks(tasks, settings, tmp_path)
+        task.settings["embeddings"] = str(file)
+        return make_jobs([task], settings, tmp_path / "out", force=False)[0]["fingerprint"]
+
+    assert marked(b"one") == marked(b"one") != marked(b"two")
 
 
 BAD = [

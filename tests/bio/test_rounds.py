@@ -114,6 +114,20 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
     assert (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns == fitted
 
 
+def test_a_first_batch_that_is_interrupted_is_proposed_again(start, tmp_path, monkeypatch):
+    propose(start, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("subquad.bio.commands.rounds._write_csv", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            propose(start, tmp_path / "out")
+    # as a kill would leave it
+    (tmp_path / "out" / "round-1").mkdir(exist_ok=True)
+    (tmp_path / "out" / "round-1" / "batch.csv").write_text("half")
+    propose(start, tmp_path / "out")
+    one, other = (tmp_path / name / "round-1" / "batch.csv" for name in ("whole", "out"))
+    assert one.read_text() == other.read_text()
+
+
 @pytest.mark.long
 def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_path, capsys):
     out = tmp_path / "rounds"

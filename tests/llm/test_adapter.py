@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,6 +173,21 @@ def test_a_merged_adapter_keeps_its_controls_and_is_not_written_over_itself(adap
     subquad.llm.merge(copy, out=".", quiet=True)
     assert (tmp_path / "whole" / "controls" / "window_fine_tuned" / "metrics.json").is_file()
     assert (tmp_path / "whole" / "model.safetensors").is_file()
+
+
+def test_a_merge_that_is_interrupted_leaves_the_earlier_model(adapter, tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "whole"
+    subquad.llm.merge(adapter, out=out, quiet=True)
+    before = (out / "model.safetensors").read_bytes()
+    model = SimpleNamespace(save_pretrained=interrupted)
+    monkeypatch.setattr("subquad.llm.commands.merge.load", lambda *_, **__: (model, None))
+    with pytest.raises(KeyboardInterrupt):
+        subquad.llm.merge(adapter, out=out, force=True, quiet=True)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
 def test_settings_that_follow_from_others_are_not_taken_for_given(adapter, folder, tmp_path):

@@ -182,7 +182,7 @@ def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_
             thread.join(60)
 
     # of a start that was killed
-    left = out.with_name(".out.tokens")
+    left = out.with_name(".out.tokens-earlier")
     left.mkdir(parents=True)
     write_json(left / "index.json", {"key": "an earlier key"})
     run(prepare)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from subquad.runs.storage import atomic, null_as_nan, read_json, write_json
+from subquad.runs.lock import lock_folder
+from subquad.runs.storage import atomic, null_as_nan, read_json, remove_temporaries, system_errors, write_json
 
 
 def test_the_content_is_on_the_disk_before_the_new_name_and_the_name_after_it(tmp_path, monkeypatch):
@@ -39,6 +40,24 @@ def test_a_file_that_the_disk_does_not_take_leaves_the_old_one(tmp_path, monkeyp
         write_json(tmp_path / "a.json", 2)
     assert read_json(tmp_path / "a.json") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_errors_of_the_system_that_a_library_turned_into_text_are_errors_of_the_system(tmp_path, number):
+    with pytest.raises(OSError, match=os.strerror(number)) as error, system_errors(tmp_path / "a"):
+        raise RuntimeError(f"I/O error: it says so (os error {number})")
+    assert (error.value.errno, error.value.filename) == (number, str(tmp_path / "a"))
+    with pytest.raises(RuntimeError, match="another"), system_errors(tmp_path):
+        raise RuntimeError("another error")
+
+
+def test_what_killed_processes_left_is_removed_except_in_folders_to_which_others_write(tmp_path):
+    left = [tmp_path / name / ".a.json.subquad-x1" for name in (".", "mine", "other", "other/deeper")]
+    for path in left:
+        path.mkdir(parents=True)
+    with lock_folder(tmp_path), lock_folder(tmp_path / "other"):
+        remove_temporaries(tmp_path)
+    assert [path.exists() for path in left] == [False, False, True, True]
 
 
 def test_numbers_that_json_does_not_have_are_written_as_null(tmp_path):

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, check_writable, create_folder, temporaries_of
+from subquad.runs.storage import LOCK, as_folder, check_writable, create_folder, temporaries_of
 
 __all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
 
-LOCK = ".lock"
 WAIT = 3.0
 """Seconds to wait for a process that was just killed, or whose parent was."""
 

@@ -63,7 +63,7 @@ def write_report_folder(out: Path) -> Iterator[Path]:
             os.replace(out, earlier)
         try:
             os.replace(folder, out)
-        except OSError:
+        except BaseException:
             if earlier.is_dir():
                 os.replace(earlier, out)
             raise

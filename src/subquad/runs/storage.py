@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKSUM",
     "DISK_FULL",
+    "LOCK",
     "as_file",
     "as_folder",
     "atomic",
@@ -44,6 +46,7 @@ __all__ = [
     "remove_temporaries",
     "shipped_file",
     "sync",
+    "system_errors",
     "temporaries_of",
     "verify_tensors",
     "write_json",
@@ -51,6 +54,8 @@ __all__ = [
 ]
 
 
+LOCK = ".lock"
+"""Name of the file that a process which writes to a folder holds locked."""
 MARK = "subquad-"
 """In the names of temporary folders, by which those of killed processes are recognised."""
 CHECKSUM = "crc32"
@@ -94,9 +99,14 @@ def temporaries_of(path: Path) -> list[Path]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing to a folder, which must be locked."""
+    """Remove what killed processes left of files that they were writing to a folder, which must be locked.
+
+    Folders in it that other processes may be writing to are left to these.
+    """
     for path in list(folder.rglob(f".*.{MARK}*")):
-        shutil.rmtree(path, ignore_errors=True)
+        between = path.relative_to(folder).parents
+        if not any((folder / own / LOCK).exists() for own in between if own != Path()):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_writable(path: Path | str, *, flag: str = "--out") -> None:
@@ -281,19 +291,28 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
     owned, header = _without_shared_memory(tensors), dict(metadata or {})
     checksum = _checksum(owned, owned.__getitem__, header)
     with atomic(path) as temporary:
-        try:
-            # created here, with the permissions of other files; safetensors makes it readable by its owner only
-            temporary.touch()
-            mode = temporary.stat().st_mode
+        # created here, with the permissions of other files; safetensors makes it readable by its owner only
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        with system_errors(path):
             save_file(owned, temporary, metadata={**header, CHECKSUM: checksum})
-            _sort_metadata(temporary)
-            temporary.chmod(mode)
-        except safetensors.SafetensorError as error:
-            # safetensors turns errors of the operating system into text
-            if f"os error {errno.ENOSPC}" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
+        _sort_metadata(temporary)
+        temporary.chmod(mode)
     return checksum
+
+
+@contextmanager
+def system_errors(path: Path | str) -> Iterator[None]:
+    """Raise errors of the operating system that libraries turn into text, such as a full disk, as what they are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _sort_metadata(path: Path) -> None:

@@ -78,7 +78,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
                 id=task.id,
                 seed=seed,
                 table=str(task.table.resolve()),
-                fingerprint=fingerprint(file_of(task.table)),
+                fingerprint=fingerprint(file_of(task.table), *_other_files(task)),
                 settings=plain(task.settings),
                 out=str((folder / "runs" / task.id / str(seed)).resolve()),
                 force=False,
@@ -94,6 +94,12 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
         changed,
     )
     return jobs
+
+
+def _other_files(task: Task) -> list[Path]:
+    """Return the files besides its table that a task reads."""
+    given = (task.settings.get(name) for name in ("embeddings", "wild_type"))
+    return [Path(value) for value in given if value is not None and Path(value).is_file()]
 
 
 def bootstrap_of(job: Job, models: Iterable[str]) -> dict[str, np.ndarray]:
@@ -200,7 +206,7 @@ def _changes(job: Job) -> str:
     )
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing == ["fingerprint"]:
-        return "the table has changed"
+        return "the table, or a file that it is read with, has changed"
     return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in differing)
 
 

@@ -5,6 +5,7 @@ Elsewhere the table is sent to the machine, and the files of a finished run are 
 """
 
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from subquad.bio.benchmark.jobs import Job, beside, run_job
+from subquad.bio.benchmark.jobs import Job, beside, metrics_of, run_job
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.errors import require
-from subquad.runs.folder import METRICS
+from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.storage import atomic, write_json
 
 __all__ = ["run_locally", "run_on_ray"]
@@ -116,9 +117,13 @@ def store_files(job: Job, outcome: Outcome, files: dict[str, bytes] | None) -> N
     """Write the files of a job that another machine ran; None: it wrote them itself."""
     if files is None:
         return
+    if job["force"]:
+        # the metrics first: without them the run counts as unfinished, whenever this is interrupted
+        metrics_of(job).unlink(missing_ok=True)
+        shutil.rmtree(job["out"], ignore_errors=True)
     write_json(beside(job, "job.json"), job)
     write_json(beside(job, "done.json"), outcome)
-    # the metrics last: they mark a finished run
-    for name in sorted(files, key=lambda name: name == METRICS):
+    # first what shows whose folder it is; the metrics last, which mark a finished run
+    for name in sorted(files, key=lambda name: (name == METRICS, name != CONFIG)):
         with atomic(Path(job["out"]) / name) as temporary:
             temporary.write_bytes(files[name])

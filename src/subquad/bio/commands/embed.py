@@ -17,8 +17,8 @@ from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, Run, open_run, stamp_of
-from subquad.runs.lock import lock_folder
-from subquad.runs.storage import as_file, check_output, fingerprint, read_json, verify_tensors
+from subquad.runs.lock import LOCK, lock_folder
+from subquad.runs.storage import as_file, check_output, fingerprint, read_json, temporaries_of, verify_tensors
 
 __all__ = ["embed"]
 
@@ -96,9 +96,20 @@ def embed(
             found, absent = replace(found, scores=scores), int(np.isnan(scores).sum())
             if absent:
                 say(f"{absent:,} variants have no score: they have a stop codon or an ambiguous letter", quiet=quiet)
+        # of a process that was killed while it wrote the output
+        for temporary in temporaries_of(out):
+            shutil.rmtree(temporary)
         write_embeddings(out, found, read.sequences, settings=_fingerprint(run.settings))
-        shutil.rmtree(run.directory)
+        _remove(run.directory)
     return found
+
+
+def _remove(partial: Path) -> None:
+    """Remove the folder of the shards; the file that shows whose folder it is goes last."""
+    for path in partial.iterdir():
+        if path.name not in (CONFIG, LOCK):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(partial)
 
 
 def _remove_complete(out: Path, partial: Path) -> None:
@@ -113,7 +124,7 @@ def _remove_complete(out: Path, partial: Path) -> None:
     with lock_folder(partial):
         stamp = stamp_of(read_json(partial / CONFIG), partial)
         if stamp.get("kind") == KIND and _fingerprint(stamp.get("settings")) == header.get("settings"):
-            shutil.rmtree(partial)
+            _remove(partial)
 
 
 def _fingerprint(settings: Any) -> str:

@@ -5,7 +5,9 @@ table with all measurements so far and the models fitted to it. An interrupted r
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,8 @@ def rounds(
         for remark in _unlike_before(done, settings):
             say(remark, quiet=quiet)
         own = replace(settings, direction=direction, target=target)
-        step |= _propose(run, model, table, own, folder, seed=seed, quiet=quiet)
+        begin = partial(_save, out, record, step)
+        step |= _propose(run, model, table, own, folder, begin=begin, seed=seed, quiet=quiet)
         if not settings.measured:
             # of a round that this one replaces
             for name in (MEASURED, TABLE):
@@ -278,9 +281,11 @@ def _propose(
     settings: RoundsSettings,
     folder: Path,
     *,
+    begin: Callable[[], None],
     seed: int,
     quiet: bool,
 ) -> Step:
+    """Write a batch into the folder of a round; `begin` is called before the first file."""
     from subquad.bio.design_search.page import render
 
     assert settings.propose is not None
@@ -303,6 +308,8 @@ def _propose(
         **proposal.record,
     }
     batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
+    # from here on the round has begun, and the same command resumes it
+    begin()
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(batch, folder / BATCH)
     plates, fasta, view, about = (folder / name for name in PROPOSED)

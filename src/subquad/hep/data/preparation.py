@@ -21,7 +21,7 @@ from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_sour
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
 from subquad.progress import say
-from subquad.runs.storage import fingerprint, plain
+from subquad.runs.storage import fingerprint, plain, sync
 from subquad.train.distributed import processes, wait_for
 
 __all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store"]
@@ -252,4 +252,6 @@ def move_store(folder: Path, target: Path) -> None:
         partial = target.with_name(f".{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial)
+        for written in [*partial.rglob("*"), partial]:
+            sync(written)
         partial.rename(target)

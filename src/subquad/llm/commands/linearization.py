@@ -47,7 +47,7 @@ from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
-from subquad.runs.storage import null_as_nan, plain, read_json, write_json
+from subquad.runs.storage import null_as_nan, plain, read_json, system_errors, write_json
 from subquad.train.distributed import broadcast_object, device_name, process_device, processes
 from subquad.train.settings import TrainingResult
 
@@ -340,8 +340,9 @@ class Linearization:
         directory, about = self.run.directory, self.notes["about"]
         history = read_history(directory)
         write_json(directory / NOTES, self.notes)
-        self.tokenizer.save_pretrained(directory)
-        model.generation_config.save_pretrained(directory)
+        with system_errors(directory):
+            self.tokenizer.save_pretrained(directory)
+            model.generation_config.save_pretrained(directory)
         is_adapter = self.settings.save == "adapter"
         model.config.trained_length = self.settings.sequence_length
         if self.settings.standalone:

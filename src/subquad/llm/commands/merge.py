@@ -10,7 +10,8 @@ from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
 from subquad.runs.folder import CARD, REPORT
-from subquad.runs.storage import as_folder, check_not_inside, check_output, create_folder
+from subquad.runs.reports import write_report_folder
+from subquad.runs.storage import as_folder, check_not_inside, check_output, system_errors
 
 __all__ = ["merge"]
 
@@ -45,25 +46,19 @@ def merge(
     if checkpoint_kind(adapter) == "linearized":
         raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
     model, tokenizer = load(adapter, base=base)
-    out = out.resolve()
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    create_folder(out.parent)
-    temporary.mkdir()
-    if standalone:
-        write_code(temporary, model)
-    with without_progress_bars():
-        model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    for name in (CARD, REPORT):
-        if (adapter / name).is_file():
-            # the model card, and the figures to which it refers
-            shutil.copyfile(adapter / name, temporary / name)
-    if (adapter / CONTROLS).is_dir():
-        # for `evaluate`
-        shutil.copytree(adapter / CONTROLS, temporary / CONTROLS)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with write_report_folder(out) as temporary, system_errors(out):
+        if standalone:
+            write_code(temporary, model)
+        with without_progress_bars():
+            model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for name in (CARD, REPORT):
+            if (adapter / name).is_file():
+                # the model card, and the figures to which it refers
+                shutil.copyfile(adapter / name, temporary / name)
+        if (adapter / CONTROLS).is_dir():
+            # for `evaluate`
+            shutil.copytree(adapter / CONTROLS, temporary / CONTROLS)
     if not quiet:
         print(f"Wrote {given}.")
         print(f'Next: subquad llm generate {given} --prompt "Once upon a time"')

@@ -1,5 +1,6 @@
 """The tokens of a run, which the first process reads from the texts, and all processes map from files."""
 
+import glob
 import shutil
 import uuid
 from collections.abc import Callable
@@ -37,15 +38,21 @@ def read_once(prepare: Callable[[Path], TextDataset], out: Path) -> TextDataset:
     group, near = processes(), out.absolute().parent
     if group.num_processes == 1:
         return prepare(next(folder for folder in (near, *near.parents) if folder.is_dir()))
-    folder, key = near / f".{out.name}.tokens", broadcast_object(uuid.uuid4().hex)
+    # a name of its own, since a folder that a killed run left is removed while others look for this one
+    name = f".{out.name}.tokens-"
+    folder = near / f"{name}{broadcast_object(uuid.uuid4().hex)}"
     if group.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
+        for stale in near.glob(f"{glob.escape(name)}*"):
+            shutil.rmtree(stale, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            _write(prepare(folder), folder, key)
+            _write(prepare(folder), folder)
         except SubquadError as error:
-            write_json(folder / INDEX, {"key": key, "error": str(error)})
-    wait_for(lambda: (folder / INDEX).is_file() and read_json(folder / INDEX)["key"] == key)
+            write_json(folder / INDEX, {"error": str(error)})
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    wait_for((folder / INDEX).is_file)
     index = read_json(folder / INDEX)
     data = None if "error" in index else _open(folder, index)
     group.wait_for_everyone()
@@ -56,11 +63,11 @@ def read_once(prepare: Callable[[Path], TextDataset], out: Path) -> TextDataset:
     return data
 
 
-def _write(data: TextDataset, folder: Path, key: str) -> None:
+def _write(data: TextDataset, folder: Path) -> None:
     parts = {name: _write_part(getattr(data, name), folder / name) for name in PARTS}
     mixture = None if data.mixture is None else {"sizes": data.mixture.sizes, "weights": data.mixture.weights}
     about = {"holdout_source": data.holdout_source, "mixture": mixture, "descriptions": data.descriptions}
-    write_json(folder / INDEX, {"key": key, "parts": parts, **about})
+    write_json(folder / INDEX, {"parts": parts, **about})
 
 
 def _write_part(part: PackedSequences, folder: Path) -> dict[str, Any]:
