@@ -298,6 +298,28 @@ def test_a_damaged_file_of_embeddings_is_refused_whatever_its_library_says(rows,
             read_embeddings(tmp_path / name, sequences, table="t.csv")
 
 
+def test_a_small_hdf5_file_of_a_huge_shape_is_refused_before_it_is_read(rows, tmp_path, monkeypatch):
+    sequences = rows[0]["sequence"].tolist()
+
+    def refuse(*arguments):
+        raise ValueError("read")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", refuse)
+    for shape, message in [
+        ((60_000, 60_000), "has 60,000 rows, but t.csv has 211; embeddings need one row for each row of the table"),
+        ((211, 60_000, 60_000), r"has the shape \(211, 60000, 60000\) and the type float32"),
+        ((), r"has the shape \(\) and the type float32"),
+    ]:
+        with h5py.File(tmp_path / "e.h5", "w") as file:
+            file.create_dataset("mean", shape, dtype="f4")
+        with pytest.raises(SubquadError, match=message):
+            read_embeddings(tmp_path / "e.h5", sequences, table="t.csv")
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["mean"] = h5py.Empty("f4")
+    with pytest.raises(SubquadError, match=r"has the shape \(\)"):
+        read_embeddings(tmp_path / "e.h5", sequences, table="t.csv")
+
+
 def test_arrays_that_numpy_does_not_have_and_strange_formats_are_refused(rows, tmp_path):
     from safetensors.torch import save_file
 

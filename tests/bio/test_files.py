@@ -349,3 +349,52 @@ def test_a_sheet_with_a_chart_only_is_passed_over(tmp_path):
     book.save(tmp_path / "table.xlsx")
     assert read_frame(tmp_path / "table.xlsx").to_numpy().tolist() == [["ACDE", "1.5"]]
     assert "no sheet 'Figure'" in said(read_frame, f"{tmp_path}/table.xlsx#Figure")
+
+
+def changed_sheet(source: Path, out: Path, old: str, new: str) -> Path:
+    """Write a copy of an Excel file with another text in its sheets."""
+    with ZipFile(source) as whole, ZipFile(out, "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if "worksheets/" in name:
+                assert old.encode() in content
+                content = content.replace(old.encode(), new.encode())
+            changed.writestr(name, content)
+    return out
+
+
+def test_a_sheet_is_read_whole_although_it_gives_a_size_of_an_earlier_state(tmp_path):
+    frame = pd.DataFrame({"sequence": SEQUENCES, "score": range(5), "split": "train"})
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    stale = changed_sheet(tmp_path / "t.xlsx", tmp_path / "s.xlsx", 'ref="A1:C6"', 'ref="A1:B3"')
+    assert read_frame(stale).to_numpy().tolist() == frame.astype(str).to_numpy().tolist()
+    # a damaged row number of billions does not become as many rows
+    far = changed_sheet(tmp_path / "t.xlsx", tmp_path / "f.xlsx", '<row r="6"', '<row r="3000000000"')
+    assert read_frame(far)["sequence"].tolist() == SEQUENCES[:4]
+
+
+def test_a_damaged_directory_of_an_excel_file_is_refused(tmp_path):
+    pd.DataFrame({"sequence": SEQUENCES}).to_excel(tmp_path / "t.xlsx", index=False)
+    data = (tmp_path / "t.xlsx").read_bytes()
+    entry = data.index(b"PK\x01\x02")
+    # the signature of an entry, and the version that is needed to unpack it
+    for place, value, reason in ((entry, b"XK", "Bad magic number for central directory"), (entry + 6, b"c\0", "9.9")):
+        (tmp_path / "d.xlsx").write_bytes(data[:place] + value + data[place + 2 :])
+        message = said(read_frame, tmp_path / "d.xlsx")
+        assert message.startswith(f"{tmp_path}/d.xlsx: not a readable Excel file (")
+        assert reason in message
+
+
+def test_a_quotation_mark_that_is_not_closed_is_refused_with_its_row(tmp_path):
+    advice = "if a quotation mark begins it, close or remove the mark, and otherwise shorten the cell"
+    rows = [f"{'ACDEF' * 3},{k}" for k in range(12_000)]
+    path = write(tmp_path / "t.csv", "sequence,target", ["ACDEF,1", 'ACDEF,"2', *rows])
+    assert said(read_frame, path) == f"{path}: row 2 has a cell of more than 131,072 characters; {advice}"
+    path = write(tmp_path / "t.csv", 'sequence,"target', ["ACDEF,1", *rows])
+    assert said(read_frame, path) == f"{path}: the header has a cell of more than 131,072 characters; {advice}"
+    # rows that are too long are named even so
+    path = write(tmp_path / "t.csv", "sequence,target", ["ACDEF,1", "ACDEF,1,2,3", 'ACDEF,"2', *rows])
+    assert "rows with more values: 1; correct them\n  row 2: 'ACDEF, 1, 2, 3' …" in said(read_frame, path)
+    # without any mistake a cell may be as long
+    path = write(tmp_path / "t.csv", "sequence,target", [f"{'ACDEF' * 30_000},1"])
+    assert len(read_frame(path)["sequence"][0]) == 150_000

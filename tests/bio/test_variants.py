@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -260,6 +262,15 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
     for name in ("no.fasta", "A1" * 400, ""):
         takes = "--wild-type takes letters, a FASTA file or a text file with one sequence"
         assert said(read, name) == f"{name}: no such file ({takes})"
+
+
+def test_a_damaged_gzipped_wild_type_is_refused(tmp_path):
+    path, data = tmp_path / "wt.txt.gz", gzip.compress(b"MKAEFGHIKLW" * 50)
+    # of another kind, truncated, and with another code of compression
+    for content in (b"MKAEF", data[:-12], data[:10] + b"\xff" + data[11:]):
+        path.write_bytes(content)
+        message = said(read_sequence, str(path), "--wild-type")
+        assert message == f"{path}: not gzipped although its name ends in .gz, or damaged or truncated (--wild-type)"
 
 
 def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):

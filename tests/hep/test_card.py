@@ -305,3 +305,38 @@ def test_a_card_without_limits_is_the_same_after_it_was_saved(options, tmp_path)
     again = card_of(saved["options"], saved["name"])
     assert (again.features, again.reweighting, again.options) == (card.features, card.reweighting, card.options)
     assert (again.features[0].low, again.features[0].high) == (float("-inf"), float("inf"))
+
+
+def test_a_name_that_branch_magic_doubles_again_and_again_is_refused(options):
+    options["branch_magic"] = {"pt": "ptpt", **{letter * 2: letter * 4 for letter in "ab"}}
+    assert card_of(options, "card.yaml").branch("part_pt") == "part_ptpt"
+    assert card_of(options, "card.yaml").branch("aab") == "aaaab"
+    options["branch_magic"] = {"a": "b" * 60, "b": "c" * 60, "c": "d" * 1009}
+    with pytest.raises(SubquadError, match=r"card\.yaml: branch_magic: 'b': 'c{60}': makes a name of more than 1,000"):
+        card_of(options, "card.yaml")
+
+
+def test_whole_numbers_that_are_too_large_are_refused_with_their_places(tmp_path):
+    digits = "0x" + "f" * 4000
+    text = (CARDS / "JetClass_full.yaml").read_text()
+    text = text.replace("length: 128", "length: 9999999999999999999999999", 1)
+    path = tmp_path / "card.yaml"
+    path.write_text(f"{text}\nevent_weights: {digits}\nbranch_magic:\n  ? {digits}\n  : [a, -{digits}]\n")
+    with pytest.raises(SubquadError) as caught:
+        read_card(path)
+    shown = "0xffffffffffffffffff…"
+    assert [line.partition(" is beyond")[0] for line in str(caught.value).splitlines()] == [
+        f"{path}: this data card cannot be used:",
+        "  card.yaml: inputs: pf_points: length: 9999999999999999999999999",
+        f"  card.yaml: event_weights: {shown}",
+        f"  card.yaml: branch_magic: name of a key: {shown}",
+        f"  card.yaml: branch_magic: {shown}: entry 2: -{shown[:-2]}…",
+    ]
+    assert str(caught.value).count("is beyond the largest whole number of a card, 9007199254740992; correct it") == 4
+
+
+def test_a_length_that_no_tensor_can_have_is_refused(options):
+    for group in options["inputs"].values():
+        group["length"] = 10**24
+    with pytest.raises(SubquadError, match="must be the same whole number above 0 and at most 9007199254740992"):
+        card_of(options, "card.yaml")

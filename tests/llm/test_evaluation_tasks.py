@@ -137,12 +137,29 @@ def test_an_unknown_subject_is_rejected(data):
         ("arc/ARC-Easy.test.json", '[{"instruction": "Which?"}]', "arc_easy", r"item 1: its instruction is not"),
         ("hellaswag/hellaswag_val_full.txt", "one\ntwo\n", "hellaswag", r"2 lines is not a multiple of 6"),
         ("winogrande/dev.jsonl", '{"sentence": "none"}', "winogrande", r"line 1: no _ in the sentence"),
+        (
+            *("arc/ARC-Easy.test.json", json.dumps([{"instruction": WRAPPED, "answer": 5}]), "arc_easy"),
+            r"ARC-Easy.test.json, item 1: the answer 5 is not one of answer1 to answer3",
+        ),
+        *(
+            (
+                *("hellaswag/hellaswag_val.jsonl", f'{{"endings": ["", "", "", ""], "label": {label}}}', "hellaswag"),
+                f"hellaswag_val.jsonl, line 1: the answer {shown} is not a whole number",
+            )
+            for label, shown in [("Infinity", "inf"), ("NaN", "nan"), ("1.5", "1.5"), ("null", "None")]
+        ),
     ],
 )
 def test_invalid_files_are_rejected_with_the_place_of_the_error(data, name, content, task, message):
     (data / name).write_text(content)
     with pytest.raises(SubquadError, match=message):
         read(data, task)
+
+
+def test_a_quotation_mark_of_mmlu_that_is_not_closed_is_rejected(data):
+    (data / "mmlu/test/anatomy_test.csv").write_text('"Which?,a,b,c,d,2\n' + "Which?,a,b,c,d,2\n" * 10_000)
+    with pytest.raises(SubquadError, match=r"anatomy_test.csv: not a CSV file .*; close all quotation marks"):
+        read(data, "mmlu", "anatomy")
 
 
 def test_missing_files_are_named_in_all_forms(tmp_path):

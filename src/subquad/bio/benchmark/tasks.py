@@ -21,6 +21,7 @@ from subquad.bio.data.files import read_frame, separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.bio.splits.split_column import parts_of_column
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
+from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["Task", "read_tasks"]
@@ -34,6 +35,8 @@ SHORT_NAMES: dict[str, TaskType] = {
     "perres_multi": "residue_multiclass",
 }
 """Short names of task types; the number of classes may follow `multi`."""
+LARGEST_COUNT = 2**53
+"""Largest number of rows or letters that a task file may give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +141,16 @@ def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors:
         known = ", ".join([*TASK_TYPES, *SHORT_NAMES])
         errors.append(f"{name}: task_type is {given!r}; the task types are: {known}")
     own = _own_settings(name, entry.get("settings", {}), errors)
+    _check_optional(name, entry, errors)
     if len(errors) > before or table is None or task_type is None:
         return None
+    try:
+        columns = _columns(table)
+    except SubquadError as error:
+        errors.append(f"{name}: {error}")
+        return None
     settings = {
-        **_columns(table),
+        **columns,
         **_alphabet(entry.get("alphabet")),
         "task_type": task_type,
         "train_rows": options.train_rows,
@@ -189,6 +198,24 @@ def _own_settings(name: Any, given: Any, errors: list[str]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key in known}
 
 
+def _check_optional(name: Any, entry: Mapping[str, Any], errors: list[str]) -> None:
+    """Check the optional keys that are not text for the results."""
+    donor, rows, length = entry.get("train_on"), entry.get("rows"), entry.get("length")
+    if donor is not None and not isinstance(donor, str):
+        errors.append(f"{name}: train_on is {donor!r}; give the id of the task whose training rows it uses")
+    if rows is not None and not _is_count(rows):
+        errors.append(f"{name}: rows is {rows!r}; give the number of rows of the table, or leave it out")
+    if length is not None and not (isinstance(length, list) and len(length) == 2 and all(map(_is_count, length))):
+        errors.append(
+            f"{name}: length is {length!r}; give the lengths of the shortest and the longest sequence, such as "
+            "[20, 75], or leave it out"
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
 def _columns(table: Path) -> dict[str, Any]:
     names = _header(table)
     settings: dict[str, Any] = {}
@@ -205,9 +232,18 @@ def _header(table: Path) -> set[str]:
     if Path(table.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return set()
     opened = gzip.open if table.suffix == ".gz" else open
-    # the expected names are ASCII in every code page
-    with opened(table, "rt", encoding="utf-8-sig", errors="replace") as file:
-        return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
+    try:
+        # the expected names are ASCII in every code page
+        with (
+            damage_as_error(f"{table}: its header cannot be read: damaged, truncated or not of the kind of its name"),
+            opened(table, "rt", encoding="utf-8-sig", errors="replace") as file,
+        ):
+            return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
+    except csv.Error as error:
+        raise SubquadError(
+            f"{table}: its header has a cell of more than {csv.field_size_limit():,} characters; if a quotation mark "
+            "begins it, close or remove the mark, and otherwise shorten the name"
+        ) from error
 
 
 def _alphabet(letters: Any) -> dict[str, str]:
@@ -228,7 +264,7 @@ def _alphabet(letters: Any) -> dict[str, str]:
 
 def _size(entry: Mapping[str, Any], table: Path, most: int | None) -> float:
     rows, length = entry.get("rows"), entry.get("length")
-    if isinstance(rows, int) and isinstance(length, Sequence) and len(length) == 2:
+    if rows is not None and length is not None:
         return float(min(rows, most or rows) * sum(length) / 2)
     return float(table.stat().st_size)
 

@@ -103,7 +103,15 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
     """
     path = Path(path)
     readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _numpy, ".npz": _numpy}
-    readers |= dict.fromkeys(HDF5, _hdf5)
+
+    def check_rows(count: int) -> None:
+        if count != len(sequences):
+            raise SubquadError(
+                f"{path}: has {count:,} rows, but {table} has {len(sequences):,}; embeddings need one row for each row "
+                "of the table, in its order"
+            )
+
+    readers |= dict.fromkeys(HDF5, lambda file: _hdf5(file, check_rows))
     ending = path.suffix.lower()
     if not path.is_file():
         raise SubquadError(f"{path}: no such file (--embeddings)")
@@ -113,11 +121,7 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
         found = Embeddings(mean=_matrix(path, readers[ending](path)), model=None)
     else:
         raise SubquadError(f"{path}: embeddings end in {ENDINGS}; convert the file")
-    if len(found.mean) != len(sequences):
-        raise SubquadError(
-            f"{path}: has {len(found.mean):,} rows, but {table} has {len(sequences):,}; embeddings need one row for "
-            "each row of the table, in its order"
-        )
+    check_rows(len(found.mean))
     _check_finite(path, found)
     return found
 
@@ -251,13 +255,19 @@ def _numpy(path: Path) -> np.ndarray:
             return found[found.files[0]]
 
 
-def _hdf5(path: Path) -> np.ndarray:
+def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
+    """Return the only data set of an HDF5 file; a small file can say any shape, which is checked before it is read."""
     h5py = require("h5py", extra="embed")
     with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         _check_single(path, "data sets", names)
-        return file[names[0]][()]
+        found = file[names[0]]
+        # an empty data set has no shape
+        shape: Any = found.shape or ()
+        _check_matrix(path, shape, found.dtype)
+        check_rows(shape[0])
+        return found[()]
 
 
 def _check_single(path: Path, what: str, names: Sequence[str]) -> None:
@@ -266,13 +276,17 @@ def _check_single(path: Path, what: str, names: Sequence[str]) -> None:
         raise SubquadError(f"{path}: has {len(names)} {what} ({shown}); keep one, with a row for each row of the table")
 
 
+def _check_matrix(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) != 2 or dtype.kind not in "fiu" or not shape[1]:
+        raise SubquadError(
+            f"{path}: has the shape {shape} and the type {dtype}; embeddings are numbers with one row for each row of "
+            "the table: shape (rows, numbers)"
+        )
+
+
 def _matrix(path: Path, values: Any) -> np.ndarray:
     values = np.asarray(values)
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
-        raise SubquadError(
-            f"{path}: has the shape {values.shape} and the type {values.dtype}; embeddings are numbers with one row "
-            "for each row of the table: shape (rows, numbers)"
-        )
+    _check_matrix(path, values.shape, values.dtype)
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 

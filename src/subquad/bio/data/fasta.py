@@ -68,8 +68,9 @@ def read_sequence(given: str, flag: str) -> str:
             is_fasta = file.read(1) == ">"
             file.seek(0)
             text = "" if is_fasta else "".join(file.read().split())
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise SubquadError(f"{given}: not gzipped although its name ends in .gz, or truncated ({flag})") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        message = f"{given}: not gzipped although its name ends in .gz, or damaged or truncated ({flag})"
+        raise SubquadError(message) from error
     if not is_fasta:
         if not SEQUENCE.fullmatch(text):
             raise SubquadError(f"{given}: neither a FASTA file nor a text file with one sequence ({flag})")

@@ -35,8 +35,8 @@ MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
 LARGEST_UNPACKED = 2**30
 """Largest content of a gzipped table in bytes; a few bytes can expand to more than the memory holds."""
-
-
+LARGEST_SHEET = 2**20
+"""Number of rows that a sheet of Excel may have; a damaged row number can be any."""
 CONTROL = bytes([*range(9), *range(14, 32)])
 """Control characters that no text has."""
 FORMATS = {"word/": "a Word document", "ppt/": "a PowerPoint presentation", "content.xml": "an OpenDocument file"}
@@ -227,8 +227,20 @@ def _check_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> 
 
 def _check_lengths(path: Path, body: str, header: Sequence[str], separator: str) -> None:
     """Check the number of values of each row, of a table that pandas cannot read."""
-    rows = [row for row in csv.reader(io.StringIO(body), delimiter=separator) if row]
-    _raise_long_rows(path, {k: row for k, row in enumerate(rows) if len(row) > len(header)}, header)
+    rows, is_large = list[list[str]](), False
+    try:
+        for row in csv.reader(io.StringIO(body), delimiter=separator):
+            rows += [row] if row else []
+    except csv.Error:
+        is_large = True
+    if header:
+        _raise_long_rows(path, {k: row for k, row in enumerate(rows) if len(row) > len(header)}, header)
+    if is_large:
+        raise SubquadError(
+            f"{path}: {f'row {len(rows) + 1}' if header else 'the header'} has a cell of more than "
+            f"{csv.field_size_limit():,} characters; if a quotation mark begins it, close or remove the mark, and "
+            "otherwise shorten the cell"
+        )
 
 
 def _raise_long_rows(path: Path, rows: Mapping[int, Sequence[str]], header: Sequence[str]) -> None:
@@ -286,8 +298,10 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
         if not names:
             raise SubquadError(f"{path}: no sheet with cells in it")
         chosen = book[sheet or names[0]]
+        # the size in a sheet may be of an earlier state, and openpyxl leaves out what lies beyond it
+        chosen.reset_dimensions()
         # read at the first row that is asked for
-        read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
+        read = (list(map(_as_text, row)) for row in chosen.iter_rows(max_row=LARGEST_SHEET, values_only=True))
         rows = list(dropwhile(lambda row: not any(row), read))
     if not rows:
         raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; it needs a header and one row per sequence")
@@ -305,9 +319,10 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
 
 
 def _check_workbook(path: Path, data: bytes) -> None:
-    """Check that a zip archive is an Excel file; damaged archives are reported by the reader."""
+    """Check that a zip archive is an Excel file; archives cut at their end are reported by the reader."""
     archive = io.BytesIO(data)
-    names = zipfile.ZipFile(archive).namelist() if zipfile.is_zipfile(archive) else ["xl/"]
+    with damage_as_error(f"{path}: not a readable Excel file"):
+        names = zipfile.ZipFile(archive).namelist() if zipfile.is_zipfile(archive) else ["xl/"]
     if not any(name.startswith("xl/") for name in names):
         found = (what for start, what in FORMATS.items() if any(name.startswith(start) for name in names))
         raise SubquadError(

@@ -5,7 +5,7 @@ jets is opened.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from subquad.errors import SubquadError, raise_errors
-from subquad.hep.data.card_parser import WEIGHT_COLUMN, CardParser
+from subquad.hep.data.card_parser import LARGEST_INTEGER, WEIGHT_COLUMN, CardParser
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.input_collections import InputCollection, Variable
@@ -33,6 +33,8 @@ __all__ = [
 
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
+LONGEST_BRANCH = 1000
+"""Largest number of characters of a name that `branch_magic` makes; repeated doubling would fill the memory."""
 _NOT_IN_JSON = {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 """Numbers that YAML has and JSON has not, such as a clipping limit, by the text that stands for them in JSON."""
 
@@ -109,10 +111,21 @@ class Card:
         return {"name": self.name, "options": _to_json(self.options)}
 
     def branch(self, column: str) -> str:
-        """Return the name in the files of a column."""
+        """Return the name in the files of a column.
+
+        Raises:
+            SubquadError: `branch_magic` makes a name of more than 1,000 characters.
+        """
+        name = column
         for part, replacement in self.branch_magic.items():
-            column = column.replace(part, replacement)
-        return column
+            count = name.count(part)
+            if count and len(name) + count * (len(replacement) - len(part)) > LONGEST_BRANCH:
+                raise SubquadError(
+                    f"{self.name}: branch_magic: {part[:60]!r}: {replacement[:60]!r}: makes a name of more than "
+                    f"{LONGEST_BRANCH:,} characters of {column[:60]!r}; correct or remove this entry"
+                )
+            name = name.replace(part, replacement)
+        return name
 
     def per_jet(self, *, is_training: bool) -> tuple[str, ...]:
         """Return the columns with one number per jet, besides the labels."""
@@ -271,7 +284,8 @@ def read_card(path: Path | str) -> Card:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):
         raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")
-    raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in twice])
+    messages = [*twice, *_large_integers(options)]
+    raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in messages])
     # so that no file passes for a public layout
     return card_of(options, f"./{path.name}" if path.name.startswith(LAYOUT_PREFIX) else path.name)
 
@@ -289,7 +303,32 @@ def card_of(options: Mapping[str, Any], name: str) -> Card:
     parser = CardParser(name)
     fields = parser.parse(_from_json(options))
     raise_errors(f"{name}: this data card cannot be used:", parser.errors)
-    return Card(**fields)
+    card = Card(**fields)
+    for column in {**card.branches(is_training=True), **card.branches(is_training=False)}:
+        card.branch(column)
+    return card
+
+
+def _large_integers(value: Any, place: str = "") -> Iterator[str]:
+    """Yield a message for each whole number of a card that is too large."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            # Python does not write integers of thousands of digits
+            yield from _large_integers(key, f"{place}name of a key: ")
+            yield from _large_integers(entry, f"{place}{_written(key)}: ")
+    elif isinstance(value, list | tuple):
+        for number, entry in enumerate(value, start=1):
+            yield from _large_integers(entry, f"{place}entry {number}: ")
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        yield (
+            f"{place}{_written(value)} is beyond the largest whole number of a card, {LARGEST_INTEGER}; correct it, "
+            "or write a number with a decimal point, such as 1.0e+20"
+        )
+
+
+def _written(value: Any) -> str:
+    """Return a name or number as text; of a very large integer the first hex digits."""
+    return f"{hex(value)[:20]}…" if isinstance(value, int) and abs(value) >= 10**30 else str(value)
 
 
 def _to_json(value: Any) -> Any:

@@ -16,9 +16,11 @@ from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.data.path_patterns import check_path_pattern
 from subquad.hep.settings import Reweighting, is_number
 
-__all__ = ["WEIGHT_COLUMN", "CardParser"]
+__all__ = ["LARGEST_INTEGER", "WEIGHT_COLUMN", "CardParser"]
 
 GROUPS = ("features", "points", "vectors", "mask")
+LARGEST_INTEGER = 2**53
+"""Largest whole number of a card; a float64 holds all up to it."""
 WEIGHT_COLUMN = "event_weight"
 """Column with the event weights, in stores, predictions and external scores."""
 COORDINATES = ("points", "vectors")
@@ -197,10 +199,12 @@ class CardParser:
         self._check_order(groups.get("points", ()))
         if not groups.get("points") and not groups.get("vectors"):
             self._error(f"inputs: neither points nor vectors; add {prefix}_points, coordinates for nearest neighbours")
-        good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
+        good = {length for length in lengths.values() if isinstance(length, int) and 0 < length <= LARGEST_INTEGER}
         if lengths and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
             listed = ", ".join(f"{name}: {length!r}" for name, length in lengths.items())
-            self._error(f"inputs: all lengths of {prefix} must be the same whole number above 0 ({listed})")
+            is_large = any(isinstance(length, int) and length > LARGEST_INTEGER for length in lengths.values())
+            most = f" and at most {LARGEST_INTEGER}" if is_large else ""
+            self._error(f"inputs: all lengths of {prefix} must be the same whole number above 0{most} ({listed})")
         mask = groups.get("mask", ())
         return InputCollection(
             prefix=prefix,

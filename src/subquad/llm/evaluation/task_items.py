@@ -127,6 +127,8 @@ def _json_lines(path: Path, parse: Callable[[Any], Item]) -> list[Item]:
 
 
 def _answer_index(value: Any, count: int) -> int:
+    if not isinstance(value, int | str) and not (isinstance(value, float) and value.is_integer()):
+        raise ValueError(f"the answer {value!r} is not a whole number")
     index = int(value)
     if not 0 <= index < count:
         raise ValueError(f"the answer {index} is not from 0 to {count - 1}")
@@ -184,6 +186,8 @@ def _unwrap(row: Any) -> Item:
     if not texts:
         raise ValueError(f"its answers are not Answer1 to Answer{count}")
     labels = list(LABELS[:count])
+    if not isinstance(row["answer"], str):
+        raise ValueError(f"the answer {row['answer']!r} is not one of answer1 to answer{count}")
     answer = labels[_answer_index(int(row["answer"].removeprefix("answer")) - 1, count)]
     return {
         "question": found["question"],
@@ -231,7 +235,10 @@ def _six(lines: Sequence[str]) -> Item:
 
 
 def _mmlu(path: Path) -> list[Item]:
-    rows = [row for row in csv.reader(io.StringIO(_text(path), newline="")) if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(_text(path), newline="")) if row]
+    except csv.Error as error:
+        raise SubquadError(f"{path}: not a CSV file ({error}); close all quotation marks") from error
     # the authors' files have no header, and letters as answers
     has_header = bool(rows) and rows[0][-1:] == ["answer"]
     return _parse(path, "row", rows[has_header:], _mmlu_row)

@@ -1,0 +1,62 @@
+"""Task files of `bench` whose entries or tables are damaged."""
+
+import gzip
+import json
+
+import pytest
+
+from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.benchmark.tasks import read_tasks
+from subquad.errors import SubquadError
+
+TEXT = b"sequence,target,split\nACGT,1,train\n" * 50
+TABLE = gzip.compress(TEXT)
+
+
+def said(folder, *entries) -> str:
+    (folder / "tasks.json").write_text(json.dumps(entries))
+    with pytest.raises(SubquadError) as error:
+        read_tasks(folder / "tasks.json", BenchSettings(), folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (TABLE[:15], "Compressed file ended before the end-of-stream marker was reached"),
+        (TABLE[:10] + b"\xff" + TABLE[11:], "Error -3 while decompressing data"),
+        (TEXT, "Not a gzipped file"),
+    ],
+)
+def test_tables_that_cannot_be_unpacked_are_refused_all_at_once(tmp_path, content, reason):
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    first, *lines = said(
+        tmp_path, *({"id": name, "file": "t.csv.gz", "task_type": "regression"} for name in ("a/x", "a/y"))
+    ).splitlines()
+    assert first == f"{tmp_path}/tasks.json:"
+    place = f"{tmp_path}/t.csv.gz: its header cannot be read: damaged, truncated or not of the kind of its name"
+    assert [line.partition(" (")[0] for line in lines] == [f"  a/x: {place}", f"  a/y: {place}"]
+    assert all(reason in line for line in lines)
+
+
+def test_a_header_with_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text('sequence,"target\n' + "ACGT,1\n" * 30_000)
+    message = said(tmp_path, {"id": "a/x", "file": "t.csv", "task_type": "regression"})
+    assert f"  a/x: {tmp_path}/t.csv: its header has a cell of more than 131,072 characters; if a" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_on": ["x"]}, "train_on is ['x']; give the id of the task whose training rows it uses"),
+        ({"rows": 31, "length": [1, "a"]}, "length is [1, 'a']; give the lengths of the shortest and the longest"),
+        ({"rows": 31, "length": [1]}, "length is [1]; give the lengths of the shortest and the longest"),
+        ({"rows": 10**400, "length": [7, 11]}, "0; give the number of rows of the table, or leave it out"),
+        ({"rows": "31", "length": [7, 11]}, "rows is '31'; give the number of rows of the table, or leave it out"),
+    ],
+)
+def test_optional_keys_of_another_type_are_refused(tmp_path, given, message):
+    (tmp_path / "t.csv").write_bytes(TEXT)
+    text = said(tmp_path, {"id": "a/x", "file": "t.csv", "task_type": "regression", **given})
+    assert text.startswith(f"{tmp_path}/tasks.json:\n  a/x: ")
+    assert message in text
