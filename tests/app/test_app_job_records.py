@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from subquad.app import job_records, jobs
-from subquad.app.job_records import END
+from subquad.app.job_records import END, start_of
 from subquad.app.jobs import Command, Job, JobRunner
 from subquad.runs.storage import read_json, write_json
 
@@ -47,6 +47,30 @@ def test_a_job_whose_process_ended_with_the_server_counts_as_stopped(tmp_path):
     # another process has got the number
     assert written(tmp_path / "e", {"state": "running", "pid": os.getpid(), "started": 1e9}).state == "stopped"
     assert written(tmp_path / "f", server_started=1e9).state == "stopped"
+
+
+def test_a_job_runs_on_when_the_clock_is_set(tmp_path, monkeypatch):
+    started = start_of(os.getpid())
+    job = written(tmp_path / "a", {"state": "running", "pid": os.getpid(), "started": started}, server_started=started)
+    waiting = written(tmp_path / "b", server_started=started)
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda own: create_time(own) + 3600.0)
+    if sys.platform == "linux":
+        assert job.state == "running"
+        assert waiting.state == "waiting"
+    # another boot, another process, and a system without these numbers
+    for other in ("another-boot 123", f"{started}1"):
+        write_json(job.folder / "status.json", {"state": "running", "pid": os.getpid(), "started": other})
+        assert job.state == "stopped"
+
+
+def test_the_start_of_a_process_is_a_time_where_the_system_names_no_boot(tmp_path, monkeypatch):
+    monkeypatch.setattr(job_records, "BOOT", tmp_path / "none")
+    started = start_of(os.getpid())
+    assert started == psutil.Process().create_time()
+    assert written(tmp_path / "a", {"state": "running", "pid": os.getpid(), "started": started}).state == "running"
+    assert written(tmp_path / "b", {"state": "running", "pid": os.getpid(), "started": "boot 1"}).state == "stopped"
+    assert start_of(NOBODY) is None
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "finished"), (2, "failed"), (143, "stopped"), (None, "stopped")])

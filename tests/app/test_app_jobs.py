@@ -209,6 +209,62 @@ def test_a_job_that_cannot_be_started_fails_with_a_sentence(session, runner, mon
     assert job.message.startswith("The command could not be started: while parsing")
 
 
+@pytest.mark.parametrize("content", [None, "", "{}", "null"])
+def test_a_job_does_not_run_without_its_settings(session, runner, monkeypatch, content):
+    opened = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: opened.append(words) or SimpleNamespace(pid=2**22 + 1))
+    with all_taken(runner):
+        job = runner.start(session.new_job_folder(), "bio fit", fit())
+        settings = job.folder / "settings.yaml"
+        assert job.record["has_settings"]
+        if content is None:
+            settings.unlink()
+        else:
+            settings.write_text(content)
+    ended(runner)
+    for _ in range(2):
+        assert job.state == "failed"
+        assert job.message.startswith(f"The command could not be started: {settings}: missing or empty, and this job")
+        runner.resume(job)
+        ended(runner)
+    assert opened == []
+
+
+@pytest.mark.parametrize(("has_settings", "content"), [(False, "{}"), (False, None), (None, "{}"), (None, "")])
+def test_a_job_without_settings_runs_and_so_does_one_whose_record_does_not_say_it(
+    session, runner, monkeypatch, has_settings, content
+):
+    opened = []
+    process = SimpleNamespace(pid=2**22 + 1, wait=lambda: 0)
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: opened.append(words) or process)
+    with all_taken(runner):
+        command = Command(words=["--version"], settings={"target": None}, title="Version")
+        job = runner.start(session.new_job_folder(), "bio fit", command)
+        record = {**job.record, "has_settings": has_settings}
+        write_json(job.folder / "job.json", {key: value for key, value in record.items() if value is not None})
+        job.__dict__.pop("record")
+        (job.folder / "settings.yaml").unlink() if content is None else (job.folder / "settings.yaml").write_text(
+            content
+        )
+    ended(runner)
+    assert job.state == "finished"
+    assert "--config" not in opened[0]
+
+
+def test_the_settings_of_a_job_are_on_the_disk_before_its_record(session, runner, monkeypatch):
+    found = []
+
+    def note(path, content):
+        found.append((path.name, (path.parent / "settings.yaml").is_file()))
+        write_json(path, content)
+
+    monkeypatch.setattr("subquad.app.jobs.write_json", note)
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    runner.start(session.new_job_folder(), "bio fit", fit())
+    ended(runner)
+    assert found[0] == ("job.json", True)
+
+
 def test_the_number_of_jobs_that_wait_is_limited(workspace, session, runner, monkeypatch):
     monkeypatch.setattr(runner, "_open", lambda job: None)
     other, text = workspace.session(new_token()), "3 of your jobs are waiting already; stop one of them, or wait until"

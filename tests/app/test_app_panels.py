@@ -5,6 +5,7 @@ import time
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
 import pytest
 
 gr = pytest.importorskip("gradio")
@@ -15,8 +16,10 @@ from subquad.app import jets, panels
 from subquad.app.charts import DRAWING
 from subquad.app.jet_results import display_jets
 from subquad.app.jobs import Command, Job
+from subquad.app.language_results import perplexity_result
 from subquad.app.page import build_page
 from subquad.app.panels import Panel
+from subquad.app.sequence_results import fit_progress, rounds_result, scan_result
 from subquad.hep.data.examples import example_path
 from subquad.runs.storage import write_json
 
@@ -96,10 +99,61 @@ def test_damaged_output_is_a_notice_and_ends_the_looks(context, session, running
     assert done == running.name
 
 
-def test_a_running_status_without_a_process_is_damaged(session, running):
-    write_json(running.folder / "status.json", {"state": "running"})
+@pytest.mark.parametrize(
+    ("draw", "damage"),
+    [
+        (rounds_result, {"rounds.json": {"rounds": []}}),
+        (rounds_result, {"rounds.json": []}),
+        (scan_result, {"scan.json": []}),
+        (fit_progress, {"validation.json": []}),
+        (fit_progress, {"validation.json": {"ridge": 3}}),
+        (perplexity_result, {"evaluation.json": {"models": []}}),
+        (perplexity_result, {"evaluation.json": {}}),
+    ],
+)
+def test_damaged_files_of_a_job_are_a_notice(context, session, running, draw, damage):
+    ((file, content),) = damage.items()
+    running.out.mkdir()
+    row = {"mutant": "A2C", "position": 2, "from": "A", "to": "C", "difference": 0.5, "prediction": 1.5}
+    row |= {"prediction_low": 1.0, "prediction_high": 2.0, "measured": None, "observed": "no"}
+    pd.DataFrame([row]).to_csv(running.out / "scan.csv", index=False)
+    write_json(running.out / file, content)
+    panel = fit_panel(context, progress=draw)
+    assert "What this job wrote is damaged or incomplete; start it again" in panel.html(session, running, "running")
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"state": "running"},
+        {"state": "running", "pid": "abc"},
+        # a signal to this one reaches all processes of the user
+        {"state": "running", "pid": -1},
+        {"state": "running", "pid": 5, "started": []},
+        {"state": "running", "pid": 5, "began": "x"},
+        {"state": "asleep"},
+        {"state": "finished", "began": 1.0, "ended": "x"},
+        [],
+    ],
+)
+def test_a_damaged_status_is_a_failure(session, running, status):
+    write_json(running.folder / "status.json", status)
+    assert [job.name for job in session.jobs] == [running.name]
+    assert running.seconds == 0
     assert running.state == "failed"
     assert running.message == "The status of this job is damaged; start it again."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"server": "x"}, {"server_started": []}, {"about": 3}, {"reads": [5]}, {"words": [None]}, {"created": "now"}],
+)
+def test_a_job_with_a_damaged_record_is_not_listed_and_the_others_are(session, running, change):
+    other = session.new_job_folder()
+    write_json(other / "job.json", {**running.record, **change})
+    assert Job(other).is_damaged
+    assert [job.name for job in session.jobs] == [running.name]
+    assert [job.state for job in session.jobs] == ["running"]
 
 
 def test_a_job_finishes_for_the_page_only_while_the_page_looks_at_it(context, session, running, monkeypatch):

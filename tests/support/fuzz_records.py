@@ -78,10 +78,112 @@ def read_job(path):
     _changes(job_in(path.parent))
 
 
+def write_budget(folder):
+    tokens = {"evaluation_sequences": 7, "transfer_tokens": 0, "lora_tokens": 31}
+    seconds = {"evaluate": 0.5, "lora": 2.5}
+    return write(folder / "budget.json", {"precision": "float32", **tokens, "seconds_per_sequence": seconds})
+
+
+def read_budget(path):
+    from subquad.llm.training.budget import _read
+
+    assert sum(_read(path.parent).seconds_per_sequence.values()) is not None
+
+
+def layout():
+    from subquad.hep.data.layout import layout_of
+    from subquad.hep.models.presets import PRESETS
+
+    return layout_of(PRESETS["standard"].net, None)
+
+
+def write_index(folder):
+    import numpy as np
+
+    from subquad.hep.data.jet_chunk import JetChunk
+    from subquad.hep.data.store import write_store
+
+    own, lengths = layout(), np.array([2, 3])
+    tables = {"particles": np.ones((5, len(own.particles))), "jet_features": np.ones((2, len(own.jet_features)))}
+    labels = {"labels": np.array([0, 1]), "classes": ("QCD", "Hbb"), "observers": {}}
+    write_store(folder / "jets", own, {"train": [JetChunk(**tables, **labels, lengths=lengths)]}, key="0123")
+    return folder / "jets" / "index.json"
+
+
+def read_index(path):
+    from subquad.hep.data.store import open_store
+
+    before = {own.name: own.stat().st_size for own in path.parent.iterdir() if own != path}
+    dataset = open_store(path.parent, "0123", layout())
+    assert dataset is None or len(dataset) == 2
+    # mapping could make a file longer
+    assert before == {own.name: own.stat().st_size for own in path.parent.iterdir() if own != path}
+
+
+def write_validations(folder):
+    fitted = {"ridge": {"validation": 0.5, "cpu_seconds": 1.5}, "vienna": {"validation": None, "cpu_seconds": 2.5}}
+    return write(folder / "validation.json", fitted)
+
+
+def read_validations(path):
+    from subquad.bio.models.fit import _read_validations
+
+    for own in _read_validations(path.parent).values():
+        assert own["cpu_seconds"] is not None
+
+
+def write_failures(folder):
+    return write(folder / "failed.json", [{"id": "a/one", "seed": 0, "message": "m"}])
+
+
+def read_failures(path):
+    from subquad.bio.commands.bench import _add_failures
+
+    before = path.read_bytes()
+    _add_failures(path.parent, [{"id": "a/two", "seed": 1, "message": "n"}])
+    path.write_bytes(before)
+
+
+def write_replay(folder):
+    return write(folder / "ridge-0.json", {"picks": [[4, 0], []], "cpu_seconds": 1.5})
+
+
+def read_replay(path):
+    import numpy as np
+
+    from subquad.bio.design_search.simulation import _read_picks
+
+    picks, _ = _read_picks(path, np.array([2, 3]), 11)
+    assert not {row for own in picks for row in own} & {2, 3}
+
+
+def write_page_job(folder):
+    write(folder / "status.json", {"state": "running", "pid": 2**22 + 1, "started": "boot 12", "began": 1.5})
+    write(folder / "end.json", {"ended": 2.5, "exit_status": 0})
+    words = {"kind": "bio fit", "title": "Fit", "words": ["/a", "--out", "/b"], "output": "out", "reads": ["/a"]}
+    server = {"server": 2**22 + 1, "server_started": "boot 7"}
+    write(folder / "job.json", {**words, **server, "created": 0.5, "about": {}, "can_resume": True})
+    return folder
+
+
+def read_page_job(folder):
+    from subquad.app.job_records import Job
+
+    job = Job(folder)
+    if not job.is_damaged:
+        assert (job.state, job.can_resume, job.seconds, job.message, job.reads, job.about) is not None
+
+
 RECORDS = {
     "hep simulation.json": Target(read_simulation, write_simulation),
     "bio rounds.json": Target(read_rounds_of, write_rounds),
     "bio job.json": Target(read_job, write_job),
+    "bio validation.json": Target(read_validations, write_validations),
+    "bio failed.json": Target(read_failures, write_failures),
+    "bio simulated rounds": Target(read_replay, write_replay),
+    "hep index.json": Target(read_index, write_index),
+    "llm budget.json": Target(read_budget, write_budget),
     "llm measurements.json": Target(read_rows, write_rows),
+    "app job.json": Target(read_page_job, write_page_job, files="*.json"),
 }
 """Name → reader and its input."""

@@ -19,15 +19,30 @@ import psutil
 import yaml
 
 from subquad.errors import SubquadError
+from subquad.runs.records import check_record, read_record
 from subquad.runs.storage import atomic, read_json
 from subquad.runs.termination import TERMINATED
 
 __all__ = ["DAMAGE", "END", "Command", "Job", "State", "link_or_copy", "start_of"]
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
+Start = str | float
+"""When a process started, in a form that identifies it; see `start_of`."""
 
-RECORD = {"kind": str, "title": str, "words": list, "output": str, "created": (int, float)}
+RECORD = {"kind": str, "title": str, "words": list[str], "output": str, "created": float}
 """Entries that each `job.json` has, and their types."""
+OPTIONAL = {
+    **{"about": dict | None, "reads": list[str], "can_resume": bool, "has_settings": bool},
+    **{"server": int | None, "server_started": str | float | None},
+}
+"""Entries that a `job.json` may have."""
+STATUS = {
+    **{"pid": int, "started": str | float | None, "began": float, "ended": float},
+    **{"exit_status": int, "message": str},
+}
+"""Entries that a `status.json` may have beside `state`."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""File in which Linux names the boot of the system."""
 END = "end.json"
 """Name of the file in which the process of a job notes `ended` and `exit_status`."""
 DAMAGE = (SubquadError, OSError, LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError)
@@ -111,9 +126,10 @@ class Job:
     def is_damaged(self) -> bool:
         """Whether the record of the job cannot be read."""
         try:
-            return not all(isinstance(self.record[name], kind) for name, kind in RECORD.items())
-        except (SubquadError, OSError, LookupError, TypeError):
+            _check(self.record, self.folder / "job.json", needed=RECORD, optional=OPTIONAL)
+        except (SubquadError, OSError):
             return True
+        return False
 
     @property
     def out(self) -> Path:
@@ -143,8 +159,9 @@ class Job:
         if not path.is_file():
             return {"state": "waiting"}
         with suppress(SubquadError):
-            status = read_json(path)
-            if isinstance(status, dict) and "state" in status and (status["state"] != "running" or "pid" in status):
+            status = _check(read_json(path), path, needed={"state": State}, optional=STATUS)
+            # signals to processes of other numbers would reach many
+            if status.get("pid", 0 if status["state"] == "running" else 1) > 0:
                 return status
         return {"state": "failed", "message": "The status of this job is damaged; start it again."}
 
@@ -163,9 +180,9 @@ class Job:
         """Return how a job ended, as its process noted it, or else the last sign of it."""
         if status["state"] == "waiting":
             return {"state": "stopped"}
-        with suppress(*DAMAGE):
-            end = read_json(self.folder / END)
-            code, ended = int(end["exit_status"]), float(end["ended"])
+        with suppress(SubquadError, OSError):
+            end = read_record(self.folder / END, remedy="start the job again", exit_status=int, ended=float)
+            code, ended = end["exit_status"], end["ended"]
             state = "finished" if code == 0 else "stopped" if code == TERMINATED else "failed"
             return {"state": state, "ended": ended, "exit_status": code}
         log, began = self.folder / "log.txt", status.get("began", 0.0)
@@ -231,14 +248,42 @@ def _paths(values: Iterable[Any]) -> Iterator[str]:
             yield from _paths(value)
 
 
-def _is_alive(pid: int | None, started: float | None) -> bool:
+def _check(value: Any, path: Path, *, needed: Mapping[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record in a file after checking its entries, of which some may be missing."""
+    known = {name: kind for name, kind in optional.items() if isinstance(value, dict) and name in value}
+    return check_record(value, path, remedy="start the job again", **needed, **known)
+
+
+def _is_alive(pid: int | None, started: Start | None) -> bool:
     """Return whether there is a process of this number that started at this time; numbers are given again."""
-    now = None if pid is None else start_of(pid)
-    return now is not None and (started is None or abs(now - started) < 1.0)
+    if pid is None:
+        return False
+    # earlier records have the time in seconds
+    now = start_of(pid) if isinstance(started, str) else _created(pid)
+    if now is None or started is None:
+        return now is not None
+    return now == started if isinstance(now, str) or isinstance(started, str) else abs(now - started) < 1.0
 
 
-def start_of(pid: int) -> float | None:
-    """Return when a process started, in seconds since 1970; None if there is none, or it has ended."""
+def start_of(pid: int) -> Start | None:
+    """Return when a process started; None if there is none, or it has ended.
+
+    On Linux that is the boot of the system and the clock ticks since then, which do not change when the clock is set;
+    elsewhere, it is the time in seconds since 1970.
+    """
+    created = _created(pid)
+    if created is None or not BOOT.is_file():
+        return created
+    try:
+        # the name of the program, in brackets, may contain spaces and brackets; 20 entries later there are the ticks
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        return f"{BOOT.read_text(encoding='utf-8').strip()} {ticks}"
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _created(pid: int) -> float | None:
+    """Return when a process started, in seconds since 1970 by the clock as it is now set; None as for `start_of`."""
     try:
         process = psutil.Process(pid)
         # one that has ended keeps its number until its parent asks how

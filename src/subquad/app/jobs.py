@@ -18,10 +18,12 @@ import yaml
 
 from subquad.app.job_records import DAMAGE, END, Command, Job, State, link_or_copy, start_of
 from subquad.errors import SubquadError
-from subquad.runs.storage import write_json
+from subquad.runs.storage import atomic, write_json
 
 __all__ = ["Command", "Job", "JobRunner", "State"]
 
+SETTINGS = "settings.yaml"
+"""Name of the file with the flags of a job's command."""
 SECONDS_TO_STOP = 15.0
 """Seconds that a process has to write a checkpoint after it was told to stop."""
 MOST_WAITING, MOST_WAITING_OF_SESSION = 50, 10
@@ -77,6 +79,10 @@ class JobRunner:
         kept = {str(path): str(folder / "inputs" / path.name) for path in command.inputs}
         for path, copy in kept.items():
             link_or_copy(Path(path), Path(copy))
+        settings = {key: value for key, value in command.settings.items() if value not in (None, "", (), [])}
+        # before the record, which says whether there are any
+        with atomic(folder / SETTINGS) as temporary:
+            temporary.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
         write_json(
             folder / "job.json",
             {
@@ -88,11 +94,10 @@ class JobRunner:
                 **_this_server(),
                 "about": dict(command.about or {}),
                 "can_resume": command.can_resume,
+                "has_settings": bool(settings),
                 "reads": [path for path in command.reads() if path not in kept],
             },
         )
-        settings = {key: value for key, value in command.settings.items() if value not in (None, "", (), [])}
-        (folder / "settings.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
         write_json(folder / "status.json", {"state": "waiting"})
 
     def resume(self, job: Job) -> None:
@@ -213,7 +218,7 @@ class JobRunner:
 
     def _open(self, job: Job) -> subprocess.Popen | None:
         """Start the process of a job, unless it was stopped or the runner was closed."""
-        config = ("--config", str(job.folder / "settings.yaml")) if _has_settings(job) else ()
+        config = ("--config", str(job.folder / SETTINGS)) if _has_settings(job) else ()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "120"}
         with self._lock, (job.folder / "log.txt").open("ab") as log:
             if self._is_closed or not self._is_wanted(job):
@@ -295,7 +300,17 @@ class JobRunner:
 
 
 def _has_settings(job: Job) -> bool:
-    return bool(yaml.safe_load((job.folder / "settings.yaml").read_text(encoding="utf-8")))
+    """Return whether the command of a job takes its flags from a file.
+
+    Raises:
+        SubquadError: It does, and the file is missing or empty, without which the command would run with defaults.
+    """
+    path, is_needed = job.folder / SETTINGS, job.record.get("has_settings")
+    # earlier records do not say it
+    has_any = (path.is_file() or is_needed is None) and bool(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if is_needed and not has_any:
+        raise SubquadError(f"{path}: missing or empty, and this job has settings; start a new job with them")
+    return has_any
 
 
 def _this_server() -> dict[str, Any]:

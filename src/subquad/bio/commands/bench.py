@@ -5,7 +5,6 @@ Costs about a minute of one core per task and network with the default budget. E
 """
 
 import csv
-import json
 import os
 import platform
 import sys
@@ -28,10 +27,13 @@ from subquad.errors import SubquadError
 from subquad.progress import say, track
 from subquad.runs.lock import locks_output
 from subquad.runs.machine import describe_machine, peak_memory
+from subquad.runs.records import check_record, damaged, shown
 from subquad.runs.storage import as_folder, atomic, read_json, remove_temporaries, write_json
 
 __all__ = ["bench"]
 
+FAILED = "failed.json"
+"""File with the tasks that failed and why."""
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "viennarna")
 
 
@@ -57,13 +59,16 @@ def bench(
         quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: The task file has errors, or the folder holds finished runs with other settings.
+        SubquadError: The task file has errors, or the folder holds finished runs with other settings or a damaged
+            record.
     """
     settings, folder = settings or BenchSettings(), as_folder(out)
     chosen = read_tasks(tasks, settings, folder)
     jobs = make_jobs(chosen, settings, folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
+    # a damaged record is refused before tasks run for hours
+    _read_failures(folder)
     without = [task.id for task in chosen if not task.has_training]
     if without:
         say(f"skipped for lack of training rows (--train-on adds some): {', '.join(without)}", quiet=quiet)
@@ -129,14 +134,33 @@ def _failures(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _add_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
-    path = folder / "failed.json"
     new = {(entry["id"], entry["seed"]) for entry in failed}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    before = _read_failures(folder)
     _write_failures(folder, [entry for entry in before if (entry["id"], entry["seed"]) not in new] + failed)
 
 
+def _read_failures(folder: Path) -> list[dict[str, Any]]:
+    """Return the tasks that failed so far.
+
+    Raises:
+        SubquadError: Their record is damaged.
+    """
+    path, remedy = folder / FAILED, "delete it, and the same command runs the tasks that failed again"
+    if not path.is_file():
+        return []
+    try:
+        failed = read_json(path)
+    except SubquadError as error:
+        raise SubquadError(f"{error}; {remedy}") from error
+    if not isinstance(failed, list):
+        raise damaged(path, f"must be a list of objects, and is {shown(failed)}", remedy=remedy)
+    for number, entry in enumerate(failed):
+        check_record(entry, f"{path}: entry {number}", remedy=remedy, id=str, seed=int, message=str)
+    return failed
+
+
 def _write_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
-    path = folder / "failed.json"
+    path = folder / FAILED
     if failed:
         write_json(path, failed)
     else:

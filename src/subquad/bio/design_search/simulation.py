@@ -27,7 +27,8 @@ from subquad.bio.models.support import sign_of
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.records import check_record, damaged, read_record
+from subquad.runs.storage import write_json
 
 __all__ = ["Assay", "read_assay", "replay"]
 
@@ -126,12 +127,13 @@ def replay(
     Returns:
         `hits` and `best` before the first and after each round, `(R + 1)` each, the number of rows `measured` in the
         end, which is smaller than stated if too few rows have the minimum distance, and `cpu_seconds`.
+
+    Raises:
+        SubquadError: The file with the finished rounds is damaged.
     """
     random = np.random.default_rng(seed)
     start = np.sort(random.choice(len(assay.y), settings.start_rows, replace=False))
-    saved = read_json(path) if path.is_file() else {"picks": [], "cpu_seconds": 0.0}
-    picks: list[list[int]] = saved["picks"]
-    seconds: float = saved["cpu_seconds"]
+    picks, seconds = _read_picks(path, start, len(assay.y)) if path.is_file() else ([], 0.0)
     for number in range(settings.rounds):
         if number >= len(picks):
             began = time.process_time()
@@ -150,6 +152,30 @@ def replay(
         hits.append(int(assay.hits[measured].sum()))
         best.append(float(assay.sign * (assay.sign * assay.y[measured]).max()))
     return {"hits": hits, "best": best, "measured": len(measured), "cpu_seconds": round(seconds, 2)}
+
+
+def _read_picks(path: Path, start: np.ndarray, count: int) -> tuple[list[list[int]], float]:
+    """Return the rows that were chosen in each finished round, and the processor time in seconds.
+
+    Args:
+        path: File of a replay.
+        start: Rows that were measured before the first round.
+        count: Number of rows of the assay.
+
+    Raises:
+        SubquadError: The file is damaged.
+    """
+    remedy = "delete it, and the same command replays these rounds again"
+    saved = read_record(path, remedy=remedy, picks=list[list], cpu_seconds=float)
+    known = {*start.tolist()}
+    for number, own in enumerate(saved["picks"], start=1):
+        check_record({"picks": own}, f"{path}: round {number}", remedy=remedy, picks=list[int])
+        for row in own:
+            if row in known or not 0 <= row < count:
+                mistake = f"round {number}: row {row} was measured before, or is none of the {count:,} of the assay"
+                raise damaged(path, mistake, remedy=remedy)
+            known.add(row)
+    return saved["picks"], saved["cpu_seconds"]
 
 
 def _choose(

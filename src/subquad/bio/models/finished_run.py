@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, names_of
-from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.data.dataset import ROW_TASK_TYPES, TaskType
 from subquad.bio.metrics.scores import BOOTSTRAP, MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import METRICS, load_config
+from subquad.runs.folder import CONFIG, METRICS, load_config
 from subquad.runs.history import read_history
-from subquad.runs.records import read_record
+from subquad.runs.records import check_record, damaged, read_record
 from subquad.runs.storage import read_json
 
 __all__ = [
@@ -35,6 +35,7 @@ TEST_ROWS = "test.csv"
 """File of a run with its test rows, measured and predicted."""
 TEST_SEQUENCES = "test.json"
 """The same for values per residue and base pairs: a list of test sequences."""
+REMEDY = "fit again, or copy the whole folder again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +199,11 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         SubquadError: There is none, or a file of it is damaged.
     """
     directory = run_folder(directory)
-    config = load_config(directory, "bio")
-    metrics = read_json(directory / METRICS)
+    config, metrics = load_config(directory, "bio"), read_record(directory / METRICS, remedy=REMEDY)
     if "test" not in metrics:
         raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
+    _check_metrics(metrics, directory / METRICS)
+    _check_config(config, directory / CONFIG, networks=metrics["parameters"])
     if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / TEST_SEQUENCES)
     else:
@@ -215,6 +217,37 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     )
 
 
+def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
+    types = dict.fromkeys(("test", "rows", "seconds", "cpu_seconds", "differences", "parameters", "weights"), dict)
+    types |= {name: dict for name in ("undefined", "intervals") if name in metrics}
+    check_record(metrics, path, remedy=REMEDY, task_type=TaskType, main_metric=str, **types)
+    check_record(metrics["rows"], f"{path}: rows", remedy=REMEDY, train=int, validation=int, test=int)
+    check_record(metrics["seconds"], f"{path}: seconds", remedy=REMEDY, total=float)
+    for name, kind in (("cpu_seconds", float), ("weights", dict), ("differences", dict), ("parameters", int)):
+        each: dict[str, Any] = dict.fromkeys(metrics[name], kind)
+        check_record(metrics[name], f"{path}: {name}", remedy=REMEDY, **each)
+    if not metrics["test"]:
+        raise damaged(path, "test has no model", remedy=REMEDY)
+    main: str = metrics["main_metric"]
+    kind = float | None if main in metrics.get("undefined", {}) else float
+    for name, own in metrics["test"].items():
+        check_record(own, f"{path}: test: {name}", remedy=REMEDY, **{main: kind})
+
+
+def _check_config(config: dict[str, Any], path: Path, *, networks: Mapping[str, Any]) -> None:
+    types: dict[str, Any] = dict.fromkeys(("inputs", "target", "split", *(["networks"] if networks else [])), dict)
+    check_record(config, path, remedy=REMEDY, models=list[str], file=str, **types)
+    if not config["models"]:
+        raise damaged(path, "models has no model", remedy=REMEDY)
+    if networks:
+        check_record(config["networks"], f"{path}: networks", remedy=REMEDY, **dict.fromkeys(networks, dict))
+    check_record(config["split"], f"{path}: split", remedy=REMEDY, how=str)
+    check_record(config["target"], f"{path}: target", remedy=REMEDY, names=list[str], classes=list)
+    check_record(config["subquad"], f"{path}: subquad", remedy=REMEDY, settings=dict)
+    stamp = f"{path}: subquad: settings"
+    check_record(config["subquad"]["settings"], stamp, remedy=REMEDY, seed=int, fingerprint=str)
+
+
 def read_bootstrap(folder: Path, models: Iterable[str]) -> dict[str, list[float | None]]:
     """Return the main metric of each model of a finished run in bootstrap samples of its test rows; None: undefined.
 
@@ -222,4 +255,4 @@ def read_bootstrap(folder: Path, models: Iterable[str]) -> dict[str, list[float 
         SubquadError: The file is missing or damaged.
     """
     types = dict.fromkeys(models, list[float | None])
-    return read_record(folder / BOOTSTRAP, remedy="fit again, or copy the whole folder again", **types)
+    return read_record(folder / BOOTSTRAP, remedy=REMEDY, **types)

@@ -29,7 +29,8 @@ from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.machine import peak_memory
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.records import check_record, read_record
+from subquad.runs.storage import write_json
 
 __all__ = [
     "VALIDATION",
@@ -239,7 +240,14 @@ def _note_validation(directory: Path, name: str, own: Baseline | NetworkEnsemble
 
 def _read_validations(directory: Path) -> dict[str, Any]:
     path = directory / VALIDATION
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    # it only tells how far the fit is
+    remedy = "delete it, and the same command resumes the fit"
+    known = read_record(path, remedy=remedy)
+    for name, own in known.items():
+        check_record(own, f"{path}: {name}", remedy=remedy, validation=float | None, cpu_seconds=float)
+    return known
 
 
 def _fit_baseline(
@@ -256,7 +264,8 @@ def _fit_baseline(
         own.save(model)
         write_json(record, {"cpu_seconds": time.process_time() - began})
     # also read when just fitted, so that a resumed run has exactly the same numbers
-    return Baseline.load(model), read_json(record)["cpu_seconds"]
+    remedy = f"delete it, and the same command fits {name} again"
+    return Baseline.load(model), read_record(record, remedy=remedy, cpu_seconds=float)["cpu_seconds"]
 
 
 def _fit_stackings(

@@ -24,13 +24,16 @@ from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.progress import say
-from subquad.runs.storage import read_json, sync, write_json
+from subquad.runs.records import check_record, damaged, read_record, shown
+from subquad.runs.storage import sync, write_json
 
 __all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
 
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
 INTEGERS = ("lengths", "labels", "parts")
+BYTES = 4
+"""Size of each number in the files."""
 
 PARTS = ("train", "test", "validation")
 """Names of the parts by their numbers."""
@@ -150,13 +153,26 @@ def open_store(folder: Path, key: str, layout: Layout) -> JetDataset | None:
         folder: Written by `write_store`.
         key: Must be the key that the store was written with.
         layout: Meaning of the columns.
+
+    Raises:
+        SubquadError: The index of the store is damaged.
     """
-    if not (folder / INDEX).is_file():
+    path = folder / INDEX
+    if not path.is_file():
         return None
-    index = read_json(folder / INDEX)
+    remedy = f"delete the folder {folder}, and the jets are read again"
+    index, sizes = read_record(path, remedy=remedy, key=str), _sizes(folder)
     # mapping a file that is too short would fill it up with zeros
-    if index["key"] != key or index.get("bytes") != _sizes(folder):
+    if index["key"] != key or index.get("bytes") != sizes or len(sizes) < len((*TABLES, *INTEGERS)):
         return None
+    check_record(index, path, remedy=remedy, classes=list[str], shapes=dict)
+    check_record(index["shapes"], f"{path}: shapes", remedy=remedy, **dict.fromkeys(TABLES, list[int]))
+    for name in TABLES:
+        shape, width = index["shapes"][name], len(getattr(layout, name))
+        rows = sizes["lengths"] // BYTES if name != "particles" else shape[0] if shape else 0
+        if shape != [rows, width] or rows < 0 or BYTES * rows * width != sizes[name]:
+            mistake = f"shapes: {name} is {shown(shape)}, and its file has {sizes[name]:,} bytes in {width} columns"
+            raise damaged(path, mistake, remedy=remedy)
     integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in INTEGERS}
     tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
     return _dataset(layout, index["classes"], **integers, **tables)

@@ -23,7 +23,8 @@ from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.records import check_record, read_record
+from subquad.runs.storage import write_json
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 BUDGET_FILE = "budget.json"
+COUNTS = ("evaluation_sequences", "transfer_tokens", "lora_tokens")
+"""Entries of a budget that are whole numbers."""
 MODEL_NAMES = (
     "teacher", *MODES, "window", "cache", "untrained", "transferred", "restored", "earlier",
     "fine_tuned", "fine_tuned_without_linear",
@@ -140,8 +143,16 @@ def budget_from_tokens(
 
 def _read(directory: Path) -> TokenBudget | None:
     """Return the saved budget as the first process sees it, which may write while others still look for the file."""
-    path = directory / BUDGET_FILE
-    return broadcast_object(TokenBudget(**read_json(path)) if path.is_file() else None)
+    path, budget = directory / BUDGET_FILE, None
+    if path.is_file():
+        # a new budget might not be the one by which the run was trained so far
+        remedy = "start the run again with --force"
+        types = {"precision": Precision, **dict.fromkeys(COUNTS, int), "seconds_per_sequence": dict}
+        found = read_record(path, remedy=remedy, **types)
+        seconds = found["seconds_per_sequence"]
+        check_record(seconds, f"{path}: seconds_per_sequence", remedy=remedy, **dict.fromkeys(seconds, float))
+        budget = TokenBudget(**{name: found[name] for name in types})
+    return broadcast_object(budget)
 
 
 def _save(budget: TokenBudget, directory: Path) -> TokenBudget:
