@@ -1,6 +1,8 @@
-"""Damaged files: whatever a library raises when it reads one becomes an error that names the file."""
+"""What libraries raise for damaged files and for full disks, as errors that say so."""
 
 import lzma
+import os
+import re
 import struct
 import sys
 import tokenize
@@ -8,12 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import safetensors
 
 from subquad.errors import SubquadError
 
-__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "reason_of"]
+__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "reason_of", "system_errors"]
 
 OF_TRANSFORMERS: tuple[type[Exception], ...] = (Exception,)
 """What transformers raises for a damaged checkpoint: its library tokenizers raises `Exception` itself."""
@@ -62,3 +65,17 @@ def damage_as_error(message: str) -> Iterator[None]:
         raise
     except damage() as error:
         raise SubquadError(f"{message} ({reason_of(error)})") from error
+
+
+@contextmanager
+def system_errors(path: Path | str) -> Iterator[None]:
+    """Raise errors of the operating system that libraries turn into text, such as a full disk, as what they are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 import zlib
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 
 from subquad.errors import SubquadError
-from subquad.runs.damage import damage_as_error
+from subquad.runs.damage import damage_as_error, system_errors
 from subquad.runs.markup import parse_json
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ __all__ = [
     "remove_temporaries",
     "shipped_file",
     "sync",
-    "system_errors",
     "temporaries_of",
     "verify_tensors",
     "write_json",
@@ -299,20 +297,6 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
         _sort_metadata(temporary)
         temporary.chmod(mode)
     return checksum
-
-
-@contextmanager
-def system_errors(path: Path | str) -> Iterator[None]:
-    """Raise errors of the operating system that libraries turn into text, such as a full disk, as what they are."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _sort_metadata(path: Path) -> None:

@@ -45,9 +45,10 @@ from subquad.llm.training.sharding import gather, merge_lora
 from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
+from subquad.runs.damage import system_errors
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
-from subquad.runs.storage import null_as_nan, plain, read_json, system_errors, write_json
+from subquad.runs.storage import null_as_nan, plain, read_json, write_json
 from subquad.train.distributed import broadcast_object, device_name, process_device, processes
 from subquad.train.settings import TrainingResult
 

@@ -9,9 +9,10 @@ from subquad.llm.models.loading import load
 from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
+from subquad.runs.damage import system_errors
 from subquad.runs.folder import CARD, REPORT
 from subquad.runs.reports import write_report_folder
-from subquad.runs.storage import as_folder, check_not_inside, check_output, system_errors
+from subquad.runs.storage import as_folder, check_not_inside, check_output
 
 __all__ = ["merge"]
 
