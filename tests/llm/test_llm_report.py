@@ -113,3 +113,11 @@ def test_what_cannot_be_reported_or_compared_is_refused(run, tmp_path):
     with pytest.raises(SubquadError, match="this run is not finished"):
         report(folder, out=out)
     assert not out.exists()
+
+
+def test_a_file_of_another_kind_is_never_replaced(run, tmp_path):
+    text = tmp_path / "corpus.txt"
+    text.write_text("mine")
+    with pytest.raises(SubquadError, match=r"corpus.txt: is no HTML file, and --force replaces only reports"):
+        report(run("linear"), out=text, force=True)
+    assert text.read_text() == "mine"

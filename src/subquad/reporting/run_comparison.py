@@ -59,12 +59,16 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
         force: Overwrite an existing file.
 
     Raises:
-        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written.
+        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written; or
+            `force` would replace a file of another kind.
     """
     if out is None and (len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS):
         what = "a comparison of several runs" if len(runs) > 1 else f"{runs[0]}, which is a part of the package,"
         raise SubquadError(f"{what} needs an output file: name it with --out")
-    return check_output(folder / REPORT if out is None else as_file(out), force=force)
+    path = check_output(folder / REPORT if out is None else as_file(out), force=force)
+    if path.is_file() and path.suffix.lower() not in (".html", ".htm"):
+        raise SubquadError(f"{path}: is no HTML file, and --force replaces only reports; choose another --out")
+    return path
 
 
 def difference_tables(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> list[Table]:
