@@ -509,6 +509,12 @@ def test_the_published_recipe_is_shipped_and_flags_replace_its_entries(folder, t
     assert (settings["transfer_learning_rate"], settings["lora_learning_rate"]) == (1e-2, 1e-4)
 
 
+def test_a_text_is_not_given_twice(folder, text, tmp_path):
+    with pytest.raises(SubquadError, match=r"a text is given twice(?s:.)*words.txt"):
+        subquad.llm.linearize(folder, [text, text], SMALL, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_text_is_not_measured_that_is_learned(folder, text, tmp_path):
     copy = tmp_path / "other_name.txt"
     copy.write_bytes(text.read_bytes())

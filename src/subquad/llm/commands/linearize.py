@@ -135,6 +135,11 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
 
 def _check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> None:
     """Check that no text is both learned and measured, whatever the names of its files."""
+    if not evaluation_files:
+        # a part of one copy is held out, and the other copy is learned
+        resolved = [file.resolve() for file in files]
+        twice = [str(file) for place, file in enumerate(files) if resolved[place] in resolved[:place]]
+        raise_errors("a text is given twice, so that what is held out of one copy would be learned:", twice)
     sizes = {file.stat().st_size for file in evaluation_files}
     known = {fingerprint(file): file for file in files if file.stat().st_size in sizes}
     same = [(path, known[mark]) for path in evaluation_files if (mark := fingerprint(path)) in known] if known else []
