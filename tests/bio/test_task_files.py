@@ -10,7 +10,7 @@ from subquad.bio.benchmark.tasks import read_tasks
 from subquad.errors import SubquadError
 
 TEXT = b"sequence,target,split\nACGT,1,train\n" * 50
-TABLE = gzip.compress(TEXT)
+TABLE = gzip.compress(TEXT, mtime=0)
 
 
 def said(folder, *entries) -> str:
@@ -27,6 +27,7 @@ def said(folder, *entries) -> str:
         (TABLE[:10] + b"\xff" + TABLE[11:], "Error -3 while decompressing data"),
         (TEXT, "Not a gzipped file"),
     ],
+    ids=["truncated", "damaged", "text"],
 )
 def test_tables_that_cannot_be_unpacked_are_refused_all_at_once(tmp_path, content, reason):
     (tmp_path / "t.csv.gz").write_bytes(content)
