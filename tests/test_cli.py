@@ -91,6 +91,12 @@ def test_every_command_of_the_readme_is_understood(line):
         (["bio", "fit", "a.csv", "--out"], "--out requires an argument"),
         (["bio", "fit", "a.csv", "--ouy", "x"], "Did you mean --out instead of --ouy?"),
         (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "Did you mean --seed?"),
+        (["bio", "fit", "a.csv", "--out", "x", "--zzz"], "--zzz. `subquad bio fit --help` describes all arguments"),
+        (["llm", "linearize", "m", "--text", "a", "--window", "32", "--out", "x"], "Did you mean --attention.window?"),
+        (
+            ["llm", "generate", "linear", "once upon", "a"],
+            "unexpected 'once upon' 'a': does it lack its flag? `subquad llm generate --help` describes all arguments",
+        ),
         (
             ["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"],
             "no.yaml: no such file (--config)",

@@ -22,6 +22,7 @@ from cyclopts import (
     MissingArgumentError,
     Parameter,
     UnknownOptionError,
+    UnusedCliTokensError,
 )
 from cyclopts.config import Dict, Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
@@ -301,14 +302,27 @@ def _of_plan(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(error: Exception) -> str:
-    """Return the message of an error; cyclopts' own reads as if a missing flag had been given without its value."""
+    """Return the message of an error; cyclopts' own says neither what is missing nor where all arguments are listed."""
     message = str(error)
+    if not isinstance(error, CycloptsError):
+        return message
+    described = f"`{' '.join(['subquad', *(error.command_chain or ())])} --help` describes all arguments"
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected {' '.join(map(repr, error.unused_tokens or ()))}: does it lack its flag? {described}"
+    if isinstance(error, UnknownOptionError):
+        if error.token.source != "cli":
+            return message
+        flag = (error.token.keyword or error.token.value).partition("=")[0]
+        names = [name for argument in error.argument_collection for name in argument.names]
+        # such as --attention.window for --window; cyclopts suggests names that are hardly similar
+        meant = [name for name in names if name.endswith(f".{flag.removeprefix('--')}")]
+        meant = meant or get_close_matches(flag, names, n=1, cutoff=0.75)
+        return f"Unknown option: {flag}. {f'Did you mean {meant[0]}? ' if meant else ''}{described}"
     if not isinstance(error, MissingArgumentError) or error.argument is None or "Did you mean" in message:
         return message
     if error.keyword is not None or error.argument.tokens:
         return message
-    command = " ".join(["subquad", *(error.command_chain or ())])
-    return f"{error.argument.name} is missing; `{command} --help` describes all arguments"
+    return f"{error.argument.name} is missing; {described}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,11 +88,14 @@ def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
     assert sections(tmp_path / "run")[0].title == "Result"
 
 
-def test_an_existing_report_is_overwritten_only_with_force(tmp_path, undrawn):
+def test_of_existing_reports_only_that_of_the_run_is_overwritten_without_force(tmp_path, undrawn):
     page = render(folder(tmp_path / "run", "regression"))
-    with pytest.raises(SubquadError, match=r"report\.html: exists already; choose another --out, or overwrite it"):
-        report(tmp_path / "run")
-    assert report(tmp_path / "run", force=True).read_text() == page
+    assert report(tmp_path / "run").read_text() == page
+    out = tmp_path / "page.html"
+    out.write_text("another")
+    with pytest.raises(SubquadError, match=r"page\.html: exists already; choose another --out, or overwrite it"):
+        report(tmp_path / "run", out=out)
+    assert report(tmp_path / "run", out=out, force=True).read_text() == page
 
 
 def test_of_equal_models_the_simplest_is_best():

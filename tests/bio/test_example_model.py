@@ -27,6 +27,16 @@ def test_it_predicts_by_its_name(variants, tmp_path):
     assert table["prediction"].corr(pd.read_csv(variants)["toxicity"], method="spearman") > 0.93
 
 
+def test_a_table_before_the_model_is_refused_with_the_right_order(variants, tmp_path):
+    first = "but the first argument is the folder of a model; give the folder first, then the table"
+    for table, what in ((variants, "file"), ("example:tdp43", "table")):
+        with pytest.raises(SubquadError) as error:
+            bio.predict(table, NAME, out=tmp_path / "predictions.csv")
+        assert str(error.value) == f"{table}: this is a {what}, {first}: subquad bio predict {NAME} {table} …"
+    with pytest.raises(SubquadError, match=f"this is a file, {first}$"):
+        bio.predict(variants, variants, out=tmp_path / "predictions.csv")
+
+
 def test_it_is_opened_by_every_loader():
     for model in (load_run(NAME), bio.BioModel.load(NAME)):
         assert model.directory == run_folder(NAME)

@@ -14,6 +14,7 @@ from subquad.bio import resolve_table
 from subquad.bio.data import examples, files
 from subquad.bio.data.files import read_frame
 from subquad.bio.data.numbers import is_missing, read_numbers
+from subquad.bio.data.table import read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -144,6 +145,25 @@ def test_a_sheet_is_chosen_and_all_digits_of_numbers_are_kept(tmp_path):
     frame = pd.DataFrame({"sequence": ["ACDEF"], "score": [0.1234567890123456], "values": [[1.5, None]]})
     frame.to_parquet(tmp_path / "b.parquet")
     assert read_frame(tmp_path / "b.parquet").iloc[0].tolist() == ["ACDEF", "0.1234567890123456", "[1.5, null]"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "sheet 'notes' is empty; it needs a header and one row per sequence"),
+        ([["sequence", "score"]], "no rows under the header"),
+        ([["a", "a"], [1, 2]], "duplicate column names: 'a'; rename or remove them"),
+    ],
+)
+def test_an_error_in_the_first_sheet_names_the_others(tmp_path, rows, message):
+    book = openpyxl.Workbook()
+    book.active.title = "notes"
+    for row in rows:
+        book.active.append(row)
+    book.create_sheet("data").append(["sequence", "score"])
+    path = tmp_path / "b.xlsx"
+    book.save(path)
+    assert said(read_frame, path) == f"{path}: {message}\nreading sheet 'notes'; b.xlsx#NAME selects another: 'data'"
 
 
 def test_windows_1252_is_read_and_remarked_on(tmp_path):
@@ -385,16 +405,64 @@ def test_a_damaged_directory_of_an_excel_file_is_refused(tmp_path):
         assert reason in message
 
 
-def test_a_quotation_mark_that_is_not_closed_is_refused_with_its_row(tmp_path):
-    advice = "if a quotation mark begins it, close or remove the mark, and otherwise shorten the cell"
+STRAY = "quotation marks that are not closed in their line; remove each, or close it at the end of its cell:"
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({7: '"ACDEF,1.2'}, ["""line 10: '"ACDEF,1.2' is not closed"""]),
+        ({7: 'ACDEF,"1.2'}, ["""line 10: '"1.2' is not closed"""]),
+        ({60: '"ACDEF,1.2'}, ["""line 63: '"ACDEF,1.2' is not closed"""]),
+        # the second one ends the cell of the first
+        ({5: '"ACDEF,1.2', 20: '"ACDEF,1.3'}, ["""line 8: '"ACDEF,1.2' is closed in line 23"""]),
+        ({5: 'ACDEF,"1.2', 20: 'ACDEF,"1.3'}, ["""line 8: '"1.2' is closed in line 23"""]),
+        ({5: '"ACDEF,1.2', 20: 'ACDEF,1.3"'}, ["""line 8: '"ACDEF,1.2' is closed in line 23"""]),
+        # a closed cell before, with a separator, and one that is not closed
+        (
+            {1: '"ACDEF","1"', 5: '"ACDEF,1.2', 6: '"ACDEF",1.3', 33: '"ACDEF,1.4'},
+            ["""line 8: '"ACDEF,1.2' is closed in line 9""", """line 36: '"ACDEF,1.4' is not closed"""],
+        ),
+    ],
+)
+def test_stray_quotation_marks_are_refused_with_their_lines(tmp_path, changed, lines):
+    rows = [changed.get(k, f"ACDEF,{k}.5") for k in range(1, 61)]
+    path = write(tmp_path / "t.csv", "# a comment", ["", "sequence,score", *rows])
+    assert said(read_frame, path).splitlines() == [f"{path}: {STRAY}", *(f"  {line}" for line in lines)]
+
+
+def test_a_quotation_mark_that_joins_rows_in_an_unused_column_is_refused(tmp_path):
+    rows = [f"v{k},ACDEF,{k}.5" for k in range(1, 31)]
+    rows[4], rows[19] = f'"{rows[4]}', rows[19].replace("v20", 'v20"')
+    path = write(tmp_path / "t.csv", "name,sequence,score", rows)
+    assert said(read_frame, path).endswith("""line 6: '"v5,ACDEF,5.5' is closed in line 21""")
+
+
+def test_cells_of_text_may_have_line_breaks_but_not_sequences(tmp_path):
+    rows = [f"{sequence},{k}.5,x" for k, sequence in enumerate(SEQUENCES * 3)]
+    path = write(tmp_path / "t.csv", "sequence,score,note", [*rows, 'ACDEF,1.5,"one, two\nthree, four, 5"'])
+    assert read_frame(path)["note"].iloc[-1] == "one, two\nthree, four, 5"
+    assert len(read_table(path, FitSettings()).sequences) == 16
+    path = write(tmp_path / "t.csv", "sequence,score,note", [*rows, '"ACD\nEF",1.5,x'])
+    assert said(read_table, path, FitSettings()).splitlines() == [
+        f"{path}: 1 sequence with line breaks in column 'sequence'; write each sequence in one line, and remove stray "
+        "quotation marks",
+        "  row 16: a quotation mark in line 17 opens a cell which ends in line 18",
+    ]
+    frame = pd.DataFrame({"sequence": [*SEQUENCES * 3, "ACD\nEF"], "score": range(16)})
+    frame.to_excel(tmp_path / "t.xlsx", index=False)
+    assert read_table(tmp_path / "t.xlsx", FitSettings()).sequences[-1] == "ACDEF"
+
+
+def test_a_large_cell_is_refused_only_if_a_quotation_mark_is_not_closed(tmp_path):
     rows = [f"{'ACDEF' * 3},{k}" for k in range(12_000)]
+    end = "is not closed within 131,072 characters"
     path = write(tmp_path / "t.csv", "sequence,target", ["ACDEF,1", 'ACDEF,"2', *rows])
-    assert said(read_frame, path) == f"{path}: row 2 has a cell of more than 131,072 characters; {advice}"
+    assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 3: '"2' {end}"""
     path = write(tmp_path / "t.csv", 'sequence,"target', ["ACDEF,1", *rows])
-    assert said(read_frame, path) == f"{path}: the header has a cell of more than 131,072 characters; {advice}"
-    # rows that are too long are named even so
-    path = write(tmp_path / "t.csv", "sequence,target", ["ACDEF,1", "ACDEF,1,2,3", 'ACDEF,"2', *rows])
-    assert "rows with more values: 1; correct them\n  row 2: 'ACDEF, 1, 2, 3' …" in said(read_frame, path)
+    assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 1: '"target' {end}"""
+    path = write(tmp_path / "t.csv", f"sequence,{'target' * 30_000}", ["ACDEF,1"])
+    assert said(read_frame, path).startswith(f"{path}: the header has a cell of more than 131,072 characters; if a")
     # without any mistake a cell may be as long
-    path = write(tmp_path / "t.csv", "sequence,target", [f"{'ACDEF' * 30_000},1"])
+    path = write(tmp_path / "t.csv", "sequence,target", [f"{'ACDEF' * 30_000},1", '"ACDEF",2'])
     assert len(read_frame(path)["sequence"][0]) == 150_000

@@ -14,6 +14,7 @@ from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.models.estimators import LyraRegressor, LyraTagger
 from subquad.bio.settings import FitSettings
+from subquad.cli import main
 from subquad.errors import SubquadError
 
 
@@ -77,3 +78,17 @@ def test_the_models_that_an_estimator_names_are_networks_that_suit_it(kind):
     named = get_args(inspect.signature(kind).parameters["model"].annotation)
     task_type = "regression" if kind is LyraRegressor else "residue_binary"
     assert set(named) == set(models_suiting(task_type, NETWORKS)) - set(names_of("control"))
+
+
+@pytest.mark.parametrize(
+    ("commands", "what"),
+    [
+        (("predict", "guides"), "Output file: .csv or .tsv, alone or with .gz."),
+        (("embed",), "Output file, which ends in .safetensors."),
+        (("scan", "epistasis", "design", "rounds", "bench"), "Output folder."),
+    ],
+)
+def test_help_says_whether_the_output_is_a_file_or_a_folder(capsys, commands, what):
+    for command in commands:
+        assert main(["bio", command, "--help"]) == 0
+        assert f"{what} [required]" in " ".join(capsys.readouterr().out.replace("│", "").split())

@@ -472,6 +472,42 @@ def test_a_table_without_the_expected_column_says_so_before_its_rows(tmp_path):
     assert lines[-1] == "  … and 31 more"
 
 
+def test_a_table_whose_sequences_are_recognized_is_not_told_to_have_another_column(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{letter}{place + 5}{'W' if letter != 'W' else 'A'}" for place, letter in enumerate(wild)]
+    table = read_table(write(tmp_path / "t.csv", mutant=words, score=list(range(29))), FitSettings(wild_type=wild))
+    other = write(tmp_path / "o.csv", sequence=[wild, f"{wild[:-1]}1"])
+    assert said(again, other, table).splitlines() == [
+        f"{other}: 1 of 2 rows cannot be read; correct or remove them",
+        "  row 2: '1' at position 29 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+    ]
+
+
+def test_a_table_without_sequences_in_its_first_sheet_names_the_others(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
+    book = openpyxl.Workbook()
+    book.active.append(["experiment", "of May"])
+    book.active.append([1, 2])
+    book.create_sheet("data").append(["sequence"])
+    book.save(tmp_path / "b.xlsx")
+    message = said(again, tmp_path / "b.xlsx", table)
+    assert message.splitlines()[1:] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'data'"]
+
+
+def test_a_column_of_numbers_is_not_read_as_sequences(tmp_path):
+    words = [f"A{k}G" for k in range(1, 14)]
+    columns = {"mutant": words, "text": proteins(), "y": [k / 8 for k in range(13)]}
+    path = write(tmp_path / "t.csv", **columns)
+    end = "column 'y' has numbers, not sequences or variants; columns that look like sequences or variants: "
+    for flag in ("sequence", "mutant"):
+        message = said(read_table, path, FitSettings(target=("z",), **{flag: "y"}))
+        assert f"{path}: --{flag}: {end}'text', 'mutant'" in message
+    table = read_table(path, FitSettings(sequence="text", target=("y",)))
+    assert said(again, path, table, sequence="y") == f"{path}: --sequence: {end}'text', 'mutant'"
+    bare = write(tmp_path / "n.csv", y=[1, 2])
+    assert said(again, bare, table, sequence="y").endswith("; no column looks like them")
+
+
 def test_sequences_that_all_have_a_wrong_length_are_one_error(tmp_path):
     table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
     message = said(inputs_of, table.schema, ["MKV"] * 61)

@@ -298,6 +298,67 @@ def test_numbers_that_mark_missing_measurements_are_refused(number):
     read([str(k) for k in range(1, 60)] + ["850", "998", number.lstrip("-"), "1000", "1500", "12000"])
 
 
+UNIT = [f"{k * 0.37 % 1:.3f}" for k in range(1, 40)]
+WIDE = [f"{400 * np.sin(k):.2f}" for k in range(40)]
+SMALL = [str(k % 7 - 3) for k in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("others", "marker"),
+    [
+        (UNIT, ["-99"]),
+        (UNIT, ["99999", "99999"]),
+        (SMALL, ["-999"]),
+        # twice, with a gap that is wider than the range of all others
+        ([f"{60 + 8 * np.sin(k):.2f}" for k in range(40)], ["-99"] * 2),
+        ([f"{50 + 300 * np.sin(k):.2f}" for k in range(40)], ["-999"] * 2),
+    ],
+)
+def test_isolated_numbers_that_mark_missing_measurements_are_refused(others, marker):
+    lines = said([*others, *marker]).splitlines()
+    assert lines[0].startswith("t.csv: numbers that mark missing values, far from all measurements; empty these cells")
+    assert lines[1:] == [f"  row {len(others) + k + 1}, column 'y': {value}" for k, value in enumerate(marker)]
+
+
+@pytest.mark.parametrize(
+    ("others", "marker", "is_remarked"),
+    [
+        (WIDE, ["-999"] * 2, True),
+        (UNIT, ["-1"] * 2, True),
+        (UNIT, ["-9"] * 3, True),
+        # a change in percent
+        (SMALL, ["-99"] * 4, True),
+        # measurements like any others
+        (WIDE, ["-1"] * 2, False),
+        (WIDE, ["-999"], False),
+        (SMALL, ["-9"], False),
+        (UNIT, ["-1"], False),
+        ([str(k % 3) for k in range(40)], ["-1"] * 9, False),
+        ([f"{k * 0.1 - 3:.1f}" for k in range(40)], ["-1"] * 3, False),
+        ([str(900 + k) for k in range(200)], ["999"] * 3, False),
+    ],
+)
+def test_numbers_that_may_mark_missing_measurements_are_remarked_on_and_read(others, marker, is_remarked):
+    target, _, remarks = read([*others, *marker])
+    assert target.y[-1, 0] == float(marker[0])
+    found = [remark for remark in remarks if "often marks missing values" in remark]
+    first = len(others) + 1
+    assert len(found) == is_remarked
+    if is_remarked:
+        start = f"column 'y': {len(marker)} measurements are {marker[0]} (rows {first}, {first + 1}"
+        assert found[0].startswith(start)
+        assert not any("interquartile" in remark for remark in remarks)
+
+
+def test_logarithms_are_advised_only_for_values_above_zero():
+    assert "or take logarithms if they are measurements:" in said([*UNIT, "9999"])
+    message = said([*UNIT, "0", "9999"])
+    assert "or write the column in another unit if they are measurements:" in message
+    assert "logarithms" not in message
+    assert "or take logarithms if the values are real" in read([*UNIT, "500"])[2][-1]
+    assert read([*UNIT, "0", "500"])[2][-1].endswith("(row 41: 500); empty these cells if they mark missing values")
+
+
 def test_sequences_with_one_value_at_every_residue_are_named_since_it_may_mark_missing_measurements():
     flat, short, varied = str([0.0] * 11), str([0.0] * 9), str([0.5, *[0.0] * 10])
     _, _, remarks = read([flat, varied, flat, varied], lengths=[11] * 4, task_type="residue_regression")

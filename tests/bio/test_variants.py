@@ -178,12 +178,19 @@ def test_another_offset_is_suggested_only_if_more_than_chance_supports_it():
 
 
 def test_no_offset_that_fits_is_an_error_with_the_best_three():
-    message = said(made, "M1I", "W2A", "W5G", "C6G", "D8A", "N9A", wild="MKAEF")
-    assert message.startswith(
-        "t.csv: no offset aligns the variants with the wild type of 5 letters; the best are 0 (1 of 6"
+    title = "t.csv: no offset aligns the variants with the wild type of 5 letters"
+    message = said(made, "M1I", "K2A", "M11G", "K12G", "M21G", "K22W", "W7A", wild="MKAEF")
+    assert message == (
+        f"{title}; the best are 0 (2 of 7 rows), 10 (2 of 7 rows), 20 (2 of 7 rows); check --wild-type, or set --offset"
     )
-    assert message.endswith("check --wild-type, or set --offset")
-    assert "the best are none" in said(made, "C6G", "D8A", wild="MKAEF")
+    assert f"{title}; the best is 0 (1 of 3 rows); check" in said(made, "M1I", "C6G", "D8A", wild="MKAEF")
+
+
+def test_an_offset_that_fits_no_row_is_not_called_the_best():
+    title = "t.csv: no offset aligns the variants with the wild type of 5 letters; check --wild-type, or set --offset"
+    assert said(made, "C6G", "D8A", wild="MKAEF") == title
+    # single letters fit, but no row
+    assert said(made, "M1I:W2A", "K7A:W9G", wild="MKAEF") == title
 
 
 def test_dna_is_translated_where_the_variants_are_of_its_protein():

@@ -18,7 +18,7 @@ from subquad.ops.linattn import (
     hybrid_weights,
 )
 from subquad.ops.linattn_cache import Marks, evict
-from subquad.ops.linattn_windows import seen_whole
+from subquad.ops.window_lengths import seen_whole
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]

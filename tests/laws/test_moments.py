@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
 from subquad.ops.linattn_state import moments_of
-from subquad.ops.linattn_windows import seen_whole
 from subquad.ops.moments import far_terms
+from subquad.ops.window_lengths import seen_whole
 
 K, V, U = 5, 7, 3
 few = examples(25)

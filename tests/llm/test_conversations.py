@@ -14,7 +14,8 @@ from transformers import ByT5Tokenizer
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
-from subquad.llm.data.packing import check_text, prepare_text
+from subquad.llm.data.packing import prepare_text
+from subquad.llm.data.text_files import check_text
 from subquad.llm.data.tokens import tokenize
 from subquad.llm.settings import LinearizeSettings
 

@@ -32,6 +32,7 @@ QUICK = EvaluateSettings(
     sequence_length=31, evaluation_tokens=31 * 5, speed=(17,), passkey=(331,), passkey_depths=(0, 1), passkey_trials=1,
     batch_tokens=31 * 2, resamples=100,
 )  # fmt: skip
+NO_PASSKEY = {name: getattr(EvaluateSettings(), name) for name in ("passkey", "passkey_depths", "passkey_trials")}
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, as
         patch.setattr(ModelLoader, "load", lambda *_: pytest.fail("a model was loaded"))
         again = subquad.llm.evaluate(settings=QUICK, extend=True, **how)
     assert again == json.loads((evaluated / "evaluation.json").read_text())
-    longer = replace(QUICK, evaluation_tokens=31 * 7, passkey=(), speed=())
+    longer = replace(QUICK, evaluation_tokens=31 * 7, **NO_PASSKEY, speed=())
     more = subquad.llm.evaluate(settings=longer, extend=True, **how)["models"][0]
     assert more["perplexity"]["words.txt"]["items"] == 7
     assert more["passkey"] == more["speed"] == {}
@@ -298,7 +299,7 @@ def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp
     assert "attention to a window and a cache; with" not in lead
     assert "attention to a window and a cache. No control" in lead
     assert "with itself without" not in lead
-    with pytest.raises(SubquadError, match="--variants: no variant of this model 'window_fine_tuned'"):
+    with pytest.raises(SubquadError, match=r"--variants window_fine_tuned: this control was not trained .* --controls"):
         subquad.llm.evaluate(
             linear, EvaluateSettings(variants=("window_fine_tuned",), **how), text=[text], out=tmp_path / "no",
             quiet=True,
@@ -491,7 +492,7 @@ def test_a_finished_evaluation_is_overwritten_only_with_force(asked, evaluated, 
     shutil.copytree(evaluated, out)
     message = "contains a finished evaluation; choose another --out, add to it with --extend, or overwrite it with --fo"
     rejected(message, asked["runs"], QUICK, out=out, text=asked["text"])
-    quick = replace(QUICK, passkey=(), speed=(), evaluation_tokens=31)
+    quick = replace(QUICK, **NO_PASSKEY, speed=(), evaluation_tokens=31)
     subquad.llm.evaluate(asked["runs"], quick, out=out, text=asked["text"], force=True, quiet=True)
     assert not list((out / "measurements").glob("*task*"))
 
@@ -503,7 +504,10 @@ def rejected(message, *arguments, **keywords):
 
 def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_path):
     out = tmp_path / "out"
-    rejected("nothing to measure: give --text, --data or --passkey", linear, out=out)
+    rejected("nothing to measure: give --text, --data, --passkey or --speed", linear, out=out)
+    rejected("--limit requires --data", linear, EvaluateSettings(limit=3, speed=(17,)), out=out)
+    twice = [text, tmp_path / "else" / text.name]
+    rejected(f"--text: two files have the same name, {text.name}; rename one", linear, out=out, text=twice)
     rejected(
         "no model folder to evaluate; name one or more that `subquad llm linearize` wrote", [], out=out, text=[text]
     )
@@ -597,7 +601,12 @@ def test_invalid_settings_are_rejected():
         ({"limit": 0}, "--limit must be at least 1, got 0"),
         ({"passkey": (0,)}, "--passkey must be at least 1 token, got 0"),
         ({"passkey_depths": (0.5, 2.0)}, "--passkey-depths must be from 0 to 1, got 2.0"),
+        ({"speed": (0, 128)}, "--speed must be at least 1 token, got 0; 0 for none stands alone"),
+        ({"passkey_trials": 2}, "--passkey-trials requires --passkey, the lengths of the prompts"),
+        ({"evaluation_tokens": 100}, "--evaluation-tokens 100: less than one sequence of 1,024 tokens"),
         ({"dtype": "bf16"}, "--dtype must be one of float32, bfloat16, got 'bf16'"),
     ):
         with pytest.raises(SubquadError, match=message):
             EvaluateSettings(**changes)
+    assert EvaluateSettings().speed_lengths == EvaluateSettings(speed=(2048, 128, 512)).speed_lengths
+    assert EvaluateSettings(speed=(0,)).speed_lengths == ()

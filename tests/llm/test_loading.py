@@ -12,14 +12,18 @@ import torch
 from huggingface_hub import constants, metadata_load
 from safetensors.torch import save_file
 from support.llm_models import SMALL, small_attention, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import adapter_config, check_targets
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import model_fingerprint
-from subquad.llm.models.location import checkpoint_kind, download, locate
+from subquad.llm.models.convert import layers_to_replace
+from subquad.llm.models.location import UNSUPPORTED_TYPES, check_run, checkpoint_kind, download, locate
 from subquad.llm.models.model_card import card_metadata, teacher_metadata
+from subquad.llm.planning.configs import read_architecture
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.loading import load_run
 from subquad.runs.storage import read_tensors
@@ -84,6 +88,76 @@ def test_a_folder_that_does_not_exist_is_named_before_torch_is_imported(tmp_path
     assert done.stdout == "False\n"
 
 
+def test_what_can_be_refused_without_torch_is(tmp_path):
+    (tmp_path / "a.txt").write_text("the bird")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfet\0h\0e\0")
+    (tmp_path / "c.gguf").write_text("the bird")
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    folder = write_config(tmp_path / "model", model_type="llama")
+    (folder / "model.safetensors").write_bytes(b"<html>no model</html>")
+    linearize = "llm linearize {} --text {} --out {}"
+    refused = {
+        linearize.format("smollm2", "b.txt", "o"): "b.txt: is UTF-16; save the file as UTF-8",
+        linearize.format("smollm2", "a.txt", "full"): "full: not empty and not written by subquad",
+        linearize.format("smollm2", "a.txt", "o") + " --sequence-length 512": "--sequence-length 512: the student sees",
+        linearize.format("smollm2", "a.txt", "o") + " --text-key body": "--text-key body: all files are plain text",
+        linearize.format("smollm2", "a.txt", "o")
+        + " --eval-text a.txt": "--eval-text a.txt is the same text as --text",
+        linearize.format("c.gguf", "a.txt", "o"): "c.gguf: no GGUF file, in spite of its name",
+        linearize.format("model", "a.txt", "o"): "model/model.safetensors: not a safetensors file, or truncated",
+        linearize.format("example:linear-smollm2", "a.txt", "o"): "example:linear-smollm2: is linearized already",
+        "llm report nothing": "nothing: no such model folder",
+        "llm plan nothing": "no config.json, folder or known model 'nothing'",
+        "llm plan example:linear-smollm2": "example:linear-smollm2: is linearized already",
+        "llm plan tiny.gguf": "tiny.gguf: contains weights, and sizes are counted from a config",
+        "llm plan smollm2 --sequence-length 100": "--sequence-length 100: the student sees each token of a text of up",
+    }
+    code = (
+        f"import sys; from subquad.cli import main; print([main(line.split()) for line in {list(refused)}], 'torch' in "
+        "sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[2] * len(refused)} False\n"
+    said = "\n" + done.stderr
+    assert [text for text in refused.values() if f"\nsubquad: {text}" not in said and text not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"model_type": "gpt2", "n_embd": 8}, "a model of type gpt2 has learned positions"),
+        ({"model_type": "mpt"}, "a model of type mpt has attention biases by distance"),
+        ({"model_type": "mamba"}, "a model of type mamba has no softmax attention"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "a model of type t5 has an encoder"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "a model of type bert is an encoder"),
+        ({"model_type": "new", "architectures": ["NewForMaskedLM"]}, "NewForMaskedLM is an encoder"),
+    ],
+)
+def test_a_model_that_cannot_be_linearized_gets_the_same_answer_from_every_command(tmp_path, content, reason):
+    folder = write_config(tmp_path / "model", **content)
+    for command in (locate, check_run, read_architecture):
+        with pytest.raises(SubquadError, match=f"{reason}.*; only decoders with rotary positions, such as Llama"):
+            command(folder)
+
+
+def test_types_that_are_refused_by_name_are_those_that_conversion_refuses(tmp_path):
+    known = {name for name, reason in UNSUPPORTED_TYPES.items() if reason != "is an encoder"}
+    for name in sorted(known & {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}):
+        config = AutoConfig.for_model(name)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        with pytest.raises(SubquadError):
+            layers_to_replace(model, small_attention())
+
+
+def test_an_adapter_of_peft_is_to_be_merged(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SubquadError, match=r"an adapter of PEFT; merge it into its model first, with AutoPeftModel"):
+        locate(tmp_path)
+
+
 def test_an_unfinished_run_is_rejected(tmp_path):
     folder = write_config(tmp_path / "run", subquad={"format": 1, "kind": "llm"})
     with pytest.raises(SubquadError, match="not finished"):
@@ -108,6 +182,7 @@ def hub(folder, tmp_path, monkeypatch):
 def test_a_model_on_the_hub_is_found_by_name_and_stays_named_so_in_an_adapter(hub, folder, tmp_path):
     assert model_fingerprint(locate(hub)) == model_fingerprint(folder)
     assert adapter_config(hub, LinearizeSettings())["base"]["model"] == hub
+    assert read_architecture(hub) == json.loads((folder / "config.json").read_text())
     (tmp_path / "someone").mkdir()
     with pytest.raises(SubquadError, match="someone/tiny: no such file or folder"):
         locate(hub)
@@ -245,7 +320,7 @@ def test_the_licence_in_the_header_of_a_packed_file_is_that_of_its_student(tmp_p
 
 def test_an_encoder_is_refused_before_its_weights_are_looked_for(tmp_path):
     folder = write_config(tmp_path / "model", model_type="bert", architectures=["BertForMaskedLM"])
-    with pytest.raises(SubquadError, match="model: BertForMaskedLM is an encoder; only decoders, which predict"):
+    with pytest.raises(SubquadError, match="model: BertForMaskedLM is an encoder; only decoders with rotary"):
         locate(folder)
     # one that is damaged is found when it is opened
     for architectures in (None, "BertForMaskedLM", [7]):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 from functools import cache, partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from subquad.errors import SubquadError
 from subquad.llm.cli import app
 from subquad.llm.data import shared_text
-from subquad.llm.data.packing import Mixture, check_text, epoch_batches, prepare_text
+from subquad.llm.data.packing import Mixture, epoch_batches, prepare_text
 from subquad.llm.data.readers import Document
+from subquad.llm.data.text_files import check_text
 from subquad.llm.data.tokens import _split, _StreamBuilder, tokenize
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.storage import write_json
@@ -201,7 +203,9 @@ def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_
 def test_documents_are_numbered_from_0_in_each_sequence(tokenizer, tmp_path_factory, sizes, length):
     path = tmp_path_factory.mktemp("numbers") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": " bird" * size}) + "\n" for size in sizes))
-    made = prepare_text(tokenizer, [path], [path], sequence_length=length).training if sum(sizes) else None
+    (path.parent / "b.txt").write_text(" river" * length)
+    evaluation = [path.parent / "b.txt"]
+    made = prepare_text(tokenizer, [path], evaluation, sequence_length=length).training if sum(sizes) else None
     if made is None:
         return
     owners = [number for number, size in enumerate(sizes) for _ in range(len(tokenizer(" bird" * size).input_ids) + 1)]
@@ -212,7 +216,8 @@ def test_documents_are_numbered_from_0_in_each_sequence(tokenizer, tmp_path_fact
 
 def test_each_file_begins_a_document(tokenizer, text, tmp_path):
     other = write_text(tmp_path / "other.txt", words=53, seed=1)
-    made = prepare_text(tokenizer, [other, text], [text], sequence_length=1_009)
+    evaluation = write_text(tmp_path / "evaluation.txt", words=1_009, seed=2)
+    made = prepare_text(tokenizer, [other, text], [evaluation], sequence_length=1_009)
     second = len(tokenizer(other.read_text())["input_ids"]) + 1
     assert made.training.documents[0].tolist() == [0] * second + [1] * (1_009 - second)
 
@@ -296,7 +301,8 @@ def test_files_with_weights_are_packed_and_held_out_separately(tokenizer, tmp_pa
     assert 0 < of_first.count(True) < of_first.count(False)
     assert len(made.validation.ids) == 8
     assert sum(first in row.tolist() for row in made.validation.ids) == 5
-    assert made.holdout_source == "the last tenth of each of bird.txt, river.txt"
+    repeated = ", of which 100% also stands in the training text"
+    assert made.holdout_source == f"the last tenth of each of bird.txt, river.txt{repeated}"
 
 
 def test_validation_is_the_end_of_the_training_text(tokenizer, text):
@@ -355,6 +361,24 @@ def test_all_unusable_files_are_reported_together(tmp_path):
     assert "no text under 'text'; the row has 'body'" in str(caught.value)
     assert "b.txt: no such file" in str(caught.value)
     assert "c.csv: no such file" in str(caught.value)
+
+
+def test_text_for_evaluation_that_is_learned_is_refused_and_a_part_of_it_is_mentioned(tokenizer, tmp_path):
+    lines = write_text(tmp_path / "corpus.txt", words=1_000, seed=3).read_text().split(" ")
+    learned, other = " ".join(lines[500:]), write_text(tmp_path / "other.txt", words=3_000, seed=4).read_text()
+    (tmp_path / "end.txt").write_text(learned)
+    with pytest.raises(SubquadError, match=r"--eval-text end.txt: \d+% of this text also stands in the training text"):
+        prepare_text(tokenizer, [tmp_path / "corpus.txt"], [tmp_path / "end.txt"], sequence_length=64)
+    (tmp_path / "mixed.txt").write_text(f"{other} {learned}")
+    made = prepare_text(tokenizer, [tmp_path / "corpus.txt"], [tmp_path / "mixed.txt"], sequence_length=64)
+    assert re.fullmatch(r"mixed.txt, of which 1\d% also stands in the training text", made.holdout_source)
+
+
+def test_a_short_text_is_no_reason_for_sequences_from_which_nothing_is_learned(tokenizer, text):
+    count = len(tokenizer(text.read_text(encoding="utf-8"))["input_ids"])
+    for shortest, remedy in ((count // 2 + 2, "give more text, or a text"), (7, r".* \(at least 7\), or a text")):
+        with pytest.raises(SubquadError, match=f"one to measure on; {remedy} to measure on by --eval-text"):
+            prepare_text(tokenizer, [text], sequence_length=count - 1, shortest=shortest)
 
 
 def test_text_shorter_than_its_sequences_is_refused(tokenizer, text, tmp_path):

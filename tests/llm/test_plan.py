@@ -19,7 +19,8 @@ from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.convert import convert, feature_parameters, replace_attention
-from subquad.llm.planning.architecture import KNOWN, sizes_of
+from subquad.llm.planning.architecture import sizes_of
+from subquad.llm.planning.configs import KNOWN
 from subquad.llm.planning.cost_estimate import STAGES, estimate_costs, kept_in_lora, kept_in_transfer, memory
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.planning.tables import print_costs
@@ -88,7 +89,7 @@ def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
 @pytest.mark.parametrize("attention", [*ATTENTIONS, *CACHES])
 def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
     found = estimate_costs(
-        write_config(tmp_path), PlanSettings(attention=attention, dtype=dtype, sequence_length=31)
+        write_config(tmp_path), PlanSettings(attention=attention, dtype=dtype, sequence_length=113)
     ).generation
     layers = attention_layers(convert(tiny_model("llama"), attention, check=False))
     kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
@@ -308,7 +309,12 @@ def test_a_block_of_the_largest_model_fits_where_the_whole_does_not(giant):
 
 def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp_path):
     config = write_config(tmp_path)
-    stages = estimate_costs(config, PlanSettings(block_layers=99, sequence_length=31, dtype="float32")).memory
+    stages = estimate_costs(
+        config,
+        PlanSettings(
+            attention=AttentionSettings(window=5, cache=5), block_layers=99, sequence_length=31, dtype="float32"
+        ),
+    ).memory
     outer = sizes_of(config).outer_parameters
     assert stages["transfer"]["total"] - stages["transfer_in_blocks"]["total"] == 4 * outer > 0
 
@@ -352,7 +358,10 @@ def test_gradient_checkpointing_takes_half_as_much_time_again():
         ({"intermediate_size": ...}, "intermediate_size: missing"),
         ({"model_type": ...}, "no model_type in it; this is not the config of a transformers model"),
         ({"model_type": "llamma"}, "no causal language model of type 'llamma'; did you mean 'llama'"),
-        ({"model_type": "subquad"}, "this model is linearized already; give the config.json of the softmax model"),
+        (
+            {"model_type": "subquad"},
+            "this model is linearized already; give the config.json of the model from which it was made",
+        ),
         ({"num_attention_heads": 14}, "transformers cannot build a model from this config: .*not a multiple"),
         ({"num_key_value_heads": 4}, "6 query heads are not a multiple of 4 key heads"),
         ({"hidden_act": "sillu"}, "transformers cannot build a model from this config: .*sillu"),
@@ -387,7 +396,7 @@ def test_a_file_that_is_not_a_config_is_rejected(tmp_path, name, content, messag
 
 
 def test_an_unknown_name_is_rejected_with_the_most_similar_one(tmp_path):
-    with pytest.raises(SubquadError, match=r"^no file, .* 'llama-3.1-8'; did you mean 'llama-3.1-8b'\?"):
+    with pytest.raises(SubquadError, match=r"^no config.json, .* 'llama-3.1-8'; did you mean 'llama-3.1-8b'\?"):
         estimate_costs("llama-3.1-8")
     with pytest.raises(SubquadError, match=r"no config.json in it; give a Hugging Face folder"):
         estimate_costs(tmp_path)

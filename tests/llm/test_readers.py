@@ -148,7 +148,7 @@ def test_the_context_of_a_question_is_optional(tmp_path):
         ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         ("a.txt", b"x" * 65_535 + b"\xc3\xc3", "a.txt: byte 65535 is not UTF-8"),
         ("a.txt", b"end \xc3", "a.txt: byte 4 is not UTF-8"),
-        ("a.txt", b"PK\0\0", "a.txt: contains NUL characters; it is a binary file"),
+        ("a.txt", b"PK\0\0", "a.txt: contains NUL bytes; it is a binary file"),
         ("a.jsonl", b'{"text": "one"}\n{"text": "\xe9"}', "a.jsonl, line 2: byte 10 of the line is not UTF-8"),
         ("a.json", b'[\n{"text": "\xe9"}]', "a.json, line 2: not UTF-8"),
         (

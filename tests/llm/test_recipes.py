@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from subquad.cli import main
 from subquad.llm.planning.cost_estimate import GB
@@ -40,7 +41,7 @@ def test_linearize_takes_each_recipe_by_its_name(name, monkeypatch, tmp_path):
     model = Path("model")
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "llama"}')
-    (model / "model.safetensors").touch()
+    save_file({}, model / "model.safetensors")
     command = ["llm", "linearize", "model", "--text", "a.txt", "--out", "out", "--quiet"]
     assert main([*command, "--config", name, "--seed", "3"]) == 0
     (settings,) = found
@@ -54,8 +55,8 @@ def test_linearize_takes_each_recipe_by_its_name(name, monkeypatch, tmp_path):
     # steps of as many sequences as were measured or published
     if name not in ("135m", "paper"):
         assert settings.batch_size * settings.gradient_accumulation * MODELS[name][1] == 8
-    assert main([*command, "--config", name, "--sequence-length", "77"]) == 0
-    assert found[-1].sequence_length == 77
+    assert main([*command, "--config", name, "--sequence-length", "777"]) == 0
+    assert found[-1].sequence_length == 777
 
 
 def planned(name, capsys):

@@ -1,6 +1,7 @@
 """`subquad bio`: names and flags of its commands. Everything else is imported when a command runs."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.errors import flag_name
-from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
+from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
 __all__ = ["app"]
 
@@ -21,6 +22,30 @@ app = App(name="bio", help="Fit and use models of biological sequences with meas
 
 # flags of several values take them as `--target a b`, and at least one
 FLAGS = Parameter(name="*", consume_multiple=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(OutputOptions):
+    """Options of a command that writes a table."""
+
+    out: Output[Path]
+    """Output file: .csv or .tsv, alone or with .gz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions(OutputOptions):
+    """Options of the command that writes embeddings."""
+
+    out: Output[Path]
+    """Output file, which ends in .safetensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededFolderOptions(SeededOptions):
+    """Options of a command that writes a folder and draws random numbers."""
+
+    out: Output[Path]
+    """Output folder."""
 
 
 @app.command
@@ -38,8 +63,8 @@ def fit(
         subquad bio fit example:tdp43 --out run
 
     Args:
-        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
-            example:NAME for a table that ships with subquad.
+        table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
+            or variants and measurements; or example:NAME for a table that ships with subquad.
     """
     from subquad.bio.commands.fit import fit as run_fit
     from subquad.bio.commands.printing import print_models
@@ -66,8 +91,8 @@ def cross_validate(
         subquad bio cross-validate guides.csv --split-by group --group gene --folds 17 --out genes
 
     Args:
-        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
-            example:NAME for a table that ships with subquad.
+        table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
+            or variants and measurements; or example:NAME for a table that ships with subquad.
     """
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
     from subquad.bio.commands.printing import print_folds
@@ -86,7 +111,7 @@ def predict(
     sequence: Input[str | None] = None,
     embeddings: Input[Path | None] = None,
     model: Model[str | None] = None,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[TableOptions, FLAGS],
 ) -> None:
     """Predict the sequences of a table with a fitted model; all columns of the table are kept.
 
@@ -96,7 +121,8 @@ def predict(
 
     Args:
         run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
-        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
+        table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
+            or variants.
         sequence: Column of the sequences, or of variants of the run's wild type. Default: the one of the fit, or
             inferred.
         embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
@@ -124,7 +150,7 @@ def embed(
     /,
     settings: Annotated[EmbedSettings, FLAGS],
     *,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[EmbeddingOptions, FLAGS],
 ) -> None:
     """Write embeddings of the sequences of a table by a language model, as inputs of `fit` and `predict`.
 
@@ -162,7 +188,7 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
     Args:
         run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
         others: Further runs of the same target, which are compared with the first.
-        out: Output file. Default: report.html in the folder.
+        out: Output file. Default: report.html in the folder, which is written again.
         force: Overwrite an existing output.
     """
     from subquad.bio.commands.report import report as run_report
@@ -176,7 +202,7 @@ def scan(
     /,
     settings: Annotated[ScanSettings, FLAGS] = ScanSettings(),
     *,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[FolderOptions, FLAGS],
 ) -> None:
     """Predict all single mutants of a sequence (in silico deep mutational scan): table, heat map and sequence logo.
 
@@ -206,7 +232,7 @@ def epistasis(
     /,
     settings: Annotated[EpistasisSettings, FLAGS] = EpistasisSettings(),
     *,
-    options: Annotated[SeededOptions, FLAGS],
+    options: Annotated[SeededFolderOptions, FLAGS],
 ) -> None:
     """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
 
@@ -234,7 +260,7 @@ def design(
     /,
     settings: Annotated[DesignSettings, FLAGS] = DesignSettings(),
     *,
-    options: Annotated[SeededOptions, FLAGS],
+    options: Annotated[SeededFolderOptions, FLAGS],
 ) -> None:
     """Design the best variants under constraints, as a diverse batch laid out on plates.
 
@@ -262,7 +288,7 @@ def rounds(
     /,
     settings: Annotated[RoundsSettings, FLAGS] = RoundsSettings(),
     *,
-    options: Annotated[SeededOptions, FLAGS],
+    options: Annotated[SeededFolderOptions, FLAGS],
 ) -> None:
     """Propose variants, read their measurements, fit again and propose the next ones; or simulate this on an assay.
 
@@ -295,7 +321,7 @@ def guides(
     *,
     model: Input[Path | None] = None,
     page: Output[Path | None] = None,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[TableOptions, FLAGS],
 ) -> None:
     """List all CRISPR guides of the genes of a FASTA file, scored and ranked by a fitted model.
 
@@ -325,7 +351,7 @@ def bench(
     /,
     settings: Annotated[BenchSettings, FLAGS] = BenchSettings(),
     *,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[FolderOptions, FLAGS],
 ) -> None:
     """Fit all models on all tasks of a file and compare them; the same command resumes an interrupted benchmark.
 

@@ -7,11 +7,14 @@ from cyclopts import App, Parameter
 
 from subquad.errors import require
 from subquad.llm.evaluation.settings import EvaluateSettings
+from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.models.location import check_run, locate
+from subquad.llm.planning.configs import read_architecture
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSettings
 from subquad.llm.settings import LinearizeSettings
-from subquad.runs.folder import check_unfinished
+from subquad.runs.examples import run_folder
+from subquad.runs.folder import check_free, load_config
 from subquad.runs.listening import check_address
 from subquad.runs.options import FolderOptions, Input, Model, Output, RunOptions
 from subquad.runs.storage import check_present
@@ -47,9 +50,14 @@ def linearize(
         eval_text: Text on which perplexity is measured. Default: the last tenth of the training text.
     """
     check_present(*text, *(eval_text or ()))
-    if not options.force:
-        check_unfinished(options.out)
+    check_free(options.out, force=options.force)
     locate(model)
+    if settings.from_ is None:
+        check_length(settings.attention, settings.sequence_length)
+    from subquad.llm.data.text_files import check_held_out, check_text
+
+    check_text(text, eval_text or (), text_key=settings.text_key, weights=settings.text_weights)
+    check_held_out(text, eval_text or ())
     from subquad.llm.commands.linearize import linearize as run_linearize
     from subquad.train.distributed import processes
 
@@ -76,9 +84,11 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
     Args:
         run: Folder that `subquad llm linearize` wrote.
         others: Further runs of the same teacher, which are compared with the first; or example:linear-smollm2.
-        out: Output file. Default: report.html in the folder.
+        out: Output file. Default: report.html in the folder, which is written again.
         force: Overwrite an existing output.
     """
+    for folder in (run, *others):
+        load_config(run_folder(folder), "llm")
     from subquad.llm.commands.report import report as run_report
 
     print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
@@ -165,13 +175,15 @@ def plan(
         subquad llm plan llama-3.1-70b --config 70b --gpus 8
 
     Args:
-        configs: config.json of a Hugging Face model, its folder, or one of the names llama-3.1-8b, llama-3.1-70b,
-            llama-3.1-405b, llama-3-8b, mistral-7b, qwen2.5-0.5b, qwen2.5-1.5b and smollm2-135m; several are shown side
-            by side.
+        configs: config.json of a Hugging Face model, its folder, the name of a model on the Hub (OWNER/NAME), whose
+            config is downloaded, or one of the names llama-3.1-8b, llama-3.1-70b, llama-3.1-405b, llama-3-8b,
+            mistral-7b, qwen2.5-0.5b, qwen2.5-1.5b, smollm2-135m and smollm2 (the same); several are shown side by side.
         as_json: Print all estimates as JSON.
     """
     import json
 
+    for config in configs:
+        read_architecture(config)
     from subquad.llm.commands.plan import plan as run_plan
     from subquad.llm.planning.tables import print_costs
     from subquad.runs.storage import plain

@@ -165,8 +165,8 @@ class LinearizeSettings:
     """Number of layers that keep softmax attention, chosen after attention transfer: those that bring the student
     closest to the teacher's predictions. To name them, use `--attention.softmax-layers`."""
     from_: Input[Path | None] = None
-    """Adapter of an earlier run of the same model (`--save adapter`) to fine-tune further, without attention transfer;
-    its attention and LoRA settings are used."""
+    """Adapter of an earlier run of the same model (`--save adapter`), or example:linear-smollm2, to fine-tune further,
+    without attention transfer; its attention and LoRA settings are used."""
     minutes: Training[float | None] = None
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
     are given."""

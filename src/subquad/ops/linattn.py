@@ -76,9 +76,10 @@ from subquad.ops.linattn_state import (
 )
 from subquad.ops.linattn_step import StepPlace, attend_once, leave, push, step_place
 from subquad.ops.linattn_triton import hybrid_triton
-from subquad.ops.linattn_windows import WindowShape, pair_masks, positions, summed
+from subquad.ops.linattn_windows import pair_masks, positions, summed
 from subquad.ops.moments import moment_blocks
 from subquad.ops.precision import autocast_disabled
+from subquad.ops.window_lengths import WindowShape
 
 __all__ = [
     "HybridState",

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from subquad.errors import SubquadError
-from subquad.ops.linattn_windows import WindowShape
 from subquad.ops.precision import autocast_disabled
+from subquad.ops.window_lengths import WindowShape
 
 __all__ = ["check_triton", "hybrid_triton"]
 

@@ -6,24 +6,20 @@ Axes: B rows, T positions, S slots of the ring, E sinks. Inside: N blocks, w pos
 block and the one before it, EJ = E + J.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from subquad.ops.window_lengths import WindowShape
+
 __all__ = [
-    "WindowShape",
     "earlier_tokens",
     "is_near",
     "pair_masks",
     "positions",
     "ring_slots",
-    "seen_whole",
     "summed",
 ]
-
-WindowShape = Literal["sliding", "terrace", "none"]
 
 
 def is_near(query: Tensor, key: Tensor, *, window: int, window_shape: WindowShape) -> Tensor:
@@ -38,11 +34,6 @@ def is_near(query: Tensor, key: Tensor, *, window: int, window_shape: WindowShap
 def ring_slots(window: int, window_shape: WindowShape) -> int:
     """Return the number of slots of the ring: the most keys that a window can have."""
     return {"sliding": window, "terrace": 2 * window, "none": 0}[window_shape]
-
-
-def seen_whole(window: int, window_shape: WindowShape, sinks: int) -> int:
-    """Return the number of tokens up to which every token sees all earlier ones by softmax."""
-    return {"sliding": window + sinks, "terrace": (sinks // window + 2) * window, "none": 0}[window_shape]
 
 
 def summed(count: Int[Tensor, "*B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, "*B"]:

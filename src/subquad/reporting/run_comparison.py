@@ -54,7 +54,7 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
 
     Args:
         runs: The runs as they were given; with several the report compares them.
-        folder: Folder of the first run, to whose report `out` defaults.
+        folder: Folder of the first run, to whose report `out` defaults; that one is replaced without `force`.
         out: The file that was given.
         force: Overwrite an existing file.
 
@@ -65,7 +65,10 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
     if out is None and (len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS):
         what = "a comparison of several runs" if len(runs) > 1 else f"{runs[0]}, which is a part of the package,"
         raise SubquadError(f"{what} needs an output file: name it with --out")
-    path = check_output(folder / REPORT if out is None else as_file(out), force=force)
+    if out is None:
+        # it is made of what lies beside it, so that nothing is lost
+        return check_output(folder / REPORT, force=True)
+    path = check_output(as_file(out), force=force)
     if path.is_file() and path.suffix.lower() not in (".html", ".htm"):
         raise SubquadError(f"{path}: is no HTML file, and --force replaces only reports; choose another --out")
     return path

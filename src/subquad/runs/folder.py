@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "Run",
+    "check_free",
     "check_part",
     "check_run_folder",
-    "check_unfinished",
     "check_weights",
     "load_config",
     "load_tensors",
@@ -150,20 +150,37 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
 
 def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Path:
     """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is written."""
-    directory = as_folder(out)
-    check_writable(directory)
-    if not is_blank(directory, CONFIG):
-        _check_begun(directory, kind, plain(settings), force)
+    directory = check_free(out, force=force)
+    if not is_blank(directory, CONFIG) and not force:
+        _check_same_settings(directory, kind, plain(settings))
     return directory
 
 
-def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: bool) -> None:
+def check_free(out: Path | str, *, force: bool = False) -> Path:
+    """Return `out` as the path of a folder in which a run can begin, or be resumed if it has the settings of before.
+
+    `check_run_folder` checks these too.
+
+    Raises:
+        SubquadError: The folder cannot be written, holds files that subquad did not write, or a finished run and
+            `force` is off.
+    """
+    directory = as_folder(out)
+    check_writable(directory)
+    if is_blank(directory, CONFIG):
+        return directory
     if not (directory / CONFIG).is_file():
         raise SubquadError(f"{directory}: not empty and not written by subquad{ANOTHER}")
+    stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
+    if (directory / METRICS).is_file() and not force:
+        # which are left if the run was killed after its last file was written
+        _remove_checkpoints(directory)
+        raise SubquadError(f"{directory}: holds a finished run{ANOTHER}, or overwrite it with --force")
+    return directory
+
+
+def _check_same_settings(directory: Path, kind: str, wanted: Mapping[str, Any]) -> None:
     stamp = stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
-    if force:
-        return
-    check_unfinished(directory)
     if stamp.get("kind") != kind:
         raise SubquadError(
             f"{directory}: holds an unfinished run of subquad {stamp.get('kind')}; use --force to replace it"
@@ -190,20 +207,6 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
 
 def _shown(value: Any) -> str:
     return "not given" if value is None else repr(value)
-
-
-def check_unfinished(out: Path | str) -> None:
-    """Check that a folder holds no finished run; `check_run_folder` does too, but needs the settings of the new one.
-
-    Raises:
-        SubquadError: It holds one.
-    """
-    directory = Path(out)
-    if (directory / METRICS).is_file() and (directory / CONFIG).is_file():
-        stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
-        # which are left if the run was killed after its last file was written
-        _remove_checkpoints(directory)
-        raise SubquadError(f"{directory}: holds a finished run{ANOTHER}, or overwrite it with --force")
 
 
 def _differences(

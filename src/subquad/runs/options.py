@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 from subquad.errors import SubquadError
 
 __all__ = [
+    "FileOptions",
     "FolderOptions",
     "Input",
     "Model",
@@ -50,6 +51,14 @@ class FolderOptions(OutputOptions):
 
     out: Output[Path]
     """Output folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions(OutputOptions):
+    """Options of a command that writes a file without drawing random numbers."""
+
+    out: Output[Path]
+    """Output file."""
 
 
 @dataclass(frozen=True, kw_only=True)

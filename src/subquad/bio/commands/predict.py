@@ -1,17 +1,19 @@
 """`predict`: a table with the predictions of a fitted model in additional columns."""
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from subquad.bio.compared_models import ENSEMBLE
-from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.examples import EXAMPLES, PREFIX, resolve_table
 from subquad.bio.data.files import check_written_table, file_of, separator_of
 from subquad.bio.data.table import read_like
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.storage import as_file, atomic, check_output
 
 __all__ = ["predict"]
@@ -52,6 +54,7 @@ def predict(
     Raises:
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
+    _check_order(run, table)
     check_written_table(as_file(out))
     out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
     if out.exists() and out.samefile(file_of(path)):
@@ -73,3 +76,21 @@ def predict(
     with atomic(out) as temporary:
         frame.to_csv(temporary, index=False, sep=separator_of(out))
     return frame
+
+
+def _check_order(run: Path | str, table: Path | str) -> None:
+    """Check that the folder of the model comes first, and then the table.
+
+    Raises:
+        SubquadError: The first argument is a file or an example table.
+    """
+    is_example = str(run) in [f"{PREFIX}{name}" for name in EXAMPLES]
+    if not is_example and not file_of(run).is_file():
+        return
+    is_swapped = Path(table).is_dir() or str(table) in EXAMPLE_RUNS
+    order = f": subquad bio predict {shlex.join([str(table), str(run)])} …" if is_swapped else ""
+    what = "a table" if is_example else "a file"
+    raise SubquadError(
+        f"{run}: this is {what}, but the first argument is the folder of a model; give the folder first, then the "
+        f"table{order}"
+    )

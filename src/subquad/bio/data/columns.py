@@ -18,7 +18,15 @@ from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
 
-__all__ = ["SPLIT_NAMES", "Columns", "find_columns", "find_inputs", "named_inputs"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Columns",
+    "expected_columns",
+    "find_columns",
+    "find_inputs",
+    "looks_like_sequences",
+    "named_inputs",
+]
 
 SEQUENCE_NAMES = ("sequence", "seq", "mutated_sequence", "protein", "guide", "peptide", "x")
 GUIDE_NAMES = ("guide", "grna", "sgrna", "spacer", "crrna")
@@ -124,7 +132,14 @@ def find_inputs(
     collect_errors(*checks)
     remarks = []
     left = [name for name in frame.columns if name not in [name for _, name in excluded]]
-    likely = [name for name in left if _looks_like_sequences(column_of(frame, name))]
+    likely = [name for name in left if looks_like_sequences(column_of(frame, name))]
+    variants = [name for name in left if looks_like_variants(column_of(frame, name))]
+    own = flags or ("--sequence", "--mutant")
+    for flag, name in ((own[0], sequence), (own[1], mutant), ("--partner", partner)):
+        if name is not None and _has_numbers(frame, name):
+            shown = ", ".join(map(repr, dict.fromkeys([*likely, *variants])))
+            others = f"columns that look like sequences or variants: {shown}" if shown else "no column looks like them"
+            raise SubquadError(f"{path}: {flag}: column {name!r} has numbers, not sequences or variants; {others}")
     if partner is None and sequence is None:
         partner = _named(GUIDE_NAMES, likely)
         sequence = _named(CONTEXT_NAMES, likely) if partner is not None else None
@@ -138,13 +153,12 @@ def find_inputs(
     elif sequence is None:
         sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])
     if mutant is None:
-        variants = [name for name in left if looks_like_variants(column_of(frame, name))]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
             remarks.append(f"variants: column {mutant!r} ({_inferred(flags and flags[1])})")
     if sequence is None and mutant is None and not likely:
         for flag, name in excluded:
-            if name in frame.columns and _looks_like_sequences(column_of(frame, name)):
+            if name in frame.columns and looks_like_sequences(column_of(frame, name)):
                 raise SubquadError(
                     f"{path}: {flag} names column {name!r}, which has the sequences; name another column"
                 )
@@ -170,6 +184,19 @@ def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[st
     return {"sequence": None, "mutant": name} if is_variants else {"sequence": name, "mutant": None}
 
 
+def expected_columns(path: Path | str, frame: pd.DataFrame, schema: InputSchema, *, has_flag: bool) -> str:
+    """Return which columns a model expects and a table has, as the first line of an error."""
+    wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
+    names = [repr(str(name)) for name in frame.columns if name]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
+    other = f", or name the column of the {inputs} with --sequence" if has_flag else ""
+    return (
+        f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
+        f"with that column{other}"
+    )
+
+
 def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
     """Check that the names of the columns are not the first row.
 
@@ -180,7 +207,7 @@ def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
     names = [str(name) for name in frame.columns]
     numbers = [name for name in names if np.isfinite(to_numbers(pd.Series([name]))).all()]
     likely = [name for name in names if len(name) >= MIN_HEADER_LETTERS and set(name) <= letters]
-    sequences = [name for name in likely if _looks_like_sequences(column_of(frame, name))]
+    sequences = [name for name in likely if looks_like_sequences(column_of(frame, name))]
     if numbers and sequences:
         raise SubquadError(
             f"{path}: no header: its first line has the sequence {sequences[0][:20]!r} and the number {numbers[0]}; "
@@ -311,7 +338,8 @@ def _sample(column: pd.Series) -> pd.Series:
     return sample_of(column).str.strip().str.upper()
 
 
-def _looks_like_sequences(column: pd.Series) -> bool:
+def looks_like_sequences(column: pd.Series) -> bool:
+    """Return whether most letters of a column are those of sequences."""
     sample = _sample(column)
     if sample.empty or sample.str.len().median() < 4:
         return False

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.fasta import parse_fasta
+from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
 from subquad.runs.damage import damage_as_error
 
@@ -29,8 +30,6 @@ __all__ = [
     "separator_of",
 ]
 
-DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
-"""A number, a sequence that is longer than the name of a column, or a variant."""
 MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
 LARGEST_UNPACKED = 2**30
@@ -93,7 +92,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
         frame.attrs["remarks"] = notes + frame.attrs.get("remarks", [])
     frame = _without_empty_end(_named(frame))
     if not len(frame):
-        raise SubquadError(f"{path}: no rows under the header")
+        raise SubquadError("\n".join(filter(None, [f"{path}: no rows under the header", frame.attrs.get("note")])))
     return frame
 
 
@@ -152,11 +151,13 @@ def _from_windows(path: Path, data: bytes) -> str:
 
 
 def _from_text(path: Path, text: str) -> pd.DataFrame:
+    before = text.count("\n")
     text, remarks = _skip_comments(text)
     head = text.split("\n", 1)[0]
     if not head.strip():
         raise SubquadError(f"{path}: the file is empty; it needs a header line and one row per sequence")
     separator = _separator_in(head)
+    spans = check_quotation_marks(path, text, separator, skipped=before - text.count("\n"))
     stream = io.StringIO(text)
     options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
     header, start = list[str](), 0
@@ -183,7 +184,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         raise SubquadError(f"{path}: not a table ({str(error).strip()})") from error
     collect_errors(lambda: _check_long_rows(path, frame, header), note=note)
     frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
-    frame.attrs |= {"remarks": remarks, "note": note}
+    frame.attrs |= {"remarks": remarks, "note": note} | spans
     return frame
 
 
@@ -303,19 +304,26 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
         # read at the first row that is asked for
         read = (list(map(_as_text, row)) for row in chosen.iter_rows(max_row=LARGEST_SHEET, values_only=True))
         rows = list(dropwhile(lambda row: not any(row), read))
+    note = ""
+    if sheet is None and len(names) > 1:
+        others = ", ".join(map(repr, names[1:]))
+        note = f"reading sheet {chosen.title!r}; {path.name}#NAME selects another: {others}"
+    ((header, body),) = collect_errors(lambda: _header_and_rows(path, rows, chosen.title), note=note)
+    frame = pd.DataFrame(body, columns=header, dtype=str)
+    if note:
+        frame.attrs |= {"remarks": [note], "note": note}
+    return frame
+
+
+def _header_and_rows(path: Path, rows: Sequence[list[str]], sheet: str) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns of a sheet, and its rows, each with one value per column."""
     if not rows:
-        raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; it needs a header and one row per sequence")
+        raise SubquadError(f"{path}: sheet {sheet!r} is empty; it needs a header and one row per sequence")
     width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
     header = [name.strip() for name in rows[0][:width]]
     header += [""] * (width - len(header))
     _check_duplicates(path, header)
-    body = [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
-    frame = pd.DataFrame(body, columns=header, dtype=str)
-    if sheet is None and len(names) > 1:
-        others = ", ".join(map(repr, names[1:]))
-        note = f"reading sheet {chosen.title!r}; {path.name}#NAME selects another: {others}"
-        frame.attrs |= {"remarks": [note], "note": note}
-    return frame
+    return header, [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
 
 
 def _check_workbook(path: Path, data: bytes) -> None:

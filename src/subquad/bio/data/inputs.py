@@ -22,6 +22,7 @@ from subquad.bio.data.fasta import read_sequence
 from subquad.bio.data.files import column_of
 from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
+from subquad.bio.data.quotation_marks import check_line_breaks
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
@@ -116,6 +117,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     if options.sequence is not None:
         column = column_of(frame, options.sequence)
         _check_present(path, column)
+        check_line_breaks(path, frame, options.sequence)
         texts, remarks = _upper_case(column)
         _check_words(path, column, texts, options.schema)
     if texts is None and wild is None:
@@ -234,6 +236,7 @@ def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions)
         f"{path}: {rows_without(len(missing))} partner sequence in column {options.partner!r}; complete or remove them",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
+    check_line_breaks(path, frame, options.partner)
     texts = _upper_case(column)[0]
     alphabet, is_inferred = infer_alphabet(texts, options.partner_alphabet)
     if is_inferred:
@@ -350,7 +353,7 @@ def _variants(
 def _upper_case(column: pd.Series) -> tuple[list[str], list[str]]:
     """Return sequences in upper case, without the spaces of blocks of ten letters, and remarks."""
     texts = column.str.strip().str.upper().tolist()
-    blocks = [row for row, text in enumerate(texts) if " " in text]
+    blocks = [row for row, text in enumerate(texts) if len(text.split()) > 1]
     for row in blocks:
         texts[row] = "".join(texts[row].split())
     remark = f"spaces inside {len(blocks):,} sequences of column {column.name!r} are removed"

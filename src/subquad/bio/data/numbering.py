@@ -40,12 +40,14 @@ def infer_offset(
     best = _ranked(votes)[:3]
     fits = {offset: _rows_that_fit(variants, wild, offset) for offset in best}
     if not best or fits[best[0]] < total / 2:
-        best.sort(key=lambda offset: -fits[offset])
-        shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in best) or "none"
+        # several variants of a row may fit at different offsets, so that none fits a whole row
+        closest = sorted((offset for offset in best if fits[offset]), key=lambda offset: -fits[offset])
+        shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in closest)
+        if closest:
+            shown = f"; the best {'are' if len(closest) > 1 else 'is'} {shown}"
         remedy = "check --wild-type, or set --offset" if is_training else "give variants of this wild type"
         raise SubquadError(
-            f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters; the best are {shown}; "
-            f"{remedy}"
+            f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters{shown}; {remedy}"
         )
     first = best[0]
     is_ambiguous = len(best) > 1 and votes[best[1]] == votes[first]

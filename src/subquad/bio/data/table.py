@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import is_nucleotide
-from subquad.bio.data.columns import Columns, find_columns, find_inputs, named_inputs
+from subquad.bio.data.columns import (
+    Columns,
+    expected_columns,
+    find_columns,
+    find_inputs,
+    looks_like_sequences,
+    named_inputs,
+)
 from subquad.bio.data.consistency import check_lengths
 from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
@@ -238,42 +245,46 @@ def read_like(
     frame = read_frame(path)
     expected = {key: getattr(schema, key) for key in ("sequence", "mutant", "partner")}
     names: dict[str, str | None] = {key: name if name in frame.columns else None for key, name in expected.items()}
-    if schema.partner is not None and names["partner"] is None:
-        raise SubquadError(
-            f"{path}: {unknown('column', schema.partner, frame.columns)}; the model pairs it with the sequence"
-        )
     if sequence is not None:
         names |= named_inputs(frame, sequence, schema)
     remarks: list[str] = []
     is_absent = names["sequence"] is None and (names["mutant"] is None or schema.wild_type is None)
 
-    def inputs() -> ReadInputs:
-        if is_absent or sequence is not None:
-            flags = ("--sequence", "--sequence") if has_flag else None
+    def find() -> None:
+        """Find the columns if they are absent, and check the one that `sequence` names."""
+        flags = ("--sequence", "--sequence") if has_flag else None
+        try:
             found, notes = find_inputs(
                 path, frame, sequence=names["sequence"], mutant=names["mutant"], partner=names["partner"], flags=flags
             )
-            if is_absent:
-                names.update(found)
-                remarks.extend(notes)
-        return read_inputs(path, frame, InputOptions.of_schema(schema, **names))
+        except SubquadError as error:
+            if not is_absent:
+                raise
+            raise SubquadError(expected_columns(path, frame, schema, has_flag=has_flag)) from error
+        if is_absent:
+            names.update(found)
+            remarks.extend(notes)
 
-    try:
-        made, (covariates, _, filled) = collect_errors(
-            inputs,
-            lambda: read_covariates(path, frame, tuple(schema.covariates), schema.covariates),
-            note=frame.attrs.get("note", ""),
-        )
-    except SubquadError as error:
-        if not is_absent:
-            raise
-        if schema.mutant is not None and schema.wild_type is not None and names["mutant"] is not None:
-            # the column of variants was found under another name, and the error says what is wrong in it
-            raise
-        # without a column that could be read instead, the error only repeats that none was found
-        is_found = names["sequence"] is not None or names["mutant"] is not None
-        more = f"\n{error}" if is_found else ""
-        raise SubquadError(_expected_columns(path, frame, schema, has_flag=has_flag) + more) from error
+    def inputs() -> ReadInputs:
+        if schema.partner is not None and names["partner"] is None:
+            error = unknown("column", schema.partner, frame.columns)
+            raise SubquadError(f"{path}: {error}; the model pairs it with the sequence")
+        if is_absent or sequence is not None:
+            find()
+        try:
+            return read_inputs(path, frame, InputOptions.of_schema(schema, **names))
+        except SubquadError as error:
+            own = names["sequence"]
+            if not is_absent or own is None or looks_like_sequences(column_of(frame, own)):
+                raise
+            # the column was chosen for its name only, and the table may be another one
+            raise SubquadError(f"{expected_columns(path, frame, schema, has_flag=has_flag)}\n{error}") from error
+
+    made, (covariates, _, filled) = collect_errors(
+        inputs,
+        lambda: read_covariates(path, frame, tuple(schema.covariates), schema.covariates),
+        note=frame.attrs.get("note", ""),
+    )
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     own = add_embeddings_like(embeddings, own, schema, made.sequences.sequences, table=path)
     return Table(
@@ -328,19 +339,6 @@ def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.nd
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
     return _groups(frame, name)
-
-
-def _expected_columns(path: Path, frame: pd.DataFrame, schema: InputSchema, *, has_flag: bool) -> str:
-    """Return which columns a model expects and a table has, as the first line of an error."""
-    wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
-    names = [repr(str(name)) for name in frame.columns if name]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
-    other = f", or name the column of the {inputs} with --sequence" if has_flag else ""
-    return (
-        f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
-        f"with that column{other}"
-    )
 
 
 def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np.ndarray | None, list[str]]:

@@ -24,8 +24,12 @@ __all__ = ["read_target"]
 MAX_CLASSES = 100
 FAR = 20
 """Measurements that many interquartile ranges from the median are named."""
-MARKERS = (999, 9999, 99999)
-"""Numbers that, or whose negatives, mark missing values in many tables."""
+MARKERS = (-99, -999, 999, -9999, 9999, -99999, 99999)
+"""Numbers that mark missing values in many tables, and that measurements far from them seldom have by chance."""
+OTHER_MARKERS = (-1, -9)
+"""Numbers that mark missing values too, but are as often measurements, such as logarithms of a detection limit."""
+MOSTLY = 0.9
+"""Minimum fraction of measurements with decimals in a column of which a repeated whole number is suspicious."""
 
 
 def read_target(
@@ -113,45 +117,88 @@ def _infer(
 
 
 def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list[str]:
-    """Return a remark about each column `(n,)` of y with measurements far from all others.
+    """Return remarks about measurements in the columns `(n,)` of y that may mark missing values.
 
     Raises:
         SubquadError: Some of these are numbers that mark missing values.
     """
-    remarks = []
+    found = [_markers(values, name) for values, name in zip(y.T, columns, strict=True)]
+    is_positive = all((values[np.isfinite(values)] > 0).all() for values, own in zip(y.T, found, strict=True) if own)
+    otherwise = "take logarithms" if is_positive else "write the column in another unit"
     raise_errors(
-        f"{path}: numbers that mark missing values, far from all measurements; empty these cells, or take logarithms "
-        "if they are measurements:",
-        [text for values, name in zip(y.T, columns, strict=True) for text in _markers(values, name)],
+        f"{path}: numbers that mark missing values, far from all measurements; empty these cells, or {otherwise} if "
+        "they are measurements:",
+        [text for own in found for text in own],
     )
+    remarks = []
     for values, name in zip(y.T, columns, strict=True):
-        known = values[np.isfinite(values)]
+        known, numbers = values[np.isfinite(values)], _possible_markers(values)
+        for number in numbers:
+            rows = np.flatnonzero(values == number)
+            shown = ", ".join(str(row + 1) for row in rows[:3]) + (", …" if len(rows) > 3 else "")
+            remarks.append(
+                f"column {name!r}: {len(rows):,} measurements are {number} (rows {shown}), which often marks missing "
+                "values; empty these cells if it does here"
+            )
         if not len(known):
             continue
         low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
         # nothing is far in a column in which most values are equal, and no comparison with NaN is true
-        far = np.flatnonzero(np.abs(values - middle) > FAR * (high - low)) if high > low else np.array([], dtype=int)
-        rows = [f"row {row + 1}: {values[row]:g}" for row in far]
+        is_far = (np.abs(values - middle) > FAR * (high - low)) & (high > low) & ~np.isin(values, numbers)
+        rows = [f"row {row + 1}: {values[row]:g}" for row in np.flatnonzero(is_far)]
         if rows:
             shown = ", ".join(rows[:3]) + (", …" if len(rows) > 3 else "")
+            otherwise = ", or take logarithms if the values are real" if (known > 0).all() else ""
             remarks.append(
                 f"column {name!r}: {len(rows):,} of {len(known):,} measurements are more than {FAR} interquartile "
-                f"ranges from the median ({shown}); empty these cells if they mark missing values, or take logarithms "
-                "if the values are real"
+                f"ranges from the median ({shown}); empty these cells if they mark missing values{otherwise}"
             )
     return remarks
 
 
 def _markers(values: np.ndarray, name: str) -> list[str]:
-    """Return the numbers of a column `(n,)` that mark missing values: twice as far from the median as all others."""
-    is_marker = np.isin(np.abs(values), MARKERS)
+    """Return the numbers of a column `(n,)` that mark missing values: isolated from all others.
+
+    They are twice as far from the median as all others and more than 20 interquartile ranges, or occur repeatedly with
+    a gap to the others that is wider than the range of these. As a measurement may be -99, such as a change in percent,
+    it marks missing values only beside others of which most have decimals.
+    """
+    is_marker = np.isin(values, MARKERS)
     others = values[np.isfinite(values) & ~is_marker]
     if not (is_marker.any() and len(others)):
         return []
     low, middle, high = np.quantile(others, [0.25, 0.5, 0.75])
     reach = max(FAR * (high - low), 2 * np.abs(others - middle).max())
-    rows = np.flatnonzero(is_marker & (np.abs(values - middle) > reach))
+    wide = np.ptp(others)
+    is_isolated = np.abs(values - middle) > reach
+    for number in MARKERS:
+        own = values == number
+        gap = np.abs(others - number).min()
+        is_isolated[own] |= own.sum() > 1 and gap > wide
+    is_percent = (values == -99) & (not _have_decimals(others))
+    rows = np.flatnonzero(is_marker & is_isolated & ~is_percent)
     return [f"row {row + 1}, column {name!r}: {values[row]:g}" for row in rows]
+
+
+def _possible_markers(values: np.ndarray) -> list[int]:
+    """Return the numbers in a column `(n,)` that occur repeatedly and may mark missing values.
+
+    They lie beyond all others, by more than any two neighbours of these are apart; or they are whole numbers that
+    measurements with decimals seldom are.
+    """
+    others = values[np.isfinite(values) & ~np.isin(values, (*MARKERS, *OTHER_MARKERS))]
+    distinct = np.unique(others)
+    found = [number for number in (*OTHER_MARKERS, *MARKERS) if (values == number).sum() > 1 and len(distinct) > 1]
+    return [
+        number
+        for number in found
+        if (number in MARKERS and _have_decimals(others))
+        or (not distinct[0] < number < distinct[-1] and np.abs(others - number).min() > np.diff(distinct).max())
+    ]
+
+
+def _have_decimals(values: np.ndarray) -> bool:
+    return bool((values != np.round(values)).mean() >= MOSTLY)
 
 
 def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: np.ndarray) -> tuple[Target, list[str]]:

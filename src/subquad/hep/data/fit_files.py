@@ -7,7 +7,7 @@ from pathlib import Path
 from subquad.errors import SubquadError
 from subquad.hep.data.card import read_card
 from subquad.hep.data.formats import SUFFIXES, Files, expand_files, list_files
-from subquad.runs.folder import check_unfinished
+from subquad.runs.folder import check_free
 
 __all__ = ["FitFiles", "check_early", "fit_files"]
 
@@ -80,15 +80,15 @@ def check_early(files: Sequence[str], test: Sequence[str], *, card: str | None, 
         force: A finished run in it will be replaced.
 
     Raises:
-        SubquadError: A local file or the card does not exist, the card cannot be used, or `out` holds a finished run.
+        SubquadError: A local file or the card does not exist, the card cannot be used, or `out` cannot be written
+            or holds a finished run.
     """
     if card is not None:
         read_card(card)
     # remote files would be listed twice
     if not any("://" in name for name in (*files, *test)):
         fit_files(files, test)
-    if not force:
-        check_unfinished(out)
+    check_free(out, force=force)
 
 
 def _part_folders(folder: Path) -> dict[str, Path]:

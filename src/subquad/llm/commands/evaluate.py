@@ -6,12 +6,13 @@ from typing import Any
 
 from subquad import __version__
 from subquad.errors import SubquadError
-from subquad.llm.data.packing import check_text
+from subquad.llm.data.text_files import check_text
 from subquad.llm.evaluation.measurements import available_tasks, measure_rows, measurements_of
 from subquad.llm.evaluation.model_variants import ModelLoader, models_to_evaluate, trained_texts
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import RESULT, MeasurementStore
 from subquad.llm.evaluation.summary import summarize
+from subquad.llm.models.exact_lengths import seen_exactly
 from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_page import evaluation_page, trained_on
 from subquad.progress import say
@@ -66,6 +67,13 @@ def evaluate(
         model.about["trained_texts"] = [path.name for path in trained_texts(model.folder, texts)]
         for name in model.about["trained_texts"]:
             say(f"warning: {model.about['folder']} {trained_on(name)}", quiet=quiet)
+        exact = seen_exactly(model.attention)
+        if texts and settings.sequence_length <= exact:
+            say(
+                f"warning: --sequence-length {settings.sequence_length:,}: {model.about['folder']} sees each token of "
+                f"a text of up to {exact:,} tokens exactly, so that its linear branch adds nothing here",
+                quiet=quiet,
+            )
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()
@@ -96,9 +104,13 @@ def evaluate(
 def _check(folders: Sequence[Path], texts: Sequence[Path], data: Path | None, settings: EvaluateSettings) -> None:
     if not folders:
         raise SubquadError("no model folder to evaluate; name one or more that `subquad llm linearize` wrote")
-    if not texts and data is None and not settings.passkey:
-        raise SubquadError("nothing to measure: give --text, --data or --passkey")
-    if len({path.name for path in texts}) != len(texts):
-        raise SubquadError("--text: two files have the same name")
+    if not texts and data is None and not settings.passkey and not settings.speed:
+        raise SubquadError("nothing to measure: give --text, --data, --passkey or --speed")
+    if settings.limit is not None and data is None:
+        raise SubquadError("--limit requires --data, the folder with the tasks' files")
+    names = [path.name for path in texts]
+    if len(set(names)) != len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise SubquadError(f"--text: two files have the same name, {name}; rename one of them")
     if texts:
         check_text(texts, text_key=settings.text_key)

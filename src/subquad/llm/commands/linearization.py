@@ -46,6 +46,7 @@ from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
 from subquad.runs.damage import system_errors
+from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
 from subquad.runs.storage import null_as_nan, plain, read_json, write_json
@@ -169,7 +170,7 @@ class Linearization:
             **describe_attention(model),
             **{setting: getattr(settings, setting) for setting in DESCRIBED},
             "model": name,
-            "from": None if settings.from_ is None else str(settings.from_),
+            "from": None if settings.from_ is None else name_of_run(settings.from_),
             "teacher_card": teacher_metadata(locate(name)),
             "text": ", ".join(self.run.settings["text"]),
             "held_out": self.data.holdout_source,

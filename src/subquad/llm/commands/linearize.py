@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import SubquadError
 from subquad.llm.commands.linearization import Linearization
-from subquad.llm.data.packing import TextDataset, check_text, prepare_text
+from subquad.llm.data.packing import TextDataset, prepare_text
 from subquad.llm.data.shared_text import read_once
+from subquad.llm.data.text_files import check_held_out, check_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
-from subquad.llm.models.attention import seen_exactly
 from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, layers_to_replace
+from subquad.llm.models.exact_lengths import check_length, seen_exactly
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.location import locate, name_of
+from subquad.llm.models.location import folder_of_run, locate, name_of
 from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_supported, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
@@ -115,49 +117,23 @@ def _with_adapter(settings: LinearizeSettings, checkpoint: Path, *, quiet: bool)
     """Return the settings; with `--from`, with the attention and LoRA settings of the adapter."""
     if settings.from_ is None:
         return settings
-    return adapter_settings(settings.from_, checkpoint, settings, quiet=quiet)
+    adapter = folder_of_run(settings.from_)
+    return adapter_settings(adapter, checkpoint, replace(settings, from_=adapter), quiet=quiet)
 
 
 def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -> tuple[list[Path], list[Path]]:
     """Check what can be checked before the model is opened; return the text files."""
     files, evaluation_files = _paths(text), _paths(eval_text)
     if settings.from_ is None:
-        _check_length(settings)
+        check_length(settings.attention, settings.sequence_length)
     settings.check_random_windows()
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":
         check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
-    _check_held_out(files, evaluation_files)
+    check_held_out(files, evaluation_files)
     return files, evaluation_files
-
-
-def _check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> None:
-    """Check that no text is both learned and measured, whatever the names of its files."""
-    if not evaluation_files:
-        # a part of one copy is held out, and the other copy is learned
-        resolved = [file.resolve() for file in files]
-        twice = [str(file) for place, file in enumerate(files) if resolved[place] in resolved[:place]]
-        raise_errors("a text is given twice, so that what is held out of one copy would be learned:", twice)
-    sizes = {file.stat().st_size for file in evaluation_files}
-    known = {fingerprint(file): file for file in files if file.stat().st_size in sizes}
-    same = [(path, known[mark]) for path in evaluation_files if (mark := fingerprint(path)) in known] if known else []
-    raise_errors(
-        "a text that the model learns says nothing about its perplexity on other texts:",
-        [f"--eval-text {path} is the same text as --text {trained}; give another one" for path, trained in same],
-    )
-
-
-def _check_length(settings: LinearizeSettings) -> None:
-    exact, length = seen_exactly(settings.attention), settings.sequence_length
-    if length <= exact:
-        cache = "" if settings.attention.has_features or not settings.attention.cache else ", --attention.cache"
-        raise SubquadError(
-            f"--sequence-length {length:,}: the student sees each token of a text of up to {exact:,} tokens exactly, "
-            f"as its teacher does, so that it has nothing to learn; use a longer one, or a smaller "
-            f"--attention.window{cache}"
-        )
 
 
 def _paths(text: TextFiles) -> list[Path]:
@@ -204,7 +180,7 @@ def _prepare(
     tokenizer = open_tokenizer(checkpoint)
     # a text that is too short is refused before the model is opened
     data = read_once(partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet), out)
-    for description in data.descriptions:
+    for description in (*data.descriptions, f"perplexities are measured on {data.holdout_source}"):
         say(description, quiet=quiet)
     say(f"opening {name_of(checkpoint)}", quiet=quiet)
     model = _open(checkpoint, settings)
@@ -268,6 +244,7 @@ def _tokenize(
         has_validation=settings.validate_every is not None,
         weights=settings.text_weights,
         train_on=settings.train_on,
+        shortest=seen_exactly(settings.attention) + 1,
         folder=folder,
         quiet=quiet,
     )

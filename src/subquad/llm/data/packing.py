@@ -15,20 +15,21 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from subquad.errors import SubquadError, collect_errors, counted
-from subquad.llm.data.conversations import Rendered
+from subquad.errors import SubquadError, counted
 from subquad.llm.data.mapped import stored
-from subquad.llm.data.readers import open_documents
+from subquad.llm.data.repeated_text import repeated_fraction
+from subquad.llm.data.text_files import check_weights
 from subquad.llm.data.tokens import TokenStream, TrainOn, tokenize
 
-__all__ = ["Mixture", "PackedSequences", "TextDataset", "check_text", "epoch_batches", "prepare_text"]
+__all__ = ["Mixture", "PackedSequences", "TextDataset", "epoch_batches", "prepare_text"]
 
 HOLDOUT_FRACTION = 0.1
 VALIDATION_SEQUENCES = 8
-REMEDY = "give more text, or a smaller --sequence-length"
 BLOCK_TOKENS = 1 << 22
 """Tokens whose documents are numbered at a time."""
 LAST_TENTH, END = "the last tenth of", "the end of"
+MOST_REPEATED, MUCH_REPEATED = 0.5, 0.01
+"""Fractions of a held-out text in the training text from which it is refused, and mentioned."""
 
 NamedStream = tuple[str, TokenStream]
 """The names of some files and their tokens."""
@@ -104,38 +105,6 @@ class TextDataset:
             )
 
 
-def check_text(
-    files: Sequence[Path],
-    evaluation_files: Sequence[Path] = (),
-    *,
-    text_key: str = "text",
-    weights: Sequence[float] = (),
-) -> None:
-    """Read the first row of each file, so that unusable files are reported before a model is opened.
-
-    Raises:
-        SubquadError: There is no file, files cannot be read, or the number of weights is wrong.
-    """
-    _check_weights(files, weights)
-    collect_errors(*(partial(_read_first, path, text_key) for path in (*files, *evaluation_files)))
-
-
-def _check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
-    if not files:
-        raise SubquadError("--text: no training text was given")
-    if weights and len(weights) != len(files):
-        names = ", ".join(path.name for path in files)
-        raise SubquadError(
-            f"--text-weights: {len(weights)} weights for {len(files)} files ({names}); give one for each file of --text"
-        )
-
-
-def _read_first(path: Path, text_key: str) -> None:
-    # whether a role is valid depends on the tokenizer, which is not open yet
-    empty = Rendered(text="", answers=(), has_special_tokens=False)
-    next(open_documents(path, text_key, render=lambda messages: empty).documents)
-
-
 def prepare_text(
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
@@ -146,6 +115,7 @@ def prepare_text(
     has_validation: bool = False,
     weights: Sequence[float] = (),
     train_on: TrainOn = "all",
+    shortest: int = 2,
     folder: Path | None = None,
     quiet: bool = True,
 ) -> TextDataset:
@@ -163,16 +133,17 @@ def prepare_text(
         has_validation: Reserve training sequences for validation.
         weights: Sampling weight of each file; without weights, files are sampled in proportion to their lengths.
         train_on: `answers` limits the loss to the answers of conversations.
+        shortest: Tokens of the shortest sequences that the model could learn from, for messages.
         folder: Folder for files with the tokens, which memory then does not hold; they have no names.
         quiet: Show no progress bar.
 
     Raises:
-        SubquadError: A file cannot be read, a part is shorter than one sequence, or the loss is limited to answers and
-            there are none.
+        SubquadError: A file cannot be read, a part is shorter than one sequence, half of `evaluation_files` stands in
+            the training text, or the loss is limited to answers and there are none.
     """
-    _check_weights(files, weights)
+    check_weights(files, weights)
     read = partial(tokenize, tokenizer, text_key=text_key, train_on=train_on, folder=folder, quiet=quiet)
-    pack = partial(_pack, sequence_length=sequence_length, folder=folder)
+    pack = partial(_pack, sequence_length=sequence_length, shortest=shortest, folder=folder)
     # with weights each file is packed separately, so that a sequence comes from one file
     groups = [[path] for path in files] if weights else [list(files)]
     streams = [(_names(group), read(group)) for group in groups]
@@ -183,7 +154,7 @@ def prepare_text(
         holdout_source = holdout_streams[0][0]
         holdout_descriptions = holdout_streams[0][1].descriptions
     else:
-        training_streams, holdout_streams = _split_holdout(streams, sequence_length)
+        training_streams, holdout_streams = _split_holdout(streams, sequence_length, shortest)
         names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
         holdout_source = f"{part} {names}"
@@ -198,22 +169,52 @@ def prepare_text(
         training=_concatenate(training, folder),
         validation=validation,
         holdout=interleaved,
-        holdout_source=holdout_source,
+        holdout_source=holdout_source + _repeated(training_streams, holdout_streams, is_given=bool(evaluation_files)),
         mixture=Mixture(sizes=tuple(_sizes(training)), weights=file_weights) if weights else None,
         descriptions=(*(line for _, stream in streams for line in stream.descriptions), *holdout_descriptions),
     )
 
 
 def pack_text(
-    tokenizer: PreTrainedTokenizerBase, files: Sequence[Path], *, sequence_length: int, text_key: str = "text"
+    tokenizer: PreTrainedTokenizerBase,
+    files: Sequence[Path],
+    *,
+    sequence_length: int,
+    text_key: str = "text",
+    shortest: int = 2,
 ) -> PackedSequences:
-    """Tokenize text files and pack all of their text.
+    """Tokenize text files and pack all of their text; for the arguments see `prepare_text`.
 
     Raises:
         SubquadError: A file cannot be read, or the text is shorter than one sequence.
     """
     stream = tokenize(tokenizer, list(files), text_key=text_key, train_on="all", quiet=True)
-    return _pack(_names(files), stream, "token", sequence_length=sequence_length)
+    return _pack(_names(files), stream, "token", sequence_length=sequence_length, shortest=shortest)
+
+
+def _repeated(training: Sequence[NamedStream], holdout: Sequence[NamedStream], *, is_given: bool) -> str:
+    """Return how much of the held-out text is learned too, as the end of its description.
+
+    Raises:
+        SubquadError: At least half of a text that was given for evaluation is.
+    """
+    learned, names = [stream.ids for _, stream in training], ", ".join(name for name, _ in training)
+    fractions = [repeated_fraction(stream.ids, learned) for _, stream in holdout]
+    if is_given and fractions[0] >= MOST_REPEATED:
+        raise SubquadError(
+            f"--eval-text {holdout[0][0]}: {fractions[0]:.0%} of this text also stands in the training text ({names}); "
+            "a text that the model learns says nothing about its perplexity on other texts: give another one, or "
+            "remove it from --text"
+        )
+    sizes = [len(stream) for _, stream in holdout]
+    mean = sum(size * fraction for size, fraction in zip(sizes, fractions, strict=True)) / sum(sizes)
+    return f", of which {mean:.0%} also stands in the training text" if mean >= MUCH_REPEATED else ""
+
+
+def _remedy(tokens: int, shortest: int) -> str:
+    """Return what to do about a text of so many tokens that is too short for a sequence."""
+    shorter = f", or a smaller --sequence-length (at least {shortest:,})" if tokens >= shortest else ""
+    return f"give more text{shorter}"
 
 
 def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
@@ -273,7 +274,8 @@ def _split_validation(
     chosen = _interleave(available, weights)[:count]
     if has_validation and not len(chosen):
         raise SubquadError(
-            f"{names}: {total} training sequences are too few to hold some out for --validate-every; {REMEDY}"
+            f"{names}: {total} training sequences are too few to hold some out for --validate-every; give more text, "
+            "or a smaller --sequence-length"
         )
     stops = torch.tensor(available).cumsum(0)
     counts = torch.bincount(torch.searchsorted(stops, chosen, right=True), minlength=len(available)).tolist()
@@ -282,7 +284,9 @@ def _split_validation(
     return kept, _concatenate([packed[cut:] for packed, cut in zip(training, cuts, strict=True)])
 
 
-def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tuple[list[NamedStream], list[NamedStream]]:
+def _split_holdout(
+    streams: Sequence[NamedStream], sequence_length: int, shortest: int
+) -> tuple[list[NamedStream], list[NamedStream]]:
     """Split the last tenth off each stream, but no less than one sequence.
 
     Raises:
@@ -293,7 +297,7 @@ def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tupl
         if len(tokens) < 2 * sequence_length:
             raise SubquadError(
                 f"{names}: {counted(len(tokens), 'token')}, but two sequences of {sequence_length:,} are needed, one "
-                f"to train on and one to measure on; {REMEDY}"
+                f"to train on and one to measure on; {_remedy(len(tokens) // 2, shortest)}"
                 + (", or a text to measure on by --eval-text" if len(tokens) >= sequence_length else "")
             )
         tenth = int(len(tokens) * HOLDOUT_FRACTION)
@@ -312,11 +316,19 @@ def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
 
 
 def _pack(
-    names: str, tokens: TokenStream, what: str, *, sequence_length: int, folder: Path | None = None
+    names: str,
+    tokens: TokenStream,
+    what: str,
+    *,
+    sequence_length: int,
+    shortest: int = 2,
+    folder: Path | None = None,
 ) -> PackedSequences:
     if len(tokens) < sequence_length:
         found = counted(len(tokens), what)
-        raise SubquadError(f"{names}: {found}, shorter than one sequence of {sequence_length:,}; {REMEDY}")
+        raise SubquadError(
+            f"{names}: {found}, shorter than one sequence of {sequence_length:,}; {_remedy(len(tokens), shortest)}"
+        )
     shape = (len(tokens) // sequence_length, sequence_length)
     used = shape[0] * sequence_length
     dtype = torch.int16 if sequence_length <= 2**15 else torch.int32

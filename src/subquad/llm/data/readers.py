@@ -21,9 +21,12 @@ from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 from subquad.runs.markup import parse_json
 
-__all__ = ["Document", "Source", "check_characters", "open_documents"]
+__all__ = ["PLAIN", "Document", "Source", "check_characters", "open_documents"]
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+PLAIN = (".txt", ".md")
+"""Ends of the names of files without rows."""
+SUFFIXES = (*PLAIN, ".jsonl", ".json")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 PARQUET = ".parquet"
 BLOCK_SIZE = 65_536
 PARQUET_ROWS = 1024
@@ -92,7 +95,7 @@ def open_documents(
         )
     if not path.stat().st_size:
         raise SubquadError(f"{path}: the file is empty")
-    if plain_suffix in (".txt", ".md"):
+    if plain_suffix in PLAIN:
         blocks = _read_text(path, on_progress)
         whole = Document(blocks=chain([next(blocks)], blocks))
         return Source(description="plain text, one document", is_conversation=False, documents=iter([whole]))
@@ -194,6 +197,10 @@ def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
     with _open_bytes(path) as (file, tell):
         while True:
             data = file.read(BLOCK_SIZE)
+            if not position and data.startswith(UTF_16):
+                raise SubquadError(f"{path}: is UTF-16; save the file as UTF-8")
+            if b"\0" in data:
+                raise SubquadError(f"{path}: contains NUL bytes; it is a binary file, or text that is not UTF-8")
             position += len(data)
             try:
                 block = decoder.decode(data, final=not data)
@@ -201,8 +208,6 @@ def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
                 # the decoder may have kept bytes of an earlier block
                 start = position - len(error.object) + error.start
                 raise SubquadError(f"{path}: byte {start} is not UTF-8; save the file as UTF-8") from error
-            if "\0" in block:
-                raise SubquadError(f"{path}: contains NUL characters; it is a binary file or text that is not UTF-8")
             is_empty = is_empty and not block.strip()
             # an empty last block, so that an empty file has a block as well
             if not data and is_empty:

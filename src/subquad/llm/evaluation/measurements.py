@@ -19,6 +19,7 @@ from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore, Row
 from subquad.llm.evaluation.task_items import find, missing, subject_files, subjects
 from subquad.llm.models.attention import Mode
+from subquad.llm.models.exact_lengths import seen_exactly, seen_in_window
 from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, labels
 from subquad.runs.storage import fingerprint
@@ -97,7 +98,7 @@ def measurements_of(
     for length in settings.passkey:
         _check_length(model, length, "--passkey")
     found += [_passkey(tokenizer, settings, length) for length in settings.passkey]
-    return found + [_speed(context, settings) for context in settings.speed]
+    return found + [_speed(context, settings) for context in settings.speed_lengths]
 
 
 def _check_length(model: EvaluatedModel, length: int, flag: str) -> None:
@@ -110,7 +111,8 @@ def _text(
 ) -> Measurement:
     length = settings.sequence_length
     _check_length(model, length, "--sequence-length")
-    packed = pack_text(tokenizer, [path], sequence_length=length, text_key=settings.text_key).ids
+    shortest = seen_exactly(model.attention) + 1
+    packed = pack_text(tokenizer, [path], sequence_length=length, text_key=settings.text_key, shortest=shortest).ids
     sequences = packed[: max(1, settings.evaluation_tokens // length)]
     edges, digest = position_bins(length), fingerprint(path)
 
@@ -229,7 +231,8 @@ def measure_rows(
             known: dict[int, Row] = {}
             same = found["tasks"][SAME[variant.role]] if variant.role in SAME else []
             if measurement.kind == "tasks" and same:
-                longest = model.in_window if variant.role == "window" else model.visible
+                seen = seen_in_window if variant.role == "window" else seen_exactly
+                longest = seen(model.attention)
                 rows = next(rows for other, rows in same if other is measurement)
                 known = {number: row for number, row in enumerate(rows) if row["tokens"] <= longest}
             rows = store.rows(

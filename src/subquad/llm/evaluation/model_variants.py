@@ -10,23 +10,28 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, unknown
-from subquad.llm.models.attention import Mode, seen_exactly
+from subquad.llm.models.attention import Mode
 from subquad.llm.models.checkpoints import (
     gguf_config,
     has_tokenizer,
     model_fingerprint,
     open_checkpoint,
     open_tokenizer,
-    weight_files,
 )
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, place
-from subquad.llm.models.location import check_run, checkpoint_kind, folder_of_run, locate, name_of
+from subquad.llm.models.location import (
+    check_run,
+    checkpoint_kind,
+    folder_of_run,
+    locate,
+    name_of,
+    weight_files,
+)
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import MODES, control_folder, trained_controls
 from subquad.ops.linattn_cache import CHOICE_VERSION
-from subquad.ops.linattn_windows import seen_whole
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS, WEIGHTS, check_weights
@@ -67,16 +72,6 @@ class EvaluatedModel:
     """Maximum number of tokens of a text."""
     about: dict[str, Any]
     """Facts for the page."""
-
-    @property
-    def in_window(self) -> int:
-        """Longest text that lies within the window as a whole."""
-        return seen_whole(self.attention.window, self.attention.window_shape, self.attention.sinks or 0)
-
-    @property
-    def visible(self) -> int:
-        """Longest text of which the student sees all tokens exactly, so that its linear branch adds nothing."""
-        return seen_exactly(self.attention)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer; an adapter that has none uses that of its checkpoint."""
@@ -175,6 +170,11 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
     if only:
         known = [variant.role for variant in variants]
         for role in only:
+            if role in MODES and role not in known:
+                raise SubquadError(
+                    f"{folder}: --variants {role}: this control was not trained with the model; `subquad llm linearize "
+                    "--controls` trains it, or omit it"
+                )
             if role not in known:
                 raise SubquadError(f"{folder}: --variants: {unknown('variant of this model', role, known)}")
         variants = [variant for variant in variants if variant.role in (TEACHER, STUDENT, *only)]

@@ -1,6 +1,6 @@
 """Settings of an evaluation. Imports the standard library and cyclopts only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
@@ -12,6 +12,9 @@ __all__ = ["TASKS", "EvaluateSettings"]
 
 TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "mmlu")
 """Tasks by lm-eval's names; mmlu with five examples before each question, the others with none."""
+
+SPEED_LENGTHS = (128, 512, 2048)
+"""Context lengths at which speed is measured by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,8 @@ class EvaluateSettings(PlacementSettings):
     since nothing else is like it."""
     passkey_trials: Input[int] = 4
     """Passkeys per length and depth."""
-    speed: Input[tuple[int, ...]] = (128, 512, 2048)
-    """Context lengths at which speed and memory are measured, in tokens; 0 for none."""
+    speed: Input[tuple[int, ...] | None] = None
+    """Context lengths at which speed and memory are measured, in tokens; 0 alone for none. Default: 128 512 2048."""
     variants: Input[tuple[str, ...]] = ()
     """What is measured beside teacher and student, such as `window` or `cache_fine_tuned`; the names are those in
     `evaluation.json`. Without `window` there is no gap that the student could close. Default: everything there is."""
@@ -58,19 +61,34 @@ class EvaluateSettings(PlacementSettings):
             if variant not in LABELS:
                 raise unknown("variant", variant, list(LABELS))
         object.__setattr__(self, "variants", tuple(self.variants))
-        # one token for 0 only, which asks for no speed
-        speed = () if tuple(self.speed) == (0,) else self.speed
+        # 0 alone asks for no speed
+        speed = () if self.speed is not None and tuple(self.speed) == (0,) else self.speed
         for name, lengths in (("passkey", self.passkey), ("speed", speed)):
-            for length in lengths:
+            for length in lengths or ():
                 if length < 1:
-                    raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {length}")
-            object.__setattr__(self, name, tuple(sorted(set(lengths))))
+                    none = "; 0 for none stands alone" if name == "speed" and length == 0 else ""
+                    raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {length}{none}")
+            object.__setattr__(self, name, None if lengths is None else tuple(sorted(set(lengths))))
         for depth in self.passkey_depths:
             if not 0 <= depth <= 1:
                 raise SubquadError(f"--passkey-depths must be from 0 to 1, got {depth}")
         if self.passkey and not self.passkey_depths:
             raise SubquadError("--passkey-depths: at least one depth is required")
-        if self.passkey_text is not None and not self.passkey:
-            raise SubquadError("--passkey-text requires --passkey, the lengths of the prompts")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in ("passkey_text", "passkey_trials", "passkey_depths"):
+            if not self.passkey and getattr(self, name) != defaults[name]:
+                raise SubquadError(f"{flag_name(name)} requires --passkey, the lengths of the prompts")
+        # the default is one sequence, if it is longer
+        is_given = self.evaluation_tokens != defaults["evaluation_tokens"]
+        if is_given and self.evaluation_tokens < self.sequence_length:
+            raise SubquadError(
+                f"--evaluation-tokens {self.evaluation_tokens:,}: less than one sequence of {self.sequence_length:,} "
+                "tokens; give more, or a smaller --sequence-length"
+            )
         object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
         object.__setattr__(self, "tasks", tuple(self.tasks))
+
+    @property
+    def speed_lengths(self) -> tuple[int, ...]:
+        """Context lengths at which speed and memory are measured."""
+        return SPEED_LENGTHS if self.speed is None else self.speed

@@ -12,6 +12,7 @@ from subquad.llm.evaluation.model_variants import EvaluatedModel
 from subquad.llm.evaluation.probes import position_bins
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import Row
+from subquad.llm.models.exact_lengths import seen_exactly
 
 __all__ = ["summarize"]
 
@@ -28,7 +29,7 @@ def summarize(model: EvaluatedModel, rows: MeasuredRows, settings: EvaluateSetti
         return compare(values, is_rate=True, resamples=settings.resamples)
 
     return {
-        "about": {**model.about, "visible": model.visible, "longest": model.longest},
+        "about": {**model.about, "visible": seen_exactly(model.attention), "longest": model.longest},
         "perplexity": _perplexities(rows.get("perplexity", {}), settings),
         "tasks": _tasks(rows.get("tasks", {}), model, rates),
         "passkey": _passkeys(rows.get("passkey", {}), settings, rates),
@@ -74,7 +75,7 @@ def _tasks(
     result = {}
     for task, own in items.items():
         first, metric = next(iter(own.values())), METRIC.get(task, "acc")
-        beyond = [index for index, row in enumerate(first) if row["tokens"] > model.visible]
+        beyond = [index for index, row in enumerate(first) if row["tokens"] > seen_exactly(model.attention)]
         result[task] = {
             "metric": metric,
             "metrics": {

@@ -18,6 +18,7 @@ from subquad.llm.models.convert import convert, feature_parameters, layers_to_re
 from subquad.llm.models.location import SMOLLM2, checkpoint_kind, is_hub_name, locate
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
+from subquad.runs.examples import name_of_run
 from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain
 
@@ -184,7 +185,10 @@ def adapter_settings(
             )
         if value != getattr(usual, name):
             shown.append(f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
-    say(f"from {directory}: its attention and LoRA settings ({', '.join(shown) or 'the defaults'})", quiet=quiet)
+    say(
+        f"from {name_of_run(directory)}: its attention and LoRA settings ({', '.join(shown) or 'the defaults'})",
+        quiet=quiet,
+    )
     return adopted
 
 

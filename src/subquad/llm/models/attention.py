@@ -26,7 +26,6 @@ from subquad.llm.models.windows import each_window
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
-from subquad.ops.linattn_windows import seen_whole
 
 __all__ = [
     "FUSED",
@@ -40,7 +39,6 @@ __all__ = [
     "attention_layers",
     "attention_mode",
     "new_hybrid",
-    "seen_exactly",
 ]
 
 Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
@@ -311,13 +309,6 @@ def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "
 def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
     """Return the model's hybrid attention layers, first to last."""
     return [module for module in model.modules() if isinstance(module, HybridSelfAttention)]
-
-
-def seen_exactly(attention: AttentionSettings) -> int:
-    """Return the length of the longest text of which a student sees each token exactly, as softmax attention does."""
-    # feature maps describe the cached tokens as well, moments do not
-    cached = 0 if attention.has_features else attention.cache or 0
-    return seen_whole(attention.window, attention.window_shape, (attention.sinks or 0) + cached)
 
 
 @contextmanager

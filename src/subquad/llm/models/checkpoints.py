@@ -6,7 +6,6 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -16,8 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, unknown
-from subquad.llm.models.location import INDEX, WEIGHTS
-from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
+from subquad.llm.models.location import weight_files
+from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -28,10 +27,8 @@ __all__ = [
     "model_fingerprint",
     "open_checkpoint",
     "open_tokenizer",
-    "open_weights",
     "saved_config",
     "saved_tensors",
-    "weight_files",
     "without_progress_bars",
 ]
 
@@ -49,16 +46,6 @@ def model_fingerprint(path: Path) -> str:
         return fingerprint(*_samples(path))
     files = weight_files(path)
     return fingerprint(path / "config.json", *(sample for file in files for sample in (file.name, *_samples(file))))
-
-
-def weight_files(path: Path) -> list[Path]:
-    """Return the safetensors files of a model's folder, without others that lie beside them."""
-    index, whole = path / INDEX, path / WEIGHTS
-    if index.is_file():
-        with damage_as_error(f"{index}: damaged"):
-            # names of files in this folder
-            return sorted({path / Path(name).name for name in read_json(index)["weight_map"].values()})
-    return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
 
 
 def _samples(path: Path) -> Iterator[str | bytes]:
@@ -84,9 +71,6 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
         check_known(path, read_json(path / "config.json"))
-        for file in sorted(path.glob("*.safetensors")):
-            # transformers' error does not name the file
-            open_weights(file)
     try:
         with without_progress_bars():
             # with `output_loading_info` it returns a pair
@@ -131,16 +115,6 @@ def gguf_config(file: Path) -> dict[str, Any]:
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{file}: transformers cannot open this checkpoint: {error}") from error
     return found.to_dict()
-
-
-def open_weights(file: Path) -> Any:
-    """Open a safetensors file, of which the header is read and compared with the size.
-
-    Raises:
-        SubquadError: It is another file, or truncated.
-    """
-    with damage_as_error(f"{file}: not a safetensors file, or truncated"):
-        return safetensors.safe_open(file, framework="pt")
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -2,14 +2,18 @@
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import safetensors
 
 from subquad.errors import SubquadError, require
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
-from subquad.runs.examples import run_folder
+from subquad.runs.damage import damage_as_error
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
 
@@ -18,6 +22,7 @@ __all__ = [
     "SMOLLM2",
     "WEIGHTS",
     "CheckpointKind",
+    "check_architecture",
     "check_run",
     "checkpoint_kind",
     "download",
@@ -25,6 +30,8 @@ __all__ = [
     "is_hub_name",
     "locate",
     "name_of",
+    "open_weights",
+    "weight_files",
 ]
 
 SMOLLM2 = "smollm2"
@@ -37,6 +44,22 @@ OTHER_WEIGHTS = ("original/*", "onnx/*", "consolidated*")
 """Second copies of the weights in some repositories, also in safetensors."""
 PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
 """Files of weights that can hold code."""
+CONFIG_FILES = ("config.json",)
+GGUF_MAGIC = b"GGUF"
+PEFT_CONFIG = "adapter_config.json"
+"""File by which an adapter of the library PEFT is recognized."""
+
+UNSUPPORTED_TYPES = {
+    **dict.fromkeys(
+        ("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "esm", "modernbert", "mpnet", "roberta",
+         "xlm-roberta"), "is an encoder"
+    ),
+    **dict.fromkeys(("biogpt", "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt"), "has learned positions"),
+    **dict.fromkeys(("bloom", "mpt"), "has attention biases by distance (ALiBi) in place of positions"),
+    **dict.fromkeys(("codegen", "falcon", "gpt_neox", "gptj"), "has another structure of its attention layers"),
+    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2", "rwkv"), "has no softmax attention"),
+}  # fmt: skip
+"""Types of models that are often tried → why they cannot be linearized; others are found when they are converted."""
 
 CheckpointKind = Literal["softmax", "linearized", "adapter", "unfinished"]
 """`softmax` is a checkpoint that subquad did not write; `unfinished` is a run that was stopped."""
@@ -68,10 +91,15 @@ def locate(model: str | Path) -> Path:
     """
     if str(model) == SMOLLM2:
         return _smollm2()
+    if str(model) in EXAMPLE_RUNS:
+        raise SubquadError(f"{model}: is linearized already; MODEL is the checkpoint from which a model is made")
     path = download(str(model)) if is_hub_name(model) else Path(model)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is another file")
+        with path.open("rb") as file:
+            if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+                raise SubquadError(f"{path}: no GGUF file, in spite of its name; it is damaged or another file")
         require("gguf", "llm")
         return path
     if not path.is_dir():
@@ -81,11 +109,16 @@ def locate(model: str | Path) -> Path:
             "name of a model on the Hugging Face Hub (OWNER/NAME)"
         )
     kind = checkpoint_kind(path)
+    if kind is None and (path / PEFT_CONFIG).is_file():
+        raise SubquadError(
+            f"{path}: an adapter of PEFT; merge it into its model first, with AutoPeftModelForCausalLM"
+            ".from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and copy the tokenizer's files"
+        )
     if kind is None:
         raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
     if kind != "softmax":
         raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint from which it was made")
-    _check_decoder(path)
+    check_architecture(path, read_json(path / "config.json"))
     if not any((path / name).is_file() for name in (WEIGHTS, INDEX)):
         pickled = sorted(file.name for pattern in PICKLED for file in path.glob(pattern))
         raise SubquadError(
@@ -97,17 +130,36 @@ def locate(model: str | Path) -> Path:
                 else "; the weights are missing or not in safetensors"
             )
         )
+    for file in weight_files(path):
+        # a missing file is named with all others that are
+        if file.is_file():
+            open_weights(file, framework="numpy")
     return path
 
 
-def _check_decoder(path: Path) -> None:
-    """Check that a config is not that of an encoder, of which transformers would make a decoder after warnings."""
-    architectures = read_json(path / "config.json").get("architectures")
-    for name in architectures if isinstance(architectures, list) else ():
-        if isinstance(name, str) and name.endswith("ForMaskedLM"):
-            raise SubquadError(
-                f"{path}: {name} is an encoder; only decoders, which predict the next token, are linearized"
-            )
+def check_architecture(place: Path | str, config: Mapping[str, Any]) -> None:
+    """Check that a config is not that of a well-known model that cannot be linearized.
+
+    Args:
+        place: Where the config was read, for the message.
+        config: Content of `config.json`.
+
+    Raises:
+        SubquadError: It is.
+    """
+    architectures = config.get("architectures")
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    # of which transformers would make a decoder
+    encoder = next((name for name in names if name.endswith("ForMaskedLM")), None)
+    model = encoder or f"a model of type {config.get('model_type')}"
+    reason = "is an encoder" if encoder else UNSUPPORTED_TYPES.get(str(config.get("model_type")))
+    if config.get("is_encoder_decoder") is True:
+        reason = "has an encoder"
+    if reason is not None:
+        raise SubquadError(
+            f"{place}: {model} {reason}; only decoders with rotary positions, such as Llama, Mistral, Qwen and "
+            "Gemma 3, can be linearized"
+        )
 
 
 def name_of(path: Path) -> str:
@@ -120,7 +172,8 @@ def name_of(path: Path) -> str:
 def is_hub_name(model: str | Path) -> bool:
     """Return whether `model` is a name on the Hugging Face Hub: `OWNER/NAME` where there is no folder OWNER."""
     path = Path(model)
-    return HUB_NAME.fullmatch(str(model)) is not None and path.suffix.lower() != ".gguf" and not path.parent.exists()
+    is_file_name = path.suffix.lower() in (".gguf", ".json")
+    return HUB_NAME.fullmatch(str(model)) is not None and not is_file_name and not path.parent.exists()
 
 
 def folder_of_run(run: Path | str) -> Path:
@@ -142,6 +195,8 @@ def check_run(run: Path | str) -> Path:
     folder = folder_of_run(run)
     kind = checkpoint_kind(folder)
     if kind == "softmax":
+        if folder.is_dir():
+            check_architecture(run, read_json(folder / "config.json"))
         raise SubquadError(
             f"{run}: a checkpoint with softmax attention, which is not linearized yet; linearize it with\n"
             f"  subquad llm linearize {run} --text TEXT --out linear\nand then use the folder linear"
@@ -152,9 +207,37 @@ def check_run(run: Path | str) -> Path:
     return folder
 
 
+def weight_files(path: Path) -> list[Path]:
+    """Return the safetensors files of a model's folder, without others that lie beside them."""
+    index, whole = path / INDEX, path / WEIGHTS
+    if index.is_file():
+        with damage_as_error(f"{index}: damaged"):
+            # names of files in this folder
+            return sorted({path / Path(name).name for name in read_json(index)["weight_map"].values()})
+    return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def open_weights(file: Path, *, framework: Literal["pt", "numpy"] = "pt") -> Any:
+    """Open a safetensors file, of which the header is read and compared with the size.
+
+    Args:
+        file: The file.
+        framework: Of which library tensors are read from it; `numpy` does not import torch.
+
+    Raises:
+        SubquadError: It is another file, or truncated.
+    """
+    with damage_as_error(f"{file}: not a safetensors file, or truncated"):
+        return safetensors.safe_open(file, framework=framework)
+
+
 @cache
-def download(name: str) -> Path:
+def download(name: str, *, has_weights: bool = True) -> Path:
     """Return the folder of a model on the Hugging Face Hub in Hugging Face's cache, to which missing files are added.
+
+    Args:
+        name: Name of the model, `OWNER/NAME`.
+        has_weights: Add all files of the model, and not only its config.
 
     Raises:
         SubquadError: There is no such model, access to it is not granted, or there is no network.
@@ -164,7 +247,8 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES], ignore_patterns=[*OTHER_WEIGHTS]))
+        files = HUB_FILES if has_weights else CONFIG_FILES
+        return Path(snapshot_download(name, allow_patterns=[*files], ignore_patterns=[*OTHER_WEIGHTS]))
     except GatedRepoError as error:
         raise SubquadError(
             f"{name}: access to this model must be granted on huggingface.co/{name}; then log in with `hf auth login`, "

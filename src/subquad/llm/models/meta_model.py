@@ -18,9 +18,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, open_weights, plain_generation
+from subquad.llm.models.checkpoints import check_known, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
-from subquad.llm.models.location import INDEX, WEIGHTS
+from subquad.llm.models.location import INDEX, WEIGHTS, open_weights
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json

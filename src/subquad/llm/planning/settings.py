@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
+from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.options import Input, Model, Output, Training
 
@@ -53,6 +54,7 @@ class PlanSettings:
         validate_values(self)
         validate_minima(self, gpus=1, batch_size=1, block_layers=1, lora_rank=1, transfer_tokens=1, lora_tokens=1)
         validate_minima(self, sequence_length=2)
+        check_length(self.attention, self.sequence_length)
         for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

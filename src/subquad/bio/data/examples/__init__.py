@@ -5,11 +5,12 @@ from pathlib import Path
 from subquad.errors import unknown
 from subquad.runs.storage import shipped_file
 
-__all__ = ["EXAMPLES", "resolve_table"]
+__all__ = ["EXAMPLES", "PREFIX", "resolve_table"]
 
 EXAMPLES = {"tdp43": ("tdp43.csv.gz", "6badc7af88862b4bfcda5494fc9a80ec3683f3d6fef8306ad46d9ce784ade594")}
 """File and sha256 of each example. `tdp43`: 57,996 variants of TDP-43 with their toxicity; see ATTRIBUTION.md."""
 PREFIX = "example:"
+"""What the names of examples begin with."""
 
 
 def resolve_table(table: Path | str) -> Path:
