@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -166,6 +167,11 @@ def test_perplexity_says_which_model_is_measured_and_how_many_sequences_are_done
     assert "it is opened, to measure at most 1 sequence of 512 tokens." in bar
     store = MeasurementStore(job.out, quiet=True)
     rows = [{"losses": [1.0]}] * 4
+    # as an interruption leaves them
+    for name in ("softmax-1.perplexity-2", "window-1.perplexity-2"):
+        write_json(job.out / "measurements" / f"{name}.json", {"rows": []})
+    assert 'value="0" max="20"' in perplexity_progress(job)
+    shutil.rmtree(job.out / "measurements")
     store.rows("softmax-1.perplexity-2", {}, 2, lambda start, stop: rows[start:stop], step=2)
     assert "Model 1 of 5, teacher: 2 of at most 4 sequences of 512 tokens measured." in perplexity_progress(job)
     store.rows("softmax-1.perplexity-2", {}, 4, lambda start, stop: rows[start:stop], step=2)

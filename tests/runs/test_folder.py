@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs import folder as folder_module
 from subquad.runs.folder import FORMAT, check_part, check_run_folder, load_config, load_tensors, open_run
@@ -144,6 +145,16 @@ def test_a_run_that_was_killed_in_its_first_write_is_begun_again(tmp_path):
     (tmp_path / ".lock").touch()
     assert not open_run(tmp_path, kind="bio", settings={"seed": 3}).is_resumed
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+
+
+def test_that_another_version_began_a_run_is_said(tmp_path, capsys, monkeypatch):
+    open_run(tmp_path, kind="bio", settings={})
+    open_run(tmp_path, kind="bio", settings={})
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(folder_module, "__version__", "99.0")
+    assert open_run(tmp_path, kind="bio", settings={}).is_resumed
+    said = f"warning: {tmp_path}: subquad {__version__} began this run, and subquad 99.0 resumes it\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_a_killed_run_left_of_its_files_is_removed_when_it_is_resumed(tmp_path):

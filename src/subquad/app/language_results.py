@@ -194,7 +194,7 @@ def perplexity_progress(job: Job) -> str:
     roles, most = job.about["roles"], job.about["sequences"]
     measured = [len(read_json(path)["rows"]) for path in (job.out / "measurements").glob("*.json")]
     # a text may be shorter than what is measured at most, which is known when the first model has measured all of it
-    is_known = len(measured) > 1 or measured == [most]
+    is_known = any(measured) and (len(measured) > 1 or measured == [most])
     count, done = max(measured) if is_known else most, sum(measured)
     names = labels(job.about)
     model, own = divmod(done, count)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from subquad import __version__
 from subquad.errors import SubquadError, flag_name
+from subquad.progress import say
 from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     CHECKSUM,
@@ -141,6 +142,10 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
     directory, wanted = check_run_folder(out, kind=kind, settings=settings, force=force), plain(settings)
     is_resumed = (directory / CONFIG).is_file() and not force
     if is_resumed:
+        begun = stamp_of(read_json(directory / CONFIG), directory).get("version")
+        # its steps may have been others
+        if begun != __version__:
+            say(f"warning: {directory}: subquad {begun} began this run, and subquad {__version__} resumes it")
         remove_temporaries(directory)
     else:
         _clear(directory)
