@@ -314,8 +314,9 @@ def _message(error: Exception) -> str:
             return message
         flag = (error.token.keyword or error.token.value).partition("=")[0]
         names = [name for argument in error.argument_collection for name in argument.names]
-        # such as --attention.window for --window; cyclopts suggests names that are hardly similar
-        meant = [name for name in names if name.endswith(f".{flag.removeprefix('--')}")]
+        # such as --attention.window for --window, and --lora-rank for --rank; cyclopts' own are hardly similar
+        word = flag.removeprefix("--")
+        meant = [name for end in (f".{word}", f"-{word}") for name in names if name.endswith(end)]
         meant = meant or get_close_matches(flag, names, n=1, cutoff=0.75)
         return f"Unknown option: {flag}. {f'Did you mean {meant[0]}? ' if meant else ''}{described}"
     if not isinstance(error, MissingArgumentError) or error.argument is None or "Did you mean" in message:

@@ -447,7 +447,7 @@ def test_cells_of_text_may_have_line_breaks_but_not_sequences(tmp_path):
     assert said(read_table, path, FitSettings()).splitlines() == [
         f"{path}: 1 sequence with line breaks in column 'sequence'; write each sequence in one line, and remove stray "
         "quotation marks",
-        "  row 16: a quotation mark in line 17 opens a cell which ends in line 18",
+        "  row 16, in lines 17 to 18",
     ]
     frame = pd.DataFrame({"sequence": [*SEQUENCES * 3, "ACD\nEF"], "score": range(16)})
     frame.to_excel(tmp_path / "t.xlsx", index=False)
@@ -456,13 +456,16 @@ def test_cells_of_text_may_have_line_breaks_but_not_sequences(tmp_path):
 
 def test_a_large_cell_is_refused_only_if_a_quotation_mark_is_not_closed(tmp_path):
     rows = [f"{'ACDEF' * 3},{k}" for k in range(12_000)]
-    end = "is not closed within 131,072 characters"
+    end = "is not closed"
     path = write(tmp_path / "t.csv", "sequence,target", ["ACDEF,1", 'ACDEF,"2', *rows])
     assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 3: '"2' {end}"""
     path = write(tmp_path / "t.csv", 'sequence,"target', ["ACDEF,1", *rows])
     assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 1: '"target' {end}"""
     path = write(tmp_path / "t.csv", f"sequence,{'target' * 30_000}", ["ACDEF,1"])
     assert said(read_frame, path).startswith(f"{path}: the header has a cell of more than 131,072 characters; if a")
-    # without any mistake a cell may be as long
+    # without any mistake a cell may be as long, also in several lines
+    lines = "\n".join(f"ATOM {k}, CA, {k}.5" for k in range(9_000))
+    path = write(tmp_path / "t.csv", "sequence,target,pdb", ["ACDEF,1,", f'ACDEF,2,"{lines}"'])
+    assert read_frame(path)["pdb"][1] == lines
     path = write(tmp_path / "t.csv", "sequence,target", [f"{'ACDEF' * 30_000},1", '"ACDEF",2'])
     assert len(read_frame(path)["sequence"][0]) == 150_000

@@ -306,7 +306,7 @@ SMALL = [str(k % 7 - 3) for k in range(40)]
 @pytest.mark.parametrize(
     ("others", "marker"),
     [
-        (UNIT, ["-99"]),
+        (UNIT, ["-99"] * 2),
         (UNIT, ["99999", "99999"]),
         (SMALL, ["-999"]),
         # twice, with a gap that is wider than the range of all others
@@ -324,6 +324,9 @@ def test_isolated_numbers_that_mark_missing_measurements_are_refused(others, mar
     ("others", "marker", "is_remarked"),
     [
         (WIDE, ["-999"] * 2, True),
+        # the limit of detection of an assay
+        ([f"{0.5 + 4.2 * k:.1f}" for k in range(96)], ["999"] * 12, True),
+        (UNIT, ["-99"], False),
         (UNIT, ["-1"] * 2, True),
         (UNIT, ["-9"] * 3, True),
         # a change in percent

@@ -123,5 +123,6 @@ def test_the_strongest_epistasis_is_in_the_helix(tables, tmp_path):
         strongest = pairs[pairs["double_mutants"] >= 20].head(20)
         return (strongest["i"].isin(HELIX) & strongest["j"].isin(HELIX)).mean()
 
-    assert in_helix("measured", rows) > 0.5
-    assert in_helix("shuffled", shuffled) < 0.5
+    # 4 % of all pairs are
+    assert in_helix("measured", rows) > 0.4
+    assert in_helix("shuffled", shuffled) < 0.2

@@ -25,7 +25,7 @@ def test_it_is_the_fraction_of_runs_that_a_search_finds(held_out, training, bloc
     tokens = (drawn(held_out, seed, 97) == 0).int()
     texts = [(drawn(count, seed + number + 1, 97) == 0).int() for number, count in enumerate(training)]
     known = {tuple(text[place : place + RUN].tolist()) for text in texts for place in range(len(text) - RUN + 1)}
-    runs = [tuple(run.tolist()) for run in tokens.split(RUN) if len(run) == RUN]
+    runs = {tuple(run.tolist()) for run in tokens.split(RUN) if len(run) == RUN}
     expected = sum(run in known for run in runs) / len(runs) if runs else 0.0
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(repeated_text, "BLOCK_TOKENS", block)
@@ -39,3 +39,6 @@ def test_a_part_of_the_training_text_is_found_at_any_place(begin):
     assert repeated_fraction(part, [other, training]) == 1
     assert repeated_fraction(torch.cat([part, other]), [training]) == 0.5
     assert repeated_fraction(other, [training]) == 0
+    # often repeated, such as a system prompt
+    prompt = training[begin : begin + RUN]
+    assert repeated_fraction(torch.cat([*[prompt] * 99, other]), [training]) == pytest.approx(1 / 21)

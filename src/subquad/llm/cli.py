@@ -51,13 +51,14 @@ def linearize(
     """
     check_present(*text, *(eval_text or ()))
     check_free(options.out, force=options.force)
-    locate(model)
     if settings.from_ is None:
         check_length(settings.attention, settings.sequence_length)
     from subquad.llm.data.text_files import check_held_out, check_text
 
     check_text(text, eval_text or (), text_key=settings.text_key, weights=settings.text_weights)
     check_held_out(text, eval_text or ())
+    # last, since it may download the model
+    locate(model)
     from subquad.llm.commands.linearize import linearize as run_linearize
     from subquad.train.distributed import processes
 

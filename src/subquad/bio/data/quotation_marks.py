@@ -1,9 +1,11 @@
 """Cells of a text table that span several lines, which a stray quotation mark opens. Cost: one pass over the text."""
 
 import csv
+import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,18 @@ __all__ = ["DATA", "check_line_breaks", "check_quotation_marks"]
 DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
 """A number, a sequence that is longer than the name of a column, or a variant."""
 LINES = "lines"
-"""Key in the `attrs` of a frame: first and last line of each row that spans several lines."""
+"""Key of `Spans` in the `attrs` of a frame."""
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+TYPICAL_ROWS = 1000
+"""Rows from which the kind of each column is known."""
+
+
+class Spans(dict[int, tuple[int, int]]):
+    """First and last line of each row that spans several lines; pandas copies `attrs` at each use of a column."""
+
+    def __deepcopy__(self, memo: object) -> "Spans":
+        """Return the same, which nobody changes."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +43,9 @@ class _Record:
     """Number of its first line, from 1 in the text."""
     lines: Sequence[str]
     cells: Sequence[str]
-    """None of them if a cell is larger than the `csv` module reads."""
 
 
-def check_quotation_marks(path: Path, text: str, separator: str, *, skipped: int) -> dict[str, dict[int, list[int]]]:
+def check_quotation_marks(path: Path, text: str, separator: str, *, skipped: int) -> dict[str, Spans]:
     """Return the first and last line of each row that spans several lines, as `attrs` of a frame.
 
     A stray quotation mark at the start of a cell joins all lines up to the next one into this cell.
@@ -49,18 +61,16 @@ def check_quotation_marks(path: Path, text: str, separator: str, *, skipped: int
     """
     if '"' not in text:
         return {}
-    records, width = _records(text, separator)
-    errors = [
-        f"line {skipped + line}: {start!r} {end}"
-        for line, start, end in (_fault(record, separator, width, skipped) for record in records)
-        if line
-    ]
+    with _cells_of_any_size(text):
+        records, kinds = _records(text, separator)
+        faults = [_fault(record, separator, kinds, skipped) for record in records]
+    errors = [f"line {skipped + line}: {start!r} {end}" for line, start, end in faults if line]
     raise_errors(
         f"{path}: quotation marks that are not closed in their line; remove each, or close it at the end of its cell:",
         errors,
     )
-    spans = {own.row: [skipped + own.first, skipped + own.first + len(own.lines) - 1] for own in records}
-    return {LINES: spans} if spans else {}
+    spans = {own.row: (skipped + own.first, skipped + own.first + len(own.lines) - 1) for own in records}
+    return {LINES: Spans(spans)} if spans else {}
 
 
 def check_line_breaks(path: Path | str, frame: pd.DataFrame, name: str) -> None:
@@ -75,64 +85,81 @@ def check_line_breaks(path: Path | str, frame: pd.DataFrame, name: str) -> None:
     raise_errors(
         f"{path}: {counted(len(rows), 'sequence')} with line breaks in column {name!r}; write each sequence in one "
         "line, and remove stray quotation marks",
-        [
-            f"row {row + 1}: a quotation mark in line {spans[row][0]} opens a cell which ends in line {spans[row][1]}"
-            for row in rows
-        ],
+        [f"row {row + 1}, in lines {spans[row][0]} to {spans[row][1]}" for row in rows],
     )
 
 
-def _records(text: str, separator: str) -> tuple[list[_Record], int]:
-    """Return the rows that span several lines, and the most common number of values of the other rows."""
-    lines = [f"{line}\n" for line in text.rstrip("\n").split("\n")]
+@contextmanager
+def _cells_of_any_size(text: str) -> Iterator[None]:
+    """Let the module `csv` read cells of any size of a text, as pandas does."""
+    before = csv.field_size_limit(max(len(text), 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _records(text: str, separator: str) -> tuple[list[_Record], list[str]]:
+    """Return the rows that span several lines, and the kind of each column in the other rows."""
+    lines = io.StringIO(text.rstrip("\n") + "\n").readlines()
     reader, widths = csv.reader(lines, delimiter=separator), Counter[int]()
-    found, row = list[_Record](), -1
+    found, typical, row = list[_Record](), list[list[str]](), -1
     while reader.line_num < len(lines):
         start = reader.line_num
-        try:
-            cells = next(reader)
-        except csv.Error:
-            # a cell larger than the limit of the module, which pandas reads if it is a line
-            cells = []
+        cells = next(reader)
         own = lines[start : reader.line_num]
         # in the last line, a cell with a line break is open
         if len(own) > 1 or any("\n" in cell for cell in cells):
             found.append(_Record(row=row, first=start + 1, lines=own, cells=cells))
-            if not cells:
-                # where the rest of the cell ends is unknown
-                break
-        elif not own[0].strip():
+        elif not own[0].strip(" \n" if separator == "\t" else None):
             # pandas skips blank lines
             continue
-        else:
+        elif row >= 0:
             widths[len(cells)] += 1
+            if len(typical) < TYPICAL_ROWS:
+                typical.append(cells)
         row += 1
-    return found, max(widths, key=lambda width: widths[width], default=0)
+    width = max(widths, key=lambda width: widths[width], default=0)
+    columns = zip(*(cells for cells in typical if len(cells) == width), strict=True)
+    return found, [Counter(map(_kind, column)).most_common(1)[0][0] for column in columns]
 
 
-def _fault(record: _Record, separator: str, width: int, skipped: int) -> tuple[int, str, str]:
+def _kind(value: str) -> str:
+    value = value.strip().strip('"')
+    if NUMBER.fullmatch(value):
+        return "number"
+    return "sequence" if DATA.fullmatch(value) else "text"
+
+
+def _fault(record: _Record, separator: str, kinds: Sequence[str], skipped: int) -> tuple[int, str, str]:
     """Return the line of a stray quotation mark, the text from the mark on, and where it is closed; or line 0."""
     lines, cells = record.lines, record.cells
-    if not cells:
-        end = f"is not closed within {csv.field_size_limit():,} characters"
-        return record.first, _start(lines[0].rstrip("\n").rpartition('"')[2]), end
     if len(list(csv.reader([*lines, "\n"], delimiter=separator))) == 1:
         # the last cell is open, and has all line breaks from its mark on
         return record.first + len(lines) - cells[-1].count("\n"), _start(cells[-1]), "is not closed"
     cell = next(cell for cell in cells if "\n" in cell)
-    last = record.first + cell.count("\n")
+    closing = 1 + cell.count("\n")
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
-        for _ in csv.reader(lines, delimiter=separator, strict=True):
+        for _ in reader:
             pass
+        is_stray = False
     except csv.Error:
-        is_stray = True
-    else:
-        is_row = [line.rstrip("\n").split(separator) for line in lines]
-        has_data = any(DATA.fullmatch(value.strip().strip('"')) for values in is_row[1:] for value in values)
-        is_stray = width > 1 and has_data and all(len(values) == width for values in is_row)
-    if not is_stray:
+        # text after the mark that closes the cell
+        is_stray = reader.line_num == closing
+    if not (is_stray or _are_rows(lines[:closing], separator, kinds)):
         return 0, "", ""
-    return record.first, _start(cell), f"is closed in line {skipped + last}"
+    return record.first, _start(cell), f"is closed in line {skipped + record.first + closing - 1}"
+
+
+def _are_rows(lines: Sequence[str], separator: str, kinds: Sequence[str]) -> bool:
+    """Return whether lines have a value for each column, of its kind where it has numbers or sequences."""
+    if len(kinds) < 2 or set(kinds) == {"text"}:
+        return False
+    rows = [line.rstrip("\n").split(separator) for line in lines]
+    return all(len(values) == len(kinds) for values in rows) and all(
+        kind in ("text", _kind(value)) for values in rows for value, kind in zip(values, kinds, strict=True)
+    )
 
 
 def _start(cell: str) -> str:

@@ -159,9 +159,9 @@ def _far_values(path: Path | str, y: np.ndarray, columns: Sequence[str]) -> list
 def _markers(values: np.ndarray, name: str) -> list[str]:
     """Return the numbers of a column `(n,)` that mark missing values: isolated from all others.
 
-    They are twice as far from the median as all others and more than 20 interquartile ranges, or occur repeatedly with
-    a gap to the others that is wider than the range of these. As a measurement may be -99, such as a change in percent,
-    it marks missing values only beside others of which most have decimals.
+    They are twice as far from the median as all others and more than 20 interquartile ranges; or they are negative and
+    occur repeatedly, with a gap to the others that is wider than the range of these. As a measurement may be -99, such
+    as a change in percent, it marks missing values only if it is repeated, beside others of which most have decimals.
     """
     is_marker = np.isin(values, MARKERS)
     others = values[np.isfinite(values) & ~is_marker]
@@ -173,9 +173,9 @@ def _markers(values: np.ndarray, name: str) -> list[str]:
     is_isolated = np.abs(values - middle) > reach
     for number in MARKERS:
         own = values == number
-        gap = np.abs(others - number).min()
-        is_isolated[own] |= own.sum() > 1 and gap > wide
-    is_percent = (values == -99) & (not _have_decimals(others))
+        # a repeated positive number may be a limit of detection
+        is_isolated[own] |= number < 0 and own.sum() > 1 and np.abs(others - number).min() > wide
+    is_percent = (values == -99) & (not _have_decimals(others) or (values == -99).sum() == 1)
     rows = np.flatnonzero(is_marker & is_isolated & ~is_percent)
     return [f"row {row + 1}, column {name!r}: {values[row]:g}" for row in rows]
 
@@ -186,9 +186,10 @@ def _possible_markers(values: np.ndarray) -> list[int]:
     They lie beyond all others, by more than any two neighbours of these are apart; or they are whole numbers that
     measurements with decimals seldom are.
     """
+    found = [number for number in (*OTHER_MARKERS, *MARKERS) if (values == number).sum() > 1]
     others = values[np.isfinite(values) & ~np.isin(values, (*MARKERS, *OTHER_MARKERS))]
-    distinct = np.unique(others)
-    found = [number for number in (*OTHER_MARKERS, *MARKERS) if (values == number).sum() > 1 and len(distinct) > 1]
+    if not found or len(distinct := np.unique(others)) < 2:
+        return []
     return [
         number
         for number in found

@@ -159,6 +159,7 @@ def prepare_text(
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
         holdout_source = f"{part} {names}"
         holdout_descriptions = ()
+    holdout_source += _repeated(training_streams, holdout_streams, is_given=bool(evaluation_files))
     training = [pack(*stream, "training token") for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
     holdout = [pack(*stream, "held-out token") for stream in holdout_streams]
@@ -169,7 +170,7 @@ def prepare_text(
         training=_concatenate(training, folder),
         validation=validation,
         holdout=interleaved,
-        holdout_source=holdout_source + _repeated(training_streams, holdout_streams, is_given=bool(evaluation_files)),
+        holdout_source=holdout_source,
         mixture=Mixture(sizes=tuple(_sizes(training)), weights=file_weights) if weights else None,
         descriptions=(*(line for _, stream in streams for line in stream.descriptions), *holdout_descriptions),
     )

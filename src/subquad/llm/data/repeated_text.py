@@ -20,9 +20,9 @@ BLOCK_TOKENS = 1 << 20
 
 
 def repeated_fraction(held_out: Int[Tensor, " T"], training: Sequence[Int[Tensor, " T"]]) -> float:
-    """Return the fraction of the runs of a held-out text that also stand in a training text, at any place of it.
+    """Return the fraction of the different runs of a held-out text that also stand in a training text.
 
-    The held-out text is cut into runs of 32 tokens; 0 if it has less than one.
+    The held-out text is cut into runs of 32 tokens, which are looked for at any place; 0 if it has less than one.
 
     Args:
         held_out: Tokens of the held-out text.
@@ -30,14 +30,15 @@ def repeated_fraction(held_out: Int[Tensor, " T"], training: Sequence[Int[Tensor
     """
     if len(held_out) < RUN:
         return 0.0
-    wanted, counts = _hash_rows(held_out[: len(held_out) // RUN * RUN].view(-1, RUN)).unique(return_counts=True)
+    # a run that occurs often, as that of a system prompt, counts once
+    wanted = _hash_rows(held_out[: len(held_out) // RUN * RUN].view(-1, RUN)).unique()
     found = torch.zeros(len(wanted), dtype=torch.bool)
     for tokens in training:
         for start in range(0, len(tokens) - RUN + 1, BLOCK_TOKENS):
             own = _hash_all(tokens[start : start + BLOCK_TOKENS + RUN - 1])
             places = torch.searchsorted(wanted, own).clamp(max=len(wanted) - 1)
             found[places[wanted[places] == own]] = True
-    return float((counts * found).sum() / counts.sum())
+    return float(found.float().mean())
 
 
 def _hash_rows(rows: Int[Tensor, "R N"]) -> Int[Tensor, " R"]:

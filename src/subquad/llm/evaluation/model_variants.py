@@ -30,7 +30,7 @@ from subquad.llm.models.location import (
 )
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
-from subquad.llm.training.controls import MODES, control_folder, trained_controls
+from subquad.llm.training.controls import MODES, control_folder, control_names, trained_controls
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
@@ -170,7 +170,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
     if only:
         known = [variant.role for variant in variants]
         for role in only:
-            if role in MODES and role not in known:
+            if role in control_names(attention) and role not in known:
                 raise SubquadError(
                     f"{folder}: --variants {role}: this control was not trained with the model; `subquad llm linearize "
                     "--controls` trains it, or omit it"

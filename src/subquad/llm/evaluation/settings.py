@@ -72,6 +72,7 @@ class EvaluateSettings(PlacementSettings):
         for depth in self.passkey_depths:
             if not 0 <= depth <= 1:
                 raise SubquadError(f"--passkey-depths must be from 0 to 1, got {depth}")
+        object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
         if self.passkey and not self.passkey_depths:
             raise SubquadError("--passkey-depths: at least one depth is required")
         defaults = {field.name: field.default for field in fields(self)}
@@ -85,7 +86,6 @@ class EvaluateSettings(PlacementSettings):
                 f"--evaluation-tokens {self.evaluation_tokens:,}: less than one sequence of {self.sequence_length:,} "
                 "tokens; give more, or a smaller --sequence-length"
             )
-        object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
         object.__setattr__(self, "tasks", tuple(self.tasks))
 
     @property

@@ -92,8 +92,8 @@ def locate(model: str | Path) -> Path:
     if str(model) == SMOLLM2:
         return _smollm2()
     if str(model) in EXAMPLE_RUNS:
-        raise SubquadError(f"{model}: is linearized already; MODEL is the checkpoint from which a model is made")
-    path = download(str(model)) if is_hub_name(model) else Path(model)
+        raise SubquadError(f"{model}: a finished model; MODEL is the checkpoint from which a linearized model is made")
+    path = _downloaded(str(model)) if is_hub_name(model) else Path(model)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is another file")
@@ -130,8 +130,8 @@ def locate(model: str | Path) -> Path:
                 else "; the weights are missing or not in safetensors"
             )
         )
-    for file in weight_files(path):
-        # a missing file is named with all others that are
+    # the first is what transformers opens, whatever an index lists; missing files of an index are reported later
+    for file in dict.fromkeys([path / WEIGHTS, *weight_files(path)]):
         if file.is_file():
             open_weights(file, framework="numpy")
     return path
@@ -157,8 +157,8 @@ def check_architecture(place: Path | str, config: Mapping[str, Any]) -> None:
         reason = "has an encoder"
     if reason is not None:
         raise SubquadError(
-            f"{place}: {model} {reason}; only decoders with rotary positions, such as Llama, Mistral, Qwen and "
-            "Gemma 3, can be linearized"
+            f"{place}: {model} {reason}; only decoders with the attention of Llama, Mistral, Qwen and Gemma 3, which "
+            "has rotary positions, can be linearized"
         )
 
 
@@ -182,7 +182,7 @@ def folder_of_run(run: Path | str) -> Path:
     Raises:
         SubquadError: The model cannot be downloaded, or there is no such example.
     """
-    return download(str(run)) if is_hub_name(run) else run_folder(run)
+    return _downloaded(str(run)) if is_hub_name(run) else run_folder(run)
 
 
 def check_run(run: Path | str) -> Path:
@@ -264,6 +264,14 @@ def download(name: str, *, has_weights: bool = True) -> Path:
             f"{name}: no such folder, and it cannot be downloaded from the Hugging Face Hub ({reason}); check the name "
             f"and the network, {remedy}"
         ) from error
+
+
+def _downloaded(name: str) -> Path:
+    """Return the folder of a model on the Hub, whose weights are downloaded only if its architecture may be usable."""
+    config = download(name, has_weights=False) / "config.json"
+    if config.is_file() and isinstance(content := read_json(config), dict):
+        check_architecture(name, content)
+    return download(name)
 
 
 def _smollm2() -> Path:

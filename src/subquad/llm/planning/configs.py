@@ -68,14 +68,14 @@ def read_architecture(config: str | Path) -> dict[str, Any]:
         if name in KNOWN:
             return KNOWN[name]
         if name in EXAMPLE_RUNS:
-            raise SubquadError(f"{name}: is linearized already; give the model from which it was made")
+            raise SubquadError(f"{name}: a finished model; give a checkpoint from which a linearized model is made")
         if not is_hub_name(name):
             raise unknown("config.json, folder or known model", name, [*KNOWN, SMOLLM2])
-        path = download(name, has_weights=False)
+        path = download(name, has_weights=False) / "config.json"
     if path.is_dir():
         path = path / "config.json"
-        if not path.is_file():
-            raise SubquadError(f"{config}: no config.json in it; give a Hugging Face folder or its config.json")
+    if not path.is_file():
+        raise SubquadError(f"{config}: no config.json in it; give a Hugging Face folder or its config.json")
     if path.suffix.lower() in (".gguf", ".safetensors", ".bin"):
         raise SubquadError(
             f"{path}: contains weights, and sizes are counted from a config; give the config.json of the model, or one "
@@ -84,11 +84,11 @@ def read_architecture(config: str | Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise SubquadError(f"{path}: contains a {type(found).__name__}; the config of a model is a JSON object")
-    _check(path, found)
+    _check(config, found)
     return found
 
 
-def _check(path: Path, config: Mapping[str, Any]) -> None:
+def _check(path: Path | str, config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if "subquad" in config or model_type in (MODEL_TYPE, ADAPTER_TYPE):
         raise SubquadError(
