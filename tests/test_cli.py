@@ -93,6 +93,11 @@ def test_every_command_of_the_readme_is_understood(line):
         (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "Did you mean --seed?"),
         (["bio", "fit", "a.csv", "--out", "x", "--zzz"], "--zzz. `subquad bio fit --help` describes all arguments"),
         (["llm", "linearize", "m", "--text", "a", "--window", "32", "--out", "x"], "Did you mean --attention.window?"),
+        (["llm", "linearize", "m", "--text", "a", "--rank", "8", "--out", "x"], "Did you mean --lora-rank?"),
+        (
+            ["bio", "predict", "m", "t.csv", "--offset", "3", "--out", "x"],
+            "Unknown option: --offset. `subquad bio predict",
+        ),
         (
             ["llm", "generate", "linear", "once upon", "a"],
             "unexpected 'once upon' 'a': does it lack its flag? `subquad llm generate --help` describes all arguments",

@@ -14,6 +14,7 @@ from subquad.bio import resolve_table
 from subquad.bio.data import examples, files
 from subquad.bio.data.files import read_frame
 from subquad.bio.data.numbers import is_missing, read_numbers
+from subquad.bio.data.quotation_marks import check_line_breaks
 from subquad.bio.data.table import read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -452,6 +453,32 @@ def test_cells_of_text_may_have_line_breaks_but_not_sequences(tmp_path):
     frame = pd.DataFrame({"sequence": [*SEQUENCES * 3, "ACD\nEF"], "score": range(16)})
     frame.to_excel(tmp_path / "t.xlsx", index=False)
     assert read_table(tmp_path / "t.xlsx", FitSettings()).sequences[-1] == "ACDEF"
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "note"),
+    [
+        # lines with as many values as the table, but of other kinds
+        ("sequence,note", 'ACDEFGHIKLMNP,"measured at\n37, 42"', "measured at\n37, 42"),
+        ("sequence,score,note", 'ACDEFGHIKLMNP,1.5,"buffer:\n50, 150, 5"', "buffer:\n50, 150, 5"),
+        # text after a mark of another cell
+        ("sequence,score,note", '"ACDEFGHIKLMNP" x,1.5,"a\nb"', "a\nb"),
+        ("sequence\tscore\tnote", "ACDEFGHIKLMNP\t1.5\t5\" and 3'", "5\" and 3'"),
+    ],
+)
+def test_cells_with_line_breaks_and_other_marks_are_read(tmp_path, header, row, note):
+    separator = "\t" if "\t" in header else ","
+    width = header.count(separator)
+    rows = [separator.join(["ACDEFGHIKLMNP", "1.5", "x"][: width + 1]) for _ in range(30)]
+    path = write(tmp_path / ("t.tsv" if separator == "\t" else "t.csv"), header, [*rows, row])
+    assert read_frame(path)["note"].iloc[-1] == note
+
+
+def test_rows_of_empty_values_count_where_lines_are_named(tmp_path):
+    path = write(tmp_path / "t.tsv", "sequence\tscore", ["ACDEF\t1", "\t", '"ACD\nEF"\t2'])
+    frame = read_frame(path)
+    with pytest.raises(SubquadError, match=r"row 3, in lines 4 to 5"):
+        check_line_breaks(path, frame, "sequence")
 
 
 def test_a_large_cell_is_refused_only_if_a_quotation_mark_is_not_closed(tmp_path):
