@@ -118,6 +118,11 @@ def test_jets_become_a_tagger_with_curves_displays_and_scores(browser, tmp_path)
     browser.get_by_role("tab", name="Curves").click()
     browser.get_by_role("img", name="Rejection of QCD").first.wait_for(timeout=patience(180))
     check(browser, "jets-curves")
+    # a page at which nobody does anything asks the server for nothing
+    asked = []
+    browser.on("request", lambda one: asked.append(one.url) if "queue/join" in one.url else None)
+    browser.wait_for_timeout(3000)
+    assert not asked
     browser.get_by_role("tab", name="Single jets").click()
     browser.get_by_role("button", name="Show the jet").click()
     browser.locator("#sq-jet [role=img]").first.wait_for(timeout=patience(120))

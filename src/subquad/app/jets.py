@@ -48,10 +48,11 @@ def build_jets(context: Context) -> Tab:
     with gr.Row(elem_classes="sq-steps"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>1. Jets</h2>")
-            source, seen, simulation, fill = _files(context)
+            source, seen, simulation, fill, uploaded = _files(context)
         with gr.Column(scale=4, min_width=320):
             gr.HTML("<h2>2. Tagger</h2>")
             panel = _training(context, source)
+    uploaded.success(panel.look, [source], panel.look_outputs, **QUIET)
     panel.view.render()
     gr.HTML("<h2>3. Use a tagger</h2>")
     run = run_list(context, "Tagger", "subquad hep fit")
@@ -98,7 +99,7 @@ def _paths(session: Session, values: list[str] | None) -> list[Path]:
     return found
 
 
-def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
+def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any, Any]:
     file = gr.File(
         label="Drop ROOT files here, or click to choose some",
         file_types=list(ENDINGS),
@@ -125,7 +126,8 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
         except SubquadError as error:
             refused = notice(f"The files were not taken. {session.readable(str(error))}", "error")
             return None, gr.update(), refused
-        return None, gr.update(choices=_choices(session), value=[str(path) for path in taken]), gr.update()
+        values = [str(path) for path in taken]
+        return None, gr.update(choices=_choices(session), value=values), shown(session, values)
 
     def on_source(values: list[str] | None, request: gr.Request) -> Any:
         return shown(session_of(context, request), values)
@@ -136,12 +138,13 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any]:
         kept = [value for value in values or [] if value in [own for _, own in choices]] or list(EXAMPLES)[:1]
         return gr.update(choices=choices, value=kept), shown(session, kept)
 
-    file.upload(on_upload, [file], [file, source, view], **QUIET)
-    source.change(on_source, [source], [view], **QUIET)
-    return source, view, _simulation(context, source), on_load
+    uploaded = file.upload(on_upload, [file], [file, source, view], **QUIET)
+    # not at each change: see `Panel.build`
+    source.input(on_source, [source], [view], **QUIET)
+    return source, view, _simulation(context, source, view, on_source), on_load, uploaded
 
 
-def _simulation(context: Context, source: gr.Dropdown) -> Panel | None:
+def _simulation(context: Context, source: gr.Dropdown, view: gr.HTML, on_source: Any) -> Panel | None:
     with gr.Accordion("Simulate jets with Pythia", open=False):
         if find_spec("pythia8mc") is None:
             gr.HTML(notice("Pythia is not installed; install it with: pip install --only-binary pythia8mc pythia8mc"))
@@ -169,7 +172,8 @@ def _simulation(context: Context, source: gr.Dropdown) -> Panel | None:
         is_new = bool(name) and list(values or []) == list(EXAMPLES)[:1]
         return gr.update(choices=_choices(session), value=[name] if is_new else values)
 
-    panel.finished.change(on_finished, [panel.finished, source], [source], **QUIET)
+    chosen = panel.finished.change(on_finished, [panel.finished, source], [source], **QUIET)
+    chosen.success(on_source, [source], [view], **QUIET)
     return panel
 
 

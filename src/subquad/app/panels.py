@@ -128,7 +128,9 @@ class Panel:
         name = f"sq-{self.kind.replace(' ', '-')}"
         self.view = gr.HTML(_hint(self.waiting), elem_classes="sq-view", elem_id=name, render=not is_view_elsewhere)
         self.finished, timer = gr.State(""), gr.Timer(SECONDS_BETWEEN_LOOKS, active=False)
-        outputs = [self.view, start, stop, resume, timer, self.finished]
+        # the job that is waited for
+        awaited = gr.State("")
+        outputs = [self.view, start, stop, resume, timer, awaited, self.finished]
 
         def on_start(request: gr.Request, own: str | None, *values: Any) -> Any:
             session = session_of(self.context, request)
@@ -146,13 +148,16 @@ class Panel:
         def refused(session: Session, error: SubquadError) -> Any:
             return self._error(session, str(error)), *(gr.skip() for _ in outputs[1:])
 
-        def on_tick(own: str | None, request: gr.Request) -> Any:
-            return self._look(session_of(self.context, request), own)
+        def on_tick(own: str | None, before: str, request: gr.Request) -> Any:
+            *seen, now, done = self._look(session_of(self.context, request), own)
+            # a job of another run, which is chosen now, had finished before
+            return *seen, now, done if done == before else gr.skip()
 
         def on_look(own: str | None, request: gr.Request) -> Any:
-            # the page was opened, something was deleted, or another run chosen: no job finishes by that
-            *seen, _ = on_tick(own, request)
-            return *seen, gr.skip()
+            # the page was opened, something was deleted, or another run chosen: no job finishes by that, and the timer
+            # goes on until it has seen that one has
+            *seen, watch, now, _ = self._look(session_of(self.context, request), own)
+            return *seen, *((watch, now) if now else (gr.skip(), gr.skip())), gr.skip()
 
         def on_stop(own: str | None, request: gr.Request) -> Any:
             session = session_of(self.context, request)
@@ -173,9 +178,10 @@ class Panel:
         started.success(None, js=f"() => document.getElementById('{name}')?.scrollIntoView({{block: 'nearest'}})")
         stop.click(on_stop, [run], outputs, **QUIET)
         resume.click(on_resume, [run], outputs, **QUIET)
-        timer.tick(on_tick, [run], outputs, **QUIET)
-        # what was refused of the run before does not stay
-        run.change(on_look, [run], outputs, **QUIET)
+        timer.tick(on_tick, [run, awaited], outputs, **QUIET)
+        # what was refused of the run before does not stay; a list of several values changes at each update of the page,
+        # without an end, if an update follows
+        (run.input if getattr(run, "multiselect", False) else run.change)(on_look, [run], outputs, **QUIET)
         self.look, self.look_outputs = on_look, outputs
 
     def job(self, session: Session, run: str | None) -> Job | None:
@@ -187,14 +193,15 @@ class Panel:
         """Return what the panel shows now."""
         job = self.job(session, run)
         if job is None:
-            return _hint(self.waiting), gr.update(), *_buttons(can_stop=False, can_resume=False), ""
+            return _hint(self.waiting), gr.update(), *_buttons(can_stop=False, can_resume=False), "", ""
         state = job.state
         is_active = state in ("waiting", "running")
         html = Markup(self.html(session, job, state))
         done = job.name if state == "finished" else ""
         # what cannot be read fails again
         can_resume = self.keeps_going and (state == "stopped" or (state == "failed" and _has_begun(job)))
-        return html, gr.update(), *_buttons(can_stop=is_active, can_resume=can_resume), done
+        awaited = job.name if is_active else ""
+        return html, gr.update(), *_buttons(can_stop=is_active, can_resume=can_resume), awaited, done
 
     def html(self, session: Session, job: Job, state: str) -> str:
         """Return the HTML of a job in a state."""
