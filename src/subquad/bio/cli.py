@@ -14,7 +14,7 @@ from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.errors import flag_name
-from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededOptions
+from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededFolderOptions
 
 __all__ = ["app"]
 
@@ -38,14 +38,6 @@ class EmbeddingOptions(OutputOptions):
 
     out: Output[Path]
     """Output file, which ends in .safetensors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeededFolderOptions(SeededOptions):
-    """Options of a command that writes a folder and draws random numbers."""
-
-    out: Output[Path]
-    """Output folder."""
 
 
 @app.command

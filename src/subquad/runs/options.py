@@ -16,6 +16,7 @@ __all__ = [
     "Output",
     "OutputOptions",
     "RunOptions",
+    "SeededFolderOptions",
     "SeededOptions",
     "Training",
     "check_seed",
@@ -71,6 +72,14 @@ class SeededOptions(OutputOptions):
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes."""
         check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededFolderOptions(SeededOptions):
+    """Options of a command that writes a folder and draws random numbers."""
+
+    out: Output[Path]
+    """Output folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
