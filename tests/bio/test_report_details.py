@@ -141,6 +141,14 @@ def test_coverage_of_rows_that_also_selected_the_models_is_not_promised():
     assert "also selected hyperparameters and epochs, so that the coverage" in " ".join(render(run).split())
 
 
+def test_models_that_are_no_better_than_a_mean_are_called_so():
+    metrics = {"task_type": "regression", "main_metric": "spearman", "rows": {"test": 45}}
+    test = {"ridge": {"spearman": 0.08, "r2": -0.07}, "boosting": {"spearman": 0.1, "r2": -0.0031}}
+    said = "No model is closer to the test rows than their mean (R² of at most -0.003)."
+    assert lead_of({**metrics, "test": test}).endswith(said)
+    assert said[:20] not in lead_of({**metrics, "test": {**test, "ridge": {"spearman": 0.08, "r2": 0.01}}})
+
+
 def test_a_lead_without_the_additive_path_says_first_whether_the_baselines_are_below():
     run = finished("regression")
     unknown = "Whether it is better than its additive path, which is not among the models, is unknown."

@@ -1,5 +1,7 @@
 """Reading jets: the values, and the errors of files that cannot be used."""
 
+import re
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -97,6 +99,8 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     paths = [write(tmp_path / "good.root", columns("Hbb"))]
     paths.append(write(tmp_path / "missing.root", missing))
     paths.append(write(tmp_path / "unlabelled.root", unlabelled))
+    few = {name: value for name, value in columns("QCD").items() if name.startswith(("part_px", "label_"))}
+    paths.append(write(tmp_path / "few.root", few))
     paths.append(write(tmp_path / "nameless.root", unlabelled | {"label_": np.ones(23)}))
     (tmp_path / "text.root").write_text("no ROOT file")
     paths.append(tmp_path / "text.root")
@@ -104,10 +108,11 @@ def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
         read(paths)
     text = str(caught.value)
     assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
+    assert re.search(r"few\.root: .*; it has .*part_px.*; give files in JetClass's layout", text)
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
     assert "nameless.root: the branch label_ names no class; rename it to label_<class>, or drop it" in text
     assert "add a branch label_<class> for each class, or fit a tagger with a --card that describes the labels" in text
-    assert "text.root: is not a ROOT file, or is damaged or truncated" in text
+    assert "text.root: is not a ROOT file, since it begins with '" in text
     assert "good.root" not in text
 
 

@@ -333,7 +333,7 @@ def test_invalid_external_scores_are_refused(tmp_path):
         evaluate(scores=[f"ParT={tmp_path}/none.root"], out=tmp_path / "evaluation")
     text = tmp_path / "text.root"
     text.write_text("no jets")
-    with pytest.raises(SubquadError, match=r"text.root: is not a ROOT file, or is damaged or truncated"):
+    with pytest.raises(SubquadError, match=r"text.root: is not a ROOT file, since it begins with '"):
         read_external_scores(text, "other")
     bad = external_scores(tmp_path / "bad.root", np.array([0, 7, 2]))
     with pytest.raises(SubquadError, match=r"bad.root: entry 1: no label is 1; exactly one label of a jet must be 1"):

@@ -149,7 +149,7 @@ def check_names(named: Iterable[str]) -> tuple[str, ...]:
     names = tuple(named)
     for name in names:
         if name not in FITTED:
-            raise unknown("model", name, FITTED)
+            raise SubquadError(f"--models: {unknown('model', name, FITTED)}")
     return names
 
 

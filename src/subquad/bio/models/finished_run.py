@@ -161,7 +161,10 @@ def best_single(metrics: Mapping[str, Any]) -> str:
 
 
 def lead_of(metrics: Mapping[str, Any]) -> str:
-    """Return in a sentence whether the best single model is clearly above all others; empty if there are no others."""
+    """Return whether the best single model is clearly above all others, and whether none is better than a mean.
+
+    Empty if there are no others, and it is better.
+    """
     single = [name for name in metrics["test"] if name not in names_of("ensemble")]
     best = best_single(metrics)
     if metrics.get("wins") == best:
@@ -172,6 +175,9 @@ def lead_of(metrics: Mapping[str, Any]) -> str:
         if gaps and all(gap["low"] > 0 for gap in gaps):
             text = "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
         text += " Whether it is better than its additive path, which is not among the models, is unknown."
+    highest = max(own.get("r2", 1.0) for own in metrics["test"].values())
+    if highest <= 0:
+        text += f" No model is closer to the test rows than their mean (R² of at most {highest:.3f})."
     return text.strip()
 
 

@@ -303,4 +303,10 @@ def _damage_message(path: Path, kind: str, error: Exception) -> str:
         return f"{path}: is not a {kind} file, or {what} ({reason}); copy it to this machine, and give the copy"
     if path.is_file() and not path.stat().st_size:
         return f"{path}: the file is empty (0 bytes); copy it again"
+    if kind == "ROOT" and path.is_file():
+        with path.open("rb") as file:
+            start = file.read(16)
+        if _MAGIC.get(start[:4]) != kind:
+            begin = start.decode("latin-1")
+            return f"{path}: is not a ROOT file, since it begins with {begin!r}; give one, or copy it again"
     return f"{path}: is not a {kind} file, or is damaged or truncated ({reason}); copy it again"

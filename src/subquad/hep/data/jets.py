@@ -241,6 +241,9 @@ def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: b
         if missing:
             reasons = [f"{name} is not read, as {source.refused[name]}" for name in missing if name in source.refused]
             advice = "give files in JetClass's layout, or fit a tagger on this layout with --card"
+            if len(missing) > len(source.columns):
+                # perhaps the particles lie in records, which are one branch
+                advice = f"it has {', '.join(source.columns)}; {advice}"
             errors.append(
                 f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
                 f"{'; '.join(reasons[:3]) or advice}"

@@ -157,8 +157,8 @@ def check_architecture(place: Path | str, config: Mapping[str, Any]) -> None:
         reason = "has an encoder"
     if reason is not None:
         raise SubquadError(
-            f"{place}: {model} {reason}; only decoders with the attention of Llama, Mistral, Qwen and Gemma 3, which "
-            "has rotary positions, can be linearized"
+            f"{place}: {model} {reason}; only decoders can be linearized whose attention has rotary positions, as "
+            "that of Llama, Mistral, Qwen and Gemma 3"
         )
 
 
@@ -259,7 +259,7 @@ def download(name: str, *, has_weights: bool = True) -> Path:
             f"{name}: no such folder, and the Hugging Face Hub has no such model (or it is private: `hf auth login`)"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].removeprefix("Got: ")
         raise SubquadError(
             f"{name}: no such folder, and it cannot be downloaded from the Hugging Face Hub ({reason}); check the name "
             f"and the network, {remedy}"
