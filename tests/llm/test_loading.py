@@ -158,7 +158,9 @@ def test_types_that_are_refused_by_name_are_those_that_conversion_refuses(tmp_pa
 
 def test_an_adapter_of_peft_is_to_be_merged(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(SubquadError, match=r"an adapter of PEFT; merge it into its model first, with AutoPeftModel"):
+    with pytest.raises(
+        SubquadError, match=r"an adapter of PEFT; merge it into its model first, with peft.AutoPeftModel"
+    ):
         locate(tmp_path)
 
 

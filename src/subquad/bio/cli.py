@@ -14,6 +14,7 @@ from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.errors import flag_name
+from subquad.runs.folder import check_free
 from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededFolderOptions
 
 __all__ = ["app"]
@@ -58,6 +59,7 @@ def fit(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
+    check_free(options.out, force=options.force)
     from subquad.bio.commands.fit import fit as run_fit
     from subquad.bio.commands.printing import print_models
 
@@ -86,6 +88,7 @@ def cross_validate(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
+    check_free(options.out, force=options.force)
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
     from subquad.bio.commands.printing import print_folds
 
@@ -128,12 +131,14 @@ def predict(
     if not options.quiet:
         names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
         first = [name for name in frame.columns[:1] if name and name not in names]
-        shown = with_short_names(frame)
+        shown, note = with_short_names(frame), ""
         if {"prediction_low", "prediction_high"} <= set(names):
             shown = with_intervals(shown)
             names = [*(name for name in names if name not in ("prediction_low", "prediction_high")), "90 % interval"]
+            if "prediction_std" in names:
+                note = "prediction_std is the spread of the models; the interval says how far measurements may be off."
         print_rows(shown, [*first, *names], "predictions", most=5)
-        print(f"Wrote {options.out}.")
+        print(f"{note}\nWrote {options.out}.".lstrip())
 
 
 @app.command

@@ -84,7 +84,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         case None:
             return text + f"the difference of {gap} is not significant on these test jets."
         case "boosting":
-            better, advice = "it is better", " More training jets may help the tagger."
+            better, advice = "it is better", " More training jets or epochs may help the tagger."
         case _:
             better, advice = "the tagger is better", ""
     return text + f"{better} by {gap}. Training seeds were not varied.{advice}"

@@ -111,8 +111,9 @@ def locate(model: str | Path) -> Path:
     kind = checkpoint_kind(path)
     if kind is None and (path / PEFT_CONFIG).is_file():
         raise SubquadError(
-            f"{path}: an adapter of PEFT; merge it into its model first, with AutoPeftModelForCausalLM"
-            ".from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and copy the tokenizer's files"
+            f"{path}: an adapter of PEFT; merge it into its model first, with peft.AutoPeftModelForCausalLM"
+            ".from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW), and copy the tokenizer's files of that "
+            "model to NEW"
         )
     if kind is None:
         raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
