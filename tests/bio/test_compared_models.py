@@ -58,15 +58,15 @@ def test_named_models_are_fitted_the_simplest_first():
 @pytest.mark.parametrize(
     ("task_type", "named", "has_sequence", "message"),
     [
-        ("regression", ("ridge", "lyra-papr"), True, "no model 'lyra-papr'; did you mean 'lyra-paper'?"),
+        ("regression", ("ridge", "lyra-papr"), True, "--models: no model 'lyra-papr'; did you mean 'lyra-paper'?"),
         # an ensemble is not fitted but combined
         (
             "regression",
             ("ensemble",),
             True,
-            "no model 'ensemble' (there are: ridge, embedding-ridge, vienna, vienna_bpp,",
+            "--models: no model 'ensemble' (there are: ridge, embedding-ridge, vienna, vienna_bpp,",
         ),
-        ("regression", ("net",), False, "no model 'net' (there are:"),
+        ("regression", ("net",), False, "--models: no model 'net' (there are:"),
         (
             "binary",
             ("ridge", "vienna"),
