@@ -124,3 +124,9 @@ def test_a_file_of_another_kind_is_never_replaced(run, tmp_path):
     with pytest.raises(SubquadError, match=r"corpus.txt: is no HTML file, and --force replaces only reports"):
         report(run("linear"), out=text, force=True)
     assert text.read_text() == "mine"
+
+
+def test_the_shipped_example_has_no_report_of_its_own(tmp_path):
+    message = "^example:linear-smollm2: no evaluations.json in it, from which its report is written; compare it with"
+    with pytest.raises(SubquadError, match=message):
+        report("example:linear-smollm2", out=tmp_path / "page.html")

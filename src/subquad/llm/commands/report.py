@@ -6,7 +6,7 @@ from subquad.errors import SubquadError
 from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, comparison_page
 from subquad.llm.plots.linearize_page import linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.examples import run_folder
+from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.records import check_record, read_record
@@ -56,8 +56,11 @@ def _read(folder: Path) -> LinearizedRun:
 
 def _page(folder: Path, run: LinearizedRun) -> str:
     if run.notes is None:
+        name = name_of_run(folder)
+        # an example is whole, and ships without it
+        copy = "" if name in EXAMPLE_RUNS else "copy the whole folder of the run, or "
         raise SubquadError(
-            f"{folder}: no {NOTES} in it, from which its report is written; copy the whole folder of the run, or "
-            "compare it with another run, which needs only the metrics"
+            f"{name}: no {NOTES} in it, from which its report is written; {copy}compare it with another run, which "
+            "needs only the metrics"
         )
     return linearize_page(run.metrics, run.notes, read_history(folder))
