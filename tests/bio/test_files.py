@@ -490,6 +490,9 @@ def test_a_large_cell_is_refused_only_if_a_quotation_mark_is_not_closed(tmp_path
     assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 1: '"target' {end}"""
     path = write(tmp_path / "t.csv", f"sequence,{'target' * 30_000}", ["ACDEF,1"])
     assert said(read_frame, path).startswith(f"{path}: the header has a cell of more than 131,072 characters; if a")
+    # found by fuzzing: a file of one character
+    path.write_text('"')
+    assert said(read_frame, path) == f"""{path}: {STRAY}\n  line 1: '"' {end}"""
     # without any mistake a cell may be as long, also in several lines
     lines = "\n".join(f"ATOM {k}, CA, {k}.5" for k in range(9_000))
     path = write(tmp_path / "t.csv", "sequence,target,pdb", ["ACDEF,1,", f'ACDEF,2,"{lines}"'])

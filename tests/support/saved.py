@@ -1,5 +1,6 @@
 """Equality of what two runs of one command wrote: the same files, weights bitwise, metrics without times."""
 
+import csv
 import json
 import re
 import zipfile
@@ -7,7 +8,17 @@ import zipfile
 import uproot
 from safetensors.numpy import load_file
 
-TIMES = ("seconds", "jets_per_second", "memory_mb", "core_hours", "date", "machine", "cpu_seconds", "parts")
+TIMES = {
+    "seconds",
+    "task_seconds",
+    "jets_per_second",
+    "memory_mb",
+    "core_hours",
+    "date",
+    "machine",
+    "cpu_seconds",
+    "parts",
+}
 """Keys of values that differ between two runs; `parts` are checksums of archives with the times of their entries."""
 
 
@@ -37,6 +48,9 @@ def _content(path, output):
             # an output may name itself
             text = path.read_text(encoding="utf-8").replace(str(output), "")
             return [_timeless(json.loads(one)) for one in ([text] if path.suffix == ".json" else text.splitlines())]
+        case ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                return [_timeless(row) for row in csv.DictReader(file)]
         case ".skops":
             return _archive(path)
         case ".md":

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ LINES = "lines"
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 TYPICAL_ROWS = 1000
 """Rows from which the kind of each column is known."""
+_LIMIT = threading.Lock()
 
 
 class Spans(dict[int, tuple[int, int]]):
@@ -91,12 +93,14 @@ def check_line_breaks(path: Path | str, frame: pd.DataFrame, name: str) -> None:
 
 @contextmanager
 def _cells_of_any_size(text: str) -> Iterator[None]:
-    """Let the module `csv` read cells of any size of a text, as pandas does."""
-    before = csv.field_size_limit(max(len(text), 1))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+    """Let the module `csv`, whose limit is one for all threads, read cells of any size of a text, as pandas does."""
+    with _LIMIT:
+        # an open cell also has the line breaks that are added at the end
+        before = csv.field_size_limit(len(text) + 2)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _records(text: str, separator: str) -> tuple[list[_Record], list[str]]:
