@@ -161,18 +161,19 @@ def epoch_batches(
     """
     lengths = np.maximum(inputs.lengths, 1)
     batch_size = min(batch_size, len(rows))
-    is_even = bool((lengths[rows] == lengths[rows[0]]).all())
 
     def batches(epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng((seed, epoch))
         order = rows[random.permutation(len(rows))]
-        if not is_even:
-            pools = np.array_split(order, max(1, len(order) // (BATCHES_PER_POOL * batch_size)))
-            order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-        cut = _cut(order, lengths, task_type=task_type, batch_size=batch_size)
-        # the gradient of a few remaining rows would be noisy; they come in another epoch
-        whole = [part for part in cut if 2 * len(part) > min(map(len, cut[:-1] or cut))]
-        return [whole[i] for i in random.permutation(len(whole))]
+        while True:
+            cut = _cut(_in_pools(order, lengths, batch_size), lengths, task_type=task_type, batch_size=batch_size)
+            left = len(cut[-1])
+            if 2 * left > min(map(len, cut[:-1] or cut)):
+                break
+            # the gradient of a few remaining rows would be noisy; so many random rows come in another epoch, because
+            # those that remain are the longest ones
+            order = order[:-left]
+        return [cut[i] for i in random.permutation(len(cut))]
 
     return batches
 
@@ -186,6 +187,12 @@ def shuffled_batches(rows: np.ndarray, *, batch_size: int, seed: int) -> Callabl
         return [order[begin : begin + size] for begin in range(0, len(order) - size + 1, size)]
 
     return batches
+
+
+def _in_pools(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return rows with those of similar length together, in pools of `BATCHES_PER_POOL` batches or more."""
+    pools = np.array_split(order, max(1, len(order) // (BATCHES_PER_POOL * batch_size)))
+    return np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
 
 
 def _cut(order: np.ndarray, lengths: np.ndarray, *, task_type: str, batch_size: int) -> list[np.ndarray]:
