@@ -18,6 +18,7 @@ from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, In
 from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.runs.damage import damage_as_error
+from subquad.runs.hdf5 import datasets_of
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
 __all__ = [
@@ -259,10 +260,9 @@ def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
     """Return the only data set of an HDF5 file; a small file can say any shape, which is checked before it is read."""
     h5py = require("h5py", extra="embed")
     with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
-        names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        _check_single(path, "data sets", names)
-        found = file[names[0]]
+        datasets = datasets_of(path, file, extra="embed")
+        _check_single(path, "data sets", list(datasets))
+        (found,) = datasets.values()
         # an empty data set has no shape
         shape: Any = found.shape or ()
         _check_matrix(path, shape, found.dtype)

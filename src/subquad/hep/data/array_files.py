@@ -12,10 +12,11 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 from subquad.hep.data.energyflow import is_energyflow, momenta_and_types
-from subquad.hep.data.hdf5_collections import CollectionTable, datasets_of
+from subquad.hep.data.hdf5_collections import CollectionTable
 from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, native, rows_of
 from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
+from subquad.runs.hdf5 import datasets_of
 
 __all__ = ["ArrayTable", "hdf5", "npz"]
 
@@ -43,11 +44,12 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
     """Open an HDF5 file: a public layout, numerical arrays at its root, or compound types and groups.
 
     Raises:
-        SubquadError: An array is not a column of jets, or nothing in the file can be read.
+        SubquadError: An array is not a column of jets, nothing in the file can be read, or a part of it lies in another
+            file.
     """
     h5py = require("h5py", extra="hep")
     with readable(path) as given, h5py.File(given) as file:
-        datasets = datasets_of(file)
+        datasets = datasets_of(path, file, extra="hep")
         _check_filters(path, datasets)
         arrays = {
             name: SequentialArray(dataset.shape, rows_of(dataset))

@@ -16,17 +16,10 @@ import numpy as np
 from subquad.errors import raise_errors, require
 from subquad.hep.data.padded_arrays import native
 
-__all__ = ["CollectionTable", "datasets_of"]
+__all__ = ["CollectionTable"]
 
 VALID = ("valid", "mask")
 """Names of the field that is true for real particles."""
-
-
-def datasets_of(file: Any) -> dict[str, Any]:
-    """Return all datasets of an HDF5 file by their paths."""
-    h5py, found = require("h5py", extra="hep"), {}
-    file.visititems(lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {}))
-    return found
 
 
 class CollectionTable:
