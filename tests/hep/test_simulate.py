@@ -20,6 +20,7 @@ from subquad.hep.settings import CLASSES, SimulateSettings
 from subquad.hep.simulation.jets import ETA_MAX, PT_RANGE
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.shard import make_jets
+from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.hep.simulation.writer import BRANCHES, read_columns
 
 pytest.importorskip("awkward")
@@ -214,6 +215,16 @@ def test_a_worker_that_fails_is_reported_with_the_end_of_its_error_output(tmp_pa
     with pytest.raises(SubquadError, match=r"(?s)TTBar_000\.root: the simulation ended with status \d+.*no hadrons"):
         simulate(settings, out=tmp_path / "out", quiet=True)
     assert not list((tmp_path / "out").glob("*.root"))
+
+
+@pytest.mark.slow
+@needs_pythia
+def test_a_file_that_the_system_does_not_take_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").touch()
+    job = Job(name="WToQQ", jets=1, shard=0, seed=1, path=tmp_path / "file" / "WToQQ_000.root")
+    with pytest.raises(OSError, match="File exists") as error:
+        run_jobs([job], workers=1, advance=lambda jets: None)
+    assert error.value.filename == str(job.path)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """One file of simulated jets of one class, which depends on its own seed only; and the worker that writes such files.
 
 `python -m subquad.hep.simulation.shard` reads jobs from standard input, one JSON object per line, and answers on
-standard output with one JSON object per line: `{"jets": n}` while it works, `{"done": path}` after each file.
+standard output with one JSON object per line: `{"jets": n}` while it works, `{"done": path}` after each file, and
+`{"refused": [errno, path]}` for a file that the system does not take.
 """
 
 import json
@@ -50,7 +51,7 @@ def make_jets(
 def serve(jobs: TextIO, answers: TextIO) -> None:
     """Write files until standard input ends."""
 
-    def answer(**what: int | str) -> None:
+    def answer(**what: int | str | list[int | str]) -> None:
         answers.write(json.dumps(what) + "\n")
         answers.flush()
 
@@ -60,8 +61,14 @@ def serve(jobs: TextIO, answers: TextIO) -> None:
         table = make_jets(
             job["name"], job["jets"], job["seed"], shard=job["shard"], advance=lambda jets: answer(jets=jets)
         )
-        write_jets(path, table)
-        answer(done=str(path))
+        try:
+            write_jets(path, table)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            answer(refused=[error.errno, str(path)])
+        else:
+            answer(done=str(path))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from subquad.errors import SubquadError
 __all__ = ["Job", "run_jobs"]
 
 # kinds of messages of a worker
-_JETS, _DONE, _FAILED = "jets", "done", "failed"
+_JETS, _DONE, _REFUSED, _FAILED = "jets", "done", "refused", "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, advance: Callable[[int], None]) 
         advance: Called with the number of new jets.
 
     Raises:
+        OSError: A file cannot be written.
         SubquadError: A worker ended before its job was done.
     """
     todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -75,6 +76,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, advance: Callable[[int], None]) 
             kind, value = messages.get()
             if kind == _FAILED:
                 raise SubquadError(value)
+            if kind == _REFUSED:
+                number, path = value
+                raise OSError(number, os.strerror(number), path)
             if kind == _JETS:
                 advance(value)
             else:
