@@ -4,6 +4,7 @@ import resource
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 pytest.importorskip("hypothesis")
@@ -78,6 +79,15 @@ def test_a_reader_that_takes_too_much_memory_is_a_fault(call, read):
     (fault,) = explorer.faults.values()
     assert fault["error"].startswith("MemoryError")
     assert explorer.refused == 0
+
+
+def test_memory_counts_that_is_used_and_not_what_is_reserved(call):
+    # beyond the limit of 64 MiB, below twice as much
+    explorer = call(lambda _: np.empty(100 * 2**20, dtype=np.uint8))
+    assert explorer.faults == {}
+    explorer = call(lambda _: np.ones(100 * 2**20, dtype=np.uint8))
+    (fault,) = explorer.faults.values()
+    assert fault["error"] == "more than 67,108,864 bytes of memory"
 
 
 def test_an_error_of_the_user_is_no_fault(call):

@@ -1,9 +1,10 @@
 """Readers that are called with damaged input in a process of its own, with limits of time and memory.
 
 The only answers allowed are a value and a `SubquadError`. What else happens is reported with its input: other
-exceptions, more than 10 seconds of the processor, more than 2 GB of memory, a crash of the process, and refusals that
-do not name the file. Readers turn what a library raises into a `SubquadError`, the end of the time or of the memory
-too; these are faults whatever comes of them. Inputs are drawn by hypothesis, so that a seed repeats them.
+exceptions, more than 10 seconds of the processor, more than 2 GB of memory (4 GB if most of it is reserved and not
+used), a crash of the process, and refusals that do not name the file. Readers turn what a library raises into a
+`SubquadError`, the end of the time or of the memory too; these are faults whatever comes of them. Inputs are drawn by
+hypothesis, so that a seed repeats them.
 """
 
 import json
@@ -137,7 +138,7 @@ class Explorer:
     faults: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.files, self.valid, self.late = [], None, None
+        self.files, self.valid, self.late, self.most = [], None, None, 0
         if self.target.write is not None:
             home = self.folder / "valid"
             home.mkdir()
@@ -146,8 +147,9 @@ class Explorer:
             self.files = [(path, path.read_bytes()) for path in found if path.is_file()]
             # what is imported at the first call is not the memory of a call
             self.target.read(self.valid)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + self.memory, resource.RLIM_INFINITY))
+        # pyarrow reserves what a damaged page of Parquet claims, at most 2 GB, before it finds nothing to write there
+        resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 2 * self.memory, resource.RLIM_INFINITY))
+        self.most = _memory("VmRSS") + self.memory
         signal.signal(signal.SIGPROF, self._end)
 
     def inputs(self):
@@ -173,6 +175,7 @@ class Explorer:
 
         self.tried += 1
         self.late, error = None, None
+        _forget_peak()
         try:
             # again and again, as a library may drop the first exception
             signal.setitimer(signal.ITIMER_PROF, self.seconds, self.seconds)
@@ -189,6 +192,9 @@ class Explorer:
         elif out_of_memory is not None:
             frames = traceback.extract_tb(out_of_memory.__traceback__)
             self._keep(f"{type(out_of_memory).__name__}: {out_of_memory}"[:300], _place(frames), path)
+        elif _memory("VmHWM") > self.most:
+            place = _place(traceback.extract_tb(error.__traceback__)) if error else ""
+            self._keep(f"more than {self.memory:,} bytes of memory", place, path)
         elif isinstance(error, SubquadError):
             self.refused += 1
             # an error in the content of a folder names the folder or the file
@@ -215,6 +221,16 @@ class Explorer:
     def save(self):
         report = {"tried": self.tried, "refused": self.refused, "faults": list(self.faults.values())}
         (self.folder / "report.json").write_text(json.dumps(report, indent=1))
+
+
+def _memory(name):
+    """Return a number of bytes that the system keeps for this process; `VmHWM` is the peak of `VmRSS`."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
+
+
+def _forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _chain(error):
