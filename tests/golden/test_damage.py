@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from subquad import bio
+from subquad import bio, llm
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run
+from subquad.runs.storage import CHECKSUM, read_tensors_and_metadata, write_tensors
 
 HERE = Path(__file__).parent
 FILES = {
@@ -75,6 +76,19 @@ def test_a_damaged_part_of_a_fitted_baseline_is_refused(tmp_path):
         (tmp_path / "ridge.skops").write_bytes(data[:place] + b"\xff\xff" + data[place + 2 :])
         with pytest.raises(SubquadError, match=r"ridge\.skops: (damaged|written by another version|contains)"):
             Baseline.load(tmp_path / "ridge.skops")
+
+
+@pytest.mark.parametrize("kind", ["bio_model", "hep_tagger", "llm_model", "llm_adapter"])
+def test_saved_weights_that_are_not_finite_are_refused_whatever_their_checksum(kind, tmp_path):
+    folder = shutil.copytree(HERE / kind, tmp_path / "copy")
+    tensors, header = read_tensors_and_metadata(folder / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim == 2)
+    tensors[name][-1, -1] = float("nan")
+    config = json.loads((folder / "config.json").read_text())
+    config["subquad"][CHECKSUM] = write_tensors(folder / "model.safetensors", tensors, header)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SubquadError, match=rf"copy/model\.safetensors: {name} holds values that are not finite"):
+        llm.load(folder, base=folder / "base") if kind == "llm_adapter" else load_run(folder)
 
 
 @pytest.mark.parametrize("kind", [[], {}, None, "physics"])

@@ -12,16 +12,17 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs import folder as folder_module
-from subquad.runs.folder import FORMAT, check_part, check_run_folder, load_config, load_tensors, open_run
+from subquad.runs.examples import shipped_file
+from subquad.runs.folder import FORMAT, check_part, check_run_folder, check_weights, load_config, load_tensors, open_run
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,
     check_output,
     create_folder,
     fingerprint,
+    is_finite,
     read_json,
     read_tensors,
-    shipped_file,
     write_json,
     write_tensors,
 )
@@ -250,6 +251,23 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     finish(tmp_path, weights=torch.tensor([1.0, value]))
     with pytest.raises(SubquadError, match=r"model\.safetensors: w holds values that are not finite"):
         load_tensors(tmp_path)
+    # whole language models, which transformers reads
+    with pytest.raises(SubquadError, match=r"model\.safetensors: w holds values that are not finite; train it again"):
+        check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_whether_values_are_finite_is_known_for_each_type(kind):
+    values = torch.linspace(-3e4, 3e4, 35).to(kind).view(5, 7)
+    assert is_finite(values)
+    # a part of a tensor, as of tied weights, whose numbers do not lie side by side
+    assert is_finite(values.T[1:4])
+    assert is_finite(values[:0])
+    for value in (float("nan"), float("inf"), float("-inf")):
+        spoilt = values.clone()
+        spoilt[3, 4] = value
+        assert not is_finite(spoilt)
+    assert is_finite(torch.tensor([7, 2**40]))
 
 
 def test_the_fingerprint_changes_with_any_part(tmp_path):

@@ -1,11 +1,11 @@
-"""Fitted runs that ship with the package, which can be opened before anything is trained."""
+"""Files that ship with the package, and among them fitted runs, which can be opened before anything is trained."""
 
+import hashlib
 from pathlib import Path
 
-from subquad.errors import unknown
-from subquad.runs.storage import shipped_file
+from subquad.errors import SubquadError, unknown
 
-__all__ = ["EXAMPLE_RUNS", "name_of_run", "run_folder"]
+__all__ = ["EXAMPLE_RUNS", "name_of_run", "run_folder", "shipped_file"]
 
 PREFIX = "example:"
 EXAMPLE_RUNS = {
@@ -43,3 +43,22 @@ def run_folder(run: Path | str) -> Path:
 def name_of_run(folder: Path) -> str:
     """Return the name of a run that ships with the package, or else its folder."""
     return next((name for name in EXAMPLE_RUNS if run_folder(name) == folder), str(folder))
+
+
+def shipped_file(path: Path, sha256: str) -> Path:
+    """Return the path of a data file that ships with the package, after checking its content.
+
+    Args:
+        path: Where the package has it.
+        sha256: The expected checksum, 64 hex digits.
+
+    Raises:
+        SubquadError: The file is missing or its content has changed.
+    """
+    if not path.is_file():
+        raise SubquadError(f"{path}: this file of the package is missing; install subquad again")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise SubquadError(f"{path}: this file of the package has changed (sha256 {digest}); install subquad again")
+    return path

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from subquad.runs.storage import (
     as_folder,
     atomic,
     check_writable,
+    is_finite,
     plain,
     read_json,
     read_tensors_and_metadata,
@@ -299,9 +300,7 @@ def load_tensors(directory: Path | str) -> "dict[str, Tensor]":
     """
     tensors, metadata = read_tensors_and_metadata(Path(directory) / WEIGHTS)
     _check_same_run(Path(directory), metadata)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise SubquadError(f"{Path(directory) / WEIGHTS}: {name} holds values that are not finite; fit it again")
+    _check_finite(Path(directory), [name for name, tensor in tensors.items() if not is_finite(tensor)])
     return tensors
 
 
@@ -309,9 +308,11 @@ def check_weights(directory: Path | str) -> None:
     """Check the weights of a model folder that another library will read.
 
     Raises:
-        SubquadError: They are missing or damaged, or those of another run.
+        SubquadError: They are missing or damaged, not finite, or those of another run.
     """
-    _check_same_run(Path(directory), verify_tensors(Path(directory) / WEIGHTS))
+    metadata, wrong = verify_tensors(Path(directory) / WEIGHTS)
+    _check_same_run(Path(directory), metadata)
+    _check_finite(Path(directory), wrong)
 
 
 def check_part(path: Path) -> None:
@@ -330,6 +331,11 @@ def check_part(path: Path) -> None:
 
 def _checksum(path: Path) -> str:
     return f"{zlib.crc32(path.read_bytes()):08x}"
+
+
+def _check_finite(directory: Path, wrong: Sequence[str]) -> None:
+    if wrong:
+        raise SubquadError(f"{directory / WEIGHTS}: {wrong[0]} holds values that are not finite; train it again")
 
 
 def _check_same_run(directory: Path, metadata: Mapping[str, str]) -> None:

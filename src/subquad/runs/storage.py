@@ -37,13 +37,13 @@ __all__ = [
     "check_writable",
     "create_folder",
     "fingerprint",
+    "is_finite",
     "null_as_nan",
     "plain",
     "read_json",
     "read_tensors",
     "read_tensors_and_metadata",
     "remove_temporaries",
-    "shipped_file",
     "sync",
     "temporaries_of",
     "verify_tensors",
@@ -181,25 +181,6 @@ def check_not_inside(out: Path | str, *inputs: Path | str | None, flag: str) -> 
     for given in inputs:
         if given is not None and Path(out).resolve() in (Path(given).resolve(), *Path(given).resolve().parents):
             raise SubquadError(f"{flag} {given} lies in --out {out}, which would be overwritten; choose another --out")
-
-
-def shipped_file(path: Path, sha256: str) -> Path:
-    """Return the path of a data file that ships with the package, after checking its content.
-
-    Args:
-        path: Where the package has it.
-        sha256: The expected checksum, 64 hex digits.
-
-    Raises:
-        SubquadError: The file is missing or its content has changed.
-    """
-    if not path.is_file():
-        raise SubquadError(f"{path}: this file of the package is missing; install subquad again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise SubquadError(f"{path}: this file of the package has changed (sha256 {digest}); install subquad again")
-    return path
 
 
 def as_folder(out: Path | str) -> Path:
@@ -355,14 +336,35 @@ def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dic
         return tensors, _verified(path, tensors, tensors.__getitem__, file.metadata())
 
 
-def verify_tensors(path: Path | str) -> dict[str, str]:
-    """Return the entries of the header of a safetensors file after checking its content, one tensor at a time.
+def verify_tensors(path: Path | str) -> tuple[dict[str, str], list[str]]:
+    """Check the content of a safetensors file, one tensor at a time.
+
+    Returns:
+        The entries of its header, and the tensors that are not finite, unless it has no checksum and is not read.
 
     Raises:
         SubquadError: There is no such file, or it is damaged; see `read_tensors_and_metadata`.
     """
+    wrong: list[str] = []
     with _opened(path) as file:
-        return _verified(path, file.keys(), file.get_tensor, file.metadata())
+
+        def inspected(name: str) -> "Tensor":
+            tensor: Tensor = file.get_tensor(name)
+            if not is_finite(tensor):
+                wrong.append(name)
+            return tensor
+
+        return _verified(path, file.keys(), inspected, file.metadata()), wrong
+
+
+def is_finite(tensor: "Tensor") -> bool:
+    """Return whether all values of a tensor are finite numbers, in less time than a checksum of it takes."""
+    if tensor.is_complex():
+        return is_finite(tensor.real) and is_finite(tensor.imag)
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # both are NaN if any value is
+    return all(math.isfinite(float(limit)) for limit in tensor.aminmax())
 
 
 @contextmanager

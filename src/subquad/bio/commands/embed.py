@@ -117,7 +117,7 @@ def _remove_complete(out: Path, partial: Path) -> None:
     if not out.is_file() or not (partial / CONFIG).is_file():
         return
     try:
-        header = verify_tensors(out)
+        header, _ = verify_tensors(out)
     except SubquadError:
         # another file, which is not to be overwritten
         return

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from subquad.errors import unknown
-from subquad.runs.storage import shipped_file
+from subquad.runs.examples import shipped_file
 
 __all__ = ["EXAMPLES", "PREFIX", "resolve_table"]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from subquad.runs.storage import shipped_file
+from subquad.runs.examples import shipped_file
 
 __all__ = ["EXAMPLES", "example_path"]
 
