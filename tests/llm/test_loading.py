@@ -208,6 +208,8 @@ def test_a_model_that_cannot_be_downloaded_is_an_error_with_what_to_do(hub):
         ("---\nlicense: other\nlicense_name: tiny\nlanguage: [de, en]\ntags: [x]\n---\n", "other tiny [de, en]"),
         ("---\nlicense: [unclosed\n---\n", None),
         ("# no front matter\n", None),
+        (f"---\nlicense: 1:{'00:' * 180}00.5\n---\n", None),
+        ("\n---\nlicense: other\nlicense_name: tiny\nlanguage: [de, en]\n--- \n---\n", "other tiny [de, en]"),
     ],
 )
 def test_the_card_of_a_student_names_its_teacher_and_the_licence(tmp_path, front, wanted, monkeypatch):

@@ -38,6 +38,11 @@ def test_whatever_is_no_json_is_the_error_of_a_file(text, message, tmp_path):
         ("[" * 100_000, "too many values inside each other"),
         (BOMB, "more than 100,000 values"),
         ("a: &a [*a]", "an alias that contains itself"),
+        # PyYAML reads 1:30 as 90
+        (f"a: {'1:' + '00:' * 180}00.5", "a number of 546 characters: 1:00:00:00:00:00:00:…; quote it if it is text"),
+        (f"a: {'1:' + '00:' * 10**6}00", "a number of 3,000,004 characters"),
+        (f"a: !!float '{'1:' * 10**6}1'", "a number of 2,000,001 characters"),
+        (f"a: 2001-01-01 00:00:00.{'0' * 10**6}", "a date of 1,000,020 characters"),
     ],
 )
 def test_whatever_is_no_yaml_is_one_type_of_error(text, message):

@@ -12,6 +12,8 @@ __all__ = ["defined_twice", "parse_json", "parse_yaml"]
 
 LARGEST = 100_000
 """Number of values of a YAML text, each of them counted as often as an alias repeats it."""
+LONGEST = 100
+"""Number of characters of a number or a date in a YAML text; those with colons take time by the square of it."""
 
 
 def parse_json(text: str) -> Any:
@@ -34,8 +36,8 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text; its tags cannot make objects of Python.
 
     Raises:
-        yaml.YAMLError: It is not YAML, has a value that cannot be, such as the date 2001-99-99, is nested too deeply,
-            or becomes very large by aliases.
+        yaml.YAMLError: It is not YAML, has a value that cannot be, such as the date 2001-99-99 or a number of hundreds
+            of characters, is nested too deeply, or becomes very large by aliases.
     """
     import yaml
 
@@ -47,19 +49,37 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.YAMLError("too many values inside each other") from None
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise yaml.YAMLError(f"a value cannot be read: {error}") from error
 
 
 def _size(node: "yaml.Node | None", known: dict[int, float]) -> float:
-    """Return the number of values of a node; infinity if it contains itself."""
-    if node is None or not isinstance(node.value, list):
+    """Return the number of values of a node; infinity if it contains itself.
+
+    Raises:
+        yaml.YAMLError: A number or a date in it is too long.
+    """
+    if node is None:
+        return 1
+    if not isinstance(node.value, list):
+        _check_length(node)
         return 1
     if id(node) not in known:
         known[id(node)] = math.inf
         parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     return known[id(node)]
+
+
+def _check_length(node: "yaml.Node") -> None:
+    import yaml
+
+    kind = {"int": "a number", "float": "a number", "timestamp": "a date"}.get(node.tag.rpartition(":")[2])
+    if kind is not None and len(node.value) > LONGEST:
+        raise yaml.MarkedYAMLError(
+            problem=f"{kind} of {len(node.value):,} characters: {node.value[:20]}…; quote it if it is text",
+            problem_mark=node.start_mark,
+        )
 
 
 def defined_twice(text: str) -> list[str]:

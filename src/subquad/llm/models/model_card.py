@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import ModelCardData
 
 from subquad.llm.models.location import is_hub_name
+from subquad.runs.markup import parse_yaml
 
 __all__ = ["card_metadata", "teacher_metadata"]
 
@@ -34,11 +35,20 @@ def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
     if not card.is_file():
         return {}
     try:
-        found = metadata_load(card) or {}
+        found = parse_yaml(_metadata_block(card.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, yaml.YAMLError):
         # a card is text for people; one that cannot be read is no reason to stop
         return {}
+    if not isinstance(found, dict):
+        return {}
     return {key: found[key] for key in INHERITED if isinstance(found.get(key), str | list)}
+
+
+def _metadata_block(text: str) -> str:
+    """Return the lines between the first two lines `---` of a card; empty if it does not begin with one."""
+    lines = text.lstrip().splitlines()
+    ends = [place for place, line in enumerate(lines) if line.rstrip() == "---"][:2]
+    return "\n".join(lines[1 : ends[1]]) if len(ends) == 2 and ends[0] == 0 else ""
 
 
 def _gguf_metadata(file: Path) -> dict[str, Any]:
