@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, require
+from subquad.runs.checkpoint_files import check_no_other_files
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import fingerprint
 
@@ -136,6 +137,7 @@ def open_language_model(
     chosen = _device(device)
     if Path(name).exists() or "/" not in name or name.startswith((".", "/", "~")):
         _check_folder(Path(name))
+        check_no_other_files(Path(name))
     with _readable_errors(name):
         from transformers import AutoConfig, AutoTokenizer
 

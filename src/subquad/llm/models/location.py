@@ -12,6 +12,7 @@ import safetensors
 
 from subquad.errors import SubquadError, require
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
+from subquad.runs.checkpoint_files import PEFT_CONFIG, check_no_other_files
 from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import load_config
@@ -46,8 +47,6 @@ PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth")
 """Files of weights that can hold code."""
 CONFIG_FILES = ("config.json",)
 GGUF_MAGIC = b"GGUF"
-PEFT_CONFIG = "adapter_config.json"
-"""File by which an adapter of the library PEFT is recognized."""
 
 UNSUPPORTED_TYPES = {
     **dict.fromkeys(
@@ -101,6 +100,8 @@ def locate(model: str | Path) -> Path:
             if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
                 raise SubquadError(f"{path}: no GGUF file, in spite of its name; it is damaged or another file")
         require("gguf", "llm")
+        # transformers looks for further files beside it
+        check_no_other_files(path.parent)
         return path
     if not path.is_dir():
         meant = f"did you mean {SMOLLM2}? " if get_close_matches(str(model).lower(), [SMOLLM2], cutoff=0.7) else ""
@@ -131,6 +132,7 @@ def locate(model: str | Path) -> Path:
                 else "; the weights are missing or not in safetensors"
             )
         )
+    check_no_other_files(path)
     # the first is what transformers opens, whatever an index lists; missing files of an index are reported later
     for file in dict.fromkeys([path / WEIGHTS, *weight_files(path)]):
         if file.is_file():
@@ -205,6 +207,7 @@ def check_run(run: Path | str) -> Path:
     # a folder of `save_pretrained` has no entry of the run
     if kind != "linearized" or "subquad" in read_json(folder / "config.json"):
         load_config(folder, "llm")
+    check_no_other_files(folder)
     return folder
 
 

@@ -1,0 +1,200 @@
+"""Files that name other files: nothing but the file or folder that a user gave is read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.runs.checkpoint_files import check_no_other_files
+
+
+def changed(path, **entries):
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **entries}))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Folder of a sharded checkpoint, which has the same files as the folder `secret` beside it."""
+    pytest.importorskip("transformers")
+    from support.llm_models import tiny_model, word_tokenizer, write_text
+
+    home = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = word_tokenizer(write_text(home / "text.txt", words=500))
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(home / "given", max_shard_size="40KB")
+    tokenizer.save_pretrained(home / "given")
+    shutil.copytree(home / "given", home / "secret")
+    return home / "given"
+
+
+@pytest.fixture
+def given(checkpoint, tmp_path):
+    shutil.copytree(checkpoint.parent / "secret", tmp_path / "secret")
+    return shutil.copytree(checkpoint, tmp_path / "given")
+
+
+def weights_elsewhere(folder, name):
+    index = folder / "model.safetensors.index.json"
+    weights = json.loads(index.read_text())["weight_map"]
+    changed(index, weight_map={key: name(file) for key, file in weights.items()})
+    return index
+
+
+OTHERS = {
+    "a shard in another folder": lambda folder: weights_elsewhere(folder, lambda file: f"../secret/{file}"),
+    "a shard by its absolute path": lambda folder: weights_elsewhere(
+        folder, lambda file: str(folder.parent / "secret" / file)
+    ),
+    "a shard by a path of Windows": lambda folder: weights_elsewhere(folder, lambda file: f"..\\secret\\{file}"),
+    "a shard that is no name": lambda folder: weights_elsewhere(folder, lambda file: 3),
+    "other weights": lambda folder: changed(folder / "config.json", transformers_weights="../secret/x.safetensors"),
+    "a tokenizer": lambda folder: changed(
+        folder / "tokenizer_config.json", tokenizer_file=str(folder.parent / "secret" / "tokenizer.json")
+    ),
+    "merges": lambda folder: changed(
+        folder / "tokenizer_config.json", merges_file=str(folder.parent / "secret" / "tokenizer.json")
+    ),
+    "versions": lambda folder: changed(
+        folder / "tokenizer_config.json", fast_tokenizer_files=["../secret/tokenizer.5.0.0.json"]
+    ),
+    "another model": lambda folder: changed(
+        folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(folder.parent / "secret")
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_checkpoint_that_names_other_files_is_refused(change, given):
+    from subquad.llm.models.location import locate
+
+    locate(given)
+    OTHERS[change](given)
+    with pytest.raises(
+        SubquadError, match=r"given/[\w.]+\.json: (\w+ names a file outside its folder, |an adapter of PEFT beside)"
+    ):
+        locate(given)
+
+
+def test_a_saved_language_model_that_names_other_files_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    from subquad import llm
+
+    folder = shutil.copytree(Path(__file__).parents[1] / "golden" / "llm_model", tmp_path / "run")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT beside a model"):
+        llm.load(folder)
+
+
+def test_a_protein_language_model_that_names_other_files_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    from support.bio_language_models import esm
+
+    from subquad.bio.language_models.checkpoint import open_language_model
+
+    (tmp_path / "esm").mkdir()
+    folder = esm(tmp_path / "esm")
+    shutil.copy(folder / "vocab.txt", tmp_path / "secret.txt")
+    changed(folder / "tokenizer_config.json", vocab_file=str(tmp_path / "secret.txt"))
+    with pytest.raises(SubquadError, match=r"tokenizer_config\.json: vocab_file names a file outside its folder"):
+        open_language_model(str(folder), "MKTA", alphabet="protein", device="cpu", precision="float32", with_head=False)
+
+
+def test_a_gguf_file_beside_an_adapter_is_refused_as_transformers_would_open_the_model_of_that(tmp_path):
+    from subquad.llm.models.location import locate
+
+    pytest.importorskip("gguf")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert locate(tmp_path / "model.gguf")
+    for name in ("adapter_config.json", "config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT beside"):
+        locate(tmp_path / "model.gguf")
+
+
+def test_names_of_files_that_are_gone_or_in_the_folder_are_left_alone(tmp_path):
+    changed(tmp_path / "config.json", model_type="llama")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    entries = {"vocab_file": "/nowhere/vocab.txt", "tokenizer_file": None, "merges_file": "x" * 5000}
+    changed(tmp_path / "tokenizer_config.json", **entries, spm_file=str(tmp_path / "tokenizer.json"))
+    check_no_other_files(tmp_path)
+    check_no_other_files(tmp_path / "missing")
+
+
+def test_code_that_a_checkpoint_names_is_not_run(given):
+    from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
+
+    (given / "own.py").write_text(f"open({str(given / 'was_run')!r}, 'w')\nclass Own: pass\n")
+    changed(given / "config.json", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"})
+    changed(given / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
+    open_checkpoint(given)
+    open_tokenizer(given)
+    assert not (given / "was_run").exists()
+
+
+def test_a_chat_template_reads_no_files(given):
+    from subquad.llm.models.checkpoints import open_tokenizer
+
+    (given / "secret.txt").write_text("secret")
+    for template in ("{% include 'secret.txt' %}", "{{ ''.__class__.__mro__[1].__subclasses__() }}"):
+        changed(given / "tokenizer_config.json", chat_template=template)
+        tokenizer = open_tokenizer(given)
+        with pytest.raises(Exception, match=r"no loader for this environment|unsafe"):
+            tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+
+
+def test_columns_of_a_parquet_file_that_lie_in_another_file_are_not_read(tmp_path, monkeypatch):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    from subquad.bio.data.files import read_frame
+    from subquad.hep.data.formats import inspect_file, iterate_columns
+    from subquad.llm.data.readers import open_documents
+
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(pyarrow.table({"text": ["secret"] * 3, "score": [1.0, 2.0, 3.0]}), "secret.parquet")
+    metadata = parquet.read_metadata("secret.parquet")
+    metadata.set_file_path("secret.parquet")
+    metadata.write_metadata_file("given.parquet")
+    assert parquet.read_metadata("given.parquet").row_group(0).column(0).file_path == "secret.parquet"
+    given = tmp_path / "given.parquet"
+    with pytest.raises(SubquadError, match=r"given\.parquet"):
+        read_frame(given)
+    with pytest.raises(SubquadError, match=r"given\.parquet"):
+        list(iterate_columns(inspect_file(given, None), ["score"], 100))
+    with pytest.raises(SubquadError, match=r"given\.parquet"):
+        list(open_documents(given).documents)
+
+
+def test_uproot_does_not_follow_names_of_other_files_in_a_root_file():
+    uproot = pytest.importorskip("uproot")
+    folder = Path(uproot.__file__).parent
+    reading = [*(folder / "behaviors").glob("*.py"), *(folder / "interpretation").glob("*.py"), *folder.glob("*.py")]
+    # branches may name the file of their baskets, and trees those of their friends
+    for name in ("fFileName", "fFriends"):
+        assert [path.name for path in reading if name in path.read_text(encoding="utf-8")] == []
+
+
+def test_a_part_of_a_gguf_file_does_not_have_its_other_parts_read(tmp_path):
+    pytest.importorskip("gguf")
+    from gguf import GGUFWriter
+
+    from subquad.llm.models.checkpoints import open_checkpoint
+    from subquad.llm.models.location import locate
+
+    for number in (1, 2):
+        writer = GGUFWriter(tmp_path / f"m-0000{number}-of-00002.gguf", "llama")
+        for name, value in {"context_length": 64, "embedding_length": 32, "block_count": 1, "head_count": 2}.items():
+            getattr(writer, f"add_{name}")(value)
+        writer.add_feed_forward_length(32)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_uint16("split.count", 2)
+        writer.add_uint16("split.no", number - 1)
+        name = "token_embd.weight" if number == 1 else "output_norm.weight"
+        writer.add_tensor(name, np.ones((12, 32) if number == 1 else (32,), dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    with pytest.raises(SubquadError, match=r"m-00001-of-00002\.gguf"):
+        open_checkpoint(locate(tmp_path / "m-00001-of-00002.gguf"))
