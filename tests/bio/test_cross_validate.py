@@ -175,6 +175,35 @@ def test_classes_and_groups_keep_their_names_as_text(tmp_path):
 
 
 @pytest.mark.long
+def test_clusters_stay_together_in_the_intervals_of_pooled_differences(tmp_path):
+    random = np.random.default_rng(5)
+    centres = random.integers(0, 20, (20, 12))
+    cluster = np.repeat(np.arange(20), 10)
+    codes = centres[cluster]
+    # a row is its centre with another letter at one place, and its value mostly that of the centre
+    codes[np.arange(200), np.tile(np.arange(10), 20)] = random.integers(0, 20, 200)
+    frame = pd.DataFrame({"sequence": ["".join("ACDEFGHIKLMNPQRSTVWY"[code] for code in row) for row in codes]})
+    frame["score"] = random.normal(size=20)[cluster] + 0.1 * random.normal(size=200)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    own = settings(split_by="homology", identity=0.6, models=("ridge", "boosting"), folds=2)
+    metrics = cross_validate(tmp_path / "t.csv", own, out=tmp_path / "out", quiet=True)
+    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    truth = Target(task_type="regression", y=predicted[["measured"]].to_numpy())
+    first, other = (predicted[[name]].to_numpy(dtype=float) for name in ("ensemble", "ridge"))
+    units = cluster[predicted["row"] - 1]
+    expected, narrow = difference(truth, first, other, units=units), difference(truth, first, other)
+    assert metrics["differences"]["ensemble"]["ridge"] == pytest.approx(expected)
+    assert expected["high"] - expected["low"] > 1.5 * (narrow["high"] - narrow["low"])
+
+
+def test_folds_of_a_column_have_the_units_of_each_split():
+    equal, groups = np.array([0, 0, 1, 2, 3, 3]), np.array([0, 0, 0, 1, 1, 1])
+    frame = pd.DataFrame({"row": [1, 2, 3, 4, 5, 6], "fold": [0, 2, 0, 1, 1, 2]})
+    # rows 1 and 2 are one sequence, rows 4 and 5 one group, and row 6 is tested among sequences
+    assert cross_validate_module._units(frame, [equal, groups, equal]).tolist() == [0, 0, 1, 3, 3, 2]
+
+
+@pytest.mark.long
 def test_residues_have_means_over_the_folds_only(tmp_path):
     table(tmp_path / "t.csv", rows=41)
     metrics = cross_validate(

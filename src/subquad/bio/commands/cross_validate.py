@@ -90,7 +90,7 @@ def cross_validate(
         with atomic(run.directory / PREDICTIONS) as temporary:
             frame.to_csv(temporary, index=False)
     config = read_json(run.directory / "fold-0" / CONFIG)
-    units = None if frame is None else frame["group" if settings.split_by == "group" else "sequence"].to_numpy()
+    units = None if frame is None else _units(frame, [split.units for split in splits])
     metrics = _metrics(folds, frame, config["target"], units)
     some = {model for fold in folds for model in fold["test"]} - set(metrics["test"])
     if some:
@@ -118,6 +118,16 @@ def _predictions(directory: Path, count: int, task_type: str) -> pd.DataFrame | 
         return None
     frames = [read_test_rows(directory / f"fold-{fold}", task_type).assign(fold=fold) for fold in range(count)]
     return pd.concat(frames).sort_values("row", kind="stable", ignore_index=True)
+
+
+def _units(frame: pd.DataFrame, of_folds: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the index of the unit of each row of the predictions in the split that tests it, `(n,)`."""
+    # folds of a column hold out groups, or equal sequences if a group is in several folds
+    kinds = list({units.tobytes(): units for units in of_folds}.values())
+    kind = np.array([next(k for k, own in enumerate(kinds) if np.array_equal(own, units)) for units in of_folds])
+    of_row = kind[frame["fold"]]
+    units = np.stack(kinds)[of_row, frame["row"] - 1]
+    return np.unique(np.stack([of_row, units]), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _metrics(
@@ -172,7 +182,7 @@ def _pooled(
 ) -> dict[str, Any]:
     """Return the metrics of all rows together, and the advantage of the ensemble (else Lyra) over each other model.
 
-    Rows of one unit, a group or equal sequences, stay together in bootstrap samples.
+    Rows of one unit of the splits, such as a group, a cluster or equal sequences, stay together in bootstrap samples.
     """
     task_type, classes = target["task_type"], target["classes"]
     if task_type == "binary":
