@@ -6,7 +6,9 @@ Axes: n rows, D numbers of an embedding, L letters of all sequences together.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.runs.damage import damage_as_error
 from subquad.runs.hdf5 import datasets_of
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
+from subquad.runs.unpacking import array_header, bytes_of_array, check_expansion
 
 __all__ = [
     "Embeddings",
@@ -37,6 +40,8 @@ TENSORS = {"mean", "scores", "residues", "lengths"}
 """Arrays that our files may hold; see `subquad.bio.commands.embed`."""
 ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
 HDF5 = (".h5", ".hdf5", ".hdf")
+WIDEST = 100_000
+"""Numbers of an embedding; those of language models have up to some thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +108,6 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
             that is not a finite number.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _numpy, ".npz": _numpy}
 
     def check_rows(count: int) -> None:
         if count != len(sequences):
@@ -112,14 +116,14 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
                 "of the table, in its order"
             )
 
-    readers |= dict.fromkeys(HDF5, lambda file: _hdf5(file, check_rows))
+    readers = {".npy": _numpy, ".npz": _numpy, **dict.fromkeys(HDF5, _hdf5)}
     ending = path.suffix.lower()
     if not path.is_file():
         raise SubquadError(f"{path}: no such file (--embeddings)")
     if ending == ".safetensors":
         found = _own(path, sequences, table)
     elif ending in readers:
-        found = Embeddings(mean=_matrix(path, readers[ending](path)), model=None)
+        found = Embeddings(mean=_matrix(path, readers[ending](path, check_rows)), model=None)
     else:
         raise SubquadError(f"{path}: embeddings end in {ENDINGS}; convert the file")
     check_rows(len(found.mean))
@@ -245,15 +249,25 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
     return Embeddings(**found, model=header["model"])
 
 
-def _numpy(path: Path) -> np.ndarray:
-    """Return the array of an `.npy` file, or the only one of an `.npz` file."""
-    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"), path.open("rb") as file:
-        found: Any = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            _check_single(path, "arrays", found.files)
-            return found[found.files[0]]
+def _numpy(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
+    """Return the array of an `.npy` file, or the only one of an `.npz` file; its shape is checked before it is read."""
+    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"), ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("rb"))
+        packed = path.stat().st_size
+        if zipfile.is_zipfile(file):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            _check_single(path, "arrays", [name.removesuffix(".npy") for name in archive.namelist()])
+            (entry,) = archive.infolist()
+            file, packed = stack.enter_context(archive.open(entry)), entry.compress_size
+        file.seek(0)
+        shape, _, dtype = array_header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        _check_matrix(path, shape, dtype)
+        check_rows(shape[0])
+        check_expansion(path, f"the array of shape {shape}", bytes_of_array(shape, dtype), packed)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
@@ -262,11 +276,16 @@ def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
     with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
         datasets = datasets_of(path, file, extra="embed")
         _check_single(path, "data sets", list(datasets))
-        (found,) = datasets.values()
+        ((name, found),) = datasets.items()
         # an empty data set has no shape
         shape: Any = found.shape or ()
         _check_matrix(path, shape, found.dtype)
         check_rows(shape[0])
+        packed = found.id.get_storage_size()
+        check_expansion(path, f"data set {name!r} of shape {shape}", bytes_of_array(shape, found.dtype), packed)
+        if found.chunks:
+            size = bytes_of_array(found.chunks, found.dtype)
+            check_expansion(path, f"a chunk of data set {name!r}, of shape {found.chunks},", size, packed)
         return found[()]
 
 
@@ -281,6 +300,10 @@ def _check_matrix(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise SubquadError(
             f"{path}: has the shape {shape} and the type {dtype}; embeddings are numbers with one row for each row of "
             "the table: shape (rows, numbers)"
+        )
+    if shape[1] > WIDEST:
+        raise SubquadError(
+            f"{path}: has the shape {shape}; embeddings have at most {WIDEST:,} numbers: check how the file was made"
         )
 
 
