@@ -19,6 +19,12 @@ def test_a_missing_package_names_its_extra():
         require("no_such_package", extra="hep")
 
 
+def test_long_names_are_cut_and_found_all_the_same():
+    error = str(unknown("column", "x" * 130_000, ["y", "x" * 120_000]))
+    cut = f"{'x' * 99}…"
+    assert error == f"no column '{cut}'; did you mean '{cut}'? There are: {cut}, y"
+
+
 def test_all_mistakes_are_raised_at_once():
     with pytest.raises(SubquadError) as caught:
         raise_errors("a.csv:", [f"row {row}" for row in range(23)], most=3)

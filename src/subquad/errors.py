@@ -17,6 +17,7 @@ __all__ = [
     "missing_extra",
     "raise_errors",
     "require",
+    "shortened",
     "unknown",
     "validate_distinct",
     "validate_minima",
@@ -26,6 +27,8 @@ __all__ = [
 
 MOST_NAMES = 20
 """Number of known names that an error lists."""
+MOST_LETTERS = 100
+"""Letters of a name or value that an error quotes."""
 
 
 class SubquadError(Exception):
@@ -60,9 +63,14 @@ def missing_extra(module: str, extra: str) -> MissingExtra:
     return MissingExtra(f"{module.partition('.')[0]} is not installed; install it with: pip install 'subquad[{extra}]'")
 
 
+def shortened(text: str, most: int = MOST_LETTERS) -> str:
+    """Return a name or value for a message, cut with an ellipsis if it has more than so many letters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     """Return the error for a name that is not among the known ones, with the most similar names first."""
-    names = [str(name) for name in known]
+    given, names = shortened(given), [shortened(str(name)) for name in known]
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     rest = [name for name in names if name not in near]
     shown = [*near, *rest][:MOST_NAMES]

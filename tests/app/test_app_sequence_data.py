@@ -1,6 +1,7 @@
 """What the page makes of messages of the commands on sequences, and of what is pasted or chosen beside a table."""
 
 import random
+import time
 
 import pytest
 
@@ -96,3 +97,19 @@ def test_a_few_sequences_of_another_length_are_refused_until_any_lengths_are_cho
     shown, problem = description(path, Choices(lengths="vary").settings())
     assert problem == ""
     assert "12 to 13" in shown
+
+
+@pytest.mark.parametrize(
+    "unit", ["x", "1", "-", "-a", "--a", "a.xlsx#", "name it ", "reading sheet '", "with --a, ", "\n"]
+)
+def test_long_messages_are_cut_before_they_are_searched(unit):
+    began = time.process_time()
+    words = in_page_words(unit * (130_000 // len(unit)))
+    # a pattern that is tried from each letter to the end takes minutes
+    assert time.process_time() - began < 0.5
+    assert len(words) < 30_000
+
+
+def test_a_long_name_in_a_message_is_cut_and_the_rest_of_it_is_not():
+    words = in_page_words(f"t.csv: no column '{'x' * 3000}' here; name it with --target")
+    assert words == f't.csv: no column \'{"x" * 199}… here; choose it in "Target columns" under "Columns and split"'

@@ -96,6 +96,14 @@ def test_what_is_no_table_is_named(tmp_path):
     )
 
 
+def test_names_of_columns_are_quoted_as_far_as_they_can_be_read(tmp_path):
+    path = write(tmp_path / "t.csv", f"sequence,{'x' * 130_000},{'x' * 130_000}", ["ACDEF,1,2"])
+    assert said(read_frame, path) == f"{path}: duplicate column names: '{'x' * 99}…'; rename or remove them"
+    path = write(tmp_path / "t.csv", ",".join(name for k in range(30) for name in 2 * [f"c{k}"]), ["1," * 59 + "1"])
+    names = ", ".join(f"'c{k}'" for k in range(10))
+    assert said(read_frame, path) == f"{path}: duplicate column names: {names} and 20 more; rename or remove them"
+
+
 def test_duplicate_columns_and_rows_that_are_too_long_are_an_error(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score,score", ["ACDEF,1,2"])
     assert said(read_frame, path) == f"{path}: duplicate column names: 'score'; rename or remove them"

@@ -82,8 +82,8 @@ FIELDS = {
 }
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"
 PHRASES = {
-    r"(?:reading sheet ('[^\n]*?'); )[^\s#]*#NAME selects another": rf"reading sheet \1; choose another{PLACE}",
-    r"(?:\binputs/)?([\w.-]+\.xls[xm])#([^:\n]*)(?=:)": r"\1, sheet '\2'",
+    r"(?:reading sheet ('[^\n]{0,80}?'); )[^\s#]*#NAME selects another": rf"reading sheet \1; choose another{PLACE}",
+    r"(?:\binputs/)?((?<![\w.-])[\w.-]+\.xls[xm])#([^:\n]*)(?=:)": r"\1, sheet '\2'",
     r"give their wild type with --wild-type(?: \([^)]*\))?": f"paste their wild type{PLACE}",
     r" \(letters, or a FASTA or text file\)": "",
     # a table to predict has no fields for its columns
@@ -93,11 +93,13 @@ PHRASES = {
     r"accept it with --lengths vary": f'choose "accept any lengths" in "Lengths of the sequences"{PLACE}',
     r"another --split-by": f"another way to hold out test rows{PLACE}",
     r"--offset (-?\d+) fits ([^;\n]*)": rf"offset \1 fits \2; set it{PLACE}",
-    r"\b(?:name|select) ((?:it|the|their|them)\b[^;:,]*?) with (?=--)": r"choose \1 with ",
+    r"\b(?:name|select) ((?:it|the|their|them)\b[^;:,]{0,80}?) with (?=--)": r"choose \1 with ",
 }
 """What the page says in place of phrases of the commands."""
-OFFSET = r"(?<=offset )-?\d+|(?<=offset if )-?\d+|(?<=so does )-?\d+|-?\d+(?= \([\d,]+ of [\d,]+ rows\))"
+OFFSET = r"(?<=offset )-?\d+|(?<=offset if )-?\d+|(?<=so does )-?\d+|(?<!\d)-?\d+(?= \([\d,]+ of [\d,]+ rows\))"
 """An offset in a message: the position of the first letter of the wild type is by one larger."""
+LONGEST_MESSAGE, LONGEST_WORD = 10_000, 200
+"""Letters of a message that are shown, and of a word in it, such as the name of a column."""
 
 
 def example_names() -> list[str]:
@@ -233,9 +235,13 @@ def in_page_words(text: str, **fields: str) -> str:
     """Return a message of a command with the fields of the page in place of flags.
 
     Args:
-        text: The message.
+        text: The message; of a long one the beginning is returned, and of each long word in it.
         fields: Fields by the flags that they set where these differ, such as `sequence`.
     """
+    # what a file has in place of a name may be long, and the patterns are for messages of some lines
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[:LONGEST_MESSAGE]} …"
+    text = re.sub(rf"(?<!\S)(\S{{{LONGEST_WORD}}})\S+", r"\1…", text)
     for pattern, words in PHRASES.items():
         text = re.sub(pattern, words, text)
     for label, name in SPLITS.items():

@@ -16,7 +16,7 @@ from subquad.bio.data.files import column_of, sample_of
 from subquad.bio.data.numbers import is_missing, look_like_numbers, to_numbers
 from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
-from subquad.errors import SubquadError, collect_errors, unknown
+from subquad.errors import SubquadError, collect_errors, shortened, unknown
 
 __all__ = [
     "SPLIT_NAMES",
@@ -187,7 +187,7 @@ def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[st
 def expected_columns(path: Path | str, frame: pd.DataFrame, schema: InputSchema, *, has_flag: bool) -> str:
     """Return which columns a model expects and a table has, as the first line of an error."""
     wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
-    names = [repr(str(name)) for name in frame.columns if name]
+    names = [repr(shortened(str(name))) for name in frame.columns if name]
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
     other = f", or name the column of the {inputs} with --sequence" if has_flag else ""
@@ -226,18 +226,14 @@ def _infer_sequence(
         return named
     if len(likely) == 1:
         return likely[0]
-    shown = ", ".join(likely or [name for name in left if name])
+    shown = ", ".join(map(shortened, likely or [name for name in left if name]))
     remedy = "name the column with --sequence or --mutant"
     if likely:
         raise SubquadError(f"{path}: several columns may be the sequences ({shown}); {remedy}")
     if len(left) == 1 and re.search(r"[ |]", left[0].strip()):
         remedy = "it is the only column: separate columns by commas, tabs or semicolons"
-    first = f", and {_shortened(column_of(frame, left[0]).iloc[0])!r} in row 1 is neither" if left else ""
+    first = f", and {shortened(column_of(frame, left[0]).iloc[0], 40)!r} in row 1 is neither" if left else ""
     raise SubquadError(f"{path}: no column looks like sequences or variants ({shown}){first}; {remedy}")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
@@ -248,7 +244,7 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
         if candidate is not None:
             remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
             return (candidate,)
-    shown = ", ".join(numbers or left or [name for name in frame.columns if name])
+    shown = ", ".join(map(shortened, numbers or left or [name for name in frame.columns if name]))
     if not left:
         used = ", ".join(repr(name) for name in taken if name in frame.columns)
         raise SubquadError(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from subquad.bio.data.fasta import parse_fasta
 from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
-from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
+from subquad.errors import SubquadError, collect_errors, raise_errors, require, shortened, unknown
 from subquad.runs.damage import damage_as_error
 
 __all__ = [
@@ -265,8 +265,9 @@ def _check_decimal_commas(path: Path, values: Sequence[str], separator: str) -> 
 def _check_duplicates(path: Path, header: Sequence[str]) -> None:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
-        shown = ", ".join(repr(name) for name in twice)
-        raise SubquadError(f"{path}: duplicate column names: {shown}; rename or remove them")
+        shown = ", ".join(repr(shortened(name)) for name in twice[:10])
+        more = f" and {len(twice) - 10:,} more" * (len(twice) > 10)
+        raise SubquadError(f"{path}: duplicate column names: {shown}{more}; rename or remove them")
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
