@@ -17,8 +17,17 @@ from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, native,
 from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
 from subquad.runs.hdf5 import datasets_of
+from subquad.runs.unpacking import array_header, bytes_of_array, check_expansion
 
 __all__ = ["ArrayTable", "hdf5", "npz"]
+
+LARGEST_FILE, MOST_EXPANDED = 2**30, 1000
+"""Bytes that arrays may have however small their file is, and bytes of larger ones per byte of it: jets are padded with
+zeros, which are packed well, and take memory in parts only."""
+LARGEST_CHUNK = 2**29
+"""Bytes that a chunk of a dataset may have however small its file is; h5py and PyTables write at most some MB."""
+MOST_ARRAYS = 10_000
+"""Arrays of an archive, all of which are open at a time."""
 
 
 class ArrayTable(Protocol):
@@ -51,6 +60,7 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
     with readable(path) as given, h5py.File(given) as file:
         datasets = datasets_of(path, file, extra="hep")
         _check_filters(path, datasets)
+        _check_storage(path, datasets)
         arrays = {
             name: SequentialArray(dataset.shape, rows_of(dataset))
             for name, dataset in datasets.items()
@@ -73,6 +83,23 @@ def _not_numbers(types: Mapping[str, np.dtype]) -> dict[str, str]:
         for name, dtype in types.items()
         if dtype.kind not in "biuf"
     }
+
+
+def _check_storage(path: Path, datasets: Mapping[str, Any]) -> None:
+    """Check what the datasets become in memory, and chunks of them, of which each is unpacked as a whole.
+
+    Raises:
+        SubquadError: It is far more than they have in the file, as if they were never written.
+    """
+    limits = {"least": LARGEST_FILE, "most": MOST_EXPANDED}
+    for name, dataset in datasets.items():
+        packed, what = dataset.id.get_storage_size(), f"dataset {name} of the shape {list(dataset.shape or ())}"
+        check_expansion(path, what, bytes_of_array(dataset.shape or (), dataset.dtype), packed, **limits)
+        if dataset.chunks:
+            size = bytes_of_array(dataset.chunks, dataset.dtype)
+            check_expansion(
+                path, f"a chunk {list(dataset.chunks)} of dataset {name}", size, packed, least=LARGEST_CHUNK
+            )
 
 
 def _check_filters(path: Path, datasets: Mapping[str, Any]) -> None:
@@ -105,16 +132,19 @@ def npz(path: Path) -> Iterator[ArrayTable]:
     """
     with readable(path) as given, zipfile.ZipFile(given) as file, ExitStack() as stack:
         arrays, types = {}, {}
-        for entry in file.namelist():
-            name = entry.removesuffix(".npy")
+        entries = file.infolist()
+        if len(entries) > MOST_ARRAYS:
+            raise SubquadError(f"{path}: has {len(entries):,} arrays; {MOST_ARRAYS:,} can be read: keep those of jets")
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
             stream = stack.enter_context(file.open(entry))
-            version = np.lib.format.read_magic(stream)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, is_fortran, dtype = header(stream)
+            shape, is_fortran, dtype = array_header(stream)
             if dtype.hasobject:
                 raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
             if is_fortran and len(shape) > 1:
                 raise SubquadError(f"{path}: array {name!r} is in Fortran order; save it with np.ascontiguousarray")
+            what, size = f"array {name!r} of the shape {list(shape)}", bytes_of_array(shape, dtype)
+            check_expansion(path, what, size, entry.compress_size, least=LARGEST_FILE, most=MOST_EXPANDED)
             types[name] = dtype
             if shape and dtype.kind in "biuf":
                 arrays[name] = SequentialArray(shape, _reader(stream, shape, dtype))

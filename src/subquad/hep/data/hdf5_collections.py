@@ -6,6 +6,7 @@ places] is a column of particles, of which those are real whose field `valid` is
 Axes: J jets, n jets of a chunk.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import raise_errors, require
-from subquad.hep.data.padded_arrays import native
+from subquad.hep.data.padded_arrays import jets_per_read, native
 
 __all__ = ["CollectionTable"]
 
@@ -36,6 +37,7 @@ class CollectionTable:
     layout = ""
 
     def __init__(self, path: Path, datasets: Mapping[str, Any]) -> None:
+        self._path = path
         self.refused: dict[str, str] = {}
         # column → its dataset, its field, and the field that tells real particles
         self._origins: dict[str, tuple[Any, str | None, str | None]] = {}
@@ -82,6 +84,13 @@ class CollectionTable:
         for name in names:
             dataset, *fields = self._origins[name]
             needed.setdefault(dataset, set()).update(field for field in fields if field)
+        sizes = {
+            f"dataset {dataset.name} of the shape {list(dataset.shape)}": math.prod(
+                (*dataset.shape[1:], len(fields), 8)
+            )
+            for dataset, fields in needed.items()
+        }
+        entries = jets_per_read(self._path, sizes, entries)
         for begin in range(0, self.entries, entries):
             rows = slice(begin, min(begin + entries, self.entries))
             taken = {

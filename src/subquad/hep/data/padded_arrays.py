@@ -19,7 +19,14 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "native", "rows_of"]
+__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "jets_per_read", "native", "rows_of"]
+
+LARGEST_JET = 2**25
+"""Bytes of all arrays of a jet: those of 1,000 particles with 20 numbers each are 160 kB."""
+LARGEST_READ = 2**29
+"""Bytes of jets that are read at once, unless one jet has more."""
+MOST_PARTICLES = 2**27
+"""Particles of the jets that are read at once, from flat arrays: 10,000 jets have some hundred thousand."""
 
 MASKS = ("mask", "part_mask", "pf_mask", "valid")
 COUNTS = ("npart", "n_part", "n_parts", "nparticles", "n_particles", "num_particles", "jet_nparticles")
@@ -63,6 +70,27 @@ def rows_of(dataset: Any) -> Callable[[int], Any]:
         return native(dataset[place - rows : place])
 
     return take
+
+
+def jets_per_read(path: Path, sizes: Mapping[str, int], entries: int) -> int:
+    """Return how many jets to read at once, at most `entries`, so that they take little memory.
+
+    Args:
+        path: The file, for messages.
+        sizes: Bytes of a jet in each array.
+        entries: Number of jets to read at once if these are small.
+
+    Raises:
+        SubquadError: A jet is larger than any jet of particles.
+    """
+    size = sum(sizes.values())
+    if size > LARGEST_JET:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise SubquadError(
+            f"{path}: a jet has {size:,} bytes, of which {sizes[largest]:,} in {largest}; a jet may have "
+            f"{LARGEST_JET:,}: check the shape, which is [jets, particles] or [jets, features, particles]"
+        )
+    return min(entries, LARGEST_READ // max(size, 1)) or 1
 
 
 def arrays_of_rows(
@@ -175,13 +203,16 @@ class PaddedTable:
         needed = {self._origins[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
         needed |= {"vectors"} if self._is_zero_padded else set()
         flat = sorted(name for name in needed if len(self._arrays[name].shape) == 1 and not self._has_rows(name))
-        end = 0
+        sizes = {name: 8 * math.prod(self._arrays[name].shape[1:]) for name in needed}
+        shapes = {f"array {name!r} of the shape {list(self._arrays[name].shape)}": size for name, size in sizes.items()}
+        entries, end = jets_per_read(self._path, shapes, entries), 0
         for begin in range(0, self.entries, entries):
             n = min(entries, self.entries - begin)
             given = None if self._count is None else self._arrays[self._count].take(n)
             # beside a mask, a count may be one of all particles before padding
             counts = None if given is None or (self._mask and not flat) else self._whole(given, begin)
             if flat and counts is not None:
+                self._check_particles(counts, begin)
                 end += int(counts.sum())
                 self._check_flat(flat, end, is_last=begin + n == self.entries)
             taken = {}
@@ -204,6 +235,16 @@ class PaddedTable:
                 f"{self._path}: entry {begin + j}: {self._count} is {counts[j]}; it must be the number of particles"
             )
         return counts.astype(np.int64)
+
+    def _check_particles(self, counts: np.ndarray, begin: int) -> None:
+        """Check that the particles of the jets from `begin` on, which are read at once, are not too many."""
+        total, j = counts.sum(dtype=np.float64), int(counts.argmax())
+        if total > MOST_PARTICLES:
+            raise SubquadError(
+                f"{self._path}: {self._count!r} says {total:,.0f} particles for {len(counts):,} jets from entry "
+                f"{begin}, of which {counts[j]:,} in entry {begin + j}; at most {MOST_PARTICLES:,} are read: check the "
+                "counts"
+            )
 
     def _check_flat(self, names: Sequence[str], end: int, *, is_last: bool) -> None:
         """Check that the counts, which add up to `end` so far, are those of the particles of all jets."""
