@@ -12,8 +12,9 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs import folder as folder_module
+from subquad.runs.checksums import check_part
 from subquad.runs.examples import shipped_file
-from subquad.runs.folder import FORMAT, check_part, check_run_folder, check_weights, load_config, load_tensors, open_run
+from subquad.runs.folder import FORMAT, check_run_folder, check_weights, load_config, load_tensors, open_run
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,

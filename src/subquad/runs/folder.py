@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from subquad import __version__
 from subquad.errors import SubquadError, flag_name
 from subquad.progress import say
+from subquad.runs.checksums import CONFIG, METRICS, PARTS, check_config, check_part, checksums_of_run
 from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     CHECKSUM,
@@ -48,15 +48,7 @@ FORMAT = 1
 
 WITHOUT_FLAG = ("data", "files", "model", "processes", "table", "validation")
 """Settings of a run that the command line takes without a flag, or not at all."""
-CONFIG, WEIGHTS, METRICS, REPORT, CARD = (
-    "config.json",
-    "model.safetensors",
-    "metrics.json",
-    "report.html",
-    "README.md",
-)
-PARTS = "*.skops"
-"""Files of a model beside its weights, whose checksums are in `config.json`."""
+WEIGHTS, REPORT, CARD = "model.safetensors", "report.html", "README.md"
 ANOTHER = "; choose another folder with --out"
 """End of errors about an output folder that cannot be written."""
 
@@ -89,13 +81,12 @@ class Run:
         no results: the run is finished without it, and then the error is raised.
         """
         stamp = _stamp(self.kind, self.settings)
-        if parts := sorted(self.directory.glob(PARTS)):
-            stamp["parts"] = {path.name: _checksum(path) for path in parts}
         if tensors is not None:
             stamp[CHECKSUM] = write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
         if card is not None:
             self._write(CARD, card)
-        config = {**config, "subquad": stamp}
+        config = plain({**config, "subquad": stamp})
+        config["subquad"][PARTS] = checksums_of_run(self.directory, config, plain(metrics))
         try:
             if report is not None:
                 self._write(REPORT, report())
@@ -271,6 +262,7 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
         raise SubquadError(f"{directory}: no {CONFIG} in it; give a folder that `subquad {kind}` wrote")
     config = read_json(directory / CONFIG)
     stamp = stamp_of(config, directory)
+    check_config(config, directory)
     if stamp.get("kind") != kind:
         if stamp.get("kind") == "bio folds":
             raise SubquadError(f"{directory}: holds a cross-validation; give one of its folds, {directory / 'fold-0'}")
@@ -313,24 +305,6 @@ def check_weights(directory: Path | str) -> None:
     metadata, wrong = verify_tensors(Path(directory) / WEIGHTS)
     _check_same_run(Path(directory), metadata)
     _check_finite(Path(directory), wrong)
-
-
-def check_part(path: Path) -> None:
-    """Check that a file of a model beside its weights, such as a fitted baseline, is that of the run in its folder.
-
-    Raises:
-        SubquadError: It is that of another run or model; a missing one is left to its reader.
-    """
-    expected = stamp_of(read_json(path.parent / CONFIG), path.parent).get("parts", {}).get(path.name)
-    if expected is not None and path.is_file() and _checksum(path) != expected:
-        raise SubquadError(
-            f"{path}: does not belong to {CONFIG} (their checksums differ); it is damaged, or that of another model: "
-            "copy the whole folder again"
-        )
-
-
-def _checksum(path: Path) -> str:
-    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 def _check_finite(directory: Path, wrong: Sequence[str]) -> None:

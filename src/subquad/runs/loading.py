@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
+from subquad.runs.checksums import CONFIG, check_config
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import CONFIG, stamp_of
+from subquad.runs.folder import stamp_of
 from subquad.runs.storage import read_json
 
 __all__ = ["LOADERS", "load_run"]
@@ -36,8 +37,10 @@ def load_run(directory: Path | str) -> Any:
     path = run_folder(directory)
     if not (path / CONFIG).is_file():
         raise SubquadError(f"{path}: no {CONFIG} in it; give a folder that subquad wrote")
-    kind = stamp_of(read_json(path / CONFIG), path).get("kind")
+    config = read_json(path / CONFIG)
+    kind = stamp_of(config, path).get("kind")
+    check_config(config, path)
     if not isinstance(kind, str) or kind not in LOADERS:
-        raise unknown("kind of run", str(kind), LOADERS)
+        raise SubquadError(f"{path / CONFIG}: {unknown('kind of run', str(kind), LOADERS)}")
     module, function = LOADERS[kind].split(":")
     return getattr(import_module(module), function)(path)

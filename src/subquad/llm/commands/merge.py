@@ -9,6 +9,7 @@ from subquad.llm.models.loading import load
 from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
+from subquad.runs.checksums import write_checksums
 from subquad.runs.damage import system_errors
 from subquad.runs.folder import CARD, REPORT
 from subquad.runs.reports import write_report_folder
@@ -53,6 +54,8 @@ def merge(
         with without_progress_bars():
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        # transformers writes weights without checksums
+        write_checksums(temporary)
         for name in (CARD, REPORT):
             if (adapter / name).is_file():
                 # the model card, and the figures to which it refers
