@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from subquad.app.settings import PASSWORD_VARIABLE, AppSettings, cache_folder, is_loopback, read_password
+from subquad.app.settings import PASSWORD_VARIABLE, AppSettings, cache_folder, read_password
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.runs.listening import is_loopback
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from schemathesis.generation import GenerationMode
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 
-from subquad.llm.serving import server as server_module
+from subquad.llm.serving import admission
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 
@@ -77,7 +77,9 @@ def half_sent(server, text):
     return connection
 
 
-HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+HEAD = (
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+)
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/comple", HEAD[:-2], HEAD + b'{"model": "ti'])
@@ -99,7 +101,7 @@ def test_clients_that_send_half_a_request_do_not_hold_up_the_others(server, sent
 
 
 def test_a_body_that_comes_too_slowly_is_refused(server, monkeypatch):
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(admission, "BODY_SECONDS", 0.3)
     with half_sent(server, HEAD) as connection:
         start = time.monotonic()
         for _ in range(3):
@@ -113,5 +115,5 @@ def test_a_body_that_comes_too_slowly_is_refused(server, monkeypatch):
 
 
 def test_an_answer_may_take_longer_than_its_request(server, monkeypatch):
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(admission, "BODY_SECONDS", 0.05)
     assert ask(server, "/v1/completions", {**ORDINARY, "max_tokens": 100})[0] == 200

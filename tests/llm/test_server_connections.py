@@ -1,4 +1,4 @@
-"""Clients that connect and send nothing, or half a head, or in great number."""
+"""Clients that connect and send nothing, or half a head, or read nothing, or in great number."""
 
 import contextlib
 import http.client
@@ -19,10 +19,12 @@ from subquad.llm.serving.connections import bounded_protocol, connection_limit
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 
-HEAD_SECONDS = 1.0
+HEAD_SECONDS = WRITE_SECONDS = 1.0
 LIMIT = 7
 ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
-HEAD = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+LONG = {**ORDINARY, "prompt": [5] * 250, "echo": True, "logprobs": 20}
+"""A request whose reply, or the first event of its stream, has about a hundred kilobytes."""
+HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 BUSY = "too many connections are open; try again later"
 
 
@@ -34,7 +36,7 @@ class BoundedServer(Server):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        protocol = bounded_protocol(LIMIT, head_seconds=HEAD_SECONDS)
+        protocol = bounded_protocol(LIMIT, head_seconds=HEAD_SECONDS, write_seconds=WRITE_SECONDS)
         # a reply's connection is closed by the same limit then
         config = uvicorn.Config(app, http=protocol, log_level="warning", timeout_keep_alive=100)
         self.server = uvicorn.Server(config)
@@ -54,7 +56,7 @@ class BoundedServer(Server):
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory):
-    settings = ServeSettings(max_batch_size=4, max_context=40_000, prefill_chunk_size=16)
+    settings = ServeSettings(max_batch_size=4, max_context=40_000, prefill_chunk_size=256)
     app = make_app(linear_model(), byte_tokenizer(tmp_path_factory.mktemp("bytewise")), settings, name="tiny")
     with BoundedServer(app) as server:
         yield server
@@ -64,6 +66,12 @@ def bounded(tmp_path_factory):
 def server(bounded):
     wait_for(lambda: bounded.open == 0)
     return bounded
+
+
+def posted(body):
+    """Return a request with a body."""
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def reply_on(connection):
@@ -110,8 +118,7 @@ def test_requests_follow_each_other_on_one_connection_beyond_the_time_for_a_head
 @pytest.mark.long
 def test_bodies_and_replies_may_take_longer_than_heads(server):
     body = json.dumps({**ORDINARY, "max_tokens": 2}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    with server.connect(f"{head}\r\n\r\n".encode()) as connection:
+    with server.connect(posted(body)[: -len(body)]) as connection:
         for byte in body:
             connection.sendall(bytes([byte]))
             time.sleep(2 * HEAD_SECONDS / len(body))
@@ -128,14 +135,51 @@ def test_bodies_and_replies_may_take_longer_than_heads(server):
     assert count > 2
 
 
+def unread(server, body, *, closes=False):
+    """Return a connection whose client asks for a long reply and reads nothing of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(server.address)
+    request = posted(json.dumps(body).encode())
+    connection.sendall(request.replace(b"\r\n", b"\r\nconnection: close\r\n", 1) if closes else request)
+    return connection
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "closing", "stream"])
+def test_clients_that_do_not_read_are_cut_and_free_their_rows(server, kind, monkeypatch):
+    monkeypatch.setattr(connections, "SEND_BUFFER", 4096)
+    answer = {"stream": True, "max_tokens": 30_000} if kind == "stream" else {"max_tokens": 0}
+    with contextlib.ExitStack() as stack:
+        for _ in range(LIMIT):
+            stack.enter_context(unread(server, {**LONG, **answer}, closes=kind == "closing"))
+        wait_for(lambda: server.open == LIMIT)
+        wait_for(lambda: server.open == 0, seconds=20)
+        wait_for(lambda: server.engine.active == server.engine.waiting == 0, seconds=20)
+        assert ask(server, "/v1/completions", ORDINARY)[0] == 200
+
+
+@pytest.mark.slow
+def test_a_client_that_reads_slowly_gets_its_whole_reply(server, monkeypatch):
+    monkeypatch.setattr(connections, "SEND_BUFFER", 4096)
+    with unread(server, {**LONG, "max_tokens": 0}, closes=True) as connection:
+        found, end = b"", time.monotonic() + 1.7 * WRITE_SECONDS
+        while time.monotonic() < end:
+            # more than the buffers of the system, so that some leaves the process within each time
+            found += connection.recv(12_000, socket.MSG_WAITALL)
+            time.sleep(0.3 * WRITE_SECONDS)
+        while part := connection.recv(100_000):
+            found += part
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert len(body) == int(head.lower().partition(b"content-length:")[2].split()[0]) > 80_000
+    assert json.loads(body)["choices"][0]["finish_reason"] == "length"
+
+
 def test_connections_beyond_the_limit_are_refused_until_others_close(server, capfd):
     with contextlib.ExitStack() as stack:
         # requests, which no time for a head ends
         body = json.dumps({**ORDINARY, "max_tokens": 30_000, "stream": True}).encode()
-        head = (
-            b"POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
-        )
-        held = [stack.enter_context(server.connect(head % len(body) + body)) for _ in range(LIMIT)]
+        held = [stack.enter_context(server.connect(posted(body))) for _ in range(LIMIT)]
         for connection in held[:4]:
             assert connection.recv(12) == b"HTTP/1.1 200"
         wait_for(lambda: server.open == LIMIT)

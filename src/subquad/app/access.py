@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from subquad.app.gradio_requests import JOIN, UPLOAD, is_unused, names_other_server
 from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
+from subquad.runs.listening import host_name
 
 __all__ = ["SESSION_COOKIE", "Access", "token_of"]
 
@@ -110,8 +111,7 @@ class Access:
 
     def _refusal(self, scope: Scope, *, is_known: bool) -> Response | None:
         headers = Headers(scope=scope)
-        host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
-        if self.hosts is not None and host not in self.hosts:
+        if self.hosts is not None and host_name(headers.get("host", "")) not in self.hosts:
             return PlainTextResponse(f"This page is served as {' or '.join(sorted(self.hosts))} only.", 403)
         if scope["method"] not in ("GET", "HEAD") and _is_of_other_page(headers):
             return PlainTextResponse("Other pages cannot send anything to this one.", 403)

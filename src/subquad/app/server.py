@@ -8,17 +8,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from subquad.app.settings import AppSettings, cache_folder, is_loopback, read_password
+from subquad.app.settings import AppSettings, cache_folder, read_password
 from subquad.errors import require
 from subquad.progress import say
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
-from subquad.runs.listening import check_address, listen
+from subquad.runs.listening import check_address, is_loopback, listen, loopback_names
 from subquad.runs.lock import lock_folder
 
 __all__ = ["make_app", "serve"]
 
 HOUR = 3600.0
-LOOPBACK_NAMES = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
 def serve(settings: AppSettings | None = None) -> None:
@@ -110,7 +109,7 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
         inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, **look(),
     )  # fmt: skip
-    hosts = LOOPBACK_NAMES | {settings.host} if is_private else None
+    hosts = loopback_names(settings.host) if is_private else None
 
     def clean() -> None:
         while True:

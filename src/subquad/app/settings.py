@@ -1,6 +1,5 @@
 """Settings of the web page. Imports nothing heavy, so that the command line starts fast."""
 
-import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, validate_minima
 from subquad.runs.examples import run_folder
+from subquad.runs.listening import is_loopback
 
-__all__ = ["PASSWORD_VARIABLE", "AppSettings", "cache_folder", "is_loopback", "read_password"]
+__all__ = ["PASSWORD_VARIABLE", "AppSettings", "cache_folder", "read_password"]
 
 T = TypeVar("T")
 
@@ -60,16 +60,6 @@ class AppSettings:
     def upload_bytes(self) -> int:
         """Largest file that can be uploaded, in bytes."""
         return self.max_upload * 2**20
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address can be reached from this computer only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_password(settings: AppSettings) -> str | None:

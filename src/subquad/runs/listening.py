@@ -1,11 +1,15 @@
-"""Sockets of servers, opened before anything that takes time."""
+"""Sockets of servers, opened before anything that takes time, and the names by which servers are called."""
 
+import ipaddress
 import os
+import re
 import socket
 
 from subquad.errors import SubquadError
 
-__all__ = ["check_address", "listen"]
+__all__ = ["check_address", "host_name", "is_loopback", "listen", "loopback_names"]
+
+LOOPBACK_NAMES = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -33,3 +37,27 @@ def check_address(host: str, port: int) -> None:
         SubquadError: As `listen`.
     """
     listen(host, port).close()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this computer only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def loopback_names(host: str) -> frozenset[str]:
+    """Return the names by which a server that listens on a loopback address may be called.
+
+    A server without a password answers these only: a page on another host, whose name resolves to this computer's
+    address, would have the rights of a page of the server in a browser.
+    """
+    return LOOPBACK_NAMES | {host.lower()}
+
+
+def host_name(header: str) -> str:
+    """Return the name in a `Host` header, in lower case and without the port."""
+    return re.sub(r":\d+$", "", header).strip("[]").lower()

@@ -1,7 +1,6 @@
 """`subquad llm serve`: answer requests over HTTP until the process is stopped."""
 
 import asyncio
-import ipaddress
 import signal
 import socket
 from pathlib import Path
@@ -16,7 +15,7 @@ from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
-from subquad.runs.listening import listen
+from subquad.runs.listening import is_loopback, listen
 
 __all__ = ["serve"]
 
@@ -53,11 +52,13 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         )
         if warning := beyond_training(model, app.state.max_context):
             say(f"warning: requests may be too long: {warning}; limit them with --max-context")
-        if api_key(settings) is None and not ipaddress.ip_address(host).is_loopback:
+        if api_key(settings) is None and not is_loopback(host):
             say("warning: everyone who reaches this address can use the model; set a key with --api-key")
         config = uvicorn.Config(
             app,
             http=bounded_protocol(connection_limit()),
+            # a connection that became a web socket would not be limited
+            ws="none",
             # uvloop accepts any number of connections together
             loop="asyncio",
             backlog=ACCEPTED_TOGETHER,

@@ -1,14 +1,17 @@
-"""Limits on connections that uvicorn does not have: on the time for the head of a request, and on their number.
+"""Limits on connections that uvicorn does not have: on their number, the time for the head of a request, and the time
+in which a client reads nothing.
 
-Without them, clients that send nothing would hold file descriptors until the process has none for others.
+Without them, clients that send nothing, or do not read their replies, would hold file descriptors until the process has
+none for others.
 """
 
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,6 +22,11 @@ __all__ = ["ACCEPTED_TOGETHER", "bounded_protocol", "connection_limit"]
 
 HEAD_SECONDS = 10.0
 """Time for sending the head of a request: from the start of the connection, or from the end of the last reply."""
+WRITE_SECONDS = 30.0
+"""Time in which a client has to read something of what was sent, also after the end of its request."""
+SEND_BUFFER = 128 * 2**10
+"""Bytes of a connection that the system keeps until the client has read them; beyond, they stay in the process, which
+sees only then whether a client reads."""
 MOST_CONNECTIONS = 4096
 """Maximum number of open connections, however many files the process may open."""
 ACCEPTED_TOGETHER = 8
@@ -44,13 +52,16 @@ def connection_limit() -> int:
     return max(1, min(MOST_CONNECTIONS, max(left - RESERVED, left // 2)))
 
 
-def bounded_protocol(limit: int, *, head_seconds: float = HEAD_SECONDS) -> type[H11Protocol]:
-    """Return uvicorn's protocol of HTTP/1.1 with two limits; h11, since it limits the size of a head too.
+def bounded_protocol(
+    limit: int, *, head_seconds: float = HEAD_SECONDS, write_seconds: float = WRITE_SECONDS
+) -> type[H11Protocol]:
+    """Return uvicorn's protocol of HTTP/1.1 with three limits; h11, since it limits the size of a head too.
 
     Args:
         limit: Maximum number of open connections; further ones get status 503 and are closed.
         head_seconds: Time in seconds for sending the head of a request; then the connection is closed. Bodies and
             replies may take longer.
+        write_seconds: Time in seconds in which a client has to read something; then the connection is cut.
     """
     warned = -WARNING_SECONDS
 
@@ -68,11 +79,12 @@ def bounded_protocol(limit: int, *, head_seconds: float = HEAD_SECONDS) -> type[
             self._timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            super().connection_made(transport)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            super().connection_made(cast(asyncio.Transport, _Watched(transport, self.loop, write_seconds)))
             if len(self.connections) > limit:
                 warn()
-                transport.write(_refusal())
-                transport.close()
+                self.transport.write(_refusal())
+                self.transport.close()
             else:
                 self._wait_for_head()
 
@@ -87,6 +99,8 @@ def bounded_protocol(limit: int, *, head_seconds: float = HEAD_SECONDS) -> type[
                 self._stop_waiting()
 
         def on_response_complete(self) -> None:
+            # of a request that was answered before it was read
+            self.cycle.body.clear()
             # before uvicorn reads the next head, which may have arrived
             self._wait_for_head()
             super().on_response_complete()
@@ -101,6 +115,38 @@ def bounded_protocol(limit: int, *, head_seconds: float = HEAD_SECONDS) -> type[
                 self._timer = None
 
     return BoundedProtocol
+
+
+class _Watched:
+    """A transport that cuts the connection if nothing that was written leaves the process for some seconds.
+
+    A transport alone waits for ever, also after `close`, which it does only when all is sent.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float):
+        self._transport, self._loop, self._seconds = transport, loop, seconds
+        self._written = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, and look later whether it was sent."""
+        self._written += len(data)
+        self._transport.write(data)
+        if self._timer is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        waiting = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(self._seconds, self._look, self._written - waiting) if waiting else None
+
+    def _look(self, sent: int) -> None:
+        if self._written - self._transport.get_write_buffer_size() > sent:
+            self._look_later()
+        else:
+            self._transport.abort()
 
 
 def _refusal() -> bytes:
