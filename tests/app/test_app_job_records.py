@@ -85,6 +85,32 @@ def test_the_end_of_a_job_is_known_although_its_server_was_killed(tmp_path, code
     assert job.seconds == (60.0 if code is None else 50.0)
 
 
+@pytest.mark.parametrize(
+    ("noted", "end"),
+    [
+        ({"state": "stopped", "exit_status": -signal.SIGKILL}, None),
+        ({"state": "failed", "exit_status": -signal.SIGKILL}, None),
+        ({"state": "failed", "exit_status": 2}, None),
+        ({"state": "running", "pid": NOBODY, "began": 1.0}, None),
+        ({"state": "running", "pid": NOBODY, "began": 1.0}, 143),
+    ],
+)
+def test_a_job_that_ended_early_after_its_last_file_has_finished(tmp_path, runner, noted, end):
+    job = written(tmp_path / "a", noted, server=NOBODY)
+    if end is not None:
+        write_json(job.folder / END, {"ended": 2.0, "exit_status": end})
+    assert job.state in ("stopped", "failed")
+    assert job.can_resume
+    write_json(job.out / "metrics.json", {})
+    assert job.state == "finished"
+    assert not job.can_resume
+    runner.resume(job)
+    assert not runner._latest
+    # what runs is not over
+    write_json(job.folder / "status.json", {"state": "running", "pid": os.getpid()})
+    assert job.state == "running"
+
+
 def test_a_process_notes_its_end_itself(tmp_path):
     for words, code in ((["--version"], 0), (["bio", "fit", "none.csv"], 2)):
         done = subprocess.run([sys.executable, "-m", "subquad.job_process", str(tmp_path), *words], check=False)

@@ -19,6 +19,7 @@ import psutil
 import yaml
 
 from subquad.errors import SubquadError
+from subquad.runs.folder import METRICS
 from subquad.runs.records import check_record, read_record
 from subquad.runs.storage import atomic, read_json
 from subquad.runs.termination import TERMINATED
@@ -141,16 +142,25 @@ class Job:
         """State of the job, with `pid`, `began`, `ended` and `exit_status`; `started` of the process.
 
         A job that could not be started has a `message` instead; so has one whose status is damaged. If the server was
-        killed before the job ended, the end is the one that the process noted; without one the job was stopped.
+        killed before the job ended, the end is the one that the process noted; without one the job was stopped. A job
+        that was stopped, killed or failed when its last file was written has finished all the same.
         """
         status = self._noted
-        if not self._is_over(status):
-            return status
-        if self._has_server:
-            # the thread that waits for the process may be about to write its end
-            time.sleep(0.2)
-            status = self._noted
-        return {**status, **self._end(status)} if self._is_over(status) else status
+        if self._is_over(status):
+            if self._has_server:
+                # the thread that waits for the process may be about to write its end
+                time.sleep(0.2)
+                status = self._noted
+            if self._is_over(status):
+                status = {**status, **self._end(status)}
+        if status["state"] in ("stopped", "failed") and (self.out / METRICS).is_file():
+            return {**status, "state": "finished"}
+        return status
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the command has ended without an error after its last file was written; see `status`."""
+        return self.status.get("exit_status", 0) == 0
 
     @property
     def _noted(self) -> dict[str, Any]:

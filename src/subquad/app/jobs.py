@@ -28,6 +28,8 @@ SECONDS_TO_STOP = 15.0
 """Seconds that a process has to write a checkpoint after it was told to stop."""
 MOST_WAITING, MOST_WAITING_OF_SESSION = 50, 10
 """Jobs that may wait at the same time: of all sessions, and of each."""
+ENDED_EARLY = ("stopped", "failed")
+"""States from which a job can be started again."""
 
 
 class JobRunner:
@@ -46,6 +48,8 @@ class JobRunner:
         self._stopped: set[Path] = set()
         self._latest: dict[Path, threading.Thread] = {}
         """The thread of the last start of each job."""
+        self._turning = threading.Lock()
+        """Held from the look at a job's state to the change that follows from it."""
         self._lock = threading.Condition()
         """Notified whenever it may be the turn of another job, or a job that waits was stopped."""
         self._is_closed = False
@@ -103,10 +107,19 @@ class JobRunner:
     def resume(self, job: Job) -> None:
         """Run the command of a stopped job again; commands that train go on where they were.
 
+        Nothing happens if the job is active or has finished, such as when two windows resume it.
+
         Raises:
             SubquadError: Too many jobs are waiting.
         """
-        if not job.is_active:
+        # before the lock too, since an end that is about to be noted is waited for
+        if job.state not in ENDED_EARLY:
+            return
+        with self._turning:
+            # as it is now, and not as another window found it
+            job = Job(job.folder)
+            if job.folder in self._processes or job.state not in ENDED_EARLY:
+                return
             self._check_waiting(job.folder)
             write_json(job.folder / "job.json", {**job.record, **_this_server()})
             write_json(job.folder / "status.json", {"state": "waiting"})
@@ -209,7 +222,10 @@ class JobRunner:
                 is_stopped = job.folder in self._stopped
         # one that finished while it was stopped has nothing to resume
         state = "finished" if code == 0 else "stopped" if is_stopped else "failed"
-        self._finish(job, {"state": state, **about, "ended": time.time(), "exit_status": code})
+        with self._turning:
+            # it may have been resumed since
+            if self._latest.get(job.folder) is threading.current_thread():
+                self._finish(job, {"state": state, **about, "ended": time.time(), "exit_status": code})
 
     def _finish(self, job: Job, status: Mapping[str, Any]) -> None:
         # the folder may have been deleted by its user
@@ -217,11 +233,11 @@ class JobRunner:
             write_json(job.folder / "status.json", status)
 
     def _open(self, job: Job) -> subprocess.Popen | None:
-        """Start the process of a job, unless it was stopped or the runner was closed."""
+        """Start the process of a job, unless it has one, it was stopped or the runner was closed."""
         config = ("--config", str(job.folder / SETTINGS)) if _has_settings(job) else ()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "120"}
         with self._lock, (job.folder / "log.txt").open("ab") as log:
-            if self._is_closed or not self._is_wanted(job):
+            if self._is_closed or not self._is_wanted(job) or job.folder in self._processes:
                 return None
             # of an earlier start
             (job.folder / END).unlink(missing_ok=True)

@@ -219,7 +219,10 @@ class Panel:
             case "failed":
                 return join(self._error(session, job.message), log)
         head = _status(f"{job.record['title']}: finished", f"in {job.seconds:,.0f} s", is_busy=False)
-        return join(head, self._result(job))
+        if job.is_whole:
+            return join(head, self._result(job))
+        early = notice("The results are complete, but the command was ended before it exited, or failed at its end.")
+        return join(head, early, self._result(job), log)
 
     def _error(self, session: Session, text: str) -> Markup:
         return notice(self.wording(session.readable(text)), "error")

@@ -1,0 +1,97 @@
+"""Jobs that are started again, by several windows, or while they end."""
+
+import os
+import subprocess
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from support.servers import wait_for
+
+from subquad.app import jobs
+from subquad.app.jobs import Job, JobRunner
+from subquad.runs.storage import write_json
+
+
+@pytest.fixture
+def runner():
+    runner = JobRunner(1)
+    yield runner
+    runner.close()
+
+
+def stopped(session):
+    """Return the folder of a job that was stopped."""
+    folder = session.new_job_folder()
+    record = {"kind": "", "title": "", "words": [], "output": "out", "created": 0.0, "has_settings": False}
+    write_json(folder / "job.json", record)
+    write_json(folder / "status.json", {"state": "stopped"})
+    return folder
+
+
+def ended(runner):
+    """Wait until no job is left."""
+    wait_for(lambda: not runner._latest, seconds=20)
+
+
+def test_a_job_that_is_resumed_twice_at_the_same_time_runs_once(session, monkeypatch):
+    runner, opened, may_end = JobRunner(2), [], threading.Event()
+    process = SimpleNamespace(pid=os.getpid(), wait=lambda: may_end.wait(60) and 0)
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: opened.append(words) or process)
+    folder = stopped(session)
+    both, first = threading.Barrier(2, timeout=60), threading.Lock()
+
+    def write(path, content):
+        # the second one goes on when the first one's process runs
+        if path.name == "job.json" and not first.acquire(blocking=False):
+            end = time.monotonic() + 5
+            while not opened and time.monotonic() < end:
+                time.sleep(0.01)
+        write_json(path, content)
+
+    def resume():
+        both.wait()
+        runner.resume(Job(folder))
+
+    monkeypatch.setattr(jobs, "write_json", write)
+    threads = [threading.Thread(target=resume) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    wait_for(lambda: opened, seconds=20)
+    time.sleep(0.1)
+    assert len(opened) == 1
+    may_end.set()
+    ended(runner)
+    assert Job(folder).state == "finished"
+
+
+def test_a_job_with_a_process_gets_no_second_one(session, runner, monkeypatch):
+    opened = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: opened.append(words))
+    job = Job(stopped(session))
+    runner._processes[job.folder] = SimpleNamespace(pid=os.getpid())
+    runner.resume(job)
+    assert not runner._latest
+    # nor one that was about to start
+    runner._begin(job)
+    ended(runner)
+    assert not opened
+    del runner._processes[job.folder]
+
+
+def test_the_end_of_an_earlier_start_is_not_written_over_a_later_one(session, runner, monkeypatch):
+    may_end = threading.Event()
+    process = SimpleNamespace(pid=os.getpid(), wait=lambda: may_end.wait(60) and 1)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: process)
+    job = Job(stopped(session))
+    runner.resume(job)
+    wait_for(lambda: job.state == "running")
+    thread, other = runner._latest[job.folder], threading.Thread()
+    runner._latest[job.folder] = other
+    may_end.set()
+    thread.join(60)
+    assert job.status["state"] == "running"
+    del runner._latest[job.folder]
