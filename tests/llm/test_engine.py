@@ -315,3 +315,33 @@ def test_more_most_likely_tokens_than_there_are_are_all_tokens(model, tokenizer)
     usual = {"seed": 3, "sampling": SamplingParameters(temperature=1.0, top_k=283)}
     ids = prompt(5)
     assert alone(model, tokenizer, ids, 7, **how).tokens() == alone(model, tokenizer, ids, 7, **usual).tokens()
+
+
+@pytest.mark.parametrize("make", [linear_model, lambda: linear_model("qwen3", softmax_layers=(0,))])
+def test_a_sequence_whose_logits_are_not_finite_ends_and_the_others_go_on(make, tokenizer):
+    whole, spoilt = make(), make()
+    first = alone(whole, tokenizer, prompt(11), 23).tokens()
+    other, long = prompt(13, seed=1), prompt(29, seed=2)
+    expected = {len(ids): alone(whole, tokenizer, ids, 23).deltas for ids in (other, long)}
+    read = {*other, *long, *(delta.token for deltas in expected.values() for delta in deltas)}
+    # a token that the first sequence writes and the others do not have
+    place = next(place for place, token in enumerate(first) if token not in read | {*prompt(11)})
+    with torch.no_grad():
+        spoilt.model.embed_tokens.weight[first[place]] = float("nan")
+    engine = Engine(spoilt, tokenizer, max_batch_size=3, prefill_chunk_size=7, prefix_states=9)
+    ending, going, later = Recorded(prompt(11), 23), Recorded(other, 23), Recorded(long, 23)
+    unread = Recorded([*other, first[place]], 23, n=2, logprobs=0, has_prompt_logprobs=True)
+    empty = Recorded([first[place], *other], 0)
+    for recorded in (ending, going, unread, empty, later):
+        engine.submit(recorded.job)
+    while engine.work():
+        pass
+    assert ending.tokens() == [*first[: place + 1], None]
+    assert ending.finishes() == empty.finishes() == {0: "failed"}
+    assert unread.finishes() == {0: "failed", 1: "failed"}
+    assert (going.deltas, later.deltas) == (expected[13], expected[29])
+    assert engine.active == 0
+    # their states are not kept for prompts that begin alike
+    kept = [tensor for states in engine._kept._states.values() for layer in states for tensor in layer]
+    assert kept
+    assert all(tensor.isfinite().all() for tensor in kept)

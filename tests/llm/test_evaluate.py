@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.llm_models import SMALL, WORDS, prefilled, small_attention, tiny_model, write_text
+from support.weights import accept_changes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -17,7 +18,8 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, TOO_FEW_RATES, compare
-from subquad.llm.evaluation.model_variants import ModelLoader, trained_texts
+from subquad.llm.evaluation.measurements import measurements_of
+from subquad.llm.evaluation.model_variants import ModelLoader, models_to_evaluate, trained_texts
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore
@@ -25,8 +27,9 @@ from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_bytes
+from subquad.llm.models.loading import load
 from subquad.llm.training.controls import MODES
-from subquad.llm.training.metrics import perplexity, token_losses
+from subquad.llm.training.metrics import perplexity, sequence_losses, token_losses
 
 QUICK = EvaluateSettings(
     sequence_length=31, evaluation_tokens=31 * 5, speed=(17,), passkey=(331,), passkey_depths=(0, 1), passkey_trials=1,
@@ -392,6 +395,25 @@ def test_losses_by_position_are_the_models_own():
     assert sums[3] == pytest.approx(sum(expected[edges[3] - 1 : edges[4] - 1]), rel=1e-4)
 
 
+def test_losses_of_logits_that_are_not_finite_name_the_model_and_the_sequence(folder, text, run, tmp_path):
+    model = convert(tiny_model("llama"), small_attention())
+    ids = torch.arange(2 * 23).reshape(2, 23) % 151
+    with torch.no_grad():
+        # a token of the second sequence
+        model.model.embed_tokens.weight[40] = float("nan")
+    with pytest.raises(SubquadError, match=r"fine_tuned \(window\): the logits of held-out sequence 2 are not finite"):
+        sequence_losses(model, ids, mode="window", title="fine_tuned")
+    # as `evaluate` measures
+    (measured,) = models_to_evaluate([run])
+    settings = EvaluateSettings(sequence_length=23, evaluation_tokens=3 * 23)
+    (loss, *_) = measurements_of(measured, settings, text=[text], data=None, tasks=())
+    student = load(run)[0]
+    with torch.no_grad():
+        student.lm_head.weight[7] = float("inf")
+    with pytest.raises(SubquadError, match=rf"{run} \(hybrid\): the logits of sequence 3 of words.txt are not finite"):
+        loss.measure(student, "hybrid", [2])
+
+
 class Reader:
     """Gives back the number that stands among the last tokens of a text, as a model with a window would."""
 
@@ -557,6 +579,7 @@ def test_a_teacher_with_a_relative_path_is_found_from_any_folder(linear, base, t
     config = json.loads((moved / "config.json").read_text())
     config["subquad"]["settings"]["model"] = "tiny"
     (moved / "config.json").write_text(json.dumps(config))
+    accept_changes(moved)
     monkeypatch.chdir(tmp_path)
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)
     result = subquad.llm.evaluate(moved, quick, out=tmp_path / "out", text=[text], quiet=True)
@@ -570,6 +593,7 @@ def test_a_missing_or_wrong_teacher_is_rejected(linear, base, text, byte_tokeniz
     config = json.loads((moved / "config.json").read_text())
     config["subquad"]["settings"]["model"] = str(tmp_path / "gone")
     (moved / "config.json").write_text(json.dumps(config))
+    accept_changes(moved)
     rejected(r"gone: no such file or folder.*(?s:.*)was made from .*gone; if it has moved, use --teacher", moved,
             out=out, text=[text])  # fmt: skip
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)

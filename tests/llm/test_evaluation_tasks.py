@@ -196,6 +196,18 @@ def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
             assert length == len(whole) - 1
 
 
+def test_logits_that_are_not_finite_name_the_model_and_the_text(tokenizer):
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
+    model.name_or_path = "runs/linear"
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.encode("the green")[-1]] = float("nan")
+    harness = HarnessModel(model, tokenizer, mode="window")
+    assert harness.score([("a river", " falls"), ("the", " bird")])
+    message = r"runs/linear \(window\): the logits of the text that ends with 'the green bird' are not finite"
+    with pytest.raises(SubquadError, match=message):
+        harness.score([("a river", " falls"), ("the green", " bird")])
+
+
 @pytest.mark.parametrize(
     ("family", "mode"), [("llama", "hybrid"), ("llama", "window"), ("llama", "softmax"), ("gemma3", "hybrid")]
 )

@@ -1,7 +1,11 @@
 """Token sampling: temperature, nucleus and penalties, each sequence by itself."""
 
+import pytest
 import torch
+from support.llm_models import byte_tokenizer, linear_model
 
+from subquad.errors import SubquadError
+from subquad.llm.serving.generation import stream_text
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 
 
@@ -60,3 +64,24 @@ def test_penalties_apply_to_the_tokens_of_the_answer():
     chosen = [sample(torch.tensor([[3.0, 1.2, 0.0]]), [sampler])[0] for _ in range(4)]
     # 3 - 1 - 0.5 = 1.5, then 3 - 1 - 1 = 1.0 < 1.2, whose own penalty then leaves it below 1.0
     assert chosen == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("sampling", [SamplingParameters(temperature=0.0), SamplingParameters(top_k=2)])
+def test_no_token_is_chosen_by_logits_that_are_not_finite(sampling):
+    nan, infinity = float("nan"), float("inf")
+    logits = [[0.0, 9.0, nan], [9.0, 0.0, 0.0], [infinity, 0.0, 0.0], [-infinity] * 3, [-infinity, 0.0, 9.0]]
+    samplers = [TokenSampler(sampling, seed=1) for _ in logits]
+    assert sample(torch.tensor(logits), samplers) == [None, 0, None, None, 2]
+    assert [sum(sampler.counts.values()) for sampler in samplers] == [0, 1, 0, 0, 1]
+
+
+def test_a_text_ends_where_the_logits_are_not_finite(tmp_path):
+    model, tokenizer, read = linear_model(), byte_tokenizer(tmp_path), []
+    prompt = "the green bird"
+    spoilt = tokenizer(prompt)["input_ids"][-1]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[spoilt] = float("nan")
+    with pytest.raises(SubquadError, match=r"token \d+: the model's logits are not finite .* try --dtype float32"):
+        list(stream_text(model, tokenizer, prompt, on_read=lambda *state: read.append(state)))
+    # a state that is not finite is not written to a file
+    assert not read

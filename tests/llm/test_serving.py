@@ -457,6 +457,25 @@ def test_clients_get_an_error_when_the_engine_stops(bytewise):
         assert ask(server, "/health") == (503, {"status": "failed", "active": 0, "waiting": 0})
 
 
+def test_a_request_whose_logits_are_not_finite_gets_an_error_and_the_server_goes_on(bytewise):
+    model, prompt = linear_model(), "the green bird"
+    with torch.no_grad():
+        model.model.embed_tokens.weight[bytewise("?")["input_ids"][0]] = float("nan")
+    with Server(make_app(model, bytewise, name="tiny")) as server, server.client() as client:
+        expected = completion(client, prompt).choices[0].text
+        stream = completion(client, prompt, stream=True)
+        first = next(iter(stream)).choices[0].text
+        for how in ({"logprobs": 1, "echo": True, "max_tokens": 0}, {"n": 2}, {"temperature": 1.3, "top_p": 0.5}):
+            with pytest.raises(openai.InternalServerError, match="the model's logits are not finite") as error:
+                completion(client, prompt + "?", **how)
+            assert error.value.status_code == 500
+        with pytest.raises(openai.APIError, match="the model's logits are not finite"):
+            list(completion(client, prompt + "?", stream=True))
+        assert first + "".join(event.choices[0].text for event in stream) == expected
+        assert completion(client, prompt).choices[0].text == expected
+        assert ask(server, "/health") == (200, {"status": "ok", "active": 0, "waiting": 0})
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, bytewise):
     folder = tmp_path_factory.mktemp("served") / "small"

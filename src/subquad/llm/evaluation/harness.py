@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.decoding import cache_argument, forward, new_cache
+from subquad.llm.training.metrics import check_finite
 
 __all__ = ["HarnessModel"]
 
@@ -26,6 +27,8 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 SHORTEST_PREFIX = 64
 """Tokens that all inputs have to begin with so that they are read once."""
+SHOWN = 60
+"""Characters of a text that an error quotes."""
 
 
 class HarnessModel(TemplateLM):
@@ -73,7 +76,11 @@ class HarnessModel(TemplateLM):
         return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
-        """Return, per context and continuation, log-likelihood, whether it is the greedy one, and the tokens read."""
+        """Return, per context and continuation, log-likelihood, whether it is the greedy one, and the tokens read.
+
+        Raises:
+            SubquadError: The logits of a text are not finite.
+        """
         encoded = [((context, tail), *self._encode_pair(context, tail)) for context, tail in pairs]
         lengths = [min(len(context) + len(tail) - 1, self.max_length) for _, context, tail in encoded]
         answers = self._loglikelihood_tokens(encoded)
@@ -92,6 +99,8 @@ class HarnessModel(TemplateLM):
             scored = self._score(batch, [wanted[tokens] for tokens in batch], len(prefix), state)
             for tokens, given in zip(batch, scored, strict=True):
                 for index, answer in zip(asked[tokens], given, strict=True):
+                    text = "".join(requests[index][0]) or str(self.tokenizer.decode([*tokens]))
+                    check_finite(answer[0], self.model, self.mode, f"the text that ends with {text[-SHOWN:]!r}")
                     answers[index] = answer
         return answers
 

@@ -22,6 +22,7 @@ from subquad.llm.models.attention import Mode
 from subquad.llm.models.exact_lengths import seen_exactly, seen_in_window
 from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, labels
+from subquad.llm.training.metrics import check_finite
 from subquad.runs.storage import fingerprint
 from subquad.train.distributed import device_name
 
@@ -117,7 +118,10 @@ def _text(
     edges, digest = position_bins(length), fingerprint(path)
 
     def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
-        return loss_rows(model, sequences[list(numbers)], edges, mode=mode)
+        rows = loss_rows(model, sequences[list(numbers)], edges, mode=mode)
+        for number, row in zip(numbers, rows, strict=True):
+            check_finite(sum(row["losses"]), model, mode, f"sequence {number + 1} of {path.name}")
+        return rows
 
     return Measurement(
         kind="perplexity",

@@ -4,6 +4,7 @@ A prompt is prefilled alone and in chunks, one chunk between two decoding steps 
 takes a row of the batch, whatever the length of the prompt. One forward pass decodes one token of each row.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,11 +40,11 @@ class Delta:
     index: int
     """Number of the sequence within its job, from 0."""
     token: int | None
-    """The token; None when the engine closed."""
+    """The token; None when the engine closed, or none could be chosen."""
     text: str
     """Text that is final; empty while a character or a stop string may be incomplete."""
-    finish_reason: Literal["stop", "length", "closed"] | None
-    """Why the sequence ended; None while it continues."""
+    finish_reason: Literal["stop", "length", "closed", "failed"] | None
+    """Why the sequence ended, `failed` if the model's logits were not finite; None while it continues."""
     logprob: TokenLogprob | None = None
     """Log-probability of the token, if the job asks for it."""
     prompt: tuple[TokenLogprob, ...] | None = None
@@ -85,11 +86,17 @@ class _Sequence:
         self.detokenizer = Detokenizer(tokenizer, job.prompt, job.stops)
         self.tokens: list[int] = []
         """Tokens that were generated."""
+        self.has_failed = False
+        """The last logits were not finite."""
 
     def add(
-        self, token: int, logits: Tensor, eos: frozenset[int], prompt: tuple[TokenLogprob, ...] | None = None
+        self, token: int | None, logits: Tensor, eos: frozenset[int], prompt: tuple[TokenLogprob, ...] | None = None
     ) -> bool:
         """Add a token, pass its delta on, and return whether it was the last; `prompt` comes with the first one."""
+        if token is None:
+            self.has_failed = True
+            self.job.on_delta(Delta(self.index, None, "", "failed"))
+            return True
         logprob = None
         if self.job.logprobs is not None:
             (logprob,) = token_logprobs(logits[None], [token], self.job.logprobs)
@@ -302,15 +309,17 @@ class Engine:
 
     def _start(self, prefill: _Prefill, logits: Tensor) -> None:
         job = prefill.job
-        if self._kept.size:
-            self._kept.add(job.prompt, states_of(prefill.cache))
-        prompt = tuple(prefill.logprobs) if job.has_prompt_logprobs else None
-        if job.max_tokens == 0:
-            for index in range(job.n):
-                job.on_delta(Delta(index, None, "", "length", None, prompt))
-            return
         sequences = [_Sequence(job, index, self._tokenizer) for index in range(job.n)]
         tokens = sample(logits.expand(job.n, -1), [sequence.sampler for sequence in sequences])
+        has_failed = None in tokens or any(math.isnan(one.logprob) for one in prefill.logprobs)
+        # a state that is not finite would spoil later prompts that begin alike
+        if self._kept.size and not has_failed:
+            self._kept.add(job.prompt, states_of(prefill.cache))
+        prompt = tuple(prefill.logprobs) if job.has_prompt_logprobs else None
+        if has_failed or job.max_tokens == 0:
+            for index in range(job.n):
+                job.on_delta(Delta(index, None, "", "failed" if has_failed else "length", None, prompt))
+            return
         self.generated_tokens += len(tokens)
         for sequence, token in zip(sequences, tokens, strict=True):
             if not sequence.add(token, logits[0], self._eos, prompt):
@@ -322,16 +331,16 @@ class Engine:
             return
         logits = self._batch.step([sequence.tokens[-1] for sequence in self._sequences])
         tokens = sample(logits, [sequence.sampler for sequence in self._sequences])
-        self.generated_tokens += len(tokens)
+        self.generated_tokens += sum(token is not None for token in tokens)
         rows = enumerate(zip(self._sequences, tokens, logits, strict=True))
         self._remove([row for row, (sequence, token, own) in rows if sequence.add(token, own, self._eos)])
 
     def _remove(self, rows: list[int]) -> None:
         # from the last to the first, since the last sequence moves into the free row
         for row in reversed(rows):
-            if self._kept.size:
+            sequence = self._sequences[row]
+            if self._kept.size and not sequence.has_failed:
                 # the last token has not been through the model
-                sequence = self._sequences[row]
                 self._kept.add([*sequence.job.prompt, *sequence.tokens[:-1]], self._batch.states(row))
             self._batch.remove(row)
             last = self._sequences.pop()

@@ -12,7 +12,7 @@ from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training, eos_tokens, forward, new_cache
 from subquad.llm.models.loading import load, place
 from subquad.llm.serving.prefix_states import cache_of
-from subquad.llm.serving.sampling import TokenSampler, parameters_of, sample
+from subquad.llm.serving.sampling import NOT_FINITE, TokenSampler, parameters_of, sample
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.state_files import TextState
 from subquad.llm.serving.tokenization import Detokenizer, encode, encode_after
@@ -77,7 +77,8 @@ def stream_text(
         on_read: Called once with all tokens up to the end of the prompt, and with the cache after them.
 
     Raises:
-        SubquadError: The prompt has no tokens, or the text would be longer than the model's context.
+        SubquadError: The prompt has no tokens, the text would be longer than the model's context, or the logits are not
+            finite.
     """
     # special tokens, such as one at the start of a text, stand in the text that was read already
     tokens = encode(tokenizer, prompt) if after is None else encode_after(tokenizer, prompt)
@@ -140,6 +141,9 @@ def generate_tokens(
         sampler: Chooses the tokens.
         max_new_tokens: Maximum number of tokens.
         is_stopped: Checked between two chunks of the prompt; if true, nothing is yielded.
+
+    Raises:
+        SubquadError: The logits are not finite.
     """
     logits = torch.empty(0)
     for start in range(0, len(prompt), PREFILL_CHUNK_SIZE):
@@ -148,6 +152,8 @@ def generate_tokens(
         logits = _extend(model, prompt[start : start + PREFILL_CHUNK_SIZE], cache)
     for count in range(1, max_new_tokens + 1):
         (token,) = sample(logits, [sampler])
+        if token is None:
+            raise SubquadError(f"token {cache.get_seq_length() + 1:,}: {NOT_FINITE}")
         yield token
         if count < max_new_tokens:
             logits = _extend(model, [token], cache)

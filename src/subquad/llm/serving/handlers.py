@@ -1,19 +1,20 @@
 """Request handlers: from a request to jobs for the engine, and from the engine's deltas to a reply or a stream."""
 
 import asyncio
+import io
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from transformers import PreTrainedTokenizerBase
+from fastapi.responses import Response, StreamingResponse
 
 from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
-from subquad.llm.serving.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
+from subquad.llm.serving.logprobs import TokenLogprob, TokenTexts, chat_logprobs, completion_logprobs
 from subquad.llm.serving.prompts import Prompt, PromptReader
 from subquad.llm.serving.protocol import (
     TOO_MANY,
@@ -25,11 +26,17 @@ from subquad.llm.serving.protocol import (
     error_body,
     usage_body,
 )
+from subquad.llm.serving.sampling import NOT_FINITE
 
 __all__ = ["RequestHandler"]
 
+MOST_VALUES = 2**20
+"""Maximum number of log-probabilities in a reply: of its tokens and of the most likely ones in their places. A reply
+with so many has some 25 MB, and needs ten times as much memory while it is written."""
 CLIENT_GONE = 499
 STOPPED = "the server was stopped, or has failed; see /health and the server's log"
+ENDED = {"closed": (STOPPED, 503), "failed": (NOT_FINITE, 500)}
+"""Why a sequence has ended before its time → error message and status."""
 
 T = TypeVar("T")
 
@@ -77,15 +84,15 @@ class _Reply:
             self._logprobs.append(delta.logprob)
         return text
 
-    def logprobs(self, tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> dict[str, Any] | None:
+    def logprobs(self, texts: TokenTexts, *, is_chat: bool) -> dict[str, Any] | None:
         """Return the log-probabilities since the last call; None if the request has not asked for them."""
         if self._job.logprobs is None:
             return None
         tokens, found = self._tokens, self._logprobs
         self._tokens, self._logprobs = [], []
         if is_chat:
-            return chat_logprobs(tokenizer, [one for one in found if one is not None])
-        body = completion_logprobs(tokenizer, found, tokens, offset=self._length)
+            return chat_logprobs(texts, [one for one in found if one is not None])
+        body = completion_logprobs(texts, found, tokens, offset=self._length)
         self._length += sum(map(len, body["tokens"]))
         return body
 
@@ -96,8 +103,8 @@ class RequestHandler:
 
     engine: Engine
     """Runs in a thread of its own."""
-    tokenizer: PreTrainedTokenizerBase
-    """For the texts of tokens; not the one of the engine or the reader, which use theirs at the same time."""
+    texts: TokenTexts
+    """Of single tokens; their tokenizer is not that of the engine or the reader, which use theirs at the same time."""
     name: str
     """Model name for clients."""
     reader: PromptReader
@@ -106,6 +113,16 @@ class RequestHandler:
     """Maximum number of waiting requests."""
     _reading: int = field(default=0, init=False)
     """Number of prompts that are being tokenized, or wait for it."""
+    _writer: ThreadPoolExecutor = field(init=False)
+    """Writes replies with log-probabilities, one after the other, which can take seconds each."""
+
+    def __post_init__(self) -> None:
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="replies")
+
+    def close(self) -> None:
+        """End the threads after what they do now."""
+        self.reader.close()
+        self._writer.shutdown(wait=False, cancel_futures=True)
 
     def check_model(self, name: str) -> None:
         """Check the model's name.
@@ -144,6 +161,7 @@ class RequestHandler:
             return Response(status_code=CLIENT_GONE)
         finally:
             self._reading -= count
+        _check_values(body, prompts)
         pending = self._pending(body, prompts)
         if body.stream:
             events = self._events(pending)
@@ -162,9 +180,7 @@ class RequestHandler:
 
     def _pending(self, body: ChatRequest | CompletionRequest, prompts: Sequence[Prompt]) -> _Pending:
         is_chat, n, seed = isinstance(body, ChatRequest), body.n or 1, body.seed_or_random()
-        logprobs = body.logprobs if isinstance(body, CompletionRequest) else None
-        if isinstance(body, ChatRequest) and body.logprobs:
-            logprobs = body.top_logprobs or 0
+        logprobs = body.most_likely()
         echoes = [prompt.echo for prompt in prompts if prompt.echo is not None]
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
         jobs = [
@@ -206,30 +222,42 @@ class RequestHandler:
             nonlocal tokens
             while not all(reply.finish_reason for reply in replies):
                 delta = await pending.deltas.get()
-                if delta.finish_reason == "closed":
-                    raise RequestError(STOPPED, status=503)
+                if delta.finish_reason in ENDED:
+                    message, status = ENDED[delta.finish_reason]
+                    raise RequestError(message, status=status)
                 replies[delta.index].add(delta)
                 tokens += delta.token is not None
 
         try:
             self._submit(pending)
             await _while_connected(gather(), request)
+            if any(job.logprobs is not None for job in pending.jobs):
+                content = await _while_connected(self._in_writer(lambda: self._content(pending, tokens)), request)
+            else:
+                content = self._content(pending, tokens)
         except _ClientGone:
             # the client does not read it
             return Response(status_code=CLIENT_GONE)
         finally:
             self._cancel(pending)
+        return Response(content, media_type="application/json")
+
+    def _content(self, pending: _Pending, tokens: int) -> bytes:
+        """Return the body of a whole reply with so many new tokens."""
         choices = [
             choice_body(
                 index,
                 reply.text,
                 reply.finish_reason,
                 is_chat=pending.is_chat,
-                logprobs=reply.logprobs(self.tokenizer, is_chat=pending.is_chat),
+                logprobs=reply.logprobs(self.texts, is_chat=pending.is_chat),
             )
-            for index, reply in enumerate(replies)
+            for index, reply in enumerate(pending.replies)
         ]
-        return JSONResponse({**pending.head, "choices": choices, "usage": pending.usage(tokens)})
+        return _encoded({**pending.head, "choices": choices, "usage": pending.usage(tokens)}).encode()
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 
     async def _events(self, pending: _Pending) -> AsyncIterator[str]:
         started: set[int] = set()
@@ -240,25 +268,18 @@ class RequestHandler:
             self._submit(pending)
             while unfinished:
                 delta = await pending.deltas.get()
-                if delta.finish_reason == "closed":
-                    yield _event(error_body(STOPPED, status=503))
+                if delta.finish_reason in ENDED:
+                    message, status = ENDED[delta.finish_reason]
+                    yield _event(error_body(message, status=status))
                     return
                 tokens += delta.token is not None
                 unfinished -= delta.finish_reason is not None
-                reply = pending.replies[delta.index]
-                text = reply.add(delta)
-                logprobs = reply.logprobs(self.tokenizer, is_chat=pending.is_chat)
-                if text or logprobs or delta.finish_reason:
-                    choice = delta_body(
-                        delta.index,
-                        text,
-                        delta.finish_reason,
-                        is_chat=pending.is_chat,
-                        is_first=delta.index not in started,
-                        logprobs=logprobs,
-                    )
+                # the log-probabilities of a prompt can be many
+                is_large = delta.prompt is not None
+                event = self._delta_event(pending, delta, is_first=delta.index not in started)
+                if text := await self._in_writer(event) if is_large else event():
                     started.add(delta.index)
-                    yield _event({**pending.head, "choices": [choice], **extra})
+                    yield text
             if extra:
                 yield _event({**pending.head, "choices": [], "usage": pending.usage(tokens)})
             yield "data: [DONE]\n\n"
@@ -267,6 +288,40 @@ class RequestHandler:
         finally:
             # also if the client disconnects, which closes this generator
             self._cancel(pending)
+
+    def _delta_event(self, pending: _Pending, delta: Delta, *, is_first: bool) -> Callable[[], str]:
+        """Return a function that adds a delta to its reply and returns its event; empty text if it has nothing new."""
+
+        def event() -> str:
+            reply = pending.replies[delta.index]
+            text = reply.add(delta)
+            logprobs = reply.logprobs(self.texts, is_chat=pending.is_chat)
+            if not (text or logprobs or delta.finish_reason):
+                return ""
+            how: Any = {"is_chat": pending.is_chat, "is_first": is_first, "logprobs": logprobs}
+            choice = delta_body(delta.index, text, delta.finish_reason, **how)
+            extra = {"usage": None} if pending.has_usage else {}
+            return _event({**pending.head, "choices": [choice], **extra})
+
+        return event
+
+
+def _check_values(body: ChatRequest | CompletionRequest, prompts: Sequence[Prompt]) -> None:
+    """Check the number of log-probabilities that are held at once; those of a stream's answers are sent one by one."""
+    likely = body.most_likely()
+    if likely is None:
+        return
+    read = sum(len(prompt.tokens) for prompt in prompts if prompt.echo is not None)
+    answered = 0 if body.stream else sum(prompt.max_tokens for prompt in prompts)
+    places = (body.n or 1) * (read + answered)
+    if places * (likely + 1) > MOST_VALUES:
+        limit = "max_completion_tokens" if isinstance(body, ChatRequest) else "max_tokens"
+        raise RequestError(
+            f"logprobs: {places * (likely + 1):,} log-probabilities ({places:,} tokens, {likely + 1} for each), and a "
+            f"reply can have {MOST_VALUES:,}; ask for fewer most likely tokens, a smaller {limit} or n, or send the "
+            "prompts one by one",
+            field="logprobs",
+        )
 
 
 def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None]:
@@ -279,8 +334,15 @@ def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None
     return on_delta
 
 
+def _encoded(body: dict[str, Any]) -> str:
+    """Return a body as JSON, in steps that let other threads run; at once, a large one would stop them for seconds."""
+    text = io.StringIO()
+    json.dump(body, text, ensure_ascii=False, separators=(",", ":"))
+    return text.getvalue()
+
+
 def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {_encoded(body)}\n\n"
 
 
 class _ClientGone(Exception):  # noqa: N818 (it is no fault)

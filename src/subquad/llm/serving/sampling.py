@@ -14,7 +14,13 @@ from torch import Tensor
 
 from subquad.llm.serving.settings import GenerateSettings
 
-__all__ = ["SamplingParameters", "TokenSampler", "parameters_of", "sample"]
+__all__ = ["NOT_FINITE", "SamplingParameters", "TokenSampler", "parameters_of", "sample"]
+
+NOT_FINITE = (
+    "the model's logits are not finite (NaN or infinity), so no next token can be chosen: its weights are damaged or "
+    "its training has diverged, or numbers overflow in --dtype; try --dtype float32, or linearize again"
+)
+"""Error where `sample` chooses no token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +73,15 @@ class TokenSampler:
         return self._random.random()
 
 
-def sample(logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler]) -> list[int]:
-    """Return the next token of each sequence and count it.
+def sample(logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler]) -> list[int | None]:
+    """Return the next token of each sequence and count it; None where the logits are not finite, see `NOT_FINITE`.
 
     Args:
-        logits: Of each sequence.
+        logits: Of each sequence; -inf for tokens that are never chosen.
         samplers: One per sequence, in the same order.
     """
+    # NaN if any logit is, infinity if any is that, or -inf if all are
+    is_finite = logits.amax(-1).isfinite().tolist()
     logits = _penalized(logits, samplers)
     chosen = logits.argmax(-1)
     # sequences with a filter are sampled separately, since only they need sorted logits
@@ -82,9 +90,10 @@ def sample(logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler]) -> li
         rows = [row for row in sampled if samplers[row].parameters.is_filtered == is_filtered]
         if rows:
             chosen[rows] = _sample_rows(logits[rows], [samplers[row] for row in rows], is_filtered=is_filtered)
-    tokens = chosen.tolist()
+    tokens = [token if is_known else None for token, is_known in zip(chosen.tolist(), is_finite, strict=True)]
     for sampler, token in zip(samplers, tokens, strict=True):
-        sampler.counts[token] += 1
+        if token is not None:
+            sampler.counts[token] += 1
     return tokens
 
 

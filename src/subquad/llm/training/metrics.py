@@ -29,6 +29,7 @@ from subquad.progress import track
 from subquad.reporting.statistics import bootstrap_means, mean_interval, paired_difference
 
 __all__ = [
+    "check_finite",
     "compare_losses",
     "perplexity",
     "run_teacher",
@@ -76,15 +77,42 @@ def sequence_losses(
         mode: What the attention layers compute.
         title: Name of the model for the progress bar.
         quiet: Show no progress bar.
+
+    Raises:
+        SubquadError: The logits are not finite.
     """
     losses, was_training = [], model.training
     model.eval()
     with track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
-        for row in sequences:
-            losses.append(float(token_losses(model, row, mode=mode).cpu().double().mean()))
+        for number, row in enumerate(sequences, start=1):
+            loss = float(token_losses(model, row, mode=mode).cpu().double().mean())
+            check_finite(loss, model, mode, f"held-out sequence {number}", title=title)
+            losses.append(loss)
             advance(1)
     model.train(was_training)
     return losses
+
+
+def check_finite(value: float, model: nn.Module, mode: Mode, text: str, *, title: str = "") -> None:
+    """Check that a loss or a log-likelihood is finite, which is NaN if a logit is.
+
+    Args:
+        value: The loss or log-likelihood.
+        model: The model, which the error names.
+        mode: What its attention layers compute.
+        text: The text in words.
+        title: Name of the model; empty for the folder or name that it was opened by.
+
+    Raises:
+        SubquadError: It is not finite.
+    """
+    if not math.isfinite(value):
+        name = title or getattr(model, "name_or_path", "") or type(model).__name__
+        raise SubquadError(
+            f"{name} ({mode}): the logits of {text} are not finite; its weights are damaged or its training has "
+            "diverged, or numbers overflow in bfloat16: use --dtype float32, or linearize again with lower "
+            "learning rates or more --warmup-fraction"
+        )
 
 
 @torch.no_grad()
