@@ -183,6 +183,28 @@ def test_it_comes_back_from_disk_with_its_deviation_as_that_of_two_members(tmp_p
     assert set(loaded.selected) == {"noise", "rows", "validation"}
 
 
+@pytest.mark.parametrize("strands", [False, True])
+def test_differences_to_the_first_row_have_the_deviation_of_the_joint_posterior(monkeypatch, strands):
+    monkeypatch.setattr(gaussian_process, "CHUNK", 17)
+    dataset = variants(150, columns=2)
+    if strands:
+        codes = (dataset.inputs.codes % 4).astype(np.int8)
+        dataset = replace(dataset, inputs=replace(dataset.inputs, codes=codes, letters=4))
+    gp, test = fit_baseline("gp", dataset), dataset.part("test")[0]
+    draws = gp.draws(test, 20_000, seed=0)
+    expected = (draws - draws[:, :1]).std(0)
+    if strands:
+        test = replace(test, is_double_stranded=True)
+        draws = gp.draws(test.reverse_complement(), 20_000, seed=0)
+        expected = (expected + (draws - draws[:, :1]).std(0)) / 2
+    members = gp.members(test, to_first=True)
+    np.testing.assert_allclose(members.std_to_first()[1:], expected[1:], rtol=0.03)
+    np.testing.assert_allclose(members.std_to_first()[0], 0, atol=1e-6)
+    # without the covariance the deviations of the two rows nearly cancel
+    assert np.median(gp.members(test).std_to_first()[1:] / expected[1:]) < 0.5
+    np.testing.assert_array_equal(members.std(), gp.members(test).std())
+
+
 def test_sequences_of_varying_length_and_covariates_have_no_term_of_letters():
     dataset = variants(150)
     codes = dataset.inputs.codes.copy()

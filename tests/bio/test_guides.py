@@ -39,7 +39,7 @@ class Counter:
         self.schema = InputSchema(alphabet=alphabet, is_aligned=length is not None, length=length, **schema)
         self.config, self.asked = {}, []
 
-    def members_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences, *, to_first=False):
         self.asked += sequences
         one = np.array([[text.count("A")] for text in sequences], dtype=float)
         return Members.of_equals(np.stack([one - 1, one + 1]))

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from subquad.bio.analysis.single_mutants import scan_table, single_mutants
 from subquad.bio.commands.fit import fit
 from subquad.bio.commands.rounds import rounds
 from subquad.bio.data.table import read_like
@@ -13,7 +15,10 @@ from subquad.bio.design_search.measurements import read_measurements, settings_o
 from subquad.bio.design_search.settings import RoundsSettings
 from subquad.bio.design_search.simulation import read_assay, replay
 from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
+from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.scorer import open_scorer
+from subquad.bio.models.stacking import Stacking
 from subquad.bio.settings import FitSettings
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -249,6 +254,27 @@ def test_draws_from_the_posterior_have_its_mean_and_standard_deviation(start):
     assert draws.shape == (20_000, 3, 1)
     np.testing.assert_allclose(draws.mean(0), members.mean, atol=0.02)
     np.testing.assert_allclose(draws.std(0), members.std(), rtol=0.03)
+
+
+def test_a_scan_has_the_deviations_of_differences_of_a_posterior_in_an_ensemble(start, monkeypatch):
+    model = BioModel.load(start / "run")
+    stacking = Stacking.from_dict(model.config["stacking"])
+    # in equal parts, whatever the validation rows of so small a table say
+    model.config["stacking"] = stacking.with_weights(np.full(len(stacking.weights), 0.5)).as_dict()
+    monkeypatch.setattr(scorer_module, "BATCH", 31)
+    frame = scan_table(open_scorer(model), WILD)
+    sequences = [WILD, *(WILD[:p] + letter + WILD[p + 1 :] for p, letter in single_mutants(WILD, model.alphabet))]
+    inputs = model.inputs_of(sequences)
+    draws = model._baseline("gp").draws(inputs, 10_000, seed=0)[..., 0]
+    deviation = stacking.scale["gp"][0] * (draws - draws[:, :1]).std(0)
+    both = [stacking.calibrate(name, model.predict(inputs, name))[:, 0] for name in ("ridge", "gp")]
+    gap = np.subtract(*(own - own[0] for own in both))
+    # weights of 1/2, 1/4 and 1/4, of which the last two are the Gaussian process
+    expected = np.sqrt((gap**2 / 4 + deviation**2 / 4) / (1 - 6 / 16))
+    np.testing.assert_allclose(frame["difference_std"], expected[1:], rtol=0.03)
+    single = scan_table(open_scorer(replace(model, config={**model.config, "models": ["gp"]})), WILD)
+    np.testing.assert_allclose(single["difference_std"], (draws - draws[:, :1]).std(0)[1:], rtol=0.03)
+    np.testing.assert_allclose(single["prediction"], model.predict(inputs, "gp")[1:, 0], rtol=1e-6)
 
 
 def test_a_batch_prefers_high_values_and_keeps_its_distance():

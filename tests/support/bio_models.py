@@ -32,7 +32,7 @@ class AdditiveModel:
         # letter k at position t (from 0) is worth k * (t + 1)
         return sum(self.alphabet.find(letter) * (t + 1) for t, letter in enumerate(sequence) if letter != "|")
 
-    def members_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences, *, to_first=False):
         one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
         if self.task_type in ("binary", "multiclass"):
             one = 1 / (1 + np.exp(-one / 50))
@@ -68,7 +68,7 @@ class Landscape:
         self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
         self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
 
-    def members_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences, *, to_first=False):
         codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
         place = np.arange(codes.shape[1])
         joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)

@@ -178,7 +178,7 @@ def predicted_cycles(
         singles = [(p, letter) for p in positions for letter in letters[p]]
     source = "predicted single mutants"
     texts = [wild_type, *(_mutated(wild_type, (single,)) for single in singles)]
-    f = on_additive_scale(scorer, scorer.effects(texts, title="single mutants", quiet=quiet)[0])
+    f = on_additive_scale(scorer, scorer.members(texts, title="single mutants", quiet=quiet).mean)
     effect = dict(zip(singles, f[1:] - f[0], strict=True))
     if doubles is None:
         counts = np.array([len(letters[p]) for p in positions])
@@ -193,7 +193,7 @@ def predicted_cycles(
         pairs = [(i, j) for k, i in enumerate(strongest) for j in strongest[k + 1 :]]
         doubles = _sampled(pairs, letters, max_double_mutants if total > max_double_mutants else None, seed)
     texts = [_mutated(wild_type, double) for double in doubles]
-    f_ij = on_additive_scale(scorer, scorer.effects(texts, title="double mutants", quiet=quiet)[0])
+    f_ij = on_additive_scale(scorer, scorer.members(texts, title="double mutants", quiet=quiet).mean)
     expected = np.array([f[0] + effect[a] + effect[b] for a, b in doubles])
     position = np.array([[a[0], b[0]] for a, b in doubles]).reshape(-1, 2)
     new = np.array([[ord(a[1]), ord(b[1])] for a, b in doubles], dtype=np.uint8).reshape(-1, 2)

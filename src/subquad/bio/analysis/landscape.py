@@ -153,7 +153,7 @@ def predicted_landscape(
     orders = {} if measured is None else dict(measured.orders)
     library = None if measured is None else measured.library
     if library is not None:
-        values, _ = scorer.effects(library.sequences(wild_type), title="combinations", quiet=quiet)
+        values = scorer.members(library.sequences(wild_type), title="combinations", quiet=quiet).mean
         values = on_additive_scale(scorer, values)
         same = Library(choices=library.choices, values=values, sites=library.sites, letters=library.letters)
         orders[PREDICTED] = variance_by_order(same, seed=seed)

@@ -57,10 +57,10 @@ def scan_table(
     Returns:
         Columns `mutant` (A24G, numbered as in the table of the fit), `position`, `from`, `to`, `prediction`,
         `prediction_low` and `prediction_high` (90 % interval; empty if the fit calibrated none), `difference`
-        (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble members;
-        empty for a single member), `measured` (empty where not measured), `observed` (whether the letter was observed
-        at its position in training) and `beyond_measured` (whether the prediction is better than any measurement):
-        `yes`, `no` or empty where unknown.
+        (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble members,
+        where a Gaussian process counts with that of its posterior; empty for a single member without one), `measured`
+        (empty where not measured), `observed` (whether the letter was observed at its position in training) and
+        `beyond_measured` (whether the prediction is better than any measurement): `yes`, `no` or empty where unknown.
 
     Raises:
         SubquadError: The first chain of all training pairs was the same.
@@ -72,9 +72,8 @@ def scan_table(
             "--sequence and --partner in the fit to scan the partner sequences"
         )
     sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
-    members = scorer.members(sequences, title="single mutants", quiet=quiet)
-    prediction, each = members.mean, np.asarray(members.each)
-    spread, deviations = (deviation(own, members.weights) for own in (each, each - each[:, :1]))
+    members = scorer.members(sequences, title="single mutants", to_first=True, quiet=quiet)
+    prediction, spread = members.mean, deviation(members.each, members.weights)
     low, high = prediction_interval(scorer, prediction, spread)
     observed = observed_letters(scorer, len(wild_type))
     is_beyond = beyond_measured(prediction[1:], measured_range(scorer), direction)
@@ -89,7 +88,7 @@ def scan_table(
             "prediction_low": low[1:],
             "prediction_high": high[1:],
             "difference": prediction[1:] - prediction[0],
-            "difference_std": deviations[1:],
+            "difference_std": members.std_to_first()[1:],
             "measured": [known.get(sequence, np.nan) for sequence in sequences[1:]],
             "observed": yes_no(None if observed is None else [letter in observed[p] for p, letter in mutants]),
             "beyond_measured": yes_no(is_beyond),

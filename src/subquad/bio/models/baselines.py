@@ -81,8 +81,8 @@ class Baseline:
         if self._process is not None:
             return self._posterior(self._process, inputs)[0]
         if inputs.is_double_stranded:
-            single = replace(inputs, is_double_stranded=False)
-            return (self.predict(single) + self.predict(inputs.reverse_complement())) / 2
+            first, second = map(self.predict, _strands(inputs))
+            return (first + second) / 2
         if self.task_type == "pairs":
             return predict_pairs(self.name, inputs)
         if not self.task_type.startswith("residue"):
@@ -95,13 +95,24 @@ class Baseline:
             predicted[own] = self._values(inputs, *own)
         return predicted
 
-    def members(self, inputs: Inputs) -> Members:
-        """Return the prediction as that of a single member, or as two that differ by a posterior's deviation."""
-        if self._process is None:
+    def members(self, inputs: Inputs, *, to_first: bool = False) -> Members:
+        """Return the prediction as that of a single member, or as two that differ by a posterior's deviation.
+
+        Args:
+            inputs: The rows.
+            to_first: The two also have the deviation of the difference to the first row; see `Members.to_first`.
+        """
+        process = self._process
+        if process is None:
             return Members.of_equals([self.predict(inputs)])
-        mean, deviation = self._posterior(self._process, inputs)
+        mean, deviation = self._posterior(process, inputs)
         # the sample standard deviation of the two is that of the posterior
-        return Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
+        members = Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
+        if not to_first:
+            return members
+        own = [process.deviations_to_first(self.features, strand) for strand in _strands(inputs)]
+        deviation = np.mean(own, axis=0)
+        return replace(members, to_first=[mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
 
     def draws(self, inputs: Inputs, count: int, *, seed: int) -> np.ndarray:
         """Return samples from the joint posterior, `(count, n, K)`, of one strand of the inputs.
@@ -171,11 +182,15 @@ class Baseline:
 
     def _posterior(self, process: "GaussianProcess", inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the Gaussian process; on both strands if the inputs have two."""
-        strands = [inputs]
-        if inputs.is_double_stranded:
-            strands = [replace(inputs, is_double_stranded=False), inputs.reverse_complement()]
-        means, deviations = zip(*(process.predict(self.features, own) for own in strands), strict=True)
+        means, deviations = zip(*(process.predict(self.features, own) for own in _strands(inputs)), strict=True)
         return np.mean(means, axis=0), np.mean(deviations, axis=0)
+
+
+def _strands(inputs: Inputs) -> list[Inputs]:
+    """Return the inputs, or both strands of double-stranded ones."""
+    if not inputs.is_double_stranded:
+        return [inputs]
+    return [replace(inputs, is_double_stranded=False), inputs.reverse_complement()]
 
 
 def _model_class(name: str) -> Any:

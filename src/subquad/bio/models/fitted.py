@@ -108,12 +108,13 @@ class BioModel:
             )
         raise unknown("model", name, self.models)
 
-    def members(self, inputs: Inputs, name: str | None = None) -> Members:
+    def members(self, inputs: Inputs, name: str | None = None, *, to_first: bool = False) -> Members:
         """Return the prediction of a model in the target's units, and those of its members.
 
         Args:
             inputs: The rows.
             name: Name of the model. Default: `default`.
+            to_first: Prepare the deviations of differences to the first row; see `Members.to_first`.
 
         Raises:
             SubquadError: The folder holds no such model.
@@ -123,10 +124,10 @@ class BioModel:
         if name == ENSEMBLE:
             stacking = Stacking.from_dict(self.config["stacking"])
             used = [own for own, weight in stacking.weights.items() if weight]
-            return combine(stacking, {own: self.members(inputs, own) for own in used})
+            return combine(stacking, {own: self.members(inputs, own, to_first=to_first) for own in used})
         if name in self.networks:
             return self.networks[name].members(inputs)
-        return self._baseline(name).members(inputs)
+        return self._baseline(name).members(inputs, to_first=to_first)
 
     def predict(self, inputs: Inputs, name: str | None = None) -> Any:
         """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
@@ -179,9 +180,9 @@ class BioModel:
             raise TypeError("give the sequences as a list, also a single one")
         return self.predict(self.inputs_of(sequences))
 
-    def members_of_sequences(self, sequences: Sequence[str]) -> Members:
+    def members_of_sequences(self, sequences: Sequence[str], *, to_first: bool = False) -> Members:
         """Return the predictions of the default model for sequences, and those of its members: `(n, O)` each."""
-        return self.members(self.inputs_of(sequences))
+        return self.members(self.inputs_of(sequences), to_first=to_first)
 
     def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray:
         """Return samples from the joint posterior of the default model, `(count, n, K)`; see `Baseline.draws`."""

@@ -104,6 +104,23 @@ class GaussianProcess:
                 deviations.append(torch.stack([own.stddev for own in found], dim=1).numpy())
         return self.mean + self.spread * np.concatenate(means), self.spread * np.concatenate(deviations)
 
+    def deviations_to_first(self, features: RowFeatures, inputs: Inputs) -> np.ndarray:
+        """Return the posterior standard deviation of the difference of each row to the first one, `(n, K)`."""
+        from gpytorch.settings import debug, fast_computations
+
+        found = [np.zeros((0, len(self.mean)))]
+        with torch.no_grad(), fast_computations(False, False, False), debug(False):
+            for begin in range(0, len(inputs), CHUNK):
+                some = inputs.take(np.append(0, np.arange(begin, min(begin + CHUNK, len(inputs)))))
+                X = torch.from_numpy(_columns(self.terms, features, some)).double()
+                variances = []
+                for process in self._processes:
+                    C = process(X).covariance_matrix
+                    variances.append((C.diagonal() + C[0, 0] - 2 * C[0])[1:])
+                # rounding may make that of the first row negative
+                found.append(torch.stack(variances, dim=1).clamp(min=0).sqrt().numpy())
+        return self.spread * np.concatenate(found)
+
     def draws(self, features: RowFeatures, inputs: Inputs, count: int, *, seed: int) -> np.ndarray:
         """Return samples from the joint posterior of the measurements, without noise, `(count, n, K)`.
 

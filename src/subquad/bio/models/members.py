@@ -22,6 +22,9 @@ class Members:
     """Predictions of the m members, of the same shape."""
     weights: np.ndarray
     """`(m,)`, with sum one."""
+    to_first: Sequence[Any] | None = None
+    """As `each`, but members that differ by a posterior's deviation differ by that of the difference to the first row;
+    None if there are no such members, or if it was not asked for."""
 
     @classmethod
     def of_equals(cls, each: Sequence[Any]) -> "Members":
@@ -35,6 +38,11 @@ class Members:
     def std(self) -> np.ndarray | None:
         """Return the sample standard deviation over the members; None for a single one or for base pairs."""
         return None if len(self.each) < 2 or isinstance(self.each[0], list) else deviation(self.each, self.weights)
+
+    def std_to_first(self) -> np.ndarray:
+        """Return the sample standard deviation of the differences to the first row; NaN for a single member."""
+        each = np.asarray(self.each if self.to_first is None else self.to_first, dtype=np.float64)
+        return deviation(each - each[:, :1], self.weights)
 
 
 def deviation(each: Any, weights: np.ndarray) -> np.ndarray:

@@ -108,22 +108,45 @@ class Scorer:
         """Return the sequence in upper case, with U or T as the model writes them."""
         return normalize([sequence.upper()], self.schema.alphabet)[0][0]
 
-    def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> Members:
-        """Return the score of each sequence, `(n,)`, and the scores by each member of the model."""
+    def members(
+        self, sequences: Sequence[str], *, title: str = "predictions", to_first: bool = False, quiet: bool = True
+    ) -> Members:
+        """Return the score of each sequence, `(n,)`, and the scores by each member of the model.
+
+        Args:
+            sequences: n sequences.
+            title: Label of the progress bar.
+            to_first: Prepare the deviations of differences to the first sequence; see `Members.std_to_first`.
+            quiet: Show no progress.
+        """
         means, parts, weights = [np.empty(0)], [], np.ones(1)
+        relative: list[np.ndarray] = []
         with track(title, len(sequences), quiet=quiet) as advance:
             for start in range(0, len(sequences), BATCH):
                 batch = list(sequences[start : start + BATCH])
+                # the first sequence is the first one of each batch
+                skipped = int(to_first and start > 0)
+                batch = [*sequences[:skipped], *batch]
                 if self.partner is not None:
                     batch = [f"{self.partner}{SEPARATOR}{sequence}" for sequence in batch]
-                found = self.model.members_of_sequences(batch)
-                means.append(np.asarray(found.mean, dtype=np.float64).reshape(len(batch), -1)[:, self.column])
-                each = np.asarray(found.each, dtype=np.float64).reshape(len(found.each), len(batch), -1)
-                parts.append(each[..., self.column])
+                found = self.model.members_of_sequences(batch, to_first=to_first)
+                means.append(self._column([found.mean], len(batch))[0, skipped:])
+                parts.append(self._column(found.each, len(batch))[:, skipped:])
+                if found.to_first is not None:
+                    relative.append(self._column(found.to_first, len(batch))[:, skipped:])
                 weights = found.weights
-                advance(len(batch))
+                advance(len(batch) - skipped)
         each = np.concatenate(parts, axis=1) if parts else np.empty((1, 0))
-        return Members(mean=np.concatenate(means), each=list(each), weights=weights)
+        return Members(
+            mean=np.concatenate(means),
+            each=list(each),
+            weights=weights,
+            to_first=list(np.concatenate(relative, axis=1)) if relative else None,
+        )
+
+    def _column(self, outputs: Sequence[Any], rows: int) -> np.ndarray:
+        """Return the score in each of m outputs of the model, `(m, n)`."""
+        return np.asarray(outputs, dtype=np.float64).reshape(len(outputs), rows, -1)[..., self.column]
 
     def scores(self, sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and standard deviations over the members, `(n,)` each; NaN deviations for one member."""
@@ -138,12 +161,6 @@ class Scorer:
         if not COMPARED_MODELS[self.default].has_posterior:
             return None
         return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
-
-    def effects(self, sequences: Sequence[str], *, title: str, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores, and the standard deviation over the members of the difference to the first sequence."""
-        members = self.members(sequences, title=title, quiet=quiet)
-        each = np.asarray(members.each)
-        return members.mean, deviation(each - each[:, :1], members.weights)
 
 
 def open_model(run: "BioModel | Path | str") -> "BioModel":

@@ -14,7 +14,7 @@ rows cannot tell the models apart. scikit-learn's `StackingRegressor` minimises 
 Axes: M models, i known values (cells of a table, residues, pairs of letters), C classes, n rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -148,10 +148,17 @@ class _Items:
 def combine(stacking: Stacking, members: Mapping[str, Members]) -> Members:
     """Return the prediction of the stack, with the members of all its models, calibrated and weighted."""
     used = [name for name, weight in stacking.weights.items() if weight > 0]
+
+    def calibrated(each: Mapping[str, Sequence[Any]]) -> list[Any]:
+        return [stacking.calibrate(name, own) for name in used for own in each[name]]
+
+    each = {name: members[name].each for name in used}
+    to_first = {name: own for name in used if (own := members[name].to_first) is not None}
     return Members(
         mean=stacking.predict({name: members[name].mean for name in used}),
-        each=[stacking.calibrate(name, own) for name in used for own in members[name].each],
+        each=calibrated(each),
         weights=np.concatenate([stacking.weights[name] * members[name].weights for name in used]),
+        to_first=calibrated({**each, **to_first}) if to_first else None,
     )
 
 
