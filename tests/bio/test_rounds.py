@@ -1,5 +1,7 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -117,6 +119,32 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
         batches[name] = (out / "round-2" / "batch.csv").read_text()
     assert batches["whole"] == batches["killed"]
     assert (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns == fitted
+
+
+@pytest.mark.long
+def test_a_round_that_is_stopped_while_it_is_replaced_begins_anew(start, tmp_path, monkeypatch):
+    out = tmp_path / "rounds"
+    propose(start, out)
+    measure(out / "round-1" / "batch.csv")
+    settings, remove = RoundsSettings(measured=(str(out / "round-1" / "batch.csv"),)), shutil.rmtree
+    rounds(start / "run", settings, out=out, quiet=True)
+
+    def stop(path, **how):
+        if Path(path).name == "round-2":
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rounds(start / "run", settings, out=out, force=True, quiet=True)
+    assert not (out / "round-2" / "run" / "metrics.json").exists()
+    (out / "round-2" / "measured.csv").write_text("of the earlier round")
+    (out / "round-2" / "run" / "of the earlier round").touch()
+    step = rounds(start / "run", settings, out=out, quiet=True)["rounds"][1]
+    assert (step["is_finished"], "is_replacing" in step) == (True, False)
+    assert (out / "round-2" / "run" / "metrics.json").is_file()
+    assert not (out / "round-2" / "run" / "of the earlier round").exists()
 
 
 def test_a_first_batch_that_is_interrupted_is_proposed_again(start, tmp_path, monkeypatch):

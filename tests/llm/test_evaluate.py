@@ -1,7 +1,10 @@
 """Evaluation of linearized models: results beside their controls, resumed evaluations, and errors."""
 
+import errno
 import json
+import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -111,8 +114,19 @@ def test_a_page_that_cannot_be_drawn_costs_no_results(asked, tmp_path, monkeypat
     def fails(evaluation):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("subquad.llm.commands.evaluate.evaluation_page", fails)
+    @contextmanager
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
     given = {**asked, "data": None, "out": tmp_path / "out"}
+    # which the next start writes
+    with monkeypatch.context() as patch:
+        patch.setattr("subquad.llm.commands.evaluate.atomic", full)
+        with pytest.raises(OSError, match="No space left"):
+            subquad.llm.evaluate(settings=replace(QUICK, variants=("teacher",)), **given)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    monkeypatch.setattr("subquad.llm.commands.evaluate.evaluation_page", fails)
     with pytest.raises(ZeroDivisionError):
         subquad.llm.evaluate(settings=replace(QUICK, variants=("teacher",)), **given)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]

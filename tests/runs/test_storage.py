@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from subquad.runs.damage import system_errors
+from subquad.runs.disk import remove_temporaries
 from subquad.runs.lock import lock_folder
-from subquad.runs.storage import atomic, null_as_nan, read_json, remove_temporaries, write_json
+from subquad.runs.storage import atomic, null_as_nan, read_json, write_json
 
 
 def test_the_content_is_on_the_disk_before_the_new_name_and_the_name_after_it(tmp_path, monkeypatch):

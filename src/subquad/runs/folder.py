@@ -1,8 +1,11 @@
 """Run folders: `config.json`, `model.safetensors`, `metrics.json`, `history.jsonl`, `README.md` and `report.html`."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,8 @@ from subquad import __version__
 from subquad.errors import SubquadError, flag_name
 from subquad.progress import say
 from subquad.runs.checksums import CONFIG, METRICS, PARTS, check_config, check_part, checksums_of_run
-from subquad.runs.lock import LOCK, is_blank
+from subquad.runs.disk import LOCK, make_folder, remove_temporaries, sync, try_lock
+from subquad.runs.lock import is_blank
 from subquad.runs.storage import (
     CHECKSUM,
     as_folder,
@@ -20,8 +24,6 @@ from subquad.runs.storage import (
     plain,
     read_json,
     read_tensors_and_metadata,
-    remove_temporaries,
-    sync,
     verify_tensors,
     write_json,
     write_tensors,
@@ -49,6 +51,17 @@ FORMAT = 1
 WITHOUT_FLAG = ("data", "files", "model", "processes", "table", "validation")
 """Settings of a run that the command line takes without a flag, or not at all."""
 WEIGHTS, REPORT, CARD = "model.safetensors", "report.html", "README.md"
+CHECKPOINTS = "checkpoint-*.safetensors"
+UNFINISHED = {
+    # the store of the jets
+    "hep": tuple(
+        f"jets/{name}"
+        for name in ("particles", "jet_features", "observers", "lengths", "labels", "parts", "index.json")
+    ),
+    # of block-wise attention transfer
+    "llm": ("feature_maps.safetensors", "feature_maps-*.safetensors", "blockwise.json", "states-*.bin"),
+}
+"""Kind of run → patterns of the files that it needs, beside checkpoints, until it is finished."""
 ANOTHER = "; choose another folder with --out"
 """End of errors about an output folder that cannot be written."""
 
@@ -87,31 +100,55 @@ class Run:
             self._write(CARD, card)
         config = plain({**config, "subquad": stamp})
         config["subquad"][PARTS] = checksums_of_run(self.directory, config, plain(metrics))
+        text = None
         try:
             if report is not None:
-                self._write(REPORT, report())
+                text = report()
         except Exception:
             self._mark_finished(config, metrics)
             raise
+        # a full disk, unlike a figure, is a reason to resume the run
+        if text is not None:
+            self._write(REPORT, text)
         self._mark_finished(config, metrics)
 
     def _mark_finished(self, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         write_json(self.directory / CONFIG, config)
         # such as the tokenizer, which transformers wrote
-        for path in self.directory.rglob("*"):
-            if path.is_file():
-                sync(path)
+        files = [*_own_files(self.directory)]
+        for path in [*files, *{path.parent for path in files}]:
+            sync(path)
         write_json(self.directory / METRICS, metrics)
-        _remove_checkpoints(self.directory)
+        _remove_unneeded(self.directory, self.kind)
 
     def _write(self, name: str, text: str) -> None:
         with atomic(self.directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _remove_checkpoints(directory: Path) -> None:
-    for checkpoint in directory.rglob("checkpoint-*.safetensors"):
-        checkpoint.unlink(missing_ok=True)
+def _own_files(directory: Path) -> Iterator[Path]:
+    """Yield the files of a run, without those of another run below it that is in use or unfinished."""
+    for folder, names, files in os.walk(directory):
+        names[:] = [name for name in names if not _is_in_use(Path(folder, name))]
+        yield from (path for name in files if (path := Path(folder, name)).is_file())
+
+
+def _is_in_use(folder: Path) -> bool:
+    return (folder / LOCK).exists() or ((folder / CONFIG).exists() and not (folder / METRICS).exists())
+
+
+def _remove_unneeded(directory: Path, kind: Any) -> None:
+    """Remove what a finished run no longer needs."""
+    patterns = UNFINISHED.get(kind, ())
+    found = [path for path in _own_files(directory) if fnmatch(path.name, CHECKPOINTS)]
+    found += [path for pattern in patterns for path in directory.glob(pattern)]
+    for path in found:
+        # what is left is removed when the folder is refused
+        with suppress(OSError):
+            path.unlink()
+    for folder in {(directory / pattern).parent for pattern in patterns} - {directory}:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +197,7 @@ def check_free(out: Path | str, *, force: bool = False) -> Path:
 
     Raises:
         SubquadError: The folder cannot be written, holds files that subquad did not write, or a finished run and
-            `force` is off.
+            `force` is off, or another process writes to a folder in it and `force` is on.
     """
     directory = as_folder(out)
     check_writable(directory)
@@ -168,12 +205,26 @@ def check_free(out: Path | str, *, force: bool = False) -> Path:
         return directory
     if not (directory / CONFIG).is_file():
         raise SubquadError(f"{directory}: not empty and not written by subquad{ANOTHER}")
-    stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
+    stamp = stamp_of(read_json(directory / CONFIG), directory, ANOTHER)
     if (directory / METRICS).is_file() and not force:
-        # which are left if the run was killed after its last file was written
-        _remove_checkpoints(directory)
+        # if the run was killed after its last file was written
+        _remove_unneeded(directory, stamp.get("kind"))
         raise SubquadError(f"{directory}: holds a finished run{ANOTHER}, or overwrite it with --force")
+    if force:
+        _check_not_in_use(directory)
     return directory
+
+
+def _check_not_in_use(directory: Path) -> None:
+    """Check that no process writes to a folder below one that will be cleared."""
+    for path in directory.rglob(LOCK):
+        if path.parent == directory:
+            continue
+        with try_lock(path) as is_mine:
+            if is_mine is False:
+                raise SubquadError(
+                    f"{directory}: another process is writing to {path.parent} in it; wait until it has ended{ANOTHER}"
+                )
 
 
 def _check_same_settings(directory: Path, kind: str, wanted: Mapping[str, Any]) -> None:
@@ -219,7 +270,7 @@ def _differences(
 
 
 def _clear(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     # metrics first: without them the folder counts as unfinished, whenever this is interrupted
     (directory / METRICS).unlink(missing_ok=True)
     for entry in directory.iterdir():

@@ -1,17 +1,13 @@
 """Files as JSON and safetensors only, each written to a temporary name and renamed when complete."""
 
 import dataclasses
-import errno
-import glob
 import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +15,15 @@ import safetensors
 
 from subquad.errors import SubquadError
 from subquad.runs.damage import damage_as_error, system_errors
+from subquad.runs.disk import (
+    DISK_FULL,
+    LOCK,
+    clean_up,
+    make_folder,
+    sync,
+    temporaries_of,
+    temporary_folder,
+)
 from subquad.runs.markup import parse_json
 
 if TYPE_CHECKING:
@@ -43,7 +48,6 @@ __all__ = [
     "read_json",
     "read_tensors",
     "read_tensors_and_metadata",
-    "remove_temporaries",
     "sync",
     "temporaries_of",
     "verify_tensors",
@@ -52,59 +56,25 @@ __all__ = [
 ]
 
 
-LOCK = ".lock"
-"""Name of the file that a process which writes to a folder holds locked."""
-MARK = "subquad-"
-"""In the names of temporary folders, by which those of killed processes are recognised."""
 CHECKSUM = "crc32"
 """Entry in the header of safetensors files, against accidental changes of header and numbers."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of the operating system when there is no space."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure.
 
-    The content is on the disk before the new name, so that after a power loss `path` is whole or as it was.
+    The content is on the disk before the new name, so that after a power loss `path` is whole or as it was. What killed
+    processes left of the same path is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the same suffix, since writers such as uproot and numpy look at it
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.{MARK}", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
             sync(written)
         os.replace(temporary, path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
-    # not every system can do so with folders
-    with suppress(OSError) if path.is_dir() else nullcontext():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def temporaries_of(path: Path) -> list[Path]:
-    """Return what killed processes left of a file that they were writing."""
-    return list(path.parent.glob(f".{glob.escape(path.name)}.{MARK}*"))
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing to a folder, which must be locked.
-
-    Folders in it that other processes may be writing to are left to these.
-    """
-    for path in list(folder.rglob(f".*.{MARK}*")):
-        between = path.relative_to(folder).parents
-        if not any((folder / own / LOCK).exists() for own in between if own != Path()):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_writable(path: Path | str, *, flag: str = "--out") -> None:
@@ -128,7 +98,7 @@ def create_folder(path: Path, *, flag: str = "--out") -> None:
         SubquadError: The system does not allow it, as in /proc.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
@@ -140,6 +110,8 @@ def create_folder(path: Path, *, flag: str = "--out") -> None:
 def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
     """Return the path of an output, after checking that it can be written and that writing it destroys nothing.
 
+    What killed processes left of it is removed.
+
     Args:
         path: A file or folder that a command is about to write. An empty folder counts as absent.
         force: Allow an existing output to be overwritten.
@@ -150,6 +122,7 @@ def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
     """
     path = Path(path)
     check_writable(path, flag=flag)
+    clean_up(path)
     is_there = any(path.iterdir()) if path.is_dir() else path.exists()
     if is_there and not force:
         raise SubquadError(f"{path}: exists already; choose another {flag}, or overwrite it with --force")

@@ -21,6 +21,7 @@ from subquad.bio.compared_models import names_of
 from subquad.bio.data.files import file_of
 from subquad.bio.models.finished_run import read_bootstrap
 from subquad.errors import raise_errors
+from subquad.runs.disk import make_folder
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.records import read_record
 from subquad.runs.storage import fingerprint, null_as_nan, plain, read_json, write_json
@@ -160,7 +161,7 @@ def run_job(job: Job, timeout: float | None, running: set[subprocess.Popen] | No
         `message` (None if the run finished), `seconds` and `memory_mb`.
     """
     done, log = beside(job, "done.json"), beside(job, "log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     done.unlink(missing_ok=True)
     if job["force"]:
         # the metrics first: without them the run counts as unfinished, whenever this is interrupted

@@ -25,10 +25,11 @@ from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.errors import SubquadError
 from subquad.progress import say, track
+from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.lock import locks_output
 from subquad.runs.machine import describe_machine, peak_memory
 from subquad.runs.records import check_record, damaged, shown
-from subquad.runs.storage import as_folder, atomic, read_json, remove_temporaries, write_json
+from subquad.runs.storage import as_folder, atomic, read_json, write_json
 
 __all__ = ["bench"]
 
@@ -65,7 +66,7 @@ def bench(
     settings, folder = settings or BenchSettings(), as_folder(out)
     chosen = read_tasks(tasks, settings, folder)
     jobs = make_jobs(chosen, settings, folder, force=force)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_temporaries(folder)
     # a damaged record is refused before tasks run for hours
     _read_failures(folder)

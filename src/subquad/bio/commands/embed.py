@@ -18,7 +18,7 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, Run, open_run, stamp_of
 from subquad.runs.lock import LOCK, lock_folder
-from subquad.runs.storage import as_file, check_output, fingerprint, read_json, temporaries_of, verify_tensors
+from subquad.runs.storage import as_file, check_output, fingerprint, read_json, verify_tensors
 
 __all__ = ["embed"]
 
@@ -96,9 +96,6 @@ def embed(
             found, absent = replace(found, scores=scores), int(np.isnan(scores).sum())
             if absent:
                 say(f"{absent:,} variants have no score: they have a stop codon or an ambiguous letter", quiet=quiet)
-        # of a process that was killed while it wrote the output
-        for temporary in temporaries_of(out):
-            shutil.rmtree(temporary)
         write_embeddings(out, found, read.sequences, settings=_fingerprint(run.settings))
         _remove(run.directory)
     return found

@@ -29,6 +29,7 @@ from subquad.bio.models.support import prediction_interval, sign_of
 from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, flag_name
 from subquad.progress import say, track
+from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.folder import METRICS, open_run
 from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import (
@@ -38,7 +39,6 @@ from subquad.runs.storage import (
     check_writable,
     fingerprint,
     plain,
-    remove_temporaries,
     write_json,
 )
 
@@ -49,6 +49,8 @@ TABLE, RUN, BATCH, MEASURED = "table.csv", "run", "batch.csv", "measured.csv"
 PROPOSED = ("plates.csv", "batch.fasta", "batch.html", "batch.json")
 OWN = (TABLE, RUN, BATCH, MEASURED, *PROPOSED)
 """What the folder of a round can hold."""
+REPLACING = "is_replacing"
+"""Entry of a round that has begun while files of an earlier one may be in its folder."""
 
 
 @locks_output
@@ -114,7 +116,11 @@ def rounds(
             say(remark, quiet=quiet)
         # from here on the round has begun, and the same command resumes it
         if not is_resumed:
-            shutil.rmtree(folder, ignore_errors=True)
+            _save(out, record, step | {REPLACING: True})
+            # without them the models of the earlier round are not taken for those of this one
+            (folder / RUN / METRICS).unlink(missing_ok=True)
+            if folder.is_dir():
+                shutil.rmtree(folder)
         _save(out, record, step)
         step |= _compare(model, found, target, direction, folder / MEASURED)
         table = folder / TABLE
@@ -201,7 +207,8 @@ def _check_last(out: Path, last: Step, step: Step, number: int, *, force: bool) 
     folder = out / f"round-{number}"
     is_same = all(last[key] == step[key] for key in ("fingerprints", "settings"))
     if not last["is_finished"] and is_same:
-        return True
+        # else the folder is cleared once more
+        return not last.get(REPLACING, False)
     if not force:
         if last["is_finished"]:
             raise SubquadError(
@@ -310,7 +317,7 @@ def _propose(
     batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
     # from here on the round has begun, and the same command resumes it
     begin()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write_csv(batch, folder / BATCH)
     plates, fasta, view, about = (folder / name for name in PROPOSED)
     _write_csv(proposal.plates, plates)
@@ -333,7 +340,7 @@ def _save(out: Path, record: dict[str, Any], step: Step) -> None:
 
     number = len([own for own in record["rounds"] if own["is_finished"]])
     record["rounds"] = [*record["rounds"][:number], step]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if step["is_finished"]:
         frames = {}
         for k in range(1, len(record["rounds"]) + 1):

@@ -20,7 +20,7 @@ OF_MEASUREMENTS = {"run": str, "table": str}
 """Paths in the folder; a round that read measurements has both."""
 OPTIONAL = {
     **{"new_measurements": int, "target": str, "best_new": float | None, "inside_interval": float | None},
-    **{"proposed": int, "best_prediction": float | None},
+    **{"is_replacing": bool, "proposed": int, "best_prediction": float | None},
 }
 """Entries that are on the page of the rounds."""
 REMEDY = "choose another folder with --out"

@@ -28,6 +28,7 @@ from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.disk import make_folder
 from subquad.runs.machine import peak_memory
 from subquad.runs.records import check_record, read_record
 from subquad.runs.storage import write_json
@@ -334,7 +335,7 @@ def _out_of_fold(
     rows, found, seconds = [], {name: [] for name in members}, dict.fromkeys(members, 0.0)
     for number, (train, held_out) in enumerate(folds):
         fold, folder = data.with_train(train), directory / f"fold-{number}"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         own = replace(settings, ensemble_size=1)
         fitted, taken = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)
         for name, model in fitted.items():

@@ -14,6 +14,7 @@ from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.bio.splits.split import fewer_rows
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.disk import make_folder
 
 __all__ = ["learning_curve"]
 
@@ -54,7 +55,7 @@ def learning_curve(
         for repeat in range(settings.learning_repeats):
             say(f"learning curve: {size:,} rows, subset {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
             folder = directory / f"rows-{size}-{repeat}"
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             draws = [np.random.default_rng([seed, repeat, k]) for k in range(2)]
             own = replace(dataset, split=fewer_rows(dataset.split, size, *draws))
             try:

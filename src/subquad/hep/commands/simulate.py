@@ -16,9 +16,10 @@ from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
+from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.lock import locks_output
 from subquad.runs.records import damaged, read_record, shown
-from subquad.runs.storage import as_folder, remove_temporaries, write_json
+from subquad.runs.storage import as_folder, write_json
 
 __all__ = ["simulate"]
 
@@ -117,7 +118,7 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     if force:
         for path in own:
             path.unlink()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     remove_temporaries(out)
     if force or before is None:
         write_json(record, asked)

@@ -21,7 +21,8 @@ from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_sour
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
 from subquad.progress import say
-from subquad.runs.storage import fingerprint, plain, sync
+from subquad.runs.disk import sync
+from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import processes, wait_for
 
 __all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store"]
@@ -228,6 +229,9 @@ def temporary_store(source: FitSource, out: Path, *, force: bool, quiet: bool) -
     begun, beside = out / JETS, out.absolute().parent / f".{out.name}.{JETS}"
     group = processes()
     if not force and source.open(begun) is not None:
+        if group.is_main_process:
+            # of a process that was killed after it had copied it
+            shutil.rmtree(beside, ignore_errors=True)
         yield begun
         return
     try:

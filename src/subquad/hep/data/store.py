@@ -24,8 +24,9 @@ from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.progress import say
+from subquad.runs.disk import sync
 from subquad.runs.records import check_record, damaged, read_record, shown
-from subquad.runs.storage import sync, write_json
+from subquad.runs.storage import write_json
 
 __all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
 

@@ -16,8 +16,9 @@ from subquad.llm.models.exact_lengths import seen_exactly
 from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_page import evaluation_page, trained_on
 from subquad.progress import say
+from subquad.runs.disk import remove_temporaries
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, plain, remove_temporaries, write_json
+from subquad.runs.storage import atomic, plain, write_json
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
@@ -91,12 +92,13 @@ def evaluate(
         "models": results,
     }
     try:
-        with atomic(store.directory / "report.html") as temporary:
-            temporary.write_text(evaluation_page(evaluation), encoding="utf-8")
+        page = evaluation_page(evaluation)
     except Exception:
         # a figure that cannot be drawn costs no results
         write_json(store.directory / RESULT, evaluation)
         raise
+    with atomic(store.directory / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
     write_json(store.directory / RESULT, evaluation)
     return evaluation
 
