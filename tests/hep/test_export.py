@@ -223,6 +223,30 @@ def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_a_description_never_lies_beside_the_network_of_another_one(tmp_path, monkeypatch):
+    out, beside = tmp_path / "a.onnx", tmp_path / "preprocess.json"
+
+    def write(tagger, path):
+        path.write_text("new")
+        return [{"difference": 0.0}]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_command, "export_tagger", write)
+    # while the network gets its name, or the description is written
+    for name in ("subquad.runs.storage.os.replace", "subquad.hep.commands.export.write_json"):
+        for path in (out, beside):
+            path.write_text("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                export(GOLDEN, ExportSettings(inputs="weaver"), out=out, force=True, quiet=True)
+        assert not beside.exists()
+    export(GOLDEN, ExportSettings(inputs="weaver"), out=out, force=True, quiet=True)
+    assert (out.read_text(), beside.is_file()) == ("new", True)
+
+
 def test_the_command_prints_inputs_and_comparison(tmp_path, capsys, monkeypatch):
     given = []
 

@@ -102,7 +102,9 @@ def _export_weaver(tagger: TrainedTagger, out: Path, beside: Path, *, quiet: boo
             "temperature": tagger.temperature,
             "checked": {"largest_difference": max(size["difference"] for size in sizes), "sizes": sizes},
         }
-        write_json(beside, found)
+        # no description may lie beside a network that it does not describe
+        beside.unlink(missing_ok=True)
+    write_json(beside, found)
     return found
 
 
