@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from subquad.hep.data.jets import read
 from subquad.hep.data.preparation import move_store, source_of, temporary_store
 from subquad.hep.data.splits import stratified_split, with_present_classes
 from subquad.hep.models.presets import PRESETS, net_settings
+from subquad.runs.folder import Run
 
 SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
 NET = PRESETS["standard"].net
@@ -150,7 +152,20 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
             fit(jets, SETTINGS, out=tmp_path / "run", force=True, quiet=True)
     assert (tmp_path / "run" / "jets" / "index.json").is_file()
     monkeypatch.setattr(preparation, "write_store", stop)
+    # nor because the disk was full while the results were written
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_write", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
+    # of a copy to another file system after which the process was killed
+    (tmp_path / ".run.jets").mkdir()
     assert fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)["steps"] == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (tmp_path / "run" / "jets").exists()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("is_link", [True, False])

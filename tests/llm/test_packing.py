@@ -197,6 +197,14 @@ def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_
     assert found == {True: "words.txt: no text", False: "words.txt: no text"}
     assert read == [True, True]
     assert not [*out.parent.iterdir()]
+    # another run that was started in its own folder
+    other = out.with_name("..tokens-x1")
+    other.mkdir()
+    out.mkdir()
+    monkeypatch.chdir(out)
+    out = Path()
+    run(prepare)
+    assert other.is_dir()
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=8, max_size=23), length=st.sampled_from([3, 5, 7]))

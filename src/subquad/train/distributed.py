@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 __all__ = [
     "all_reduce_gradients",
@@ -18,9 +20,12 @@ __all__ = [
     "processes",
     "sum_over_processes",
     "wait_for",
+    "wait_for_everyone",
 ]
 
 Value = TypeVar("Value")
+LONGEST_WAIT = timedelta(days=7)
+"""For a process that reads or writes large files; of training steps, the backend's own limit of some minutes holds."""
 
 
 def has_accelerator() -> bool:
@@ -35,9 +40,24 @@ def processes() -> PartialState:
 
 
 def broadcast_object(value: Value) -> Value:
-    """Return the value of the first process in every process; all processes must call this."""
-    processes()
+    """Return the value of the first process in every process; all processes must call this.
+
+    The others wait as long as the first one takes to find the value.
+    """
+    wait_for_everyone()
     return broadcast_object_list([value])[0]
+
+
+def wait_for_everyone() -> None:
+    """Return when all processes have called this, however long one of them reads or writes files."""
+    if processes().num_processes > 1:
+        distributed.barrier(_patient_group(distributed.group.WORLD))
+
+
+@cache
+def _patient_group(world: Any) -> Any:
+    """Return a group of all processes, those of `world`, whose limit of time is long."""
+    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
 
 def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -5,7 +5,6 @@ several processes (`torchrun`) each trains on its part of every epoch, and the f
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
-from subquad.train.distributed import processes, wait_for
+from subquad.train.distributed import processes, wait_for, wait_for_everyone
 
 __all__ = ["fit"]
 
@@ -190,7 +189,7 @@ def _read_and_split(
     check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
     check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
     check_run_folder(out, kind="hep", settings=stamp, force=force)
-    group.wait_for_everyone()
+    wait_for_everyone()
     with temporary_store(source, out, force=force, quiet=quiet) as folder:
         dataset = source.open(folder)
         assert dataset is not None
@@ -206,7 +205,7 @@ def _read_and_split(
         if run.is_resumed:
             say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
         # until all processes have mapped the store
-        group.wait_for_everyone()
+        wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             move_store(folder, run.directory / JETS)
     notes = [
@@ -360,7 +359,6 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
     files = [Path(file).name for file in run.settings["files"]]
     title = f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
-    shutil.rmtree(run.directory / JETS, ignore_errors=True)
 
     def report() -> str:
         sections = sections_of(metrics, config, scores, read_history(run.directory))

@@ -50,7 +50,7 @@ from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
 from subquad.runs.storage import null_as_nan, plain, read_json, write_json
-from subquad.train.distributed import broadcast_object, device_name, process_device, processes
+from subquad.train.distributed import broadcast_object, device_name, process_device, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
 __all__ = ["Linearization"]
@@ -252,7 +252,7 @@ class Linearization:
                 run = replace(self.run, directory=directory, settings={**self.run.settings, **plain(settings)})
                 config = adapter_config(self.notes["about"]["model"], settings)
                 run.finish(config=config, tensors=tensors, metrics={"tokens": read})
-            processes().wait_for_everyone()
+            wait_for_everyone()
             tuned.unload()
 
     def _fine_tune(

@@ -32,7 +32,7 @@ from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import check_not_inside, fingerprint, plain
-from subquad.train.distributed import process_device, processes
+from subquad.train.distributed import process_device, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
 __all__ = ["linearize"]
@@ -110,7 +110,7 @@ def linearize(
     job.fine_tune_controls(net, budget)
     stages["lora"], linear, tensors = job.fine_tune(net, budget)
     job.evaluate_fine_tuned(linear)
-    return _write(job, linear, tensors, stages, blockwise)
+    return _write(job, linear, tensors, stages)
 
 
 def _with_adapter(settings: LinearizeSettings, checkpoint: Path, *, quiet: bool) -> LinearizeSettings:
@@ -176,7 +176,7 @@ def _prepare(
 
     For block-wise transfer the model is not converted, and stays on the meta device.
     """
-    processes().wait_for_everyone()
+    wait_for_everyone()
     tokenizer = open_tokenizer(checkpoint)
     # a text that is too short is refused before the model is opened
     data = read_once(partial(_tokenize, tokenizer, files, evaluation_files, settings, quiet=quiet), out)
@@ -264,7 +264,7 @@ def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) ->
     with processes().main_process_first():
         run = open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
     # the first must not write while the others open the folder, which removes temporary files
-    processes().wait_for_everyone()
+    wait_for_everyone()
     return run
 
 
@@ -280,13 +280,10 @@ def _write(
     model: PreTrainedModel,
     tensors: Mapping[str, Tensor],
     stages: Mapping[str, TrainingResult | BlockwiseResult],
-    blockwise: BlockwiseResult | None,
 ) -> dict[str, Any]:
     """Write the run in the first process, and return its metrics in all."""
     metrics = job.metrics(stages)
     if processes().is_main_process:
         job.write(model, metrics, tensors)
-        if blockwise is not None:
-            blockwise.remove()
-    processes().wait_for_everyone()
+    wait_for_everyone()
     return metrics

@@ -13,7 +13,7 @@ from torch import Tensor
 from subquad.errors import SubquadError
 from subquad.llm.data.mapped import open_rows, write_rows
 from subquad.llm.data.packing import Mixture, PackedSequences, TextDataset
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.storage import as_folder, read_json, write_json
 from subquad.train.distributed import broadcast_object, processes, wait_for
 
 __all__ = ["read_once"]
@@ -35,7 +35,8 @@ def read_once(prepare: Callable[[Path], TextDataset], out: Path) -> TextDataset:
     Raises:
         SubquadError: As `prepare`, in all processes.
     """
-    group, near = processes(), out.absolute().parent
+    group, out = processes(), as_folder(out).absolute()
+    near = out.parent
     if group.num_processes == 1:
         return prepare(next(folder for folder in (near, *near.parents) if folder.is_dir()))
     # a name of its own, since a folder that a killed run left is removed while others look for this one

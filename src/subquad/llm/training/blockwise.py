@@ -35,6 +35,7 @@ from subquad.llm.training.activation_store import ActivationStore
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import transfer
 from subquad.progress import say, track
+from subquad.runs.disk import make_folder
 from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metadata, write_json, write_tensors
 from subquad.train.distributed import process_device, processes
 from subquad.train.settings import TrainingResult
@@ -66,14 +67,6 @@ class BlockwiseResult:
     def stopped_early(self) -> bool:
         """Whether any block stopped early."""
         return any(block.stopped_early for block in self.blocks)
-
-    def remove(self) -> None:
-        """Delete the files of the stage once a model has the feature maps."""
-        folder = self.feature_maps.parent
-        # an interruption at the end of the stage may have left files of single blocks
-        patterns = (FEATURE_MAPS, SECONDS, "feature_maps-*.safetensors", "states-*.bin")
-        for path in (path for pattern in patterns for path in folder.glob(pattern)):
-            path.unlink(missing_ok=True)
 
 
 class _TransferDone(Exception):  # noqa: N818 (not an error)
@@ -167,7 +160,7 @@ def transfer_blockwise(
     """
     _check_block_layers(block_layers)
     meta = open_meta_model(locate(checkpoint), settings.attention, getattr(torch, settings.dtype))
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
         read = _sequences_read(len(sequences), steps_for(tokens, settings), settings, seed=seed, mixture=mixture)
