@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from subquad.cli import RESUMED, app, main
+from subquad.runs.launchers import INSTEAD, SEVERAL_PROCESSES
 from subquad.runs.termination import Terminated
 
 README = Path(__file__).parent.parent / "README.md"
@@ -290,3 +291,38 @@ def test_an_error_of_the_operating_system_is_one_line(tmp_path, capsys, monkeypa
 def test_a_seed_that_no_generator_takes_is_refused(capsys, seed):
     assert main(["bio", "fit", "example:tdp43", "--out", "run", "--seed", seed]) == 2
     assert f"--seed is {seed}; give a number from 0 to 4,294,967,295" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in SEVERAL_PROCESSES])
+def test_a_command_of_one_process_is_refused_by_name_under_torchrun(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    # before its arguments are read
+    assert main([*command.split(), "--config", str(tmp_path / "missing.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"subquad: {command} runs in one process, and 2 were started (WORLD_SIZE=2)")
+    assert f"start it without torchrun or accelerate launch, as `subquad {command}`" in message
+    assert INSTEAD.get(command, "") in message
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [(["bio", "predict", "--help"], 0), (["--version"], 0), (["hep"], 0), (["bio", "foo"], 2)]
+)
+def test_help_and_unknown_commands_are_answered_under_torchrun(capsys, monkeypatch, words, status):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == status
+    assert "WORLD_SIZE" not in capsys.readouterr().err
+
+
+def test_commands_of_several_processes_run_under_torchrun(capsys, monkeypatch):
+    assert set(SEVERAL_PROCESSES) | set(INSTEAD) <= set(COMMANDS)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in SEVERAL_PROCESSES:
+        assert main(command.split()) == 2
+        assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["", "1", "0", "x"])
+def test_other_values_of_world_size_are_one_process(capsys, tmp_path, monkeypatch, count):
+    monkeypatch.setenv("WORLD_SIZE", count)
+    assert main(["bio", "predict", str(tmp_path / "run"), "t.csv", "--out", str(tmp_path / "out.csv")]) == 2
+    assert "WORLD_SIZE" not in capsys.readouterr().err

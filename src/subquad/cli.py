@@ -29,6 +29,7 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
 from subquad.errors import SubquadError, flag_name, missing_extra, raise_errors
+from subquad.runs.launchers import check_one_process, started_processes
 from subquad.runs.markup import defined_twice, parse_yaml
 from subquad.runs.storage import DISK_FULL
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
@@ -134,6 +135,8 @@ def _launch(
         ),
     ] = None,
 ) -> None:
+    if started_processes() > 1 and (command := _command_to_run(tokens)):
+        check_one_process(command)
     settings = None if config is None else _settings_file(config, tokens[:2])
     # read now, since the file may be gone when the command ends
     content = {} if settings is None else settings.config
@@ -156,6 +159,13 @@ def _launch(
     finally:
         # what this process parses later must not inherit the file
         app.config = (_check_integers,)
+
+
+def _command_to_run(tokens: Sequence[str]) -> str:
+    """Return the name of the command, such as `bio fit`; empty if help is asked for or there is no such command."""
+    command, _, _ = app.parse_commands(tokens)
+    is_run = len(command) > 1 or not {*command} <= {*FIELDS}
+    return " ".join(command) if is_run and not any(word in ("--help", "-h", "--version") for word in tokens) else ""
 
 
 def _is_forced(tokens: Sequence[str]) -> bool:
