@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
 from subquad.bio.features.substitutions import channels_of, standard_properties
 from subquad.bio.metrics.scores import MAIN_METRIC, score
+from subquad.bio.models import training
 from subquad.bio.models.additive import AdditivePath
 from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.batches import net_inputs
@@ -278,6 +280,17 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     # a step has letters enough: 1,500 of 77 a row
     assert batch_size_for(longer, FitSettings(epochs=8.6)) == 19
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
+
+
+@pytest.mark.parametrize("kind", ["lyra-alone", "lyra-additive"])
+def test_two_processes_take_as_many_steps_as_one_and_each_has_a_batch(monkeypatch, kind):
+    monkeypatch.setattr(training, "processes", lambda: SimpleNamespace(num_processes=2))
+    own, longer = dataset(), dataset(length=77)
+    assert batch_size_for(own, FitSettings(batch_size=17)) == 17
+    assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000 // 2
+    # one batch of all rows would be none for the second process
+    selected = fitted(own, kind, epochs=3.0, batch_size=1000).selected[0]
+    assert (selected["batch_size"], selected["steps"]) == (151 // 2, 3)
 
 
 @pytest.mark.long

@@ -1,17 +1,13 @@
 """`hep fit` by two processes: they divide the jets, and train the weights of one process with both batches."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from functools import partial
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.launched import ACCELERATE, TORCHRUN, kill_second_process, torchrun
 
 from subquad.hep import FitSettings, fit
 from subquad.hep.models import training
@@ -19,26 +15,6 @@ from subquad.train.distributed import processes
 from subquad.train.loop import LoopSettings
 
 pytestmark = pytest.mark.long
-
-
-TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
-# without GPUs too, of which --cpu would start a single process
-ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m")
-
-
-def start(*words, launcher=TORCHRUN):
-    """Start a module by two processes of one thread each."""
-    command = (sys.executable, "-m", *launcher)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return subprocess.Popen([*command, *map(str, words)], **pipes)
-
-
-def torchrun(*words, launcher=TORCHRUN):
-    """Run a module by two processes, and return its exit status and what it printed."""
-    with start(*words, launcher=launcher) as process:
-        output, errors = process.communicate(timeout=280)
-    return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
 
 
 def test_two_processes_divide_all_jets(jets, tmp_path):
@@ -88,19 +64,10 @@ def test_a_run_of_which_one_process_is_killed_ends_at_once_and_is_resumed(jetcla
     flags = ["--inputs", "particles+jet", "--epochs", "12", "--batch-size", "11", "--no-boosting", "--quiet"]
     words = ["subquad", "hep", "fit", *jetclass[:2], *flags, "--out"]
     history = tmp_path / "killed" / "history.jsonl"
-    with start(*words, tmp_path / "killed") as agent:
-        while not history.exists() or history.read_text().count("validation_loss") < 3:
-            assert agent.poll() is None, agent.stderr.read()
-            time.sleep(0.05)
-        children = psutil.Process(agent.pid).children(recursive=True)
-        (second,) = (child for child in children if child.environ().get("RANK") == "1")
-        second.kill()
-        began = time.monotonic()
-        _, errors = agent.communicate(timeout=280)
-    assert agent.returncode == 1
-    assert time.monotonic() - began < 60
-    assert "SIGKILL" in errors
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    kill_second_process(
+        [*words, tmp_path / "killed"],
+        lambda: history.exists() and history.read_text().count("validation_loss") >= 3,
+    )
     assert not (tmp_path / "killed" / "metrics.json").exists()
     for name in ("killed", "whole"):
         done = torchrun(*words, tmp_path / name)

@@ -62,9 +62,10 @@ def fit(
     check_free(options.out, force=options.force)
     from subquad.bio.commands.fit import fit as run_fit
     from subquad.bio.commands.printing import print_models
+    from subquad.train.distributed import processes
 
     metrics = run_fit(table, settings, **_keywords(options))
-    if not options.quiet:
+    if not options.quiet and processes().is_main_process:
         print_models(metrics, options.out)
 
 

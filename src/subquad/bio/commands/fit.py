@@ -1,4 +1,8 @@
-"""`fit`: from a table to saved models with metrics on a test set and a report."""
+"""`fit`: from a table to saved models with metrics on a test set and a report.
+
+Of several processes (`torchrun`) each trains the networks on its part of every epoch; the first one fits the baselines,
+for which the others wait, and writes.
+"""
 
 import os
 import time
@@ -27,10 +31,11 @@ from subquad.bio.splits.split import Split, make_split
 from subquad.bio.splits.split_column import check_split_column
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import Run, check_run_folder, open_run
+from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, write_json
+from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, read_json, write_json
+from subquad.train.distributed import processes, wait_for
 
 __all__ = ["check_dataset", "fit", "fit_table", "run_settings"]
 
@@ -72,7 +77,7 @@ def fit(
     identity = run_settings(path, settings, seed)
     check_run_folder(out, kind="bio", settings=identity, force=force)
     for remark in read.remarks:
-        say(remark, quiet=quiet)
+        say(remark, quiet=quiet or not processes().is_main_process)
     seconds = time.monotonic() - began
     return fit_table(read, settings, out=out, seed=seed, force=force, quiet=quiet, seconds=seconds)
 
@@ -104,7 +109,9 @@ def fit_table(
         SubquadError: The table cannot be split or there is nothing to learn from, in which case nothing has been
             written; or the folder holds other files.
     """
-    began, path = time.monotonic() - seconds, read.path
+    began, path, group = time.monotonic() - seconds, read.path, processes()
+    # only the first process prints and writes
+    quiet = quiet or not group.is_main_process
     split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)
     dataset = read.with_split(split.parts, split.units)
@@ -121,7 +128,12 @@ def fit_table(
     check_dataset(dataset, settings, place=str(path))
     for remark in _ranked_columns(dataset, settings):
         say(remark, quiet=quiet)
-    run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
+    group.wait_for_everyone()
+    with group.main_process_first():
+        force = force and group.is_main_process
+        run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
+    # those that resume remove temporary files
+    group.wait_for_everyone()
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
     fitted = fit_models(dataset, settings, directory=run.directory, seed=seed, quiet=quiet)
@@ -130,6 +142,9 @@ def fit_table(
         metrics["learning_curve"] = learning_curve(
             dataset, settings, metrics, directory=run.directory, seed=seed, quiet=quiet
         )
+    if not group.is_main_process:
+        wait_for((run.directory / METRICS).is_file)
+        return read_json(run.directory / METRICS)
     metrics["seconds"] = {"read": round(seconds, 2), "total": round(time.monotonic() - began, 2)}
     metrics["seconds"]["is_resumed"] = run.is_resumed
     metrics["leakage"], metrics["audit"] = split.leakage.as_dict(), audit(read, split)
@@ -160,6 +175,7 @@ def check_dataset(dataset: Dataset, settings: FitSettings, *, place: str) -> Non
 def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:
     """Return what identifies a run of a table, so that an unfinished one can be resumed."""
     named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(file_of(path))}
+    named["processes"] = processes().num_processes
     if settings.embeddings is not None:
         named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
     if settings.wild_type is not None and os.path.isfile(settings.wild_type):

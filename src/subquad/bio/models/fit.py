@@ -32,6 +32,7 @@ from subquad.runs.disk import make_folder
 from subquad.runs.machine import peak_memory
 from subquad.runs.records import check_record, read_record
 from subquad.runs.storage import write_json
+from subquad.train.distributed import processes, wait_for
 
 __all__ = [
     "VALIDATION",
@@ -232,6 +233,8 @@ def _fit_all(
 
 def _note_validation(directory: Path, name: str, own: Baseline | NetworkEnsemble, seconds: float) -> None:
     """Add a model to `validation.json`, from which the progress of a fit can be followed; see `VALIDATION`."""
+    if not processes().is_main_process:
+        return
     path, known = directory / VALIDATION, _read_validations(directory)
     each = own.selected if isinstance(own.selected, list) else [own.selected]
     values = [one["validation"] for one in each if one.get("validation") is not None]
@@ -256,7 +259,7 @@ def _fit_baseline(
 ) -> tuple[Baseline, float]:
     """Return a baseline and its processor time, from the run's folder if it is there."""
     model, record = baseline_file(directory, name), directory / f"{name}.json"
-    if not record.is_file():
+    if not record.is_file() and processes().is_main_process:
         say(f"fitting {name} ({len(data.dataset.split['train']):,} rows) …", quiet=quiet)
         began = time.process_time()
         limit = max(BOOSTING_SECONDS, seconds_for(data.dataset, settings))
@@ -264,6 +267,8 @@ def _fit_baseline(
         own = fit_baseline(name, data.dataset, seed=seed, iterations=trees, seconds=limit)
         own.save(model)
         write_json(record, {"cpu_seconds": time.process_time() - began})
+    # of several processes, the others take what the first one fits
+    wait_for(record.is_file)
     # also read when just fitted, so that a resumed run has exactly the same numbers
     remedy = f"delete it, and the same command fits {name} again"
     return Baseline.load(model), read_record(record, remedy=remedy, cpu_seconds=float)["cpu_seconds"]

@@ -27,6 +27,7 @@ from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.models.training import TrainOptions, ensemble_size_for, initialize_path, train_net
 from subquad.bio.models.vienna import pair_probabilities, rna_of
 from subquad.bio.settings import FitSettings
+from subquad.train.distributed import broadcast_object
 
 __all__ = ["NetworkEnsemble", "select_positions", "train_networks"]
 
@@ -175,6 +176,8 @@ def train_networks(
             initialize_path(net.additive, dataset, start, train)
             if path is not None and path.nets[0].additive is not None:
                 net.additive.load_state_dict(path.nets[0].additive.state_dict())
+        # which the machines of several processes may have rounded differently
+        net.load_state_dict(broadcast_object(net.state_dict()))
         own = {"matrix": matrix, "out_of_fold": None if start is None else start.out_of_fold, "priors": priors}
         selected.append(train_net(net, dataset, settings, options, **own))
         nets.append(net.eval())

@@ -25,6 +25,7 @@ from subquad.bio.models.lyra import BioNet
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
+from subquad.train.distributed import processes
 from subquad.train.loop import train
 from subquad.train.optim import ScheduleName, parameter_groups, schedule
 from subquad.train.settings import LoopSettings
@@ -150,7 +151,8 @@ def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
     if settings.batch_size is not None:
         return settings.batch_size
     rows = len(dataset.split["train"])
-    passed = epochs_for(dataset, settings) * rows
+    # several processes divide the rows
+    passed = epochs_for(dataset, settings) * rows / processes().num_processes
     least = TOKENS_PER_STEP * rows / _tokens(dataset)
     if settings.epochs is None:
         # few steps learn nothing, and so many cost seconds
@@ -220,7 +222,7 @@ def train_net(
     inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
     held_out = None if matrix is None else matrix[subset]
     task_type, passes = truth.task_type, _passes(net, dataset, inputs, settings, options.seed)
-    steps = max(1, round(passes.epochs * len(passes.batches(0))))
+    steps = max(1, round(passes.epochs * (len(passes.batches(0)) // processes().num_processes)))
     subset_priors = None if priors is None else [priors[row] for row in subset]
     loss = make_loss(dataset, options.scaler)
     starts = None if out_of_fold is None else torch.from_numpy(out_of_fold)
@@ -268,14 +270,17 @@ def train_net(
 
 def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSettings, seed: int) -> _Passes:
     rows, task_type, is_paper = dataset.split["train"], net.spec.task_type, net.spec.kind == "lyra-paper"
+    world = processes().num_processes
+    # each of several processes takes a batch in each step
+    most = max(len(rows) // world, 1)
     if not net.spec.reads_letters:
         epochs = _feature_epochs(net, dataset, settings)
         # many small steps on few rows, as for Lyra
-        fitting = int(np.clip(epochs * len(rows) / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
-        batch_size = settings.batch_size or fitting
+        fitting = int(np.clip(epochs * len(rows) / world / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
+        batch_size = min(settings.batch_size or fitting, most)
         return _Passes(epochs, batch_size, shuffled_batches(rows, batch_size=batch_size, seed=seed), VALIDATIONS)
     epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
-    batch_size = batch_size_for(dataset, settings)
+    batch_size = min(batch_size_for(dataset, settings), most)
     batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=seed)
     if is_paper and settings.epochs is None:
         validations = max(round(PAPER_VALIDATIONS * epochs), 1)
@@ -359,7 +364,8 @@ def _train_best(
 
 def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:
     """Return the number of validations, which must not take much of the time of the training."""
-    trained = epochs * dataset.inputs.lengths[dataset.split["train"]].sum()
+    # several processes divide the training, and each validates on all rows
+    trained = epochs * dataset.inputs.lengths[dataset.split["train"]].sum() / processes().num_processes
     # a forward pass takes a third of the time of a step
     return int(np.clip(VALIDATION_TIME * 3 * trained / max(validation.lengths.sum(), 1), 3, VALIDATIONS))
 

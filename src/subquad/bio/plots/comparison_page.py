@@ -18,7 +18,7 @@ from subquad.reporting.run_comparison import seeds_text
 __all__ = ["check_comparable", "comparison_page"]
 
 Runs = Mapping[str, FinishedRun]
-IGNORED_SETTINGS = ("fingerprint", "table")
+IGNORED_SETTINGS = ("fingerprint", "processes", "table")
 MAX_SETTING = 60
 """Characters of a setting that are shown."""
 

@@ -1,0 +1,131 @@
+"""`bio fit` by two processes: they divide the rows, and train the weights of one process with both batches."""
+
+import json
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.bio_recorded_fit import no_dropout
+from support.bio_tables import table
+from support.launched import ACCELERATE, kill_second_process, torchrun
+
+from subquad.bio import FitSettings, fit
+from subquad.bio.models import training
+from subquad.train.loop import LoopSettings
+
+pytestmark = pytest.mark.long
+
+WORDS = ["--sequence", "sequence", "--target", "score", "--ensemble-size", "1", "--stack-folds", "2"]
+MODELS = ("ridge", "mlp", "cnn", "lyra", "lyra-alone")
+PLACES = (".", "fold-0", "fold-1")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Return a table of sequences with measurements."""
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    table(path)
+    return path
+
+
+def history(folder, place):
+    """Return the losses and validations of all networks of a fit, or of one of its folds."""
+    lines = [json.loads(line) for line in (folder / place / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def predictions(folder):
+    return pd.read_csv(folder / "test.csv")
+
+
+def even(batches):
+    """Return a function from the epoch to as many batches as two processes take of it."""
+    return lambda epoch: batches(epoch)[: len(batches(epoch)) // 2 * 2]
+
+
+def test_two_processes_train_the_weights_of_one_with_both_batches(rows, tmp_path, monkeypatch):
+    words = [*WORDS, "--models", *MODELS, "--epochs", "3", "--batch-size", "11", "--quiet"]
+    out = tmp_path / "two"
+    done = torchrun("support.bio_recorded_fit", tmp_path, out, "bio", "fit", rows, *words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(training, "processes", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(training, "LoopSettings", partial(LoopSettings, accumulation=2))
+    monkeypatch.setattr(torch.nn.Dropout, "__init__", no_dropout)
+    for name in ("epoch_batches", "shuffled_batches"):
+        real = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda *given, real=real, **options: even(real(*given, **options)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    settings = {"sequence": "sequence", "target": ("score",), "ensemble_size": 1, "stack_folds": 2, "models": MODELS}
+    fit(rows, FitSettings(**settings, epochs=3.0, batch_size=11), out=tmp_path / "one", quiet=True)
+    torch.set_num_threads(threads)
+    for place in PLACES:
+        one, two = (history(tmp_path / name, place) for name in ("one", "two"))
+        # the ensemble has no lyra-alone
+        parts = {"mlp 1", "mlp 2", "mlp 3", "mlp 4", "cnn", "lyra-additive", "lyra"}
+        assert parts <= {line["part"] for line in one} <= {*parts, "lyra-alone"}
+        for expected, given in zip(one, two, strict=True):
+            assert given.pop("part") == expected.pop("part")
+            assert given == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weights in one.items():
+        torch.testing.assert_close(weights, two[name], atol=1e-5, rtol=1e-4)
+    one, two = (predictions(tmp_path / name) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_two_processes_divide_all_rows_and_the_first_one_writes_each_file(rows, tmp_path):
+    # one batch has more rows than there are for two
+    words = [*WORDS, "--models", "boosting", "lyra", "--epochs", "2", "--batch-size", "1000", "--out"]
+    out = tmp_path / "run"
+    words = ["support.bio_recorded_fit", tmp_path, out, "bio", "fit", rows, *words, out]
+    done = torchrun(*words, launcher=ACCELERATE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Next: open") == done.stderr.count("training lyra (") == 1
+    (mine, changed), (other, other_changed) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    metrics = json.loads((out / "metrics.json").read_text())
+    count = metrics["rows"]["train"]
+    # two steps of the additive path and two of Lyra, in each of two folds too, of half of the rows each
+    assert [len(batch) for batch in mine] == [len(batch) for batch in other]
+    assert [len(batch) for batch in mine[:2]] == [count // 2] * 2
+    assert len(mine) == 12
+    for batch, second in zip(mine, other, strict=True):
+        assert not {*batch} & {*second}
+    assert other_changed == []
+    replaced = Counter(path for event, path in changed if event == "os.rename")
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {"config.json", "metrics.json", "model.safetensors", "report.html", "boosting.skops"} < files
+    # these grow with each model, and the configuration tells whose folder it is before and after
+    grown = {str(path.relative_to(out)) for path in out.rglob("validation.json")} | {"config.json"}
+    histories = {str(path.relative_to(out)) for path in out.rglob("history.jsonl")}
+    assert {path for path in files if replaced[path] != 1} == grown | histories
+    assert not [path for path in out.rglob("*") if path.name.startswith((".", "checkpoint-"))]
+
+
+def test_a_fit_of_which_one_process_is_killed_ends_at_once_and_is_resumed(rows, tmp_path):
+    # with dropout
+    words = ["--models", "ridge", "lyra", "--epochs", "20", "--batch-size", "11", "--quiet", "--out"]
+    words = ["subquad", "bio", "fit", rows, *WORDS, *words]
+    folds = tmp_path / "killed" / "fold-0" / "history.jsonl"
+    kill_second_process([*words, tmp_path / "killed"], lambda: folds.exists() and folds.read_text().count("loss") > 3)
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    for name in ("killed", "whole"):
+        done = torchrun(*words, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(weights, killed[name]) for name, weights in whole.items())
+    for place in PLACES:
+        assert history(tmp_path / "killed", place) == history(tmp_path / "whole", place)
+    assert predictions(tmp_path / "killed").equals(predictions(tmp_path / "whole"))
+
+
+def test_a_command_of_one_process_is_refused(rows, tmp_path):
+    done = torchrun("subquad", "bio", "cross-validate", rows, *WORDS, "--out", tmp_path / "folds")
+    assert done.returncode == 1
+    assert "subquad: bio cross-validate runs in one process, and 2 were started (WORLD_SIZE=2)" in done.stderr
+    assert not (tmp_path / "folds").exists()
