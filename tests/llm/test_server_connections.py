@@ -14,11 +14,13 @@ import uvicorn
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 
-from subquad.llm.serving import connections
-from subquad.llm.serving.connections import bounded_protocol, connection_limit
+from subquad.llm.commands.serve import REFUSAL
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
+from subquad.runs import connections
+from subquad.runs.connections import bounded_protocol, connection_limit
 
+BODY_SECONDS = 2.5
 HEAD_SECONDS = WRITE_SECONDS = 1.0
 LIMIT = 7
 ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
@@ -36,7 +38,13 @@ class BoundedServer(Server):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.address = self.socket.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
-        protocol = bounded_protocol(LIMIT, head_seconds=HEAD_SECONDS, write_seconds=WRITE_SECONDS)
+        protocol = bounded_protocol(
+            LIMIT,
+            refusal=REFUSAL,
+            head_seconds=HEAD_SECONDS,
+            body_seconds=BODY_SECONDS,
+            write_seconds=WRITE_SECONDS,
+        )
         # a reply's connection is closed by the same limit then
         config = uvicorn.Config(app, http=protocol, log_level="warning", timeout_keep_alive=100)
         self.server = uvicorn.Server(config)
@@ -95,6 +103,15 @@ def test_a_head_that_comes_byte_by_byte_is_not_waited_for(server):
             connection.sendall(bytes([byte]))
             time.sleep(HEAD_SECONDS / 20)
         assert connection.recv(1) == b""
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(server):
+    body = json.dumps(ORDINARY).encode()
+    with server.connect(posted(body)[:-1]) as connection, server.connect(posted(body)[: -len(body)]) as other:
+        began = time.monotonic()
+        assert connection.recv(1) == other.recv(1) == b""
+        assert time.monotonic() - began > BODY_SECONDS - 1
+        assert ask(server, "/v1/completions", ORDINARY)[0] == 200
 
 
 def test_a_half_head_after_a_reply_is_not_waited_for(server):

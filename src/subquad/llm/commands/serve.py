@@ -1,6 +1,7 @@
 """`subquad llm serve`: answer requests over HTTP until the process is stopped."""
 
 import asyncio
+import json
 import signal
 import socket
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import uvicorn
 
 from subquad.llm.models.decoding import beyond_training
-from subquad.llm.serving.connections import ACCEPTED_TOGETHER, bounded_protocol, connection_limit
 from subquad.llm.serving.engine import Engine
 from subquad.llm.serving.generation import load_for_generation
+from subquad.llm.serving.protocol import error_body
 from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
+from subquad.runs.connections import ACCEPTED_TOGETHER, TOO_MANY, bounded_protocol, connection_limit
 from subquad.runs.listening import is_loopback, listen
 
 __all__ = ["serve"]
@@ -23,6 +25,8 @@ LAST_SECONDS = 30
 """Time that requests have to send their error after they were ended."""
 LISTEN_QUEUE = 2048
 """Connections that the system keeps until they are accepted."""
+REFUSAL = ("application/json", json.dumps(error_body(TOO_MANY, status=503)).encode())
+"""Type and content of the reply to a connection beyond the limit."""
 
 
 def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
@@ -56,7 +60,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             say("warning: everyone who reaches this address can use the model; set a key with --api-key")
         config = uvicorn.Config(
             app,
-            http=bounded_protocol(connection_limit()),
+            http=bounded_protocol(connection_limit(), refusal=REFUSAL),
             # a connection that became a web socket would not be limited
             ws="none",
             # uvloop accepts any number of connections together

@@ -1,12 +1,11 @@
-"""Limits on connections that uvicorn does not have: on their number, the time for the head of a request, and the time
-in which a client reads nothing.
+"""Limits on connections that uvicorn does not have: on their number, the time for the head of a request, the time
+between parts of its body, and the time in which a client reads nothing.
 
 Without them, clients that send nothing, or do not read their replies, would hold file descriptors until the process has
-none for others.
+none for others, and what is reserved for the bodies that they announced.
 """
 
 import asyncio
-import json
 import os
 import socket
 import sys
@@ -15,13 +14,14 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from subquad.llm.serving.protocol import error_body
 from subquad.progress import say
 
 __all__ = ["ACCEPTED_TOGETHER", "bounded_protocol", "connection_limit"]
 
 HEAD_SECONDS = 10.0
 """Time for sending the head of a request: from the start of the connection, or from the end of the last reply."""
+BODY_BYTES = 65_536
+"""Bytes of a body that have to arrive in the time for them, unless it ends."""
 WRITE_SECONDS = 30.0
 """Time in which a client has to read something of what was sent, also after the end of its request."""
 SEND_BUFFER = 128 * 2**10
@@ -36,6 +36,8 @@ RESERVED = 64
 connection in its fourth iteration."""
 WARNING_SECONDS = 60.0
 """Minimum time between two warnings about refused connections."""
+TOO_MANY = "too many connections are open; try again later"
+"""What clients beyond the limit are told."""
 
 
 def connection_limit() -> int:
@@ -53,14 +55,22 @@ def connection_limit() -> int:
 
 
 def bounded_protocol(
-    limit: int, *, head_seconds: float = HEAD_SECONDS, write_seconds: float = WRITE_SECONDS
+    limit: int,
+    *,
+    refusal: tuple[str, bytes] = ("text/plain; charset=utf-8", TOO_MANY.encode()),
+    head_seconds: float = HEAD_SECONDS,
+    body_seconds: float | None = None,
+    write_seconds: float = WRITE_SECONDS,
 ) -> type[H11Protocol]:
-    """Return uvicorn's protocol of HTTP/1.1 with three limits; h11, since it limits the size of a head too.
+    """Return uvicorn's protocol of HTTP/1.1 with four limits; h11, since it limits the size of a head too.
 
     Args:
         limit: Maximum number of open connections; further ones get status 503 and are closed.
+        refusal: Type and content of the reply with status 503.
         head_seconds: Time in seconds for sending the head of a request; then the connection is closed. Bodies and
             replies may take longer.
+        body_seconds: Time in seconds in which a body has to make progress, by `BODY_BYTES` or to its end, while the
+            application reads; then the connection is closed, as by the client. None: the application has a limit.
         write_seconds: Time in seconds in which a client has to read something; then the connection is cut.
     """
     warned = -WARNING_SECONDS
@@ -77,13 +87,15 @@ def bounded_protocol(
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
             self._timer: asyncio.TimerHandle | None = None
+            self._body_timer: asyncio.TimerHandle | None = None
+            self._received = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             super().connection_made(cast(asyncio.Transport, _Watched(transport, self.loop, write_seconds)))
             if len(self.connections) > limit:
                 warn()
-                self.transport.write(_refusal())
+                self.transport.write(_refusal(*refusal))
                 self.transport.close()
             else:
                 self._wait_for_head()
@@ -96,7 +108,14 @@ def bounded_protocol(
             super().handle_events()
             # uvicorn begins a cycle when a head is complete
             if self.cycle is not None and not self.cycle.response_complete:
-                self._stop_waiting()
+                if self._timer is not None:
+                    self._stop_waiting()
+                if body_seconds is not None and self.cycle.more_body and self._body_timer is None:
+                    self._wait_for_body(body_seconds)
+
+        def data_received(self, data: bytes) -> None:
+            self._received += len(data)
+            super().data_received(data)
 
         def on_response_complete(self) -> None:
             # of a request that was answered before it was read
@@ -109,10 +128,22 @@ def bounded_protocol(
             self._stop_waiting()
             self._timer = self.loop.call_later(head_seconds, self.transport.close)
 
+        def _wait_for_body(self, seconds: float) -> None:
+            self._body_timer = self.loop.call_later(seconds, self._look_at_body, self._received, seconds)
+
+        def _look_at_body(self, before: int, seconds: float) -> None:
+            self._body_timer = None
+            if self.cycle.more_body and not self.cycle.response_complete:
+                if self.flow.read_paused or self._received - before >= BODY_BYTES:
+                    self._wait_for_body(seconds)
+                else:
+                    self.transport.close()
+
         def _stop_waiting(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            for timer in (self._timer, self._body_timer):
+                if timer is not None:
+                    timer.cancel()
+            self._timer = self._body_timer = None
 
     return BoundedProtocol
 
@@ -149,10 +180,9 @@ class _Watched:
             self._transport.abort()
 
 
-def _refusal() -> bytes:
-    body = json.dumps(error_body("too many connections are open; try again later", status=503)).encode()
+def _refusal(kind: str, body: bytes) -> bytes:
     head = (
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
+        f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {kind}\r\nretry-after: 1\r\nconnection: close\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
