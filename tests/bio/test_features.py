@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.features.base import standardized
 from subquad.bio.features.composition import kmers_of
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.sequences import SequenceFeatures
@@ -163,6 +164,19 @@ def test_extra_columns_are_standardised_by_the_training_rows():
     assert features.matrix(x)[:, [-1]].toarray().ravel() == pytest.approx([-1.2247449, 0, 1.2247449])
     new = inputs(["AC"], "ACGT", covariates=[[7, 6]])
     assert features.matrix(new)[0, features.count - 1] == pytest.approx(2.4494897)
+
+
+def test_rounding_noise_in_a_column_is_no_variation():
+    values = np.array([0.3, 0.1 + 0.2, 0.3, 0.3])
+    assert np.ptp(values) > 0
+    # 1 in 100 million is a difference, of seconds in years for example
+    columns = np.stack([values, values * 1e-30, [0.1, 0.2, 0.3, 0.4], [1e8, 1e8 + 1, 1e8, 1e8], np.zeros(4)], axis=1)
+    _, scale = standardized(columns)
+    assert [own > 0 for own in scale] == [False, False, True, True, False]
+    features = SequenceFeatures.for_inputs(inputs(["ACGT", "CCGT", "ACGA", "AGGT"], "ACGT", covariates=columns))
+    assert [name for name in features.names("ACGT") if "covariate" in name] == ["covariate 3", "covariate 4"]
+    single = np.array([[0.7, 0.7], [0.7 * (1 + 2e-7), 0.7 * (1 + 1e-5)]], dtype=np.float32)
+    assert [own > 0 for own in standardized(single)[1]] == [False, True]
 
 
 def test_rows_without_sequences_have_their_extra_columns_only():

@@ -14,6 +14,9 @@ from subquad.bio.data.residue_vectors import ResidueVectors
 
 __all__ = ["Features", "common_fields", "standardized", "vector_statistics"]
 
+ROUNDING, SINGLE_ROUNDING = 1e-9, 1e-6
+"""Range below which a column is constant, as a fraction of its largest absolute value: of float64, and of fewer bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
@@ -53,11 +56,13 @@ def common_fields(inputs: Inputs) -> dict[str, Any]:
 
 def standardized(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean of each column, and one over its standard deviation or 0 for a constant one."""
+    rounding = SINGLE_ROUNDING if values.dtype in (np.float16, np.float32) else ROUNDING
     values = values.astype(np.float64)
     if not len(values):
         return (0.0,) * values.shape[1], (0.0,) * values.shape[1]
-    # the deviation of a constant may be rounding error
-    varies, spread = values.max(0) > values.min(0), values.std(0)
+    # the same number computed in two ways, such as 0.3 and 0.1 + 0.2, may differ by rounding error
+    varies = values.max(0) - values.min(0) > rounding * np.abs(values).max(0)
+    spread = values.std(0)
     scale = np.where(varies & (spread > 0), 1 / np.maximum(spread, 1e-300), 0.0)
     return tuple(values.mean(0).tolist()), tuple(scale.tolist())
 
