@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.bio_tables import SHORT, settings, table
+from support.weights import accept_changes
 
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
@@ -84,6 +85,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
         name: 0.0 if name == "lyra" else own / (1 - weight) for name, own in stacking["weights"].items()
     }
     path.write_text(json.dumps(config))
+    accept_changes(tmp_path / "run")
     rest = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "rest.csv", quiet=True)["prediction"]
     lyra = stacking["shift"]["lyra"][0] + stacking["scale"]["lyra"][0] * test["lyra"]
     np.testing.assert_allclose(
@@ -618,6 +620,7 @@ def with_weights(run, folder, weights):
     config["stacking"]["weights"] = weights
     config["stacking"]["scale"]["lyra"] = [2.0]
     (folder / "config.json").write_text(json.dumps(config))
+    accept_changes(folder)
     return folder
 
 
@@ -694,6 +697,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["networks"]["mlp"]["spec"]["hidden"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    accept_changes(tmp_path / "run")
     with pytest.raises(SubquadError, match=r"the weights do not fit its config\.json; fit again"):
         BioModel.load(tmp_path / "run")
 

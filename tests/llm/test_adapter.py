@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.llm_models import SMALL, tiny_model
+from support.weights import accept_changes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import subquad.llm
@@ -195,6 +196,7 @@ def test_settings_that_follow_from_others_are_not_taken_for_given(adapter, folde
     shutil.copytree(adapter, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hybrid_attention": plain(own)}))
+    accept_changes(copy)
     # its horizon is the default's with feature maps
     given = continued(copy, attention=AttentionSettings(feature_map="hedgehog"))
     assert given.attention.horizon not in (own.horizon, AttentionSettings().horizon)
@@ -263,6 +265,7 @@ def test_a_moved_checkpoint_is_opened_with_base(adapter, folder, tmp_path):
     config = path.read_text()
     try:
         path.write_text(config.replace(str(folder), str(tmp_path / "gone")))
+        accept_changes(adapter)
         expected = f"(?s)an adapter of a checkpoint that is not found: .*gone: no such .*merge {adapter} --base FOLDER"
         with pytest.raises(SubquadError, match=expected):
             subquad.llm.load(adapter)

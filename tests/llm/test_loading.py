@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants, metadata_load
 from safetensors.torch import save_file
 from support.llm_models import SMALL, small_attention, tiny_model
+from support.weights import accept_changes
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -256,6 +257,10 @@ def test_a_damaged_model_is_refused(run, tmp_path, damage):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     damage(copy)
+    with pytest.raises(SubquadError, match=r"copy/\w+\.\w+: (.*cut short|missing, and|does not belong|changed since)"):
+        subquad.llm.load(copy)
+    # as a folder from before the checksums of these files
+    accept_changes(copy)
     with pytest.raises(
         SubquadError, match=r"copy.*(: .+\.json.* is missing or damaged \(.+\); linearize again|cut short|is missing)"
     ):

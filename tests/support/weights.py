@@ -1,4 +1,4 @@
-"""Other weights in a saved run, as if it had been trained so."""
+"""Other weights and settings in a saved run, as if it had been trained so."""
 
 import zlib
 
@@ -19,6 +19,14 @@ def shuffle(folder):
     }
     config = read_json(folder / CONFIG)
     config["subquad"][CHECKSUM] = write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_json(folder / CONFIG, config)
+    accept_changes(folder)
+
+
+def accept_changes(folder):
+    """Delete the checksums of the files of a run beside its weights, as someone does who changed one on purpose."""
+    config = read_json(folder / CONFIG)
+    config["subquad"].pop("parts", None)
     write_json(folder / CONFIG, config)
 
 

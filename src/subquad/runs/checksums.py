@@ -120,7 +120,8 @@ def check_parts(directory: Path, *names: str) -> None:
 
 def _recorded(directory: Path) -> tuple[Mapping[str, Any], str]:
     """Return the checksums of the files of a folder but those of a run's config and weights, and where they are."""
-    config, record = read_json(directory / CONFIG), directory / CHECKSUMS
+    record = directory / CHECKSUMS
+    config = read_json(directory / CONFIG) if (directory / CONFIG).is_file() else None
     if isinstance(config, dict) and "subquad" in config:
         return {**_parts_of(config["subquad"], directory / CONFIG), CONFIG: None}, CONFIG
     return (_parts_of({PARTS: read_json(record)}, record) if record.is_file() else {}), CHECKSUMS
