@@ -1,9 +1,18 @@
 """Small files that would become large in memory are refused before they do; limits are small here, to be quick."""
 
+import gzip
+import zipfile
+
 import numpy as np
+import openpyxl
+import pandas as pd
+import pyarrow.parquet
 import pytest
 
+from subquad.bio.data import fasta, workbooks
 from subquad.bio.data.embeddings import WIDEST, read_embeddings
+from subquad.bio.data.fasta import read_fasta, read_sequence
+from subquad.bio.data.files import read_frame
 from subquad.errors import SubquadError
 from subquad.runs import unpacking
 
@@ -80,3 +89,93 @@ def test_embeddings_that_are_larger_than_the_limit_are_read(tmp_path, write):
     path = tmp_path / ("e.npy" if write is np.save else "e.npz")
     write(path, values)
     np.testing.assert_array_equal(embeddings(path).mean, values)
+
+
+def gzipped(path, data):
+    path.write_bytes(gzip.compress(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b">a\n" + b"ACGT" * 20_000, "a.fa.gz: the sequence 'a' has more than 65,536 letters, more than such a file"),
+        (b">a\n" + b"ACGTACG\n" * 20_000, "a.fa.gz: the sequence 'a' has more than 65,536 letters, more than such a"),
+        (
+            b">b\nAC\n>" + b"a" * 80_000 + b"\nAC",
+            r"a.fa.gz: a name of more than 65,536 letters, '>aaaa.* …; shorten it",
+        ),
+    ],
+)
+def test_fasta_that_expands_is_refused(tmp_path, content, message):
+    path = gzipped(tmp_path / "a.fa.gz", content)
+    with pytest.raises(SubquadError, match=message):
+        list(read_fasta(path))
+    with pytest.raises(SubquadError, match=message):
+        read_sequence(str(path), "--wild-type")
+
+
+def test_a_text_with_a_sequence_that_expands_is_refused(tmp_path):
+    path = gzipped(tmp_path / "a.txt.gz", b"A" * (LIMIT + 1))
+    assert error(read_sequence, str(path), "--partner") == (
+        f"{path}: has more than 65,536 letters; --partner takes one sequence"
+    )
+    assert read_sequence(str(gzipped(tmp_path / "a.txt.gz", b"ac\n" * 20_000)), "--partner") == "AC" * 20_000
+
+
+def test_long_lines_of_fasta_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(fasta, "PART", 7)
+    records = {"a": "ACGTACGTACG" * 11, "b": "", "c": "A C>G>" * 13, "d": "A", "e": "ACGTACG", "f": "ACGTAC"}
+    text = "".join(f">{name}\n{sequence}\n" for name, sequence in records.items())
+    (tmp_path / "a.fa").write_text(text)
+    assert dict(read_fasta(tmp_path / "a.fa")) == records | {"c": "AC>G>" * 13}
+    assert error(read_sequence, str(tmp_path / "a.fa"), "--wild-type").endswith(
+        "holds 6 sequences; --wild-type takes one"
+    )
+
+
+def test_plain_fasta_is_read_whatever_its_size(tmp_path):
+    (tmp_path / "a.fa").write_bytes(b">a\n" + b"ACGT" * 20_000)
+    assert [len(sequence) for _, sequence in read_fasta(tmp_path / "a.fa")] == [80_000]
+
+
+def workbook(path, name, xml):
+    """Write an Excel file with such XML between the ends of a part of it."""
+    openpyxl.Workbook().save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    begin = parts[name][: parts[name].index(b"<sheetData")]
+    parts[name] = begin + b"<sheetData>" + xml + b"</sheetData></worksheet>"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    return path
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def test_an_excel_file_that_expands_is_refused(tmp_path, monkeypatch):
+    path = workbook(tmp_path / "a.xlsx", SHEET, b"<row><c/></row>" * 100_000)
+    monkeypatch.setattr(workbooks, "LARGEST_WORKBOOK", LIMIT)
+    assert error(read_frame, path).startswith(f"{path}: the Excel file would become 1,5")
+
+
+def test_a_row_of_more_cells_than_excel_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workbooks, "MOST_ELEMENTS", 50)
+    monkeypatch.setattr(openpyxl, "load_workbook", None)
+    path = workbook(tmp_path / "a.xlsx", SHEET, b"<row><c/></row>" * 100 + b"<row>" + b"<c/>" * 51 + b"</row>")
+    assert f"{path}: xl/worksheets/sheet1.xml has more than 50 parts in one row" in error(read_frame, path)
+
+
+def test_a_parquet_file_of_repeated_values_is_refused(tmp_path, monkeypatch):
+    long = ["A" * 10_000] * 5_000
+    pd.DataFrame({"sequence": long, "score": range(5_000)}).to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**21)
+    assert error(read_frame, tmp_path / "a.parquet").startswith(f"{tmp_path}/a.parquet: the table would become ")
+    monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**16)
+    pd.DataFrame({"sequence": ["A"] * 50_000, "score": 1.0}).to_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", None)
+    assert error(read_frame, tmp_path / "a.parquet").startswith(
+        f"{tmp_path}/a.parquet: the table would become 800,000 bytes from "
+    )

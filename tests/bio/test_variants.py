@@ -277,7 +277,8 @@ def test_a_damaged_gzipped_wild_type_is_refused(tmp_path):
     for content in (b"MKAEF", data[:-12], data[:10] + b"\xff" + data[11:]):
         path.write_bytes(content)
         message = said(read_sequence, str(path), "--wild-type")
-        assert message == f"{path}: not gzipped although its name ends in .gz, or damaged or truncated (--wild-type)"
+        start = f"{path}: not gzipped although its name ends in .gz, or damaged or truncated (--wild-type) ("
+        assert message.startswith(start)
 
 
 def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):

@@ -21,9 +21,11 @@ __all__ = [
     "array_header",
     "bytes_of_array",
     "check_expansion",
+    "check_line",
     "lines_within",
     "most_bytes",
     "open_unpacked",
+    "parquet_bytes",
     "read_within",
 ]
 
@@ -108,10 +110,19 @@ def lines_within(path: Path, file: OpenedFile, most: int, *, first: int = 1) -> 
     """
     number = first
     while line := file.readline(most + 1):
-        if len(line) > most:
-            raise SubquadError(f"{path}, line {number:,}: has more than {most:,} bytes; divide it, or check the file")
+        check_line(path, line, most, number)
         yield line
         number += 1
+
+
+def check_line(path: Path, line: bytes, most: int, number: int) -> None:
+    """Check the length of a line, of which at most a byte more than `most` was read.
+
+    Raises:
+        SubquadError: It is longer.
+    """
+    if len(line) > most:
+        raise SubquadError(f"{path}, line {number:,}: has more than {most:,} bytes; divide it, or check the file")
 
 
 def read_within(path: Path, file: OpenedFile, most: int) -> bytes:
@@ -157,3 +168,18 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 def bytes_of_array(shape: Sequence[int], dtype: np.dtype) -> int:
     """Return the size of an array in memory."""
     return math.prod(map(int, shape)) * dtype.itemsize
+
+
+def parquet_bytes(metadata: Any) -> list[int]:
+    """Return the size in memory of each group of rows of a Parquet file, at least 8 bytes for each value.
+
+    Repeated values take no space in the file, neither packed nor unpacked.
+
+    Args:
+        metadata: Metadata of pyarrow's `ParquetFile`.
+    """
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [
+        sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in map(group.column, range(group.num_columns)))
+        for group in groups
+    ]

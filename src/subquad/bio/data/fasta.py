@@ -1,20 +1,25 @@
 """FASTA files: as a table with one row per record, record by record, or as a single sequence."""
 
-import gzip
 import io
 import os
 import re
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
 from subquad.errors import SubquadError, raise_errors, require
+from subquad.runs.unpacking import most_bytes, open_unpacked
 
 __all__ = ["parse_fasta", "read_fasta", "read_sequence"]
 
 SEQUENCE = re.compile(r"[A-Za-z*|-]+")
+PART = 2**16
+"""Letters of a line that are read at once, and of the name of a record."""
+LONGEST_SEQUENCE = 2**28
+"""Bytes of a file with one sequence; a human chromosome has 2.5e8 letters."""
 
 
 def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
@@ -27,20 +32,46 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
     found = False
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            first = file.read(1)
-            if first != ">":
-                what = f"starts with {first!r}" if first else "is empty"
-                raise SubquadError(f"{path}: {what}; a FASTA file starts with > and a name")
-            file.seek(0)
-            for title, sequence in parser(file):
-                found = True
-                yield (title.split() or ["unnamed"])[0], sequence
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: not a gzip file, or truncated ({error})") from error
+    with _opened(path, "") as file:
+        first = file.read(1)
+        if first != ">":
+            what = f"starts with {first!r}" if first else "is empty"
+            raise SubquadError(f"{path}: {what}; a FASTA file starts with > and a name")
+        file.seek(0)
+        for title, sequence in parser(_parts(path, file)):
+            found = True
+            yield (title.split() or ["unnamed"])[0], sequence
     if not found:
         raise SubquadError(f"{path}: the file has no sequences")
+
+
+@contextmanager
+def _opened(path: Path, message: str) -> Iterator[TextIO]:
+    with open_unpacked(path, message) as (file, _):
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+
+
+def _parts(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a FASTA file, long ones in parts, which are lines of the same sequence.
+
+    Raises:
+        SubquadError: A name is longer than `PART`, or a sequence is far larger than its file.
+    """
+    most, length, name, is_whole = most_bytes(path), 0, "", True
+    while line := file.readline(PART):
+        if is_whole and line.startswith(">"):
+            if len(line) == PART:
+                raise SubquadError(f"{path}: a name of more than {PART:,} letters, {line[:40].strip()!r} …; shorten it")
+            name, length = line[1:].strip(), 0
+        length += len(line)
+        if length > most:
+            raise SubquadError(
+                f"{path}: the sequence {name[:40]!r} has more than {most:,} letters, more than such a file can hold; "
+                "if that is right, give the unpacked file"
+            )
+        # a part does not begin a record; spaces are removed
+        yield line if is_whole else f" {line}"
+        is_whole = line.endswith("\n")
 
 
 def read_sequence(given: str, flag: str) -> str:
@@ -63,22 +94,25 @@ def read_sequence(given: str, flag: str) -> str:
             f"{given}: no such file ({flag} takes letters, a FASTA file or a text file with one sequence)"
         )
     path = Path(given)
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            is_fasta = file.read(1) == ">"
-            file.seek(0)
-            text = "" if is_fasta else "".join(file.read().split())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        message = f"{given}: not gzipped although its name ends in .gz, or damaged or truncated ({flag})"
-        raise SubquadError(message) from error
+    message = f"{given}: not gzipped although its name ends in .gz, or damaged or truncated ({flag})"
+    most = most_bytes(path, LONGEST_SEQUENCE)
+    with _opened(path, message) as file:
+        is_fasta = file.read(1) == ">"
+        file.seek(0)
+        text = "" if is_fasta else file.read(most + 1)
+    if len(text) > most:
+        raise SubquadError(f"{given}: has more than {most:,} letters; {flag} takes one sequence")
+    text = "".join(text.split())
     if not is_fasta:
         if not SEQUENCE.fullmatch(text):
             raise SubquadError(f"{given}: neither a FASTA file nor a text file with one sequence ({flag})")
         return text.upper()
-    records = list(read_fasta(path))
-    if len(records) != 1:
-        raise SubquadError(f"{given}: holds {len(records)} sequences; {flag} takes one")
-    return records[0][1].upper()
+    count, only = 0, ""
+    for _, sequence in read_fasta(path):
+        count, only = count + 1, only or sequence
+    if count != 1:
+        raise SubquadError(f"{given}: holds {count} sequences; {flag} takes one")
+    return only.upper()
 
 
 def parse_fasta(path: Path | str, text: str) -> pd.DataFrame:

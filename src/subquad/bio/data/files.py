@@ -1,12 +1,9 @@
 """Table files (CSV, TSV, Excel, Parquet, FASTA), read as text so that no digit is lost. Cost: one pass."""
 
 import csv
-import gzip
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import dropwhile
@@ -18,8 +15,10 @@ import pandas as pd
 
 from subquad.bio.data.fasta import parse_fasta
 from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
+from subquad.bio.data.workbooks import check_workbook
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, shortened, unknown
 from subquad.runs.damage import damage_as_error
+from subquad.runs.unpacking import check_expansion, most_bytes, open_unpacked, parquet_bytes
 
 __all__ = [
     "check_written_table",
@@ -34,12 +33,14 @@ MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
 LARGEST_UNPACKED = 2**30
 """Largest content of a gzipped table in bytes; a few bytes can expand to more than the memory holds."""
+PARQUET_ROWS = 1024
+"""Rows that are read at once."""
+BLOCK_ROWS = 1000
+"""Rows in which text is looked for at once, from the end of a table."""
 LARGEST_SHEET = 2**20
 """Number of rows that a sheet of Excel may have; a damaged row number can be any."""
 CONTROL = bytes([*range(9), *range(14, 32)])
 """Control characters that no text has."""
-FORMATS = {"word/": "a Word document", "ppt/": "a PowerPoint presentation", "content.xml": "an OpenDocument file"}
-"""Start of the name of a file within a zip archive, and what the archive then is."""
 
 
 def read_frame(path: Path | str) -> pd.DataFrame:
@@ -69,7 +70,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
-            with gzip.open(path) as file:
+            with open_unpacked(path, f"{path}: damaged or truncated", is_packed=True) as (file, _):
                 data = file.read(LARGEST_UNPACKED + 1)
             if len(data) > LARGEST_UNPACKED:
                 raise SubquadError(
@@ -78,7 +79,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
                 )
     except PermissionError:
         raise SubquadError(f"{path}: no permission to read this file") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise SubquadError(f"{path}: damaged or truncated ({error})") from error
     if data[:4] == b"PK\x03\x04":
         frame = _from_excel(path, data, sheet)
@@ -283,14 +284,18 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 def _without_empty_end(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame without empty rows at its end, as spreadsheets write them."""
     last = len(frame)
-    while last and all(not str(value).strip() for value in frame.iloc[last - 1]):
-        last -= 1
-    return frame.iloc[:last]
+    while last:
+        block = frame.iloc[max(last - BLOCK_ROWS, 0) : last]
+        filled = np.flatnonzero([any(str(value).strip() for value in row) for row in block.itertuples(index=False)])
+        if len(filled):
+            return frame.iloc[: last - len(block) + filled[-1] + 1]
+        last -= len(block)
+    return frame.iloc[:0]
 
 
 def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     openpyxl = require("openpyxl", extra="bio")
-    _check_workbook(path, data)
+    check_workbook(path, data)
     with damage_as_error(f"{path}: not a readable Excel file"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         # without sheets that hold a chart only
@@ -305,6 +310,8 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
         # read at the first row that is asked for
         read = (list(map(_as_text, row)) for row in chosen.iter_rows(max_row=LARGEST_SHEET, values_only=True))
         rows = list(dropwhile(lambda row: not any(row), read))
+        while rows and not any(rows[-1]):
+            rows.pop()
     note = ""
     if sheet is None and len(names) > 1:
         others = ", ".join(map(repr, names[1:]))
@@ -327,18 +334,6 @@ def _header_and_rows(path: Path, rows: Sequence[list[str]], sheet: str) -> tuple
     return header, [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
 
 
-def _check_workbook(path: Path, data: bytes) -> None:
-    """Check that a zip archive is an Excel file; archives cut at their end are reported by the reader."""
-    archive = io.BytesIO(data)
-    with damage_as_error(f"{path}: not a readable Excel file"):
-        names = zipfile.ZipFile(archive).namelist() if zipfile.is_zipfile(archive) else ["xl/"]
-    if not any(name.startswith("xl/") for name in names):
-        found = (what for start, what in FORMATS.items() if any(name.startswith(start) for name in names))
-        raise SubquadError(
-            f"{path}: this is {next(found, 'a zip archive')}, not an Excel file; save the table as .xlsx or CSV"
-        )
-
-
 def _as_text(value: Any) -> str:
     # repr keeps all digits of a float
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
@@ -348,7 +343,16 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     parquet, arrow = require("pyarrow.parquet", extra="bio"), require("pyarrow", extra="bio")
     columns = {}
     with damage_as_error(f"{path}: not a readable Parquet file"):
-        table = parquet.read_table(io.BytesIO(data))
+        file = parquet.ParquetFile(io.BytesIO(data))
+        check_expansion(path, "the table", sum(parquet_bytes(file.metadata)), len(data))
+        parts, left = [], most_bytes(path)
+        for part in file.iter_batches(PARQUET_ROWS):
+            # a value that is the same in all rows takes the space of one in the file
+            left -= part.nbytes
+            if left < 0:
+                check_expansion(path, "the table", most_bytes(path) - left, len(data))
+            parts.append(part)
+        table = arrow.Table.from_batches(parts, schema=file.schema_arrow)
         _check_duplicates(path, table.schema.names)
         for name in table.schema.names:
             values = table[name].to_pylist()

@@ -5,12 +5,9 @@ The format of the rows is detected from the first row. All invalid rows of a fil
 """
 
 import codecs
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +17,15 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 from subquad.runs.markup import parse_json
+from subquad.runs.unpacking import (
+    check_expansion,
+    check_line,
+    lines_within,
+    most_bytes,
+    open_unpacked,
+    parquet_bytes,
+    read_within,
+)
 
 __all__ = ["PLAIN", "Document", "Source", "check_characters", "open_documents"]
 
@@ -29,7 +35,12 @@ SUFFIXES = (*PLAIN, ".jsonl", ".json")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 PARQUET = ".parquet"
 BLOCK_SIZE = 65_536
-PARQUET_ROWS = 1024
+PARQUET_ROWS = 64
+"""Rows that are read at once: a text that is the same in all rows takes the space of one in the file."""
+LARGEST_GROUP = 2**30
+"""Bytes that a group of rows may have however small its file is; these are read in parts."""
+LONGEST_LINE = 2**28
+"""Bytes of a row in JSON lines."""
 MAX_ERRORS = 1000
 """Invalid rows after which a file is not read further."""
 
@@ -179,22 +190,11 @@ def check_characters(text: str) -> None:
         ) from error
 
 
-@contextmanager
-def _open_bytes(path: Path) -> Iterator[tuple[io.BufferedReader | gzip.GzipFile, Callable[[], int]]]:
-    """Yield the decompressed file, and a function that returns the position in the file on disk."""
-    is_packed = path.suffix.lower() == ".gz"
-    try:
-        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if is_packed else raw as file:
-            yield file, raw.tell
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: not a gzip file, or truncated ({error})") from error
-
-
 def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
     """Yield a text file in blocks with Unix line ends."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     is_empty, position = True, 0
-    with _open_bytes(path) as (file, tell):
+    with open_unpacked(path) as (file, tell):
         while True:
             data = file.read(BLOCK_SIZE)
             if not position and data.startswith(UTF_16):
@@ -220,17 +220,22 @@ def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
 
 def _read_json(path: Path, on_progress: OnProgress) -> Rows:
     """Yield the objects of a list, of JSON lines, or the single object of the file."""
-    with _open_bytes(path) as (file, tell):
-        is_first = True
-        for number, line in enumerate(file, start=1):
+    with open_unpacked(path) as (file, tell):
+        start, longest = 1, most_bytes(path, LONGEST_LINE)
+        while (first := file.readline(longest + 1)).isspace():
+            start += 1
+        is_list = first.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:1] == b"["
+        if not is_list:
+            check_line(path, first, longest, start)
+        if is_list or _starts_object(first):
+            content = first + read_within(path, file, most_bytes(path) - len(first))
+            yield from _parse_whole(path, start, content, on_progress)
+            return
+        lines = chain([first], lines_within(path, file, longest, first=start + 1))
+        for number, line in enumerate(lines, start=start):
             on_progress(tell())
-            if not line.strip():
-                continue
-            if is_first and (line.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:1] == b"[" or _starts_object(line)):
-                yield from _parse_whole(path, number, line + file.read(), on_progress)
-                return
-            is_first = False
-            yield f"line {number}", _parse_line(line)
+            if line.strip():
+                yield f"line {number}", _parse_line(line)
 
 
 def _starts_object(line: bytes) -> bool:
@@ -274,6 +279,8 @@ def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[R
     damage = (arrow.ArrowException, OSError, ValueError)
     try:
         file = parquet.ParquetFile(path)
+        group = max(parquet_bytes(file.metadata), default=0)
+        check_expansion(path, "a group of rows", group, path.stat().st_size, least=LARGEST_GROUP)
     except damage as error:
         raise SubquadError(f"{path}: not a Parquet file, or truncated ({error})") from error
     names: Collection[str] = file.schema_arrow.names
