@@ -130,6 +130,12 @@ def test_covariates_and_partner_sequences_are_columns_of_a_table():
         SubquadError, match=r"not finite numbers; correct or empty them\n  row 3: inf in column 'score'"
     ):
         model.predict(frame.assign(score=frame["score"].where(frame.index != 2, np.inf)))
+    # a number that is finite in float64 only
+    with pytest.raises(
+        SubquadError,
+        match=r"X: predictions of 1 of 101 rows are not finite, because .* too large .*\n  row 3: score is 1e\+60",
+    ):
+        model.predict(frame.assign(score=frame["score"].where(frame.index != 2, 1e60)))
 
 
 @pytest.mark.slow

@@ -69,7 +69,10 @@ def predict(
         raise SubquadError(f"{path}: already has a column {taken[0]!r}; rename it, so that it is not overwritten")
     for remark in [*read.remarks, *fitted.warn_unobserved(read.inputs)]:
         say(remark, quiet=quiet)
-    frame = add_predictions(read, fitted, model)
+    try:
+        frame = add_predictions(read, fitted, model)
+    except SubquadError as error:
+        raise SubquadError(f"{path}: {error}") from error
     if any(str(name).startswith("prediction_low") and frame[name].isna().all() for name in frame):
         say("no 90 % intervals: they need nine validation rows, and the fit had fewer", quiet=quiet)
     # pandas takes the compression from the name, which the temporary file shares

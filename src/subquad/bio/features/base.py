@@ -15,7 +15,7 @@ from subquad.bio.data.residue_vectors import ResidueVectors
 __all__ = ["Features", "common_fields", "standardized", "vector_statistics"]
 
 ROUNDING, SINGLE_ROUNDING = 1e-9, 1e-6
-"""Range below which a column is constant, as a fraction of its largest absolute value: of float64, and of fewer bits."""
+"""Range below which a column is constant, as a fraction of its largest absolute value: float64, and fewer bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
-from subquad.bio.models.members import Members
+from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
@@ -238,11 +238,18 @@ class Estimator(BaseEstimator):
         return {"train": rows[~is_held_out], "validation": rows[is_held_out], "test": rows[:0]}
 
     def _members(self, X: Any) -> tuple[Inputs, Members]:
-        """Return X as inputs, and the predictions of the networks."""
+        """Return X as inputs, and the predictions of the networks.
+
+        Raises:
+            SubquadError: X does not fit the model, or predictions are not finite.
+        """
         check_is_fitted(self, "ensemble_")
         inputs, _ = read_X(self, X, self._schema, alphabet=self.alphabet, ambiguity=self.ambiguity)
         inputs = replace(inputs, is_double_stranded=self._schema.strands == "both")
-        return inputs, self.ensemble_.members(inputs)
+        try:
+            return inputs, finite_members(lambda: self.ensemble_.members(inputs), inputs, self._schema.covariates)
+        except SubquadError as error:
+            raise SubquadError(f"X: {error}") from error
 
 
 def _intervals(dataset: Dataset, ensemble: NetworkEnsemble) -> list[dict[str, Any] | None] | None:

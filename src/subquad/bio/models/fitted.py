@@ -13,7 +13,7 @@ from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.bio.models.members import Members
+from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
@@ -117,14 +117,17 @@ class BioModel:
             to_first: Prepare the deviations of differences to the first row; see `Members.to_first`.
 
         Raises:
-            SubquadError: The folder holds no such model.
+            SubquadError: The folder holds no such model, or predictions are not finite.
         """
         name = name or self.default
         self.check_model(name)
+        return finite_members(lambda: self._members(inputs, name, to_first), inputs, self.schema.covariates)
+
+    def _members(self, inputs: Inputs, name: str, to_first: bool) -> Members:
         if name == ENSEMBLE:
             stacking = Stacking.from_dict(self.config["stacking"])
             used = [own for own, weight in stacking.weights.items() if weight]
-            return combine(stacking, {own: self.members(inputs, own, to_first=to_first) for own in used})
+            return combine(stacking, {own: self._members(inputs, own, to_first) for own in used})
         if name in self.networks:
             return self.networks[name].members(inputs)
         return self._baseline(name).members(inputs, to_first=to_first)

@@ -98,9 +98,13 @@ class GaussianProcess:
         with torch.no_grad(), fast_computations(False, False, False), debug(False):
             for begin in range(0, len(inputs), CHUNK):
                 some = inputs.take(np.arange(begin, min(begin + CHUNK, len(inputs))))
-                X = torch.from_numpy(_columns(self.terms, features, some)).double()
+                columns = _columns(self.terms, features, some)
+                # distances are computed from the mean of all rows, which one infinite row would spoil
+                is_finite = np.isfinite(columns).all(1, keepdims=True)
+                X = torch.from_numpy(np.where(is_finite, columns, 0.0)).double()
                 found = [process(X) for process in self._processes]
-                means.append(torch.stack([own.mean for own in found], dim=1).numpy())
+                mean = torch.stack([own.mean for own in found], dim=1).numpy()
+                means.append(np.where(is_finite, mean, np.nan))
                 deviations.append(torch.stack([own.stddev for own in found], dim=1).numpy())
         return self.mean + self.spread * np.concatenate(means), self.spread * np.concatenate(deviations)
 

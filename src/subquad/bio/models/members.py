@@ -3,13 +3,16 @@
 Axes: m members, n rows, O outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Members", "deviation"]
+from subquad.bio.data.dataset import Inputs
+from subquad.errors import raise_errors
+
+__all__ = ["Members", "deviation", "finite_members"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +55,37 @@ def deviation(each: Any, weights: np.ndarray) -> np.ndarray:
         return np.full(each.shape[1:], np.nan)
     square = (each - np.tensordot(weights, each, 1)) ** 2
     return np.sqrt(np.tensordot(weights, square, 1) / max(1 - (weights**2).sum(), 1e-12))
+
+
+def finite_members(predict: Callable[[], Members], inputs: Inputs, covariates: Mapping[str, Any]) -> Members:
+    """Return predictions after checking that they are finite.
+
+    Numbers that are finite in the table may not be so in float32, in which models read them.
+
+    Args:
+        predict: Function that predicts the rows.
+        inputs: The rows.
+        covariates: Names of their covariates.
+
+    Raises:
+        SubquadError: Predictions are not finite; it names their rows.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        members = predict()
+    mean = members.mean
+    if isinstance(mean, list):
+        is_finite = np.array([bool(np.isfinite(own).all()) for own in mean], dtype=bool)
+    else:
+        is_finite = np.isfinite(mean).all(axis=tuple(range(1, np.ndim(mean))))
+    rows = np.flatnonzero(~is_finite)
+    names, errors = list(covariates), []
+    for row in rows:
+        own = inputs.covariates[row]
+        largest = int(np.abs(own).argmax()) if len(own) else 0
+        errors.append(f"row {row + 1}" + (f": {names[largest]} is {own[largest]:g}" if len(own) else ""))
+    raise_errors(
+        f"predictions of {len(rows):,} of {len(is_finite):,} rows are not finite, because numbers of the rows are too "
+        "large for the model; correct or remove the rows",
+        errors,
+    )
+    return members
