@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pandas as pd
 import pytest
 from support.bio_bench import stand_in, write_tasks
 
-from subquad.bio.benchmark.jobs import Job, is_done, make_jobs, selected_model
+from subquad.bio.benchmark.jobs import Job, beside, is_done, make_jobs, metrics_of, selected_model
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.cli import bench as bench_cli
 from subquad.bio.commands.bench import bench
 from subquad.errors import SubquadError
+from subquad.runs.lock import lock_folder
 from subquad.runs.options import OutputOptions
+from subquad.runs.storage import write_json
 
 DATA = os.environ.get("SUBQUAD_DATA")
 
@@ -165,6 +168,31 @@ def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
     store_files(again, {"message": "lost", "seconds": None, "memory_mb": None}, {})
     assert not is_done(again)
     assert not Path(job["out"]).exists()
+
+
+def test_a_task_that_a_machine_without_connection_still_ends_is_not_started_again(tmp_path, monkeypatch):
+    from subquad.bio.benchmark import runners
+
+    tasks, settings = write_tasks(tmp_path, {"a/one": "ACGT"}), BenchSettings()
+    job = make_jobs(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
+    monkeypatch.setattr(runners, "run_job", lambda job, timeout: {"message": "started again"})
+    marker, has_begun = tmp_path / "mark", threading.Event()
+    marker.touch()
+
+    def end():
+        with lock_folder(job["out"]):
+            has_begun.set()
+            time.sleep(0.3)
+            write_json(metrics_of(job), {})
+            write_json(beside(job, "done.json"), {"message": None, "seconds": 0.3, "memory_mb": 1.0})
+
+    other = threading.Thread(target=end)
+    other.start()
+    has_begun.wait()
+    outcome, files = runners.run_remotely(job, str(marker), b"", None)
+    other.join()
+    assert (outcome["message"], files) == (None, None)
+    assert runners.run_remotely(Job(**{**job, "force": True}), str(marker), b"", None)[0]["message"] == "started again"
 
 
 def test_a_task_whose_embeddings_have_changed_is_not_done(tmp_path):

@@ -81,6 +81,16 @@ def test_a_failed_command_can_be_called_again_while_its_traceback_is_kept(tmp_pa
 
 
 def test_of_several_processes_the_first_one_holds_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     with lock_folder(tmp_path / "run"):
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("processes", [{}, {"WORLD_SIZE": "1"}])
+def test_a_single_process_holds_the_lock_whatever_rank_a_batch_system_gives_it(tmp_path, monkeypatch, processes):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in {**processes, "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with lock_folder(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").is_file()

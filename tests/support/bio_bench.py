@@ -6,10 +6,26 @@ FAKE = """
 import json, os, pathlib, sys, time, types
 
 def fit(table, settings, *, out, seed, force, quiet):
-    from subquad.errors import SubquadError
+    from subquad.runs.lock import lock_folder
+
     out = pathlib.Path(out)
+    if events := os.environ.get("BENCH_EVENTS"):
+        # where machines have no folder in common
+        note(events, "start", table)
+        with lock_folder(out):
+            stand_in(table, settings, out, seed)
+        note(events, "end", table)
+        return
     with open(pathlib.Path(table).parent / "calls.txt", "a") as file:
         file.write(f"{out.parent.name} {seed} {settings.train_rows} {','.join(settings.target)}\\n")
+    stand_in(table, settings, out, seed)
+
+def note(events, word, table):
+    with open(events, "a") as file:
+        file.write(f"{word} {pathlib.Path(table).stem} {os.readlink('/proc/self/ns/net')}\\n")
+
+def stand_in(table, settings, out, seed):
+    from subquad.errors import SubquadError
     text = pathlib.Path(table).read_text()
     if "slow" in text:
         (out).mkdir(parents=True, exist_ok=True)

@@ -31,22 +31,23 @@ def locks_output(command: Command) -> Command:
 
 
 @contextmanager
-def lock_folder(out: Path | str, *, flag: str = "--out") -> Iterator[None]:
+def lock_folder(out: Path | str, *, flag: str = "--out", wait: float = WAIT) -> Iterator[None]:
     """Hold the lock of a folder, which is made for that and removed if it stays empty.
 
     Of several processes that `torchrun` started, the first one holds it for all. Where the file system has no locks
-    (some network file systems), nothing is locked. `flag` names the folder in messages.
+    (some network file systems), nothing is locked. `flag` names the folder in messages; `wait` is in seconds.
 
     Raises:
         SubquadError: Another process holds the lock, or the folder cannot be written.
     """
     folder = as_folder(out)
     check_writable(folder, flag=flag)
-    if os.environ.get("RANK", "0") != "0":
+    # batch systems set RANK for other purposes too
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         yield
         return
     created = [own for own in (folder, *folder.parents) if not own.exists()]
-    file = _acquire(folder, flag)
+    file = _acquire(folder, flag, wait)
     try:
         yield
     finally:
@@ -64,9 +65,9 @@ def is_blank(folder: Path, first: str) -> bool:
     return not {*folder.iterdir()} - {folder / LOCK, *temporaries_of(folder / first)}
 
 
-def _acquire(folder: Path, flag: str) -> int:
+def _acquire(folder: Path, flag: str, wait: float) -> int:
     """Return the open file that holds the lock."""
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + wait
     while True:
         # a process that ends removes a folder that stayed empty
         create_folder(folder, flag=flag)

@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from subquad.bio.benchmark.jobs import Job, beside, metrics_of, run_job
+from subquad.bio.benchmark.jobs import Job, beside, is_done, metrics_of, outcome_of, run_job
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.errors import require
 from subquad.runs.folder import CONFIG, METRICS
+from subquad.runs.lock import lock_folder
 from subquad.runs.storage import atomic, write_json
 
 __all__ = ["run_locally", "run_on_ray"]
 
+CUT_OFF = 120.0
+"""Seconds after which Ray has ended the tasks of a machine that does not reach the others."""
 Outcome = dict[str, Any]
 
 
@@ -104,7 +107,10 @@ def run_remotely(job: Job, marker: str, table: bytes, timeout: float | None) -> 
         The outcome, and the files of the run if this machine does not see the output folder.
     """
     if Path(marker).is_file():
-        return run_job(job, timeout), None
+        # a machine that was cut off works on until it notices that
+        with lock_folder(job["out"], wait=CUT_OFF):
+            is_finished = is_done(job)
+        return (outcome_of(job) if is_finished else run_job(job, timeout)), None
     with tempfile.TemporaryDirectory() as folder:
         copy, out = Path(folder) / Path(job["table"]).name, Path(folder) / "run" / str(job["seed"])
         copy.write_bytes(table)
