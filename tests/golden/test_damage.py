@@ -1,4 +1,4 @@
-"""A saved run with a file that is truncated, changed or swapped is refused with the name of its folder or file."""
+"""A saved run with a file that is truncated, changed or swapped is refused with the name of its folder and file."""
 
 import json
 import shutil
@@ -38,13 +38,14 @@ def test_a_damaged_file_of_a_saved_run_is_refused(kind, file, damage, tmp_path):
     with pytest.raises(SubquadError) as error:
         opened(folder, file, tmp_path / "out.csv")
     assert str(folder) in str(error.value)
+    assert file in str(error.value)
 
 
 def opened(folder, file, out):
     load_run(folder)
-    # baselines are opened when they predict
-    model = file.removesuffix(".skops") if file.endswith(".skops") else None
-    bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
+    if file.endswith(".skops"):
+        # baselines are opened when they predict
+        bio.predict(folder, folder / "input.csv", out=out, model=file.removesuffix(".skops"), quiet=True)
 
 
 def test_baselines_that_are_exchanged_or_of_another_run_are_refused(tmp_path):
