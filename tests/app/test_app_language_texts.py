@@ -10,6 +10,7 @@ gr = pytest.importorskip("gradio")
 from subquad.app import language_texts
 from subquad.app.language_texts import describe_text, text_field
 from subquad.errors import SubquadError
+from subquad.runs import unpacking
 
 AGAIN = "and drop the file again"
 NOVEL = "It was a dark and stormy night.\nThe café was closed.\n"
@@ -38,6 +39,15 @@ BAD = {
     ),
     ("novel.txt.gz", b"\x1f\x8b\x08\x00cut off"): "not a gzip file, or truncated",
 }
+
+
+def test_a_packed_line_that_expands_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**16)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"0" * 10**6))
+    with pytest.raises(
+        SubquadError, match=r"a.txt.gz, line 1: has more than [\d,]+ bytes; divide it, or check the file"
+    ):
+        describe_text(tmp_path / "a.txt.gz")
 
 
 def dropped(workspace, name, content):

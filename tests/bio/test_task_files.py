@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from subquad.bio.benchmark import tasks
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.benchmark.tasks import read_tasks
+from subquad.bio.benchmark.tasks import _header, read_tasks
 from subquad.errors import SubquadError
 
 TEXT = b"sequence,target,split\nACGT,1,train\n" * 50
@@ -38,6 +39,13 @@ def test_tables_that_cannot_be_unpacked_are_refused_all_at_once(tmp_path, conten
     place = f"{tmp_path}/t.csv.gz: its header cannot be read: damaged, truncated or not of the kind of its name"
     assert [line.partition(" (")[0] for line in lines] == [f"  a/x: {place}", f"  a/y: {place}"]
     assert all(reason in line for line in lines)
+
+
+def test_a_header_that_expands_is_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "LONGEST_LINE", 2**16)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"0" * 10**6))
+    # no column has a name that is known
+    assert _header(tmp_path / "t.csv.gz") == {"0" * 2**16}
 
 
 def test_a_header_with_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):

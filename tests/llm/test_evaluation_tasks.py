@@ -1,5 +1,6 @@
 """Tasks from local files: what lm-eval asks for each item, and what the model answers."""
 
+import bz2
 import json
 import os
 from dataclasses import replace
@@ -18,6 +19,7 @@ from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
+from subquad.runs import unpacking
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
 
@@ -160,6 +162,19 @@ def test_a_quotation_mark_of_mmlu_that_is_not_closed_is_rejected(data):
     (data / "mmlu/test/anatomy_test.csv").write_text('"Which?,a,b,c,d,2\n' + "Which?,a,b,c,d,2\n" * 10_000)
     with pytest.raises(SubquadError, match=r"anatomy_test.csv: not a CSV file .*; close all quotation marks"):
         read(data, "mmlu", "anatomy")
+
+
+def test_a_packed_file_that_expands_or_is_cut_short_is_rejected(data, monkeypatch):
+    monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**16)
+    (data / "hellaswag/hellaswag_val_full.txt").unlink()
+    packed = bz2.compress(b"\n" * 10**6)
+    for content, message in [
+        (packed, "expands to more than 65,536 bytes"),
+        (bz2.compress(b"a")[:-9], "cannot be read: C"),
+    ]:
+        (data / "hellaswag/hellaswag_val_full.txt.bz2").write_bytes(content)
+        with pytest.raises(SubquadError, match=rf"hellaswag_val_full.txt.bz2: ({message})"):
+            read(data, "hellaswag")
 
 
 def test_missing_files_are_named_in_all_forms(tmp_path):

@@ -1,9 +1,6 @@
 """Texts that are dropped on the page: read to their end at once, so that no job starts on one that cannot be used."""
 
-import gzip
 import re
-import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import gradio as gr
@@ -15,6 +12,7 @@ from subquad.app.sessions import Session
 from subquad.errors import SubquadError, counted
 from subquad.llm.data.readers import open_documents
 from subquad.runs.storage import atomic
+from subquad.runs.unpacking import lines_within, most_bytes, open_unpacked
 
 __all__ = ["ENDINGS", "describe_text", "help_topics", "text_field"]
 
@@ -60,9 +58,7 @@ def describe_text(path: Path) -> str:
     if not path.stat().st_size:
         raise SubquadError(f"{path}: the file is empty; write a text into it, {AGAIN}")
     if path.name.lower().removesuffix(".gz").endswith(PLAIN):
-        with suppress(OSError, EOFError, zlib.error):
-            # what is damaged in another way the reader says
-            _check_characters(path)
+        _check_characters(path)
     documents = characters = 0
     try:
         source = open_documents(path)
@@ -82,8 +78,8 @@ def _check_characters(path: Path) -> None:
     """Check that a plain text has some, and that each line is UTF-8; the place is counted as editors do, from 1."""
     is_packed = path.name.lower().endswith(".gz")
     has_text = False
-    with gzip.open(path) if is_packed else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_unpacked(path, is_packed=is_packed) as (file, _):
+        for number, line in enumerate(lines_within(path, file, most_bytes(path)), start=1):
             if number == 1 and line.startswith(UTF_16):
                 raise SubquadError(f"{path}: the file is UTF-16 and not UTF-8; save it as UTF-8, {AGAIN}")
             try:

@@ -3,6 +3,7 @@
 What is read in parts needs no limit; what is held at once is limited if it is much larger than its file.
 """
 
+import bz2
 import gzip
 import io
 import math
@@ -29,7 +30,7 @@ __all__ = [
     "read_within",
 ]
 
-OpenedFile = io.BufferedReader | gzip.GzipFile
+OpenedFile = io.BufferedReader | gzip.GzipFile | bz2.BZ2File
 """A file that is read as bytes."""
 LARGEST_UNPACKED = 2**26
 """Bytes that content may have however small its file is."""

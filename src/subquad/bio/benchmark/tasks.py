@@ -1,12 +1,13 @@
 """Task files of `bench`: tables, targets and published results. Reads headers only, unless rows are combined."""
 
 import csv
-import gzip
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from subquad.bio.splits.split_column import parts_of_column
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import atomic, read_json
+from subquad.runs.unpacking import open_unpacked
 
 __all__ = ["Task", "read_tasks"]
 
@@ -35,6 +37,8 @@ SHORT_NAMES: dict[str, TaskType] = {
     "perres_multi": "residue_multiclass",
 }
 """Short names of task types; the number of classes may follow `multi`."""
+LONGEST_LINE = 2**24
+"""Characters of the header of a table."""
 LARGEST_COUNT = 2**53
 """Largest number of rows or letters that a task file may give."""
 
@@ -231,14 +235,14 @@ def _columns(table: Path) -> dict[str, Any]:
 def _header(table: Path) -> set[str]:
     if Path(table.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return set()
-    opened = gzip.open if table.suffix == ".gz" else open
+    message = f"{table}: its header cannot be read: damaged, truncated or not of the kind of its name"
     try:
         # the expected names are ASCII in every code page
-        with (
-            damage_as_error(f"{table}: its header cannot be read: damaged, truncated or not of the kind of its name"),
-            opened(table, "rt", encoding="utf-8-sig", errors="replace") as file,
-        ):
-            return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
+        with damage_as_error(message), open_unpacked(table, message) as (file, _):
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
+            # a longer line is read in parts
+            lines = iter(partial(text.readline, LONGEST_LINE), "")
+            return set(next(csv.reader(lines, delimiter=separator_of(table)), ()))
     except csv.Error as error:
         raise SubquadError(
             f"{table}: its header has a cell of more than {csv.field_size_limit():,} characters; if a quotation mark "

@@ -14,6 +14,7 @@ from typing import Any
 
 from subquad.errors import SubquadError, raise_errors
 from subquad.runs.markup import parse_json
+from subquad.runs.unpacking import most_bytes, read_within
 
 __all__ = ["Item", "Splits", "find", "missing", "read", "subject_files", "subjects"]
 
@@ -98,10 +99,10 @@ def read(folder: Path, task: str, subject: str | None = None) -> Splits:
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
     try:
-        return (bz2.decompress(data) if path.suffix == ".bz2" else data).decode("utf-8")
-    except (UnicodeDecodeError, OSError, ValueError) as error:
+        with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as file:
+            return read_within(path, file, most_bytes(path)).decode("utf-8")
+    except (UnicodeDecodeError, OSError, EOFError, ValueError) as error:
         raise SubquadError(f"{path}: cannot be read: {error}") from error
 
 
