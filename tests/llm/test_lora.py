@@ -1,5 +1,8 @@
 """Fine-tuning with LoRA: the loss and its gradient, targets, learning rates and gradient checkpointing."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training import lora, losses
 from subquad.llm.training.lora import fine_tune, fine_tune_step
 from subquad.llm.training.metrics import run_teacher
+from subquad.runs.history import read_history
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 
@@ -105,6 +109,35 @@ def test_feature_maps_have_their_own_learning_rate_or_are_frozen(rate):
     # a step of AdamW is about as long as its rate
     assert max(moved[name] for name in moved if "lora_" in name) < 1e-4
     assert (max(maps) > 1e-3) == (rate > 0)
+
+
+@pytest.mark.parametrize("how", [{}, {"distillation_weight": 0.25}])
+def test_accumulated_sequences_with_other_numbers_of_counting_tokens_have_the_gradient_of_one_batch(how):
+    loss_mask = torch.zeros(2, 23, dtype=torch.bool)
+    # 3 tokens of one sequence, as of a short answer, and 17 of the other
+    loss_mask[0, 4:7], loss_mask[1, 5:22] = True, True
+    documents = torch.arange(23).div(9, rounding_mode="floor").expand(2, 23)
+    found, logged = [], []
+    for batch_size, accumulation in ((2, 1), (1, 2)):
+        model, gradients = tuned(), {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                # the last call of a step has the sum over its batches
+                parameter.register_post_accumulate_grad_hook(
+                    lambda own, name=name, into=gradients: into.update({name: own.grad.clone()})
+                )
+        settings = LinearizeSettings(
+            batch_size=batch_size, gradient_accumulation=accumulation, sequence_length=23, **how
+        )
+        with tempfile.TemporaryDirectory() as work:
+            options = {"loss_mask": loss_mask, "documents": documents, "directory": Path(work), "quiet": True}
+            fine_tune(model, IDS, settings, tokens=46, precision="float32", **options)
+            logged.append(read_history(Path(work))[0]["loss"])
+        found.append(gradients)
+    assert len(found[0]) > 10
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_updates_are_added_to_the_targets():

@@ -134,6 +134,10 @@ def test_autograd_keeps_no_copy_of_a_sharded_weight(shards):
         assert shared == 0 < alone
 
 
+def test_batches_of_two_processes_are_weighted_by_their_sizes(shards):
+    assert [process["trained"] < 1e-6 for process in shards] == [True, True]
+
+
 def test_processes_agree_on_the_token_budget(shards):
     first, second = (process["untied"]["budget"] for process in shards)
     assert first == second

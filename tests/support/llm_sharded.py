@@ -20,6 +20,8 @@ from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.sharding import gather, merge_lora, read_shards, shard
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.train.distributed import broadcast_object, processes
+from subquad.train.loop import train
+from subquad.train.settings import LoopSettings
 from support.llm_models import tiny_model
 
 SETTINGS = LinearizeSettings(
@@ -149,9 +151,37 @@ def read(out):
     }
 
 
+def trained():
+    """Return by how much a step on batches of unequal sizes, one for each process, differs from one on all examples."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(20, 7, generator=generator), torch.randn(20, 1, generator=generator)
+    model = torch.nn.Linear(7, 1)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    alone = copy.deepcopy(model)
+
+    def step(module, rows, backward):
+        loss = torch.nn.functional.mse_loss(module(x[rows]), y[rows])
+        backward(loss)
+        return {"loss": loss}
+
+    train(
+        model,
+        batches=lambda epoch: list(torch.arange(20).split([5, 15])),
+        step=step,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        settings=LoopSettings(steps=1, clip=None),
+        counts=len,
+        quiet=True,
+    )
+    step(alone, torch.arange(20), torch.Tensor.backward)
+    torch.optim.SGD(alone.parameters(), lr=0.1).step()
+    return float((model.weight - alone.weight).abs().max() / alone.weight.abs().max())
+
+
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    results = {"read": read(place / "checkpoint")}
+    results = {"read": read(place / "checkpoint"), "trained": trained()}
     for is_tied in (False, True):
         folder = place / f"plan_{is_tied}"
         folder.mkdir(exist_ok=True)

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from subquad.errors import SubquadError
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 from subquad.runs.termination import Terminated, end_on_sigterm
+from subquad.train.distributed import weights_of_batches
 from subquad.train.loop import train
 from subquad.train.optim import schedule
 from subquad.train.settings import LoopSettings
@@ -287,6 +290,40 @@ def test_accumulated_batches_equal_one_large_batch():
     assert torch.allclose(*weights, atol=1e-6)
 
 
+def test_accumulated_batches_of_different_sizes_equal_one_large_batch():
+    x, y = problem()
+    found = []
+    for sizes in ([60], [7, 20, 33, 0], [20, 20, 20]):
+        torch.manual_seed(2)
+        model = nn.Linear(WIDTH, 1)
+
+        def step(module, rows, backward):
+            # a batch may have no example that counts
+            loss = nn.functional.mse_loss(module(x[rows]), y[rows], reduction="sum") / max(len(rows), 1)
+            backward(loss)
+            return {"loss": loss}
+
+        train(
+            model,
+            batches=lambda epoch, sizes=sizes: list(torch.arange(60).split(sizes)),
+            step=step,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
+            settings=LoopSettings(steps=7, accumulation=len(sizes), clip=None),
+            counts=len,
+            quiet=True,
+        )
+        found.append(model.weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_equal_sizes_are_averaged_exactly():
+    assert weights_of_batches([3, 3, 3]) == [1.0, 1.0, 1.0]
+    assert weights_of_batches([7]) == weights_of_batches([0]) == [1.0]
+    assert weights_of_batches([1, 3, 0, 4]) == [0.5, 1.5, 0.0, 2.0]
+    assert weights_of_batches([0, 0]) == [1.0, 1.0]
+
+
 def test_patience_ends_a_run_that_gets_no_better():
     x, y = problem()
     model = network()
@@ -363,7 +400,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
         backward(loss)
         return {"loss": loss}
 
-    with pytest.raises(SubquadError, match=r"fit: the loss is nan after step 1; use a smaller learning rate"):
+    with pytest.raises(SubquadError, match=r"fit: the loss is not finite after step 1; use a smaller learning rate"):
         train(
             model,
             batches=lambda epoch: [0],
@@ -372,6 +409,40 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
             settings=LoopSettings(steps=3),
             quiet=True,
         )
+
+
+@pytest.mark.parametrize("is_deferred", [False, True])
+def test_a_loss_that_is_not_finite_is_found_in_its_step_of_many_and_nothing_of_it_is_saved(
+    tmp_path, monkeypatch, is_deferred
+):
+    if is_deferred:
+        # as on a GPU, whose losses are read when they are logged, every 10 steps
+        monkeypatch.setattr(Accelerator, "device", SimpleNamespace(type="other", index=None))
+        monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    model, taken = nn.Linear(WIDTH, 1), []
+
+    def step(module, rows, backward):
+        taken.append(len(taken) + 1)
+        loss = module(torch.ones(1, WIDTH)).square().sum() * (float("nan") if len(taken) == 7 else 1.0)
+        backward(loss)
+        return {"loss": loss}
+
+    with pytest.raises(SubquadError, match=r"fit: the loss is not finite after step 7; use a smaller learning rate"):
+        train(
+            model,
+            batches=lambda epoch: [0],
+            step=step,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+            validate=lambda module: {"loss": float(module(torch.ones(1, WIDTH)).square())},
+            settings=LoopSettings(steps=2000, save_seconds=0, evaluate_every=3),
+            directory=tmp_path,
+            quiet=True,
+        )
+    assert taken[-1] == 7
+    tensors, header = read_tensors_and_metadata(tmp_path / "checkpoint-fit.safetensors")
+    assert json.loads(header["state"])["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert [entry["step"] for entry in read_history(tmp_path)] == [3, 6]
 
 
 def test_weights_that_are_not_finite_end_the_run_even_if_the_loss_is(tmp_path):

@@ -1,7 +1,9 @@
 """Checkpoint serialization: the trained tensors of a model and the state of its optimizer as named tensors."""
 
 import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,38 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
-__all__ = ["load_checkpoint", "load_state", "save_checkpoint", "trained_state"]
+__all__ = ["Counters", "load_checkpoint", "load_state", "save_checkpoint", "trained_state"]
 
 COPIES = ("best", "ema")
 """Copies of the trained tensors that a checkpoint has beside the current ones."""
+
+
+@dataclass
+class Counters:
+    """What a checkpoint holds of a training besides tensors."""
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    best_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    since_best: int = 0
+    since_halved: int = 0
+    rate_factor: float = 1.0
+    history_bytes: int = 0
+    stopped_early: bool = False
+    has_ended: bool = False
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Sums of the metrics of `count` batches, whose means are not logged yet."""
+    count: int = 0
+
+    def tick(self, last: tuple[float, float]) -> tuple[float, float]:
+        """Add the time since the last tick, and return that of this one."""
+        now = time.monotonic(), time.process_time()
+        self.seconds, self.cpu_seconds = self.seconds + now[0] - last[0], self.cpu_seconds + now[1] - last[1]
+        return now
 
 
 def save_checkpoint(

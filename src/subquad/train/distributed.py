@@ -21,6 +21,7 @@ __all__ = [
     "sum_over_processes",
     "wait_for",
     "wait_for_everyone",
+    "weights_of_batches",
 ]
 
 Value = TypeVar("Value")
@@ -77,6 +78,24 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def sum_over_processes(values: Tensor) -> Tensor:
     """Return the sum of a tensor of each process, on the device of the given one; all processes must call this."""
     return cast(Tensor, reduce(values.to(process_device()), "sum")).to(values.device)
+
+
+def weights_of_batches(counts: Sequence[int]) -> list[float]:
+    """Return the weights of the batches of a step that make the mean of their losses that of all examples.
+
+    All processes must call this, each with as many batches.
+
+    Args:
+        counts: Examples or tokens in each batch of this process.
+
+    Returns:
+        The weights of these batches, whose mean over all batches and processes is 1; exactly 1 for equal counts.
+    """
+    own, number = torch.tensor(counts), len(counts) * processes().num_processes
+    if number == 1:
+        return [1.0]
+    total = int(sum_over_processes(own.sum()))
+    return [count * number / total if total else 1.0 for count in counts]
 
 
 def wait_for(is_done: Callable[[], bool]) -> None:

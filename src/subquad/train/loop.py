@@ -24,8 +24,8 @@ from subquad.progress import Advance, track
 from subquad.runs.history import HISTORY, cut_history, remove_part
 from subquad.runs.storage import plain, sync
 from subquad.runs.termination import Terminated, sigterm_deferred
-from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
-from subquad.train.distributed import all_reduce_gradients, has_accelerator
+from subquad.train.checkpoint import Counters, load_checkpoint, load_state, save_checkpoint, trained_state
+from subquad.train.distributed import all_reduce_gradients, has_accelerator, weights_of_batches
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import Schedule, schedule
 from subquad.train.settings import LoopSettings, TrainingResult
@@ -39,32 +39,6 @@ Item = TypeVar("Item")
 Backward = Callable[[Tensor], None]
 Step = Callable[[nn.Module, Item, Backward], Mapping[str, Tensor | float]]
 Validate = Callable[[nn.Module], Mapping[str, float]]
-
-
-@dataclass
-class _State:
-    step: int = 0
-    epoch: int = 0
-    index: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    best_step: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    since_best: int = 0
-    since_halved: int = 0
-    rate_factor: float = 1.0
-    history_bytes: int = 0
-    stopped_early: bool = False
-    has_ended: bool = False
-    sums: dict[str, Any] = field(default_factory=dict)
-    """Sums of the metrics of `count` batches, whose means are not logged yet."""
-    count: int = 0
-
-    def tick(self, last: tuple[float, float]) -> tuple[float, float]:
-        """Add the time since the last tick, and return that of this one."""
-        now = time.monotonic(), time.process_time()
-        self.seconds, self.cpu_seconds = self.seconds + now[0] - last[0], self.cpu_seconds + now[1] - last[1]
-        return now
 
 
 def train(
@@ -81,6 +55,7 @@ def train(
     directory: Path | None = None,
     name: str = "fit",
     record: Callable[[Mapping[str, Any]], None] = lambda entry: None,
+    counts: Callable[[Item], int] | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> TrainingResult:
@@ -105,6 +80,8 @@ def train(
         directory: Folder of `checkpoint-{name}.safetensors` and `history.jsonl`; None writes nothing.
         name: Name of this stage of the run, for the history, the checkpoint and the progress bar.
         record: Called with each entry of the history.
+        counts: Function from an item to the number of examples or tokens that its loss is the mean of. The batches of a
+            step, accumulated and of all processes, are then weighted by it, as one batch would be; None: all alike.
         seed: Seed of dropout; the batches have their own.
         quiet: Show no progress bar.
 
@@ -141,6 +118,7 @@ def train(
         directory=directory,
         name=name,
         record=record,
+        counts=counts,
         seed=seed,
     )
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
@@ -182,14 +160,18 @@ class _Trainer:
     directory: Path | None
     name: str
     record: Callable[[Mapping[str, Any]], None]
+    counts: Callable[[Any], int] | None
     seed: int
-    state: _State = field(default_factory=_State)
+    state: Counters = field(default_factory=Counters)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     ema: ExponentialMovingAverage | None = None
+    epoch_items: Sequence[Any] = ()
+    losses: list[tuple[int, Any]] = field(default_factory=list)
+    """Steps, and losses of their batches, which are not known to be finite."""
 
     def run(self, advance: Advance, is_terminated: Callable[[], bool]) -> None:
         settings, state = self.settings, self.state
-        batches = self._batches_of(state.epoch)
+        self.epoch_items = self._batches_of(state.epoch)
         last_saved = time.monotonic()
         last_tick = time.monotonic(), time.process_time()
         shown: dict[str, float] = {}
@@ -201,14 +183,15 @@ class _Trainer:
                 # each process has dropout of its own, and has the same again if it is resumed
                 world, rank = self.accelerator.num_processes, self.accelerator.process_index
                 torch.manual_seed(((self.seed * 1_000_003 + state.step) * world + rank) % 2**63)
-            for _ in range(settings.accumulation):
-                if state.index >= len(batches):
-                    state.epoch, state.index = state.epoch + 1, 0
-                    batches = self._batches_of(state.epoch)
-                for key, value in self._compute(batches[state.index]).items():
+            items = self._items_of_step()
+            weights = [1.0] * len(items) if self.counts is None else weights_of_batches([*map(self.counts, items)])
+            for item, weight in zip(items, weights, strict=True):
+                for key, value in self._compute(item, weight).items():
                     state.sums[key] = state.sums.get(key, 0.0) + value
-                state.index += 1
                 state.count += 1
+            if self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1:
+                # a GPU would have to be waited for, and processes for each other
+                self._check_losses()
             self._update()
             state.step += 1
             if self.ema is not None:
@@ -262,10 +245,24 @@ class _Trainer:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
-    def _compute(self, item: Any) -> Mapping[str, Tensor | float]:
+    def _items_of_step(self) -> list[Any]:
+        state, items = self.state, []
+        while len(items) < self.settings.accumulation:
+            if state.index >= len(self.epoch_items):
+                state.epoch, state.index = state.epoch + 1, 0
+                self.epoch_items = self._batches_of(state.epoch)
+            items.append(self.epoch_items[state.index])
+            state.index += 1
+        return items
+
+    def _compute(self, item: Any, weight: float) -> Mapping[str, Tensor | float]:
+        backward = self.accelerator.backward
         with self.accelerator.autocast():
-            metrics = self.step(self.model, item, self.accelerator.backward)
-        return {key: value.detach() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+            given = backward if weight == 1 else lambda loss: backward(loss * weight)
+            metrics = self.step(self.model, item, given)
+        found = {key: value.detach() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+        self.losses.append((self.state.step + 1, found.get("loss", 0.0)))
+        return found if weight == 1 else {key: value * weight for key, value in found.items()}
 
     def _update(self) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -280,15 +277,24 @@ class _Trainer:
         state = self.state
         metrics = self._mean({key: float(value) / state.count for key, value in state.sums.items()})
         state.sums, state.count = {}, 0
-        if not math.isfinite(metrics.get("loss", 0.0)):
-            raise self._diverged(f"the loss is {metrics['loss']}")
+        self._check_losses()
         self._record(metrics)
         return metrics
 
-    def _diverged(self, what: str) -> SubquadError:
+    def _check_losses(self) -> None:
+        """Raise the error of the first step whose loss is not finite; of several processes, all must call this."""
+        bad = next((step for step, loss in self.losses if not math.isfinite(float(loss))), math.inf)
+        if self.accelerator.num_processes > 1:
+            own = torch.tensor([bad], device=self.accelerator.device)
+            bad = float(cast(Tensor, self.accelerator.gather(own)).min())
+        self.losses = []
+        if bad < math.inf:
+            raise self._diverged("the loss is not finite", int(bad))
+
+    def _diverged(self, what: str, step: int) -> SubquadError:
         return SubquadError(
-            f"{self.name}: {what} after step {self.state.step:,}; use a smaller learning rate, or --precision float32 "
-            "if another precision was chosen"
+            f"{self.name}: {what} after step {step:,}; use a smaller learning rate, or --precision float32 if another "
+            "precision was chosen"
         )
 
     def _mean(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -350,11 +356,13 @@ class _Trainer:
         """Write a checkpoint, if the run has a folder.
 
         Raises:
-            SubquadError: A weight is not finite, which the logged losses may not show.
+            SubquadError: A loss is not finite, or a weight, which the losses may not show.
         """
+        if self.accelerator.num_processes == 1:
+            self._check_losses()
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
-                raise self._diverged(f"{name} holds values that are not finite")
+                raise self._diverged(f"{name} holds values that are not finite", self.state.step)
         if self._checkpoint is None or not self.accelerator.is_main_process:
             return
         history = self._checkpoint.with_name(HISTORY)
@@ -383,7 +391,7 @@ class _Trainer:
         state, weights = load_checkpoint(
             self._checkpoint, accelerator=self.accelerator, model=self.model, optimizer=self.optimizer
         )
-        self.state, self.best_weights = _State(**state), weights["best"]
+        self.state, self.best_weights = Counters(**state), weights["best"]
         if self.ema is not None:
             self.ema.weights = weights["ema"]
         if not self.state.has_ended and self.accelerator.is_main_process:

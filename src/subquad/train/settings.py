@@ -13,7 +13,7 @@ class LoopSettings:
     steps: int
     """Number of optimizer steps."""
     accumulation: int = 1
-    """Number of batches whose gradients are averaged in one step."""
+    """Number of batches whose gradients are averaged in one step; weighted by `counts` of `train`, if it is given."""
     clip: float | None = 1.0
     """Maximum norm of the gradient; None disables clipping."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -110,6 +110,12 @@ def _within_documents(loss_mask: Tensor | None, documents: Tensor | None) -> Ten
     return continues if loss_mask is None else loss_mask & continues
 
 
+def _counting_tokens(ids: Tensor, loss_mask: Tensor | None, documents: Tensor | None) -> int:
+    """Return the number of tokens that the loss of a batch is the mean of."""
+    counted = _within_documents(loss_mask, documents)
+    return ids[:, 1:].numel() if counted is None else int(counted[:, 1:].sum())
+
+
 def _validation_loss(
     model: nn.Module,
     ids: Int[Tensor, "M T"],
@@ -123,9 +129,7 @@ def _validation_loss(
     with torch.no_grad(), without_dropout(model):
         for row in range(len(ids)):
             mask, own = (None if part is None else part[row, None] for part in (loss_mask, documents))
-            counted = _within_documents(mask, own)
-            count = ids.shape[1] - 1 if counted is None else int(counted[:, 1:].sum())
-            if count:
+            if count := _counting_tokens(ids[row, None], mask, own):
                 values = _batch_loss(
                     model, ids[row, None], None, loss_mask=mask, documents=own, settings=settings, windows=None
                 )
@@ -188,17 +192,13 @@ def fine_tune(
         sizes = [len(batch) for batch in batches]
         return list(zip(batches, draw_windows(sizes, settings.random_windows, seed=seed, epoch=epoch), strict=True))
 
+    def masks(rows: Tensor) -> dict[str, Tensor | None]:
+        both = {"loss_mask": loss_mask, "documents": documents}
+        return {name: None if own is None else own[rows] for name, own in both.items()}
+
     def step(net: nn.Module, item: tuple[Tensor, list[int] | None], backward: Backward) -> Mapping[str, Tensor | float]:
         rows, windows = item
-        return fine_tune_step(
-            net,
-            sequences[rows],
-            backward,
-            loss_mask=None if loss_mask is None else loss_mask[rows],
-            documents=None if documents is None else documents[rows],
-            settings=settings,
-            windows=windows,
-        )
+        return fine_tune_step(net, sequences[rows], backward, **masks(rows), settings=settings, windows=windows)
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
         mask, own = options.get("validation_mask"), options.get("validation_documents")
@@ -218,6 +218,7 @@ def fine_tune(
             # a short stage then sees other sequences than stage 1 did
             order_seed=1,
             items=items,
+            counts=lambda item: _counting_tokens(sequences[item[0]], **masks(item[0])),
         )
 
 

@@ -62,6 +62,7 @@ def train_stage(
     default_warmup: float,
     order_seed: int = 0,
     items: Callable[[int, Sequence[Tensor]], Sequence[Any]] = lambda epoch, batches: batches,
+    counts: Callable[[Any], int] | None = None,
 ) -> TrainingResult:
     """Train one stage in place with AdamW, and keep the best weights by validation.
 
@@ -78,6 +79,7 @@ def train_stage(
         order_seed: Added to the seed for the order of the sequences, so that stages see different ones.
         items: Function from an epoch and the indices of its batches' sequences to one item per batch; by default an
             item is these indices.
+        counts: Function from an item to the number of tokens that its loss is the mean of; None if all have as many.
     """
     seed, validation = options.get("seed", 0), options.get("validation")
 
@@ -106,6 +108,7 @@ def train_stage(
         validate=validate if settings.validate_every else None,
         directory=options.get("directory"),
         name=name,
+        counts=counts,
         seed=seed,
         quiet=options.get("quiet", False),
     )
