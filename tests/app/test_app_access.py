@@ -1,53 +1,24 @@
-"""Who gets which answer: hosts, cookies, password, sizes and headers, and files of one's own jobs only."""
+"""Who gets which answer: hosts, cookies, password, sizes and headers."""
 
 import asyncio
-import zipfile
 from http.cookies import SimpleCookie
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("starlette")
 
+from support.asgi import answer, ask
+
 from subquad.app import access as access_module
 from subquad.app.access import SESSION_COOKIE, Access, token_of
-from subquad.app.files import MOST_ARCHIVES
 from subquad.app.sessions import new_token
-from subquad.runs.storage import read_json, write_json
 
 
 async def hello(scope, receive, send):
     """Answer with the token of the browser."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": (token_of(scope) or "").encode()})
-
-
-def ask(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **headers):
-    """Send one request to an ASGI application; return status, headers and body."""
-    return asyncio.run(answer(app, path, method=method, body=body, host=host, **headers))
-
-
-async def answer(app, path="/", *, method="GET", body=b"", host="127.0.0.1:7860", **headers):
-    sent = []
-    lines = {"host": host, "accept": "text/html", **{key.replace("_", "-"): value for key, value in headers.items()}}
-    path, _, query = path.partition("?")
-    scope = {
-        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
-        "headers": [(key.encode(), value.encode()) for key, value in lines.items()], "scheme": "http",
-        "server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 1), "http_version": "1.1", "root_path": "",
-    }  # fmt: skip
-
-    requests = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive():
-        # the browser stays until it has its answer
-        return requests.pop() if requests else await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-
-    await app(scope, receive, send)
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], [(k.decode(), v.decode()) for k, v in sent[0]["headers"]], content
 
 
 def cookies(headers):
@@ -172,25 +143,29 @@ def test_wrong_passwords_are_looked_at_one_after_the_other(monkeypatch):
     assert most == 1
 
 
-def test_too_many_passwords_at_the_same_time_are_refused():
+def test_too_many_passwords_of_an_address_at_the_same_time_are_refused():
     app = Access(hello, password="eleven little ducks", largest=1000)
 
-    async def many():
-        # nobody's turn comes
-        async with app._turn:
-            waiting = [
-                asyncio.create_task(answer(app, "/login", method="POST", body=b"password=wrong"))
-                for _ in range(access_module.MOST_GUESSES)
-            ]
-            await asyncio.sleep(0.1)
-            refused = await answer(app, "/login", method="POST", body=b"password=eleven+little+ducks")
-            for task in waiting:
-                task.cancel()
-        return refused
+    def guess(password, client):
+        return answer(app, "/login", method="POST", body=f"password={password}".encode(), client=client)
 
-    status, _, body = asyncio.run(many())
+    async def many():
+        waiting = [asyncio.create_task(guess("wrong", "2001:db8::1")) for _ in range(access_module.MOST_GUESSES)]
+        await asyncio.sleep(0.1)
+        # another address of the same computer, and another computer
+        refused = await guess("eleven+little+ducks", "2001:db8::99")
+        taken = await asyncio.wait_for(guess("eleven+little+ducks", "2001:db8:0:1::1"), 0.5)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return refused, taken
+
+    (status, _, body), taken = asyncio.run(many())
     assert status == 429
     assert b"Too many passwords were tried. Wait some seconds." in body
+    assert taken[0] == 303
+    assert not app._guesses
+    assert not app._turns
     # those that left no longer wait
     assert ask(app, "/login", method="POST", body=b"password=eleven+little+ducks")[0] == 303
 
@@ -263,6 +238,16 @@ def test_files_that_arrived_are_limited_together(tmp_path):
     assert ask(app, "/gradio_api/upload", **upload)[0] == 200
 
 
+def test_uploads_leave_room_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    app = Access(hello, password=None, largest=2_000_000, received=tmp_path, keep_free=2_000_000)
+    assert ask(app, "/gradio_api/upload", method="POST", content_length="900000")[0] == 200
+    status, _, body = ask(app, "/gradio_api/upload", method="POST", content_length="1100000")
+    assert status == 507
+    assert body.startswith(b"the disk of this page has no room for this: ")
+    assert ask(app, "/")[0] == 200
+
+
 def test_files_without_content_are_limited_too(tmp_path):
     app = Access(hello, password=None, largest=100_000, received=tmp_path)
     for number in range(62):
@@ -291,76 +276,6 @@ def test_files_that_arrive_at_the_same_time_are_limited_together(tmp_path):
 
     asyncio.run(all_at_once())
     assert sorted(states) == [200] * 5 + [413] * 2
-
-
-@pytest.fixture
-def downloads(workspace):
-    fastapi = pytest.importorskip("fastapi")
-    from subquad.app.files import add_routes
-
-    app = fastapi.FastAPI()
-    add_routes(app, workspace)
-    token = new_token()
-    folder = workspace.session(token).new_job_folder()
-    record = {"kind": "bio fit", "title": "Fit", "words": [], "output": "out", "created": 0.0, "server": 1, "about": {}}
-    write_json(folder / "job.json", record)
-    (folder / "out").mkdir()
-    (folder / "out" / "report.html").write_text("<p>report</p>")
-    return Access(app, password=None, largest=1000), token, folder.name
-
-
-def test_a_browser_gets_the_files_of_its_own_jobs_only(downloads):
-    app, token, job = downloads
-    own = {"cookie": f"{SESSION_COOKIE}={token}"}
-    status, headers, body = ask(app, f"/files/{job}/out/report.html", **own)
-    assert (status, body) == (200, b"<p>report</p>")
-    assert "sandbox" in dict(headers)["content-security-policy"]
-    assert ask(app, f"/files/{job}/out/report.html", cookie=f"{SESSION_COOKIE}={new_token()}")[0] == 404
-    assert ask(app, f"/files/{job}/out/report.html")[0] == 404
-    for path in (f"/files/{job}/out/none.csv", f"/files/{job}/../../used", "/files/../../x/y", f"/files/{job}/out"):
-        assert ask(app, path, **own)[0] == 404, path
-
-
-def test_a_download_is_named_after_its_job(downloads):
-    app, token, job = downloads
-    headers = dict(ask(app, f"/files/{job}/out/report.html?download=1", cookie=f"{SESSION_COOKIE}={token}")[1])
-    assert headers["content-disposition"] == f'attachment; filename="report-{job[:6]}.html"'
-
-
-def test_the_output_of_a_job_is_one_archive(downloads, tmp_path, workspace):
-    app, token, job = downloads
-    status, _, body = ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
-    assert status == 200
-    (tmp_path / "a.zip").write_bytes(body)
-    assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["bio-fit/report.html"]
-    assert not list(workspace.archives.iterdir())
-    assert ask(app, f"/archives/{job}.zip")[0] == 404
-
-
-def test_archives_at_the_same_time_are_limited_and_take_nothing_from_uploads(downloads, workspace, monkeypatch):
-    app, token, job = downloads
-    for number in range(MOST_ARCHIVES):
-        (workspace.archives / f"{number}.zip").write_bytes(b"zip")
-    status, _, body = ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
-    assert (status, body) == (503, b"Too many archives are being downloaded; try again in a minute.")
-    assert not list(workspace.received.iterdir())
-    workspace.clear_received()
-    assert not list(workspace.archives.iterdir())
-    monkeypatch.setattr("subquad.app.files._pack", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
-    with pytest.raises(OSError, match="disk is full"):
-        ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")
-    assert not list(workspace.archives.iterdir())
-
-
-def test_an_output_that_is_a_file_is_in_its_archive(downloads, tmp_path, workspace):
-    app, token, job = downloads
-    folder = workspace.session(token).job(job).folder
-    write_json(folder / "job.json", {**read_json(folder / "job.json"), "kind": "hep predict", "output": "scores.root"})
-    (folder / "scores.root").write_bytes(b"root")
-    (tmp_path / "a.zip").write_bytes(ask(app, f"/archives/{job}.zip", cookie=f"{SESSION_COOKIE}={token}")[2])
-    archive = zipfile.ZipFile(tmp_path / "a.zip")
-    assert archive.namelist() == ["hep-predict/scores.root"]
-    assert archive.read("hep-predict/scores.root") == b"root"
 
 
 @pytest.mark.parametrize("other", ['foo={"a":1}', "theme", "a=b c", "=x"])

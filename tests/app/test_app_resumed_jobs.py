@@ -1,4 +1,4 @@
-"""Jobs that are started again, by several windows, or while they end."""
+"""Jobs that are started again, by several windows, or while they end; and how many jobs there may be."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from support.servers import wait_for
 
 from subquad.app import jobs
-from subquad.app.jobs import Job, JobRunner
+from subquad.app.jobs import Command, Job, JobRunner
+from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
 
 
@@ -95,3 +96,43 @@ def test_the_end_of_an_earlier_start_is_not_written_over_a_later_one(session, ru
     thread.join(60)
     assert job.status["state"] == "running"
     del runner._latest[job.folder]
+
+
+def test_a_session_has_so_many_jobs_only(session, runner, monkeypatch):
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    monkeypatch.setattr(jobs, "MOST_OF_SESSION", 2)
+    command = Command(words=[], settings={}, title="")
+    stopped(session)
+    first = runner.start(session.new_job_folder(), "bio fit", command)
+    ended(runner)
+    with pytest.raises(SubquadError, match='you have 2 results; delete some in "Your files and results" first'):
+        runner.start(session.new_job_folder(), "bio fit", command)
+    assert len(session.jobs) == 2
+    runner.delete(first)
+    runner.start(session.new_job_folder(), "bio fit", command)
+    ended(runner)
+
+
+def test_jobs_start_while_there_is_room_on_the_disk(session, monkeypatch):
+    runner = JobRunner(1, keep_free=10**9)
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9 - 1))
+    job = Job(stopped(session))
+    with pytest.raises(SubquadError, match=r"no room for this: 0\.9 GB are free, of which 0\.9 GB stay free"):
+        runner.start(session.new_job_folder(), "bio fit", Command(words=[], settings={}, title=""))
+    with pytest.raises(SubquadError, match="no room for this"):
+        runner.resume(job)
+    assert [own.name for own in session.jobs] == [job.name]
+    assert job.state == "stopped"
+
+
+def test_the_copy_that_a_job_continues_is_on_the_disk_before_its_record(session, runner, tmp_path, monkeypatch):
+    found, fsync = [], os.fsync
+    monkeypatch.setattr(runner, "_open", lambda job: None)
+    monkeypatch.setattr(os, "fsync", lambda number: found.append(os.fstat(number).st_ino) or fsync(number))
+    (tmp_path / "before" / "run").mkdir(parents=True)
+    (tmp_path / "before" / "run" / "model").write_text("weights")
+    command = Command(words=[], settings={}, title="", continues=tmp_path / "before")
+    job = runner.start(session.new_job_folder(), "bio rounds", command)
+    ended(runner)
+    assert {own.stat().st_ino for own in (job.out, job.out / "run", job.out / "run" / "model")} <= {*found}

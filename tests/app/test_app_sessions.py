@@ -71,6 +71,30 @@ def test_an_upload_is_linked_or_copied_where_there_are_no_links(workspace, sessi
     assert not list(workspace.received.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"", b"xxxx", b"\0" * 10])
+def test_an_upload_that_was_cut_is_replaced_when_the_file_comes_again(workspace, session, content):
+    file = received(workspace, "own.csv")
+    path = session.take(file)
+    workspace.clear_received()
+    path.write_bytes(content)
+    # the same name again, since it tells the content of the file
+    file.parent.mkdir()
+    file.write_bytes(b"x" * 10)
+    assert session.take(file) == path
+    assert path.read_bytes() == b"x" * 10
+    assert session.files(".csv") == [path]
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_an_upload_is_on_the_disk_before_it_is_used(workspace, session, monkeypatch, can_link):
+    if not can_link:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.link("none", "none"))
+    found, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: found.append(os.fstat(number).st_ino) or fsync(number))
+    path = session.take(received(workspace, "own.csv"))
+    assert {own.stat().st_ino for own in (path, path.parent, session.uploads, session.folder)} <= {*found}
+
+
 def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(workspace, session):
     file = received(workspace, "large.csv", 1_000_001)
     with pytest.raises(SubquadError, match=r"large.csv: 1 MB, and files of up to 1 MB can be uploaded"):

@@ -53,7 +53,9 @@ def test_the_command_refuses_an_open_host_before_anything_is_loaded(capsys):
     assert "subquad: --host 0.0.0.0 lets other computers use this one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [{"port": 70_000}, {"max_upload": 0}, {"max_jobs": 0}, {"keep_days": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70_000}, {"max_upload": 0}, {"max_jobs": 0}, {"keep_days": -1}, {"keep_free": -1}]
+)
 def test_settings_that_cannot_work_are_refused(wrong):
     with pytest.raises(SubquadError, match=next(iter(wrong)).replace("_", "-")):
         AppSettings(**wrong)

@@ -5,9 +5,11 @@ One ASGI layer in front of everything else, so that no route can be forgotten.
 
 import asyncio
 import hmac
+import ipaddress
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,8 +22,10 @@ from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from subquad.app.disk import check_room
 from subquad.app.gradio_requests import JOIN, UPLOAD, is_unused, names_other_server
 from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
+from subquad.errors import SubquadError
 from subquad.runs.listening import host_name
 
 __all__ = ["SESSION_COOKIE", "Access", "token_of"]
@@ -30,8 +34,8 @@ SESSION_COOKIE, LOGIN_COOKIE = "subquad_session", "subquad_login"
 YEAR = 31_536_000
 LOGIN = "/login"
 SECONDS_AFTER_WRONG_PASSWORD = 1.0
-MOST_GUESSES = 10
-"""Passwords that may wait until those before them were looked at."""
+MOST_GUESSES, MOST_GUESSES_OF_ALL = 10, 500
+"""Passwords that may wait until those before them were looked at: of each address, and of all."""
 ROOM = 1_000_000
 """Bytes that a request may have beyond its files."""
 SMALLEST = 65_536
@@ -70,14 +74,16 @@ class Access:
     whose name resolves to this computer's address."""
     received: Path | None = None
     """Folder in which uploads arrive, whose size is limited; None: no limit."""
+    keep_free: int = 0
+    """Bytes of its disk that stay free."""
     logins: set[str] = field(default_factory=set)
     """Cookies of browsers that gave the password."""
     _arriving: int = field(default=0, init=False)
     """Bytes of the uploads that arrive now."""
-    _guesses: int = field(default=0, init=False)
-    """Passwords that wait."""
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    """Held while a password is looked at."""
+    _guesses: Counter[str] = field(default_factory=Counter, init=False)
+    """Passwords that wait, by address."""
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict, init=False)
+    """Held while a password of an address is looked at."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -86,6 +92,11 @@ class Access:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
+        # who leaves in the middle of a request, or is closed, is no error of the page
+        with suppress(ClientDisconnect):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = token_of(scope)
         is_known = self.password is None or cookies_of(scope).get(LOGIN_COOKIE) in self.logins
         refusal = self._refusal(scope, is_known=is_known)
@@ -137,6 +148,11 @@ class Access:
             return PlainTextResponse(
                 "Too many files have arrived in the last hour. Try again later, or use the command line.", 413
             )
+        if scope["path"] == UPLOAD and is_known and self.received is not None:
+            try:
+                check_room(self.received, self.keep_free, self._arriving + int(length))
+            except SubquadError as error:
+                return PlainTextResponse(f"{error}.", 507)
         return None
 
     def _is_full(self, length: int) -> bool:
@@ -153,10 +169,11 @@ class Access:
             return RedirectResponse(LOGIN, 303) if is_page else PlainTextResponse("Give the password first.", 401)
         if request.method != "POST":
             return _login_page("")
-        if self._guesses >= MOST_GUESSES:
+        address = _address_of(scope)
+        if self._guesses[address] >= MOST_GUESSES or self._guesses.total() >= MOST_GUESSES_OF_ALL:
             return _login_page("Too many passwords were tried. Wait some seconds.", 429)
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
-        if not await self._is_right(given):
+        if not await self._is_right(given, address):
             return _login_page("This is not the password.", 401)
         token = secrets.token_urlsafe(24)
         self.logins.add(token)
@@ -164,17 +181,29 @@ class Access:
         response.headers["set-cookie"] = _cookie(LOGIN_COOKIE, token)
         return response
 
-    async def _is_right(self, given: str) -> bool:
-        """Return whether this is the password; one guess is looked at after the other, and a wrong one delays all."""
-        self._guesses += 1
+    async def _is_right(self, given: str, address: str) -> bool:
+        """Return whether this is the password; one guess of an address is looked at after the other, and a wrong one
+        delays all of them."""
+        self._guesses[address] += 1
         try:
-            async with self._turn:
+            async with self._turns.setdefault(address, asyncio.Lock()):
                 if hmac.compare_digest(given.encode(), (self.password or "").encode()):
                     return True
                 await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
                 return False
         finally:
-            self._guesses -= 1
+            self._guesses[address] -= 1
+            if not self._guesses[address]:
+                del self._guesses[address], self._turns[address]
+
+
+def _address_of(scope: Scope) -> str:
+    """Return the address from which a request comes; with IPv6 its network, in which a client can have any address."""
+    host = (scope.get("client") or ("",))[0]
+    try:
+        return str(ipaddress.IPv6Network((host, 64), strict=False))
+    except ValueError:
+        return host
 
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:

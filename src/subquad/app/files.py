@@ -5,13 +5,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from subquad.app.access import token_of
+from subquad.app.disk import check_room
 from subquad.app.jobs import Job
 from subquad.app.sessions import Workspace
+from subquad.errors import SubquadError
 
 __all__ = ["add_routes", "file_url", "zip_url"]
 
@@ -36,18 +38,29 @@ def zip_url(job: Job) -> str:
     return f"/archives/{job.name}.zip"
 
 
-def add_routes(app: Any, workspace: Workspace) -> None:
-    """Add the routes of downloads to a FastAPI application."""
+class _Archive(FileResponse):
+    """A file that is deleted when it was sent, or cannot be."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            Path(self.path).unlink(missing_ok=True)
+
+
+def add_routes(app: Any, workspace: Workspace, *, keep_free: int = 0) -> None:
+    """Add the routes of downloads to a FastAPI application; archives leave so many bytes of the disk free."""
 
     def job_of(request: Request, name: str) -> Job | None:
         token = token_of(request.scope)
-        return None if token is None else workspace.session(token).job(name)
+        job = None if token is None else workspace.session(token).job(name)
+        return None if job is None or job.is_damaged else job
 
     @app.get("/files/{name}/{path:path}")
     def file(request: Request, name: str, path: str) -> Response:
         job = job_of(request, name)
-        found = None if job is None else (job.folder / path).resolve()
-        if job is None or found is None or not found.is_relative_to(job.folder.resolve()) or not found.is_file():
+        found = None if job is None else _file_in(job.folder, path)
+        if job is None or found is None:
             return PlainTextResponse("There is no such file.", 404)
         headers = {"cache-control": "no-cache"}
         if found.suffix == ".html":
@@ -64,6 +77,10 @@ def add_routes(app: Any, workspace: Workspace) -> None:
             return PlainTextResponse("There is no such job.", 404)
         if len([*workspace.archives.iterdir()]) >= MOST_ARCHIVES:
             return PlainTextResponse("Too many archives are being downloaded; try again in a minute.", 503)
+        try:
+            check_room(workspace.archives, keep_free, _size(job.out))
+        except SubquadError as error:
+            return PlainTextResponse(f"{error}.", 507)
         with tempfile.NamedTemporaryFile(dir=workspace.archives, suffix=".zip", delete=False) as temporary:
             path = Path(temporary.name)
             try:
@@ -71,11 +88,21 @@ def add_routes(app: Any, workspace: Workspace) -> None:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-        return FileResponse(
-            path,
-            filename=f"subquad-{job.kind.replace(' ', '-')}-{job.name[:6]}.zip",
-            background=BackgroundTask(path.unlink, missing_ok=True),
-        )
+        return _Archive(path, filename=f"subquad-{job.kind.replace(' ', '-')}-{job.name[:6]}.zip")
+
+
+def _file_in(folder: Path, path: str) -> Path | None:
+    """Return a file in a folder; None if there is none of that name, or there can be none."""
+    try:
+        found = (folder / path).resolve()
+        return found if found.is_relative_to(folder.resolve()) and found.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    return sum(own.stat().st_size for own in (path, *path.rglob("*")) if own.is_file())
 
 
 def _pack(job: Job, file: Any) -> None:

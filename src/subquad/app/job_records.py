@@ -21,7 +21,7 @@ import yaml
 from subquad.errors import SubquadError
 from subquad.runs.folder import METRICS
 from subquad.runs.records import check_record, read_record
-from subquad.runs.storage import atomic, read_json
+from subquad.runs.storage import atomic, read_json, sync
 from subquad.runs.termination import TERMINATED
 
 __all__ = ["DAMAGE", "END", "Command", "Job", "State", "link_or_copy", "start_of"]
@@ -305,7 +305,8 @@ def _created(pid: int) -> float | None:
 def link_or_copy(file: Path, target: Path) -> None:
     """Give a file a second name, in a folder that is made if there is none; where that is not possible, copy it.
 
-    If there is a file of that name already, it is kept.
+    If there is a file of that name already, it is kept. The file and its name are on the disk afterwards, so that a
+    record which refers to it can be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -315,3 +316,6 @@ def link_or_copy(file: Path, target: Path) -> None:
     except OSError:
         with atomic(target) as temporary:
             shutil.copyfile(file, temporary)
+    # with the folders that may be new
+    for path in (target, *[*target.parents][:3]):
+        sync(path)

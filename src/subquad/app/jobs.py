@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from subquad.app.disk import check_room
 from subquad.app.job_records import DAMAGE, END, Command, Job, State, link_or_copy, start_of
 from subquad.errors import SubquadError
-from subquad.runs.storage import atomic, write_json
+from subquad.runs.storage import atomic, sync, write_json
 
 __all__ = ["Command", "Job", "JobRunner", "State"]
 
@@ -28,6 +29,8 @@ SECONDS_TO_STOP = 15.0
 """Seconds that a process has to write a checkpoint after it was told to stop."""
 MOST_WAITING, MOST_WAITING_OF_SESSION = 50, 10
 """Jobs that may wait at the same time: of all sessions, and of each."""
+MOST_OF_SESSION = 200
+"""Jobs that a session may have, with those that have ended."""
 ENDED_EARLY = ("stopped", "failed")
 """States from which a job can be started again."""
 
@@ -35,9 +38,9 @@ ENDED_EARLY = ("stopped", "failed")
 class JobRunner:
     """Starts jobs, a few at a time, and stops them."""
 
-    def __init__(self, most: int = 2) -> None:
-        """Prepare to run at most so many jobs at the same time."""
-        self._most = most
+    def __init__(self, most: int = 2, *, keep_free: int = 0) -> None:
+        """Prepare to run at most so many jobs at the same time, and to start none unless so many bytes are free."""
+        self._most, self._keep_free = most, keep_free
         self._waiting: dict[threading.Thread, Path] = {}
         """Threads that wait for their turn, in the order in which they came, and their jobs."""
         self._running: list[Path] = []
@@ -58,10 +61,12 @@ class JobRunner:
         """Write the record of a job into its folder, and run it as soon as there is room.
 
         Raises:
-            SubquadError: Too many jobs are waiting, or the folder cannot be written; it is removed then.
+            SubquadError: Too many jobs are waiting, the session has too many, or there is no room for another one; the
+                folder is removed then.
         """
         try:
             self._check_waiting(folder)
+            self._check_room(folder)
             self._prepare(folder, kind, command)
         except (SubquadError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -80,6 +85,8 @@ class JobRunner:
         out = folder / command.output
         if command.continues is not None:
             shutil.copytree(command.continues, out)
+            for path in (*out.rglob("*"), out):
+                sync(path)
         kept = {str(path): str(folder / "inputs" / path.name) for path in command.inputs}
         for path, copy in kept.items():
             link_or_copy(Path(path), Path(copy))
@@ -110,7 +117,7 @@ class JobRunner:
         Nothing happens if the job is active or has finished, such as when two windows resume it.
 
         Raises:
-            SubquadError: Too many jobs are waiting.
+            SubquadError: Too many jobs are waiting, or there is no room for what it writes.
         """
         # before the lock too, since an end that is about to be noted is waited for
         if job.state not in ENDED_EARLY:
@@ -121,6 +128,7 @@ class JobRunner:
             if job.folder in self._processes or job.state not in ENDED_EARLY:
                 return
             self._check_waiting(job.folder)
+            check_room(job.folder, self._keep_free)
             write_json(job.folder / "job.json", {**job.record, **_this_server()})
             write_json(job.folder / "status.json", {"state": "waiting"})
             self._begin(Job(job.folder))
@@ -134,6 +142,13 @@ class JobRunner:
             raise SubquadError(f"{own} of your jobs are waiting already; stop one of them, or wait until one has ended")
         if len(waiting) >= MOST_WAITING:
             raise SubquadError(f"{len(waiting)} jobs of all users are waiting already; try again when some have ended")
+
+    def _check_room(self, folder: Path) -> None:
+        """Check that a session may have one more job, whose folder it has already."""
+        count = sum(path.name != folder.name for path in folder.parent.glob("[!.]*"))
+        if count >= MOST_OF_SESSION:
+            raise SubquadError(f'you have {count} results; delete some in "Your files and results" first')
+        check_room(folder, self._keep_free)
 
     def _begin(self, job: Job) -> None:
         thread = threading.Thread(target=self._run, args=(job,), daemon=True, name=f"job {job.name}")

@@ -17,7 +17,8 @@ from subquad.runs.lock import lock_folder
 
 __all__ = ["make_app", "serve"]
 
-HOUR = 3600.0
+BODY_SECONDS = 60.0
+"""Time in which an upload has to make progress."""
 
 
 def serve(settings: AppSettings | None = None) -> None:
@@ -32,12 +33,25 @@ def serve(settings: AppSettings | None = None) -> None:
     check_address(settings.host, settings.port)
     _prepare_gradio()
     uvicorn = require("uvicorn", "app")
+    from subquad.runs.connections import ACCEPTED_TOGETHER, QueueingServer, bounded_protocol, connection_limit
+
     say("opening the page …")
     # the end of the process is an interruption too, so that jobs are stopped
     signal.signal(signal.SIGTERM, _interrupt)
     # before anything of an earlier server is cleared
     with listen(settings.host, settings.port) as listener, suppress(KeyboardInterrupt), make_app(settings) as app:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        config = uvicorn.Config(
+            app,
+            http=bounded_protocol(connection_limit(), body_seconds=BODY_SECONDS),
+            # a connection that became a web socket would not be limited
+            ws="none",
+            # uvloop accepts any number of connections together
+            loop="asyncio",
+            backlog=ACCEPTED_TOGETHER,
+            log_level="warning",
+            timeout_graceful_shutdown=3,
+        )
+        server = QueueingServer(config)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         server.run(sockets=[listener])
@@ -91,36 +105,33 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     import gradio as gr
 
     from subquad.app.access import Access
+    from subquad.app.cleaning import Cleaning
     from subquad.app.files import add_routes
     from subquad.app.jobs import JobRunner
     from subquad.app.page import build_page, look
     from subquad.app.panels import Context
 
-    runner, ended = JobRunner(settings.max_jobs), threading.Event()
+    runner, ended = JobRunner(settings.max_jobs, keep_free=settings.free_bytes), threading.Event()
     # behind a proxy with a password, others use a page on loopback
     is_private = is_loopback(settings.host) and password is None
     # without examples that are named again
     shared = list(dict.fromkeys(run_folder(run).resolve() for run in (*settings.runs, *EXAMPLE_RUNS)))
     context = Context(workspace=workspace, runner=runner, shared=shared, is_private=is_private)
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_routes(inner, workspace)
+    add_routes(inner, workspace, keep_free=settings.free_bytes)
     blocks = build_page(context)
     app = gr.mount_gradio_app(
         inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, **look(),
     )  # fmt: skip
     hosts = loopback_names(settings.host) if is_private else None
-
-    def clean() -> None:
-        while True:
-            workspace.remove_old(settings.keep_days)
-            workspace.clear_received(seconds=HOUR)
-            if ended.wait(HOUR):
-                return
-
-    threading.Thread(target=clean, daemon=True, name="cleaning").start()
+    cleaning = Cleaning(workspace, settings.keep_days)
+    threading.Thread(target=cleaning.run, args=(ended,), daemon=True, name="cleaning").start()
     try:
-        yield Access(app, password=password, largest=settings.upload_bytes, hosts=hosts, received=workspace.received)
+        yield Access(
+            app, password=password, largest=settings.upload_bytes, hosts=hosts, received=workspace.received,
+            keep_free=settings.free_bytes,
+        )  # fmt: skip
     finally:
         ended.set()
         runner.close()

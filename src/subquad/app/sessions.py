@@ -1,5 +1,6 @@
 """Browser sessions: each has a folder of its own in the workspace, with its uploads and its jobs."""
 
+import filecmp
 import hashlib
 import os
 import re
@@ -21,6 +22,8 @@ __all__ = ["Session", "Workspace", "new_token"]
 UPLOADS_PER_SESSION = 10
 """Uploads of the largest size that a session can hold at a time."""
 LONGEST_NAME = 80
+DAYS_OF_EMPTY_SESSIONS = 1.0
+"""Days after which sessions without files and jobs are deleted: each visit without a cookie begins one."""
 
 
 def new_token() -> str:
@@ -68,14 +71,15 @@ class Session:
     def take(self, file: Path | str) -> Path:
         """Give the session a copy of a file that arrived, and return its path; the same one if it has it already.
 
-        What arrived stays where it is for a while, since others may have sent the same file.
+        What arrived stays where it is for a while, since others may have sent the same file. The copy is on the disk
+        before its path is returned; one that differs, such as after a power loss, is replaced.
 
         Raises:
             SubquadError: The file is gone or too large, or the session holds too many files.
         """
         file = Path(file)
         taken = self.uploads / _upload_name(file) / _safe_name(file.name)
-        if taken.is_file():
+        if taken.is_file() and _is_same(file, taken):
             # counts as new in the list of uploads
             os.utime(taken.parent)
             return taken
@@ -96,6 +100,7 @@ class Session:
                 f"{file.name}: your files would take more than {UPLOADS_PER_SESSION * most / 2**20:,.0f} MB; "
                 "delete some of them first"
             )
+        taken.unlink(missing_ok=True)
         link_or_copy(file, taken)
         return taken
 
@@ -135,6 +140,11 @@ class Session:
         """Return the uploads with one of these endings, newest first."""
         found = [path for path in self.uploads.glob("*/*") if path.name.lower().endswith(endings)]
         return sorted(found, key=lambda path: path.parent.stat().st_mtime, reverse=True)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the session has neither uploads nor jobs."""
+        return not any(any((self.folder / name).glob("*")) for name in ("uploads", "jobs"))
 
     def owns(self, path: Path | str) -> bool:
         """Return whether a path is that of a file of this session."""
@@ -215,17 +225,31 @@ class Workspace:
         return Session(self.root / "sessions" / name, self.max_upload)
 
     def remove_old(self, days: float) -> int:
-        """Delete sessions that were not used for so many days and have no running job; return their number."""
+        """Delete sessions that were not used for so many days and have no running job; return their number.
+
+        Those that were used in the future, since the clock was set back, count as used now.
+        """
         count = 0
         for session in self.sessions:
             used = session.folder / "used"
             age = time.time() - _changed(used if used.is_file() else session.folder)
+            if age < 0:
+                session.touch()
+            most = 86_400 * (min(days, DAYS_OF_EMPTY_SESSIONS) if session.is_empty else days)
             # a session with damaged files does not keep those of others
             with suppress(*DAMAGE):
-                if age > 86_400 * days and not any(job.is_active for job in session.jobs):
+                if age > most and not any(job.is_active for job in session.jobs):
                     shutil.rmtree(session.folder, ignore_errors=True)
                     count += 1
         return count
+
+    def touch_all(self) -> None:
+        """Make all sessions, and what arrived or was packed, as new as if it had been used now."""
+        for session in self.sessions:
+            session.touch()
+        for path in (*self.received.glob("*"), *self.archives.glob("*")):
+            with suppress(FileNotFoundError):
+                os.utime(path)
 
     def clear_uploads(self) -> None:
         """Delete the uploads of all sessions but those that a job may need."""
@@ -234,9 +258,10 @@ class Workspace:
                 session.clear_uploads()
 
     def clear_received(self, *, seconds: float = 0.0) -> None:
-        """Delete what arrived, or was packed for a download, so many seconds ago or earlier."""
+        """Delete what arrived, or was packed for a download, so many seconds ago or earlier, or far in the future."""
         for path in (*self.received.glob("*"), *self.archives.glob("*")):
-            if time.time() - _changed(path) < seconds:
+            # the clock of a disk in the network may be ahead by a little
+            if abs(time.time() - _changed(path)) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -247,6 +272,14 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return time.time()
+
+
+def _is_same(file: Path, taken: Path) -> bool:
+    """Return whether a file that arrived has the content of the one that was taken, as far as it is still there."""
+    try:
+        return taken.samefile(file) or filecmp.cmp(file, taken, shallow=False)
+    except FileNotFoundError:
+        return taken.is_file()
 
 
 def _upload_name(file: Path) -> str:

@@ -47,9 +47,12 @@ class AppSettings:
     keep_days: Work[float] = 30.0
     """Days after which the files of a browser that was not used any more are deleted."""
 
+    keep_free: Work[float] = 1.0
+    """Space of the disk in GB that stays free: with less, no file is uploaded, no job starts and nothing is packed."""
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_minima(self, max_upload=1, max_jobs=1, keep_days=0)
+        validate_minima(self, max_upload=1, max_jobs=1, keep_days=0, keep_free=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
         for folder in self.runs:
@@ -60,6 +63,11 @@ class AppSettings:
     def upload_bytes(self) -> int:
         """Largest file that can be uploaded, in bytes."""
         return self.max_upload * 2**20
+
+    @property
+    def free_bytes(self) -> int:
+        """Space of the disk that stays free, in bytes."""
+        return int(self.keep_free * 2**30)
 
 
 def read_password(settings: AppSettings) -> str | None:

@@ -12,11 +12,12 @@ import sys
 import time
 from typing import Any, cast
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from subquad.progress import say
 
-__all__ = ["ACCEPTED_TOGETHER", "bounded_protocol", "connection_limit"]
+__all__ = ["ACCEPTED_TOGETHER", "TOO_MANY", "QueueingServer", "bounded_protocol", "connection_limit"]
 
 HEAD_SECONDS = 10.0
 """Time for sending the head of a request: from the start of the connection, or from the end of the last reply."""
@@ -31,6 +32,8 @@ MOST_CONNECTIONS = 4096
 """Maximum number of open connections, however many files the process may open."""
 ACCEPTED_TOGETHER = 8
 """Connections that asyncio accepts before their protocols are asked; uvicorn's `backlog`."""
+LISTEN_QUEUE = 2048
+"""Connections that the system keeps until they are accepted."""
 RESERVED = 64
 """File descriptors that are kept for files, and for four times `ACCEPTED_TOGETHER`: the event loop closes a refused
 connection in its fourth iteration."""
@@ -146,6 +149,16 @@ def bounded_protocol(
             self._timer = self._body_timer = None
 
     return BoundedProtocol
+
+
+class QueueingServer(uvicorn.Server):
+    """A server that accepts few connections together, while many more can wait."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and give the sockets their queues: asyncio has one number for these and for how many it accepts."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(LISTEN_QUEUE)
 
 
 class _Watched:

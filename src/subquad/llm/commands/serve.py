@@ -16,15 +16,13 @@ from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
-from subquad.runs.connections import ACCEPTED_TOGETHER, TOO_MANY, bounded_protocol, connection_limit
+from subquad.runs.connections import ACCEPTED_TOGETHER, TOO_MANY, QueueingServer, bounded_protocol, connection_limit
 from subquad.runs.listening import is_loopback, listen
 
 __all__ = ["serve"]
 
 LAST_SECONDS = 30
 """Time that requests have to send their error after they were ended."""
-LISTEN_QUEUE = 2048
-"""Connections that the system keeps until they are accepted."""
 REFUSAL = ("application/json", json.dumps(error_body(TOO_MANY, status=503)).encode())
 """Type and content of the reply to a connection beyond the limit."""
 
@@ -80,7 +78,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             say("stopped")
 
 
-class _Server(uvicorn.Server):
+class _Server(QueueingServer):
     """Ends the requests that are unfinished some seconds after the signal; their clients get an error.
 
     uvicorn would cut their connections, and print a traceback for each.
@@ -89,12 +87,6 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, engine: Engine, *, seconds: int) -> None:
         super().__init__(config)
         self._engine, self._seconds = engine, seconds
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # asyncio has one number for the queue and for how many it accepts together
-        for listener in sockets or ():
-            listener.listen(LISTEN_QUEUE)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self._seconds, self._end)

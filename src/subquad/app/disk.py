@@ -1,0 +1,27 @@
+"""Room on the disk of the workspace, some of which is kept free, whatever all browsers together send and compute."""
+
+import shutil
+from pathlib import Path
+
+from subquad.errors import SubquadError
+
+__all__ = ["check_room"]
+
+
+def check_room(folder: Path, keep_free: int, needed: int = 0) -> None:
+    """Check that so many bytes of a disk stay free when others are written.
+
+    Args:
+        folder: A folder on the disk.
+        keep_free: Bytes that stay free.
+        needed: Bytes that are about to be written.
+
+    Raises:
+        SubquadError: There is less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free - needed < keep_free:
+        raise SubquadError(
+            f"the disk of this page has no room for this: {free / 2**30:,.1f} GB are free, of which "
+            f"{keep_free / 2**30:,.1f} GB stay free (--keep-free); delete uploads and results that you do not need"
+        )
