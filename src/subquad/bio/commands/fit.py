@@ -35,7 +35,7 @@ from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, read_json, write_json
-from subquad.train.distributed import processes, wait_for
+from subquad.train.distributed import processes, wait_for, wait_for_everyone
 
 __all__ = ["check_dataset", "fit", "fit_table", "run_settings"]
 
@@ -128,12 +128,12 @@ def fit_table(
     check_dataset(dataset, settings, place=str(path))
     for remark in _ranked_columns(dataset, settings):
         say(remark, quiet=quiet)
-    group.wait_for_everyone()
+    wait_for_everyone()
     with group.main_process_first():
         force = force and group.is_main_process
         run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
     # those that resume remove temporary files
-    group.wait_for_everyone()
+    wait_for_everyone()
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
     fitted = fit_models(dataset, settings, directory=run.directory, seed=seed, quiet=quiet)
