@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.hep.data import array_files, padded_arrays
+from subquad.hep.data import array_files, formats, padded_arrays
 from subquad.hep.data.formats import inspect_file, iterate_columns
 
 h5py = pytest.importorskip("h5py")
+pyarrow = pytest.importorskip("pyarrow")
 pytest.importorskip("awkward")
 JETS = 211
 
@@ -84,6 +85,17 @@ def test_an_archive_of_zeros_is_refused_before_they_are_unpacked(tmp_path, monke
     assert "array 'jet_pt' of the shape [1000000] would become 8,000,000 bytes" in error(tmp_path / "jets.npz")
     np.savez_compressed(tmp_path / "jets.npz", *np.zeros((8, 2)))
     assert f"{tmp_path}/jets.npz: has 8 arrays; 7 can be read" in error(tmp_path / "jets.npz")
+
+
+def test_parquet_of_repeated_values_is_refused_or_read_in_parts(tmp_path, monkeypatch):
+    parquet, path = pytest.importorskip("pyarrow.parquet"), tmp_path / "jets.parquet"
+    particles = pyarrow.FixedSizeListArray.from_arrays(np.ones(JETS * 400), 400)
+    parquet.write_table(pyarrow.table({"part.px": particles, "other": particles, "jet_pt": np.ones(JETS)}), path)
+    assert [len(part["jet_pt"]) for part in read(path, "jet_pt", "part.px")] == [81, 81, 49]
+    monkeypatch.setattr(formats, "LARGEST_FILE", 2**18)
+    monkeypatch.setattr(formats, "MOST_EXPANDED", 1)
+    assert error(path, "part.px").startswith(f"{path}: a group of rows would become 675,200 bytes from ")
+    assert len(read(path, "jet_pt")) == 1
 
 
 @pytest.mark.parametrize("ending", [".h5", ".npz"])

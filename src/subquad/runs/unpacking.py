@@ -171,16 +171,20 @@ def bytes_of_array(shape: Sequence[int], dtype: np.dtype) -> int:
     return math.prod(map(int, shape)) * dtype.itemsize
 
 
-def parquet_bytes(metadata: Any) -> list[int]:
+def parquet_bytes(metadata: Any, names: Sequence[str] | None = None) -> list[int]:
     """Return the size in memory of each group of rows of a Parquet file, at least 8 bytes for each value.
 
     Repeated values take no space in the file, neither packed nor unpacked.
 
     Args:
         metadata: Metadata of pyarrow's `ParquetFile`.
+        names: Columns to count; by default all.
     """
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    return [
-        sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in map(group.column, range(group.num_columns)))
-        for group in groups
-    ]
+    sizes = []
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        columns = map(group.column, range(group.num_columns))
+        # a nested column is stored as several, whose paths begin with its name
+        begins = tuple(f"{name}." for name in names or ())
+        counted = [own for own in columns if names is None or f"{own.path_in_schema}.".startswith(begins)]
+        sizes.append(sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in counted))
+    return sizes

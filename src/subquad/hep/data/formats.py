@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, raise_errors, require, unknown
-from subquad.hep.data.array_files import hdf5, npz
+from subquad.hep.data.array_files import LARGEST_FILE, MOST_EXPANDED, hdf5, npz
 from subquad.hep.data.columns import normalized
 from subquad.hep.data.examples import EXAMPLES, example_path
+from subquad.hep.data.padded_arrays import jets_per_read
 from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_files
 from subquad.hep.data.top_landscape import SPLIT
 from subquad.runs.damage import damage, reason_of
+from subquad.runs.unpacking import check_expansion, parquet_bytes
 
 __all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files", "tree_of"]
 
@@ -212,11 +214,23 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
                 yield root[source.tree].iterate(names, step_size=entries, library="ak")
         case "Parquet":
             with readable(source.path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
+                entries = _parquet_entries(source, file.metadata, names, entries)
                 parts = file.iter_batches(batch_size=entries, columns=names)
                 yield (ak.from_arrow(_without_decimals(part)) for part in parts)
         case _:
             with _ARRAYS[source.kind](source.path) as table:
                 yield table.chunks(names, entries)
+
+
+def _parquet_entries(source: Source, metadata: Any, names: list[str], entries: int) -> int:
+    """Return how many jets of a Parquet file to read at once; repeated values take no space in the file."""
+    size = max(parquet_bytes(metadata, names), default=0)
+    check_expansion(
+        source.path, "a group of rows", size, source.path.stat().st_size, least=LARGEST_FILE, most=MOST_EXPANDED
+    )
+    rows = max((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), default=0)
+    sizes = {f"the columns {', '.join(names[:3])}{', …' * (len(names) > 3)}": size // max(rows, 1)}
+    return jets_per_read(source.path, sizes, entries)
 
 
 def _without_decimals(part: Any) -> Any:
