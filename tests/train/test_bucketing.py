@@ -20,7 +20,27 @@ def test_each_row_is_in_one_batch(count, batch_size, seed, epoch, together):
     batches = bucketed_batches(rows, lengths, batch_size, seed=seed, epoch=epoch, together=together)
     assert torch.equal(torch.cat(batches).sort().values, rows)
     assert max(map(len, batches)) <= batch_size
+    assert len(batches) == -(-count // batch_size)
+    assert count < batch_size or 2 * min(map(len, batches)) >= batch_size
     assert all(torch.equal(batch, batch.sort().values) for batch in batches)
+
+
+def test_small_batches_have_examples_of_any_length():
+    count, batch_size, epochs = 1025, 64, 400
+    # example i is longer than all before it
+    rows, lengths = torch.arange(count), torch.arange(count)
+    weights = torch.zeros(count)
+    for epoch in range(epochs):
+        plan = bucketed_batches(rows, lengths, batch_size, seed=3, epoch=epoch)
+        assert sorted(map(len, plan)) == [32, 33] + [64] * 15
+        for batch in plan:
+            # a step has the mean over its batch
+            weights[batch] += batch_size / len(batch) / epochs
+    # each example is in one of the two with a probability of 2 / 17, or 1 / 16 at both ends, and then counts twice
+    assert weights.max() < 1.2
+    assert weights[-64:].mean() < weights.mean() * 1.05
+    # a second bucket that has less than a batch is joined to the first
+    assert min(map(len, bucketed_batches(torch.arange(32 * 7 + 1), lengths, 7, seed=0, epoch=0))) == 4
 
 
 def test_epochs_differ_and_the_same_epoch_is_repeated():
