@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio import fit, predict
-from subquad.bio.data.table import read_table
+from subquad.bio.data.table import inputs_of, read_like, read_table
 from subquad.bio.data.wild_type import with_stops
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -49,6 +49,27 @@ def test_a_prefix_with_a_stop_is_read_like_one_without():
 def test_other_lengths_are_not_changed(strange):
     sequences = [*variants(np.random.default_rng(0), 60), *strange]
     assert with_stops(sequences) == (sequences, [])
+
+
+@pytest.mark.parametrize("given", [WILD, None])
+def test_truncated_proteins_are_read_alike_whatever_rows_stand_beside_them(tmp_path, given):
+    random = np.random.default_rng(1)
+    sequences = variants(random, 60) + [WILD[:k] for k in range(3, 19, 2)]
+    pd.DataFrame({"sequence": sequences, "score": random.normal(size=68)}).to_csv(tmp_path / "t.csv", index=False)
+    schema = read_table(tmp_path / "t.csv", FitSettings(wild_type=given)).schema
+    # most of these rows are short, and the full one is a variant: they do not say what the wild type is
+    new = [WILD[:4], WILD[:9] + "*", WILD[:9], WILD[:3] + "W" + WILD[4:]]
+    written = [WILD[:4] + "*" + WILD[5:], *[WILD[:9] + "*" + WILD[10:]] * 2, new[3]]
+    together = inputs_of(schema, new).codes
+    np.testing.assert_array_equal(together, inputs_of(schema, written).codes)
+    np.testing.assert_array_equal(together, np.concatenate([inputs_of(schema, [text]).codes for text in new]))
+    pd.DataFrame({"sequence": new}).to_csv(tmp_path / "new.csv", index=False)
+    read = read_like(tmp_path / "new.csv", schema)
+    np.testing.assert_array_equal(read.inputs.codes, together)
+    assert any("3 sequences are truncated wild types" in remark for remark in read.remarks)
+    # another prefix is an error of its row only
+    with pytest.raises(SubquadError, match=r"row 2: 4 letters, but the model was trained on sequences of 22$"):
+        inputs_of(schema, [WILD[:4], "AAAA", WILD])
 
 
 @pytest.mark.long

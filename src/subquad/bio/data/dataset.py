@@ -321,6 +321,12 @@ class InputSchema:
         """Letters of the alphabet."""
         return ALPHABETS[self.alphabet]
 
+    @property
+    def completing(self) -> str | None:
+        """Wild type that completes truncated proteins, of which the model knows the stop; None without one."""
+        is_full = self.wild_type is not None and self.length == len(self.wild_type)
+        return self.wild_type if is_full and self.alphabet == "protein_stop" else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
         return asdict(self) | {"covariates": dict(self.covariates)}

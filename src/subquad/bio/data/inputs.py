@@ -24,7 +24,7 @@ from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.quotation_marks import check_line_breaks
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
-from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
+from subquad.bio.data.wild_type import SequenceSet, each_with_stop, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
 from subquad.errors import SubquadError, collect_errors, raise_errors
 
@@ -135,9 +135,13 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         alphabet, partner_alphabet = joint if joint and is_inferred else alphabet, joint or partner_alphabet
     if texts is not None and has_gap(alphabet) and is_training:
         check_aligned(path, texts, column=str(options.sequence))
-    elif texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):
+    elif texts is not None and alphabet.startswith("protein") and is_training:
         texts, truncated = with_stops(texts, wild)
         alphabet = "protein_stop" if truncated else alphabet
+        remarks = remarks + truncated
+    elif texts is not None and options.schema and options.schema.completing:
+        # each row by itself, whatever other rows are predicted with it
+        texts, truncated = each_with_stop(texts, options.schema.completing)
         remarks = remarks + truncated
     if is_inferred and texts is not None:
         remarks = remarks + check_mixed(path, texts, alphabet, flag=options.alphabet_flag)

@@ -318,9 +318,9 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str]) -> Inputs:
     columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
     if schema.partner is not None:
         columns["partner"] = [text.partition("|")[0] for text in sequences]
-    plain = replace(schema, wild_type=None)
-    options = InputOptions.of_schema(plain, sequence="sequence", partner="partner" if schema.partner else None)
-    inputs = read_inputs("the sequences", pd.DataFrame(columns), options).inputs
+    options = InputOptions.of_schema(schema, sequence="sequence", partner="partner" if schema.partner else None)
+    # they are not read as variants
+    inputs = read_inputs("the sequences", pd.DataFrame(columns), replace(options, wild_type=None)).inputs
     return replace(inputs, is_double_stranded=schema.strands == "both")
 
 

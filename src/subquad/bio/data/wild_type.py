@@ -16,7 +16,7 @@ from subquad.bio.data.numbering import check_numbering, infer_offset
 from subquad.bio.data.variants import Variants, canonical, differences
 from subquad.errors import SubquadError, raise_errors
 
-__all__ = ["SequenceSet", "from_both", "from_sequences", "from_variants", "with_stops"]
+__all__ = ["SequenceSet", "each_with_stop", "from_both", "from_sequences", "from_variants", "with_stops"]
 
 SAMPLE_VARIANTS, SAMPLE_ROWS = 500, 1000
 """Substitutions from which the offset is inferred in full sequences, and rows from which a wild type is."""
@@ -297,10 +297,26 @@ def with_stops(sequences: Sequence[str], wild_type: str | None = None) -> tuple[
         letters = flatten(whole)[0].reshape(-1, full)
         counts = np.stack([(letters == ord(letter)).sum(0) for letter in LETTERS])
         wild_type = "".join(LETTERS[k] for k in counts.argmax(0))
-    prefixes = {row: sequences[row].removesuffix("*") for row in truncated}
-    if not all(wild_type.startswith(prefix) for prefix in prefixes.values()):
-        return list(sequences), []
-    result = list(sequences)
-    for row, prefix in prefixes.items():
-        result[row] = prefix + "*" + wild_type[len(prefix) + 1 :]
-    return result, [f"{len(truncated):,} sequences are truncated wild types; they are read as variants with a stop (*)"]
+    result, remarks = each_with_stop(sequences, wild_type)
+    return (list(sequences), []) if any(len(result[row]) < full for row in truncated) else (result, remarks)
+
+
+def each_with_stop(sequences: Sequence[str], wild_type: str) -> tuple[list[str], list[str]]:
+    """Write the truncated ones of proteins with a stop `*` and the rest of the wild type, each by itself.
+
+    Args:
+        sequences: Proteins, in upper case; those that are no prefix of the wild type, with or without a stop at the
+            end, are left as they are.
+        wild_type: Letters.
+
+    Returns:
+        The sequences, and remarks.
+    """
+    result, count = list(sequences), 0
+    for row, sequence in enumerate(sequences):
+        prefix = sequence.removesuffix("*")
+        if 0 < len(sequence) < len(wild_type) and wild_type.startswith(prefix):
+            result[row] = prefix + "*" + wild_type[len(prefix) + 1 :]
+            count += 1
+    remark = f"{count:,} sequences are truncated wild types; they are read as variants with a stop (*)"
+    return result, [remark] if count else []
