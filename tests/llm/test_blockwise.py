@@ -267,6 +267,19 @@ def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequenc
         assert run(directory=out).steps == 11
 
 
+def test_states_that_were_cut_are_recomputed(llama, sequences, tmp_path, monkeypatch):
+    run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
+    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise, "asdict", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(directory=tmp_path / "out")
+    (states,) = (tmp_path / "out").glob("states-*.bin")
+    states.write_bytes(states.read_bytes()[:-100])
+    given = read_tensors(run(directory=tmp_path / "out").feature_maps)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+
+
 def test_lost_states_are_recomputed(llama, sequences, tmp_path, monkeypatch):
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
     expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)

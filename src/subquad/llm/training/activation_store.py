@@ -49,8 +49,9 @@ class ActivationStore:
         return self.directory / f"states-{boundary}.bin"
 
     def has(self, boundary: int) -> bool:
-        """Return whether a boundary was written completely."""
-        return self.path(boundary).is_file()
+        """Return whether a boundary was written completely, and not cut since."""
+        path = self.path(boundary)
+        return path.is_file() and path.stat().st_size == self.bytes
 
     def check_space(self, boundaries: int) -> None:
         """Check that the disk has room for this many more boundaries.
