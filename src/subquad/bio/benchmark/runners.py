@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ __all__ = ["run_locally", "run_on_ray"]
 
 CUT_OFF = 120.0
 """Seconds after which Ray has ended the tasks of a machine that does not reach the others."""
+SHARED = ".shared-"
+"""Start of the name of a file by which machines of a cluster notice that they see the output folder."""
 Outcome = dict[str, Any]
 
 
@@ -67,11 +70,14 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
         # without an address, a cluster that happens to run on this machine is left alone
         own = {"address": "local", "num_cpus": settings.jobs, "include_dashboard": False}
         ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
-    marker = folder.resolve() / f".shared-{uuid.uuid4().hex}"
+    for left in folder.resolve().glob(f"{SHARED}*"):
+        # of a killed process, since the folder is locked
+        left.unlink(missing_ok=True)
+    marker = folder.resolve() / f"{SHARED}{uuid.uuid4().hex}"
     marker.touch()
+    waiting: dict[Any, Job] = {}
     try:
         remote, queue = ray.remote(num_cpus=1, max_retries=3)(run_remotely), deque(jobs)
-        waiting: dict[Any, Job] = {}
         while queue or waiting:
             # twice as many as run at once, since the tables of waiting jobs are held in memory
             while queue and len(waiting) < max(2, 2 * int(ray.cluster_resources().get("CPU", 1))):
@@ -89,9 +95,14 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
                 store_files(job, outcome, files)
                 yield job, outcome
     finally:
-        marker.unlink(missing_ok=True)
+        with suppress(OSError):
+            marker.unlink()
         if starts_ray:
             ray.shutdown()
+        else:
+            # those of an interrupted benchmark would go on
+            for reference in waiting:
+                ray.cancel(reference)
 
 
 def run_remotely(job: Job, marker: str, table: bytes, timeout: float | None) -> tuple[Outcome, dict[str, bytes] | None]:
