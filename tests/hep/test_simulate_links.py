@@ -14,7 +14,7 @@ from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.towers import ECAL, HCAL
 from subquad.hep.simulation.writer import columns, read_columns, write_jets
-from subquad.runs.storage import temporaries_of
+from subquad.runs.disk import temporaries_of
 
 pytest.importorskip("fastjet")
 uproot = pytest.importorskip("uproot")

@@ -1,9 +1,12 @@
 """The lock of an output folder: one process writes, others are refused, and it ends with its process."""
 
+import errno
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,19 @@ def test_a_folder_that_stays_empty_is_removed_with_the_folders_above_it(tmp_path
     with lock_folder(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "file").touch()
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_an_error_of_removing_the_lock_does_not_hide_that_of_the_command(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    @locks_output
+    def command(*, out):
+        monkeypatch.setattr(Path, "unlink", fails)
+        raise SubquadError("a mistake")
+
+    with pytest.raises(SubquadError, match="a mistake"):
+        command(out=tmp_path)
 
 
 def test_a_process_waits_for_one_that_removes_the_folder(tmp_path):

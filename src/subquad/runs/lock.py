@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import LOCK, as_folder, check_writable, create_folder, temporaries_of
+from subquad.runs.disk import LOCK, temporaries_of
+from subquad.runs.storage import as_folder, check_writable, create_folder
 
 __all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
 
@@ -51,8 +52,11 @@ def lock_folder(out: Path | str, *, flag: str = "--out", wait: float = WAIT) -> 
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        os.close(file)
+        # an error of the disk here would hide that of the work
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        with suppress(OSError):
+            os.close(file)
         for own in created:
             with suppress(OSError):
                 own.rmdir()

@@ -17,11 +17,9 @@ from subquad.errors import SubquadError
 from subquad.runs.damage import damage_as_error, system_errors
 from subquad.runs.disk import (
     DISK_FULL,
-    LOCK,
     clean_up,
     make_folder,
     sync,
-    temporaries_of,
     temporary_folder,
 )
 from subquad.runs.markup import parse_json
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKSUM",
     "DISK_FULL",
-    "LOCK",
     "as_file",
     "as_folder",
     "atomic",
@@ -49,7 +46,6 @@ __all__ = [
     "read_tensors",
     "read_tensors_and_metadata",
     "sync",
-    "temporaries_of",
     "verify_tensors",
     "write_json",
     "write_tensors",
