@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from support.bio_models import AdditiveModel
 
+from subquad.bio.analysis import orders
 from subquad.bio.analysis.cycles import (
     additive_fit,
     by_pair,
@@ -212,7 +213,26 @@ def test_variance_by_order_of_a_complete_library_of_three_letters_is_that_of_the
     X = np.column_stack([np.ones(27), *columns]).astype(float)
     H = X @ np.linalg.pinv(X)
     error = ((y - H @ y) / (1 - H.diagonal())) ** 2
-    assert found.heldout_r2[0] == pytest.approx(1 - error.mean() / y.var())
+    null = np.array([y[row] - np.delete(y, row).mean() for row in range(27)]) ** 2
+    assert found.heldout_r2[0] == pytest.approx(1 - error.sum() / null.sum())
+
+
+def test_complete_and_incomplete_libraries_have_the_same_leave_one_out_r2(monkeypatch):
+    names, y = landscape(5, {(0,): 1.0, (1, 2): 0.5})
+    library = find_library(*codes_of(names, "AAAAA"), y + 0.3 * np.random.default_rng(3).normal(size=32))
+    X, y = np.column_stack([np.ones(32), library.choices]), library.values
+    errors = []
+    for row in range(32):
+        others = np.delete(np.arange(32), row)
+        fitted = X[row] @ np.linalg.lstsq(X[others], y[others], rcond=None)[0]
+        errors.append([(y[row] - fitted) ** 2, (y[row] - y[others].mean()) ** 2])
+    error, null_error = np.sum(errors, axis=0)
+    assert variance_by_order(library).heldout_r2[0] == pytest.approx(1 - error / null_error, abs=1e-9)
+    # as an incomplete library, with a penalty that hardly counts
+    monkeypatch.setattr(orders, "PENALTIES", (1e-4,))
+    incomplete = variance_by_order(replace(library, letters=[2, 2, 2, 2, 3]))
+    assert not incomplete.is_exact
+    assert incomplete.heldout_r2[0] == pytest.approx(1 - error / null_error, abs=1e-2)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

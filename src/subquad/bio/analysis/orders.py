@@ -63,7 +63,7 @@ class Orders:
     fraction: np.ndarray
     """`(o,)` fraction of the variance explained by each order: exact, or the gain in held-out R²."""
     heldout_r2: np.ndarray
-    """`(o,)` leave-one-out R² of the fit of all terms up to each order."""
+    """`(o,)` leave-one-out R² of the fit of all terms up to each order; 0 is the mean of all other rows."""
     is_exact: bool
     rows: int
     """Number of variants used."""
@@ -192,7 +192,7 @@ def _exact(library: Library, most: int) -> Orders:
     fraction = variance / (variance.sum() or 1.0)
     # all terms are orthogonal, so the leverage of each row is the number of terms / rows
     leverage = np.cumsum(_terms_by_order(letters))[1 : most + 1] / n
-    left = 1 - np.cumsum(fraction)[:most]
+    left = (1 - np.cumsum(fraction)[:most]) / _null_factor(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         heldout_r2 = np.where(leverage < 1, 1 - left / (1 - leverage) ** 2, np.nan)
     pairs, terms = _effects(library) if set(letters) == {2} else (None, [])
@@ -239,8 +239,7 @@ def _effect(coefficient: float, order: int) -> float:
 def _leave_one_out(choices: np.ndarray, y: np.ndarray, letters: Sequence[int], most: int) -> np.ndarray:
     """Return the leave-one-out R² of the fit up to each order; an order that does not improve it is left out."""
     variance = ((y - y.mean()) ** 2).sum()
-    # R² = 0 is the prediction by the mean of all other rows
-    null_error = (variance * (len(y) / max(len(y) - 1, 1)) ** 2) or 1.0
+    null_error = (variance * _null_factor(len(y))) or 1.0
     E = order_kernels(choices, choices, letters, most)
     # a large constant kernel leaves the mean nearly unpenalised
     K, best, result = 100.0 * E[0], 0.0, []
@@ -251,6 +250,11 @@ def _leave_one_out(choices: np.ndarray, y: np.ndarray, letters: Sequence[int], m
             best, K = 1 - min(errors), tried[int(np.argmin(errors))]
         result.append(best)
     return np.array(result)
+
+
+def _null_factor(rows: int) -> float:
+    """Return the leave-one-out squared error of the mean, as a multiple of the squared deviations from it."""
+    return (rows / max(rows - 1, 1)) ** 2
 
 
 def _loo_error(K: np.ndarray, y: np.ndarray) -> float:
