@@ -122,6 +122,17 @@ def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
 
 
 @pytest.mark.long
+def test_two_fits_with_one_seed_have_the_same_weights_to_the_last_bit(jets, tmp_path):
+    settings = FitSettings(epochs=1, width=16, layers=2, batch_size=32, no_boosting=True)
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        fit(jets, settings, out=tmp_path / name, seed=seed, quiet=True)
+    one, same, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "same", "other"))
+    assert one.keys() == same.keys()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.long
 def test_a_run_that_was_interrupted_is_resumed_to_the_same_weights(jets, tmp_path, monkeypatch):
     settings = FitSettings(epochs=3, batch_size=17, no_boosting=True)
     whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)

@@ -522,3 +522,15 @@ def test_a_text_is_not_measured_that_is_learned(folder, text, tmp_path):
     with pytest.raises(SubquadError, match=message):
         subquad.llm.linearize(folder, text, eval_text=copy, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_two_runs_with_one_seed_have_the_same_weights_to_the_last_bit(run, folder, text, tmp_path):
+    for name, seed in (("same", 0), ("other", 1)):
+        subquad.llm.linearize(folder, text, SMALL, out=tmp_path / name, seed=seed, quiet=True)
+    one, same, other = (
+        read_tensors(path / "model.safetensors") for path in (run, tmp_path / "same", tmp_path / "other")
+    )
+    assert one.keys() == same.keys()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in one.items())
