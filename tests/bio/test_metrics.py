@@ -378,13 +378,14 @@ def test_a_difference_is_clear_only_if_its_interval_excludes_zero(low, high, exp
 
 def test_intervals_have_their_nominal_coverage():
     covered = 0
-    for seed in range(60):
+    for seed in range(200):
         random = np.random.default_rng(seed)
         y = random.normal(size=(211, 1))
         p = 0.6 * y + 0.8 * random.normal(size=y.shape)
         low, high = intervals(Target(task_type="regression", y=y), p, 100, names=["pearson"], seed=seed)["pearson"]
         covered += low <= 0.6 <= high
-    assert covered >= 52
+    # 190 with a standard deviation of 3.1, and as for percentiles of 100 samples somewhat fewer
+    assert 177 <= covered <= 197
 
 
 def test_groups_are_scored_apart():
