@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from support.llm_models import byte_tokenizer, linear_model, prefilled
 
 from subquad.errors import SubquadError
-from subquad.llm.serving.engine import Engine, EngineClosed, Job
+from subquad.llm.serving import engine as engine_module
+from subquad.llm.serving.engine import Engine, EngineClosed
+from subquad.llm.serving.jobs import Job
 from subquad.llm.serving.prefix_states import PrefixStates
 from subquad.llm.serving.sampling import SamplingParameters
 from subquad.llm.serving.state_batch import StateBatch
@@ -206,21 +208,28 @@ def test_an_impossible_job_is_rejected(model, tokenizer):
             engine.submit(Recorded(ids, most, n=n).job)
 
 
-def test_unfinished_jobs_are_closed_when_the_engine_fails_or_stops(model, tokenizer):
-    engine = Engine(model, tokenizer, max_batch_size=2)
-    jobs = [Recorded([10**6], 5, n=2), Recorded(prompt(3), 5)]
-    for recorded in jobs:
-        engine.submit(recorded.job)
-    with pytest.raises(IndexError, match="out of range"):
-        engine.run()
-    assert [recorded.finishes() for recorded in jobs] == [{0: "closed", 1: "closed"}, {0: "closed"}]
-    with pytest.raises(EngineClosed):
-        engine.submit(jobs[0].job)
+def test_unfinished_jobs_are_closed_when_the_engine_stops(model, tokenizer):
     stopped, recorded = Engine(model, tokenizer), Recorded(prompt(3), 5)
     stopped.submit(recorded.job)
     stopped.stop()
     stopped.run()
     assert recorded.finishes() == {0: "closed"}
+    assert not stopped.has_failed
+    with pytest.raises(EngineClosed):
+        stopped.submit(recorded.job)
+
+
+def test_a_prompt_that_cannot_be_processed_ends_its_own_job_only(model, tokenizer, capfd):
+    engine = Engine(model, tokenizer, max_batch_size=3)
+    jobs = [Recorded(prompt(7), 19), Recorded([10**6], 5, n=2), Recorded(prompt(3), 5)]
+    for recorded in jobs:
+        engine.submit(recorded.job)
+    while engine.work():
+        pass
+    assert [recorded.finishes() for recorded in jobs] == [{0: "length"}, {0: "error", 1: "error"}, {0: "length"}]
+    for recorded, length, most in ((jobs[0], 7, 19), (jobs[2], 3, 5)):
+        assert recorded.deltas == alone(model, tokenizer, prompt(length), most).deltas
+    assert "IndexError" in capfd.readouterr().err
 
 
 def test_what_a_batch_needs_for_a_sequence_and_for_each_of_its_tokens():
@@ -285,20 +294,67 @@ def test_of_the_states_that_are_kept_the_one_not_used_for_the_longest_time_goes(
     assert PrefixStates(0).find([1]) is None
 
 
+class Failing:
+    """A function that raises an error at some of its calls."""
+
+    def __init__(self, call, *, times):
+        self.call, self.times, self.count = call, times, 0
+
+    def __call__(self, *arguments, **how):
+        self.count += 1
+        if self.count in self.times:
+            raise MemoryError
+        return self.call(*arguments, **how)
+
+
 @pytest.mark.parametrize("place", ["_begin", "_start"])
-def test_a_job_that_fails_while_it_is_started_is_closed_too(model, tokenizer, monkeypatch, place):
+def test_a_job_that_fails_while_it_is_started_gets_an_error(model, tokenizer, monkeypatch, place):
     engine = Engine(model, tokenizer, max_batch_size=2)
     jobs = [Recorded(prompt(3), 5, n=2), Recorded(prompt(4), 5)]
     for recorded in jobs:
         engine.submit(recorded.job)
+    monkeypatch.setattr(engine, place, Failing(getattr(engine, place), times=[1]))
+    while engine.work():
+        pass
+    assert [recorded.finishes() for recorded in jobs] == [{0: "error", 1: "error"}, {0: "length"}]
+    assert jobs[1].tokens() == alone(model, tokenizer, prompt(4), 5).tokens()
 
-    def fail(*_):
-        raise MemoryError
 
-    monkeypatch.setattr(engine, place, fail)
-    with pytest.raises(MemoryError):
-        engine.run()
-    assert [recorded.finishes() for recorded in jobs] == [{0: "closed", 1: "closed"}, {0: "closed"}]
+@pytest.mark.parametrize("make", [linear_model, mixed_model])
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_batch_that_fails_in_the_middle_of_a_step_is_emptied_and_other_jobs_go_on(tokenizer, make, rows):
+    model = make()
+    engine = Engine(model, tokenizer, max_batch_size=rows, prefill_chunk_size=7, prefix_states=4)
+    first, second, third = Recorded(prompt(5), 50), Recorded(prompt(6), 50), Recorded(prompt(31), 11)
+    for recorded in (first, second, third):
+        engine.submit(recorded.job)
+    while len(second.deltas) < 3:
+        # with three rows, the third prompt is read in part
+        engine.work()
+
+    def fail(_, inputs):
+        # the first layer has changed its states
+        if len(inputs[0]) == 2:
+            raise MemoryError
+
+    with model.model.layers[1].register_forward_pre_hook(fail):
+        engine.work()
+    assert first.finishes() == second.finishes() == {0: "error"}
+    assert (engine.active, len(engine._kept)) == (0, 0)
+    while engine.work():
+        pass
+    assert third.deltas == alone(model, tokenizer, prompt(31), 11).deltas
+
+
+def test_an_engine_whose_model_cannot_compute_any_more_ends(model, tokenizer, monkeypatch, capfd):
+    engine, jobs = Engine(model, tokenizer, max_batch_size=1), [Recorded(prompt(3), 5), Recorded(prompt(4), 5)]
+    for recorded in jobs:
+        engine.submit(recorded.job)
+    monkeypatch.setattr(engine_module, "forward", Failing(engine_module.forward, times=[1, 2]))
+    engine.run()
+    assert engine.has_failed
+    assert [recorded.finishes() for recorded in jobs] == [{0: "error"}, {0: "closed"}]
+    assert "after an error the model cannot process a single token either" in capfd.readouterr().err
 
 
 def test_a_cancellation_does_not_count_as_waiting(model, tokenizer):

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +94,22 @@ def test_prompts_that_wait_for_the_tokenizer_are_waiting_requests(server, gate):
         assert (status, body["error"]["message"]) == (429, "5 requests are waiting already; try again later")
         gate.opened.set()
         assert [each.result()[0] for each in slow] == [200] * WAITING
+
+
+def test_the_prompts_of_a_request_count_one_by_one(server, gate):
+    with ThreadPoolExecutor(WAITING) as pool:
+        slow = [pool.submit(ask, server, COMPLETION, SLOW) for _ in range(WAITING - 1)]
+        wait_for(lambda: ask(server, "/health")[1]["waiting"] == WAITING - 1)
+        several = {**ORDINARY, "prompt": ["the bird"] * WAITING}
+        with server.client() as client, pytest.raises(openai.RateLimitError) as refused:
+            client.completions.create(**several)
+        assert refused.value.body["message"] == (
+            "4 requests are waiting already, and at most 5 may wait with the 5 of this one; try again later"
+        )
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        gate.opened.set()
+        assert [each.result()[0] for each in slow] == [200] * (WAITING - 1)
+    assert ask(server, COMPLETION, several)[0] == 200
 
 
 def test_a_prompt_of_a_client_that_has_gone_is_not_tokenized(server, gate):

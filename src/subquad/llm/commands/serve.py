@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
+from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.engine import Engine
 from subquad.llm.serving.generation import load_for_generation
@@ -35,7 +36,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         settings: Address, sizes and limits; None for the defaults.
 
     Raises:
-        SubquadError: The folder holds no linearized model, the port is in use, or a state cannot be used.
+        SubquadError: The folder holds no linearized model, the port is in use, a state cannot be used, or the model
+            cannot compute any more.
     """
     settings = settings or ServeSettings()
     for path in settings.state:
@@ -76,6 +78,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         except KeyboardInterrupt:
             # uvicorn raises it again after the shutdown
             say("stopped")
+    if app.state.engine.has_failed:
+        raise SubquadError("the server has ended, since its model cannot compute any more (see above); start it again")
 
 
 class _Server(QueueingServer):
@@ -87,6 +91,10 @@ class _Server(QueueingServer):
     def __init__(self, config: uvicorn.Config, engine: Engine, *, seconds: int) -> None:
         super().__init__(config)
         self._engine, self._seconds = engine, seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        # what starts processes again can start this one
+        return await super().on_tick(counter) or self._engine.has_failed
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self._seconds, self._end)

@@ -38,6 +38,9 @@ class LayerRows(Protocol):
     def remove(self, row: int) -> None:
         """Remove a row; the last one moves into its place."""
 
+    def clear(self) -> None:
+        """Remove all rows, also after a step that failed halfway."""
+
     def prepare(self, longest: int) -> None:
         """Make `layer` ready for a step of the rows in use; the longest has so many tokens."""
 
@@ -75,6 +78,10 @@ class StateRows:
         if row != self._count:
             for rows in self._rows:
                 rows[row] = rows[self._count]
+
+    def clear(self) -> None:
+        """See LayerRows."""
+        self._count = 0
 
     def prepare(self, longest: int) -> None:
         """See LayerRows."""
@@ -122,6 +129,11 @@ class KeyRows(CacheLayerMixin):
             self._lengths[row] = last
             for rows in self._rows:
                 rows[row] = rows[len(self._lengths)]
+
+    def clear(self) -> None:
+        """See LayerRows."""
+        self._rows = tuple(rows[:, :, :0].clone() for rows in self._rows)
+        self._end, self._lengths = 0, []
 
     def prepare(self, longest: int) -> None:
         """See LayerRows."""

@@ -6,6 +6,7 @@ takes a row of the batch, whatever the length of the prompt. One forward pass de
 
 import math
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,99 +20,22 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import eos_tokens, forward, forward_all, new_cache
+from subquad.llm.serving.jobs import DecodedSequence, Delta, Job
 from subquad.llm.serving.logprobs import TokenLogprob, token_logprobs
 from subquad.llm.serving.prefix_states import PrefixStates, cache_of, states_of
-from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
+from subquad.llm.serving.sampling import sample
 from subquad.llm.serving.state_batch import StateBatch
 from subquad.llm.serving.state_files import TextState
-from subquad.llm.serving.tokenization import Detokenizer
 
-__all__ = ["Delta", "Engine", "EngineClosed", "Job"]
+__all__ = ["Engine", "EngineClosed", "EngineFailed"]
 
 
 class EngineClosed(Exception):  # noqa: N818 (it is a state)
     """The engine was stopped or has failed; it accepts no more jobs."""
 
 
-@dataclass(frozen=True)
-class Delta:
-    """What one token adds to a sequence."""
-
-    index: int
-    """Number of the sequence within its job, from 0."""
-    token: int | None
-    """The token; None when the engine closed, or none could be chosen."""
-    text: str
-    """Text that is final; empty while a character or a stop string may be incomplete."""
-    finish_reason: Literal["stop", "length", "closed", "failed"] | None
-    """Why the sequence ended, `failed` if the model's logits were not finite; None while it continues."""
-    logprob: TokenLogprob | None = None
-    """Log-probability of the token, if the job asks for it."""
-    prompt: tuple[TokenLogprob, ...] | None = None
-    """Log-probabilities of the prompt's tokens but the first, in the first delta of a job that asks for them."""
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """A prompt and how it is continued."""
-
-    prompt: Sequence[int]
-    """Tokens, at least one."""
-    on_delta: Callable[[Delta], None]
-    """Called for each token, in the engine's thread."""
-    max_tokens: int
-    """Maximum number of new tokens of a sequence; 0 to read the prompt only."""
-    sampling: SamplingParameters = field(default_factory=SamplingParameters)
-    """How tokens are chosen."""
-    seed: int = 0
-    """Seed of the sampled tokens."""
-    n: int = 1
-    """Number of sequences; the prompt is prefilled once."""
-    stops: tuple[str, ...] = ()
-    """Stop strings."""
-    logprobs: int | None = None
-    """Number of most likely tokens whose log-probabilities come with each token; None for no log-probabilities."""
-    has_prompt_logprobs: bool = False
-    """The tokens of the prompt get them too."""
-    cached_tokens: int = 0
-    """First tokens of the prompt that were not read, since their state was kept; set by the engine."""
-
-
-class _Sequence:
-    """A sequence that is being decoded."""
-
-    def __init__(self, job: Job, index: int, tokenizer: PreTrainedTokenizerBase):
-        self.job, self.index = job, index
-        self.sampler = TokenSampler(job.sampling, job.seed, index)
-        self.detokenizer = Detokenizer(tokenizer, job.prompt, job.stops)
-        self.tokens: list[int] = []
-        """Tokens that were generated."""
-        self.has_failed = False
-        """The last logits were not finite."""
-
-    def add(
-        self, token: int | None, logits: Tensor, eos: frozenset[int], prompt: tuple[TokenLogprob, ...] | None = None
-    ) -> bool:
-        """Add a token, pass its delta on, and return whether it was the last; `prompt` comes with the first one."""
-        if token is None:
-            self.has_failed = True
-            self.job.on_delta(Delta(self.index, None, "", "failed"))
-            return True
-        logprob = None
-        if self.job.logprobs is not None:
-            (logprob,) = token_logprobs(logits[None], [token], self.job.logprobs)
-        self.tokens.append(token)
-        reason = None
-        if token in eos:
-            text, reason = self.detokenizer.finish(), "stop"
-        else:
-            text = self.detokenizer.add(token)
-            if len(self.tokens) == self.job.max_tokens and not self.detokenizer.is_stopped:
-                text, reason = text + self.detokenizer.finish(), "length"
-            if self.detokenizer.is_stopped:
-                reason = "stop"
-        self.job.on_delta(Delta(self.index, token, text, reason, logprob, prompt))
-        return reason is not None
+class EngineFailed(Exception):  # noqa: N818 (it is a state)
+    """The model cannot compute any more, not even a single token."""
 
 
 @dataclass(kw_only=True)
@@ -125,6 +49,11 @@ class _Prefill:
     """Of the processed tokens but the first, if the job asks for them."""
     last: Tensor | None = None
     """Logits after the last processed token."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all tokens are processed."""
+        return self.done == len(self.job.prompt)
 
 
 class Engine:
@@ -159,10 +88,12 @@ class Engine:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._lock = threading.Lock()
         self._is_stopping = self._is_closed = False
+        self.has_failed = False
+        """Whether `run` has ended without `stop`."""
         self._submitted = 0
         self._waiting: deque[Job] = deque()
         self._prefill: _Prefill | None = None
-        self._sequences: list[_Sequence] = []
+        self._sequences: list[DecodedSequence] = []
         self._kept = PrefixStates(prefix_states)
         self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
         """Tokens since the start: of prompts, those of them that were not read again, and of answers."""
@@ -179,7 +110,7 @@ class Engine:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
+        """Whether `stop` was called, or `run` has ended."""
         return self._is_stopping
 
     @property
@@ -224,20 +155,33 @@ class Engine:
                 self._inbox.put(lambda: self._drop(job))
 
     def work(self) -> bool:
-        """Prefill one chunk of a prompt and decode one token of every sequence; return whether work is left."""
-        while not self._inbox.empty():
-            self._inbox.get()()
-        self._prefill_chunk()
-        self._decode()
+        """Prefill one chunk of a prompt and decode one token of every sequence; return whether work is left.
+
+        If a computation raises an error, such as one about memory, the jobs that need its result get an `error` delta.
+
+        Raises:
+            EngineFailed: After an error the model cannot process a single token either.
+        """
+        steps = ((self._receive, self._fail_batch), (self._prefill_chunk, self._fail_prompt))
+        for step, fail in (*steps, (self._add_sequences, self._fail_batch), (self._decode, self._fail_batch)):
+            if not _succeeds(step):
+                fail()
+                # they take memory too
+                self._kept.clear()
+                self._check_model()
         return bool(self._waiting or self._prefill or self._sequences)
 
     def run(self) -> None:
-        """Work until `stop`; unfinished jobs get a `closed` delta then, also if a forward pass fails."""
+        """Work until `stop`; unfinished jobs get a `closed` delta then, also if the model cannot compute any more."""
         try:
             while not self._is_stopping:
                 if not self.work():
                     self._inbox.get()()
+        except EngineFailed:
+            traceback.print_exc()
         finally:
+            self.has_failed = not self._is_stopping
+            self._is_stopping = True
             self._close()
 
     def stop(self) -> None:
@@ -250,14 +194,44 @@ class Engine:
             self._is_closed = True
         while not self._inbox.empty():
             self._inbox.get()()
-        decoded = [(sequence.job, sequence.index) for sequence in self._sequences]
         jobs = [*self._waiting, *([self._prefill.job] if self._prefill else ())]
+        self._waiting.clear()
+        self._end(jobs, "closed")
+
+    def _end(self, jobs: Sequence[Job], reason: Literal["closed", "error"]) -> None:
+        """End all sequences, and jobs that have not been started."""
+        decoded = [(sequence.job, sequence.index) for sequence in self._sequences]
         # a prompt whose sequences could not all be started has some of both
         unfinished = decoded + [(job, index) for job in jobs for index in range(job.n) if (job, index) not in decoded]
-        self._waiting.clear()
         self._prefill, self._sequences = None, []
         for job, index in unfinished:
-            job.on_delta(Delta(index, None, "", "closed"))
+            job.on_delta(Delta(index, None, "", reason))
+
+    def _receive(self) -> None:
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _fail_prompt(self) -> None:
+        """Give up the prompt that is read, or that would be the next one."""
+        job = self._waiting.popleft() if self._prefill is None else self._prefill.job
+        self._prefill = None
+        for index in range(job.n):
+            job.on_delta(Delta(index, None, "", "error"))
+
+    def _fail_batch(self) -> None:
+        """Give up all sequences, whose states may be changed in part; a prompt that is read has a state of its own."""
+        prefill = self._prefill
+        self._batch.clear()
+        self._end([prefill.job] if prefill is not None and prefill.is_read else [], "error")
+        if prefill is not None and not prefill.is_read:
+            self._prefill = prefill
+
+    def _check_model(self) -> None:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._model.device)
+        try:
+            forward(self._model, token, token, new_cache(self._model))
+        except Exception as error:
+            raise EngineFailed("after an error the model cannot process a single token either") from error
 
     def _drop(self, job: Job) -> None:
         if job in self._waiting:
@@ -290,26 +264,31 @@ class Engine:
         ids = torch.tensor(chunk, device=self._model.device)[None]
         positions = torch.arange(prefill.done, prefill.done + len(chunk), device=self._model.device)[None]
         if prefill.job.has_prompt_logprobs:
-            logits = self._scored(prefill, chunk, forward_all(self._model, ids, positions, prefill.cache)[0])
+            logits = forward_all(self._model, ids, positions, prefill.cache)[0]
+            self._score(prefill, chunk, logits)
+            # a copy, so that the others are not held
+            prefill.last = logits[-1:].clone()
         else:
-            logits = forward(self._model, ids, positions, prefill.cache)
+            prefill.last = forward(self._model, ids, positions, prefill.cache)
         prefill.done += len(chunk)
         self.prompt_tokens += len(chunk)
-        if prefill.done == len(prefill.job.prompt):
-            self._start(prefill, logits)
-            self._prefill = None
 
-    def _scored(self, prefill: _Prefill, chunk: Sequence[int], logits: Tensor) -> Tensor:
-        """Keep the log-probabilities of a chunk's tokens, each under the logits before it; return the last logits."""
+    def _score(self, prefill: _Prefill, chunk: Sequence[int], logits: Tensor) -> None:
+        """Keep the log-probabilities of a chunk's tokens, each under the logits before it."""
         before = logits[:-1] if prefill.last is None else torch.cat((prefill.last, logits[:-1]))
         if len(before):
             prefill.logprobs += token_logprobs(before, chunk[-len(before) :], prefill.job.logprobs or 0)
-        prefill.last = logits[-1:]
-        return prefill.last
+
+    def _add_sequences(self) -> None:
+        """Start the sequences of a prompt that is read."""
+        prefill = self._prefill
+        if prefill is not None and prefill.is_read and prefill.last is not None:
+            self._start(prefill, prefill.last)
+            self._prefill = None
 
     def _start(self, prefill: _Prefill, logits: Tensor) -> None:
         job = prefill.job
-        sequences = [_Sequence(job, index, self._tokenizer) for index in range(job.n)]
+        sequences = [DecodedSequence(job, index, self._tokenizer) for index in range(job.n)]
         tokens = sample(logits.expand(job.n, -1), [sequence.sampler for sequence in sequences])
         has_failed = None in tokens or any(math.isnan(one.logprob) for one in prefill.logprobs)
         # a state that is not finite would spoil later prompts that begin alike
@@ -346,3 +325,13 @@ class Engine:
             last = self._sequences.pop()
             if row < len(self._sequences):
                 self._sequences[row] = last
+
+
+def _succeeds(step: Callable[[], None]) -> bool:
+    """Compute, and return whether that raised no error; an error is printed, and what it holds is free then."""
+    try:
+        step()
+    except Exception:  # noqa: BLE001 (models and devices raise what they want, and other requests go on)
+        traceback.print_exc()
+        return False
+    return True

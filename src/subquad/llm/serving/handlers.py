@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
+from subquad.llm.serving.engine import Engine, EngineClosed
+from subquad.llm.serving.jobs import Delta, Job
 from subquad.llm.serving.logprobs import TokenLogprob, TokenTexts, chat_logprobs, completion_logprobs
 from subquad.llm.serving.prompts import Prompt, PromptReader
 from subquad.llm.serving.protocol import (
@@ -32,10 +33,14 @@ __all__ = ["RequestHandler"]
 
 MOST_VALUES = 2**20
 """Maximum number of log-probabilities in a reply: of its tokens and of the most likely ones in their places. A reply
-with so many has some 25 MB, and needs ten times as much memory while it is written."""
+with so many has some 35 MB, and takes up another 150 MB while it is written."""
 CLIENT_GONE = 499
 STOPPED = "the server was stopped, or has failed; see /health and the server's log"
-ENDED = {"closed": (STOPPED, 503), "failed": (NOT_FINITE, 500)}
+ENDED = {
+    "closed": (STOPPED, 503),
+    "failed": (NOT_FINITE, 500),
+    "error": ("the computation failed, for want of memory for example; see the server's log", 500),
+}
 """Why a sequence has ended before its time → error message and status."""
 
 T = TypeVar("T")
@@ -152,8 +157,9 @@ class RequestHandler:
             raise RequestError(
                 f"prompt: {count:,} prompts in one request, and at most {self.max_waiting:,} may wait", field="prompt"
             )
-        if self.waiting >= self.max_waiting:
-            raise RequestError(f"{self.waiting} requests are waiting already; try again later", status=TOO_MANY)
+        if self.waiting + count > self.max_waiting:
+            own = "" if count == 1 else f", and at most {self.max_waiting} may wait with the {count} of this one"
+            raise RequestError(f"{self.waiting} requests are waiting already{own}; try again later", status=TOO_MANY)
         self._reading += count
         try:
             prompts = await _while_connected(self.reader.read(body), request)

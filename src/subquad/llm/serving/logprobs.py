@@ -5,7 +5,9 @@ They are those of the logits as they are: temperature, penalties and filters cha
 Axes: B sequences, T positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+import threading
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TokenLogprob", "chat_logprobs", "completion_logprobs", "token_logprobs"]
+__all__ = ["TokenLogprob", "TokenTexts", "chat_logprobs", "completion_logprobs", "token_logprobs"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token, its log-probability, and the most likely tokens in its place."""
 
@@ -25,8 +27,36 @@ class TokenLogprob:
     """The token."""
     logprob: float
     """Its log-probability."""
-    top: tuple[tuple[int, float], ...]
-    """The most likely tokens and their log-probabilities, the most likely first."""
+    top_tokens: "array[int]"
+    """The most likely tokens, the most likely first; in an array, since a prompt can have a million of them."""
+    top_logprobs: "array[float]"
+    """Their log-probabilities."""
+
+    @property
+    def top(self) -> Iterable[tuple[int, float]]:
+        """The most likely tokens and their log-probabilities."""
+        return zip(self.top_tokens, self.top_logprobs, strict=True)
+
+
+class TokenTexts:
+    """The texts of single tokens, each of which is decoded once; may be used in several threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        """Take the model's tokenizer, which nothing else uses."""
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, token: int) -> str:
+        """Return the text of a token."""
+        text = self._texts.get(token)
+        if text is None:
+            # not all tokenizers can be used in several threads
+            with self._lock:
+                text = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            assert isinstance(text, str)
+            self._texts[token] = text
+        return text
 
 
 def token_logprobs(logits: Float[Tensor, "T V"], tokens: Sequence[int], count: int) -> list[TokenLogprob]:
@@ -34,51 +64,45 @@ def token_logprobs(logits: Float[Tensor, "T V"], tokens: Sequence[int], count: i
     logp = logits.log_softmax(-1)
     own = logp.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     values, places = (x.tolist() for x in logp.topk(min(count, logp.shape[1]), dim=-1))
-    tops = [tuple(zip(p, v, strict=True)) for p, v in zip(places, values, strict=True)]
-    return [TokenLogprob(*each) for each in zip(tokens, own, tops, strict=True)]
+    tops = [(array("i", p), array("f", v)) for p, v in zip(places, values, strict=True)]
+    return [TokenLogprob(token, value, *top) for token, value, top in zip(tokens, own, tops, strict=True)]
 
 
 def completion_logprobs(
-    tokenizer: PreTrainedTokenizerBase, found: Sequence[TokenLogprob | None], tokens: Sequence[int], *, offset: int = 0
+    texts: TokenTexts, found: Sequence[TokenLogprob | None], tokens: Sequence[int], *, offset: int = 0
 ) -> dict[str, Any]:
     """Return the `logprobs` of /v1/completions.
 
     Args:
-        tokenizer: The model's tokenizer.
+        texts: Texts of single tokens.
         found: Log-probabilities; None for a first token, which nothing predicts.
         tokens: The tokens.
         offset: Place of the first token in the text, in characters.
     """
-    texts, offsets = [_text(tokenizer, token) for token in tokens], []
-    for text in texts:
+    words, offsets = [texts[token] for token in tokens], []
+    for text in words:
         offsets.append(offset)
         offset += len(text)
     tops = []
     for one in found:
         # two tokens can have one text; the more likely one comes first and stays
         named = [] if one is None else [*one.top, (one.token, one.logprob)]
-        tops.append(None if one is None else {_text(tokenizer, token): value for token, value in reversed(named)})
+        tops.append(None if one is None else {texts[token]: value for token, value in reversed(named)})
     return {
-        "tokens": texts,
+        "tokens": words,
         "token_logprobs": [None if one is None else one.logprob for one in found],
         "top_logprobs": tops,
         "text_offset": offsets,
     }
 
 
-def chat_logprobs(tokenizer: PreTrainedTokenizerBase, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+def chat_logprobs(texts: TokenTexts, found: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Return the `logprobs` of /v1/chat/completions."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        text = _text(tokenizer, token)
+        text = texts[token]
         # a part of a character has no bytes of its own that the text could show
         return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
 
     content = [{**entry(one.token, one.logprob), "top_logprobs": [entry(*each) for each in one.top]} for one in found]
     return {"content": content, "refusal": None}
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text

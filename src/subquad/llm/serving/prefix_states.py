@@ -75,6 +75,10 @@ class PrefixStates:
         while len(self._states) > self.size:
             self._states.popitem(last=False)
 
+    def clear(self) -> None:
+        """Keep only those that were kept for good."""
+        self._states.clear()
+
     def find(self, prompt: Sequence[int]) -> tuple[int, States] | None:
         """Return the longest beginning of a prompt whose states were kept, as its number of tokens, and the states.
 

@@ -182,6 +182,10 @@ class CompletionRequest(_Request):
         if self.max_tokens == 0 and not self.echo:
             raise RequestError(f"max_tokens: {FEWEST_TOKENS}, got 0", field="max_tokens")
 
+    def most_likely(self) -> int | None:
+        """Return of how many most likely tokens log-probabilities are asked for in each place; None for none at all."""
+        return self.logprobs
+
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one."""
         if isinstance(self.prompt, str):
@@ -237,6 +241,10 @@ class ChatRequest(_Request):
             if message.content is None:
                 field = f"messages[{index}].content"
                 raise RequestError(f"{field} is missing; give the text of the message", field=field)
+
+    def most_likely(self) -> int | None:
+        """Return of how many most likely tokens log-probabilities are asked for in each place; None for none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def most_tokens(self) -> int | None:
         """Return the requested maximum length of the answer."""

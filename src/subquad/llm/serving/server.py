@@ -25,6 +25,7 @@ from subquad.llm.serving.admission import Admission, error_reply
 from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
 from subquad.llm.serving.invalid_requests import explain
+from subquad.llm.serving.logprobs import TokenTexts
 from subquad.llm.serving.openapi import describe
 from subquad.llm.serving.prompts import PromptReader
 from subquad.llm.serving.protocol import ChatRequest, CompletionRequest, RequestError
@@ -74,7 +75,7 @@ def make_app(
     )
     handler = RequestHandler(
         engine=engine,
-        tokenizer=tokenizer,
+        texts=TokenTexts(tokenizer),
         reader=PromptReader(
             tokenizer,
             max_context=max_context,
@@ -85,7 +86,7 @@ def make_app(
         max_waiting=settings.max_waiting,
     )
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan, docs_url=None, redoc_url=None)
-    app.state.engine, app.state.reader, app.state.max_context = engine, handler.reader, max_context
+    app.state.engine, app.state.handler, app.state.max_context = engine, handler, max_context
     _add_routes(app, handler)
     key = api_key(settings)
     hosts = loopback_names(settings.host) if key is None and is_loopback(settings.host) else None
@@ -117,7 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         engine.stop()
-        app.state.reader.close()
+        app.state.handler.close()
         await asyncio.to_thread(thread.join)
 
 

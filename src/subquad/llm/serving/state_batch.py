@@ -71,6 +71,12 @@ class StateBatch:
         for rows in self._rows:
             rows.remove(row)
 
+    def clear(self) -> None:
+        """Free all rows, also after a step that failed halfway."""
+        self._lengths = []
+        for rows in self._rows:
+            rows.clear()
+
     def step(self, tokens: list[int]) -> Float[Tensor, "B V"]:
         """Return the logits after one more token of each sequence in use."""
         longest = max(self._lengths)
