@@ -23,17 +23,18 @@ TIMES = {
 
 
 def differences(first, second):
-    """Return what differs between the files of two folders, as lines; none: they are equal."""
-    mine, other = _files(first), _files(second)
+    """Return what differs between the files and folders of two folders, as lines; none: they are equal."""
+    mine, other = _entries(first), _entries(second)
     lines = [f"only in {first if name in mine else second}: {name}" for name in sorted(mine.keys() ^ other.keys())]
-    common = sorted(mine.keys() & other.keys())
+    common = sorted(name for name in mine.keys() & other.keys() if not name.endswith("/"))
     return lines + [
         f"{name} differs" for name in common if _content(mine[name], first) != _content(other[name], second)
     ]
 
 
-def _files(output):
-    return {str(path.relative_to(output)): path for path in output.rglob("*") if not path.is_dir()}
+def _entries(output):
+    """Return all files and folders, also empty ones, by name; names of folders end in a slash."""
+    return {f"{path.relative_to(output)}{'/' * path.is_dir()}": path for path in output.rglob("*")}
 
 
 def _content(path, output):
