@@ -216,6 +216,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         rows = read_json(directory / TEST_SEQUENCES)
     else:
         rows = read_test_rows(directory, metrics["task_type"])
+        _check_rows(rows, directory / TEST_ROWS, metrics, config["target"])
     config = {**config, "settings": config["subquad"]["settings"]}
     return FinishedRun(
         metrics=metrics,
@@ -223,6 +224,33 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         rows=rows,
         history=read_history(directory),
     )
+
+
+def _check_rows(rows: pd.DataFrame, path: Path, metrics: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    """Check that the test rows have the columns of a run, with numbers and its classes.
+
+    Raises:
+        SubquadError: They have not.
+    """
+    numbers, outputs = ["row"], [*target["names"], *map(str, target["classes"])]
+    for name in ["measured", *metrics["test"]]:
+        own = [name] if name in rows else [f"{name}:{output}" for output in outputs if f"{name}:{output}" in rows]
+        if metrics["task_type"] == "multiclass" and name != "measured":
+            own = [f"{name}:{output}" for output in map(str, target["classes"])]
+        elif metrics["task_type"] == "multilabel" or not own:
+            own = [f"{name}:{output}" for output in target["names"]]
+        if name != "measured" or metrics["task_type"] not in ("binary", "multiclass"):
+            numbers += own
+    missing = [name for name in ("sequence", *numbers) if name not in rows]
+    if missing:
+        raise damaged(path, f"has no column {missing[0]}", remedy=REMEDY)
+    texts = [name for name in numbers if not pd.api.types.is_numeric_dtype(rows[name])]
+    if texts or rows["row"].isna().to_numpy().any():
+        raise damaged(path, f"column {[*texts, 'row'][0]} has values that are no numbers", remedy=REMEDY)
+    has_classes = metrics["task_type"] in ("binary", "multiclass")
+    known = {*map(str, target["classes"])}
+    if has_classes and not ("measured" in rows and {*rows["measured"].astype(str)} <= known):
+        raise damaged(path, "column measured has values that are no classes of the run", remedy=REMEDY)
 
 
 def _check_metrics(metrics: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,29 @@
+"""Reports of runs whose test rows are damaged: an error that names the file, and no traceback."""
+
+import pytest
+from support import bio_runs
+
+from subquad.bio.commands.report import report
+from subquad.errors import SubquadError
+
+DAMAGE = {
+    "no column row": ("regression", lambda lines: ["rov" + lines[0][3:], *lines[1:]]),
+    "no measured values": ("regression", lambda lines: [lines[0].replace("measured", "measurep", 1), *lines[1:]]),
+    "no predictions": ("regression", lambda lines: [lines[0].replace("ridge", "rigde"), *lines[1:]]),
+    "no probabilities": ("multiclass", lambda lines: [lines[0].replace("ridge:", "rigde:"), *lines[1:]]),
+    "text in place of a number": ("regression", lambda lines: [*lines[:2], lines[2] + ":", *lines[3:]]),
+    "an unknown class": ("multiclass", lambda lines: [lines[0], *(line.replace(",no,", ",ni,") for line in lines[1:])]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_report_of_damaged_test_rows_names_their_file(damage, tmp_path):
+    kind, change = DAMAGE[damage]
+    bio_runs.folder(tmp_path / "run", kind)
+    path = tmp_path / "run" / "test.csv"
+    lines = path.read_text().splitlines()
+    changed = change(lines)
+    assert changed != lines
+    path.write_text("\n".join(changed) + "\n")
+    with pytest.raises(SubquadError, match=r"test\.csv: (has no column|column|missing or damaged)"):
+        report(tmp_path / "run", out=tmp_path / "page.html")
