@@ -228,8 +228,8 @@ def open_adapter(
         ) from error
     if model_fingerprint(path) != recorded["fingerprint"]:
         raise SubquadError(
-            f"{directory}: the adapter was trained on another checkpoint than {path}; merge it with the original one "
-            f"({recorded['model']}): {remedy}"
+            f"{directory}: the adapter was trained on another checkpoint than {path}, whose config.json or weights "
+            f"differ; merge it with the original one ({recorded['model']}): {remedy}"
         )
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)

@@ -44,6 +44,8 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     directory = check_run(directory)
     config = read_json(directory / "config.json")
     if checkpoint_kind(directory) == "adapter":
+        # before its checkpoint is compared, which a config.json of another adapter may name
+        check_weights(directory)
         return open_adapter(directory, config, base=base)
     if base is not None:
         raise SubquadError(f"{directory}: holds a whole model, not an adapter; --base is not needed")
