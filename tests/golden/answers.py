@@ -1,7 +1,9 @@
 """What each saved run answers to its input, through `load_run` and the field's own prediction."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,14 +11,16 @@ import torch
 from subquad import bio, hep, llm
 from subquad.runs.loading import load_run
 
+BIO_MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble")
 
-def bio_model(folder: Path) -> dict[str, list]:
-    """Predictions and intervals of all models."""
+
+def bio_model(folder: Path, models: Sequence[str] = BIO_MODELS) -> dict[str, list]:
+    """Predictions and intervals of models."""
     pd = pytest.importorskip("pandas")
     load_run(folder)
     answers = {}
     with tempfile.TemporaryDirectory() as work:
-        for model in ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble"):
+        for model in models:
             out = Path(work) / f"{model}.csv"
             bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
             answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()
@@ -33,7 +37,12 @@ def bio_estimator(folder: Path) -> dict[str, list]:
 def llm_model(folder: Path) -> dict[str, list]:
     """Logits of the last token, and the tokens of a greedy continuation."""
     pytest.importorskip("transformers")
-    model, tokenizer = load_run(folder)
+    return language_model(folder, load_run(folder))
+
+
+def language_model(folder: Path, opened: tuple[Any, Any]) -> dict[str, list]:
+    """The same, of an opened model and its tokenizer."""
+    model, tokenizer = opened
     ids = tokenizer((folder / "input.txt").read_text(), return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1]
