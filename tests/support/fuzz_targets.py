@@ -3,7 +3,6 @@
 import functools
 import gzip
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from support.fuzz_cards import EXPRESSIONS, PATTERNS, read_expression, search_pattern
 from support.fuzz_records import RECORDS
+from support.fuzz_runs import RUNS, copy_golden, of
 from support.fuzzing import Target
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -259,10 +259,6 @@ def read_meta_model(path):
 # saved runs
 
 
-def copy_golden(name, folder):
-    return shutil.copytree(GOLDEN / name, folder / name)
-
-
 def load_saved(path):
     from subquad.runs.loading import load_run
 
@@ -375,10 +371,6 @@ def ask(request):
     assert answer.status_code < 500, f"{answer.status_code}: {answer.text[:200]}"
 
 
-def of(function, *arguments):
-    return functools.partial(function, *arguments)
-
-
 TARGETS = {
     "bio table.csv": Target(read_bio_table, write_csv),
     "bio table.csv.gz": Target(read_bio_table, write_csv_gz),
@@ -416,5 +408,6 @@ TARGETS = {
     "llm requests": Target(ask, drawn=REQUESTS),
     "settings.yaml": Target(read_settings, write_settings),
     **RECORDS,
+    **RUNS,
 }
 """Name → reader and its input."""
