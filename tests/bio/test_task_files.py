@@ -69,3 +69,37 @@ def test_optional_keys_of_another_type_are_refused(tmp_path, given, message):
     text = said(tmp_path, {"id": "a/x", "file": "t.csv", "task_type": "regression", **given})
     assert text.startswith(f"{tmp_path}/tasks.json:\n  a/x: ")
     assert message in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "../x", "a/../x", "a/..", "/x", "a//x", "a\\x", "C:x", ".x", "-x", "a/", "a\n", "a\0", "x" * 101, "a b"],
+)
+def test_ids_that_are_no_plain_names_of_folders_are_refused(name, tmp_path):
+    (tmp_path / "t.csv").write_bytes(TEXT)
+    message = said(tmp_path, {"id": name, "file": "t.csv", "task_type": "regression"})
+    assert f"task 1: its id is {name!r}; use letters, digits" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a/x", "A/x"), "ids 'a/x' and 'A/x' differ in upper and lower case only, and may be one folder; rename one"),
+        (("a", "a/0"), "id 'a/0' is the folder of a seed of the task 'a'; rename one of them"),
+        (("a/x", "a/x"), "id 'a/x' occurs 2 times"),
+    ],
+)
+def test_ids_whose_runs_would_be_in_one_folder_are_refused(names, message, tmp_path):
+    (tmp_path / "t.csv").write_bytes(TEXT)
+    assert message in said(tmp_path, *({"id": name, "file": "t.csv", "task_type": "regression"} for name in names))
+
+
+def test_a_task_file_is_the_users_own_and_its_tables_may_lie_anywhere(tmp_path):
+    for name in ("above.csv", "elsewhere.csv"):
+        (tmp_path / name).write_bytes(TEXT)
+    (tmp_path / "tasks").mkdir()
+    files = {"a": "../above.csv", "b": str(tmp_path / "elsewhere.csv")}
+    entries = [{"id": name, "file": file, "task_type": "regression"} for name, file in files.items()]
+    (tmp_path / "tasks" / "tasks.json").write_text(json.dumps(entries))
+    found = read_tasks(tmp_path / "tasks" / "tasks.json", BenchSettings(), tmp_path / "out")
+    assert [task.table.resolve().name for task in found] == ["above.csv", "elsewhere.csv"]

@@ -101,6 +101,7 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
     found = [task for task in tasks if task is not None]
     ids = Counter(task.id for task in found)
     errors += [f"id {name!r} occurs {count} times" for name, count in ids.items() if count > 1]
+    errors += _colliding(list(ids))
     raise_errors(f"{path}:", errors)
     by_id = {task.id: task for task in found}
     found = [replace(task, train_on=task.train_on or _donor(task, settings.train_pairs)) for task in found]
@@ -124,12 +125,27 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
     return chosen
 
 
+def _colliding(ids: Sequence[str]) -> list[str]:
+    """Return what is wrong with ids whose runs would be in one folder; seeds are folders in that of a task."""
+    first: dict[str, str] = {}
+    errors = [
+        f"ids {before!r} and {name!r} differ in upper and lower case only, and may be one folder; rename one of them"
+        for name in ids
+        if (before := first.setdefault(name.casefold(), name)) != name
+    ]
+    for name in ids:
+        above, _, last = name.rpartition("/")
+        if last.isdecimal() and above.casefold() in first:
+            errors.append(f"id {name!r} is the folder of a seed of the task {above!r}; rename one of them")
+    return errors
+
+
 def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors: list[str]) -> Task | None:
     if not isinstance(entry, Mapping):
         errors.append(f"task {number} is {entry!r}, not an object with id, file and task_type")
         return None
     name, before = entry.get("id"), len(errors)
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,99}(/\w[\w.+-]{0,99}){0,9}", name):
         errors.append(
             f"task {number}: its id is {name!r}; use letters, digits and . _ + - with / between, such as dms/tdp43"
         )
