@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask
 
 from subquad.llm.serving import handlers
+from subquad.llm.serving.logprobs import token_logprobs
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 
@@ -97,3 +99,10 @@ def test_more_log_probabilities_than_a_reply_can_have_are_refused(watched, monke
     assert ask(watched.server, COMPLETION, {**ECHOED, "logprobs": 2})[0] == 200
     streamed = {**ORDINARY, "logprobs": 20, "max_tokens": 70, "stream": True}
     assert events(watched.server, streamed)[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_tokens_without_any_probability_have_a_number_that_json_has():
+    (found,) = token_logprobs(torch.tensor([[0.0, -torch.inf, 1.0]]), [1], 3)
+    assert found.logprob == -9999.0
+    assert [token for token, _ in found.top] == [2, 0, 1]
+    json.dumps([*found.top_logprobs], allow_nan=False)

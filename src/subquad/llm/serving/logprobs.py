@@ -19,6 +19,10 @@ from transformers import PreTrainedTokenizerBase
 __all__ = ["TokenLogprob", "TokenTexts", "chat_logprobs", "completion_logprobs", "token_logprobs"]
 
 
+LOWEST = -9999.0
+"""In place of -∞, which JSON does not have; clients of OpenAI's interface know it as "very unlikely"."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token, its log-probability, and the most likely tokens in its place."""
@@ -61,7 +65,7 @@ class TokenTexts:
 
 def token_logprobs(logits: Float[Tensor, "T V"], tokens: Sequence[int], count: int) -> list[TokenLogprob]:
     """Return the log-probability of each token under the logits of its place, with the `count` most likely ones."""
-    logp = logits.log_softmax(-1)
+    logp = logits.log_softmax(-1).clamp(min=LOWEST)
     own = logp.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     values, places = (x.tolist() for x in logp.topk(min(count, logp.shape[1]), dim=-1))
     tops = [(array("i", p), array("f", v)) for p, v in zip(places, values, strict=True)]

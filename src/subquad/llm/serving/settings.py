@@ -63,7 +63,7 @@ class ServeSettings(PlacementSettings):
     max_context: Model[int | None] = None
     """Maximum number of tokens of prompt and answer together. Default: the model's `max_position_embeddings`."""
     max_waiting: Output[int] = 256
-    """Maximum number of waiting requests; further ones get status 429."""
+    """Maximum number of prompts that wait; requests with further ones get status 429."""
     prefill_chunk_size: Model[int] = 512
     """Tokens of a new prompt that are processed between two decoding steps of the other sequences."""
     prefix_states: Model[int] = 8
