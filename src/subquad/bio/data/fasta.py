@@ -18,6 +18,10 @@ __all__ = ["parse_fasta", "read_fasta", "read_sequence"]
 SEQUENCE = re.compile(r"[A-Za-z*|-]+")
 PART = 2**16
 """Letters of a line that are read at once, and of the name of a record."""
+MOST_PARTS = 1000
+"""Parts of a header that become columns."""
+FEW_CELLS, CELLS_PER_VALUE = 10**6, 10
+"""Cells of the columns of keys in headers, and cells of larger tables per value: most are empty if each has its own."""
 LONGEST_SEQUENCE = 2**28
 """Bytes of a file with one sequence; a human chromosome has 2.5e8 letters."""
 
@@ -118,10 +122,10 @@ def read_sequence(given: str, flag: str) -> str:
 def parse_fasta(path: Path | str, text: str) -> pd.DataFrame:
     """Return FASTA text as a table with the columns `id`, `sequence` and those of the headers.
 
-    `key=value` in a header becomes the column `key`; other words become `word_2`, `word_3` … if all headers have the
-    same number of them, otherwise `description`. The parts of an id (`name|1|training`) become `id_2`, `id_3` …. If all
-    records have additional lines as long as their sequence (labels, dot-brackets), these become `target`, or
-    `target_1` …
+    `key=value` in a header becomes the column `key`, unless hardly any headers have the same keys; other words become
+    `word_2`, `word_3` … if all headers have the same number of them, up to 1,000, otherwise `description`. The parts of
+    an id (`name|1|training`) become `id_2`, `id_3` …. If all records have additional lines as long as their sequence
+    (labels, dot-brackets), these become `target`, or `target_1` …
 
     Raises:
         SubquadError: A record has no sequence.
@@ -144,7 +148,7 @@ def parse_fasta(path: Path | str, text: str) -> pd.DataFrame:
 
 def _labels(records: list[list[str]]) -> dict[str, list[str]]:
     lines = len(records[0])
-    if lines < 3 or any(len(record) != lines for record in records):
+    if not 3 <= lines <= MOST_PARTS or any(len(record) != lines for record in records):
         return {}
     # ViennaRNA writes the energy after a structure
     rows = [[line.split(" ", 1)[0] for line in record[2:]] for record in records]
@@ -166,14 +170,16 @@ def _heads(path: Path | str, titles: list[str], *, taken: set[str]) -> dict[str,
         values.append(dict(word.split("=", 1) for word in words[1:] if "=" in word.strip("=")))
         plain.append([word for word in words[1:] if "=" not in word.strip("=")])
     columns = {"id": ids}
+    keys = dict.fromkeys(key for value in values for key in value)
+    if len(keys) > MOST_PARTS or len(keys) * len(titles) > FEW_CELLS + CELLS_PER_VALUE * sum(map(len, values)):
+        keys, plain = {}, [title.split()[1:] for title in titles]
     parts = [name.split("|") for name in ids]
-    if len(parts[0]) > 1 and len({len(part) for part in parts}) == 1:
+    if 1 < len(parts[0]) <= MOST_PARTS and len({len(part) for part in parts}) == 1:
         columns |= {f"id_{k + 1}": [part[k] for part in parts] for k in range(1, len(parts[0]))}
-    if len({len(words) for words in plain}) == 1:
+    if len(plain[0]) <= MOST_PARTS and len({len(words) for words in plain}) == 1:
         columns |= {f"word_{k + 2}": [words[k] for words in plain] for k in range(len(plain[0]))}
     else:
         columns["description"] = [" ".join(words) for words in plain]
-    keys = dict.fromkeys(key for value in values for key in value)
     clash = [key for key in keys if key in taken or key in columns]
     if clash:
         raise SubquadError(f"{path}: the headers have {clash[0]}=, which is the name of another column; rename it")

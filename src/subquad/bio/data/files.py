@@ -35,6 +35,10 @@ LARGEST_UNPACKED = 2**30
 """Largest content of a gzipped table in bytes; a few bytes can expand to more than the memory holds."""
 PARQUET_ROWS = 1024
 """Rows that are read at once."""
+MOST_COLUMNS = 2**14
+"""Columns that a table may have, as many as Excel's; more take minutes."""
+LONGEST_WORD = 40
+"""Letters of a word that a message shows on each side of one that is not ASCII."""
 BLOCK_ROWS = 1000
 """Rows in which text is looked for at once, from the end of a table."""
 LARGEST_SHEET = 2**20
@@ -133,7 +137,10 @@ def _decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         text = _from_windows(path, data)
-        word = re.findall(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
+        # the letters before and after the first one that is not ASCII
+        place = next(match.start() for match in re.finditer(r"[^\x00-\x7f]", text))
+        start = text[max(place - LONGEST_WORD, 0) : place]
+        word = re.findall(r"\w*\Z", start)[0] + re.findall(r"\A.\w*", text[place : place + LONGEST_WORD])[0]
         remarks = [f"not UTF-8: read as Windows-1252, as in {word!r}; if that is wrong, save the file as UTF-8"]
     return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
 
@@ -166,6 +173,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         # a quoted name may hold a line break
         header = [name.strip() for name in next(csv.reader(iter(stream.readline, ""), delimiter=separator))]
         start = stream.tell()
+        _check_columns(path, len(header))
         first = pd.read_csv(stream, nrows=1, **options)
         if first.shape[1] == len(header) + 1 and first.iloc[0, -1] != "":
             _check_decimal_commas(path, first.iloc[0].tolist(), separator)
@@ -263,6 +271,13 @@ def _check_decimal_commas(path: Path, values: Sequence[str], separator: str) -> 
         )
 
 
+def _check_columns(path: Path, count: int) -> None:
+    if count > MOST_COLUMNS:
+        raise SubquadError(
+            f"{path}: has {count:,} columns, and at most {MOST_COLUMNS:,} are read; keep those of the fit"
+        )
+
+
 def _check_duplicates(path: Path, header: Sequence[str]) -> None:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
@@ -344,6 +359,7 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     columns = {}
     with damage_as_error(f"{path}: not a readable Parquet file"):
         file = parquet.ParquetFile(io.BytesIO(data))
+        _check_columns(path, len(file.schema_arrow.names))
         check_expansion(path, "the table", sum(parquet_bytes(file.metadata)), len(data))
         parts, left = [], most_bytes(path)
         for part in file.iter_batches(PARQUET_ROWS):
@@ -358,7 +374,8 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
             values = table[name].to_pylist()
             nested = arrow.types.is_nested(table.schema.field(name).type)
             columns["" if name.startswith("__index_level_") else name.strip()] = [
-                "" if value is None else json.dumps(value) if nested else _as_text(value) for value in values
+                "" if value is None else json.dumps(value, default=str) if nested else _as_text(value)
+                for value in values
             ]
     return pd.DataFrame(columns, dtype=str)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.files import column_of
-from subquad.errors import collect_errors, raise_errors
+from subquad.errors import collect_errors, raise_errors, shortened
 
 __all__ = [
     "MISSING",
@@ -24,6 +24,8 @@ __all__ = [
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
+MOST_SHOWN = 10
+"""Wrong values that an error lists."""
 LARGEST = 1e100
 """Largest number that is read: the square of a larger one overflows."""
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
@@ -90,7 +92,11 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
     count = int(wrong.sum())
     raise_errors(
         f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,} wrong); correct or empty them",
-        [f"row {row + 1}: {column.iloc[row]!r}{_advice(text.iloc[row])}" for row in np.flatnonzero(wrong)],
+        # only the first ones are shown, and advice takes time
+        [
+            f"row {row + 1}: {shortened(column.iloc[row])!r}{_advice(text.iloc[row])}" if place < MOST_SHOWN else ""
+            for place, row in enumerate(np.flatnonzero(wrong))
+        ],
     )
     return numbers, remarks
 
@@ -107,11 +113,11 @@ def read_number_columns(
 def _advice(text: str) -> str:
     limit = LIMIT.fullmatch(text)
     if limit:
-        return f" is a bound: write {limit[1]}, or leave the cell empty"
+        return f" is a bound: write {shortened(limit[1])}, or leave the cell empty"
     if THOUSANDS.fullmatch(text):
-        return f" has commas between thousands: remove them ({text.replace(',', '')})"
+        return f" has commas between thousands: remove them ({shortened(text.replace(',', ''))})"
     if PERCENT.fullmatch(text):
-        return f" has a percent sign: remove it from all rows ({text.rstrip('%').strip()})"
+        return f" has a percent sign: remove it from all rows ({shortened(text.rstrip('%').strip())})"
     return " is beyond 1e100" if np.isfinite(to_numbers(pd.Series([text]))).all() else ""
 
 

@@ -17,11 +17,11 @@ from subquad.errors import counted, raise_errors
 
 __all__ = ["DATA", "check_line_breaks", "check_quotation_marks"]
 
-DATA = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
+DATA = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
 """A number, a sequence that is longer than the name of a column, or a variant."""
 LINES = "lines"
 """Key of `Spans` in the `attrs` of a frame."""
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 TYPICAL_ROWS = 1000
 """Rows from which the kind of each column is known."""
 _LIMIT = threading.Lock()

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.data.files import sample_of
 from subquad.bio.data.numbers import MISSING, to_numbers
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import SubquadError, raise_errors, shortened
 from subquad.runs.markup import parse_json
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -29,6 +30,8 @@ MIN_CONSTANT = 10
 MIN_PAIRING, MIN_LEAD = 0.5, 0.2
 """Pairs count from 0 if at least this fraction of them can pair, and that much more than if they count from 1; of
 random bases three in eight can pair."""
+FARTHEST = 2**53
+"""Largest position that is read; whole numbers of float64 are exact up to it."""
 NEGATIVE = ("non", "not", "neg", "no_", "no-", "no ", "false", "decoy", "control", "random", "wt", "low", "unbound")
 
 
@@ -190,7 +193,7 @@ def _flat_numbers(path: Path | str, name: str, rows: np.ndarray, lists: list, fo
     items = [item for value in lists for item in value]
     try:
         numbers = np.array(items, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         text = pd.Series([None if item is None or str(item) in UNKNOWN else str(item) for item in items], dtype=object)
         numbers = to_numbers(text)
         numbers[np.isnan(numbers) & text.notna().to_numpy()] = np.inf
@@ -199,7 +202,7 @@ def _flat_numbers(path: Path | str, name: str, rows: np.ndarray, lists: list, fo
     wrong = np.flatnonzero(np.isinf(numbers))
     raise_errors(
         f"{path}: {len(wrong):,} values in column {name!r} are not finite numbers; correct them, or write null",
-        [f"row {row_of[k] + 1}: {items[k]!r} at residue {k - starts[k] + 1}" for k in wrong],
+        [f"row {row_of[k] + 1}: {shortened(repr(items[k]))} at residue {k - starts[k] + 1}" for k in wrong],
     )
     return numbers
 
@@ -290,9 +293,19 @@ def read_pairs(
 
 def _from_list(value: str) -> np.ndarray | str:
     try:
-        return np.array(parse_json(value), dtype=np.int64).reshape(-1, 2)
+        pairs = [list(map(_position, pair)) for pair in parse_json(value) if pair != []]
     except (json.JSONDecodeError, ValueError, TypeError, OverflowError):
+        pairs = [[]]
+    if any(len(pair) != 2 for pair in pairs):
         return f"{value[:40]!r} is not a list of pairs such as [[1, 9], [2, 8]]"
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _position(item: Any) -> int:
+    number = float(item)
+    if not number.is_integer() or abs(number) > FARTHEST:
+        raise ValueError(f"{item!r} is no position")
+    return int(number)
 
 
 def _first_position(
