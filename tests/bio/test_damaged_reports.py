@@ -27,3 +27,20 @@ def test_a_report_of_damaged_test_rows_names_their_file(damage, tmp_path):
     path.write_text("\n".join(changed) + "\n")
     with pytest.raises(SubquadError, match=r"test\.csv: (has no column|column|missing or damaged)"):
         report(tmp_path / "run", out=tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", r"history\.jsonl, line 1: no object with the stage of a training"),
+        ('{"part": 3, "step": 1}', r"history\.jsonl, line 1: no object with the stage of a training"),
+        ('{"part": "lyra", "stap": 1}', r"history\.jsonl, line 1: step is null, which is no number"),
+        ('{"part": "lyra", "step": 1, "loss": "a"}', r'history\.jsonl, line 1: loss is "a", which is no number'),
+        ('{"part": "nyra", "step": 1}', r'history\.jsonl: part is "nyra", which is no model'),
+    ],
+)
+def test_a_report_of_a_damaged_history_names_its_line(line, message, tmp_path):
+    bio_runs.folder(tmp_path / "run", "regression")
+    (tmp_path / "run" / "history.jsonl").write_text(f"{line}\n")
+    with pytest.raises(SubquadError, match=message):
+        report(tmp_path / "run", out=tmp_path / "page.html")

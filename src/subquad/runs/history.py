@@ -5,6 +5,7 @@ from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.runs.markup import parse_json
+from subquad.runs.records import shown
 from subquad.runs.storage import atomic, null_as_nan
 
 __all__ = ["HISTORY", "cut_history", "read_history", "remove_part"]
@@ -55,7 +56,7 @@ def read_history(directory: Path | str) -> list[dict[str, Any]]:
         metric was not defined.
 
     Raises:
-        SubquadError: A line is not JSON.
+        SubquadError: A line is not JSON, or no entry.
     """
     path = Path(directory) / HISTORY
     if not path.is_file():
@@ -66,4 +67,14 @@ def read_history(directory: Path | str) -> list[dict[str, Any]]:
             entries.append(null_as_nan(parse_json(line.decode("utf-8"))))
         except ValueError as error:
             raise SubquadError(f"{path}, line {number}: not JSON ({error}); the file is damaged") from error
+        _check(entries[-1], f"{path}, line {number}")
     return entries
+
+
+def _check(entry: Any, place: str) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("part"), str):
+        raise SubquadError(f"{place}: no object with the stage of a training (part); the file is damaged")
+    for name in ("step", "loss"):
+        value = entry.get(name, 0.0 if name == "loss" else None)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SubquadError(f"{place}: {name} is {shown(value)}, which is no number; the file is damaged")

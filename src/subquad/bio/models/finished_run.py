@@ -15,8 +15,8 @@ from subquad.errors import SubquadError
 from subquad.runs.checksums import check_part
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, METRICS, load_config
-from subquad.runs.history import read_history
-from subquad.runs.records import check_record, damaged, read_record
+from subquad.runs.history import HISTORY, read_history
+from subquad.runs.records import check_record, damaged, read_record, shown
 from subquad.runs.storage import read_json
 
 __all__ = [
@@ -218,11 +218,16 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         rows = read_test_rows(directory, metrics["task_type"])
         _check_rows(rows, directory / TEST_ROWS, metrics, config["target"])
     config = {**config, "settings": config["subquad"]["settings"]}
+    history = read_history(directory)
+    for part in dict.fromkeys(entry["part"] for entry in history):
+        # several networks of one model are numbered
+        if not {part, part.rpartition(" ")[0]} & {*COMPARED_MODELS}:
+            raise damaged(directory / HISTORY, f"part is {shown(part)}, which is no model", remedy=REMEDY)
     return FinishedRun(
         metrics=metrics,
         config=config,
         rows=rows,
-        history=read_history(directory),
+        history=history,
     )
 
 
