@@ -79,6 +79,16 @@ def test_counts_of_too_many_particles_are_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("shape", [(4,), (3, 5)])
+def test_a_count_beyond_int64_is_refused(tmp_path, shape):
+    with h5py.File(tmp_path / "jets.h5", "w") as file:
+        file["npart"] = np.array([1, 2**64 - 1, 4], dtype=np.uint64)
+        file["part_px"] = np.ones(shape)
+    assert "entry 1: npart is 18446744073709551615; it must be the number of particles" in error(
+        tmp_path / "jets.h5", "part_px"
+    )
+
+
 def test_an_archive_of_zeros_is_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(array_files, "MOST_EXPANDED", 200)
     np.savez_compressed(tmp_path / "jets.npz", jet_pt=np.zeros(10**6))

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from subquad.errors import SubquadError
+from subquad.runs import markup
 from subquad.runs.markup import parse_json, parse_yaml
 from subquad.runs.storage import read_json
 
@@ -38,16 +39,23 @@ def test_whatever_is_no_json_is_the_error_of_a_file(text, message, tmp_path):
         ("[" * 100_000, "too many values inside each other"),
         (BOMB, "more than 100,000 values"),
         ("a: &a [*a]", "an alias that contains itself"),
+        ("a: " + "b " * 2**19, "1,048,579 characters, and at most 1,048,576 are read"),
         # PyYAML reads 1:30 as 90
         (f"a: {'1:' + '00:' * 180}00.5", "a number of 546 characters: 1:00:00:00:00:00:00:…; quote it if it is text"),
-        (f"a: {'1:' + '00:' * 10**6}00", "a number of 3,000,004 characters"),
-        (f"a: !!float '{'1:' * 10**6}1'", "a number of 2,000,001 characters"),
-        (f"a: 2001-01-01 00:00:00.{'0' * 10**6}", "a date of 1,000,020 characters"),
+        (f"a: {'1:' + '00:' * 10**5}00", "a number of 300,004 characters"),
+        (f"a: !!float '{'1:' * 10**5}1'", "a number of 200,001 characters"),
+        (f"a: 2001-01-01 00:00:00.{'0' * 10**5}", "a date of 100,020 characters"),
     ],
 )
 def test_whatever_is_no_yaml_is_one_type_of_error(text, message):
     with pytest.raises(yaml.YAMLError, match=message):
         parse_yaml(text)
+
+
+def test_a_text_of_too_many_values_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(markup, "LARGEST", 100)
+    with pytest.raises(yaml.YAMLError, match=r"^more than 100 values$"):
+        parse_yaml("- a\n" * 200 + "}")
 
 
 def test_anchors_and_merged_keys_are_read():

@@ -12,6 +12,8 @@ __all__ = ["defined_twice", "parse_json", "parse_yaml"]
 
 LARGEST = 100_000
 """Number of values of a YAML text, each of them counted as often as an alias repeats it."""
+LONGEST_TEXT = 2**20
+"""Number of characters of a YAML text: that of cards and settings is below 100,000, and a million take seconds."""
 LONGEST = 100
 """Number of characters of a number or a date in a YAML text; those with colons take time by the square of it."""
 
@@ -36,13 +38,15 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text; its tags cannot make objects of Python.
 
     Raises:
-        yaml.YAMLError: It is not YAML, has a value that cannot be, such as the date 2001-99-99 or a number of hundreds
-            of characters, is nested too deeply, or becomes very large by aliases.
+        yaml.YAMLError: It is not YAML, is a million characters long, has a value that cannot be, such as the date
+            2001-99-99 or a number of hundreds of characters, is nested too deeply, or becomes very large by aliases.
     """
     import yaml
 
+    if len(text) > LONGEST_TEXT:
+        raise yaml.YAMLError(f"{len(text):,} characters, and at most {LONGEST_TEXT:,} are read")
     try:
-        if _size(yaml.compose(text, yaml.SafeLoader), {}) > LARGEST:
+        if _size(_composed(text), {}) > LARGEST:
             raise yaml.YAMLError(f"more than {LARGEST:,} values, or an alias that contains itself")
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -51,6 +55,22 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("too many values inside each other") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise yaml.YAMLError(f"a value cannot be read: {error}") from error
+
+
+def _composed(text: str) -> "yaml.Node | None":
+    """Return the nodes of a YAML text, of which no more are made than a text may have."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        count = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.count += 1
+            if self.count > LARGEST:
+                raise yaml.YAMLError(f"more than {LARGEST:,} values")
+            return super().compose_node(parent, index)
+
+    return yaml.compose(text, Loader)
 
 
 def _size(node: "yaml.Node | None", known: dict[int, float]) -> float:

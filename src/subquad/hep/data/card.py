@@ -273,6 +273,9 @@ def read_card(path: Path | str) -> Card:
         SubquadError: There is no such file, it is no YAML, or the card cannot be used; all errors are listed.
     """
     path = Path(path)
+    # a device or a pipe may have no end
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise SubquadError(f"{path}: no file; give the file with the card (--card)")
     try:
         text = path.read_text(encoding="utf-8")
         options, twice = parse_yaml(text), defined_twice(text)

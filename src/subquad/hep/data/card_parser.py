@@ -19,8 +19,8 @@ from subquad.hep.settings import Reweighting, is_number
 __all__ = ["LARGEST_INTEGER", "WEIGHT_COLUMN", "CardParser"]
 
 GROUPS = ("features", "points", "vectors", "mask")
-LARGEST_INTEGER = 2**53
-"""Largest whole number of a card; a float64 holds all up to it."""
+DEEPEST, LARGEST_INTEGER = 100, 2**53
+"""Most variables of which each needs the next; largest whole number of a card, up to which float64 has all."""
 WEIGHT_COLUMN = "event_weight"
 """Column with the event weights, in stores, predictions and external scores."""
 COORDINATES = ("points", "vectors")
@@ -118,17 +118,20 @@ class CardParser:
         return tuple(dict.fromkeys(value))
 
     def _check_cycles(self, new_variables: Mapping[str, Expression]) -> None:
-        def walk(name: str, above: tuple[str, ...]) -> None:
+        def walk(name: str, above: tuple[str, ...]) -> int:
+            """Return how many variables depend on one another up to this one."""
             if name in above:
                 cycle = " → ".join((*above[above.index(name) :], name))
                 self._error(f"new_variables: {cycle}: a variable cannot depend on itself")
-                return
-            if name in new_variables and name not in done:
-                for part in new_variables[name].names:
-                    walk(part, (*above, name))
-                done.add(name)
+                return 0
+            if name in new_variables and name not in depths:
+                below = [walk(part, (*above, name)) for part in new_variables[name].names if len(above) <= DEEPEST]
+                depths[name] = 1 + max(below, default=0)
+                if depths[name] == DEEPEST + 1:
+                    self._error(f"new_variables: {name} depends on more than {DEEPEST} variables, one on the other")
+            return depths.get(name, 0)
 
-        done: set[str] = set()
+        depths: dict[str, int] = {}
         for name in new_variables:
             walk(name, ())
 

@@ -228,7 +228,8 @@ class PaddedTable:
 
     def _whole(self, counts: np.ndarray, begin: int) -> np.ndarray:
         """Return the numbers of particles of the jets from `begin` on; JetClass's jet_nparticles is a real number."""
-        is_bad = ~((counts >= 0) & (counts % 1 == 0))
+        # a larger one may be negative as int64
+        is_bad = ~((counts >= 0) & (counts % 1 == 0) & (counts < 2**53))
         if is_bad.any():
             j = int(np.argmax(is_bad))
             raise SubquadError(

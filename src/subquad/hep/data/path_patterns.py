@@ -8,7 +8,7 @@ number of these ways has a bound, as that of `HToBB`, `(HToBB|HToCC)_\d+` and `.
 import re
 from dataclasses import dataclass
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, shortened
 
 __all__ = ["check_path_pattern"]
 
@@ -16,6 +16,8 @@ _MAX_WAYS = 2_000_000
 """Largest number of ways to try a pattern at one place of a path; all places together take seconds."""
 _UNLIMITED = 100
 """Number of ways to match an unlimited repetition of one character in a path of usual length."""
+_LONGEST = 20_000
+"""Largest number of characters of a pattern."""
 _TOKEN = re.compile(
     r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(?P<comment>\(\?#[^)]*\))|(?P<verbose>\(\?[aiLmsu]*x)"
     r"|(?P<open>\(\??)|(?P<close>\))|(?P<alternative>\|)"
@@ -30,6 +32,8 @@ def check_path_pattern(pattern: str) -> None:
     Raises:
         SubquadError: It is not; the error gives the pattern, the reason, and what to write.
     """
+    if len(pattern) > _LONGEST:
+        raise SubquadError(f"{shortened(pattern)!r} has {len(pattern):,} characters; at most {_LONGEST:,} are allowed")
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
