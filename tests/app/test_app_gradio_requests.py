@@ -11,7 +11,7 @@ gr = pytest.importorskip("gradio")
 from starlette.testclient import TestClient
 
 from subquad.app.access import Access
-from subquad.app.gradio_requests import is_unused, names_other_server
+from subquad.app.gradio_requests import is_plain_json, is_unused, names_other_server
 
 USED = {
     "app_id", "cancel", "file=", "heartbeat", "info", "login_check", "queue", "reset", "startup-events", "theme.css",
@@ -84,10 +84,56 @@ def test_a_file_on_another_server_is_not_fetched(path):
 def test_other_events_reach_the_page_unchanged():
     app = Access(echo, password=None, largest=10**6)
     for data in ([file("/tmp/t.csv")], ["http://example.org", {"path": None}], [{"text": "see http://example.org"}]):
-        body = json.dumps({"data": data}).encode()
+        body = json.dumps({"data": data, "session_hash": "a"}).encode()
         assert ask(app, "/gradio_api/queue/join", method="POST", body=body) == (200, body)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"3"])
 def test_nonsense_names_no_other_server(body):
     assert not names_other_server(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"NaN", b"[1e999]", b"[-Infinity]", b'["\\ud800"]', b"[" * 10**5, b"\xff", b"1" * 5000]
+)
+def test_what_gradio_could_not_repeat_in_an_answer_is_refused(body):
+    app = Access(echo, password=None, largest=10**6)
+    assert not is_plain_json(body)
+    for path in ("queue/join", "queue/join/", "cancel", "reset"):
+        status, answer = ask(app, f"/gradio_api/{path}", method="POST", body=body)
+        assert (status, answer) == (400, b"This is not JSON of finite numbers and Unicode characters.")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"3", b'{"session_hash": ""}', b'{"session_hash": ["a"]}'])
+def test_an_event_names_its_page(body):
+    status, answer = ask(Access(echo, password=None, largest=10**6), "/gradio_api/queue/join", method="POST", body=body)
+    assert (status, answer) == (400, b"An event has to name its page (session_hash).")
+
+
+@pytest.mark.parametrize("path", ["/assets/" + "x" * 256, "/static/" + "\u00e4" * 128, "/theme\0.css"])
+def test_names_that_no_file_can_have_do_not_reach_gradio(path):
+    assert is_unused(path)
+    assert not is_unused(f"/assets/{'x' * 255}")
+
+
+@pytest.mark.parametrize("error", [TypeError("no form"), KeyError(17), UnicodeDecodeError("utf-8", b"", 0, 1, "")])
+def test_a_damaged_request_is_refused_where_gradio_fails(error):
+    for path in ("upload", "queue/join"):
+        answer = ask(failing(error), f"/gradio_api/{path}", method="POST", body=b'{"session_hash": "a"}')
+        assert answer == (400, b"The page cannot read this request.")
+
+
+def test_a_failure_of_the_server_is_one():
+    with pytest.raises(OSError, match="No space left"):
+        ask(failing(OSError(28, "No space left on device")), "/gradio_api/upload", method="POST")
+
+
+def failing(error):
+    """Return an application that fails as gradio does."""
+
+    async def fail(scope, receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise error
+
+    return Access(fail, password=None, largest=10**6)

@@ -62,7 +62,7 @@ def dropped(workspace, name, content):
 def on_text(context, session, monkeypatch):
     """Return the function that is called with a text that was dropped; it works in this process."""
     monkeypatch.setattr(language_texts, "session_of", lambda *_: session)
-    monkeypatch.setattr(language_texts, "call_in_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(language_texts, "call_in_process", lambda function, *arguments, session: function(*arguments))
     with gr.Blocks() as page:
         text_field(context, "Text", name="text", without="Without a file: another one.")
     return next(own.fn for own in page.fns.values() if getattr(own.fn, "__name__", "") == "on_text")

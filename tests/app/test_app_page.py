@@ -11,7 +11,7 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from subquad.app import page as page_module
-from subquad.app import sequence_uses
+from subquad.app import reading, sequence_uses
 from subquad.app.jet_results import performance
 from subquad.app.language_texts import help_topics
 from subquad.app.page import TABS, build_page, look
@@ -52,6 +52,14 @@ def test_the_page_has_a_tab_for_each_field(context):
     assert {"Sequences", "Language", "Jets", "Single mutants", "Chat side by side", "Single jets"} <= set(labels)
     assert not page.analytics_enabled
     assert all(function.api_visibility == "private" for function in page.fns.values() if function.fn is not None)
+
+
+def test_events_that_wait_are_limited(context):
+    page = build_page(context)
+    assert page._queue.max_size == page_module.MOST_EVENTS
+    # all that may wait for readers leave room for others, of events and of threads
+    assert page._queue.default_concurrency_limit > reading.MOST_OF_ALL
+    assert page.max_threads > 2 * reading.MOST_OF_ALL
 
 
 def test_a_field_that_is_not_installed_says_how_to_install_it(monkeypatch, context):
@@ -167,7 +175,7 @@ def predict(context, session, monkeypatch):
 def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, predict):
     both = Barrier(2, timeout=30)
 
-    def read(function, run, text, path, *, seconds):
+    def read(function, run, text, path, *, session, seconds):
         assert function is predict_sequences
         assert seconds == 120
         path.write_text(text)
@@ -185,7 +193,7 @@ def test_predictions_of_one_page_at_the_same_time_do_not_share_a_file(session, p
 
 
 def test_an_error_in_pasted_sequences_names_no_file_and_leaves_none(session, predict):
-    def refuse(_function, _run, _text, path, *, seconds):
+    def refuse(_function, _run, _text, path, *, session, seconds):
         path.write_text("A!")
         raise SubquadError(f"{path}: row 1: '!' is no letter")
 
@@ -196,7 +204,7 @@ def test_an_error_in_pasted_sequences_names_no_file_and_leaves_none(session, pre
 
 
 def test_the_columns_of_pasted_text_are_no_matter_of_its_user(predict):
-    def refuse(_function, _run, _text, path, *, seconds):
+    def refuse(_function, _run, _text, path, *, session, seconds):
         raise SubquadError(
             f"{path}: the model was trained on column 'a', and this table has 'mutant'; give the table with that "
             f"column, or name the column of the sequences with --sequence\n{path}: row 1: 'A2G' is no sequence"

@@ -85,7 +85,7 @@ def test_the_files_of_the_chosen_run_are_offered(context, session):
 
 
 def test_files_that_are_dropped_again_with_a_damaged_one_stay(context, workspace, session, monkeypatch):
-    def refuse(_, paths):
+    def refuse(_, paths, *, session):
         if any(path.name == "broken.root" for path in paths):
             raise SubquadError("broken.root: not a ROOT file")
 

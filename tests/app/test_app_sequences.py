@@ -42,7 +42,7 @@ def opened(context, session, monkeypatch):
     """Functions of the page by their name, for one session."""
     for module in ("sequences", "sequence_uses", "deletion"):
         monkeypatch.setattr(f"subquad.app.{module}.session_of", lambda *_: session)
-    monkeypatch.setattr("subquad.app.sequences.call_in_process", lambda function, *values: function(*values))
+    monkeypatch.setattr("subquad.app.sequences.call_in_process", lambda function, *values, session: function(*values))
     with gr.Blocks() as page:
         (fill, _), *_ = build_sequences(context).opened
     found = {getattr(own.fn, "__name__", ""): own.fn for own in page.fns.values() if own.fn is not None}
@@ -236,7 +236,7 @@ def test_a_file_that_is_not_taken_leaves_nothing(opened, session, workspace):
 
 
 def test_a_table_that_is_dropped_again_and_cannot_be_read_stays(opened, session, workspace, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, session):
         raise SubquadError("this took more than 60 seconds")
 
     file = dropped(workspace, "mine.csv")
@@ -292,7 +292,7 @@ def test_a_table_whose_description_failed_is_not_fitted_until_something_changes(
 
 
 def test_a_table_that_takes_too_long_to_describe_can_be_fitted(opened, session, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, session):
         raise SubquadError("this took more than 60 seconds")
 
     monkeypatch.setattr("subquad.app.sequences.call_in_process", refuse)

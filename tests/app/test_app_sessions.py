@@ -225,7 +225,15 @@ def test_a_session_owns_its_files_and_no_others(workspace, session, tmp_path):
     assert other.is_file()
 
 
-@pytest.mark.parametrize("name", [None, "", "..", "0123456789abcdeg", "../../other", "0123456789abcdef"])
+@pytest.mark.parametrize("files", [[None], [["a.csv"]], [{"path": "a.csv"}], [3], [], None])
+def test_what_is_no_file_is_refused(session, files):
+    with pytest.raises(SubquadError, match="no file is given; drop one"), session.trying(files):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", [["0123456789abcdef"], {}, 3, None, "", "..", "0123456789abcdeg", "../../other", "0123456789abcdef"]
+)
 def test_names_that_are_no_jobs_find_none(session, name):
     assert session.job(name) is None
 

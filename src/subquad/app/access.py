@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from subquad.app.disk import check_room
-from subquad.app.gradio_requests import JOIN, UPLOAD, is_unused, names_other_server
+from subquad.app.gradio_requests import JOIN, PREFIX, UPLOAD, is_plain_json, is_unnamed, is_unused, names_other_server
 from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
 from subquad.errors import SubquadError
 from subquad.runs.listening import host_name
@@ -57,6 +57,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+MALFORMED = (AssertionError, LookupError, TypeError, ValueError)
+"""What gradio raises for an upload that is not a form with files, and for an event of a function that is unknown."""
 LOGIN_PAGE = Path(__file__).parent / "assets" / "login.html"
 
 
@@ -104,7 +106,7 @@ class Access:
             refusal = await self._login(scope, receive)
         elif refusal is None and scope["path"].rstrip("/") == LOGIN:
             refusal = RedirectResponse("/", 303)
-        elif refusal is None and scope["path"].rstrip("/") == JOIN:
+        elif refusal is None and scope["method"] == "POST" and _is_of_gradio(scope["path"]):
             refusal, receive = await _checked_event(scope, receive)
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send, None))
@@ -113,10 +115,19 @@ class Access:
         if token is None:
             new = new_token()
             scope = {**scope, "headers": _with_cookie(scope["headers"], f"{SESSION_COOKIE}={new}")}
+        if scope["method"] == "POST" and scope["path"].startswith(PREFIX):
+            await self._take(scope, receive, _with_headers(send, new))
+        else:
+            await self.app(scope, receive, _with_headers(send, new))
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let gradio receive an upload or an event; where these are damaged, it fails with errors of its own."""
         length = _length(scope) if scope["path"] == UPLOAD else 0
         self._arriving += length
         try:
-            await self.app(scope, receive, _with_headers(send, new))
+            await self.app(scope, receive, _without_failure(send))
+        except MALFORMED:
+            await PlainTextResponse("The page cannot read this request.", 400)(scope, receive, send)
         finally:
             self._arriving -= length
 
@@ -259,12 +270,20 @@ def _held(folder: Path) -> int:
     return held
 
 
+def _is_of_gradio(path: str) -> bool:
+    return path.startswith(PREFIX) and path != UPLOAD
+
+
 async def _checked_event(scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
-    """Return the refusal of an event, if any, and what gives the application its body."""
+    """Return the refusal of an event or another call of gradio, if any, and what gives the application its body."""
     try:
         body = await Request(scope, receive).body()
     except ClientDisconnect:
         return PlainTextResponse("The request ended too early.", 400), receive
+    if body and not is_plain_json(body):
+        return PlainTextResponse("This is not JSON of finite numbers and Unicode characters.", 400), receive
+    if scope["path"].rstrip("/") == JOIN and (not body or is_unnamed(body)):
+        return PlainTextResponse("An event has to name its page (session_hash).", 400), receive
     if names_other_server(body):
         return PlainTextResponse("Files on other servers are not fetched; drop the file on the page.", 403), receive
     bodies: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -298,6 +317,19 @@ def _with_headers(send: Send, token: str | None) -> Send:
             if token is not None:
                 headers.append("set-cookie", _cookie(SESSION_COOKIE, token))
         await send(message)
+
+    return sending
+
+
+def _without_failure(send: Send) -> Send:
+    """Return `send` without the answer to a request that failed; another one is sent in its place."""
+    has_failed = False
+
+    async def sending(message: Message) -> None:
+        nonlocal has_failed
+        has_failed = has_failed or message.get("status") == 500
+        if not has_failed:
+            await send(message)
 
     return sending
 

@@ -4,11 +4,14 @@ import json
 import re
 from typing import Any
 
-__all__ = ["JOIN", "UPLOAD", "is_unused", "names_other_server"]
+__all__ = ["JOIN", "PREFIX", "UPLOAD", "is_plain_json", "is_unnamed", "is_unused", "names_other_server"]
 
 PREFIX = "/gradio_api/"
+"""How the paths of gradio begin."""
 UPLOAD = f"{PREFIX}upload"
 """Path to which all files that are dropped together are sent in one request; gradio looks at the size of each."""
+LONGEST_NAME = 255
+"""Bytes that a name may have on most disks."""
 JOIN = f"{PREFIX}queue/join"
 """Path to which the page sends its events."""
 UNUSED = frozenset((
@@ -20,7 +23,10 @@ UNUSED = frozenset((
 
 
 def is_unused(path: str) -> bool:
-    """Return whether a path is a route of gradio that the page does not use, or a file on another server."""
+    """Return whether a path is a route of gradio that the page does not use, a file on another server, or a name that
+    no file can have, with which gradio would fail."""
+    if "\0" in path or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in path.split("/")):
+        return True
     path = re.sub(r"/{2,}", "/", path)
     if not path.startswith(PREFIX):
         return False
@@ -28,6 +34,22 @@ def is_unused(path: str) -> bool:
     if rest.startswith("file="):
         return re.match(r"file=[A-Za-z][\w+.\-]*:", rest) is not None
     return rest.startswith("proxy=") or rest.partition("/")[0] in UNUSED
+
+
+def is_plain_json(body: bytes) -> bool:
+    """Return whether a body is JSON as gradio can repeat it in an answer: of finite numbers and Unicode characters, and
+    not too deep."""
+    try:
+        json.dumps(json.loads(body), allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def is_unnamed(event: bytes) -> bool:
+    """Return whether an event, as JSON, does not name its page, without which gradio would fail."""
+    value = json.loads(event)
+    return not (isinstance(value, dict) and isinstance(value.get("session_hash"), str) and value["session_hash"])
 
 
 def names_other_server(body: bytes) -> bool:

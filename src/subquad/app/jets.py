@@ -114,7 +114,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any, A
 
     def shown(session: Session, values: list[str] | None) -> Any:
         try:
-            return call_in_process(describe_files, _paths(session, values)) if values else Markup("")
+            return call_in_process(describe_files, _paths(session, values), session=session) if values else Markup("")
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")
 
@@ -122,7 +122,7 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any, A
         session = session_of(context, request)
         try:
             with session.trying(paths) as taken:
-                call_in_process(describe_files, taken)
+                call_in_process(describe_files, taken, session=session)
         except SubquadError as error:
             refused = notice(f"The files were not taken. {session.readable(str(error))}", "error")
             return None, gr.update(), refused
@@ -262,7 +262,8 @@ def _displays(context: Context, run: gr.Dropdown, source: gr.Dropdown) -> None:
             folder = run_of(context, session, own, "hep fit")
             paths = _paths(session, values)
             label_of_jet = None if name == ANY_CLASS else name
-            shown = call_in_process(display_jets, folder, paths, label_of_jet, int(which or 1), seconds=SECONDS_TO_SHOW)
+            wanted = (folder, paths, label_of_jet, int(which or 1))
+            shown = call_in_process(display_jets, *wanted, session=session, seconds=SECONDS_TO_SHOW)
             return _named(session, own, shown)
         except SubquadError as error:
             return notice(session.readable(str(error)), "error")

@@ -38,7 +38,7 @@ def text_field(context: Context, label: str, *, name: str, without: str) -> gr.F
         session = session_of(context, request)
         try:
             with session.trying([path]) as (taken,):
-                return path, hint(call_in_process(describe_text, taken))
+                return path, hint(call_in_process(describe_text, taken, session=session))
         except SubquadError as error:
             return None, notice(f"The file was not taken. {session.readable(str(error))}", "error")
 

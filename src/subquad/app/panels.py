@@ -73,7 +73,8 @@ def run_of(context: Context, session: Session, name: str | None, kind: str) -> P
     Raises:
         SubquadError: There is no such run, or the user may not open it.
     """
-    if not name:
+    # what a browser sends can be of any type
+    if not isinstance(name, str) or not name:
         raise SubquadError(f"no run is chosen; train one first, or choose a folder that `subquad {kind}` wrote")
     job = session.job(name)
     if job is not None:

@@ -8,12 +8,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from threading import BoundedSemaphore
+from threading import Condition
 from typing import Any, TypeVar
 
 from subquad.errors import SubquadError
@@ -28,8 +29,57 @@ PRELOADED = (
     "subquad.app.sequence_results", "torch", "sklearn.ensemble", "scipy.stats",
 )  # fmt: skip
 """What the process imports of which all others are copies, on Linux; what is not installed is left out."""
-_two_at_once = BoundedSemaphore(2)
-_two_computations = BoundedSemaphore(2)
+AT_ONCE, MOST_OF_SESSION, MOST_OF_ALL = 2, 4, 12
+"""Calls of a kind that work at the same time, and those that work or wait: of a session, and of all together. Each call
+keeps one of the 40 threads that answer the page."""
+
+
+class _Places:
+    """Places for calls: each session has one of them at a time, and those that wait get theirs in turn."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._working: list[Any] = []
+        self._waiting: list[tuple[Any]] = []
+        """A tuple of its own for each call, with the session."""
+        self._held: Counter[Any] = Counter()
+
+    @contextmanager
+    def one(self, session: Any) -> Iterator[None]:
+        """Wait for a place and hold it for the `with` block.
+
+        Raises:
+            SubquadError: Too many calls wait.
+        """
+        with self._changed:
+            if self._held[session] >= MOST_OF_SESSION:
+                raise SubquadError(
+                    f"the page is still at work on {MOST_OF_SESSION} of your files or inputs; wait until it shows them"
+                )
+            if self._held.total() >= MOST_OF_ALL:
+                raise SubquadError("the page reads files of many users now; try again in a minute")
+            own = (session,)
+            self._held[session] += 1
+            self._waiting.append(own)
+            self._changed.wait_for(lambda: self._next() is own)
+            self._waiting.remove(own)
+            self._working.append(session)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._working.remove(session)
+                self._held[session] -= 1
+                self._held += Counter()
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[Any] | None:
+        if len(self._working) >= AT_ONCE:
+            return None
+        return next((own for own in self._waiting if own[0] not in self._working), None)
+
+
+_readings, _computations = _Places(), _Places()
 
 
 def start_early() -> None:
@@ -39,42 +89,49 @@ def start_early() -> None:
         forkserver.ensure_running()
 
 
-def call_in_process(function: Callable[..., Result], *arguments: Any, seconds: float = SECONDS) -> Result:
+def call_in_process(function: Callable[..., Result], *arguments: Any, session: Any, seconds: float = SECONDS) -> Result:
     """Return `function(*arguments)`, computed in a process of its own.
 
-    Two processes work at the same time; those with more than the usual time do not hold up the others, and two of them
-    work beside these.
+    Two processes work at the same time, for different sessions; those with more than the usual time do not hold up the
+    others, and two of them work beside these.
 
     Args:
         function: A function of a module, whose result consists of JSON values.
         arguments: Its arguments, which can be pickled.
+        session: Whose call it is, anything that can be compared.
         seconds: Time after which the process is ended.
 
     Raises:
-        SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory.
+        SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory; or too
+            many calls of this session, or of all, are waiting.
     """
-    with _two_at_once if seconds <= SECONDS else _two_computations:
-        mine, its = _processes().Pipe(duplex=False)
-        process = _processes().Process(target=_answer, args=(its, function, arguments), daemon=True)
-        try:
-            process.start()
-            # so that the end of the process is noticed
-            its.close()
-            if not mine.poll(seconds):
-                raise SubquadError(f"this took more than {seconds:.0f} seconds; give a smaller file")
-            result, error = json.loads(mine.recv_bytes())
-        except (EOFError, OSError):
-            raise SubquadError("the program that read the file ended at once; the file may be damaged") from None
-        finally:
-            if process.pid is not None:
-                _end_group(process.pid)
-                if process.is_alive():
-                    process.kill()
-                process.join()
-            mine.close()
+    with (_readings if seconds <= SECONDS else _computations).one(session):
+        result, error = _computed(function, arguments, seconds)
     if error is not None:
         raise SubquadError(error)
     return result
+
+
+def _computed(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[Any, str | None]:
+    """Return the result of a function, or its error."""
+    mine, its = _processes().Pipe(duplex=False)
+    process = _processes().Process(target=_answer, args=(its, function, arguments), daemon=True)
+    try:
+        process.start()
+        # so that the end of the process is noticed
+        its.close()
+        if not mine.poll(seconds):
+            raise SubquadError(f"this took more than {seconds:.0f} seconds; give a smaller file")
+        return json.loads(mine.recv_bytes())
+    except (EOFError, OSError):
+        raise SubquadError("the program that read the file ended at once; the file may be damaged") from None
+    finally:
+        if process.pid is not None:
+            _end_group(process.pid)
+            if process.is_alive():
+                process.kill()
+            process.join()
+        mine.close()
 
 
 def _end_group(leader: int) -> None:

@@ -131,8 +131,9 @@ def update_runs(
     return refreshed
 
 
-def _is_job(value: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{16}", value) is not None
+def _is_job(value: Any) -> bool:
+    # what a browser sends can be of any type
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16}", value) is not None
 
 
 def _files(session: Session, value: str | None) -> Markup:

@@ -73,7 +73,8 @@ def _predict(context: Context, run: gr.Dropdown) -> Panel:
             # here, since the process may be killed; each request has a folder of its own
             with TemporaryDirectory(dir=folder) as own_folder:
                 path = Path(own_folder) / "pasted.txt"
-                shown = call_in_process(predict_sequences, model, pasted, path, seconds=SECONDS_TO_PREDICT)
+                wanted = (model, pasted, path)
+                shown = call_in_process(predict_sequences, *wanted, session=session, seconds=SECONDS_TO_PREDICT)
             head = Markup("<p>Fitted model: {}</p>").format(label_of_run(session, own or ""))
             return f"{head}\n{shown}"
         except SubquadError as error:
@@ -138,7 +139,7 @@ def _taken(session: Session, path: str) -> Path:
         SubquadError: The file is no table, or reading it takes too much time or memory.
     """
     with session.trying([path]) as (table,):
-        _, sheet, _ = call_in_process(table_in, table)
+        _, sheet, _ = call_in_process(table_in, table, session=session)
     return Path(with_sheet(table, sheet))
 
 

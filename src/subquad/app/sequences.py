@@ -141,7 +141,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
             return Markup(""), None
         try:
             table = with_sheet(_table(session, path), chosen.sheet)
-            html, problem = call_in_process(description, table, chosen.settings())
+            html, problem = call_in_process(description, table, chosen.settings(), session=session)
         except SubquadError as error:
             return _error(session, error), None
         return (_error(session, problem), (_key(path, chosen), problem)) if problem else (html, None)
@@ -150,7 +150,8 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         """Return what a table has of the choices that are wanted, its description, and why it cannot be fitted."""
         try:
             table = _table(session, path) if path else None
-            sheets, own, names = call_in_process(table_in, table, wanted.sheet) if table else ([], None, [])
+            read = call_in_process(table_in, table, wanted.sheet, session=session) if table else ([], None, [])
+            sheets, own, names = read
         except SubquadError:
             sheets, own, names = [], None, []
         chosen = _among(wanted._replace(sheet=own), names)
@@ -180,7 +181,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         session = session_of(context, request)
         try:
             with session.trying([path]) as (taken,):
-                call_in_process(table_in, taken)
+                call_in_process(table_in, taken, session=session)
         except SubquadError as error:
             return None, gr.update(), _error(session, f"The file was not taken. {error}")
         return None, gr.update(choices=_tables(session), value=str(taken)), ""

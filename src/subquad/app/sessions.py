@@ -57,7 +57,8 @@ class Session:
 
     def job(self, name: str | None) -> Job | None:
         """Return a job by its name; None if this session has no such job."""
-        if not name or not re.fullmatch(r"[0-9a-f]{16}", name):
+        # what a browser sends can be of any type
+        if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{16}", name):
             return None
         folder = self.folder / "jobs" / name
         return Job(folder) if (folder / "job.json").is_file() else None
@@ -77,6 +78,9 @@ class Session:
         Raises:
             SubquadError: The file is gone or too large, or the session holds too many files.
         """
+        # what a browser sends can be of any type
+        if not isinstance(file, str | Path):
+            raise SubquadError("no file is given; drop one")
         file = Path(file)
         taken = self.uploads / _upload_name(file) / _safe_name(file.name)
         if taken.is_file() and _is_same(file, taken):
@@ -113,6 +117,8 @@ class Session:
         Raises:
             SubquadError: As `take` and the `with` block do.
         """
+        if not files:
+            raise SubquadError("no file is given; drop one")
         before, taken = {*self.files("")}, []
         try:
             for file in files:
