@@ -4,6 +4,7 @@ import datetime
 import gzip
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pyarrow.parquet
 import pytest
@@ -110,6 +111,20 @@ def test_pairs_of_whole_numbers_are_read(value):
     column, has = pd.Series([value], name="pairs"), np.ones(1, dtype=bool)
     ((pairs,), _) = read_pairs("t.csv", column, np.array([12]), has)
     assert pairs.tolist() == [[0, 8], [1, 7]]
+
+
+@pytest.mark.parametrize("cell", ["ZZ10", "B2000"])
+def test_a_value_far_from_the_table_of_a_sheet_is_refused(tmp_path, monkeypatch, cell):
+    monkeypatch.setattr(files, "FEW_CELLS", 2000)
+    book = openpyxl.Workbook()
+    for row in (["sequence", "score"], ["A", 1], ["C", 2]):
+        book.worksheets[0].append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert read_frame(tmp_path / "a.xlsx").shape == (2, 2)
+    book.worksheets[0][cell] = "x"
+    book.save(tmp_path / "a.xlsx")
+    message = said(read_frame, tmp_path / "a.xlsx")
+    assert message.endswith("and 7 values in them; remove values that stand far from the table")
 
 
 def test_nested_values_of_parquet_are_text(tmp_path):

@@ -1,6 +1,7 @@
 """JSON and YAML of users: each mistake is one type of error, and no text takes the memory or the time of a computer."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -56,6 +57,16 @@ def test_a_text_of_too_many_values_is_not_read_to_its_end(monkeypatch):
     monkeypatch.setattr(markup, "LARGEST", 100)
     with pytest.raises(yaml.YAMLError, match=r"^more than 100 values$"):
         parse_yaml("- a\n" * 200 + "}")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["folder", "pipe", "device"]
+)
+def test_what_is_no_file_is_not_read_as_json(make, tmp_path):
+    make(tmp_path / "config.json")
+    with pytest.raises(SubquadError, match=r"config.json: must be a file, and is a folder, a pipe or a device"):
+        read_json(tmp_path / "config.json")
 
 
 def test_anchors_and_merged_keys_are_read():

@@ -221,9 +221,11 @@ def read_json(path: Path | str) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        SubquadError: There is no such file, or it is not JSON.
+        SubquadError: There is no such file, it is a folder, pipe or device, or it is not JSON.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise SubquadError(f"{path}: must be a file, and is a folder, a pipe or a device")
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -41,6 +41,8 @@ LONGEST_WORD = 40
 """Letters of a word that a message shows on each side of one that is not ASCII."""
 BLOCK_ROWS = 1000
 """Rows in which text is looked for at once, from the end of a table."""
+FEW_CELLS, CELLS_PER_VALUE = 10**7, 100
+"""Cells of a sheet, and cells of a larger one per value, of which a single one far from the others makes billions."""
 LARGEST_SHEET = 2**20
 """Number of rows that a sheet of Excel may have; a damaged row number can be any."""
 CONTROL = bytes([*range(9), *range(14, 32)])
@@ -343,6 +345,12 @@ def _header_and_rows(path: Path, rows: Sequence[list[str]], sheet: str) -> tuple
     if not rows:
         raise SubquadError(f"{path}: sheet {sheet!r} is empty; it needs a header and one row per sequence")
     width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
+    filled = sum(bool(value) for row in rows for value in row)
+    if len(rows) * width > FEW_CELLS + CELLS_PER_VALUE * filled:
+        raise SubquadError(
+            f"{path}: sheet {sheet!r} has {len(rows):,} rows and {width:,} columns, and {filled:,} values in them; "
+            "remove values that stand far from the table"
+        )
     header = [name.strip() for name in rows[0][:width]]
     header += [""] * (width - len(header))
     _check_duplicates(path, header)
