@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -26,11 +27,14 @@ wait_for_everyone()
 def test_processes_wait_longer_for_files_than_the_limit_of_their_backend():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    processes = []
-    for rank in ("0", "1"):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen([sys.executable, "-c", PROCESS], env={**os.environ, **own}, **pipes))
-    for process in processes:
-        output, errors = process.communicate(timeout=250)
-        assert (process.returncode, output.strip()) == (0, "of 0"), errors
+    with ExitStack() as stack:
+        processes = []
+        for rank in ("0", "1"):
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            command = [sys.executable, "-c", PROCESS]
+            processes.append(stack.enter_context(subprocess.Popen(command, env={**os.environ, **own}, **pipes)))
+            stack.callback(processes[-1].kill)
+        for process in processes:
+            output, errors = process.communicate(timeout=250)
+            assert (process.returncode, output.strip()) == (0, "of 0"), errors
