@@ -63,7 +63,7 @@ def test_a_user_with_many_slow_files_does_not_hold_up_others(monkeypatch, second
             return str(error)
 
     monkeypatch.setattr(reading, "_computed", compute)
-    with ThreadPoolExecutor(30) as threads:
+    with ThreadPoolExecutor(50) as threads:
         slow = [threads.submit(call, f"slow {number}", "a") for number in range(10)]
         refused = f"the page is still at work on {reading.MOST_OF_SESSION} of your files or inputs; wait until it shows"
         wait_for(lambda: sum(own.done() for own in slow) == 10 - reading.MOST_OF_SESSION, seconds=20)
@@ -71,9 +71,9 @@ def test_a_user_with_many_slow_files_does_not_hold_up_others(monkeypatch, second
         assert len(begun) == 1
         assert call("quick", "b") == "quick"
         # so many users that no thread would be left for others
-        others = [threads.submit(call, f"other {number}", f"c{number}") for number in range(20)]
+        others = [threads.submit(call, f"other {number}", f"c{number}") for number in range(40)]
         room = reading.MOST_OF_ALL - reading.MOST_OF_SESSION
-        wait_for(lambda: sum(own.done() for own in others) == 20 - room, seconds=20)
+        wait_for(lambda: sum(own.done() for own in others) == 40 - room, seconds=20)
         assert all("reads files of many users now; try again" in own.result() for own in others if own.done())
         may_end.set()
         assert sorted(own.result() for own in slow if own.result().startswith("slow"))

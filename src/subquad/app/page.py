@@ -20,7 +20,9 @@ __all__ = ["build_page", "look"]
 
 ASSETS = Path(__file__).parent / "assets"
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
-AT_ONCE, MOST_EVENTS = 24, 500
+THREADS = 100
+"""Threads that handle events, beside those for downloads; gradio's own number is 40 for both."""
+AT_ONCE, MOST_EVENTS = 40, 500
 """Events of a kind that are handled at the same time, and events of all kinds that may wait for that."""
 FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -85,6 +87,7 @@ def build_page(context: Context) -> gr.Blocks:
         _open_with(page, [*(own for tab in tabs for own in tab.opened), filled])
         gr.HTML(_foot(), elem_id="sq-foot")
     # users do not wait for each other: more at a time than may wait for readers of files, and fewer than threads
+    page.max_threads = THREADS
     page.queue(default_concurrency_limit=AT_ONCE, max_size=MOST_EVENTS, api_open=False)
     return page
 

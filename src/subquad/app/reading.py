@@ -29,9 +29,9 @@ PRELOADED = (
     "subquad.app.sequence_results", "torch", "sklearn.ensemble", "scipy.stats",
 )  # fmt: skip
 """What the process imports of which all others are copies, on Linux; what is not installed is left out."""
-AT_ONCE, MOST_OF_SESSION, MOST_OF_ALL = 2, 4, 12
+AT_ONCE, MOST_OF_SESSION, MOST_OF_ALL = 2, 4, 32
 """Calls of a kind that work at the same time, and those that work or wait: of a session, and of all together. Each call
-keeps one of the 40 threads that answer the page."""
+keeps a thread of those that handle events."""
 
 
 class _Places:
