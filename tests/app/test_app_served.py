@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from support.app_page import served_page
 
@@ -169,7 +169,7 @@ def check(page, method, path, body=b"", **options):
 def test_events_of_any_content_are_answered(page, examples):
     drawn = events(*components_of(page))
 
-    @settings(max_examples=examples, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, phases=[Phase.generate])
     @given(drawn, st.booleans())
     def send(event, is_cut):
         body = json.dumps(event).encode()
@@ -195,7 +195,7 @@ def test_addresses_and_uploads_of_any_content_are_answered(page):
             check(page, "GET", f"{route}{path.replace(' ', '%20')}")
             check(page, "POST", f"{route}{path.replace(' ', '%20')}", b"{}")
 
-    @settings(max_examples=40, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, deadline=None, phases=[Phase.generate])
     @given(st.binary(max_size=60), st.sampled_from([FORM, "application/json", "multipart/form-data", "text/plain"]),
            st.integers(0, len(FILE)), st.integers(0, len(FILE)))  # fmt: skip
     def send(content, kind, start, end):
