@@ -7,8 +7,8 @@ from subquad.hep.metrics.predictions import TEST_SCORES
 from subquad.hep.plots.comparison_page import FittedRun, check_comparable, comparison_page
 from subquad.hep.plots.fit_page import fit_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.examples import run_folder
 from subquad.runs.checksums import check_part
+from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.records import read_record
 from subquad.runs.storage import atomic, read_tensors

@@ -6,8 +6,8 @@ from subquad.errors import SubquadError
 from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, comparison_page
 from subquad.llm.plots.linearize_page import linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.checksums import check_part
+from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.records import check_record, read_record
