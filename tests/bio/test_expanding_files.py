@@ -175,7 +175,13 @@ def test_a_parquet_file_of_repeated_values_is_refused(tmp_path, monkeypatch):
     assert error(read_frame, tmp_path / "a.parquet").startswith(f"{tmp_path}/a.parquet: the table would become ")
     monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**16)
     pd.DataFrame({"sequence": ["A"] * 50_000, "score": 1.0}).to_parquet(tmp_path / "a.parquet")
-    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", None)
+    iterate = pyarrow.parquet.ParquetFile.iter_batches
+
+    def first_row(file, size, **options):
+        assert size == 1
+        return iterate(file, size, **options)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", first_row)
     assert error(read_frame, tmp_path / "a.parquet").startswith(
         f"{tmp_path}/a.parquet: the table would become 800,000 bytes from "
     )

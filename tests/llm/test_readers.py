@@ -198,7 +198,7 @@ def test_the_context_of_a_question_is_optional(tmp_path):
             b'[{"question": "1?", "answer": "\\udc00"}]',
             r"row 1: character \d+ of the text is a lone surrogate \(U\+DC00\)",
         ),
-        ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or truncated"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or damaged"),
     ],
 )
 def test_an_invalid_file_is_rejected_with_the_place_of_the_error(tmp_path, name, content, message):
@@ -246,8 +246,17 @@ def test_a_parquet_file_damaged_in_its_middle_is_rejected(tmp_path):
     start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
     data[start : start + 30] = bytes(30)
     path.write_bytes(data)
-    with pytest.raises(SubquadError, match="damaged after row 2"):
+    with pytest.raises(SubquadError, match="a.parquet: not a Parquet file, or damaged"):
         read_documents(path)
+    # in a later page of the same rows
+    texts = pa.table({"text": [f"{number} sings" for number in range(20_000)]})
+    pq.write_table(texts, path, use_dictionary=False, data_page_size=1024, compression="none")
+    data, column = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata.row_group(0).column(0)
+    end = column.data_page_offset + column.total_compressed_size
+    data[end - 40_000 : end] = bytes(40_000)
+    path.write_bytes(data)
+    with pytest.raises(SubquadError, match=r"damaged after row \d+"):
+        list(read_documents(path))
 
 
 def test_ten_errors_of_a_file_are_listed_and_the_others_counted(tmp_path):

@@ -36,6 +36,8 @@ LARGEST_UNPACKED = 2**26
 """Bytes that content may have however small its file is."""
 MOST_EXPANDED = 100
 """Bytes of larger content per byte of its file: text, tables and numbers have 2 to 30, zeros 1000."""
+LARGE_GROUP = 2**31
+"""Bytes of a group of rows of a Parquet file whose columns are not looked at one by one."""
 LONGEST_HEADER = 2**16
 """Bytes of the header of an array; numpy reads headers of up to 10,000 bytes."""
 
@@ -171,20 +173,30 @@ def bytes_of_array(shape: Sequence[int], dtype: np.dtype) -> int:
     return math.prod(map(int, shape)) * dtype.itemsize
 
 
-def parquet_bytes(metadata: Any, names: Sequence[str] | None = None) -> list[int]:
+def parquet_bytes(file: Any, names: Sequence[str] | None = None) -> list[int]:
     """Return the size in memory of each group of rows of a Parquet file, at least 8 bytes for each value.
 
     Repeated values take no space in the file, neither packed nor unpacked.
 
     Args:
-        metadata: Metadata of pyarrow's `ParquetFile`.
+        file: An open `ParquetFile` of pyarrow.
         names: Columns to count; by default all.
+
+    Raises:
+        OSError, ValueError: The description of a column is damaged.
     """
-    sizes = []
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        columns = map(group.column, range(group.num_columns))
-        # a nested column is stored as several, whose paths begin with its name
-        begins = tuple(f"{name}." for name in names or ())
-        counted = [own for own in columns if names is None or f"{own.path_in_schema}.".startswith(begins)]
-        sizes.append(sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in counted))
+    metadata, sizes = file.metadata, []
+    # a nested column is stored as several, whose paths begin with its name
+    begins = tuple(f"{name}." for name in names or ())
+    paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    places = [place for place, path in enumerate(paths) if names is None or f"{path}.".startswith(begins)]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if not group.num_rows or group.total_byte_size > LARGE_GROUP:
+            sizes.append(group.total_byte_size)
+            continue
+        # damage is an error here; pyarrow ends the process where the description itself is asked for
+        next(file.iter_batches(1, row_groups=[number], columns=None if names is None else list(names)), None)
+        columns = map(group.column, places)
+        sizes.append(sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in columns))
     return sizes

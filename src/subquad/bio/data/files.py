@@ -368,7 +368,7 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     with damage_as_error(f"{path}: not a readable Parquet file"):
         file = parquet.ParquetFile(io.BytesIO(data))
         _check_columns(path, len(file.schema_arrow.names))
-        check_expansion(path, "the table", sum(parquet_bytes(file.metadata)), len(data))
+        check_expansion(path, "the table", sum(parquet_bytes(file)), len(data))
         parts, left = [], most_bytes(path)
         for part in file.iter_batches(PARQUET_ROWS):
             # a value that is the same in all rows takes the space of one in the file

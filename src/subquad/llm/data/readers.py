@@ -279,10 +279,10 @@ def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[R
     damage = (arrow.ArrowException, OSError, ValueError)
     try:
         file = parquet.ParquetFile(path)
-        group = max(parquet_bytes(file.metadata), default=0)
+        group = max(parquet_bytes(file), default=0)
         check_expansion(path, "a group of rows", group, path.stat().st_size, least=LARGEST_GROUP)
     except damage as error:
-        raise SubquadError(f"{path}: not a Parquet file, or truncated ({error})") from error
+        raise SubquadError(f"{path}: not a Parquet file, or damaged ({error})") from error
     names: Collection[str] = file.schema_arrow.names
     record_format = detect_format(names, text_key)
     if record_format is None:
