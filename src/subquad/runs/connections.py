@@ -121,8 +121,8 @@ def bounded_protocol(
             super().data_received(data)
 
         def on_response_complete(self) -> None:
-            # of a request that was answered before it was read
-            self.cycle.body.clear()
+            # of a request that was answered before it was read; bytes in uvicorn before 0.42, a bytearray since
+            self.cycle.body = type(self.cycle.body)()
             # before uvicorn reads the next head, which may have arrived
             self._wait_for_head()
             super().on_response_complete()
