@@ -188,7 +188,7 @@ def test_a_task_that_a_machine_without_connection_still_ends_is_not_started_agai
 
     other = threading.Thread(target=end)
     other.start()
-    has_begun.wait()
+    assert has_begun.wait(60)
     outcome, files = runners.run_remotely(job, str(marker), b"", None)
     other.join()
     assert (outcome["message"], files) == (None, None)
