@@ -46,7 +46,7 @@ def test_a_data_set_that_was_never_written_is_refused(tmp_path):
     path = unwritten(tmp_path / "e.h5", (ROWS, 200))
     assert error(embeddings, path).startswith(
         f"{path}: data set 'group/mean' of shape (211, 200) would become 168,800 bytes from 0 bytes in the file, more "
-        "than 100 times as many"
+        "than 1,000 times as many"
     )
     assert error(embeddings, unwritten(tmp_path / "wide.h5", (ROWS, 10**9))).endswith(
         "has the shape (211, 1000000000); embeddings have at most 100,000 numbers: check how the file was made"
@@ -64,9 +64,10 @@ def test_a_data_set_in_a_large_packed_chunk_is_refused(tmp_path):
 def test_an_archive_of_zeros_is_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "e.npz", mean=np.zeros((ROWS, 2_000)))
     monkeypatch.setattr(np.lib.format, "read_array", None)
-    assert f"{tmp_path}/e.npz: the array of shape (211, 2000) would become 3,376,000 bytes from" in error(
-        embeddings, tmp_path / "e.npz"
+    assert f"{tmp_path}/e.npz: the array of shape (211, 2000) would become 3,376,000 bytes from" in (
+        found := error(embeddings, tmp_path / "e.npz")
     )
+    assert found.endswith("check the file, and write it again uncompressed (`np.savez` or `np.save`)")
     np.savez_compressed(tmp_path / "wide.npz", mean=np.zeros((ROWS, WIDEST + 1), dtype=np.uint8))
     assert "embeddings have at most 100,000 numbers" in error(embeddings, tmp_path / "wide.npz")
     np.savez_compressed(tmp_path / "long.npz", mean=np.zeros((10**6, 2)))
@@ -168,13 +169,21 @@ def test_a_row_of_more_cells_than_excel_has_is_refused(tmp_path, monkeypatch):
     assert f"{path}: xl/worksheets/sheet1.xml has more than 50 parts in one row" in error(read_frame, path)
 
 
+def test_sparse_counts_are_read_from_an_archive(tmp_path):
+    counts = np.zeros((ROWS, 2_000))
+    counts[np.arange(ROWS), np.random.default_rng(3).integers(2_000, size=ROWS)] = 1
+    np.savez_compressed(tmp_path / "e.npz", counts)
+    assert counts.nbytes > 200 * (tmp_path / "e.npz").stat().st_size
+    np.testing.assert_array_equal(embeddings(tmp_path / "e.npz").mean, counts)
+
+
 def test_a_parquet_file_of_repeated_values_is_refused(tmp_path, monkeypatch):
     long = ["A" * 10_000] * 5_000
     pd.DataFrame({"sequence": long, "score": range(5_000)}).to_parquet(tmp_path / "a.parquet")
     monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**21)
     assert error(read_frame, tmp_path / "a.parquet").startswith(f"{tmp_path}/a.parquet: the table would become ")
     monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**16)
-    pd.DataFrame({"sequence": ["A"] * 50_000, "score": 1.0}).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame({"sequence": ["A"] * 500_000, "score": 1.0}).to_parquet(tmp_path / "a.parquet")
     iterate = pyarrow.parquet.ParquetFile.iter_batches
 
     def first_row(file, size, **options):
@@ -183,5 +192,14 @@ def test_a_parquet_file_of_repeated_values_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", first_row)
     assert error(read_frame, tmp_path / "a.parquet").startswith(
-        f"{tmp_path}/a.parquet: the table would become 800,000 bytes from "
+        f"{tmp_path}/a.parquet: the table would become 1,000,000 bytes from "
     )
+
+
+def test_a_parquet_file_of_empty_values_is_read_as_its_csv_file_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "LARGEST_UNPACKED", 2**19)
+    columns = {f"value_{number}": [1.5] + [None] * 9_999 for number in range(30)}
+    frame = pd.DataFrame({"sequence": ["A"] * 10_000, **columns})
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert 8 * frame.size > 100 * (tmp_path / "a.parquet").stat().st_size
+    assert read_frame(tmp_path / "a.parquet").shape == (10_000, 31)

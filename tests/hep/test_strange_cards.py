@@ -35,7 +35,7 @@ def test_variables_of_which_each_needs_the_next_are_limited(count, is_reversed):
 def test_a_card_that_is_no_file_is_refused(tmp_path, make):
     path = tmp_path / "card.yaml"
     make(path)
-    with pytest.raises(SubquadError, match=r"card.yaml: no file; give the file with the card"):
+    with pytest.raises(SubquadError, match=r"card.yaml: is a pipe or a device; --card must be a regular file"):
         read_card(path)
 
 

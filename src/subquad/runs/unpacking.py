@@ -36,6 +36,10 @@ LARGEST_UNPACKED = 2**26
 """Bytes that content may have however small its file is."""
 MOST_EXPANDED = 100
 """Bytes of larger content per byte of its file: text, tables and numbers have 2 to 30, zeros 1000."""
+READ_BLOCK = 2**22
+"""Bytes that are asked for at once."""
+PARQUET_BLOCK = 2**16
+"""Bytes of a column that are read at once where its first row is looked at; its first pages may be a few megabytes."""
 LARGE_GROUP = 2**31
 """Bytes of a group of rows of a Parquet file whose columns are not looked at one by one."""
 LONGEST_HEADER = 2**16
@@ -54,7 +58,14 @@ def most_bytes(path: Path, most: int | None = None) -> int:
 
 
 def check_expansion(
-    path: Path, what: str, unpacked: int, packed: int, *, least: int | None = None, most: int | None = None
+    path: Path,
+    what: str,
+    unpacked: int,
+    packed: int,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+    remedy: str = "without empty or repeated parts",
 ) -> None:
     """Check the size of content before it is unpacked.
 
@@ -65,6 +76,7 @@ def check_expansion(
         packed: Bytes that it has in the file.
         least: Bytes that it may have however small the file is; by default `LARGEST_UNPACKED`.
         most: Bytes of larger content per byte of the file; by default `MOST_EXPANDED`.
+        remedy: How to write the file again, for the message.
 
     Raises:
         SubquadError: It is larger.
@@ -73,7 +85,8 @@ def check_expansion(
     if unpacked > max(least, most * packed):
         raise SubquadError(
             f"{path}: {what} would become {unpacked:,} bytes from {packed:,} bytes in the file, more than {most:,} "
-            "times as many, so that nearly all of it is empty or repeated; check the file, and write it again without"
+            "times as many, so that nearly all of it is empty or repeated; check the file, and write it again "
+            f"{remedy}"
         )
 
 
@@ -139,13 +152,16 @@ def read_within(path: Path, file: OpenedFile, most: int) -> bytes:
     Raises:
         SubquadError: It has more.
     """
-    data = file.read(most + 1)
+    data = bytearray()
+    # a file reserves the memory for all that it is asked for
+    while len(data) <= most and (block := file.read(min(READ_BLOCK, most + 1 - len(data)))):
+        data += block
     if len(data) > most:
         raise SubquadError(
             f"{path}: expands to more than {most:,} bytes, far more than such files do; if that is right, give the "
             "unpacked file"
         )
-    return data
+    return bytes(data)
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -173,14 +189,16 @@ def bytes_of_array(shape: Sequence[int], dtype: np.dtype) -> int:
     return math.prod(map(int, shape)) * dtype.itemsize
 
 
-def parquet_bytes(file: Any, names: Sequence[str] | None = None) -> list[int]:
-    """Return the size in memory of each group of rows of a Parquet file, at least 8 bytes for each value.
+def parquet_bytes(file: Any, given: Any, names: Sequence[str] | None = None, *, of_value: int = 8) -> list[int]:
+    """Return the size in memory of each group of rows of a Parquet file; the first pages of its columns are read.
 
     Repeated values take no space in the file, neither packed nor unpacked.
 
     Args:
         file: An open `ParquetFile` of pyarrow.
+        given: The path or file from which it was opened.
         names: Columns to count; by default all.
+        of_value: Bytes that a value has at least.
 
     Raises:
         OSError, ValueError: The description of a column is damaged.
@@ -190,13 +208,16 @@ def parquet_bytes(file: Any, names: Sequence[str] | None = None) -> list[int]:
     begins = tuple(f"{name}." for name in names or ())
     paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
     places = [place for place, path in enumerate(paths) if names is None or f"{path}.".startswith(begins)]
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        if not group.num_rows or group.total_byte_size > LARGE_GROUP:
-            sizes.append(group.total_byte_size)
-            continue
-        # damage is an error here; pyarrow ends the process where the description itself is asked for
-        next(file.iter_batches(1, row_groups=[number], columns=None if names is None else list(names)), None)
-        columns = map(group.column, places)
-        sizes.append(sum(max(own.total_uncompressed_size, 8 * own.num_values) for own in columns))
+    # else pyarrow reads the whole columns for one row
+    options: dict[str, Any] = {"metadata": metadata, "pre_buffer": False, "buffer_size": PARQUET_BLOCK}
+    with type(file)(given, **options) as look:
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            if not group.num_rows or group.total_byte_size > LARGE_GROUP:
+                sizes.append(group.total_byte_size)
+                continue
+            # damage is an error here; pyarrow ends the process where the description itself is asked for
+            next(look.iter_batches(1, row_groups=[number], columns=None if names is None else list(names)), None)
+            columns = map(group.column, places)
+            sizes.append(sum(max(own.total_uncompressed_size, of_value * own.num_values) for own in columns))
     return sizes

@@ -42,6 +42,10 @@ ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
 HDF5 = (".h5", ".hdf5", ".hdf")
 WIDEST = 100_000
 """Numbers of an embedding; those of language models have up to some thousands."""
+MOST_EXPANDED = 1000
+"""Bytes of an array per byte of it in its file: sparse counts are packed well, and its shape is that of the table."""
+UNCOMPRESSED = "uncompressed (`np.savez` or `np.save`)"
+"""How to write an array that is refused, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +269,8 @@ def _numpy(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
             raise ValueError("it holds Python objects")
         _check_matrix(path, shape, dtype)
         check_rows(shape[0])
-        check_expansion(path, f"the array of shape {shape}", bytes_of_array(shape, dtype), packed)
+        size = bytes_of_array(shape, dtype)
+        check_expansion(path, f"the array of shape {shape}", size, packed, most=MOST_EXPANDED, remedy=UNCOMPRESSED)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -282,10 +287,12 @@ def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
         _check_matrix(path, shape, found.dtype)
         check_rows(shape[0])
         packed = found.id.get_storage_size()
-        check_expansion(path, f"data set {name!r} of shape {shape}", bytes_of_array(shape, found.dtype), packed)
+        sizes = {f"data set {name!r} of shape {shape}": bytes_of_array(shape, found.dtype)}
         if found.chunks:
-            size = bytes_of_array(found.chunks, found.dtype)
-            check_expansion(path, f"a chunk of data set {name!r}, of shape {found.chunks},", size, packed)
+            chunk = f"a chunk of data set {name!r}, of shape {found.chunks},"
+            sizes[chunk] = bytes_of_array(found.chunks, found.dtype)
+        for what, size in sizes.items():
+            check_expansion(path, what, size, packed, most=MOST_EXPANDED, remedy=UNCOMPRESSED)
         return found[()]
 
 

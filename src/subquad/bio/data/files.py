@@ -366,13 +366,13 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     parquet, arrow = require("pyarrow.parquet", extra="bio"), require("pyarrow", extra="bio")
     columns = {}
     with damage_as_error(f"{path}: not a readable Parquet file"):
-        file = parquet.ParquetFile(io.BytesIO(data))
+        file = parquet.ParquetFile(given := io.BytesIO(data))
         _check_columns(path, len(file.schema_arrow.names))
-        check_expansion(path, "the table", sum(parquet_bytes(file)), len(data))
+        check_expansion(path, "the table", sum(parquet_bytes(file, given, of_value=1)), len(data))
         parts, left = [], most_bytes(path)
         for part in file.iter_batches(PARQUET_ROWS):
-            # a value that is the same in all rows takes the space of one in the file
-            left -= part.nbytes
+            # repeated values take no space in the file; an empty one counts as much as the comma in a CSV file
+            left -= sum(max(len(own), own.nbytes - 8 * own.null_count) for own in part.columns)
             if left < 0:
                 check_expansion(path, "the table", most_bytes(path) - left, len(data))
             parts.append(part)

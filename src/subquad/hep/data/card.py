@@ -275,7 +275,7 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     # a device or a pipe may have no end
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise SubquadError(f"{path}: no file; give the file with the card (--card)")
+        raise SubquadError(f"{path}: is a pipe or a device; --card must be a regular file")
     try:
         text = path.read_text(encoding="utf-8")
         options, twice = parse_yaml(text), defined_twice(text)

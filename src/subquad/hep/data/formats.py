@@ -214,7 +214,8 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
                 yield root[source.tree].iterate(names, step_size=entries, library="ak")
         case "Parquet":
             with readable(source.path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
-                entries = _parquet_entries(source, file, names, entries)
+                size = max(parquet_bytes(file, given, names), default=0)
+                entries = _parquet_entries(source, file.metadata, names, entries, size=size)
                 parts = file.iter_batches(batch_size=entries, columns=names)
                 yield (ak.from_arrow(_without_decimals(part)) for part in parts)
         case _:
@@ -222,9 +223,8 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
                 yield table.chunks(names, entries)
 
 
-def _parquet_entries(source: Source, file: Any, names: list[str], entries: int) -> int:
-    """Return how many jets of a Parquet file to read at once; repeated values take no space in the file."""
-    metadata, size = file.metadata, max(parquet_bytes(file, names), default=0)
+def _parquet_entries(source: Source, metadata: Any, names: list[str], entries: int, *, size: int) -> int:
+    """Return how many jets of a Parquet file to read at once, by the size in memory of its largest group of rows."""
     check_expansion(
         source.path, "a group of rows", size, source.path.stat().st_size, least=LARGEST_FILE, most=MOST_EXPANDED
     )

@@ -279,24 +279,27 @@ def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[R
     damage = (arrow.ArrowException, OSError, ValueError)
     try:
         file = parquet.ParquetFile(path)
-        group = max(parquet_bytes(file), default=0)
-        check_expansion(path, "a group of rows", group, path.stat().st_size, least=LARGEST_GROUP)
+        names: Collection[str] = file.schema_arrow.names
     except damage as error:
         raise SubquadError(f"{path}: not a Parquet file, or damaged ({error})") from error
-    names: Collection[str] = file.schema_arrow.names
     record_format = detect_format(names, text_key)
     if record_format is None:
         found = ", ".join(map(repr, names)) or "none"
         raise SubquadError(
             f"{path}: no column {text_key!r}; its columns are {found} (see --text-key); rows may have {KNOWN_FORMATS}"
         )
-    columns = record_format.keys
+    columns = list(record_format.keys)
+    try:
+        largest = max(parquet_bytes(file, path, columns), default=0)
+        check_expansion(path, "a group of rows", largest, path.stat().st_size, least=LARGEST_GROUP)
+    except damage as error:
+        raise SubquadError(f"{path}: not a Parquet file, or damaged ({error})") from error
 
     def rows() -> Rows:
         number, groups = 0, file.num_row_groups
         try:
             for group in range(groups):
-                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=list(columns)):
+                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
                     row: dict[str, Any]
                     for row in batch.to_pylist():
                         number += 1
