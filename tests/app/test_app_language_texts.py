@@ -9,6 +9,7 @@ gr = pytest.importorskip("gradio")
 
 from subquad.app import language_texts
 from subquad.app.language_texts import describe_text, text_field
+from subquad.app.reading import Busy
 from subquad.errors import SubquadError
 from subquad.runs import unpacking
 
@@ -82,6 +83,18 @@ def test_a_text_that_cannot_be_used_is_refused_at_the_drop_and_leaves_nothing(
     assert "--" not in shown
     assert not session.files("")
     assert not [path for path in workspace.received.rglob("*") if path.is_file()]
+
+
+def test_a_text_that_cannot_be_read_yet_stays(on_text, workspace, session, monkeypatch):
+    def refuse(*_, session):
+        raise Busy("the page reads files of many users now; try again in a minute")
+
+    monkeypatch.setattr(language_texts, "call_in_process", refuse)
+    path = dropped(workspace, "novel.txt", NOVEL.encode())
+    value, shown = on_text(path, None)
+    assert value == path
+    assert "The file was taken, but not read yet" in shown
+    assert [own.name for own in session.files("")] == ["novel.txt"]
 
 
 def test_a_text_is_described_and_stays_chosen(on_text, workspace, session):

@@ -11,7 +11,7 @@ from support.failing_readers import crash, divide, fill_memory, nap_with_a_child
 from support.servers import wait_for
 
 from subquad.app import reading
-from subquad.app.reading import call_in_process
+from subquad.app.reading import Busy, call_in_process
 from subquad.app.sequence_data import columns_of
 from subquad.errors import SubquadError
 
@@ -59,49 +59,86 @@ def test_a_user_with_many_slow_files_does_not_hold_up_others(monkeypatch, second
     def call(name, session):
         try:
             return call_in_process(str, name, session=session, seconds=seconds)
-        except SubquadError as error:
+        except Busy as error:
             return str(error)
 
     monkeypatch.setattr(reading, "_computed", compute)
-    with ThreadPoolExecutor(50) as threads:
-        slow = [threads.submit(call, f"slow {number}", "a") for number in range(10)]
+    with ThreadPoolExecutor(120) as threads:
+        slow = [threads.submit(call, f"slow {number}", "a") for number in range(24)]
         refused = f"the page is still at work on {reading.MOST_OF_SESSION} of your files or inputs; wait until it shows"
-        wait_for(lambda: sum(own.done() for own in slow) == 10 - reading.MOST_OF_SESSION, seconds=20)
+        wait_for(lambda: sum(own.done() for own in slow) == 24 - reading.MOST_OF_SESSION, seconds=20)
         assert all(own.result().startswith(refused) for own in slow if own.done())
         assert len(begun) == 1
         assert call("quick", "b") == "quick"
         # so many users that no thread would be left for others
-        others = [threads.submit(call, f"other {number}", f"c{number}") for number in range(40)]
+        others = [threads.submit(call, f"other {number}", f"c{number}") for number in range(70)]
         room = reading.MOST_OF_ALL - reading.MOST_OF_SESSION
-        wait_for(lambda: sum(own.done() for own in others) == 40 - room, seconds=20)
+        wait_for(lambda: sum(own.done() for own in others) == 70 - room, seconds=20)
         assert all("reads files of many users now; try again" in own.result() for own in others if own.done())
         may_end.set()
         assert sorted(own.result() for own in slow if own.result().startswith("slow"))
     assert call("quick", "a") == "quick"
-    assert not reading._readings._held
-    assert not reading._computations._held
+    for places in (reading._readings, reading._computations):
+        assert not places._held
+        assert not places._served
 
 
-def test_users_get_their_turns_in_the_order_of_their_calls(monkeypatch):
-    may_end, begun = threading.Semaphore(0), []
-    places = reading._Places()
+@pytest.fixture
+def places():
+    return reading._Places()
 
-    def call(session):
-        with places.one(session):
-            begun.append(session)
-            assert may_end.acquire(timeout=20)
 
+def waiting_calls(places, sessions, work):
+    """Return threads that do something in a place of each of these sessions, in their order."""
     threads = []
-    for session in "aaabbc":
-        threads.append(threading.Thread(target=call, args=(session,)))
+    for session in sessions:
+
+        def call(session=session):
+            with places.one(session):
+                work(session)
+
+        threads.append(threading.Thread(target=call))
+        held = places._held.total()
         threads[-1].start()
-        wait_for(lambda: len(places._waiting) + len(begun) == len(threads), seconds=20)
-    for count in range(2, 7):
-        wait_for(lambda count=count: len(begun) == count, seconds=20)
-        may_end.release()
-    may_end.release()
+        wait_for(lambda held=held: places._held.total() == held + 1, seconds=20)
+    return threads
+
+
+def test_users_take_turns_whose_calls_came_in_any_order(monkeypatch, places):
+    monkeypatch.setattr(reading, "AT_ONCE", 1)
+    may_begin, begun = threading.Event(), []
+
+    def work(session):
+        assert may_begin.wait(20)
+        begun.append(session)
+
+    threads = waiting_calls(places, "aaabbc", work)
+    may_begin.set()
     for thread in threads:
         thread.join(20)
-    # of a and b, whose calls ended in any order
-    assert sorted(begun[:2]) == ["a", "b"]
-    assert sorted(begun) == [*"aaabbc"]
+    assert "".join(begun) == "abcaba"
+
+
+def test_places_that_become_free_together_are_all_given_away(places):
+    may_end, begun = threading.Event(), []
+
+    def work(session):
+        begun.append(session)
+        assert may_end.wait(20)
+
+    threads = waiting_calls(places, "abcd", work)
+    with places._changed:
+        # as if both had ended before any of those that wait could look; the first one looks last
+        places._working.clear()
+        places._changed.notify(1)
+    wait_for(lambda: len(begun) == 4, seconds=20)
+    places._working += "ab"
+    may_end.set()
+    for thread in threads:
+        thread.join(20)
+
+
+def test_a_page_that_is_opened_several_times_at_once_waits_and_is_not_refused():
+    # each time sequences and jets are described, and the sequences again
+    assert reading.MOST_OF_SESSION >= 5 * 3
+    assert reading.MOST_OF_ALL >= 4 * reading.MOST_OF_SESSION

@@ -11,6 +11,7 @@ from subquad.app import jets, language
 from subquad.app.jets import build_jets
 from subquad.app.language import build_language
 from subquad.app.panels import Panel
+from subquad.app.reading import Busy
 from subquad.app.runs import run_list, update_runs
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
@@ -103,6 +104,22 @@ def test_files_that_are_dropped_again_with_a_damaged_one_stay(context, workspace
     _, _, view = on_upload(arrived, None)
     assert "The files were not taken. broken.root: not a ROOT file" in view
     assert session.files("") == [known]
+
+
+def test_jets_that_cannot_be_read_yet_stay(context, workspace, session, monkeypatch):
+    def refuse(*_, session):
+        raise Busy("the page reads files of many users now; try again in a minute")
+
+    monkeypatch.setattr(jets, "call_in_process", refuse)
+    folder = workspace.received / "a"
+    folder.mkdir()
+    (folder / "a.root").write_bytes(b"x" * 10)
+    with gr.Blocks() as page:
+        build_jets(context)
+    (on_upload,) = functions_of(page, "on_upload")
+    _, source, view = on_upload([str(folder / "a.root")], None)
+    assert "The files are kept: the page reads files of many users now; try again in a minute." in view
+    assert source["value"] == [*map(str, session.files(""))] != []
 
 
 def test_nothing_of_another_tagger_stays_and_what_is_shown_names_its_own(context, session, monkeypatch):

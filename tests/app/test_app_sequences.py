@@ -14,6 +14,7 @@ gr = pytest.importorskip("gradio")
 from subquad.app import sequence_uses
 from subquad.app.jobs import Job
 from subquad.app.panels import Context
+from subquad.app.reading import Busy
 from subquad.app.sequence_data import Choices
 from subquad.app.sequences import _fit, build_sequences
 from subquad.bio.data.examples import resolve_table
@@ -245,6 +246,21 @@ def test_a_table_that_is_dropped_again_and_cannot_be_read_stays(opened, session,
     _, _, refused = opened["on_upload"](str(file), None)
     assert "The file was not taken. this took more than 60 seconds" in refused
     assert [path.name for path in session.files("")] == ["mine.csv"]
+
+
+def test_a_busy_page_keeps_the_table_that_is_dropped_and_what_is_chosen(opened, session, workspace, monkeypatch):
+    def refuse(*_, session):
+        raise Busy("the page reads files of many users now; try again in a minute")
+
+    monkeypatch.setattr("subquad.app.sequences.call_in_process", refuse)
+    _, source, refused = opened["on_upload"](str(dropped(workspace, "mine.csv")), None)
+    assert (source["value"], refused) == (str(session.files("")[0]), "")
+    chosen = Choices(sheet="Sheet1", target=["y", "z"], mutant="variant", error="se", split_by="group", group="kin")
+    *columns, view, problem = opened["on_sheet"](None, source["value"], *chosen)
+    assert "reads files of many users now; try again in a minute" in view
+    assert problem is None
+    assert Choices(*map(shown, columns)) == chosen._replace(wild_type="", lengths="auto")
+    assert set(columns[1]["choices"]) == {"y", "z", "variant", "se", "kin"}
 
 
 def test_variants_are_described_and_fitted_with_the_wild_type_that_is_pasted(opened, session, workspace):

@@ -20,7 +20,7 @@ from subquad.app.jet_results import (
 from subquad.app.jobs import Command
 from subquad.app.markup import notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, run_of, session_of
-from subquad.app.reading import call_in_process
+from subquad.app.reading import Busy, call_in_process
 from subquad.app.runs import label_of_run, run_list, update_runs
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError
@@ -120,9 +120,13 @@ def _files(context: Context) -> tuple[gr.Dropdown, gr.HTML, Panel | None, Any, A
 
     def on_upload(paths: list[str], request: gr.Request) -> Any:
         session = session_of(context, request)
+        taken: list[Path] = []
         try:
             with session.trying(paths) as taken:
                 call_in_process(describe_files, taken, session=session)
+        except Busy as error:
+            values = [str(path) for path in taken]
+            return None, gr.update(choices=_choices(session), value=values), notice(f"The files are kept: {error}.")
         except SubquadError as error:
             refused = notice(f"The files were not taken. {session.readable(str(error))}", "error")
             return None, gr.update(), refused

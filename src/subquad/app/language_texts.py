@@ -7,7 +7,7 @@ import gradio as gr
 
 from subquad.app.markup import hint, notice
 from subquad.app.panels import QUIET, Context, script_of_hint, session_of
-from subquad.app.reading import call_in_process
+from subquad.app.reading import Busy, call_in_process
 from subquad.app.sessions import Session
 from subquad.errors import SubquadError, counted
 from subquad.llm.data.readers import open_documents
@@ -39,6 +39,8 @@ def text_field(context: Context, label: str, *, name: str, without: str) -> gr.F
         try:
             with session.trying([path]) as (taken,):
                 return path, hint(call_in_process(describe_text, taken, session=session))
+        except Busy:
+            return path, notice("The file was taken, but not read yet, since too many others are being read.")
         except SubquadError as error:
             return None, notice(f"The file was not taken. {session.readable(str(error))}", "error")
 

@@ -20,9 +20,9 @@ __all__ = ["build_page", "look"]
 
 ASSETS = Path(__file__).parent / "assets"
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
-THREADS = 100
+THREADS = 180
 """Threads that handle events, beside those for downloads; gradio's own number is 40 for both."""
-AT_ONCE, MOST_EVENTS = 40, 500
+AT_ONCE, MOST_EVENTS = 80, 500
 """Events of a kind that are handled at the same time, and events of all kinds that may wait for that."""
 FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 

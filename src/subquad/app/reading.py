@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from subquad.errors import SubquadError
 
-__all__ = ["call_in_process", "start_early"]
+__all__ = ["Busy", "call_in_process", "start_early"]
 
 Result = TypeVar("Result")
 
@@ -29,13 +29,17 @@ PRELOADED = (
     "subquad.app.sequence_results", "torch", "sklearn.ensemble", "scipy.stats",
 )  # fmt: skip
 """What the process imports of which all others are copies, on Linux; what is not installed is left out."""
-AT_ONCE, MOST_OF_SESSION, MOST_OF_ALL = 2, 4, 32
+AT_ONCE, MOST_OF_SESSION, MOST_OF_ALL = 2, 16, 64
 """Calls of a kind that work at the same time, and those that work or wait: of a session, and of all together. Each call
-keeps a thread of those that handle events."""
+keeps a thread of those that handle events; opening the page takes up to three."""
+
+
+class Busy(SubquadError):  # noqa: N818 (it says that the page is busy)
+    """Too many calls wait, which says nothing about the file: it is kept, and can be read later."""
 
 
 class _Places:
-    """Places for calls: each session has one of them at a time, and those that wait get theirs in turn."""
+    """Places for calls: each session has one of them at a time, and sessions that wait take turns."""
 
     def __init__(self) -> None:
         self._changed = Condition()
@@ -43,40 +47,52 @@ class _Places:
         self._waiting: list[tuple[Any]] = []
         """A tuple of its own for each call, with the session."""
         self._held: Counter[Any] = Counter()
+        self._served: dict[Any, int] = {}
+        """Number of the last turn of each session that has any calls."""
+        self._turns = 0
 
     @contextmanager
     def one(self, session: Any) -> Iterator[None]:
         """Wait for a place and hold it for the `with` block.
 
         Raises:
-            SubquadError: Too many calls wait.
+            Busy: Too many calls wait.
         """
         with self._changed:
             if self._held[session] >= MOST_OF_SESSION:
-                raise SubquadError(
-                    f"the page is still at work on {MOST_OF_SESSION} of your files or inputs; wait until it shows them"
+                raise Busy(
+                    f"the page is still at work on {MOST_OF_SESSION} of your files or inputs; wait until it shows "
+                    "them, then try again"
                 )
             if self._held.total() >= MOST_OF_ALL:
-                raise SubquadError("the page reads files of many users now; try again in a minute")
+                raise Busy("the page reads files of many users now; try again in a minute")
             own = (session,)
             self._held[session] += 1
             self._waiting.append(own)
             self._changed.wait_for(lambda: self._next() is own)
             self._waiting.remove(own)
             self._working.append(session)
+            self._turns += 1
+            self._served[session] = self._turns
+            # there may be a place for the next one too
+            self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 self._working.remove(session)
                 self._held[session] -= 1
-                self._held += Counter()
+                if not self._held[session]:
+                    del self._held[session], self._served[session]
                 self._changed.notify_all()
 
     def _next(self) -> tuple[Any] | None:
+        """Return the call whose turn it is: of the session whose last turn was first, or that had none; within a
+        session, and between those that had none, the one that came first."""
         if len(self._working) >= AT_ONCE:
             return None
-        return next((own for own in self._waiting if own[0] not in self._working), None)
+        waiting = (own for own in self._waiting if own[0] not in self._working)
+        return min(waiting, key=lambda own: self._served.get(own[0], 0), default=None)
 
 
 _readings, _computations = _Places(), _Places()
@@ -98,12 +114,12 @@ def call_in_process(function: Callable[..., Result], *arguments: Any, session: A
     Args:
         function: A function of a module, whose result consists of JSON values.
         arguments: Its arguments, which can be pickled.
-        session: Whose call it is, anything that can be compared.
+        session: Whose call it is, anything that is hashable.
         seconds: Time after which the process is ended.
 
     Raises:
-        SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory; or too
-            many calls of this session, or of all, are waiting.
+        SubquadError: The function raised it, failed otherwise, or needed more time or more than 4 GiB of memory.
+        Busy: Too many calls of this session, or of all, are waiting.
     """
     with (_readings if seconds <= SECONDS else _computations).one(session):
         result, error = _computed(function, arguments, seconds)

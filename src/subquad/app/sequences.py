@@ -10,7 +10,7 @@ from markupsafe import Markup
 from subquad.app.job_records import Command, Job
 from subquad.app.markup import notice
 from subquad.app.panels import QUIET, Context, Panel, Tab, script_of_hint, session_of
-from subquad.app.reading import call_in_process
+from subquad.app.reading import Busy, call_in_process
 from subquad.app.runs import run_list, table_files, update_runs
 from subquad.app.sequence_data import (
     ENDINGS,
@@ -148,10 +148,15 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
 
     def opened(session: Session, path: str | None, wanted: Choices) -> Any:
         """Return what a table has of the choices that are wanted, its description, and why it cannot be fitted."""
+        busy = None
         try:
             table = _table(session, path) if path else None
             read = call_in_process(table_in, table, wanted.sheet, session=session) if table else ([], None, [])
             sheets, own, names = read
+        except Busy as error:
+            # what is chosen stays, since the table may well have it
+            busy, own = error, wanted.sheet
+            sheets, names = [own] if own else [], _columns_of(wanted)
         except SubquadError:
             sheets, own, names = [], None, []
         chosen = _among(wanted._replace(sheet=own), names)
@@ -165,7 +170,7 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
             chosen.split_by,
             gr.update(choices=names, value=chosen.group),
         ]
-        return *columns, *shown(session, path, chosen)
+        return *columns, *((_error(session, busy), None) if busy is not None else shown(session, path, chosen))
 
     def on_columns(request: gr.Request, path: str | None, *values: Any) -> Any:
         return shown(session_of(context, request), path, Choices(*values))
@@ -178,10 +183,13 @@ def _data(context: Context) -> tuple[gr.Dropdown, _Opening]:
         return opened(session_of(context, request), path, Choices(*values))
 
     def on_upload(path: str, request: gr.Request) -> Any:
-        session = session_of(context, request)
+        session, taken = session_of(context, request), None
         try:
             with session.trying([path]) as (taken,):
                 call_in_process(table_in, taken, session=session)
+        except Busy:
+            # it is described when there is a place, or says then that there is none
+            return None, gr.update(choices=_tables(session), value=str(taken)), ""
         except SubquadError as error:
             return None, gr.update(), _error(session, f"The file was not taken. {error}")
         return None, gr.update(choices=_tables(session), value=str(taken)), ""
@@ -293,6 +301,12 @@ def _choices_of_fit(session: Session, path: str | None) -> Choices:
     jobs = (job for job in _fits(session) if path in (job.about.get("table"), *map(str, job.inputs)))
     about = next((job.about for job in jobs), {})
     return Choices(**{name: about.get(name) for name in Choices._fields})
+
+
+def _columns_of(chosen: Choices) -> list[str]:
+    """Return the names of all columns that are chosen."""
+    others = (chosen.sequence, chosen.mutant, chosen.error, chosen.group)
+    return list(dict.fromkeys([*(chosen.target or ()), *(name for name in others if name)]))
 
 
 def _among(chosen: Choices, names: list[str]) -> Choices:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.app.job_records import DAMAGE, Job, link_or_copy
+from subquad.app.reading import Busy
 from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK
 from subquad.runs.storage import check_writable
@@ -112,7 +113,7 @@ class Session:
     def trying(self, files: Iterable[Path | str]) -> Iterator[list[Path]]:
         """Take files as `take` does; if one or the `with` block refuses them, those that are new are deleted again.
 
-        What the session had before stays, and so does what a job reads.
+        What the session had before stays, so does what a job reads, and so do all of them if the page is only busy.
 
         Raises:
             SubquadError: As `take` and the `with` block do.
@@ -124,6 +125,8 @@ class Session:
             for file in files:
                 taken.append(self.take(file))
             yield taken
+        except Busy:
+            raise
         except SubquadError:
             for path in taken:
                 if path not in before and not self.is_read(path):
