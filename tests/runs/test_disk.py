@@ -4,8 +4,10 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +63,45 @@ def test_what_killed_processes_left_stays_where_no_locks_can_be_had(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_what_a_process_of_another_machine_writes_stays_though_it_seems_to_have_no_lock(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "other")
+        with atomic(tmp_path / "a.json") as temporary:
+            temporary.touch()
+            patch.undo()
+            # the lock of a network file system that is known to one machine only
+            patch.setattr("fcntl.flock", lambda *_: None)
+            check_output(tmp_path / "a.json", force=False)
+            assert temporary.exists()
+            write_json(tmp_path / "a.json", 1)
+            assert temporary.exists()
+            # of a run that is locked
+            remove_temporaries(tmp_path)
+            assert not temporary.exists()
+            temporary.parent.mkdir()
+            temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_temporary_folder_is_locked_by_a_file_in_it_which_is_closed_before_the_folder_is_removed(
+    tmp_path, monkeypatch
+):
+    locked, held = [], []
+    monkeypatch.setattr("fcntl.flock", lambda file, _: locked.append((file, os.fstat(file))))
+    remove = shutil.rmtree
+
+    def removed(folder, **options):
+        for file, found in locked:
+            with suppress(OSError):
+                held.append(os.path.samestat(os.fstat(file), found))
+        remove(folder, **options)
+
+    monkeypatch.setattr("subquad.runs.disk.shutil.rmtree", removed)
+    write_json(tmp_path / "a.json", 1)
+    assert [stat.S_ISREG(found.st_mode) for _, found in locked] == [True]
+    assert True not in held
+
+
 def raises(number):
     raise OSError(number, os.strerror(number))
 
@@ -70,7 +111,7 @@ def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again
 
     def other_is_faster(path):
         if not made:
-            shutil.rmtree(path)
+            shutil.rmtree(path.parent)
         made.append(path)
         return make(path)
 

@@ -1,12 +1,15 @@
 """Temporary folders of outputs, which the next start removes if their process was killed, and names that are on disk.
 
-A process holds a lock (`flock`) on each of its temporary folders, which the system releases when the process ends.
-Where the file system has no such locks (some network file systems), what killed processes left is kept.
+A process holds a lock (`flock`) on a file in each of its temporary folders, which the system releases when the process
+ends. Where the file system has no locks, what killed processes left is kept. The locks of a network file system may be
+known to one machine only; so what processes of other machines left, by the name in the file, is kept too, except in the
+folder of a run that is resumed.
 """
 
 import errno
 import glob
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ __all__ = [
     "LOCK",
     "MARK",
     "clean_up",
+    "lock_file",
     "make_folder",
     "remove_temporaries",
     "sync",
@@ -39,24 +43,33 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of a file or folder in the `with` block, unless another process does.
+    """Hold the lock of a file in the `with` block, unless another process does.
 
     Yields:
         Whether the lock is held; None where that is unknown, as on Windows or on a file system without locks.
     """
     try:
-        file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        file = os.open(path, os.O_RDWR)
     except OSError:
         yield None
         return
     try:
-        yield _flock(file)
+        is_mine = lock_file(file, path)
+        if is_mine:
+            yield True
     finally:
         with suppress(OSError):
             os.close(file)
+    if not is_mine:
+        yield is_mine
 
 
-def _flock(file: int) -> bool | None:
+def lock_file(file: int, path: Path) -> bool | None:
+    """Lock the open file at a path until it is closed, unless another process does.
+
+    Returns:
+        Whether it is locked, False if another file is there by now; None where there are no locks.
+    """
     try:
         import fcntl
 
@@ -65,7 +78,10 @@ def _flock(file: int) -> bool | None:
         return False
     except (ModuleNotFoundError, OSError):
         return None
-    return True
+    # the process that held it before may have removed the file in between
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
 
 
 @contextmanager
@@ -78,15 +94,18 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     clean_up(path)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{MARK}", dir=path.parent))
-        with try_lock(folder) as is_mine:
-            # another process may have found it before it was locked, and removed it
-            if is_mine is False or not folder.is_dir():
-                continue
-            try:
+        try:
+            # another process may find the folder before it is locked, and remove it
+            with suppress(FileNotFoundError):
+                (folder / LOCK).write_text(platform.node(), encoding="utf-8")
+            with try_lock(folder / LOCK) as is_mine:
+                if is_mine is False or not folder.is_dir():
+                    continue
                 yield folder
-            finally:
-                _discard(folder, path)
-            return
+                return
+        finally:
+            # when the lock is closed: some systems remove no folder with an open file
+            _discard(folder, path)
 
 
 def _discard(folder: Path, path: Path) -> None:
@@ -96,7 +115,20 @@ def _discard(folder: Path, path: Path) -> None:
         if os.path.lexists(earlier) and not os.path.lexists(path):
             os.replace(earlier, path)
             sync(path.parent)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _discard_left(folder: Path, path: Path, *, is_locked: bool = False) -> None:
+    """Remove a temporary folder of `path` unless its process may be alive; with `is_locked`, unless it surely is."""
+    with suppress(OSError):
+        # a process may have been killed before it made the file
+        (folder / LOCK).touch()
+    with try_lock(folder / LOCK) as is_mine:
+        if is_mine or (is_mine is None and is_locked):
+            _discard(folder, path)
+    with suppress(OSError):
+        # network file systems keep a folder while a removed file in it is open
+        folder.rmdir()
 
 
 def temporaries_of(path: Path) -> list[Path]:
@@ -107,9 +139,14 @@ def temporaries_of(path: Path) -> list[Path]:
 def clean_up(path: Path) -> None:
     """Remove what killed processes left of an output, and give an earlier one its name back that was being replaced."""
     for folder in temporaries_of(path):
-        with try_lock(folder) as is_mine:
-            if is_mine:
-                _discard(folder, path)
+        if not _is_of_another_machine(folder):
+            _discard_left(folder, path)
+
+
+def _is_of_another_machine(folder: Path) -> bool:
+    with suppress(OSError):
+        return (folder / LOCK).read_text(encoding="utf-8", errors="replace") not in ("", platform.node())
+    return False
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -121,10 +158,8 @@ def remove_temporaries(folder: Path) -> None:
         between = path.relative_to(folder).parents
         if any((folder / own / LOCK).exists() for own in between if own != Path()):
             continue
-        with try_lock(path) as is_mine:
-            # the folder is locked, so that without other locks it is of a killed process too
-            if is_mine is not False:
-                _discard(path, path.with_name(path.name[1:].rpartition(f".{MARK}")[0]))
+        # the folder is locked, so that without other locks it is of a killed process too
+        _discard_left(path, path.with_name(path.name[1:].rpartition(f".{MARK}")[0]), is_locked=True)
 
 
 def make_folder(path: Path) -> None:
