@@ -296,6 +296,7 @@ def test_a_seed_that_no_generator_takes_is_refused(capsys, seed):
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in SEVERAL_PROCESSES])
 def test_a_command_of_one_process_is_refused_by_name_under_torchrun(capsys, tmp_path, monkeypatch, command):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     # before its arguments are read
     assert main([*command.split(), "--config", str(tmp_path / "missing.yaml")]) == 2
     message = capsys.readouterr().err
@@ -309,6 +310,7 @@ def test_a_command_of_one_process_is_refused_by_name_under_torchrun(capsys, tmp_
 )
 def test_help_and_unknown_commands_are_answered_under_torchrun(capsys, monkeypatch, words, status):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(words) == status
     assert "WORLD_SIZE" not in capsys.readouterr().err
 
@@ -316,6 +318,7 @@ def test_help_and_unknown_commands_are_answered_under_torchrun(capsys, monkeypat
 def test_commands_of_several_processes_run_under_torchrun(capsys, monkeypatch):
     assert set(SEVERAL_PROCESSES) | set(INSTEAD) <= set(COMMANDS)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     for command in SEVERAL_PROCESSES:
         assert main(command.split()) == 2
         assert "is missing" in capsys.readouterr().err
@@ -324,5 +327,16 @@ def test_commands_of_several_processes_run_under_torchrun(capsys, monkeypatch):
 @pytest.mark.parametrize("count", ["", "1", "0", "x"])
 def test_other_values_of_world_size_are_one_process(capsys, tmp_path, monkeypatch, count):
     monkeypatch.setenv("WORLD_SIZE", count)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["bio", "predict", str(tmp_path / "run"), "t.csv", "--out", str(tmp_path / "out.csv")]) == 2
+    assert "WORLD_SIZE" not in capsys.readouterr().err
+
+
+def test_a_pod_of_a_cluster_with_others_is_one_process(capsys, tmp_path, monkeypatch):
+    # as Kubernetes' PyTorchJob sets them
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "job-0", "MASTER_PORT": "23456"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
     assert main(["bio", "predict", str(tmp_path / "run"), "t.csv", "--out", str(tmp_path / "out.csv")]) == 2
     assert "WORLD_SIZE" not in capsys.readouterr().err

@@ -97,15 +97,16 @@ def test_a_failed_command_can_be_called_again_while_its_traceback_is_kept(tmp_pa
 
 
 def test_of_several_processes_the_first_one_holds_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
     with lock_folder(tmp_path / "run"):
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("processes", [{}, {"WORLD_SIZE": "1"}])
+@pytest.mark.parametrize("processes", [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2"}])
 def test_a_single_process_holds_the_lock_whatever_rank_a_batch_system_gives_it(tmp_path, monkeypatch, processes):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in {**processes, "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with lock_folder(tmp_path / "run"):

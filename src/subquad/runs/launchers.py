@@ -16,10 +16,17 @@ INSTEAD = {
 """What else uses several cores."""
 
 
+LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID")
+"""Variables of `torchrun`, with which `accelerate launch` starts processes too. Others set `WORLD_SIZE` without them, as
+Kubernetes' PyTorchJob does for a single process in each of its pods."""
+
+
 def started_processes() -> int:
     """Return the number of processes that a launcher started for this command, by `WORLD_SIZE`; 1 without one."""
     count = os.environ.get("WORLD_SIZE", "")
-    return max(int(count), 1) if count.isdecimal() else 1
+    if not count.isdecimal() or not any(os.environ.get(name) for name in LAUNCHED):
+        return 1
+    return max(int(count), 1)
 
 
 def check_one_process(command: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from subquad.errors import SubquadError
-from subquad.runs.disk import LOCK, temporaries_of
+from subquad.runs.disk import LOCK, lock_file, temporaries_of
+from subquad.runs.launchers import started_processes
 from subquad.runs.storage import as_folder, check_writable, create_folder
 
 __all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
@@ -44,7 +45,7 @@ def lock_folder(out: Path | str, *, flag: str = "--out", wait: float = WAIT) -> 
     folder = as_folder(out)
     check_writable(folder, flag=flag)
     # batch systems set RANK for other purposes too
-    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+    if started_processes() > 1 and os.environ.get("RANK", "0") != "0":
         yield
         return
     created = [own for own in (folder, *folder.parents) if not own.exists()]
@@ -91,19 +92,8 @@ def _try(path: Path) -> int | None:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    except (ModuleNotFoundError, OSError):
-        # Windows, or a file system without locks
+    # Windows and some file systems have no locks
+    if lock_file(file, path) is not False:
         return file
-    # the process that held it before may have removed the file in between
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file), path.stat()):
-            return file
     os.close(file)
     return None
