@@ -107,9 +107,11 @@ def test_a_gguf_file_beside_an_adapter_is_refused_as_transformers_would_open_the
 
     pytest.importorskip("gguf")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    # of other downloads
+    for name in ("config.json", "other.safetensors.index.json"):
+        (tmp_path / name).write_text("{")
     assert locate(tmp_path / "model.gguf")
-    for name in ("adapter_config.json", "config.json"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT beside"):
         locate(tmp_path / "model.gguf")
 
@@ -121,6 +123,44 @@ def test_names_of_files_that_are_gone_or_in_the_folder_are_left_alone(tmp_path):
     changed(tmp_path / "tokenizer_config.json", **entries, spm_file=str(tmp_path / "tokenizer.json"))
     check_no_other_files(tmp_path)
     check_no_other_files(tmp_path / "missing")
+
+
+def test_relative_names_are_of_files_in_the_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("tokenizer.json", "given/tokenizer.json"):
+        Path(name).write_text("{}")
+    changed(folder / "tokenizer_config.json", tokenizer_file="tokenizer.json")
+    check_no_other_files(folder)
+    check_no_other_files(Path("given"))
+    changed(folder / "tokenizer_config.json", vocab_file="given/../tokenizer.json")
+    with pytest.raises(SubquadError, match=r"vocab_file names a file outside its folder, given/\.\./tokenizer\.json"):
+        check_no_other_files(folder)
+
+
+def test_an_entry_that_transformers_ignores_may_name_any_file(tmp_path):
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (tmp_path / "special_tokens_map.json").write_text("{}")
+    changed(folder / "tokenizer_config.json", special_tokens_map_file=str(tmp_path / "special_tokens_map.json"))
+    check_no_other_files(folder)
+
+
+def test_a_model_in_the_cache_of_hugging_face_is_opened(given, tmp_path):
+    from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
+    from subquad.llm.models.location import locate
+
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    changed(given / "tokenizer_config.json", tokenizer_file=str(snapshot / "tokenizer.json"))
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for number, file in enumerate(sorted(given.iterdir())):
+        shutil.move(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    assert locate(snapshot) == snapshot
+    open_checkpoint(snapshot)
+    assert len(open_tokenizer(snapshot)) > 0
 
 
 def test_code_that_a_checkpoint_names_is_not_run(given):

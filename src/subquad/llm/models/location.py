@@ -101,8 +101,8 @@ def locate(model: str | Path) -> Path:
             if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
                 raise SubquadError(f"{path}: no GGUF file, in spite of its name; it is damaged or another file")
         require("gguf", "llm")
-        # transformers looks for further files beside it
-        check_no_other_files(path.parent)
+        # transformers looks for the files of an adapter and of a tokenizer beside it
+        check_no_other_files(path.parent, of_gguf=True)
         return path
     if not path.is_dir():
         meant = f"did you mean {SMOLLM2}? " if get_close_matches(str(model).lower(), [SMOLLM2], cutoff=0.7) else ""
