@@ -143,18 +143,25 @@ def test_wrong_passwords_are_looked_at_one_after_the_other(monkeypatch):
     assert most == 1
 
 
-def test_too_many_passwords_of_an_address_at_the_same_time_are_refused():
-    app = Access(hello, password="eleven little ducks", largest=1000)
+def test_too_many_passwords_of_an_address_at_the_same_time_are_refused(monkeypatch):
+    app, sleep = Access(hello, password="eleven little ducks", largest=1000), asyncio.sleep
+
+    async def wait(seconds):
+        # after a wrong password, for as long as this test lasts
+        await (asyncio.Event().wait() if seconds == access_module.SECONDS_AFTER_WRONG_PASSWORD else sleep(0))
+
+    monkeypatch.setattr(access_module.asyncio, "sleep", wait)
 
     def guess(password, client):
         return answer(app, "/login", method="POST", body=f"password={password}".encode(), client=client)
 
     async def many():
         waiting = [asyncio.create_task(guess("wrong", "2001:db8::1")) for _ in range(access_module.MOST_GUESSES)]
-        await asyncio.sleep(0.1)
+        while app._guesses.total() < access_module.MOST_GUESSES:
+            await sleep(0)
         # another address of the same computer, and another computer
         refused = await guess("eleven+little+ducks", "2001:db8::99")
-        taken = await asyncio.wait_for(guess("eleven+little+ducks", "2001:db8:0:1::1"), 0.5)
+        taken = await guess("eleven+little+ducks", "2001:db8:0:1::1")
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -168,6 +175,55 @@ def test_too_many_passwords_of_an_address_at_the_same_time_are_refused():
     assert not app._turns
     # those that left no longer wait
     assert ask(app, "/login", method="POST", body=b"password=eleven+little+ducks")[0] == 303
+
+
+def test_passwords_from_many_addresses_are_looked_at_a_few_in_a_second(monkeypatch):
+    waits, sleep = [], asyncio.sleep
+
+    async def wait(seconds):
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(access_module.asyncio, "sleep", wait)
+    monkeypatch.setattr(access_module, "SECONDS_BETWEEN_GUESSES", 1000.0)
+    app = Access(hello, password="eleven little ducks", largest=1000)
+
+    def guess(number, password="wrong"):
+        return answer(app, "/login", method="POST", body=f"password={password}".encode(), client=f"10.0.0.{number}")
+
+    async def many():
+        return await asyncio.gather(*(guess(number) for number in range(5)), guess(9, "eleven+little+ducks"))
+
+    assert [status for status, *_ in asyncio.run(many())] == [401] * 5 + [303]
+    # besides the second after each that is wrong
+    assert sorted(round(seconds / 1000) for seconds in waits if seconds != 1.0) == [0, 1, 2, 3, 4, 5]
+
+
+ADDRESSES = [
+    *(("127.0.0.1", own) for own in ("127.3.2.1", "::1", "::ffff:127.0.0.2")),
+    ("10.0.0.1", "::ffff:10.0.0.1"),
+    ("2001:db8::1", "2001:db8::2"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), ADDRESSES)
+def test_addresses_that_one_client_can_have_count_as_one(first, second):
+    def address(host):
+        return access_module._address_of({"client": (host, 1)})
+
+    assert address(first) == address(second)
+    assert len({address(host) for host in ("127.0.0.1", "10.0.0.1", "10.0.0.2", "2001:db8:0:1::1", "unix")}) == 5
+
+
+def test_what_gradio_raises_for_a_request_is_logged_with_its_place(capsys):
+    async def fail(scope, receive, send):
+        raise KeyError("fault")
+
+    status, _, body = ask(Access(fail, password=None, largest=1000), "/gradio_api/upload", method="POST")
+    assert (status, body) == (400, b"The page cannot read this request.")
+    message = capsys.readouterr().err
+    assert message.startswith("POST /gradio_api/upload got status 400: KeyError: \"'fault'\" (")
+    assert "test_app_access.py:" in message
 
 
 OTHER_PAGES = [
@@ -244,7 +300,7 @@ def test_uploads_leave_room_on_the_disk(tmp_path, monkeypatch):
     assert ask(app, "/gradio_api/upload", method="POST", content_length="900000")[0] == 200
     status, _, body = ask(app, "/gradio_api/upload", method="POST", content_length="1100000")
     assert status == 507
-    assert body.startswith(b"the disk of this page has no room for this: ")
+    assert body.startswith(b"The disk of this page has no room for this: ")
     assert ask(app, "/")[0] == 200
 
 

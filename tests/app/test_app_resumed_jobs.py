@@ -118,7 +118,7 @@ def test_jobs_start_while_there_is_room_on_the_disk(session, monkeypatch):
     monkeypatch.setattr(runner, "_open", lambda job: None)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9 - 1))
     job = Job(stopped(session))
-    with pytest.raises(SubquadError, match=r"no room for this: 0\.9 GB are free, of which 0\.9 GB stay free"):
+    with pytest.raises(SubquadError, match=r"no room for this: 0\.9 GB are free, and at least 0\.9 GB are kept free"):
         runner.start(session.new_job_folder(), "bio fit", Command(words=[], settings={}, title=""))
     with pytest.raises(SubquadError, match="no room for this"):
         runner.resume(job)

@@ -1,5 +1,7 @@
 """What a server finds when it starts, and what it leaves when it ends."""
 
+import contextlib
+import dataclasses
 import os
 import time
 
@@ -7,9 +9,11 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from subquad.app import server
 from subquad.app.server import make_app
 from subquad.app.sessions import Workspace, new_token
 from subquad.app.settings import PASSWORD_VARIABLE, AppSettings
+from subquad.runs import connections
 from subquad.runs.storage import write_json
 
 
@@ -42,6 +46,16 @@ def job_of(session, state, *words):
     write_json(folder / "job.json", record)
     write_json(folder / "status.json", {"state": state})
     return folder
+
+
+def test_addresses_that_clients_name_are_not_believed(settings, monkeypatch):
+    # users of this computer could evade the delay after a wrong password
+    served = []
+    monkeypatch.setattr(server, "make_app", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(connections.QueueingServer, "run", lambda own, sockets: served.append(own.config))
+    server.serve(dataclasses.replace(settings, port=0))
+    assert [config.proxy_headers for config in served] == [False]
 
 
 def test_what_a_killed_server_left_is_deleted_when_the_next_one_starts(settings, session):

@@ -9,6 +9,7 @@ import ipaddress
 import re
 import secrets
 import stat
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,10 +23,11 @@ from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from subquad.app.disk import check_room
+from subquad.app.disk import as_sentence, check_room
 from subquad.app.gradio_requests import JOIN, PREFIX, UPLOAD, is_plain_json, is_unnamed, is_unused, names_other_server
 from subquad.app.sessions import UPLOADS_PER_SESSION, new_token
 from subquad.errors import SubquadError
+from subquad.progress import say
 from subquad.runs.listening import host_name
 
 __all__ = ["SESSION_COOKIE", "Access", "token_of"]
@@ -36,6 +38,8 @@ LOGIN = "/login"
 SECONDS_AFTER_WRONG_PASSWORD = 1.0
 MOST_GUESSES, MOST_GUESSES_OF_ALL = 10, 500
 """Passwords that may wait until those before them were looked at: of each address, and of all."""
+SECONDS_BETWEEN_GUESSES = 0.05
+"""Time between two looks at passwords, from whatever addresses they come."""
 ROOM = 1_000_000
 """Bytes that a request may have beyond its files."""
 SMALLEST = 65_536
@@ -58,7 +62,10 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 MALFORMED = (AssertionError, LookupError, TypeError, ValueError)
-"""What gradio raises for an upload that is not a form with files, and for an event of a function that is unknown."""
+"""What gradio raises for an upload that is not a form with files, and for an event of a function that is unknown; it is
+logged, since a fault of the page could raise it too."""
+MOST_OF_MESSAGE = 200
+"""Characters of an error that are logged."""
 LOGIN_PAGE = Path(__file__).parent / "assets" / "login.html"
 
 
@@ -86,6 +93,8 @@ class Access:
     """Passwords that wait, by address."""
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict, init=False)
     """Held while a password of an address is looked at."""
+    _next_look: float = field(default=0.0, init=False)
+    """When the next password may be looked at, by the clock of the event loop."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -126,7 +135,8 @@ class Access:
         self._arriving += length
         try:
             await self.app(scope, receive, _without_failure(send))
-        except MALFORMED:
+        except MALFORMED as error:
+            say(f"{scope['method']} {scope['path']} got status 400: {_described(error)}")
             await PlainTextResponse("The page cannot read this request.", 400)(scope, receive, send)
         finally:
             self._arriving -= length
@@ -163,7 +173,7 @@ class Access:
             try:
                 check_room(self.received, self.keep_free, self._arriving + int(length))
             except SubquadError as error:
-                return PlainTextResponse(f"{error}.", 507)
+                return PlainTextResponse(as_sentence(error), 507)
         return None
 
     def _is_full(self, length: int) -> bool:
@@ -194,10 +204,14 @@ class Access:
 
     async def _is_right(self, given: str, address: str) -> bool:
         """Return whether this is the password; one guess of an address is looked at after the other, and a wrong one
-        delays all of them."""
+        delays all of them. Guesses from many addresses are looked at a few in a second."""
         self._guesses[address] += 1
         try:
             async with self._turns.setdefault(address, asyncio.Lock()):
+                now = asyncio.get_running_loop().time()
+                look = max(now, self._next_look)
+                self._next_look = look + SECONDS_BETWEEN_GUESSES
+                await asyncio.sleep(look - now)
                 if hmac.compare_digest(given.encode(), (self.password or "").encode()):
                     return True
                 await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
@@ -209,12 +223,24 @@ class Access:
 
 
 def _address_of(scope: Scope) -> str:
-    """Return the address from which a request comes; with IPv6 its network, in which a client can have any address."""
+    """Return the address from which a request comes; with IPv6 its network, in which a client can have any address, and
+    one for this computer, whose users have many."""
     host = (scope.get("client") or ("",))[0]
     try:
-        return str(ipaddress.IPv6Network((host, 64), strict=False))
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None and not address.is_loopback:
+            return str(ipaddress.IPv6Network((host, 64), strict=False))
+        address = address.ipv4_mapped or address
+    return "this computer" if address.is_loopback else str(address)
+
+
+def _described(error: BaseException) -> str:
+    """Return the type of an error, its text and where it was raised, in one line."""
+    places = [f"{Path(own.filename).name}:{own.lineno}" for own in traceback.extract_tb(error.__traceback__)[-3:]]
+    return f"{type(error).__name__}: {str(error)[:MOST_OF_MESSAGE]!r} ({', '.join(places)})"
 
 
 def cookies_of(scope: Mapping[str, Any]) -> dict[str, str]:

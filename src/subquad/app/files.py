@@ -1,8 +1,11 @@
 """Downloads: files of a session's own jobs, single or as one zip archive."""
 
+import os
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +13,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from subquad.app.access import token_of
-from subquad.app.disk import check_room
+from subquad.app.disk import as_sentence, check_room
 from subquad.app.jobs import Job
 from subquad.app.sessions import Workspace
 from subquad.errors import SubquadError
@@ -50,6 +53,9 @@ class _Archive(FileResponse):
 
 def add_routes(app: Any, workspace: Workspace, *, keep_free: int = 0) -> None:
     """Add the routes of downloads to a FastAPI application; archives leave so many bytes of the disk free."""
+    packing = Lock()
+    sizes: list[int] = []
+    """Bytes of the outputs that are being packed."""
 
     def job_of(request: Request, name: str) -> Job | None:
         token = token_of(request.scope)
@@ -77,17 +83,18 @@ def add_routes(app: Any, workspace: Workspace, *, keep_free: int = 0) -> None:
             return PlainTextResponse("There is no such job.", 404)
         if len([*workspace.archives.iterdir()]) >= MOST_ARCHIVES:
             return PlainTextResponse("Too many archives are being downloaded; try again in a minute.", 503)
+        size = _size(job.out)
         try:
-            check_room(workspace.archives, keep_free, _size(job.out))
+            with packing:
+                check_room(workspace.archives, keep_free, sum(sizes) + size)
+                sizes.append(size)
         except SubquadError as error:
-            return PlainTextResponse(f"{error}.", 507)
-        with tempfile.NamedTemporaryFile(dir=workspace.archives, suffix=".zip", delete=False) as temporary:
-            path = Path(temporary.name)
-            try:
-                _pack(job, temporary)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+            return PlainTextResponse(as_sentence(error), 507)
+        try:
+            path = _packed(job, workspace.archives)
+        finally:
+            with packing:
+                sizes.remove(size)
         return _Archive(path, filename=f"subquad-{job.kind.replace(' ', '-')}-{job.name[:6]}.zip")
 
 
@@ -102,14 +109,36 @@ def _file_in(folder: Path, path: str) -> Path | None:
 
 def _size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
-    return sum(own.stat().st_size for own in (path, *path.rglob("*")) if own.is_file())
+    count = 0
+    for own in _files(path):
+        # it may be deleted meanwhile
+        with suppress(FileNotFoundError):
+            count += own.stat().st_size
+    return count
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or all files in a folder; without those that are deleted meanwhile."""
+    found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return [path] if path.is_file() else sorted(own for own in found if own.is_file())
+
+
+def _packed(job: Job, folder: Path) -> Path:
+    """Return a new archive in a folder, with the output of a job."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".zip", delete=False) as temporary:
+        path = Path(temporary.name)
+        try:
+            _pack(job, temporary)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return path
 
 
 def _pack(job: Job, file: Any) -> None:
     folder = Path(job.kind.replace(" ", "-"))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        if job.out.is_file():
-            archive.write(job.out, folder / job.out.name)
-        for path in sorted(job.out.rglob("*")):
-            if path.is_file():
-                archive.write(path, folder / path.relative_to(job.out))
+        for path in _files(job.out):
+            name = path.name if path == job.out else path.relative_to(job.out)
+            with suppress(FileNotFoundError):
+                archive.write(path, folder / name)

@@ -45,6 +45,8 @@ def serve(settings: AppSettings | None = None) -> None:
             http=bounded_protocol(connection_limit(), body_seconds=BODY_SECONDS),
             # a connection that became a web socket would not be limited
             ws="none",
+            # users of this computer could name any address as theirs, and so guess passwords without a delay
+            proxy_headers=False,
             # uvloop accepts any number of connections together
             loop="asyncio",
             backlog=ACCEPTED_TOGETHER,
