@@ -71,6 +71,17 @@ def test_a_clock_that_jumps_deletes_nothing(workspace, session, clock, jump, mon
     assert not list(workspace.received.iterdir())
 
 
+@pytest.mark.parametrize(("system", "number"), [("linux", 7), ("darwin", 6), ("win32", None)])
+def test_the_time_that_cannot_be_set_runs_while_the_computer_sleeps(monkeypatch, system, number):
+    monkeypatch.setattr(cleaning.sys, "platform", system)
+    # the numbers of Linux and macOS; each lacks the other's clock, or has one of that name which stands still
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "CLOCK_MONOTONIC", 6, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", lambda own: own, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: None)
+    assert cleaning._clocks()[1] == number
+
+
 def test_files_from_the_future_are_cleaned_too(workspace, session):
     (workspace.received / "a").mkdir()
     later = time.time() + 40 * DAY

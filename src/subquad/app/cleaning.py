@@ -1,5 +1,6 @@
 """The workspace is cleaned once an hour, unless the clock was set in between: ages of files say nothing then."""
 
+import sys
 import time
 from threading import Event
 
@@ -38,6 +39,11 @@ class Cleaning:
 
 
 def _clocks() -> tuple[float, float]:
-    """Return the time that can be set, and the one that cannot, which also runs while the computer sleeps."""
-    steady = getattr(time, "CLOCK_BOOTTIME", None)
+    """Return the time that can be set, and one that cannot, which on Linux and macOS runs while the computer sleeps.
+
+    Elsewhere it may stand still meanwhile, so that a long sleep looks like a clock that was set.
+    """
+    name = {"linux": "CLOCK_BOOTTIME", "darwin": "CLOCK_MONOTONIC"}.get(sys.platform, "")
+    # python's own monotonic time does not count sleep
+    steady = getattr(time, name, None)
     return time.time(), time.monotonic() if steady is None else time.clock_gettime(steady)
