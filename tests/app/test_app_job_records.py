@@ -111,6 +111,26 @@ def test_a_job_that_ended_early_after_its_last_file_has_finished(tmp_path, runne
     assert job.state == "running"
 
 
+@pytest.mark.parametrize(
+    ("noted", "end", "is_whole"),
+    [
+        ({"state": "finished", "exit_status": 0}, None, True),
+        ({"state": "stopped"}, None, False),
+        ({"state": "failed", "exit_status": 2}, None, False),
+        ({"state": "running", "pid": NOBODY, "began": 1.0}, None, False),
+        ({"state": "running", "pid": NOBODY, "began": 1.0}, 143, False),
+        ({"state": "running", "pid": NOBODY, "began": 1.0}, 0, True),
+    ],
+)
+def test_a_job_with_all_files_is_whole_if_its_command_exited_without_an_error(tmp_path, noted, end, is_whole):
+    job = written(tmp_path / "a", noted, server=NOBODY)
+    write_json(job.out / "metrics.json", {})
+    if end is not None:
+        write_json(job.folder / END, {"ended": 2.0, "exit_status": end})
+    assert job.state == "finished"
+    assert job.is_whole == is_whole
+
+
 def test_a_process_notes_its_end_itself(tmp_path):
     for words, code in ((["--version"], 0), (["bio", "fit", "none.csv"], 2)):
         done = subprocess.run([sys.executable, "-m", "subquad.job_process", str(tmp_path), *words], check=False)

@@ -145,6 +145,19 @@ class Job:
         killed before the job ended, the end is the one that the process noted; without one the job was stopped. A job
         that was stopped, killed or failed when its last file was written has finished all the same.
         """
+        status = self._ended
+        if status["state"] in ("stopped", "failed") and (self.out / METRICS).is_file():
+            return {**status, "state": "finished"}
+        return status
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the command has ended without an error after its last file was written; see `status`."""
+        return self._ended["state"] == "finished"
+
+    @property
+    def _ended(self) -> dict[str, Any]:
+        """What was noted of the job, with its end if it is over; whatever files it has written."""
         status = self._noted
         if self._is_over(status):
             if self._has_server:
@@ -153,14 +166,7 @@ class Job:
                 status = self._noted
             if self._is_over(status):
                 status = {**status, **self._end(status)}
-        if status["state"] in ("stopped", "failed") and (self.out / METRICS).is_file():
-            return {**status, "state": "finished"}
         return status
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the command has ended without an error after its last file was written; see `status`."""
-        return self.status.get("exit_status", 0) == 0
 
     @property
     def _noted(self) -> dict[str, Any]:
