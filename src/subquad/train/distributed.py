@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import cache
-from typing import Any, TypeVar, cast
+from itertools import count
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, distributed, nn
+
+from subquad.runs.launchers import started_processes
 
 __all__ = [
     "all_reduce_gradients",
@@ -27,6 +29,8 @@ __all__ = [
 Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=7)
 """For a process that reads or writes large files; of training steps, the backend's own limit of some minutes holds."""
+_waits = count()
+"""Numbers of the times at which processes waited for everyone, the same in all of them."""
 
 
 def has_accelerator() -> bool:
@@ -36,8 +40,9 @@ def has_accelerator() -> bool:
 
 def processes() -> PartialState:
     """Return accelerate's state: number of processes, rank of this one, and its device."""
-    # accelerate sets up communication between CPU processes only when told that there is no accelerator
-    return PartialState(cpu=not has_accelerator())
+    # accelerate sets up communication between CPU processes only when told that there is no accelerator, and would then
+    # take WORLD_SIZE alone for a launcher
+    return PartialState(cpu=started_processes() > 1 and not has_accelerator())
 
 
 def broadcast_object(value: Value) -> Value:
@@ -51,14 +56,16 @@ def broadcast_object(value: Value) -> Value:
 
 def wait_for_everyone() -> None:
     """Return when all processes have called this, however long one of them reads or writes files."""
-    if processes().num_processes > 1:
-        distributed.barrier(_patient_group(distributed.group.WORLD))
-
-
-@cache
-def _patient_group(world: Any) -> Any:
-    """Return a group of all processes, those of `world`, whose limit of time is long."""
-    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    group = processes()
+    if group.num_processes == 1:
+        return
+    # through the store, by which processes find one another: it has no limit of minutes, and works with every backend
+    store, name = distributed.distributed_c10d._get_default_store(), f"subquad/{next(_waits)}"
+    if store.add(name, 1) == group.num_processes:
+        store.set(f"{name}/all", "")
+    store.wait([f"{name}/all"], LONGEST_WAIT)
+    # the process that holds the store must not end before the others have read it
+    group.wait_for_everyone()
 
 
 def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
