@@ -15,7 +15,7 @@ import pytest
 
 from subquad.runs.disk import EARLIER, clean_up, make_folder, remove_temporaries, sync, try_lock
 from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import atomic, check_output, create_folder, read_json, write_json
+from subquad.runs.storage import atomic, check_output, create_output_folder, read_json, write_json
 
 check_page = partial(check_report_folder, kind="scan", file="scan.json", force=True)
 
@@ -191,7 +191,7 @@ def test_an_error_of_the_cleaning_up_does_not_hide_that_of_the_work(tmp_path, mo
 def test_names_of_new_folders_are_on_the_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("subquad.runs.disk.sync", lambda path: synced.append(path.name))
-    create_folder(tmp_path / "a" / "b")
+    create_output_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path.name, "a"]
     synced.clear()
     make_folder(tmp_path / "a" / "b")

@@ -19,7 +19,7 @@ from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import (
     atomic,
     check_output,
-    create_folder,
+    create_output_folder,
     fingerprint,
     is_finite,
     read_json,
@@ -83,6 +83,13 @@ def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
     assert not left.exists()
     assert not open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True).is_resumed
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_an_unfinished_run_of_a_version_without_processes_is_one_of_a_single_process(tmp_path):
+    open_run(tmp_path, kind="bio", settings={"seed": 3})
+    assert open_run(tmp_path, kind="bio", settings={"seed": 3, "processes": 1}).is_resumed
+    with pytest.raises(SubquadError, match=r"other settings \(processes was 1 and is 2\)"):
+        open_run(tmp_path, kind="bio", settings={"seed": 3, "processes": 2})
 
 
 def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
@@ -328,11 +335,11 @@ def test_a_folder_that_the_system_does_not_create_is_reported_with_its_flag(tmp_
     monkeypatch.setattr(Path, "mkdir", refused)
     message = r"out: cannot create the output folder \(No such file or directory\); choose another --workspace"
     with pytest.raises(SubquadError, match=message):
-        create_folder(tmp_path / "out", flag="--workspace")
+        create_output_folder(tmp_path / "out", flag="--workspace")
     # a full disk has a message of its own
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(OSError, match="No space left"):
-        create_folder(tmp_path / "out")
+        create_output_folder(tmp_path / "out")
 
 
 def test_all_files_are_on_the_disk_before_the_run_is_marked_as_finished(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from subquad import __version__
 from subquad.errors import SubquadError, flag_name
 from subquad.progress import say
-from subquad.runs.checksums import CONFIG, METRICS, PARTS, check_config, check_part, checksums_of_run
+from subquad.runs.checksums import CONFIG, METRICS, PARTS, check_config, checksums_of_run
 from subquad.runs.disk import LOCK, make_folder, remove_temporaries, sync, try_lock
 from subquad.runs.lock import is_blank
 from subquad.runs.storage import (
@@ -36,7 +36,6 @@ __all__ = [
     "FORMAT",
     "Run",
     "check_free",
-    "check_part",
     "check_run_folder",
     "check_weights",
     "load_config",
@@ -234,6 +233,9 @@ def _check_same_settings(directory: Path, kind: str, wanted: Mapping[str, Any]) 
             f"{directory}: holds an unfinished run of subquad {stamp.get('kind')}; use --force to replace it"
         )
     begun = stamp.get("settings", {})
+    if "processes" in wanted:
+        # runs of earlier versions do not say it
+        begun = {"processes": 1, **begun}
     changed = list(_differences(begun, wanted))
     if changed:
         if set(begun) != set(wanted):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from subquad.errors import SubquadError
 from subquad.runs.disk import LOCK, lock_file, temporaries_of
 from subquad.runs.launchers import started_processes
-from subquad.runs.storage import as_folder, check_writable, create_folder
+from subquad.runs.storage import as_folder, check_writable, create_output_folder
 
 __all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
 
@@ -75,7 +75,7 @@ def _acquire(folder: Path, flag: str, wait: float) -> int:
     end = time.monotonic() + wait
     while True:
         # a process that ends removes a folder that stayed empty
-        create_folder(folder, flag=flag)
+        create_output_folder(folder, flag=flag)
         if (file := _try(folder / LOCK)) is not None:
             return file
         if time.monotonic() > end:

@@ -37,7 +37,7 @@ __all__ = [
     "check_output",
     "check_present",
     "check_writable",
-    "create_folder",
+    "create_output_folder",
     "fingerprint",
     "is_finite",
     "null_as_nan",
@@ -87,7 +87,7 @@ def check_writable(path: Path | str, *, flag: str = "--out") -> None:
         raise SubquadError(f"{path}: no permission to write in {above}; choose another {flag}")
 
 
-def create_folder(path: Path, *, flag: str = "--out") -> None:
+def create_output_folder(path: Path, *, flag: str = "--out") -> None:
     """Create an output folder, which `flag` names, and those above it, unless it exists.
 
     Raises:

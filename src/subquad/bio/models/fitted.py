@@ -17,9 +17,10 @@ from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
+from subquad.runs.checksums import check_part
 from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import check_part, load_config, load_tensors
+from subquad.runs.folder import load_config, load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
 
