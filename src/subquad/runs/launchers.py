@@ -17,8 +17,8 @@ INSTEAD = {
 
 
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID")
-"""Variables of `torchrun`, with which `accelerate launch` starts processes too. Others set `WORLD_SIZE` without them, such
-as Kubernetes' PyTorchJob for a single process in each of its pods."""
+"""Variables of `torchrun`, with which `accelerate launch` starts processes too. Others set `WORLD_SIZE` without
+them, as Kubernetes' PyTorchJob does for the one process in each of its pods."""
 
 
 def started_processes() -> int:
