@@ -133,7 +133,7 @@ def test_covariates_and_partner_sequences_are_columns_of_a_table():
     # a number that is finite in float64 only
     with pytest.raises(
         SubquadError,
-        match=r"X: predictions of 1 of 101 rows are not finite, because .* too large .*\n  row 3: score is 1e\+60",
+        match=r"X: predictions of 1 of 101 rows are not finite: .* too large .*\n  row 3: score is 1e\+60",
     ):
         model.predict(frame.assign(score=frame["score"].where(frame.index != 2, 1e60)))
 

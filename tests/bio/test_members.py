@@ -49,7 +49,9 @@ def test_predictions_that_are_not_finite_name_their_rows():
     rows = Inputs(codes=np.zeros((3, 2), dtype=np.int8), letters=4, covariates=np.zeros((3, 0)), is_aligned=True)
     for mean in (np.array([[1.0], [np.inf], [0.0]]), [np.eye(2), np.full((2, 2), np.nan), np.eye(2)]):
         members = Members.of_equals([mean])
-        with pytest.raises(SubquadError, match=r"predictions of 1 of 3 rows are not finite, .*\n  row 2$"):
+        with pytest.raises(
+            SubquadError, match=r"predictions of 1 of 3 rows are not finite: .* weights are damaged.*\n  row 2$"
+        ):
             finite_members(lambda own=members: own, rows, {})
     members = Members.of_equals([np.zeros((0, 1))])
     assert finite_members(lambda: members, rows.take(np.arange(0)), {}) is members

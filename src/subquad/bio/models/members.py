@@ -60,7 +60,7 @@ def deviation(each: Any, weights: np.ndarray) -> np.ndarray:
 def finite_members(predict: Callable[[], Members], inputs: Inputs, covariates: Mapping[str, Any]) -> Members:
     """Return predictions after checking that they are finite.
 
-    Numbers that are finite in the table may not be so in float32, in which models read them.
+    Numbers that are finite in the table may not be so in float32, in which models read them; damaged weights are not either.
 
     Args:
         predict: Function that predicts the rows.
@@ -84,8 +84,8 @@ def finite_members(predict: Callable[[], Members], inputs: Inputs, covariates: M
         largest = int(np.abs(own).argmax()) if len(own) else 0
         errors.append(f"row {row + 1}" + (f": {names[largest]} is {own[largest]:g}" if len(own) else ""))
     raise_errors(
-        f"predictions of {len(rows):,} of {len(is_finite):,} rows are not finite, because numbers of the rows are too "
-        "large for the model; correct or remove the rows",
+        f"predictions of {len(rows):,} of {len(is_finite):,} rows are not finite: their numbers are too large for the "
+        "model (correct or remove the rows), or its weights are damaged (copy or fit the model again)",
         errors,
     )
     return members
