@@ -12,22 +12,25 @@ import sys
 import time
 from typing import Any, cast
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from subquad.progress import say
 
-__all__ = ["ACCEPTED_TOGETHER", "TOO_MANY", "QueueingServer", "bounded_protocol", "connection_limit"]
+__all__ = ["ACCEPTED_TOGETHER", "BUSY", "QueueingServer", "bounded_protocol", "connection_limit"]
 
 HEAD_SECONDS = 10.0
 """Time for sending the head of a request: from the start of the connection, or from the end of the last reply."""
 BODY_BYTES = 65_536
 """Bytes of a body that have to arrive in the time for them, unless it ends."""
+BODY_SECONDS = 60.0
+"""Time for them, in a body that is discarded because its request was answered before."""
 WRITE_SECONDS = 30.0
 """Time in which a client has to read something of what was sent, also after the end of its request."""
 SEND_BUFFER = 128 * 2**10
-"""Bytes of a connection that the system keeps until the client has read them; beyond, they stay in the process, which
-sees only then whether a client reads."""
+"""Bytes of a connection that a system other than Linux keeps until the client has read them; beyond, they stay in the
+process, which sees only then whether a client reads. On Linux the system says how many it keeps."""
 MOST_CONNECTIONS = 4096
 """Maximum number of open connections, however many files the process may open."""
 ACCEPTED_TOGETHER = 8
@@ -39,7 +42,7 @@ RESERVED = 64
 connection in its fourth iteration."""
 WARNING_SECONDS = 60.0
 """Minimum time between two warnings about refused connections."""
-TOO_MANY = "too many connections are open; try again later"
+BUSY = "too many connections are open; try again later"
 """What clients beyond the limit are told."""
 
 
@@ -60,7 +63,7 @@ def connection_limit() -> int:
 def bounded_protocol(
     limit: int,
     *,
-    refusal: tuple[str, bytes] = ("text/plain; charset=utf-8", TOO_MANY.encode()),
+    refusal: tuple[str, bytes] = ("text/plain; charset=utf-8", BUSY.encode()),
     head_seconds: float = HEAD_SECONDS,
     body_seconds: float | None = None,
     write_seconds: float = WRITE_SECONDS,
@@ -73,7 +76,8 @@ def bounded_protocol(
         head_seconds: Time in seconds for sending the head of a request; then the connection is closed. Bodies and
             replies may take longer.
         body_seconds: Time in seconds in which a body has to make progress, by `BODY_BYTES` or to its end, while the
-            application reads; then the connection is closed, as by the client. None: the application has a limit.
+            application reads; then the connection is closed, as by the client. None: the application has a limit, and
+            `BODY_SECONDS` holds for bodies that are discarded.
         write_seconds: Time in seconds in which a client has to read something; then the connection is cut.
     """
     warned = -WARNING_SECONDS
@@ -94,7 +98,8 @@ def bounded_protocol(
             self._received = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            if sys.platform != "linux":
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             super().connection_made(cast(asyncio.Transport, _Watched(transport, self.loop, write_seconds)))
             if len(self.connections) > limit:
                 warn()
@@ -110,11 +115,8 @@ def bounded_protocol(
         def handle_events(self) -> None:
             super().handle_events()
             # uvicorn begins a cycle when a head is complete
-            if self.cycle is not None and not self.cycle.response_complete:
-                if self._timer is not None:
-                    self._stop_waiting()
-                if body_seconds is not None and self.cycle.more_body and self._body_timer is None:
-                    self._wait_for_body(body_seconds)
+            if self.cycle is not None:
+                self._wait_for_client()
 
         def data_received(self, data: bytes) -> None:
             self._received += len(data)
@@ -124,20 +126,41 @@ def bounded_protocol(
             # of a request that was answered before it was read; bytes in uvicorn before 0.42, a bytearray since
             self.cycle.body = type(self.cycle.body)()
             # before uvicorn reads the next head, which may have arrived
-            self._wait_for_head()
+            self._stop_waiting()
             super().on_response_complete()
+            if self._has_body_to_come():
+                # a client that still sends may not have read the reply
+                self._unset_keepalive_if_required()
+            self._wait_for_client()
+
+        def _has_body_to_come(self) -> bool:
+            return self.conn.their_state is h11.SEND_BODY
+
+        def _wait_for_client(self) -> None:
+            """Limit the time for what the client sends next, unless it is limited already."""
+            is_answered = self.cycle.response_complete
+            if self._has_body_to_come():
+                seconds = body_seconds or (BODY_SECONDS if is_answered else None)
+                if self._timer is not None:
+                    self._stop_waiting()
+                if seconds is not None and self._body_timer is None:
+                    self._wait_for_body(seconds)
+            elif not is_answered:
+                self._stop_waiting()
+            elif self._timer is None:
+                self._wait_for_head()
 
         def _wait_for_head(self) -> None:
             self._stop_waiting()
             self._timer = self.loop.call_later(head_seconds, self.transport.close)
 
         def _wait_for_body(self, seconds: float) -> None:
-            self._body_timer = self.loop.call_later(seconds, self._look_at_body, self._received, seconds)
+            self._body_timer = self.loop.call_later(seconds, self._look_at_body, self.cycle, self._received, seconds)
 
-        def _look_at_body(self, before: int, seconds: float) -> None:
+        def _look_at_body(self, cycle: object, before: int, seconds: float) -> None:
             self._body_timer = None
-            if self.cycle.more_body and not self.cycle.response_complete:
-                if self.flow.read_paused or self._received - before >= BODY_BYTES:
+            if self._has_body_to_come():
+                if cycle is not self.cycle or self.flow.read_paused or self._received - before >= BODY_BYTES:
                     self._wait_for_body(seconds)
                 else:
                     self.transport.close()
@@ -162,9 +185,9 @@ class QueueingServer(uvicorn.Server):
 
 
 class _Watched:
-    """A transport that cuts the connection if nothing that was written leaves the process for some seconds.
+    """A transport that cuts the connection if nothing that was written gets to the client for some seconds.
 
-    A transport alone waits for ever, also after `close`, which it does only when all is sent.
+    A transport alone waits for ever, also after `close`, which it does only when all has left the process.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float):
@@ -176,21 +199,42 @@ class _Watched:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write, and look later whether it was sent."""
+        """Write, and look later whether the client has got some of it."""
         self._written += len(data)
         self._transport.write(data)
         if self._timer is None:
             self._look_later()
 
+    def _waiting(self) -> int:
+        """Return how many bytes the process and, where it says so, the system keep for the client."""
+        return self._transport.get_write_buffer_size() + _kept_by_system(self._transport.get_extra_info("socket"))
+
     def _look_later(self) -> None:
-        waiting = self._transport.get_write_buffer_size()
+        waiting = self._waiting()
         self._timer = self._loop.call_later(self._seconds, self._look, self._written - waiting) if waiting else None
 
     def _look(self, sent: int) -> None:
-        if self._written - self._transport.get_write_buffer_size() > sent:
+        if self._written - self._waiting() > sent:
             self._look_later()
         else:
             self._transport.abort()
+
+
+def _kept_by_system(connection: socket.socket) -> int:
+    """Return the bytes written to a connection that its other end has not acknowledged; 0 where this is unknown."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    count = bytearray(4)
+    try:
+        # of a socket, this is SIOCOUTQ
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)
+    except (OSError, ValueError):
+        # it is closed
+        return 0
+    return int.from_bytes(count, sys.byteorder)
 
 
 def _refusal(kind: str, body: bytes) -> bytes:

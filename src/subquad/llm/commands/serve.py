@@ -17,14 +17,14 @@ from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
-from subquad.runs.connections import ACCEPTED_TOGETHER, TOO_MANY, QueueingServer, bounded_protocol, connection_limit
+from subquad.runs.connections import ACCEPTED_TOGETHER, BUSY, QueueingServer, bounded_protocol, connection_limit
 from subquad.runs.listening import is_loopback, listen
 
 __all__ = ["serve"]
 
 LAST_SECONDS = 30
 """Time that requests have to send their error after they were ended."""
-REFUSAL = ("application/json", json.dumps(error_body(TOO_MANY, status=503)).encode())
+REFUSAL = ("application/json", json.dumps(error_body(BUSY, status=503)).encode())
 """Type and content of the reply to a connection beyond the limit."""
 
 
