@@ -60,7 +60,8 @@ def deviation(each: Any, weights: np.ndarray) -> np.ndarray:
 def finite_members(predict: Callable[[], Members], inputs: Inputs, covariates: Mapping[str, Any]) -> Members:
     """Return predictions after checking that they are finite.
 
-    Numbers that are finite in the table may not be so in float32, in which models read them; damaged weights are not either.
+    Numbers that are finite in the table may not be so in float32, in which models read them; damaged weights may not be
+    so either.
 
     Args:
         predict: Function that predicts the rows.
