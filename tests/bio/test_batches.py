@@ -57,6 +57,17 @@ def test_batches_that_memory_limits_leave_no_row_out_in_all_epochs():
         assert all(len(rows) == 1 or len(rows) * lengths[rows].max() ** 2 <= 600_000 for rows in own)
 
 
+def test_a_long_row_that_memory_leaves_alone_shares_the_rows_before_it():
+    lengths = np.array([100] * 40 + [700])
+    for own in (plan(lengths, batch_size=20, task_type="pairs")(epoch) for epoch in range(5)):
+        # 600,000 letters of pairs hold one row of 700
+        assert sorted(map(len, own)) == [1, 20, 20]
+    lengths[-1] = 400
+    for own in (plan(lengths, batch_size=20, task_type="pairs")(epoch) for epoch in range(5)):
+        assert sorted(map(len, own)) == [3, 18, 20]
+        assert sorted(np.concatenate(own)) == list(range(41))
+
+
 def test_batches_hold_rows_of_similar_length():
     spreads = [np.ptp(DISTINCT[rows]) for rows in plan(DISTINCT)(0)]
     assert max(spreads) < 30

@@ -162,17 +162,19 @@ def epoch_batches(
     lengths = np.maximum(inputs.lengths, 1)
     batch_size = min(batch_size, len(rows))
 
+    def divided(order: np.ndarray) -> list[np.ndarray]:
+        return _cut(_in_pools(order, lengths, batch_size), lengths, task_type=task_type, batch_size=batch_size)
+
     def batches(epoch: int) -> list[np.ndarray]:
         random = np.random.default_rng((seed, epoch))
         order = rows[random.permutation(len(rows))]
-        while True:
-            cut = _cut(_in_pools(order, lengths, batch_size), lengths, task_type=task_type, batch_size=batch_size)
-            left = len(cut[-1])
-            if 2 * left > min(map(len, cut[:-1] or cut)):
-                break
-            # the gradient of a few remaining rows would be noisy; so many random rows come in another epoch, because
-            # those that remain are the longest ones
-            order = order[:-left]
+        cut = divided(order)
+        # the gradient of a few remaining rows would be noisy
+        if _has_rest(cut) and _fits(batch_size, int(lengths[cut[-1]].max()), task_type):
+            # so many random rows come in another epoch, because those that remain are the longest ones
+            cut = divided(order[: -len(cut[-1])])
+        if _has_rest(cut):
+            cut = _with_last_two_shared(cut, lengths, task_type)
         return [cut[i] for i in random.permutation(len(cut))]
 
     return batches
@@ -201,9 +203,27 @@ def _cut(order: np.ndarray, lengths: np.ndarray, *, task_type: str, batch_size: 
     for end, row in enumerate(order):
         longer = max(longest, int(lengths[row]))
         count = end - begin + 1
-        is_full = count * longer > MAX_LETTERS or (task_type == "pairs" and count * longer**2 > MAX_PAIRS)
-        if count > 1 and (count > batch_size or is_full):
+        if count > 1 and (count > batch_size or not _fits(count, longer, task_type)):
             parts.append(order[begin:end])
             begin, longer = end, int(lengths[row])
         longest = longer
     return [*parts, order[begin:]]
+
+
+def _fits(count: int, longest: int, task_type: str) -> bool:
+    """Return whether so many rows, padded to the longest of them, fit into memory."""
+    return count * longest <= MAX_LETTERS and (task_type != "pairs" or count * longest**2 <= MAX_PAIRS)
+
+
+def _has_rest(cut: Sequence[np.ndarray]) -> bool:
+    """Return whether the last batch has no more than half of the rows of any other."""
+    return len(cut) > 1 and 2 * len(cut[-1]) <= min(map(len, cut[:-1]))
+
+
+def _with_last_two_shared(cut: list[np.ndarray], lengths: np.ndarray, task_type: str) -> list[np.ndarray]:
+    """Return batches of which the last has half of the rows of the last two, or as many as fit into memory."""
+    both, count = np.concatenate(cut[-2:]), len(cut[-1])
+    for more in range(count + 1, len(both) // 2 + 1):
+        if _fits(more, int(lengths[both[-more:]].max()), task_type):
+            count = more
+    return [*cut[:-2], both[:-count], both[-count:]]
