@@ -61,8 +61,11 @@ def test_a_job_that_is_resumed_twice_at_the_same_time_runs_once(session, monkeyp
         thread.start()
     for thread in threads:
         thread.join(60)
-    wait_for(lambda: opened, seconds=20)
-    time.sleep(0.1)
+        assert not thread.is_alive()
+    name = f"job {Job(folder).name}"
+    # until none waits, and no thread is left but that of the process
+    wait_for(lambda: opened and not runner._waiting, seconds=20)
+    wait_for(lambda: [thread.name for thread in threading.enumerate()].count(name) == 1, seconds=20)
     assert len(opened) == 1
     may_end.set()
     ended(runner)
