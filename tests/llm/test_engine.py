@@ -219,6 +219,24 @@ def test_unfinished_jobs_are_closed_when_the_engine_stops(model, tokenizer):
         stopped.submit(recorded.job)
 
 
+def test_unfinished_jobs_are_closed_although_the_rows_of_another_cannot_be_freed(model, tokenizer, capfd):
+    stopped, jobs = Engine(model, tokenizer, prefix_states=1), [Recorded(prompt(3), 5), Recorded(prompt(4), 5)]
+    stopped.submit(jobs[0].job)
+    stopped.work()
+    assert stopped.active == 1
+
+    def fail(row):
+        raise RuntimeError("a copy failed")
+
+    stopped._batch.states = fail
+    stopped.cancel(jobs[0].job)
+    stopped.submit(jobs[1].job)
+    stopped.stop()
+    stopped.run()
+    assert [recorded.finishes() for recorded in jobs] == [{0: "closed"}, {0: "closed"}]
+    assert "a copy failed" in capfd.readouterr().err
+
+
 def test_a_prompt_that_cannot_be_processed_ends_its_own_job_only(model, tokenizer, capfd):
     engine = Engine(model, tokenizer, max_batch_size=3)
     jobs = [Recorded(prompt(7), 19), Recorded([10**6], 5, n=2), Recorded(prompt(3), 5)]

@@ -193,7 +193,8 @@ class Engine:
         with self._lock:
             self._is_closed = True
         while not self._inbox.empty():
-            self._inbox.get()()
+            # freeing the rows of a job may fail too, and the others get their last delta all the same
+            _succeeds(self._inbox.get())
         jobs = [*self._waiting, *([self._prefill.job] if self._prefill else ())]
         self._waiting.clear()
         self._end(jobs, "closed")
