@@ -15,7 +15,7 @@ from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 
 ORDINARY = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
-FAILED = "the computation failed, for want of memory for example; see the server's log"
+FAILED = "the computation failed, for example because memory ran out; see the server's log"
 
 
 class Failures:

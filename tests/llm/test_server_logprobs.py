@@ -101,6 +101,28 @@ def test_more_log_probabilities_than_a_reply_can_have_are_refused(watched, monke
     assert events(watched.server, streamed)[-1]["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize(
+    ("path", "change", "count"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "bird"}], "logprobs": True, "top_logprobs": 4}, 20),
+        (COMPLETION, {"prompt": [[5] * 3, [7] * 3], "echo": True, "logprobs": 4}, 7 + 7),
+    ],
+)
+def test_answers_without_a_maximum_are_as_long_as_their_log_probabilities_fit(
+    watched, monkeypatch, path, change, count
+):
+    monkeypatch.setattr(handlers, "MOST_VALUES", 104)
+    asked = {"model": "tiny", "temperature": 0, **change}
+    status, body = ask(watched.server, path, asked)
+    assert (status, body["usage"]["completion_tokens"]) == (200, count)
+    assert {choice["finish_reason"] for choice in body["choices"]} == {"length"}
+    # a maximum of the client's is not changed
+    assert ask(watched.server, path, {**asked, "max_tokens": 40})[0] == 400
+    # nor is a prompt shortened
+    monkeypatch.setattr(handlers, "MOST_VALUES", 4)
+    assert ask(watched.server, path, asked)[0] == 400
+
+
 def test_tokens_without_any_probability_have_a_number_that_json_has():
     (found,) = token_logprobs(torch.tensor([[0.0, -torch.inf, 1.0]]), [1], 3)
     assert found.logprob == -9999.0

@@ -91,7 +91,7 @@ def test_prompts_that_wait_for_the_tokenizer_are_waiting_requests(server, gate):
         slow = [pool.submit(ask, server, COMPLETION, SLOW) for _ in range(WAITING)]
         wait_for(lambda: ask(server, "/health")[1]["waiting"] == WAITING)
         status, body = ask(server, COMPLETION, ORDINARY)
-        assert (status, body["error"]["message"]) == (429, "5 requests are waiting already; try again later")
+        assert (status, body["error"]["message"]) == (429, "5 prompts are waiting already; try again later")
         gate.opened.set()
         assert [each.result()[0] for each in slow] == [200] * WAITING
 
@@ -104,7 +104,7 @@ def test_the_prompts_of_a_request_count_one_by_one(server, gate):
         with server.client() as client, pytest.raises(openai.RateLimitError) as refused:
             client.completions.create(**several)
         assert refused.value.body["message"] == (
-            "4 requests are waiting already, and at most 5 may wait with the 5 of this one; try again later"
+            "4 prompts are waiting already, and at most 5 may wait with the 5 of this one; try again later"
         )
         assert int(refused.value.response.headers["retry-after"]) >= 1
         gate.opened.set()

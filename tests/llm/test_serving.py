@@ -410,7 +410,7 @@ def test_too_many_waiting_requests_get_status_429(bytewise):
         wait_for(lambda: server.engine.active == 4)
         streams += [completion(client, max_tokens=40_000, stream=True) for _ in range(2)]
         wait_for(lambda: server.engine.waiting == 2)
-        with pytest.raises(openai.RateLimitError, match="2 requests are waiting already") as refused:
+        with pytest.raises(openai.RateLimitError, match="2 prompts are waiting already") as refused:
             completion(client)
         assert int(refused.value.response.headers["retry-after"]) >= 1
         assert ask(server, "/health") == (200, {"status": "ok", "active": 4, "waiting": 2})

@@ -39,7 +39,7 @@ STOPPED = "the server was stopped, or has failed; see /health and the server's l
 ENDED = {
     "closed": (STOPPED, 503),
     "failed": (NOT_FINITE, 500),
-    "error": ("the computation failed, for want of memory for example; see the server's log", 500),
+    "error": ("the computation failed, for example because memory ran out; see the server's log", 500),
 }
 """Why a sequence has ended before its time → error message and status."""
 
@@ -115,7 +115,7 @@ class RequestHandler:
     reader: PromptReader
     """Tokenizes prompts, in a thread of its own too."""
     max_waiting: int
-    """Maximum number of waiting requests."""
+    """Maximum number of waiting prompts."""
     _reading: int = field(default=0, init=False)
     """Number of prompts that are being tokenized, or wait for it."""
     _writer: ThreadPoolExecutor = field(init=False)
@@ -159,7 +159,8 @@ class RequestHandler:
             )
         if self.waiting + count > self.max_waiting:
             own = "" if count == 1 else f", and at most {self.max_waiting} may wait with the {count} of this one"
-            raise RequestError(f"{self.waiting} requests are waiting already{own}; try again later", status=TOO_MANY)
+            waiting = "1 prompt is" if self.waiting == 1 else f"{self.waiting} prompts are"
+            raise RequestError(f"{waiting} waiting already{own}; try again later", status=TOO_MANY)
         self._reading += count
         try:
             prompts = await _while_connected(self.reader.read(body), request)
@@ -167,8 +168,7 @@ class RequestHandler:
             return Response(status_code=CLIENT_GONE)
         finally:
             self._reading -= count
-        _check_values(body, prompts)
-        pending = self._pending(body, prompts)
+        pending = self._pending(body, _within_values(body, prompts))
         if body.stream:
             events = self._events(pending)
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
@@ -312,15 +312,22 @@ class RequestHandler:
         return event
 
 
-def _check_values(body: ChatRequest | CompletionRequest, prompts: Sequence[Prompt]) -> None:
-    """Check the number of log-probabilities that are held at once; those of a stream's answers are sent one by one."""
-    likely = body.most_likely()
+def _within_values(body: ChatRequest | CompletionRequest, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Return the prompts with answers whose log-probabilities can be held at once; a stream's are sent one by one.
+
+    Raises:
+        RequestError: There are more, and the request itself sets the length of the answers, or none would fit.
+    """
+    likely, n = body.most_likely(), body.n or 1
     if likely is None:
-        return
+        return prompts
     read = sum(len(prompt.tokens) for prompt in prompts if prompt.echo is not None)
     answered = 0 if body.stream else sum(prompt.max_tokens for prompt in prompts)
-    places = (body.n or 1) * (read + answered)
+    places = n * (read + answered)
     if places * (likely + 1) > MOST_VALUES:
+        fitting = (MOST_VALUES // (n * (likely + 1)) - read) // len(prompts)
+        if body.most_tokens() is None and not body.stream and fitting > 0:
+            return [replace(prompt, max_tokens=min(prompt.max_tokens, fitting)) for prompt in prompts]
         limit = "max_completion_tokens" if isinstance(body, ChatRequest) else "max_tokens"
         raise RequestError(
             f"logprobs: {places * (likely + 1):,} log-probabilities ({places:,} tokens, {likely + 1} for each), and a "
@@ -328,6 +335,7 @@ def _check_values(body: ChatRequest | CompletionRequest, prompts: Sequence[Promp
             "prompts one by one",
             field="logprobs",
         )
+    return prompts
 
 
 def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None]:

@@ -21,7 +21,7 @@ class Delta:
     index: int
     """Number of the sequence within its job, from 0."""
     token: int | None
-    """The token; None when the engine closed, or none could be chosen."""
+    """The token; None if the sequence ends without one: `closed`, `failed`, `error`, or a job with `max_tokens` 0."""
     text: str
     """Text that is final; empty while a character or a stop string may be incomplete."""
     finish_reason: Literal["stop", "length", "closed", "failed", "error"] | None

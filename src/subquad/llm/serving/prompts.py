@@ -144,7 +144,7 @@ class PromptReader:
     def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest, *, field: str) -> int:
         left = self._max_context - len(prompt)
         is_chat = isinstance(body, ChatRequest)
-        wanted = body.most_tokens() if is_chat else body.max_tokens
+        wanted = body.most_tokens()
         if wanted is None and not is_chat:
             wanted = max(1, min(left, COMPLETION_TOKENS))
         least = 1 if wanted is None else wanted

@@ -186,6 +186,10 @@ class CompletionRequest(_Request):
         """Return of how many most likely tokens log-probabilities are asked for in each place; None for none at all."""
         return self.logprobs
 
+    def most_tokens(self) -> int | None:
+        """Return the requested maximum length of an answer; None if the request has none."""
+        return self.max_tokens
+
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one."""
         if isinstance(self.prompt, str):
@@ -247,7 +251,7 @@ class ChatRequest(_Request):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def most_tokens(self) -> int | None:
-        """Return the requested maximum length of the answer."""
+        """Return the requested maximum length of the answer; None if the request has none."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
