@@ -3,11 +3,13 @@
 import http.client
 import json
 import socket
+import urllib.request
 
 import pytest
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 
+from subquad.errors import SubquadError
 from subquad.llm.serving import admission
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
@@ -104,7 +106,7 @@ def test_a_page_whose_name_resolves_to_this_computer_is_refused(server, host):
     assert status == 403
     assert body["error"]["message"] == (
         "this server has no key and is called 127.0.0.1 or ::1 or localhost only; to use another name, start it with "
-        "--api-key"
+        "--allow-host NAME, or with --api-key"
     )
 
 
@@ -118,11 +120,48 @@ def test_the_name_of_the_host_may_be_any_with_a_key_or_another_address(with_key,
             assert asked_as(server, host)[0] == 200
 
 
-def asked_as(server, host, **headers):
-    """Return the reply to a request for a host of this name."""
+def test_the_health_of_a_server_is_told_by_any_name_and_a_request_without_a_name_is_answered(server):
+    assert asked_as(server, "rebound.example.org", path="/health")[0] == 200
+    assert asked_as(server, "rebound.example.org", path="/metrics")[0] == 403
+    # of HTTP/1.0, where a name is not required
+    assert asked_as(server, None)[0] == 200
+
+
+def test_further_names_of_a_server_can_be_allowed(tokenizer):
+    settings = ServeSettings(max_context=128, allow_host=("Host.Docker.Internal", "[fe80::7]"))
+    with Server(make_app(linear_model(), tokenizer, settings, name="tiny")) as server:
+        for host in ("host.docker.internal:8000", "[fe80::7]:8000", "localhost:8000"):
+            assert asked_as(server, host)[0] == 200
+        assert asked_as(server, "rebound.example.org")[0] == 403
+
+
+@pytest.mark.parametrize("name", ["", "*", "http://models.example.org", "models.example.org:8000"])
+def test_what_is_no_name_of_a_host_is_refused(name):
+    with pytest.raises(SubquadError, match="without http:// and port") as refused:
+        ServeSettings(allow_host=(name,))
+    assert str(refused.value).startswith(f"--allow-host {name!r}: give the name of a host")
+
+
+def test_refused_requests_are_counted_by_their_route(tokenizer):
+    settings = ServeSettings(max_context=128, api_key=KEY)
+    with Server(make_app(linear_model(), tokenizer, settings, name="tiny")) as server:
+        for path in ("/v1/completions", "/v1/models/tiny", "/nowhere"):
+            assert ask(server, path, b"{}")[0] == 401
+        with urllib.request.urlopen(f"{server.url}/metrics") as reply:
+            lines = reply.read().decode().splitlines()
+    assert {line.rpartition(" ")[0] for line in lines if line.startswith("subquad_requests_total")} == {
+        f'subquad_requests_total{{route="{route}",status="401"}}'
+        for route in ("/v1/completions", "/v1/models/{name:path}", "other")
+    }
+
+
+def asked_as(server, host, *, path="/v1/models", **headers):
+    """Return the reply to a request for a host of this name, or of none."""
     with socket.create_connection(address(server), timeout=60) as connection:
-        lines = [f"{name}: {value}" for name, value in {"host": host, **headers}.items()]
-        connection.sendall("\r\n".join(["GET /v1/models HTTP/1.1", *lines, "connection: close", "", ""]).encode())
+        own = headers if host is None else {"host": host, **headers}
+        lines = [f"{name}: {value}" for name, value in own.items()]
+        version = "HTTP/1.0" if host is None else "HTTP/1.1"
+        connection.sendall("\r\n".join([f"GET {path} {version}", *lines, "connection: close", "", ""]).encode())
         reply = http.client.HTTPResponse(connection)
         reply.begin()
         return reply.status, json.load(reply)

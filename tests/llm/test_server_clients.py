@@ -101,7 +101,7 @@ def test_clients_that_send_half_a_request_do_not_hold_up_the_others(server, sent
 
 
 def test_a_body_that_comes_too_slowly_is_refused(server, monkeypatch):
-    monkeypatch.setattr(admission, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(admission, "WHOLE_BODY_SECONDS", 0.3)
     with half_sent(server, HEAD) as connection:
         start = time.monotonic()
         for _ in range(3):
@@ -115,5 +115,5 @@ def test_a_body_that_comes_too_slowly_is_refused(server, monkeypatch):
 
 
 def test_an_answer_may_take_longer_than_its_request(server, monkeypatch):
-    monkeypatch.setattr(admission, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(admission, "WHOLE_BODY_SECONDS", 0.05)
     assert ask(server, "/v1/completions", {**ORDINARY, "max_tokens": 100})[0] == 200

@@ -16,13 +16,15 @@ __all__ = ["Admission", "error_reply"]
 
 LARGEST_BODY = 4 * 2**20
 """Largest body of a request in bytes; while one is parsed, a second at most, no other request is answered."""
-BODY_SECONDS = 60
-"""Time for sending a body."""
+WHOLE_BODY_SECONDS = 60
+"""Time for sending a body, from its start to its end."""
 SMALL_BODY = 64 * 2**10
 """Bytes of each body that count nothing, so that large bodies do not keep small ones out."""
 MOST_BYTES = 128 * 2**20
 """Largest sum of the other bytes, of all bodies that are being read or answered."""
-OPEN_PATHS = frozenset(("/health", "/metrics", "/openapi.json"))
+HEALTH = "/health"
+"""Path that is answered whatever the name of the server is, since health checks may use an address."""
+OPEN_PATHS = frozenset((HEALTH, "/metrics", "/openapi.json"))
 """Paths that need no key."""
 
 
@@ -41,7 +43,8 @@ class Admission:
         Args:
             app: The application.
             key: Key that clients have to send; None for none.
-            hosts: Names by which the server may be called; None for any.
+            hosts: Names by which the server may be called; None for any. Requests without the header Host, which no
+                browser sends, and those for the health of the server, are answered too.
         """
         self._app, self._key, self._hosts = app, key, hosts
         self._held = 0
@@ -63,10 +66,10 @@ class Admission:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if self._hosts is not None and host_name(headers.get("host", "")) not in self._hosts:
+        if not self._is_called(headers.get("host")) and scope["path"] != HEALTH:
             return error_reply(
-                f"this server has no key and is called {' or '.join(sorted(self._hosts))} only; to use another name, "
-                "start it with --api-key",
+                f"this server has no key and is called {' or '.join(sorted(self._hosts or ()))} only; to use another "
+                "name, start it with --allow-host NAME, or with --api-key",
                 status=403,
             )
         if self._key is not None and scope["path"] not in OPEN_PATHS:
@@ -89,6 +92,9 @@ class Admission:
             return error_reply(f"the body has more than {LARGEST_BODY // 2**20} MiB", status=413)
         return None
 
+    def _is_called(self, host: str | None) -> bool:
+        return self._hosts is None or host is None or host_name(host) in self._hosts
+
     def hold(self, count: int) -> bool:
         """Count bytes of a body; return whether there was room for them."""
         has_room = self._held + count <= MOST_BYTES
@@ -106,7 +112,7 @@ class _Body:
 
     def receiver(self, receive: Receive) -> Receive:
         """Return a `receive` that raises status 408 if the body is not complete in time, and 429 without room."""
-        is_complete, end = False, time.monotonic() + BODY_SECONDS
+        is_complete, end = False, time.monotonic() + WHOLE_BODY_SECONDS
 
         async def timed() -> Message:
             nonlocal is_complete
@@ -117,7 +123,7 @@ class _Body:
                 # what has arrived is read, however late
                 message = await asyncio.wait_for(receive(), max(0.05, end - time.monotonic()))
             except TimeoutError:
-                raise HTTPException(408, f"the body was not complete within {BODY_SECONDS} seconds") from None
+                raise HTTPException(408, f"the body was not complete within {WHOLE_BODY_SECONDS} seconds") from None
             self._count(len(message.get("body", b"")))
             is_complete = not message.get("more_body", False)
             return message

@@ -14,12 +14,12 @@ REQUESTS = ("CompletionRequest", "ChatRequest")
 ERRORS = {
     "400": "The request is not valid; `param` names the field.",
     "401": "The server was started with a key, and the request has none or another.",
-    "403": "The server has no key, and the header Host has another name than those of this computer.",
+    "403": "The server has no key, and the header Host has a name that is not allowed.",
     "404": "There is no such model.",
     "408": "The body was not complete in time.",
     "411": "The request does not say how long it is.",
     "413": "The body is too large.",
-    "429": "Too many requests wait, or are large; the header Retry-After says when to send it again.",
+    "429": "Too many prompts wait, or too many requests are large; the header Retry-After says when to send it again.",
     "500": "The computation failed.",
     "503": "The server is ending, or too many connections are open.",
 }

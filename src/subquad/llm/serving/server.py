@@ -6,7 +6,7 @@ import copy
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
@@ -53,7 +54,7 @@ def make_app(
         model: A linearized model.
         tokenizer: Its tokenizer.
         settings: Sizes, limits and the key. On a loopback address without a key, requests for other names than those
-            of loopback are refused; the port is not used here.
+            of loopback and `allow_host` are refused; the port is not used here.
         name: Model name for clients.
 
     Raises:
@@ -89,12 +90,16 @@ def make_app(
     app.state.engine, app.state.handler, app.state.max_context = engine, handler, max_context
     _add_routes(app, handler)
     key = api_key(settings)
-    hosts = loopback_names(settings.host) if key is None and is_loopback(settings.host) else None
+    hosts = _names(settings) if key is None and is_loopback(settings.host) else None
     app.add_middleware(Admission, key=key, hosts=hosts)
     _add_metrics(app, handler)
     _add_errors(app)
     describe(app, name=name)
     return app
+
+
+def _names(settings: ServeSettings) -> frozenset[str]:
+    return loopback_names(settings.host) | {name.strip("[]").lower() for name in settings.allow_host}
 
 
 def api_key(settings: ServeSettings) -> str | None:
@@ -173,8 +178,8 @@ class _EngineMetrics(Collector):
 class _Measured:
     """Counts requests by route and status, and measures the time until their reply begins."""
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry):
-        self._app = app
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry, routes: Sequence[BaseRoute]):
+        self._app, self._routes = app, routes
         self._requests = Counter("subquad_requests", "Requests.", ["route", "status"], registry=registry)
         self._seconds = Histogram(
             "subquad_request_seconds", "Seconds until a reply begins.", ["route"], registry=registry, buckets=SECONDS
@@ -185,20 +190,25 @@ class _Measured:
 
         async def measured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # the path of the route, since a client can ask for any number of others
-                route = getattr(scope.get("route"), "path", "other")
+                route = self._route(scope)
                 self._requests.labels(route, str(message["status"])).inc()
                 self._seconds.labels(route).observe(time.perf_counter() - start)
             await send(message)
 
         await self._app(scope, receive, measured)
 
+    def _route(self, scope: Scope) -> str:
+        """Return the path of a request's route, since a client can ask for any number of others."""
+        # a request that was refused before has not been routed
+        found = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return getattr(scope.get("route") or next(found, None), "path", "other")
+
 
 def _add_metrics(app: FastAPI, handler: RequestHandler) -> None:
     """Add /metrics in the format of Prometheus."""
     registry = CollectorRegistry()
     registry.register(_EngineMetrics(handler))
-    app.add_middleware(_Measured, registry=registry)
+    app.add_middleware(_Measured, registry=registry, routes=app.routes)
 
     @app.get("/metrics")
     async def metrics() -> Response:

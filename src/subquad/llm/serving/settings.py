@@ -1,5 +1,6 @@
 """Settings of text generation, chat and the server. Imports the standard library and cyclopts only."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,9 @@ class ServeSettings(PlacementSettings):
     api_key: Output[str | None] = None
     """Key that clients have to send. Default: the environment variable SUBQUAD_API_KEY (safer, since other users can
     see command lines). If neither is set, no key is needed."""
+    allow_host: Output[tuple[str, ...]] = ()
+    """Further names by which clients may call a server without a key on a loopback address, such as
+    host.docker.internal; else it answers to the names of this computer only. In other cases any name is allowed."""
     name: Output[str | None] = None
     """Model name for clients. Default: the folder's name."""
     max_batch_size: Model[int] = 32
@@ -80,6 +84,12 @@ class ServeSettings(PlacementSettings):
         validate_minima(self, prefix_states=0, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
+        for name in self.allow_host:
+            # a colon stands before a port, several are in an IPv6 address
+            if name.count(":") == 1 or not re.fullmatch(r"[\w.:\[\]-]+", name):
+                raise SubquadError(
+                    f"--allow-host {name!r}: give the name of a host as in models.example.org, without http:// and port"
+                )
         for name in ("name", "api_key"):
             if getattr(self, name) == "":
                 raise SubquadError(f"{flag_name(name)} must not be empty")
