@@ -28,7 +28,7 @@ READ = {
     "llm_model": OF_LLM,
     "llm_default": (*OF_LLM, "state.safetensors"),
     "llm_adapter": ("config.json", "model.safetensors", "base/config.json"),
-    "merged": (*OF_LLM, "checksums.json"),
+    "merged": ("config.json", "generation_config.json", *TOKENIZER),
 }
 """Kind → the files that are read when it answers."""
 NOT_CHECKED = {
@@ -38,7 +38,8 @@ NOT_CHECKED = {
     **{kind: {"input.csv"} for kind in ("bio_model", "bio_estimator", "bio_embedded")},
     **{kind: {"input.root"} for kind in ("hep_tagger", "hep_auto", "hep_card")},
     **{kind: {"input.txt"} for kind in ("llm_model", "llm_default")},
-    "merged": {"input.txt"},
+    # a model that transformers saves again has other weights; by its checksums that is recognised
+    "merged": {"input.txt", "model.safetensors", "subquad_checksums.json"},
 }
 """Kind → files that are read, and in which a change may go unnoticed."""
 RECORDS = {

@@ -92,16 +92,36 @@ def test_a_folder_from_before_checksums_is_read(folder):
     check_parts(folder)
 
 
-def test_a_folder_without_an_entry_of_a_run_has_a_file_of_checksums(tmp_path):
+@pytest.fixture
+def merged(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "subquad"}')
+    # of another program
+    (tmp_path / "checksums.json").write_text('{"config.json": "of another program"}')
     check_parts(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "model.safetensors").write_bytes(b"weights" * 100_000)
     write_checksums(tmp_path)
-    check_parts(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"Weights")
-    with pytest.raises(SubquadError, match=r"model\.safetensors: does not belong to checksums\.json"):
-        check_parts(tmp_path)
-    check_parts(tmp_path, "config.json")
-    (tmp_path / "checksums.json").write_text("[]")
-    with pytest.raises(SubquadError, match=r"checksums\.json: its checksums are damaged"):
-        check_parts(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_without_an_entry_of_a_run_has_a_file_of_checksums(merged):
+    check_parts(merged)
+    (merged / "config.json").write_text('{"model_type": "Subquad"}')
+    for names in ([], ["config.json"]):
+        with pytest.raises(SubquadError, match=r"config\.json: does not belong to subquad_checksums\.json"):
+            check_parts(merged, *names)
+    (merged / "subquad_checksums.json").write_text("[]")
+    with pytest.raises(SubquadError, match=r"subquad_checksums\.json: its checksums are damaged"):
+        check_parts(merged)
+
+
+@pytest.mark.parametrize("saved", [{"model.safetensors": b"weighty" * 100_000}, {"model-00001.safetensors": b"shard"}])
+def test_a_merged_model_that_was_saved_again_is_opened_with_a_warning(saved, merged, capsys):
+    (merged / "model.safetensors").unlink()
+    for name, content in saved.items():
+        (merged / name).write_bytes(content)
+    (merged / "config.json").write_text('{"model_type": "subquad", "dtype": "bfloat16"}')
+    check_parts(merged, "config.json")
+    assert capsys.readouterr().err == ""
+    check_parts(merged)
+    expected = f"warning: {merged}/model.safetensors: differs from subquad_checksums.json, as if the model was saved"
+    assert capsys.readouterr().err.startswith(expected)

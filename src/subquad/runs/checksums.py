@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError
+from subquad.progress import say
 from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import read_json, write_json
 
@@ -21,8 +22,12 @@ FILES = (
     *("special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
 )
 """Files of a model beside its weights, whose checksums are in `config.json`: baselines, and those of transformers."""
-CHECKSUMS = "checksums.json"
+CHECKSUMS = "subquad_checksums.json"
 """The checksums of a model that has no entry of a run in its `config.json`, as `subquad llm merge` writes it."""
+WEIGHTS = ".safetensors"
+"""End of the names of weights, of which samples are compared: by them a model that was saved again is recognised."""
+SAMPLES, SAMPLE = 64, 4096
+"""Number of samples of a file of weights, and bytes of each."""
 CHUNK = 1 << 22
 """Bytes that are read at once."""
 
@@ -50,13 +55,13 @@ def checksums_of_run(directory: Path, config: Mapping[str, Any], metrics: Mappin
 
 
 def write_checksums(directory: Path) -> None:
-    """Write the checksums of a model without an entry of a run in its `config.json`, also of its weights."""
-    write_json(directory / CHECKSUMS, _of_files(directory, ("*.json", "*.safetensors", *FILES)))
+    """Write the checksums of a model without an entry of a run in its `config.json`, and of samples of its weights."""
+    write_json(directory / CHECKSUMS, _of_files(directory, ("*.json", f"*{WEIGHTS}", *FILES)))
 
 
 def _of_files(directory: Path, patterns: Iterable[str]) -> dict[str, str]:
     files = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
-    return {path.relative_to(directory).as_posix(): checksum_of(path) for path in sorted(files)}
+    return {path.relative_to(directory).as_posix(): _found(path) for path in sorted(files)}
 
 
 def _of_config(config: Mapping[str, Any]) -> str:
@@ -102,9 +107,20 @@ def check_parts(directory: Path, *names: str) -> None:
         *names: Check these files only.
 
     Raises:
-        SubquadError: One is missing, damaged or that of another model; files from before checksums are not checked.
+        SubquadError: One is missing, damaged or that of another model; files from before checksums are not checked, nor
+            is a merged model that was saved again, for which there is a warning.
     """
     found, place = _recorded(directory)
+    with damage_as_error(f"{directory / place}: its checksums are damaged; copy the whole folder again"):
+        changed = _changed_weights(directory, found) if place == CHECKSUMS else None
+    if changed:
+        if not names:
+            say(
+                f"warning: {directory / changed}: differs from {CHECKSUMS}, as if the model was saved again after "
+                f"`subquad llm merge`; its files are not compared. Delete {CHECKSUMS} if that is right, and copy the "
+                "folder again if not."
+            )
+        return
     for name in names or found:
         path, expected = directory / name, found.get(name)
         with damage_as_error(f"{directory / place}: its checksums are damaged; copy the whole folder again"):
@@ -127,9 +143,30 @@ def _recorded(directory: Path) -> tuple[Mapping[str, Any], str]:
     return (_parts_of({PARTS: read_json(record)}, record) if record.is_file() else {}), CHECKSUMS
 
 
+def _changed_weights(directory: Path, found: Mapping[str, Any]) -> str | None:
+    """Return the first file of weights that is missing or differs from its checksum; None if there is none."""
+    for name in found:
+        path = directory / name
+        if name.endswith(WEIGHTS) and (not path.is_file() or _found(path) != found[name]):
+            return name
+    return None
+
+
 def _found(path: Path) -> str:
+    if path.suffix == WEIGHTS:
+        return _of_samples(path)
     # the checksum of metrics is taken before they are written
     return _of_values(read_json(path)) if path.name == METRICS else checksum_of(path)
+
+
+def _of_samples(path: Path) -> str:
+    """Return the checksum of samples of a file at even distances, which are quick to read however large it is."""
+    last, value = max(path.stat().st_size - SAMPLE, 0), 0
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(last * number // (SAMPLES - 1))
+            value = zlib.crc32(file.read(SAMPLE), value)
+    return f"{value:08x}"
 
 
 def _parts_of(stamp: Any, path: Path) -> Mapping[str, Any]:
