@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 from contextlib import contextmanager
@@ -417,6 +418,7 @@ def test_losses_of_logits_that_are_not_finite_name_the_model_and_the_sequence(fo
         model.model.embed_tokens.weight[40] = float("nan")
     with pytest.raises(SubquadError, match=r"fine_tuned \(window\): the logits of held-out sequence 2 are not finite"):
         sequence_losses(model, ids, mode="window", title="fine_tuned")
+    assert [math.isnan(loss) for loss in sequence_losses(model, ids, mode="window", may_diverge=True)] == [True] * 2
     # as `evaluate` measures
     (measured,) = models_to_evaluate([run])
     settings = EvaluateSettings(sequence_length=23, evaluation_tokens=3 * 23)

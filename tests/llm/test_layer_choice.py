@@ -99,7 +99,7 @@ def test_an_interrupted_run_ends_with_the_same_layers_and_weights(folder, text, 
         torch.testing.assert_close(stopped[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path):
+def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path, monkeypatch):
     from subquad.llm.commands.linearization import Linearization
     from subquad.llm.training.metrics import compare_losses
 
@@ -109,6 +109,14 @@ def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path):
     def linearization():
         return Linearization(run=run, settings=SMALL, data=text, tokenizer=None, seed=0, quiet=True)
 
+    may_diverge = []
+    monkeypatch.setattr(
+        "subquad.llm.commands.linearization.sequence_losses", lambda *_, **how: may_diverge.append(how["may_diverge"])
+    )
+    for name in ("teacher", "window", "transferred", "window_fine_tuned", "fine_tuned"):
+        linearization().measure(name, None, "hybrid")
+    assert may_diverge == [False, True, True, True, False]
+    (tmp_path / "evaluations.json").unlink()
     linearization().note("losses", "fine_tuned", lambda: [float("nan"), 2.0])
     assert json.loads((tmp_path / "evaluations.json").read_text())["losses"] == {"fine_tuned": [None, 2.0]}
     with pytest.raises(SubquadError, match="the loss on held-out text is nan: training has diverged"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.llm_pages import evaluation, lead_of
 
+from subquad.errors import SubquadError
 from subquad.llm.plots.evaluation_page import STYLES, evaluation_page
 from subquad.llm.plots.evaluation_tables import LABELS, perplexity_text
 from subquad.llm.plots.linearize_figures import GREEN, GREY, curves, perplexity_dots
@@ -15,7 +16,7 @@ from subquad.llm.plots.perplexity_changes import perplexity_change
 from subquad.llm.training.metrics import compare_losses
 from subquad.reporting import page as page_module
 from subquad.reporting.vector_figure import DARK, SOFT
-from subquad.runs.storage import read_json
+from subquad.runs.storage import null_as_nan, read_json
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llm_model"
 
@@ -315,3 +316,25 @@ def test_metrics_name_a_winner_by_the_intervals_of_the_page(gaps, wins):
     assert compare_losses(losses)["wins"] == wins
     change = perplexity_change(losses["fine_tuned"], losses["window"])
     assert (change is not None and change.is_clear) == (wins is not None)
+
+
+def test_models_whose_loss_is_not_finite_are_compared_with_no_other():
+    metrics, notes = files_of_a_run(has_moments=True)
+    length = len(notes["losses"]["teacher"])
+    # as in files; a control and the window alone
+    undefined = {"window": [None] * length, "window_fine_tuned": [None] * length}
+    losses = {**notes["losses"], "teacher_fine_tuned": notes["losses"]["teacher"], **undefined}
+    notes["losses"] = losses
+    found = compare_losses(null_as_nan(losses))
+    assert found["test"]["window"] == found["test"]["window_fine_tuned"] == {"perplexity": None}
+    assert "window" not in found.get("intervals", {}).get("test", {})
+    rest = {name: own for name, own in losses.items() if name not in undefined}
+    assert found["wins"] == compare_losses(rest)["wins"]
+    metrics |= {"intervals": {}, **found}
+    page = linearize_page(metrics, notes, history_of(lora=60))
+    assert "window only, untrained not finite" in lead_of(page)
+    assert "No control without a linear branch has a finite perplexity." in lead_of(page)
+    assert "| window only, untrained | not finite |" in card(metrics, notes["about"])
+    for name in ("teacher", "fine_tuned"):
+        with pytest.raises(SubquadError, match="the loss on held-out text is nan"):
+            compare_losses({**rest, name: [math.nan] * length})

@@ -40,7 +40,7 @@ from subquad.llm.training.budget import (
 from subquad.llm.training.controls import as_control, control_folder, controls_of
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES, choose_layers, restored_divergences
 from subquad.llm.training.lora import fine_tune, trainable_parameters
-from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
+from subquad.llm.training.metrics import ALWAYS_FINITE, compare_losses, sequence_losses, transfer_errors
 from subquad.llm.training.sharding import gather, merge_lora
 from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
@@ -77,7 +77,7 @@ class Linearization:
     def __post_init__(self) -> None:
         path = self.run.directory / NOTES
         self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
-        # not finite if a stage has diverged, which is an error where they are used
+        # not finite if a stage has diverged
         measured = {kind: self.notes[kind] for kind in ("losses", "errors", "softmax_layers") if kind in self.notes}
         self.notes |= null_as_nan(measured)
         self.trainable: dict[str, int] = {}
@@ -98,7 +98,9 @@ class Linearization:
 
     def measure(self, name: str, model: nn.Module, mode: Mode, *, with_layers: bool = False) -> None:
         """Measure the losses on the held-out sequences and, on one of them, the error of each layer."""
-        self.note("losses", name, lambda: sequence_losses(model, self.holdout, mode=mode, title=name, quiet=self.quiet))
+        how: dict[str, Any] = {"mode": mode, "title": name, "quiet": self.quiet}
+        may_diverge = name not in ALWAYS_FINITE
+        self.note("losses", name, lambda: sequence_losses(model, self.holdout, may_diverge=may_diverge, **how))
         if with_layers:
             self.note("errors", name, lambda: transfer_errors(model, self.holdout[:1]))
 

@@ -80,8 +80,10 @@ def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
     return write(value) if low is None or high is None else f"{write(value)} [{write(low)}, {write(high)}]"
 
 
-def perplexity_text(value: float) -> str:
+def perplexity_text(value: float | None) -> str:
     """Return a perplexity with at least three digits and at most two decimals; from a million on, with an exponent."""
+    if value is None:
+        return "not finite"
     if value >= LARGE:
         return show(float(value))
     # limits of what is rounded up to the next power of ten

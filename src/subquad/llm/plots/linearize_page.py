@@ -23,6 +23,7 @@ from subquad.llm.plots.linearize_result import (
     FEW_STEPS,
     LABELS,
     STAGES,
+    all_perplexities,
     change_between,
     few_steps,
     labels,
@@ -130,7 +131,9 @@ def card(metrics: Mapping[str, Any], about: Mapping[str, Any], history: Sequence
         history: Entries of `history.jsonl`; without them the number of steps is not known.
     """
     names = labels(about)
-    rows = "\n".join(f"| {names[name]} | {perplexity_text(value)} |" for name, value in perplexities(metrics).items())
+    rows = "\n".join(
+        f"| {names[name]} | {perplexity_text(value)} |" for name, value in all_perplexities(metrics).items()
+    )
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
     licence = ", ".join(licence) if isinstance(licence, list) else licence
@@ -168,7 +171,7 @@ def _sections(
     descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
     rows = [
         [names[name], perplexity_cell(metrics, name), _against_saved(name, notes), descriptions[name]]
-        for name in values
+        for name in all_perplexities(metrics)
     ]
     header = ["attention", "perplexity", "against the saved model", "description"]
     intervals = {name: perplexity_interval(metrics, name) for name in values}
@@ -191,7 +194,7 @@ def _sections(
         rows,
         caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
         f"{about['held_out']}. The highlighted row is the saved model. {brackets}",
-        winner=list(values).index("fine_tuned"),
+        winner=list(all_perplexities(metrics)).index("fine_tuned"),
     )
     perplexity = [
         _lead(about),

@@ -11,7 +11,17 @@ from subquad.llm.training.controls import MODES
 from subquad.reporting.page import difference_text
 from subquad.reporting.statistics import Difference
 
-__all__ = ["FEW_STEPS", "LABELS", "change_between", "few_steps", "labels", "perplexities", "trained_steps", "verdict"]
+__all__ = [
+    "FEW_STEPS",
+    "LABELS",
+    "all_perplexities",
+    "change_between",
+    "few_steps",
+    "labels",
+    "perplexities",
+    "trained_steps",
+    "verdict",
+]
 
 FEW_STEPS = 4
 """Steps of a stage below which a page gives no verdict; a convention."""
@@ -36,7 +46,12 @@ def labels(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def perplexities(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the perplexity of each model that was measured."""
+    """Return the perplexity of each model that was measured, if it is finite."""
+    return {name: value for name, value in all_perplexities(metrics).items() if value is not None}
+
+
+def all_perplexities(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the perplexity of each model that was measured; None if it is not finite."""
     return {name: metrics["test"][name]["perplexity"] for name in LABELS if name in metrics["test"]}
 
 
@@ -69,7 +84,7 @@ def verdict(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Seque
         history: Entries of `history.jsonl`; without them the number of steps is not known.
     """
     values = perplexities(metrics)
-    student, teacher, window = (perplexity_text(values[name]) for name in ("fine_tuned", "teacher", "window"))
+    student, teacher, window = (perplexity_text(values.get(name)) for name in ("fine_tuned", "teacher", "window"))
     found = f"The fine-tuned model has perplexity {student}; teacher {teacher}; window only, untrained {window}."
     few = few_steps(trained_steps(history))
     if few is not None:
@@ -114,7 +129,9 @@ def _against_controls(notes: Mapping[str, Any], values: Mapping[str, float]) -> 
             "No control was fine-tuned with the same budget. A model fine-tuned with a window alone may do as well, "
             f"and fine-tuning also adapts a model to the style of the text{advice}."
         )
-    tuned = controls.pop("teacher_fine_tuned")
+    tuned = controls.pop("teacher_fine_tuned", None)
+    if not controls:
+        return "No control without a linear branch has a finite perplexity."
     best, name = min((value, name) for name, value in controls.items())
     change = change_between(notes, "fine_tuned", name)
     if change is None:

@@ -24,10 +24,11 @@ def perplexity_change(one: Sequence[float], other: Sequence[float]) -> Differenc
         other: Loss of the other model on the same sequences.
 
     Returns:
-        The change; None of fewer than two sequences, which have no interval.
+        The change; None of fewer than two sequences, which have no interval, or of losses that are not finite.
     """
-    found = paired_difference(np.array(one), np.array(other))
-    if found is None:
+    # which are null in files
+    own, its = (np.array(losses, dtype=float) for losses in (one, other))
+    if not (np.isfinite(own).all() and np.isfinite(its).all()) or (found := paired_difference(own, its)) is None:
         return None
     ends = (found.value, found.low, found.high)
     return Difference(*(100 * math.expm1(min(end, MAX_LOG)) for end in ends))

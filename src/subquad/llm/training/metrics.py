@@ -25,10 +25,11 @@ from subquad.llm.models.attention import (
     attention_mode,
 )
 from subquad.llm.models.documents import separate_documents
-from subquad.progress import track
+from subquad.progress import say, track
 from subquad.reporting.statistics import bootstrap_means, mean_interval, paired_difference
 
 __all__ = [
+    "ALWAYS_FINITE",
     "check_finite",
     "compare_losses",
     "perplexity",
@@ -42,6 +43,8 @@ __all__ = [
 SLICE = 512
 """Tokens whose log-probabilities are computed at a time."""
 
+ALWAYS_FINITE = ("teacher", "fine_tuned")
+"""Models without whose losses a run has no result; others are compared with them."""
 LARGEST_LOSS = 700.0
 """A larger one has no perplexity that a float can hold."""
 RESAMPLES = 2000
@@ -67,7 +70,13 @@ def _perplexity_of(loss: float) -> float:
 
 @torch.no_grad()
 def sequence_losses(
-    model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
+    model: nn.Module,
+    sequences: Int[Tensor, "N T"],
+    *,
+    mode: Mode = "hybrid",
+    title: str = "",
+    quiet: bool = True,
+    may_diverge: bool = False,
 ) -> list[float]:
     """Return each sequence's mean negative log-likelihood per token, without its first token.
 
@@ -76,16 +85,25 @@ def sequence_losses(
         sequences: Held-out sequences.
         mode: What the attention layers compute.
         title: Name of the model for the progress bar.
-        quiet: Show no progress bar.
+        quiet: Show no progress bar and no remark.
+        may_diverge: Return NaN for all sequences, with a remark, if the logits of one are not finite.
 
     Raises:
-        SubquadError: The logits are not finite.
+        SubquadError: The logits are not finite, and `may_diverge` is off.
     """
     losses, was_training = [], model.training
     model.eval()
     with track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
         for number, row in enumerate(sequences, start=1):
             loss = float(token_losses(model, row, mode=mode).cpu().double().mean())
+            if may_diverge and not math.isfinite(loss):
+                say(
+                    f"{title or mode}: the logits of held-out sequence {number} are not finite, so that it has no "
+                    "perplexity and is compared with no other model",
+                    quiet=quiet,
+                )
+                losses = [math.nan] * len(sequences)
+                break
             check_finite(loss, model, mode, f"held-out sequence {number}", title=title)
             losses.append(loss)
             advance(1)
@@ -184,14 +202,20 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
             are those of softmax models.
 
     Returns:
-        `test.<model>.perplexity`; with at least four sequences, `intervals.test.<model>.perplexity`, the 95 % interval
-        over sequences, by Student's t or of many bootstrapped; and `wins`, the student whose loss is below those of all
-        other students by differences whose 95 % intervals, paired by sequence as on the pages, do not contain 0; else
-        None.
+        `test.<model>.perplexity`, None if it is not finite; with at least four sequences,
+        `intervals.test.<model>.perplexity`, the 95 % interval over sequences, by Student's t or of many bootstrapped;
+        and `wins`, the student whose loss is below those of all other students by differences whose 95 % intervals,
+        paired by sequence as on the pages, do not contain 0; else None.
+
+    Raises:
+        SubquadError: The perplexity of the teacher or of the final model is not finite.
     """
-    names, values = list(losses), np.array(list(losses.values())).T
+    known = {name: own for name, own in losses.items() if name in ALWAYS_FINITE or fmean(own) < LARGEST_LOSS}
+    names, values = list(known), np.array(list(known.values())).T
     metrics: dict[str, Any] = {
-        "test": {name: {"perplexity": _perplexity_of(fmean(own))} for name, own in losses.items()}
+        "test": {
+            name: {"perplexity": _perplexity_of(fmean(own)) if name in known else None} for name, own in losses.items()
+        }
     }
     if len(values) == 1:
         return {**metrics, "wins": None}
