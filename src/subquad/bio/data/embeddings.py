@@ -272,15 +272,19 @@ def _numpy(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
         size = bytes_of_array(shape, dtype)
         check_expansion(path, f"the array of shape {shape}", size, packed, most=MOST_EXPANDED, remedy=UNCOMPRESSED)
         file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+        return np.load(file, allow_pickle=False)
 
 
 def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
     """Return the only data set of an HDF5 file; a small file can say any shape, which is checked before it is read."""
     h5py = require("h5py", extra="embed")
     with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
-        datasets = datasets_of(path, file, extra="embed")
-        _check_single(path, "data sets", list(datasets))
+        datasets, elsewhere = datasets_of(file, extra="embed")
+        if elsewhere and not datasets:
+            name, reason = next(iter(elsewhere.items()))
+            raise SubquadError(f"{path}: {name} is not read, as {reason}")
+        # with one in another file too, it is unknown which of them is meant
+        _check_single(path, "data sets", [*datasets, *elsewhere])
         ((name, found),) = datasets.items()
         # an empty data set has no shape
         shape: Any = found.shape or ()
