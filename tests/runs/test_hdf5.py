@@ -27,7 +27,6 @@ def external_link(file, secret):
 
 
 def external_link_in_a_group(file, secret):
-    file["own"] = SECRET
     file.create_group("mean")["a"] = h5py.ExternalLink(str(secret), "/x")
 
 
@@ -66,6 +65,43 @@ def test_an_hdf5_file_that_names_another_file_is_refused(write, read, tmp_path):
     assert "mean" in text or "there" in text
     assert "lies in another file, " in text
     assert "secret" in text
+
+
+@pytest.mark.parametrize("write", [external_storage, virtual_dataset, external_link, external_link_in_a_group])
+def test_what_lies_in_another_file_and_is_not_used_is_no_error(write, tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["x"] = SECRET
+    with h5py.File(tmp_path / "given.h5", "w") as file:
+        write(file, tmp_path / "secret.h5")
+        file["own"] = SECRET[:, 0]
+    found = read_jets(tmp_path / "given.h5")
+    assert found.columns == ("own",)
+    (name,) = found.refused
+    assert name.startswith("mean")
+    assert found.refused[name].startswith("it lies in another file, ")
+
+
+def test_columns_of_a_virtual_dataset_are_refused_where_they_are_used(tmp_path):
+    jets = np.zeros(3, dtype=[("pt", "f4"), ("eta", "f4")])
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["jets"] = jets
+    with h5py.File(tmp_path / "given.h5", "w") as file:
+        layout = h5py.VirtualLayout(shape=jets.shape, dtype=jets.dtype)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "part.h5"), "jets", shape=jets.shape)
+        file.create_virtual_dataset("more", layout)
+        file["jets"] = jets
+    found = read_jets(tmp_path / "given.h5")
+    assert found.columns == ("jets_pt", "jets_eta")
+    assert {"more", "more_pt", "more_eta"} == set(found.refused)
+
+
+@pytest.mark.parametrize("name", ["mask", "npart"])
+def test_a_mask_or_count_in_another_file_is_not_left_out(name, tmp_path):
+    with h5py.File(tmp_path / "given.h5", "w") as file:
+        file["vectors"] = np.ones((3, 4, 5))
+        file[name] = h5py.ExternalLink("other.h5", "/x")
+    with pytest.raises(SubquadError, match=rf"given\.h5: {name} is not read, as it lies in another file, other\.h5"):
+        read_jets(tmp_path / "given.h5")
 
 
 def test_soft_links_and_second_names_within_a_file_are_no_further_datasets(tmp_path):

@@ -1,26 +1,25 @@
-"""The datasets of an HDF5 file, none of which lies in another file; listing them costs no reading of their numbers."""
+"""The datasets of an HDF5 file, without those in other files; listing them costs no reading of their numbers."""
 
-from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, require
+from subquad.errors import require
 
 __all__ = ["datasets_of"]
 
 
-def datasets_of(path: Path, file: Any, *, extra: str) -> dict[str, Any]:
-    """Return all datasets of an opened HDF5 file by their paths.
+def datasets_of(file: Any, *, extra: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the datasets of an opened HDF5 file by their paths, and why others are not read.
 
     A file can name others, whose content would be read in its place: with external storage, virtual datasets and
     external links. A file that someone else made must not choose which files of this machine are read.
 
     Args:
-        path: The file, for messages.
-        file: The same, opened by h5py.
+        file: The file, opened by h5py.
         extra: Extra of subquad that installs h5py, for messages.
 
-    Raises:
-        SubquadError: A dataset or a group of it lies in another file.
+    Returns:
+        The datasets in this file; and the paths of datasets, their fields, and links that lead to other files, each
+        with the reason why it is not read, which begins with "it".
     """
     h5py = require("h5py", extra=extra)
     found: dict[str, Any] = {}
@@ -29,21 +28,28 @@ def datasets_of(path: Path, file: Any, *, extra: str) -> dict[str, Any]:
     links: list[str] = []
     # h5py turns an exception in such a call into a `SystemError`
     file.visit_links(links.append)
-    for name in links:
-        if (other := getattr(file.get(name, getlink=True), "filename", None)) is not None:
-            raise _elsewhere(path, name, other, "an external link")
+    others = {name: getattr(file.get(name, getlink=True), "filename", None) for name in links}
+    elsewhere = {name: _reason(other, "an external link") for name, other in others.items() if other is not None}
     for name, dataset in found.items():
-        if dataset.external:
-            raise _elsewhere(path, f"dataset {name}", dataset.external[0][0], "external storage")
-        if dataset.is_virtual:
-            others = [source.file_name for source in dataset.virtual_sources()]
-            raise _elsewhere(path, f"dataset {name}", others[0] if others else ".", "a virtual dataset")
-    return found
+        if reason := _reason_of(dataset):
+            fields = [f"{name}_{field}" for field in dataset.dtype.names or ()]
+            elsewhere |= dict.fromkeys([name, *fields], reason)
+    return {name: dataset for name, dataset in found.items() if name not in elsewhere}, elsewhere
 
 
-def _elsewhere(path: Path, what: str, other: Any, how: str) -> SubquadError:
+def _reason_of(dataset: Any) -> str:
+    """Return why a dataset is not read; empty if it lies in its file."""
+    if dataset.external:
+        return _reason(dataset.external[0][0], "external storage")
+    if dataset.is_virtual:
+        sources = [source.file_name for source in dataset.virtual_sources()]
+        return _reason(sources[0] if sources else ".", "a virtual dataset")
+    return ""
+
+
+def _reason(other: Any, how: str) -> str:
     named = other.decode(errors="replace") if isinstance(other, bytes) else other
-    return SubquadError(
-        f"{path}: {what} lies in another file, {named} ({how}), and other files are not read; copy the data into one "
-        "file, for example with h5repack or with h5py"
+    return (
+        f"it lies in another file, {named} ({how}), and other files are not read; copy the data into one file, with "
+        "`h5repack -l CONTI OLD NEW` or h5py"
     )

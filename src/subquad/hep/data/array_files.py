@@ -13,7 +13,7 @@ import numpy as np
 from subquad.errors import SubquadError, require
 from subquad.hep.data.energyflow import is_energyflow, momenta_and_types
 from subquad.hep.data.hdf5_collections import CollectionTable
-from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, native, rows_of
+from subquad.hep.data.padded_arrays import COUNTS, MASKS, PaddedTable, SequentialArray, native, rows_of
 from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
 from subquad.runs.hdf5 import datasets_of
@@ -53,12 +53,15 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
     """Open an HDF5 file: a public layout, numerical arrays at its root, or compound types and groups.
 
     Raises:
-        SubquadError: An array is not a column of jets, nothing in the file can be read, or a part of it lies in another
+        SubquadError: An array is not a column of jets, or nothing in the file can be read, such as data in another
             file.
     """
     h5py = require("h5py", extra="hep")
     with readable(path) as given, h5py.File(given) as file:
-        datasets = datasets_of(path, file, extra="hep")
+        datasets, elsewhere = datasets_of(file, extra="hep")
+        # without a mask or count, the particles would be told by another rule
+        for name in elsewhere if not datasets else [name for name in (*MASKS, *COUNTS) if name in elsewhere]:
+            raise SubquadError(f"{path}: {name} is not read, as {elsewhere[name]}")
         _check_filters(path, datasets)
         _check_storage(path, datasets)
         arrays = {
@@ -70,10 +73,10 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
         if (table := pandas_table(datasets)) is not None:
             yield PaddedTable(path, top_arrays(path, table), layout="top-landscape")
         elif has_collections or (datasets and not arrays):
-            yield CollectionTable(path, datasets)
+            yield CollectionTable(path, datasets, elsewhere)
         else:
             types = {name: dataset.dtype for name, dataset in datasets.items() if name not in arrays and dataset.shape}
-            yield PaddedTable(path, arrays, refused=_not_numbers(types))
+            yield PaddedTable(path, arrays, refused={**_not_numbers(types), **elsewhere})
 
 
 def _not_numbers(types: Mapping[str, np.dtype]) -> dict[str, str]:
@@ -91,10 +94,10 @@ def _check_storage(path: Path, datasets: Mapping[str, Any]) -> None:
     Raises:
         SubquadError: It is far more than they have in the file, as if they were never written.
     """
-    limits = {"least": LARGEST_FILE, "most": MOST_EXPANDED}
     for name, dataset in datasets.items():
         packed, what = dataset.id.get_storage_size(), f"dataset {name} of the shape {list(dataset.shape or ())}"
-        check_expansion(path, what, bytes_of_array(dataset.shape or (), dataset.dtype), packed, **limits)
+        size = bytes_of_array(dataset.shape or (), dataset.dtype)
+        check_expansion(path, what, size, packed, least=LARGEST_FILE, most=MOST_EXPANDED)
         if dataset.chunks:
             size = bytes_of_array(dataset.chunks, dataset.dtype)
             check_expansion(

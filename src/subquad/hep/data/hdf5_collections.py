@@ -29,6 +29,7 @@ class CollectionTable:
     Args:
         path: The file, for messages.
         datasets: All datasets by their paths.
+        elsewhere: Paths of further ones that are not read, and the reasons.
 
     Raises:
         SubquadError: No dataset can be read; the reasons are listed.
@@ -36,9 +37,9 @@ class CollectionTable:
 
     layout = ""
 
-    def __init__(self, path: Path, datasets: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, datasets: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
         self._path = path
-        self.refused: dict[str, str] = {}
+        self.refused = {_column(name): reason for name, reason in elsewhere.items()}
         # column → its dataset, its field, and the field that tells real particles
         self._origins: dict[str, tuple[Any, str | None, str | None]] = {}
         usable = {name: dataset for name, dataset in datasets.items() if not self._is_refused(name, dataset)}
