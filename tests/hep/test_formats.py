@@ -1,6 +1,7 @@
 """The same jets from ROOT, Parquet, HDF5 and NPZ, and the errors of files that cannot be read."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import awkward as ak
@@ -12,7 +13,7 @@ import pytest
 import uproot
 
 from subquad.errors import SubquadError
-from subquad.hep.data import file_chunks
+from subquad.hep.data import file_chunks, formats
 from subquad.hep.data.formats import expand_files, inspect_file, iterate_columns
 from subquad.hep.data.jets import read
 
@@ -122,6 +123,15 @@ def test_a_file_of_any_format_that_is_cut_short_is_reported(kind, tables, tmp_pa
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(SubquadError, match=rf"cut\.{kind}: is not a \w+ file, or is damaged or truncated"):
         read([cut])
+
+
+def test_lists_whose_lengths_are_damaged_are_reported(jets, monkeypatch):
+    # found by fuzzing: the second list would end before it begins
+    offsets = ak.index.Index64(np.array([0, 5, 3, 8]))
+    damaged = ak.contents.ListOffsetArray(offsets, ak.contents.NumpyArray(np.arange(8.0)))
+    monkeypatch.setattr(formats, "_open", lambda *_: nullcontext([{"part_px": damaged}]))
+    with pytest.raises(SubquadError, match=r"is not a ROOT file, or is damaged or truncated.*part_px"):
+        list(iterate_columns(inspect_file(jets[0], None), ["part_px"], 10))
 
 
 def test_files_that_break_off_in_the_middle_are_all_reported_with_the_entry(tables, tmp_path, monkeypatch):

@@ -198,8 +198,13 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
     try:
         with _open(source, names, entries) as chunks:
             for arrays in chunks:
-                begin += len(arrays[names[0]])
-                yield {name: normalized(ak.Array(arrays[name])) for name in names}
+                columns = {name: ak.Array(arrays[name]) for name in names}
+                for name, column in columns.items():
+                    # uproot does not compare the lengths of lists in a damaged file
+                    if reason := ak.validity_error(column):
+                        raise ValueError(f"{name}: {reason}")
+                begin += len(columns[names[0]])
+                yield {name: normalized(column) for name, column in columns.items()}
     except damage() as error:
         readable = f"; its first {begin:,} entries could be read" if begin else ""
         raise SubquadError(_damage_message(source.path, source.kind, error) + readable) from error
