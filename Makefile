@@ -33,13 +33,13 @@ test-fast: .venv/.ready-dev
 test-e2e: .venv/.ready-e2e
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e --timeout 1800
 
-# long commands that are killed KILLS times each, terminated, and short of disk space: half an hour on one core
+# long commands that are killed KILLS times each, terminated, and short of disk space: more than an hour on one core
 test-faults: KILLS ?= 20
 test-faults: .venv/.ready-dev
 	SUBQUAD_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -s
 
-# every reader with damaged and drawn input, SECONDS each, and the server with requests drawn from its description: half
-# an hour; SEED draws other input
+# every reader with damaged and drawn input, SECONDS each, and the server with requests drawn from its description: one
+# hour; SEED draws other input
 fuzz: SECONDS ?= 60
 fuzz: SEED ?= 0
 fuzz: .venv/.ready-dev
