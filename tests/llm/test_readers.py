@@ -246,7 +246,7 @@ def test_a_parquet_file_damaged_in_its_middle_is_rejected(tmp_path):
     start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
     data[start : start + 30] = bytes(30)
     path.write_bytes(data)
-    with pytest.raises(SubquadError, match="a.parquet: not a Parquet file, or damaged"):
+    with pytest.raises(SubquadError, match=r"a.parquet: not a Parquet file, or damaged"):
         read_documents(path)
     # in a later page of the same rows
     texts = pa.table({"text": [f"{number} sings" for number in range(20_000)]})
