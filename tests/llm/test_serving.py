@@ -473,7 +473,7 @@ def test_a_request_whose_logits_are_not_finite_gets_an_error_and_the_server_goes
             list(completion(client, prompt + "?", stream=True))
         assert first + "".join(event.choices[0].text for event in stream) == expected
         assert completion(client, prompt).choices[0].text == expected
-        assert ask(server, "/health") == (200, {"status": "ok", "active": 0, "waiting": 0})
+        wait_for(lambda: ask(server, "/health") == (200, {"status": "ok", "active": 0, "waiting": 0}))
 
 
 @pytest.fixture(scope="module")
