@@ -269,7 +269,7 @@ class Workspace:
     def clear_received(self, *, seconds: float = 0.0) -> None:
         """Delete what arrived, or was packed for a download, so many seconds ago or earlier, or far in the future."""
         for path in (*self.received.glob("*"), *self.archives.glob("*")):
-            # the clock of a disk in the network may be ahead by a little
+            # the clock of a network file system may be slightly ahead
             if abs(time.time() - _changed(path)) < seconds:
                 continue
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

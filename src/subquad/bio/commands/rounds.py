@@ -117,7 +117,7 @@ def rounds(
         # from here on the round has begun, and the same command resumes it
         if not is_resumed:
             _save(out, record, step | {REPLACING: True})
-            # without them the models of the earlier round are not taken for those of this one
+            # while they exist, the models of the earlier round would count as those of this one
             (folder / RUN / METRICS).unlink(missing_ok=True)
             if folder.is_dir():
                 shutil.rmtree(folder)
