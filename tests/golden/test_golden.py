@@ -56,6 +56,8 @@ def test_a_saved_run_has_a_format_number_and_holds_no_code(kind):
         ),
         ("hep_tagger", hep.TrainedTagger.load, {"net": None}),
         ("hep_tagger", hep.TrainedTagger.load, {"net": {"width": "abc"}}),
+        ("hep_tagger", hep.TrainedTagger.load, {"particle_features": ["log pt", "log efergy"]}),
+        ("hep_tagger", hep.TrainedTagger.load, {"jet_features": ["log tu4"]}),
     ],
 )
 def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):

@@ -26,6 +26,7 @@ __all__ = [
     "lines_within",
     "most_bytes",
     "open_unpacked",
+    "parquet_batches",
     "parquet_bytes",
     "read_within",
 ]
@@ -221,3 +222,27 @@ def parquet_bytes(file: Any, given: Any, names: Sequence[str] | None = None, *, 
             columns = map(group.column, places)
             sizes.append(sum(max(own.total_uncompressed_size, of_value * own.num_values) for own in columns))
     return sizes
+
+
+def parquet_batches(
+    file: Any, rows: int, *, group: int | None = None, columns: list[str] | None = None
+) -> Iterator[Any]:
+    """Yield batches of a Parquet file, and check that they have all its rows, since pyarrow ends with a short column.
+
+    Args:
+        file: An open `ParquetFile` of pyarrow.
+        rows: Largest number of rows in a batch.
+        group: Number of a group of rows; None for all.
+        columns: Columns to read; None for all.
+
+    Raises:
+        OSError, ValueError: A column is damaged or ends early.
+    """
+    metadata, found = file.metadata, 0
+    groups = None if group is None else [group]
+    for batch in file.iter_batches(rows, row_groups=groups, columns=columns):
+        found += batch.num_rows
+        yield batch
+    expected = metadata.num_rows if group is None else metadata.row_group(group).num_rows
+    if found != expected:
+        raise ValueError(f"a column ends after {found:,} of {expected:,} rows")

@@ -18,7 +18,7 @@ from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
 from subquad.bio.data.workbooks import check_workbook
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, shortened, unknown
 from subquad.runs.damage import damage_as_error
-from subquad.runs.unpacking import check_expansion, most_bytes, open_unpacked, parquet_bytes
+from subquad.runs.unpacking import check_expansion, most_bytes, open_unpacked, parquet_batches, parquet_bytes
 
 __all__ = [
     "check_written_table",
@@ -370,7 +370,7 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
         _check_columns(path, len(file.schema_arrow.names))
         check_expansion(path, "the table", sum(parquet_bytes(file, given, of_value=1)), len(data))
         parts, left = [], most_bytes(path)
-        for part in file.iter_batches(PARQUET_ROWS):
+        for part in parquet_batches(file, PARQUET_ROWS):
             # repeated values take no space in the file; an empty one counts as much as the comma in a CSV file
             left -= sum(max(len(own), own.nbytes - 8 * own.null_count) for own in part.columns)
             if left < 0:

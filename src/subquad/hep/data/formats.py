@@ -205,6 +205,8 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
                         raise ValueError(f"{name}: {reason}")
                 begin += len(columns[names[0]])
                 yield {name: normalized(column) for name, column in columns.items()}
+            if begin != source.entries:
+                raise ValueError(f"a column ends after {begin:,} of {source.entries:,} entries")
     except damage() as error:
         readable = f"; its first {begin:,} entries could be read" if begin else ""
         raise SubquadError(_damage_message(source.path, source.kind, error) + readable) from error

@@ -149,12 +149,18 @@ def layout_of(
         card: The data card; None for JetClass's branches.
         features: Particle features of JetClass's branches; empty for those of the settings.
         jet_features: Jet-level features of JetClass's branches; empty for those of the settings.
+
+    Raises:
+        ValueError: This version computes no such feature.
     """
     of_jetclass = tuple(jet_features) or (PARTICLE_SUMS if settings.features == "jetclass" else JET_FEATURES)
     # neighbours in all features are found by comparing all particles of a jet
     neighbours = settings.k if settings.graph == "angles" else 0
     if card is None:
         features = tuple(features) or FEATURES[settings.features]
+        if features != RAW_FEATURES:
+            _check_known(features, STANDARD_FEATURES, "particle feature")
+        _check_known(of_jetclass, JET_FEATURES, "jet-level feature")
         particles = (*features, *(name for name in MOMENTUM if name not in features))
         return Layout(
             particles=particles,
@@ -169,6 +175,7 @@ def layout_of(
     particles = (*table_columns(card.inputs), *(() if card.points else ANGLES_FROM_MOMENTA))
     inputs = _features_of_card(card, particles)
     if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False, has_weights=False).keys():
+        _check_known(of_jetclass, JET_FEATURES, "jet-level feature")
         of_jets = of_jetclass
     elif card.vectors:
         of_jets = MOMENTUM_FEATURES
@@ -189,6 +196,12 @@ def layout_of(
         neighbours=neighbours,
         event_weights="" if card.event_weights is None else card.event_weights.text,
     )
+
+
+def _check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no {what} that this version of subquad computes")
 
 
 def with_event_weights(layout: Layout, weights: str) -> Layout:

@@ -23,6 +23,7 @@ from subquad.runs.unpacking import (
     lines_within,
     most_bytes,
     open_unpacked,
+    parquet_batches,
     parquet_bytes,
     read_within,
 )
@@ -299,7 +300,7 @@ def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[R
         number, groups = 0, file.num_row_groups
         try:
             for group in range(groups):
-                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
+                for batch in parquet_batches(file, PARQUET_ROWS, group=group, columns=columns):
                     row: dict[str, Any]
                     for row in batch.to_pylist():
                         number += 1
