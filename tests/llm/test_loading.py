@@ -20,9 +20,10 @@ import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import adapter_config, check_targets
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import model_fingerprint
+from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint
 from subquad.llm.models.convert import layers_to_replace
 from subquad.llm.models.location import UNSUPPORTED_TYPES, check_run, checkpoint_kind, download, locate
+from subquad.llm.models.meta_model import check_supported
 from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.planning.configs import read_architecture
 from subquad.llm.settings import LinearizeSettings
@@ -339,3 +340,25 @@ def test_an_encoder_is_refused_before_its_weights_are_looked_for(tmp_path):
     for architectures in (None, "BertForMaskedLM", [7]):
         with pytest.raises(SubquadError, match="in it; the weights are missing"):
             locate(write_config(folder, model_type="llama", architectures=architectures))
+
+
+@pytest.mark.parametrize("opened", [open_checkpoint, lambda path: check_supported(path, small_attention())])
+def test_a_damaged_number_of_layers_is_refused_before_they_are_made(opened, folder, tmp_path):
+    changed = shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2**30}))
+    with pytest.raises(SubquadError, match=r"model/config.json: 1,073,741,824 layers, but only \d+ tensors in the"):
+        opened(changed)
+
+
+def test_a_damaged_number_of_layers_of_a_packed_file_is_refused_before_they_are_made(tmp_path):
+    pytest.importorskip("hypothesis")
+    from support.fuzz_targets import write_gguf
+
+    path = write_gguf(tmp_path)
+    data = bytearray(path.read_bytes())
+    # key, kind of the number, number
+    data[data.index(b"llama.block_count") + len("llama.block_count") + 4 + 3] = 64
+    path.write_bytes(data)
+    with pytest.raises(SubquadError, match=r"tiny.gguf: 1,073,741,825 layers, but only 12 tensors in the checkpoint"):
+        open_checkpoint(path)

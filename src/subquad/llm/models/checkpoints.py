@@ -9,18 +9,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from subquad.errors import SubquadError, unknown
-from subquad.llm.models.location import weight_files
+from subquad.errors import SubquadError, counted, unknown
+from subquad.llm.models.location import open_weights, weight_files
 from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
     "check_known",
+    "check_layers",
     "embedding_weight",
     "gguf_config",
     "has_tokenizer",
@@ -72,10 +74,13 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     if not is_file:
         check_known(path, read_json(path / "config.json"))
     try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        check_layers(path, config)
         with without_progress_bars():
             # with `output_loading_info` it returns a pair
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 local_files_only=True,
@@ -169,7 +174,8 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
     if "auto_map" in config and model_type not in CONFIG_MAPPING:
         raise SubquadError(f"{path}: its model is defined by code in the folder, which subquad does not run")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        raise SubquadError(f"{path / 'config.json'}: {unknown('causal language model of type', model_type, names)}")
     # transformers refuses such a model later, with the advice to use an attention that cannot be linearized either
     if cap := config.get("attn_logit_softcapping"):
         raise SubquadError(
@@ -180,6 +186,27 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         raise SubquadError(
             f"{path}: its weights are quantized ({method or 'quantization_config in config.json'}), and LoRA updates "
             "are merged into plain weights; give the original checkpoint, or a .gguf file, which is dequantized"
+        )
+
+
+def check_layers(path: Path, config: PreTrainedConfig) -> None:
+    """Check that a checkpoint stores at least one tensor per layer, since transformers first makes all layers.
+
+    Raises:
+        SubquadError: It stores fewer; the number of layers is damaged.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            # after the letters GGUF and the version
+            stored = int.from_bytes(file.read(16)[8:], "little")
+    else:
+        stored = sum(len(open_weights(file).keys()) for file in weight_files(path))
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > stored:
+        where = path if path.is_file() else path / "config.json"
+        raise SubquadError(
+            f"{where}: {counted(layers, 'layer')}, but only {counted(stored, 'tensor')} in the checkpoint; it is "
+            "damaged, or of another model"
         )
 
 

@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, plain_generation
+from subquad.llm.models.checkpoints import check_known, check_layers, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.models.location import INDEX, WEIGHTS, open_weights
 from subquad.llm.settings import AttentionSettings
@@ -235,6 +235,7 @@ def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrain
     check_known(path, read_json(path / "config.json"))
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        check_layers(path, config)
         # buffers are small, and computed rather than stored
         with init_empty_weights(include_buffers=False):
             return AutoModelForCausalLM.from_config(
