@@ -380,14 +380,33 @@ def test_rates_of_few_items_have_wide_intervals():
     assert 0 < found["differences"]["window"]["low"] < 0.75 < found["differences"]["window"]["high"] <= 1
 
 
+def paired_difference(both, first, second, neither):
+    """Return the difference of two rates from the counts of pairs."""
+    right = [1.0] * (both + first) + [0.0] * (second + neither)
+    other = [1.0] * both + [0.0] * first + [1.0] * second + [0.0] * neither
+    values = {"teacher": other, "window": other, "fine_tuned": right}
+    return compare(values, is_rate=True, resamples=1)["differences"]["teacher"]
+
+
 def test_intervals_of_paired_rates_are_newcombes():
-    # an example of Newcombe (1998), Table II, method 10: pairs 36, 12, 2 and 0
-    right = [1.0] * 36 + [1.0] * 12 + [0.0] * 2
-    other = [1.0] * 36 + [0.0] * 12 + [1.0] * 2
-    found = compare({"teacher": other, "window": other, "fine_tuned": right}, is_rate=True, resamples=100)
-    difference = found["differences"]["teacher"]
+    # an example of Newcombe (1998), Table II, method 10, whose answers have a negative correlation
+    difference = paired_difference(36, 12, 2, 0)
     assert difference["value"] == pytest.approx(0.2)
     assert (difference["low"], difference["high"]) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+    # of Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014) 2850: a positive one, which is corrected
+    difference = paired_difference(1, 1, 7, 12)
+    assert (difference["low"], difference["high"]) == pytest.approx((-0.507, -0.026), abs=5e-4)
+
+
+def test_intervals_of_paired_rates_contain_the_true_difference_as_often_as_they_say():
+    # the answers of two models mostly agree
+    chances, draws = (0.45, 0.02, 0.03, 0.5), 400
+    tables = np.random.default_rng(0).multinomial(30, chances, size=draws)
+    found = 0
+    for counts, times in zip(*np.unique(tables, axis=0, return_counts=True), strict=True):
+        difference = paired_difference(*counts.tolist())
+        found += times * (difference["low"] <= chances[1] - chances[2] <= difference["high"])
+    assert found / draws >= 0.95
 
 
 @pytest.mark.parametrize("length", [2, 3, 31, 64, 97, 1024])

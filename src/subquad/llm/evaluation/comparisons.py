@@ -116,8 +116,12 @@ def _newcombe(right: Float[np.ndarray, " N"], other: Float[np.ndarray, " N"]) ->
     """Return the interval of the difference of two rates that are measured on the same items."""
     count, p, q = len(right), right.mean(), other.mean()
     (p_low, p_high), (q_low, q_high) = (wilson(int(values.sum()), count) for values in (right, other))
+    # ad - bc in the table of pairs; positive values have a continuity correction, without which the interval is narrow
+    excess = count * (right * other).sum() - right.sum() * other.sum()
+    if excess > 0:
+        excess = max(excess - count / 2, 0.0)
     spread = np.sqrt(p * (1 - p) * q * (1 - q))
-    correlation = ((right * other).mean() - p * q) / spread if spread else 0.0
+    correlation = excess / (count**2 * spread) if spread else 0.0
 
     def distance(a: float, b: float) -> float:
         return float(np.sqrt(max(0.0, a**2 - 2 * correlation * a * b + b**2)))
