@@ -29,6 +29,8 @@ __all__ = [
 Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=7)
 """For a process that reads or writes large files; of training steps, the backend's own limit of some minutes holds."""
+POLL_SECONDS = 0.02
+"""Time between two looks at the store."""
 _waits = count()
 """Numbers of the times at which processes waited for everyone, the same in all of them."""
 
@@ -55,7 +57,13 @@ def broadcast_object(value: Value) -> Value:
 
 
 def wait_for_everyone() -> None:
-    """Return when all processes have called this, however long one of them reads or writes files."""
+    """Return when all processes have called this, however long one of them reads or writes files.
+
+    A waiting process handles signals, so that SIGTERM of `torchrun` ends it when another one has failed.
+
+    Raises:
+        TimeoutError: A process has not called this after `LONGEST_WAIT`.
+    """
     group = processes()
     if group.num_processes == 1:
         return
@@ -63,7 +71,12 @@ def wait_for_everyone() -> None:
     store, name = distributed.distributed_c10d._get_default_store(), f"subquad/{next(_waits)}"
     if store.add(name, 1) == group.num_processes:
         store.set(f"{name}/all", "")
-    store.wait([f"{name}/all"], LONGEST_WAIT)
+    end = time.monotonic() + LONGEST_WAIT.total_seconds()
+    # Python handles no signal during `store.wait`
+    while not store.check([f"{name}/all"]):
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited for the other processes longer than {LONGEST_WAIT}")
+        time.sleep(POLL_SECONDS)
     # the process that holds the store must not end before the others have read it
     group.wait_for_everyone()
 
