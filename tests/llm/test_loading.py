@@ -30,6 +30,8 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.runs.loading import load_run
 from subquad.runs.storage import read_tensors
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 def write_config(folder, **content):
     folder.mkdir(exist_ok=True)
@@ -362,3 +364,17 @@ def test_a_damaged_number_of_layers_of_a_packed_file_is_refused_before_they_are_
     path.write_bytes(data)
     with pytest.raises(SubquadError, match=r"tiny.gguf: 1,073,741,825 layers, but only 12 tensors in the checkpoint"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", ["llm_model", "llm_adapter"])
+def test_a_damaged_size_in_a_saved_run_is_refused_before_anything_is_made_of_it(kind, tmp_path):
+    changed = shutil.copytree(GOLDEN / kind, tmp_path / "saved")
+    config = json.loads((changed / "config.json").read_text())
+    if kind == "llm_model":
+        config["num_hidden_layers"], expected = 2**30, r"1,073,741,824 layers, but only \d+ tensors in the checkpoint"
+    else:
+        config["lora"]["lora_rank"], expected = 2**30, "lora_rank = 1073741824, but .* in model.safetensors has rank 16"
+    (changed / "config.json").write_text(json.dumps(config))
+    accept_changes(changed)
+    with pytest.raises(SubquadError, match=rf"saved/config.json: {expected}"):
+        subquad.llm.load(changed, base=changed / "base" if kind == "llm_adapter" else None)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError, flag_name, unknown
+from subquad.errors import SubquadError, flag_name, shortened, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
 from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
-from subquad.llm.models.location import SMOLLM2, checkpoint_kind, is_hub_name, locate
+from subquad.llm.models.location import SMOLLM2, WEIGHTS, checkpoint_kind, is_hub_name, locate, open_weights
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
@@ -168,6 +168,7 @@ def adapter_settings(
             f"--from {directory}: the adapter was trained on another checkpoint than {checkpoint}; MODEL has to be "
             f"the original one ({config['base']['model']})"
         )
+    _check_rank(directory, config)
     # the implementation may differ, since it is not part of the model
     attention = replace(attention_of(config["hybrid_attention"], str(directory)), kernel=settings.attention.kernel)
     adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
@@ -190,6 +191,21 @@ def adapter_settings(
         quiet=quiet,
     )
     return adopted
+
+
+def _check_rank(directory: Path, config: Mapping[str, Any]) -> None:
+    """Check that the rank in an adapter's config is that of its tensors, before updates of this rank are made.
+
+    Raises:
+        SubquadError: It is another one.
+    """
+    rank, tensors = config["lora"]["lora_rank"], open_weights(directory / WEIGHTS)
+    for name in tensors.keys():  # noqa: SIM118 (no mapping)
+        if ".lora_A." in name and (stored := tensors.get_slice(name).get_shape()[0]) != rank:
+            raise SubquadError(
+                f"{directory / 'config.json'}: lora_rank = {shortened(str(rank))}, but {name} in {WEIGHTS} has rank "
+                f"{stored}; the folder is damaged"
+            )
 
 
 def _derived(settings: LinearizeSettings | AttentionSettings, name: str) -> Any:
@@ -231,6 +247,7 @@ def open_adapter(
             f"{directory}: the adapter was trained on another checkpoint than {path}, whose config.json or weights "
             f"differ; merge it with the original one ({recorded['model']}): {remedy}"
         )
+    _check_rank(directory, config)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
     tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)

@@ -72,7 +72,9 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
-        check_known(path, read_json(path / "config.json"))
+        content = read_json(path / "config.json")
+        check_known(path, content)
+        check_layers(path, content)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
         check_layers(path, config)
@@ -189,8 +191,12 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_layers(path: Path, config: PreTrainedConfig) -> None:
+def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> None:
     """Check that a checkpoint stores at least one tensor per layer, since transformers first makes all layers.
+
+    Args:
+        path: Folder or `.gguf` file.
+        config: Its config, or the content of its `config.json`: some configs have a list with an entry per layer.
 
     Raises:
         SubquadError: It stores fewer; the number of layers is damaged.
@@ -201,7 +207,8 @@ def check_layers(path: Path, config: PreTrainedConfig) -> None:
             stored = int.from_bytes(file.read(16)[8:], "little")
     else:
         stored = sum(len(open_weights(file).keys()) for file in weight_files(path))
-    layers = getattr(config, "num_hidden_layers", None)
+    name = "num_hidden_layers"
+    layers = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     if isinstance(layers, int) and layers > stored:
         where = path if path.is_file() else path / "config.json"
         raise SubquadError(

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import without_progress_bars
+from subquad.llm.models.checkpoints import check_layers, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.checksums import check_parts
@@ -53,14 +53,19 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     if "subquad" in config:
         check_weights(directory)
     check_parts(directory)
+    check_layers(directory, config)
     return _open_linearized(directory)
 
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with without_progress_bars(), _damage_as_error(directory, "config.json or model.safetensors"):
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        # of models whose config.json names it otherwise
+        check_layers(directory, config)
         # with `output_loading_info` it returns a pair
         opened: Any = AutoModelForCausalLM.from_pretrained(
             directory,
+            config=config,
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,

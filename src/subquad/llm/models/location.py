@@ -13,7 +13,7 @@ import safetensors
 from subquad.errors import SubquadError, require
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 from subquad.runs.checkpoint_files import PEFT_CONFIG, check_no_other_files
-from subquad.runs.checksums import check_parts
+from subquad.runs.checksums import check_all
 from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 from subquad.runs.folder import load_config
@@ -198,7 +198,7 @@ def check_run(run: Path | str) -> Path:
     """
     folder = folder_of_run(run)
     if (folder / "config.json").is_file():
-        check_parts(folder, "config.json")
+        check_all(folder, "config.json")
     kind = checkpoint_kind(folder)
     if kind == "softmax":
         if folder.is_dir():

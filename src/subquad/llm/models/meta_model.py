@@ -232,7 +232,9 @@ def _check_shape(file: Path, name: str, shape: list[int], expected: list[int]) -
 
 def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the model of a folder on the meta device."""
-    check_known(path, read_json(path / "config.json"))
+    content = read_json(path / "config.json")
+    check_known(path, content)
+    check_layers(path, content)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         check_layers(path, config)
