@@ -198,6 +198,16 @@ def test_measurements_are_compared_with_the_target_that_the_rounds_are_for(start
         propose(tmp_path, out, target="activity")
 
 
+def test_measurements_in_the_folder_of_the_round_that_is_replaced_are_kept(start, tmp_path):
+    propose(start, tmp_path / "rounds")
+    file = tmp_path / "rounds" / "round-1" / "table.csv"
+    pd.read_csv(file.parent / "batch.csv").assign(activity=1.0).to_csv(file, index=False)
+    settings = RoundsSettings(propose=2, table=str(file), generations=1)
+    with pytest.raises(SubquadError, match=r"--table .*table.csv lies in --out .*round-1, which would be overwritten"):
+        rounds(start / "run", settings, out=tmp_path / "rounds", force=True, quiet=True)
+    assert file.is_file()
+
+
 def test_a_round_is_replaced_only_with_force(start, tmp_path):
     propose(start, tmp_path / "rounds")
     with pytest.raises(SubquadError, match="round 1 was made from the same measurements; measure"):

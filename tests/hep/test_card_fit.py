@@ -22,6 +22,7 @@ from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.store import dataset_of
+from subquad.runs.folder import open_run
 
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
 
@@ -36,6 +37,15 @@ def batch_of(files, card, rows=slice(None)):
     """All jets of one file as a network takes them."""
     (chunk,) = chunks_of(files, card)
     return collate(dataset_of(chunk, layout_of(NET, card)), torch.arange(len(chunk))[rows])
+
+
+def test_a_card_in_the_run_that_is_replaced_is_kept(files, tmp_path):
+    card = tmp_path / "run" / "card.yaml"
+    open_run(card.parent, kind="hep", settings={}).finish(config={}, tensors=None, metrics={})
+    card.write_text((CARDS / "JetClass_kin.yaml").read_text())
+    with pytest.raises(SubquadError, match=r"--card .*card.yaml lies in --out .*run, which would be overwritten"):
+        fit(files, FitSettings(card=str(card)), out=card.parent, force=True, quiet=True)
+    assert card.is_file()
 
 
 @pytest.mark.long

@@ -368,6 +368,19 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets
         evaluate(runs / "one", out=runs / "two", force=True)
 
 
+def test_scores_in_the_evaluation_that_is_replaced_are_kept(tmp_path):
+    out = tmp_path / "earlier"
+    out.mkdir()
+    (out / "metrics.json").write_text(json.dumps({"subquad": {"kind": "hep evaluation"}}))
+    own = external_scores(out / "own.root", np.array([0, 1, 2, 2]))
+    for given in (f"mine={own}", str(own)):
+        with pytest.raises(
+            SubquadError, match=r"--scores .*own.root lies in --out .*earlier, which would be overwritten"
+        ):
+            evaluate(scores=[given], out=out, force=True, quiet=True)
+    assert own.is_file()
+
+
 @pytest.mark.slow
 def test_a_training_that_is_given_twice_is_refused(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "copy")

@@ -173,6 +173,9 @@ def test_a_merged_adapter_keeps_its_controls_and_is_not_written_over_itself(adap
     monkeypatch.chdir(tmp_path / "whole")
     subquad.llm.merge(copy, out=".", quiet=True)
     assert (tmp_path / "whole" / "controls" / "window_fine_tuned" / "metrics.json").is_file()
+    (tmp_path / "whole" / "base").mkdir()
+    with pytest.raises(SubquadError, match=r"--base .*base lies in --out .*whole, which would be"):
+        subquad.llm.merge(copy, base=tmp_path / "whole" / "base", out=tmp_path / "whole", force=True, quiet=True)
     assert (tmp_path / "whole" / "model.safetensors").is_file()
 
 

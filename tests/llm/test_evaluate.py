@@ -7,6 +7,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -652,6 +653,10 @@ def test_a_folder_with_other_files_is_not_touched(linear, text, tmp_path):
     for out in (tmp_path, linear):
         rejected("contains something other than an evaluation", linear, QUICK, out=out, text=[text])
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    inside = tmp_path / "out" / "measurements" / "text.txt"
+    inside.parent.mkdir(parents=True)
+    inside.write_text(Path(text).read_text())
+    rejected(r"input .*text.txt lies in --out", linear, QUICK, out=tmp_path / "out", text=[inside], force=True)
 
 
 def test_invalid_settings_are_rejected():

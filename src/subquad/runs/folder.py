@@ -161,7 +161,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
         out: The folder to write.
         kind: What the folder holds: `bio`, `bio folds`, `llm` or `hep`.
         settings: Settings of the run, anything that `plain` turns into JSON.
-        force: Replace what is in the folder.
+        force: Delete all that is in the folder, also files that were put into it.
 
     Raises:
         SubquadError: The folder holds a finished run and `force` is off, holds files that subquad did not write, or an

@@ -41,7 +41,7 @@ class OutputOptions:
     out: Output[Path]
     """Output folder or file."""
     force: Output[bool] = False
-    """Overwrite an existing output."""
+    """Overwrite an existing output; of a run or report the whole folder, with files that were put into it."""
     quiet: Output[bool] = False
     """Print no progress and no results."""
 

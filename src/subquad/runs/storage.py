@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, flag_name
 from subquad.runs.damage import damage_as_error, system_errors
 from subquad.runs.disk import (
     DISK_FULL,
@@ -34,6 +34,8 @@ __all__ = [
     "as_file",
     "as_folder",
     "atomic",
+    "check_files_not_inside",
+    "check_not_inside",
     "check_output",
     "check_present",
     "check_writable",
@@ -145,11 +147,33 @@ def check_not_inside(out: Path | str, *inputs: Path | str | None, flag: str) -> 
         flag: The flag that names them.
 
     Raises:
-        SubquadError: One of them is `out`, or lies in it.
+        SubquadError: One of them is `out`, or lies in it, also if only a link to it does.
     """
-    for given in inputs:
-        if given is not None and Path(out).resolve() in (Path(given).resolve(), *Path(given).resolve().parents):
+    folder = Path(out).resolve()
+    for given in filter(None, inputs):
+        real = Path(given).resolve()
+        links = (parent.resolve() for parent in Path(os.path.abspath(given)).parents)
+        if folder in (real, *real.parents, *links):
             raise SubquadError(f"{flag} {given} lies in --out {out}, which would be overwritten; choose another --out")
+
+
+def check_files_not_inside(out: Path | str, settings: Any, *names: str) -> None:
+    """Check that an output which may be overwritten contains no file that settings name.
+
+    Args:
+        out: The output.
+        settings: A settings class.
+        *names: Its fields with a path, or with several; the name of a sheet may follow after `#`. Other values, such as
+            the letters of a wild type, are allowed.
+
+    Raises:
+        SubquadError: One of the files lies in `out`.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        for given in value if isinstance(value, tuple) else (value,):
+            paths = (str(given), str(given).rpartition("#")[0])
+            check_not_inside(out, next(filter(os.path.exists, paths), None), flag=flag_name(name))
 
 
 def as_folder(out: Path | str) -> Path:

@@ -24,7 +24,7 @@ from subquad.errors import raise_errors
 from subquad.runs.disk import make_folder
 from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.records import read_record
-from subquad.runs.storage import fingerprint, null_as_nan, plain, read_json, write_json
+from subquad.runs.storage import check_not_inside, fingerprint, null_as_nan, plain, read_json, write_json
 
 __all__ = [
     "Job",
@@ -40,6 +40,8 @@ __all__ = [
 
 WORKER = "subquad.bio.commands.bench"
 """Module that runs one job when it is started with the path of a job file."""
+RUNS = "runs"
+"""Folder with the runs in the output folder."""
 NOT_COMPARED = ("table", "out", "force")
 """Keys of a job that do not change its result."""
 
@@ -74,6 +76,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
     for task in sorted(tasks, key=lambda task: -task.size):
         if not task.has_training:
             continue
+        check_not_inside(folder / RUNS, file_of(task.table), *_other_files(task), flag=task.id)
         for seed in settings.seeds:
             job = Job(
                 id=task.id,
@@ -81,7 +84,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
                 table=str(task.table.resolve()),
                 fingerprint=fingerprint(file_of(task.table), *_other_files(task)),
                 settings=plain(task.settings),
-                out=str((folder / "runs" / task.id / str(seed)).resolve()),
+                out=str((folder / RUNS / task.id / str(seed)).resolve()),
                 force=False,
             )
             changes = _changes(job)

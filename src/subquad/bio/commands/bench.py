@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad import __version__
-from subquad.bio.benchmark.jobs import Job, beside, is_done, make_jobs, metrics_of, outcome_of
+from subquad.bio.benchmark.jobs import RUNS, Job, beside, is_done, make_jobs, metrics_of, outcome_of
 from subquad.bio.benchmark.runners import run_locally, run_on_ray
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
@@ -29,7 +29,7 @@ from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.lock import locks_output
 from subquad.runs.machine import describe_machine, peak_memory
 from subquad.runs.records import check_record, damaged, shown
-from subquad.runs.storage import as_folder, atomic, read_json, write_json
+from subquad.runs.storage import as_folder, atomic, check_not_inside, read_json, write_json
 
 __all__ = ["bench"]
 
@@ -65,6 +65,7 @@ def bench(
     """
     settings, folder = settings or BenchSettings(), as_folder(out)
     chosen = read_tasks(tasks, settings, folder)
+    check_not_inside(folder / RUNS, tasks, flag="TASKS")
     jobs = make_jobs(chosen, settings, folder, force=force)
     make_folder(folder)
     remove_temporaries(folder)

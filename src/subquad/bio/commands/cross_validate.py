@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.commands.fit import check_dataset, fit_table, run_settings
+from subquad.bio.commands.fit import check_dataset, check_inputs, fit_table, run_settings
 from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.dataset import ROW_TASK_TYPES, Target
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.models.finished_run import read_test_rows
@@ -29,7 +28,7 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, METRICS, check_run_folder, open_run
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, check_not_inside, read_json
+from subquad.runs.storage import atomic, read_json
 
 __all__ = ["cross_validate"]
 
@@ -66,7 +65,7 @@ def cross_validate(
     settings, path = settings or FitSettings(), resolve_table(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation uses each fold in turn; leave out --fold")
-    check_not_inside(out, file_of(path), flag="TABLE")
+    check_inputs(path, settings, out)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     count = count_folds(read, settings)
     identity = run_settings(path, settings, seed)

@@ -10,6 +10,7 @@ import numpy as np
 
 from subquad.bio.data.embeddings import Embeddings, sequences_fingerprint, write_embeddings
 from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.files import file_of
 from subquad.bio.data.table import read_sequences
 from subquad.bio.language_models.checkpoint import checkpoint_fingerprint, open_language_model
 from subquad.bio.language_models.embedding import EmbeddingTask, check_task, embed_rows, score_variants
@@ -18,7 +19,15 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, Run, open_run, stamp_of
 from subquad.runs.lock import LOCK, lock_folder
-from subquad.runs.storage import as_file, check_output, fingerprint, read_json, verify_tensors
+from subquad.runs.storage import (
+    as_file,
+    check_files_not_inside,
+    check_not_inside,
+    check_output,
+    fingerprint,
+    read_json,
+    verify_tensors,
+)
 
 __all__ = ["embed"]
 
@@ -58,6 +67,7 @@ def embed(
     out, path = check_output(as_file(out), force=force), resolve_table(table)
     if out.suffix.lower() != ".safetensors":
         raise SubquadError(f"{out}: --out must end in .safetensors")
+    _check_inputs(path, settings, out, partial)
     read = read_sequences(
         path,
         sequence=settings.sequence,
@@ -99,6 +109,17 @@ def embed(
         write_embeddings(out, found, read.sequences, settings=_fingerprint(run.settings))
         _remove(run.directory)
     return found
+
+
+def _check_inputs(path: Path, settings: EmbedSettings, out: Path, partial: Path) -> None:
+    """Check that neither the output nor the folder of its shards replaces a file that is read."""
+    for place in (out, partial):
+        check_not_inside(place, file_of(path), flag="TABLE")
+        check_files_not_inside(place, settings, "model", "wild_type")
+    if out.is_file() and any(out.samefile(file) for file in Path(settings.model).glob("model*.safetensors")):
+        raise SubquadError(
+            f"{out}: part of --model {settings.model}, which --force would replace; choose another --out"
+        )
 
 
 def _remove(partial: Path) -> None:

@@ -17,14 +17,15 @@ from subquad.bio.analysis.landscape import (
 )
 from subquad.bio.analysis.settings import EpistasisSettings, check_unused
 from subquad.bio.analysis.single_mutants import measured_values
-from subquad.bio.models.scorer import input_sequence, open_scorer
+from subquad.bio.data.files import file_of
+from subquad.bio.models.scorer import folder_of, input_sequence, open_scorer
 from subquad.bio.plots.maps import save
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import plain, write_json
+from subquad.runs.storage import check_files_not_inside, check_not_inside, plain, write_json
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -63,9 +64,12 @@ def epistasis(
     """
     settings = settings or EpistasisSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
+    check_files_not_inside(out, settings, "wild_type", "table")
     if isinstance(source, str | Path) and str(source) not in EXAMPLE_RUNS and not Path(source).is_dir():
+        check_not_inside(out, file_of(source), flag="TABLE")
         landscape = _of_table(source, settings, seed=seed, quiet=quiet)
     else:
+        check_not_inside(out, folder_of(source), flag="RUN")
         landscape = _of_run(source, settings, seed=seed, quiet=quiet)
     record = {"subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed}}
     name = Path(source).name if isinstance(source, str | Path) else "Fitted model"

@@ -34,10 +34,18 @@ from subquad.progress import say
 from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, check_not_inside, fingerprint, plain, read_json, write_json
+from subquad.runs.storage import (
+    atomic,
+    check_files_not_inside,
+    check_not_inside,
+    fingerprint,
+    plain,
+    read_json,
+    write_json,
+)
 from subquad.train.distributed import processes, wait_for, wait_for_everyone
 
-__all__ = ["check_dataset", "fit", "fit_table", "run_settings"]
+__all__ = ["check_dataset", "check_inputs", "fit", "fit_table", "run_settings"]
 
 EXAMPLES = 200
 """Number of test sequences whose residues or pairs are saved in `test.json`."""
@@ -71,7 +79,7 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
-    check_not_inside(out, file_of(path), flag="TABLE")
+    check_inputs(path, settings, out)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     # a folder that cannot be written is refused before anything is printed
     identity = run_settings(path, settings, seed)
@@ -170,6 +178,16 @@ def check_dataset(dataset: Dataset, settings: FitSettings, *, place: str) -> Non
         check_trainable(dataset)
     except SubquadError as error:
         raise SubquadError(f"{place}: {error}") from error
+
+
+def check_inputs(path: Path, settings: FitSettings, out: Path | str) -> None:
+    """Check that an output folder, which `--force` clears, holds none of the files of a fit.
+
+    Raises:
+        SubquadError: It holds the table, or a file that the settings name.
+    """
+    check_not_inside(out, file_of(path), flag="TABLE")
+    check_files_not_inside(out, settings, "embeddings", "wild_type")
 
 
 def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:

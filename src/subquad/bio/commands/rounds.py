@@ -35,6 +35,7 @@ from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import (
     as_folder,
     atomic,
+    check_files_not_inside,
     check_not_inside,
     check_writable,
     fingerprint,
@@ -103,6 +104,7 @@ def rounds(
     others = sorted(path.name for path in folder.iterdir() if path.name not in OWN) if folder.is_dir() else []
     if number > known and others:
         raise SubquadError(f"{folder}: holds {others[0]}, and is the folder of the next round; move it elsewhere")
+    check_files_not_inside(folder, settings, "measured", "table", "start")
     if model.schema.partner:
         raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
     if table is None:
@@ -363,6 +365,7 @@ def _simulate(
 
     path = resolve_table(source)
     check_not_inside(out, file_of(path), flag="TABLE")
+    check_files_not_inside(out, settings, "table", "start", "wild_type")
     models_for("regression", settings.models)
     assay, remarks = read_assay(path, settings)
     identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(file_of(path)), "seed": seed}

@@ -13,6 +13,7 @@ from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import (
     SEPARATOR,
+    folder_of,
     input_sequence,
     open_model,
     open_scorer,
@@ -25,7 +26,7 @@ from subquad.progress import say
 from subquad.reporting.run_comparison import run_name
 from subquad.runs.folder import METRICS
 from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import plain, read_json, write_json
+from subquad.runs.storage import check_files_not_inside, check_not_inside, plain, read_json, write_json
 
 __all__ = ["scan"]
 
@@ -61,6 +62,8 @@ def scan(
     """
     settings = settings or ScanSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
+    check_not_inside(out, folder_of(run), flag="RUN")
+    check_files_not_inside(out, settings, "sequence", "partner", "table")
     model = open_model(run)
     wild_type = input_sequence(model, settings.sequence, "--sequence")
     partner = partner_sequence(model, settings.partner)

@@ -18,6 +18,7 @@ from subquad.bio.models.members import Members, deviation
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
+from subquad.runs.examples import run_folder
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SEPARATOR",
     "Scorer",
+    "folder_of",
     "input_sequence",
     "open_model",
     "open_scorer",
@@ -161,6 +163,15 @@ class Scorer:
         if not COMPARED_MODELS[self.default].has_posterior:
             return None
         return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
+
+
+def folder_of(run: "BioModel | Path | str") -> Path:
+    """Return the folder of a run or model.
+
+    Raises:
+        SubquadError: There is no such example.
+    """
+    return run_folder(run) if isinstance(run, str | Path) else run.directory
 
 
 def open_model(run: "BioModel | Path | str") -> "BioModel":

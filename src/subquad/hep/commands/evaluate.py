@@ -69,6 +69,7 @@ def evaluate(
     settings, files = settings or EvaluateSettings(), list_files(files)
     compared = read_runs(list_files(runs))
     check_not_inside(out, *compared.names, *files, flag="input")
+    check_not_inside(out, *(text.partition("=")[2] or text for text in scores), flag="--scores")
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
     paths = _files_to_score(files, compared, scores, settings)
     # read before the jets are scored, which may take long

@@ -187,6 +187,7 @@ def _read_and_split(
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
     check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
+    check_not_inside(out, settings.card, flag="--card")
     check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     wait_for_everyone()

@@ -18,7 +18,7 @@ from subquad.llm.plots.evaluation_page import evaluation_page, trained_on
 from subquad.progress import say
 from subquad.runs.disk import remove_temporaries
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, plain, write_json
+from subquad.runs.storage import atomic, check_not_inside, plain, write_json
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
@@ -58,6 +58,7 @@ def evaluate(
     texts, tasks_folder = [Path(path) for path in text], None if data is None else Path(data)
     tasks, missing = available_tasks(tasks_folder, settings)
     _check(folders, texts, tasks_folder, settings)
+    check_not_inside(out, *texts, tasks_folder, flag="input")
     store = MeasurementStore(out, force=force, extend=extend, quiet=quiet)
     remove_temporaries(store.directory)
     for line in missing:

@@ -45,6 +45,9 @@ def merge(
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
     check_not_inside(out, adapter, flag="ADAPTER")
+    # else it is the name of a checkpoint
+    if base is not None and Path(base).exists():
+        check_not_inside(out, base, flag="--base")
     if checkpoint_kind(adapter) == "linearized":
         raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
     model, tokenizer = load(adapter, base=base)
