@@ -676,7 +676,7 @@ def test_files_of_baselines_are_read_once(run, tmp_path):
     first = model.predict(inputs, "boosting")
     (tmp_path / "run" / "boosting.skops").unlink()
     np.testing.assert_array_equal(model.predict(inputs, "boosting"), first)
-    with pytest.raises(SubquadError, match=r"boosting\.skops: no such file; fit again"):
+    with pytest.raises(SubquadError, match=r"boosting\.skops: missing, and config\.json has its checksum"):
         BioModel.load(tmp_path / "run").predict(inputs, "boosting")
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from golden.answers import ANSWERS
+from golden.files import NOT_CHECKED, READ
 from subquad import bio, hep
 from subquad.errors import SubquadError
+from subquad.runs.checksums import checksums_of_run, is_checked
 
 HERE = Path(__file__).parent
 
@@ -38,6 +40,22 @@ def test_a_saved_run_has_a_format_number_and_holds_no_code(kind):
     config = json.loads((HERE / kind / "config.json").read_text())
     assert "format" in json.dumps(config)
     assert not {path.suffix for path in (HERE / kind).iterdir()} & {".pkl", ".pt", ".bin", ".joblib", ".py"}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_each_file_of_a_saved_run_gets_a_checksum_or_is_listed_as_one_without(kind):
+    folder = HERE / kind
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
+    parts = checksums_of_run(folder, config, metrics).keys()
+    # the base of an adapter has those of its makers
+    unlisted = {name for name in files - parts if is_checked(name) and not name.startswith("base/")}
+    assert unlisted == set()
+    # weights have a checksum of their own
+    assert {*READ[kind]} - parts <= {"model.safetensors", "base/config.json"}
+    assert {*READ[kind], *NOT_CHECKED.get(kind, ())} <= files
+    records = {"README.md", "model.safetensors", "validation.json", "evaluations.json", "budget.json"}
+    assert files - parts - NOT_CHECKED.get(kind, set()) - {*READ[kind]} <= records
 
 
 @pytest.mark.parametrize(

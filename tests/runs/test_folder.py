@@ -12,7 +12,7 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs import folder as folder_module
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.examples import shipped_file
 from subquad.runs.folder import FORMAT, check_run_folder, check_weights, load_config, load_tensors, open_run
 from subquad.runs.reports import check_report_folder, write_report_folder
@@ -363,10 +363,10 @@ def test_files_of_fitted_baselines_belong_to_their_run(tmp_path):
     part = tmp_path / "ridge.skops"
     part.write_bytes(b"fitted")
     finish(tmp_path)
-    check_part(part)
+    check_if_present(part)
     part.write_bytes(b"Fitted")
     with pytest.raises(SubquadError, match=r"ridge\.skops: does not belong to config\.json"):
-        check_part(part)
+        check_if_present(part)
 
 
 def test_weights_have_the_permissions_of_other_files(tmp_path):

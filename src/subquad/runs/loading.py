@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
-from subquad.runs.checksums import CONFIG, check_config
+from subquad.runs.checksums import CONFIG, check_values
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import stamp_of
 from subquad.runs.storage import read_json
@@ -39,7 +39,7 @@ def load_run(directory: Path | str) -> Any:
         raise SubquadError(f"{path}: no {CONFIG} in it; give a folder that subquad wrote")
     config = read_json(path / CONFIG)
     kind = stamp_of(config, path).get("kind")
-    check_config(config, path)
+    check_values(config, path)
     if not isinstance(kind, str) or kind not in LOADERS:
         raise SubquadError(f"{path / CONFIG}: {unknown('kind of run', str(kind), LOADERS)}")
     module, function = LOADERS[kind].split(":")

@@ -12,7 +12,7 @@ from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, TaskType
 from subquad.bio.metrics.scores import BOOTSTRAP, MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, METRICS, load_config
 from subquad.runs.history import HISTORY, read_history
@@ -211,7 +211,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
     _check_metrics(metrics, directory / METRICS)
     _check_config(config, directory / CONFIG, networks=metrics["parameters"])
-    check_part(directory / METRICS)
+    check_if_present(directory / METRICS)
     if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / TEST_SEQUENCES)
     else:

@@ -17,7 +17,7 @@ from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config, load_tensors
@@ -225,7 +225,7 @@ def _load_baseline(directory: Path | str, name: str) -> Baseline:
         SubquadError: Its file is missing, damaged, or that of another baseline or run.
     """
     path = baseline_file(directory, name)
-    check_part(path)
+    check_if_present(path)
     found = Baseline.load(path)
     if found.name != name:
         raise SubquadError(f"{path}: holds the baseline {found.name}; copy the whole folder again")

@@ -14,7 +14,7 @@ from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.metrics.scores import title
 from subquad.bio.settings import Direction
 from subquad.reporting.page import show
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import read_json
 
@@ -83,7 +83,7 @@ def describe_quality(scorer: "Scorer") -> str:
 
 def _metrics(scorer: "Scorer") -> dict[str, Any]:
     path = scorer.model.directory / METRICS
-    check_part(path)
+    check_if_present(path)
     return read_json(path) if path.is_file() else {}
 
 

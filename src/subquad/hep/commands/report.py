@@ -7,7 +7,7 @@ from subquad.hep.metrics.predictions import TEST_SCORES
 from subquad.hep.plots.comparison_page import FittedRun, check_comparable, comparison_page
 from subquad.hep.plots.fit_page import fit_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.records import read_record
@@ -53,7 +53,7 @@ def _read(folder: Path) -> FittedRun:
     if "estimator" in config:
         raise SubquadError(f"{folder}: a tagger that was trained on jets in memory has no test jets to report on")
     metrics = read_record(folder / METRICS, remedy=REMEDY, test=dict, jets=dict, seconds=dict, models=list[dict])
-    check_part(folder / METRICS)
+    check_if_present(folder / METRICS)
     path = folder / TEST_SCORES
     scores = {name: tensor.numpy() for name, tensor in read_tensors(path).items()} if path.is_file() else None
     return FittedRun(config=config, metrics=metrics, scores=scores)

@@ -6,7 +6,7 @@ from subquad.errors import SubquadError
 from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, comparison_page
 from subquad.llm.plots.linearize_page import linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.checksums import check_part
+from subquad.runs.checksums import check_if_present
 from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
@@ -49,7 +49,7 @@ def _read(folder: Path) -> LinearizedRun:
     config = load_config(folder, "llm")
     metrics = read_record(folder / METRICS, remedy=REMEDY, test=dict, tokens=dict, seconds=dict)
     check_record(metrics["test"].get("fine_tuned"), f"{folder / METRICS}: fine_tuned", remedy=REMEDY, perplexity=float)
-    check_part(folder / METRICS)
+    check_if_present(folder / METRICS)
     # a model that was copied without its notes has no losses of single sequences
     notes = folder / NOTES
     read = read_record(notes, remedy=REMEDY, losses=dict, about=dict, samples=dict) if notes.is_file() else None

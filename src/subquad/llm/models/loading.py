@@ -14,7 +14,7 @@ from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import check_layers, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
 from subquad.llm.settings import PlacementSettings
-from subquad.runs.checksums import check_parts
+from subquad.runs.checksums import check_all
 from subquad.runs.damage import OF_TRANSFORMERS
 from subquad.runs.folder import check_weights
 from subquad.runs.storage import read_json
@@ -52,7 +52,7 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     # a folder of `save_pretrained` has no entry of the run
     if "subquad" in config:
         check_weights(directory)
-    check_parts(directory)
+    check_all(directory)
     check_layers(directory, config)
     return _open_linearized(directory)
 
