@@ -1,4 +1,7 @@
-"""Equality of what two runs of one command wrote: the same files, weights bitwise, metrics without times."""
+"""Equality of what two runs of one command wrote: the same files, weights bitwise, metrics without times.
+
+Each finished run in them is opened too: its files must have the checksums in its `config.json`.
+"""
 
 import csv
 import json
@@ -7,6 +10,10 @@ import zipfile
 
 import uproot
 from safetensors.numpy import load_file
+
+from subquad.errors import SubquadError
+from subquad.runs.checksums import CHECKSUMS, CONFIG, METRICS, PARTS, check_all, check_values
+from subquad.runs.folder import WEIGHTS, check_weights
 
 TIMES = {
     "seconds",
@@ -17,9 +24,8 @@ TIMES = {
     "date",
     "machine",
     "cpu_seconds",
-    "parts",
 }
-"""Keys of values that differ between two runs; `parts` are checksums of archives with the times of their entries."""
+"""Keys of values that differ between two runs."""
 
 
 def differences(first, second):
@@ -27,9 +33,28 @@ def differences(first, second):
     mine, other = _entries(first), _entries(second)
     lines = [f"only in {first if name in mine else second}: {name}" for name in sorted(mine.keys() ^ other.keys())]
     common = sorted(name for name in mine.keys() & other.keys() if not name.endswith("/"))
-    return lines + [
-        f"{name} differs" for name in common if _content(mine[name], first) != _content(other[name], second)
-    ]
+    lines += [f"{name} differs" for name in common if _content(mine[name], first) != _content(other[name], second)]
+    return lines + _damage(first) + _damage(second)
+
+
+def _damage(output):
+    """Return what is wrong with the finished runs and models in a folder by their checksums, as lines."""
+    lines = []
+    for path in sorted(output.rglob(CONFIG)):
+        folder, config = path.parent, json.loads(path.read_text(encoding="utf-8"))
+        is_run = "subquad" in config
+        if not (folder / (METRICS if is_run else CHECKSUMS)).is_file():
+            continue
+        try:
+            check_all(folder)
+            if is_run:
+                assert PARTS in config["subquad"], folder
+                check_values(config, folder)
+                if (folder / WEIGHTS).is_file():
+                    check_weights(folder)
+        except SubquadError as error:
+            lines.append(str(error))
+    return lines
 
 
 def _entries(output):
@@ -75,5 +100,7 @@ def _archive(path):
 def _timeless(value):
     """Return JSON values without times."""
     if isinstance(value, dict):
+        # files of baselines contain the times of their entries, so that only the names of files are compared
+        value = {**value, PARTS: sorted(value[PARTS])} if isinstance(value.get(PARTS), dict) else value
         return {key: _timeless(entry) for key, entry in value.items() if key not in TIMES}
     return [_timeless(entry) for entry in value] if isinstance(value, list) else value
