@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from subquad import __main__
 from subquad.cli import RESUMED, app, main
 from subquad.runs.launchers import INSTEAD, SEVERAL_PROCESSES
 from subquad.runs.termination import Terminated
@@ -340,3 +341,16 @@ def test_a_pod_of_a_cluster_with_others_is_one_process(capsys, tmp_path, monkeyp
         monkeypatch.delenv(name, raising=False)
     assert main(["bio", "predict", str(tmp_path / "run"), "t.csv", "--out", str(tmp_path / "out.csv")]) == 2
     assert "WORLD_SIZE" not in capsys.readouterr().err
+
+
+def test_an_interruption_while_the_command_line_is_imported_is_no_traceback(capsys, monkeypatch):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "subquad.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "subquad.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "subquad: interrupted\n"

@@ -1,7 +1,20 @@
-"""Run the command line as a module: `python -m subquad`, or `torchrun -m subquad` for several processes."""
+"""The start of the command line, also of `python -m subquad` and, for several processes, `torchrun -m subquad`."""
 
 import sys
 
-from subquad.cli import main
+__all__ = ["main"]
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command of this process; see `subquad.cli.main`."""
+    try:
+        from subquad.cli import main as run
+    except KeyboardInterrupt:
+        # while packages are imported, which can take seconds
+        print("subquad: interrupted", file=sys.stderr)
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,8 @@
 """The model that ships with the package is used like any other run."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -35,6 +38,15 @@ def test_a_table_before_the_model_is_refused_with_the_right_order(variants, tmp_
         assert str(error.value) == f"{table}: this is a {what}, {first}: subquad bio predict {NAME} {table} …"
     with pytest.raises(SubquadError, match=f"this is a file, {first}$"):
         bio.predict(variants, variants, out=tmp_path / "predictions.csv")
+
+
+def test_a_damaged_file_of_a_model_is_not_reported_as_one_of_the_table(tmp_path):
+    golden = Path(__file__).parent.parent / "golden" / "bio_model"
+    run = shutil.copytree(golden, tmp_path / "run")
+    (run / "ridge.skops").write_bytes(b"damaged")
+    with pytest.raises(SubquadError) as error:
+        bio.predict(run, golden / "input.csv", out=tmp_path / "predictions.csv", model="ridge", quiet=True)
+    assert str(error.value).startswith(f"{run}/ridge.skops: ")
 
 
 def test_it_is_opened_by_every_loader():

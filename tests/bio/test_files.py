@@ -55,6 +55,8 @@ def test_all_kinds_of_files_give_the_same_table(tmp_path):
 
 def test_files_that_are_not_tables_are_an_error(tmp_path):
     assert said(read_frame, tmp_path / "no.csv") == f"{tmp_path}/no.csv: no such file"
+    advice = "is a pipe or device; write its content to a file, and give that"
+    assert said(read_frame, "/dev/null") == f"/dev/null: {advice}"
     assert said(read_frame, tmp_path) == f"{tmp_path}: this is a folder; give the table in it"
     empty = write(tmp_path / "e.csv", "", [])
     assert said(read_frame, empty) == f"{empty}: the file is empty; it needs a header line and one row per sequence"

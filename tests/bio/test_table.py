@@ -665,6 +665,29 @@ def test_a_table_without_a_header_is_refused(tmp_path):
     assert f"table.csv: no header: its first line has the sequence '{proteins()[0]}' and the number 0.000" in message
 
 
+@pytest.mark.parametrize("flags", [{}, {"sequence": "sequence"}])
+def test_a_header_with_one_name_less_than_the_rows_have_values_is_refused(tmp_path, flags):
+    rows = "".join(f"{sequence},{k / 7:.3f},{k % 3}.5\n" for k, sequence in enumerate(proteins()))
+    (tmp_path / "table.csv").write_text(f"sequence,score\n{rows}")
+    assert (
+        "table.csv: column 'sequence' has numbers, and the first column, which has no name, has sequences or "
+        in said(read_table, tmp_path / "table.csv", FitSettings(**flags))
+    )
+
+
+def test_row_names_may_be_the_sequences(tmp_path):
+    rows = "".join(f"{sequence}\t{k / 7:.3f}\t{k % 3}.5\n" for k, sequence in enumerate(proteins()))
+    (tmp_path / "table.tsv").write_text(f"score\tdepth\n{rows}")
+    assert read_table(tmp_path / "table.tsv", FitSettings()).target.y[3, 0] == pytest.approx(3 / 7, abs=1e-3)
+
+
+@pytest.mark.parametrize("date", ["2026-01-{:02d}", "{}.3.2026", "{}/4/26", "{}-Mar", "2026-02-{:02d} 12:00:00"])
+def test_dates_are_no_measurements(tmp_path, date):
+    path = write(tmp_path / "table.csv", sequence=proteins(24), score=[date.format(1 + k // 2) for k in range(24)])
+    message = said(read_table, path, FitSettings())
+    assert message.startswith(f"{path}: column 'score' has dates, such as '{date.format(1)}'; name the target with")
+
+
 def test_a_sheet_without_sequences_names_the_others(tmp_path):
     book = openpyxl.Workbook()
     book.active.append(["notes"])

@@ -72,6 +72,9 @@ def predict(
     try:
         frame = add_predictions(read, fitted, model)
     except SubquadError as error:
+        # what is damaged in the run names its own file
+        if str(error).startswith(f"{fitted.directory}/"):
+            raise
         raise SubquadError(f"{path}: {error}") from error
     if any(str(name).startswith("prediction_low") and frame[name].isna().all() for name in frame):
         say("no 90 % intervals: they need nine validation rows, and the fit had fewer", quiet=quiet)

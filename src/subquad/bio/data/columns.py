@@ -32,6 +32,8 @@ SEQUENCE_NAMES = ("sequence", "seq", "mutated_sequence", "protein", "guide", "pe
 GUIDE_NAMES = ("guide", "grna", "sgrna", "spacer", "crrna")
 CONTEXT_NAMES = ("context", "target_context", "target_sequence", "target")
 MUTANT_NAMES = ("mutant", "mutants", "mutation", "mutations", "variant", "variants", "hgvs_pro", "hgvs_nt", "hgvs")
+NAMES_OF_LETTERS = {*SEQUENCE_NAMES, *GUIDE_NAMES, *MUTANT_NAMES} - {"x"}
+"""Names of columns that never have numbers."""
 TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
 SPLIT_NAMES = ("split", "set")
 ERROR_NAMES = ("se", "sem", "std", "sd", "stderr", "error", "err", "sigma")
@@ -201,7 +203,8 @@ def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
     """Check that the names of the columns are not the first row.
 
     Raises:
-        SubquadError: One name is a number above numbers, another one a sequence of letters above such sequences.
+        SubquadError: One name is a number above numbers, another one a sequence of letters above such sequences; or
+            the names are those of the next columns.
     """
     letters = set("".join(ALPHABETS.values())) - {"-"}
     names = [str(name) for name in frame.columns]
@@ -213,6 +216,13 @@ def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
             f"{path}: no header: its first line has the sequence {sequences[0][:20]!r} and the number {numbers[0]}; "
             "add a line with the names of the columns, such as sequence,value"
         )
+    if "" in names and any(looks(column_of(frame, "")) for looks in (looks_like_sequences, looks_like_variants)):
+        misplaced = [name for name in names if name.lower() in NAMES_OF_LETTERS and _has_numbers(frame, name)]
+        if misplaced:
+            raise SubquadError(
+                f"{path}: column {misplaced[0]!r} has numbers, and the first column, which has no name, has sequences "
+                "or variants: the rows have one value more than the header; name all columns"
+            )
 
 
 def _infer_sequence(

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pandas as pd
 
-from subquad.errors import SubquadError, raise_errors, require
+from subquad.errors import SubquadError, no_file, raise_errors, require
 from subquad.runs.unpacking import most_bytes, open_unpacked
 
 __all__ = ["parse_fasta", "read_fasta", "read_sequence"]
@@ -34,7 +34,7 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
     """
     parser = require("Bio.SeqIO.FastaIO", extra="bio").SimpleFastaParser
     if not path.is_file():
-        raise SubquadError(f"{path}: no such file")
+        raise no_file(path)
     found = False
     with _opened(path, "") as file:
         first = file.read(1)

@@ -16,7 +16,7 @@ import pandas as pd
 from subquad.bio.data.fasta import parse_fasta
 from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
 from subquad.bio.data.workbooks import check_workbook
-from subquad.errors import SubquadError, collect_errors, raise_errors, require, shortened, unknown
+from subquad.errors import SubquadError, collect_errors, no_file, raise_errors, require, shortened, unknown
 from subquad.runs.damage import damage_as_error
 from subquad.runs.unpacking import check_expansion, most_bytes, open_unpacked, parquet_batches, parquet_bytes
 
@@ -72,7 +72,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
                 f"{address[1]}://{str(path)[address.end() :]}: addresses of the internet are not read; download the "
                 "file and give its path"
             )
-        raise SubquadError(f"{path}: no such file")
+        raise no_file(path)
     try:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":

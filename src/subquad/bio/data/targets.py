@@ -22,6 +22,8 @@ from subquad.errors import SubquadError, raise_errors
 __all__ = ["read_target"]
 
 MAX_CLASSES = 100
+DATE = r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}([./-])\d{1,2}\2\d{2,4}|\d{1,2}-[A-Z][a-z]{2}(-\d{2,4})?"
+"""Dates, also as Excel writes what it takes for one."""
 FAR = 20
 """Measurements that many interquartile ranges from the median are named."""
 MARKERS = (-99, -999, 999, -9999, 9999, -99999, 99999)
@@ -106,6 +108,11 @@ def _infer(
         return "binary"
     if is_number.mean() >= 0.5:
         return "regression"
+    if text.str.fullmatch(DATE).mean() >= 0.5:
+        raise SubquadError(
+            f"{path}: column {columns[0]!r} has dates, such as {text.iloc[0]!r}; name the target with --target, or, if "
+            "they are classes, set --task-type"
+        )
     classes = text.nunique()
     if not classes <= min(MAX_CLASSES, max(2, has.sum() // 2)):
         shown = ", ".join(map(repr, text.unique()[:3]))

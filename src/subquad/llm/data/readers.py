@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, raise_errors, require
+from subquad.errors import SubquadError, no_file, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 from subquad.runs.markup import parse_json
@@ -97,7 +97,7 @@ def open_documents(
     if path.is_dir():
         raise SubquadError(f"{path}: is a folder; name its files, such as {path / '*.txt'}")
     if not path.is_file():
-        raise SubquadError(f"{path}: no such file")
+        raise no_file(path)
     suffix = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
     plain_suffix = suffix.lower().removesuffix(".gz")
     if plain_suffix not in SUFFIXES and suffix.lower() != PARQUET:
