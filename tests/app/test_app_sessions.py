@@ -274,7 +274,8 @@ def test_a_file_that_is_gone_has_to_be_dropped_again(workspace, session):
         session.take(file)
 
 
-def test_a_folder_that_was_there_keeps_its_permissions(tmp_path):
+def test_a_workspace_with_files_of_others_keeps_its_permissions(tmp_path):
+    Workspace.open(tmp_path, 10**6)
     (tmp_path / "other.txt").touch()
     tmp_path.chmod(0o755)
     opened = Workspace.open(tmp_path, 10**6)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from subquad.app.marker import check_workspace
 from subquad.app.settings import AppSettings, cache_folder, read_password
 from subquad.errors import require
 from subquad.progress import say
@@ -82,9 +83,11 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
     At the end jobs are stopped. Uploads are deleted, at the end and before the start, unless a job needs them to go on.
 
     Raises:
-        SubquadError: As `serve`, or another server uses the workspace.
+        SubquadError: As `serve`, or the folder is not a workspace, or another server uses it.
     """
     root = cache_folder() if settings.workspace is None else settings.workspace
+    # even its lock would be a file in a folder of someone else
+    check_workspace(root)
     with lock_folder(root, flag="--workspace"):
         yield from _app(settings, root)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.app.job_records import DAMAGE, Job, link_or_copy
+from subquad.app.marker import FOLDERS, MARKER, SESSION, mark_workspace
 from subquad.app.reading import Busy
 from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK
@@ -201,14 +202,15 @@ class Workspace:
         files.
 
         Raises:
-            SubquadError: The folder cannot be written.
+            SubquadError: The folder cannot be written, or is not empty and not a workspace.
         """
-        check_writable(root)
-        own = [root / name for name in ("sessions", "received", "archives")]
+        check_writable(root, flag="--workspace")
+        mark_workspace(root)
+        own = [root / name for name in FOLDERS]
         for folder in own:
             folder.mkdir(parents=True, exist_ok=True)
         # a folder with other files keeps its permissions, since others may need these
-        is_shared = {*root.iterdir()} - {*own, root / LOCK}
+        is_shared = {*root.iterdir()} - {*own, root / LOCK, root / MARKER}
         for folder in own if is_shared else (root,):
             folder.chmod(0o700)
         return cls(root=root.resolve(), max_upload=max_upload)
@@ -225,8 +227,9 @@ class Workspace:
 
     @property
     def sessions(self) -> Iterator[Session]:
-        """All sessions."""
-        return (Session(path, self.max_upload) for path in (self.root / "sessions").glob("*") if path.is_dir())
+        """All sessions, without folders of other names, which someone else put there."""
+        found = [path for path in (self.root / "sessions").glob("*") if SESSION.fullmatch(path.name) and path.is_dir()]
+        return (Session(path, self.max_upload) for path in found)
 
     def session(self, token: str) -> Session:
         """Return the session of a browser by its token, which the name of the folder does not reveal."""

@@ -37,7 +37,8 @@ class AppSettings:
     """File whose first line is the password of the page. Default: the environment variable SUBQUAD_APP_PASSWORD;
     without either, none, and then only this computer can be served."""
     workspace: Work[Path | None] = None
-    """Folder for uploads and jobs. Default: subquad/app in the user's cache folder."""
+    """Folder for uploads and jobs: a new or empty one, or that of an earlier page. Default: subquad/app in the user's
+    cache folder."""
     runs: Work[tuple[Path, ...]] = ()
     """Folders of fitted models, linearized models and taggers that all users of the page may open."""
     max_upload: Work[int] = 50
