@@ -10,7 +10,7 @@ Axes: n rows, T positions, m residues, F features, K columns of measurements, O 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from subquad.bio.models.ridge import fit_linear, refit_linear
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError
 from subquad.runs.damage import damage, damage_as_error
+from subquad.runs.markup import parse_json
+from subquad.runs.unpacking import check_expansion
 
 if TYPE_CHECKING:
     from subquad.bio.models.gaussian_process import GaussianProcess
@@ -53,6 +55,14 @@ TRUSTED = (
     "sklearn.utils.validation.check_array",
 )
 """Types allowed in saved files beside numbers, text, arrays and what skops trusts of scikit-learn."""
+USED = (
+    "sklearn._loss.",
+    "sklearn.compose._column_transformer.",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.preprocessing.",
+    "sklearn.utils.",
+)
+"""Beginnings of the types of scikit-learn in saved files."""
 CHUNK = 1 << 17
 """Residues predicted at a time."""
 
@@ -154,7 +164,7 @@ class Baseline:
         if not is_zipfile(path):
             raise SubquadError(f"{path}: damaged, or not the file of a fitted baseline; fit again")
         with damage_as_error(f"{path}: damaged; fit again"):
-            untrusted = sorted(set(get_untrusted_types(file=path)) - set(TRUSTED))
+            untrusted = sorted(_unused_types(Path(path)) | {*get_untrusted_types(file=path)} - {*TRUSTED})
         if untrusted:
             raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
         with damage_as_error(f"{path}: damaged; fit again"):
@@ -166,9 +176,12 @@ class Baseline:
                 values["features"] = features(values["features"])
             if values["model"] is not None:
                 values["model"] = _model_class(values["name"]).from_dict(values["model"])
+                values["model"].check(values["features"])
             return cls(**values)
         except damage() as error:
-            raise SubquadError(f"{path}: written by another version of subquad ({error}); fit again") from error
+            raise SubquadError(
+                f"{path}: damaged, or written by another version of subquad ({error}); fit again"
+            ) from error
 
     @property
     def _process(self) -> "GaussianProcess | None":
@@ -184,6 +197,28 @@ class Baseline:
         """Return mean and standard deviation of the Gaussian process; on both strands if the inputs have two."""
         means, deviations = zip(*(process.predict(self.features, own) for own in _strands(inputs)), strict=True)
         return np.mean(means, axis=0), np.mean(deviations, axis=0)
+
+
+def _unused_types(path: Path) -> set[str]:
+    """Return the types of scikit-learn and scipy in a file that no baseline has, though skops trusts them.
+
+    Their compiled code follows what it is given without checks, and sparse matrices are compressed in themselves.
+
+    Raises:
+        SubquadError: The file would become much larger in memory.
+    """
+    with ZipFile(path) as archive:
+        parts = archive.infolist()
+        check_expansion(path, "its content", sum(part.file_size for part in parts), path.stat().st_size)
+        values, found = [parse_json(archive.read("schema.json").decode())], set()
+    while values:
+        value = values.pop()
+        if isinstance(value, dict) and "__class__" in value:
+            # this one makes a sparse matrix, whatever the type
+            module = "scipy.sparse" if value.get("__loader__") == "SparseMatrixNode" else value.get("__module__")
+            found.add(f"{module}.{value['__class__']}")
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {name for name in found if name.startswith(("sklearn.", "scipy.")) and not name.startswith(USED)}
 
 
 def _strands(inputs: Inputs) -> list[Inputs]:

@@ -21,6 +21,8 @@ from subquad.bio.features.pairs import letter_channels
 from subquad.bio.features.rows import Part
 from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.metrics.scores import score
+from subquad.bio.models.linear import check_array
+from subquad.bio.models.saved_trees import check_trees
 
 __all__ = ["Trees", "fit_trees"]
 
@@ -93,6 +95,33 @@ class Trees:
     def from_dict(cls, values: Mapping[str, Any]) -> "Trees":
         """Return the trees from the result of `as_dict`."""
         return cls(**values)
+
+    def check(self, features: Any) -> None:
+        """Check trees from a file, which scikit-learn follows without checks.
+
+        Args:
+            features: Features that they were fitted on.
+
+        Raises:
+            ValueError: They have other columns than the features, or refer to nodes or columns that do not exist.
+        """
+        width = features.numbers_count if self.view == "residues" else max(len(self.columns), 1)
+        if self.view == "letters":
+            width = _categories(features) + len(self.columns)
+        if self.columns and not 0 <= min(self.columns) <= max(self.columns) < features.count:
+            raise ValueError(f"its trees read columns up to {max(self.columns)}, of {features.count} features")
+        if self.edges and not 0 <= min(self.edges) <= max(self.edges) < width:
+            raise ValueError(f"it has bins of column {max(self.edges)}, of {width}")
+        for column, own in self.edges.items():
+            check_array(f"the bins of column {column}", own, (len(own),))
+        for model, count in zip(self.models, self.counts, strict=True):
+            if not isinstance(model, float):
+                check_trees(model, count, width)
+                if (
+                    self.task_type == "multiclass"
+                    and not 0 <= min(model.classes_) <= max(model.classes_) < self.outputs
+                ):
+                    raise ValueError(f"its trees predict class {max(model.classes_)}, of {self.outputs}")
 
 
 def fit_trees(
