@@ -6,10 +6,10 @@ The tokenizer's chat template is used if there is one. Otherwise the messages ar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
+from subquad.llm.data.chat_templates import render_chat
 
 __all__ = ["Message", "Rendered", "render", "render_plain"]
 
@@ -76,14 +76,8 @@ def render_plain(messages: Sequence[Message]) -> Rendered:
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_prompt: bool = False) -> str:
-    try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=is_prompt
-        )
-    except (TemplateError, ValueError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise SubquadError(f"the tokenizer's chat template rejects the roles {roles}: {error}") from error
-    return str(text)
+    what = f"the roles {', '.join(message['role'] for message in messages)}"
+    return render_chat(tokenizer, messages, is_prompt=is_prompt, what=what)
 
 
 def _find_answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
+from subquad.llm.data.chat_templates import render_chat
 from subquad.llm.data.readers import check_characters
 
 __all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
-TEMPLATE_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a chat template can raise, which computes with the messages."""
 INCOMPLETE = "\ufffd"
 LONGEST_CHARACTER = 16
 """Tokens that may wait for the rest of a character; longer runs are invalid bytes."""
@@ -116,8 +114,8 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
         messages: Turns with `role` and `content`.
 
     Raises:
-        SubquadError: The tokenizer has no chat template, the template rejects the messages, or one of them contains
-            half of a character.
+        SubquadError: The tokenizer has no chat template, the template rejects the messages or makes too much, or one of
+            them contains half of a character.
     """
     for message in messages:
         check_characters(message["content"])
@@ -126,9 +124,4 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
             "the model's tokenizer has no chat template, so the model cannot chat; "
             "use text completion: `subquad llm generate` or /v1/completions"
         )
-    try:
-        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    except TEMPLATE_ERRORS as error:
-        raise SubquadError(f"the model's chat template rejects the messages: {error}") from error
-    assert isinstance(text, str)
-    return text
+    return render_chat(tokenizer, messages, is_prompt=True)
