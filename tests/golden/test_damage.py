@@ -97,3 +97,13 @@ def test_a_config_of_an_unknown_kind_is_refused(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"subquad": {"kind": kind, "format": 1}}))
     with pytest.raises(SubquadError, match="no kind of run"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", [[], {}, None, "LyraForest"])
+def test_a_config_of_an_unknown_estimator_is_refused(name, tmp_path):
+    folder = shutil.copytree(HERE / "bio_estimator", tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["estimator"]["class"] = name
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SubquadError, match=r"copy: its config\.json is damaged \(no estimator"):
+        load_run(folder)

@@ -360,6 +360,6 @@ def load(directory: Path | str) -> BioModel | Estimator:
     if saved is None:
         return BioModel.load(directory)
     name = saved.get("class") if isinstance(saved, dict) else None
-    if name not in CLASSES:
+    if not isinstance(name, str) or name not in CLASSES:
         raise SubquadError(f"{directory}: its {CONFIG} is damaged (no estimator {name!r}); save it again")
     return CLASSES[name].load(directory)
