@@ -1,10 +1,12 @@
 """Opening models by folder or name: which kind of checkpoint it is, and what to do with one that is not linearized."""
 
+import base64
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import subquad.llm
 from subquad.errors import SubquadError
+from subquad.llm.data.tokens import tokenize
+from subquad.llm.evaluation.probes import passkey_prompt
 from subquad.llm.models.adapter import adapter_config, check_targets
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint
+from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import layers_to_replace
 from subquad.llm.models.location import UNSUPPORTED_TYPES, check_run, checkpoint_kind, download, locate
 from subquad.llm.models.meta_model import check_supported
 from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.planning.configs import read_architecture
+from subquad.llm.serving.tokenization import encode
 from subquad.llm.settings import LinearizeSettings
+from subquad.runs.damage import panics_as_errors
 from subquad.runs.loading import load_run
 from subquad.runs.storage import read_tensors
 
@@ -378,3 +384,37 @@ def test_a_damaged_size_in_a_saved_run_is_refused_before_anything_is_made_of_it(
     accept_changes(changed)
     with pytest.raises(SubquadError, match=rf"saved/config.json: {expected}"):
         subquad.llm.load(changed, base=changed / "base" if kind == "llm_adapter" else None)
+
+
+@pytest.mark.parametrize(
+    ("characters", "expected"),
+    [
+        # not so many bytes as it says, noticed when the file is read
+        (b"\0\0\0", r"tokenized: tokenizer.json is damaged \(Precompiled: "),
+        # a table that points beyond its end, noticed when a text is read
+        (
+            b"\4\0\0\0\xff\xff\xff\xffabc",
+            r"tokenized: its tokenizer cannot be used; tokenizer.json is damaged \(index out",
+        ),
+    ],
+)
+def test_a_tokenizer_in_which_its_library_fails_is_refused(characters, expected, text, tmp_path, capfd):
+    changed = shutil.copytree(GOLDEN / "llm_model", tmp_path / "tokenized")
+    content = json.loads((changed / "tokenizer.json").read_text())
+    table = base64.b64encode(characters).decode()
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": table}
+    (changed / "tokenizer.json").write_text(json.dumps(content))
+    accept_changes(changed)
+    with pytest.raises(SubquadError, match=expected):
+        tokenize(subquad.llm.load(changed)[1], [text], quiet=True)
+    for use in (partial(encode, text="bird"), partial(passkey_prompt, tokens=99, depth=0.5, key=12_345)):
+        with pytest.raises(SubquadError, match=r"tokenized: .*(Precompiled|index out)"):
+            use(open_tokenizer(changed))
+    # the library writes its own message too
+    assert "panicked" in capfd.readouterr().err
+
+
+def test_ctrl_c_is_not_taken_for_a_failure_of_a_library():
+    for error in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), panics_as_errors("file"):
+            raise error

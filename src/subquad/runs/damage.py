@@ -16,7 +16,7 @@ import safetensors
 
 from subquad.errors import SubquadError
 
-__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "reason_of", "system_errors"]
+__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "panics_as_errors", "reason_of", "system_errors"]
 
 OF_TRANSFORMERS: tuple[type[Exception], ...] = (Exception,)
 """What transformers raises for a damaged checkpoint: its library tokenizers raises `Exception` itself."""
@@ -43,7 +43,7 @@ def damage() -> tuple[type[Exception], ...]:
     return (*_DAMAGE, *(getattr(module, error) for module, error in modules if module is not None))
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the first line of an error's text, or its type."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return line[:160].rstrip(",") or type(error).__name__
@@ -60,10 +60,31 @@ def damage_as_error(message: str) -> Iterator[None]:
         SubquadError: The file is damaged.
     """
     try:
-        yield
+        with panics_as_errors(message):
+            yield
     except SubquadError:
         raise
     except damage() as error:
+        raise SubquadError(f"{message} ({reason_of(error)})") from error
+
+
+@contextmanager
+def panics_as_errors(message: str) -> Iterator[None]:
+    """Raise a panic of a library in Rust, such as tokenizers, as an error of the user.
+
+    Its type is no `Exception`, cannot be imported, and is another one in each library.
+
+    Args:
+        message: The file, and what is wrong with it; the reason follows in brackets.
+
+    Raises:
+        SubquadError: The file is damaged.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
         raise SubquadError(f"{message} ({reason_of(error)})") from error
 
 

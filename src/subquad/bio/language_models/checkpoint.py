@@ -18,7 +18,7 @@ from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, require
 from subquad.runs.checkpoint_files import check_no_other_files
-from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
+from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error, panics_as_errors
 from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
@@ -223,7 +223,8 @@ def _readable_errors(name: str) -> Iterator[None]:
     # missing weights are reported as an error
     logging.set_verbosity_error()
     try:
-        yield
+        with panics_as_errors(f"{name}: transformers cannot open this checkpoint"):
+            yield
     except SubquadError:
         raise
     except OF_TRANSFORMERS as error:

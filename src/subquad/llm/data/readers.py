@@ -8,6 +8,7 @@ import codecs
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from subquad.errors import SubquadError, no_file, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
+from subquad.runs.damage import panics_as_errors
 from subquad.runs.markup import parse_json
 from subquad.runs.unpacking import (
     check_expansion,
@@ -28,7 +30,7 @@ from subquad.runs.unpacking import (
     read_within,
 )
 
-__all__ = ["PLAIN", "Document", "Source", "check_characters", "open_documents"]
+__all__ = ["PLAIN", "Document", "Source", "check_characters", "open_documents", "tokenizer_errors"]
 
 PLAIN = (".txt", ".md")
 """Ends of the names of files without rows."""
@@ -189,6 +191,12 @@ def check_characters(text: str) -> None:
             f"character {error.start} of the text is a lone surrogate (U+{ord(text[error.start]):04X}): half a "
             "character, or a byte that is not UTF-8; remove or replace it"
         ) from error
+
+
+def tokenizer_errors(tokenizer: Any) -> AbstractContextManager[None]:
+    """Return a context in which what a damaged tokenizer raises for a text is a `SubquadError`."""
+    name = getattr(tokenizer, "name_or_path", None) or "the model"
+    return panics_as_errors(f"{name}: its tokenizer cannot be used; tokenizer.json is damaged")
 
 
 def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
 from subquad.llm.data.mapped import GrowingRow
-from subquad.llm.data.readers import Document, Source, open_documents
+from subquad.llm.data.readers import Document, Source, open_documents, tokenizer_errors
 from subquad.progress import track
 
 __all__ = ["TokenStream", "TrainOn", "tokenize"]
@@ -101,6 +101,7 @@ def tokenize(
     descriptions, has_answers = [], False
     quiet = quiet or sum(sizes) < PROGRESS_BYTES
     with (
+        tokenizer_errors(tokenizer),
         closing(_StreamBuilder(tokenizer, train_on, folder)) as builder,
         track("reading text, in kB", sum(sizes) // 1000, quiet=quiet) as advance,
     ):

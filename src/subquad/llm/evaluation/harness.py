@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.llm.data.readers import tokenizer_errors
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.decoding import cache_argument, forward, new_cache
 from subquad.llm.training.metrics import check_finite
@@ -71,9 +72,10 @@ class HarnessModel(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Return the tokens of a text, by default with the tokenizer's own special tokens."""
         begin: Any = self.tokenizer.bos_token
-        if add_special_tokens is None and not (begin and string.startswith(begin)):
-            return self.tokenizer.encode(string)
-        return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
+        with tokenizer_errors(self.tokenizer):
+            if add_special_tokens is None and not (begin and string.startswith(begin)):
+                return self.tokenizer.encode(string)
+            return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
         """Return, per context and continuation, log-likelihood, whether it is the greedy one, and the tokens read.

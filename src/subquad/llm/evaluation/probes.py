@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
+from subquad.llm.data.readers import tokenizer_errors
 from subquad.llm.evaluation.store import Row
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.decoding import cache_bytes, forward, new_cache
@@ -80,7 +81,8 @@ def passkey_prompt(
     def encode(count: int) -> list[int]:
         before, after = parts[: round(depth * count)], parts[round(depth * count) : count]
         hidden = f"The pass key is {key}. Remember it. {key} is the pass key. "
-        return tokenizer.encode(f"{INSTRUCTION}{''.join(before)}{hidden}{''.join(after)}{QUESTION}")
+        with tokenizer_errors(tokenizer):
+            return tokenizer.encode(f"{INSTRUCTION}{''.join(before)}{hidden}{''.join(after)}{QUESTION}")
 
     # as many parts as fit
     count = bisect_right(range(1, len(parts) + 1), tokens, key=lambda count: len(encode(count)))

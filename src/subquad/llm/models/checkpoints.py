@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from subquad.errors import SubquadError, counted, unknown
 from subquad.llm.models.location import open_weights, weight_files
-from subquad.runs.damage import OF_TRANSFORMERS
+from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -139,7 +139,10 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if not path.is_file() and not has_tokenizer(path):
         raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        with panics_as_errors(f"{path}: transformers cannot open its tokenizer"):
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+    except SubquadError:
+        raise
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
 

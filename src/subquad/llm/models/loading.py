@@ -15,7 +15,7 @@ from subquad.llm.models.checkpoints import check_layers, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.checksums import check_all
-from subquad.runs.damage import OF_TRANSFORMERS
+from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
 from subquad.runs.folder import check_weights
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
@@ -86,7 +86,8 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
 @contextmanager
 def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
     try:
-        yield
+        with panics_as_errors(f"{directory}: {files} is damaged"):
+            yield
     except SubquadError:
         raise
     except OF_TRANSFORMERS as error:

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 from subquad.llm.data.chat_templates import render_chat
-from subquad.llm.data.readers import check_characters
+from subquad.llm.data.readers import check_characters, tokenizer_errors
 
 __all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
@@ -45,7 +45,8 @@ class Detokenizer:
         return self._release(self._new_text(is_last=True), is_last=True)
 
     def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        with tokenizer_errors(self._tokenizer):
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
@@ -88,7 +89,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens:
     """
     check_characters(text)
     # no warning about the length: positions beyond the context are checked by the callers
-    return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    with tokenizer_errors(tokenizer):
+        return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
