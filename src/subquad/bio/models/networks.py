@@ -6,6 +6,7 @@ Axes: n rows, T positions, L letters of a sequence, O outputs.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.models.training import TrainOptions, ensemble_size_for, initialize_path, train_net
 from subquad.bio.models.vienna import pair_probabilities, rna_of
 from subquad.bio.settings import FitSettings
+from subquad.nn.weights import load_weights
 from subquad.train.distributed import broadcast_object
 
 __all__ = ["NetworkEnsemble", "select_positions", "train_networks"]
@@ -100,15 +102,15 @@ class NetworkEnsemble:
         """Return the ensemble from the results of `as_dict` and `tensors`.
 
         Raises:
-            KeyError, RuntimeError: The weights do not fit.
+            KeyError, ValueError: The weights do not fit.
         """
         spec = NetSpec(**{**values["spec"], "reference": tuple(values["spec"]["reference"])})
         features = None if values["features"] is None else features_from_dict(values["features"])
         nets = []
         for k in range(values["ensemble_size"]):
-            net, prefix = _new_net(spec, seed=0), f"{k}."
-            net.load_state_dict({key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)})
-            nets.append(net.eval())
+            prefix = f"{k}."
+            own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+            nets.append(load_weights(partial(_new_net, spec, seed=0), own).eval())
         positions = None if values["positions"] is None else np.asarray(values["positions"], dtype=np.int64)
         return cls(
             spec=spec,

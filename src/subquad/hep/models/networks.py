@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -21,6 +22,7 @@ from subquad.hep.data.store import JetDataset
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicNet
+from subquad.nn.weights import load_weights
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes, sum_over_processes
 
@@ -214,11 +216,17 @@ def network_tensors(net: nn.Module, layout: Layout) -> dict[str, Tensor]:
 def load_network(
     tensors: Mapping[str, Tensor], settings: NetSettings, layout: Layout, classes: int, *, targets: int = 0
 ) -> tuple[Network, Layout]:
-    """Return the network of saved tensors, in evaluation mode, and the layout with its standardization."""
+    """Return the network of saved tensors, in evaluation mode, and the layout with its standardization.
+
+    Raises:
+        ValueError: The tensors are not those of such a network.
+    """
     tensors = dict(tensors)
     center, scale = tensors.pop("jet_features.center", None), tensors.pop("jet_features.scale", None)
     if center is not None and scale is not None:
         layout = replace(layout, jet_standardizer=Standardizer.of(center, scale))
-    net = build_network(settings, layout, classes, targets=targets)
-    net.load_state_dict(tensors)
+    # each layer takes time, also without memory
+    if settings.layers > len(tensors):
+        raise ValueError(f"net.layers is {settings.layers:,}, and there are {len(tensors)} tensors of weights")
+    net = load_weights(partial(build_network, settings, layout, classes, targets=targets), tensors)
     return net.eval(), layout

@@ -1,0 +1,45 @@
+"""Sizes in `config.json` that are not those of the weights are refused before memory is reserved for them."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.weights import accept_changes
+
+from subquad.bio.models.fitted import load_networks
+from subquad.bio.models.networks import NetworkEnsemble
+from subquad.errors import SubquadError
+from subquad.hep.models import trained
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", 10**7, "embed.0.weight should have the shape (10000000, 19), and has (16, 19) in the weights"),
+        ("layers", 10**7, "net.layers is 10,000,000, and there are 35 tensors of weights"),
+        ("layers", 3, "the weights lack blocks.2"),
+        ("pool_heads", 10**12, "attend.score.weight should have the shape (1000000000000, 16)"),
+    ],
+)
+def test_a_tagger_with_other_sizes_is_refused(name, value, message, tmp_path):
+    folder = shutil.copytree(HERE / "hep_tagger", tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["net"][name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    accept_changes(folder)
+    with pytest.raises(SubquadError, match=f"its config.json is damaged .*{re.escape(message)}"):
+        trained.load(folder)
+
+
+@pytest.mark.parametrize("name", ["positions", "letters", "features", "vectors", "outputs"])
+def test_a_network_of_sequences_with_other_sizes_is_refused(name):
+    config = json.loads((HERE / "bio_model" / "config.json").read_text())
+    ensemble = load_networks(HERE / "bio_model", config)["lyra"]
+    values = replace(ensemble, spec=replace(ensemble.spec, **{name: 10**12})).as_dict()
+    with pytest.raises(ValueError, match=r"should have the shape \(.*0000000.*\), and has \(.*\) in the weights|lack"):
+        NetworkEnsemble.from_dict(values, ensemble.tensors())
