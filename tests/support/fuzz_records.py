@@ -184,6 +184,6 @@ RECORDS = {
     "hep index.json": Target(read_index, write_index),
     "llm budget.json": Target(read_budget, write_budget),
     "llm measurements.json": Target(read_rows, write_rows),
-    "app job.json": Target(read_page_job, write_page_job, files="*.json"),
+    "app job.json": Target(read_page_job, write_page_job),
 }
 """Name → reader and its input."""

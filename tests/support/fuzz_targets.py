@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from golden.files import READ
 from hypothesis import strategies as st
 
 from support.fuzz_cards import EXPRESSIONS, PATTERNS, read_expression, search_pattern
@@ -266,10 +267,13 @@ def load_saved(path):
 
 
 def predict_bio(path):
-    from subquad import bio
+    """Predict with each model of a run, as files of baselines are read by the first prediction."""
+    from subquad.bio import BioModel
 
-    with tempfile.TemporaryDirectory() as out:
-        bio.predict(path, GOLDEN / "bio_model" / "input.csv", out=Path(out) / "p.csv", quiet=True)
+    model = BioModel.load(path)
+    inputs = model.inputs_of(pd.read_csv(GOLDEN / "bio_model" / "input.csv")["sequence"].tolist())
+    for name in model.models:
+        model.predict(inputs, name)
 
 
 def predict_hep(path):
@@ -387,8 +391,8 @@ TARGETS = {
     },
     "bio bench tasks": Target(read_bench_tasks, write_tasks),
     "bio language model": Target(read_esm, write_esm),
-    "bio saved model": Target(predict_bio, of(copy_golden, "bio_model"), files="*[!m].[js]*"),
-    "bio saved estimator": Target(load_saved, of(copy_golden, "bio_estimator"), files="[cm]*.*s*"),
+    "bio saved model": Target(predict_bio, of(copy_golden, "bio_model"), files=READ["bio_model"]),
+    "bio saved estimator": Target(load_saved, of(copy_golden, "bio_estimator"), files=READ["bio_estimator"]),
     "hep card": Target(read_data_card, write_card),
     "hep expressions": Target(read_expression, drawn=EXPRESSIONS),
     "hep file patterns": Target(search_pattern, drawn=PATTERNS),
@@ -396,15 +400,17 @@ TARGETS = {
     "hep jets.parquet": Target(read_jetclass, of(write_jets, ".parquet")),
     "hep flavour.h5": Target(read_jet_file, of(write_layout, "write_flavour_tagging")),
     "hep energyflow.npz": Target(read_jet_file, of(write_layout, "write_energyflow")),
-    "hep saved tagger": Target(predict_hep, of(copy_golden, "hep_tagger"), files="[cm]*.*s*"),
+    "hep saved tagger": Target(predict_hep, of(copy_golden, "hep_tagger"), files=READ["hep_tagger"]),
     **{
         f"llm text{suffix}": Target(read_text, of(write_text_file, suffix))
         for suffix in (".txt", ".jsonl", ".json", ".jsonl.gz", ".parquet")
     },
     "llm checkpoint": Target(read_checkpoint, write_checkpoint_folder),
-    "llm checkpoint by layer": Target(read_meta_model, write_checkpoint_folder, files="[!t]*"),
+    "llm checkpoint by layer": Target(
+        read_meta_model, write_checkpoint_folder, files=("config.json", "model.safetensors")
+    ),
     "llm gguf": Target(read_checkpoint, write_gguf),
-    "llm saved model": Target(load_saved, of(copy_golden, "llm_model"), files="[cgmt]*.*s*"),
+    "llm saved model": Target(load_saved, of(copy_golden, "llm_model"), files=READ["llm_model"]),
     "llm requests": Target(ask, drawn=REQUESTS),
     "settings.yaml": Target(read_settings, write_settings),
     **RECORDS,

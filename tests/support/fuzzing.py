@@ -2,11 +2,15 @@
 
 The only answers allowed are a value and a `SubquadError`. What else happens is reported with its input: other
 exceptions, more than 10 seconds of the processor, more than 2 GB of memory (4 GB if most of it is reserved and not
-used), a crash of the process, and refusals that do not name the file. Readers turn what a library raises into a
-`SubquadError`, the end of the time or of the memory too; these are faults whatever comes of them. Inputs are drawn by
-hypothesis, so that a seed repeats them.
+used), a crash of the process, and refusals that name neither the file nor its folder. Readers turn what a library
+raises into a `SubquadError`, the end of the time or of the memory too; these are faults whatever comes of them. Inputs
+are drawn by hypothesis, so that a seed repeats them.
+
+Half of the inputs made of a JSON file stay well-formed. Of a saved run, a quarter has the checksums of its files, by
+which nearly all damage is refused; of the others, those in `config.json` are left out, so that damage goes deeper.
 """
 
+import copy
 import json
 import resource
 import shutil
@@ -15,7 +19,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -42,8 +48,8 @@ class Target:
     """Function of a folder that returns a valid file or folder in it, which is then damaged."""
     drawn: st.SearchStrategy | None = None
     """What is drawn in place of a damaged file."""
-    files: str = "*"
-    """Which files of a folder are damaged."""
+    files: tuple[str, ...] = ()
+    """Files of a folder that are damaged, each of which the reader reads, as is checked; by default all files in it."""
 
 
 def edits():
@@ -57,6 +63,52 @@ def edits():
         min_size=1,
         max_size=4,
     )
+
+
+JSON_VALUES = st.one_of(
+    st.sampled_from([None, True, 0, -1, 3, 2**63, 10**400, -1e308, 0.5, float("nan"), float("inf")]),
+    st.sampled_from(["", "x", "x" * 5000, "\ud800", "../..", [], {}, [[]], [[[[1]]]], {"a": {"b": []}}, [-1.5, "a"]]),
+    st.integers(2, 300).map(lambda depth: json.loads("[" * depth + "]" * depth)),
+)
+JSON_KINDS = ("replace", "replace", "delete", "rename", "repeat")
+
+
+def json_edits():
+    """Return the strategy of one to three changes of a JSON value: a kind, the way to a place in it, and a value."""
+    way = st.lists(st.integers(0, 2**16), max_size=7)
+    return st.lists(st.tuples(st.sampled_from(JSON_KINDS), way, JSON_VALUES), min_size=1, max_size=3)
+
+
+def edited(data, edits, *, is_lines):
+    """Return a JSON file with changes that keep it well-formed.
+
+    Args:
+        data: The file.
+        edits: See `json_edits`.
+        is_lines: Each line is a value.
+    """
+    text = data.decode()
+    root = [[json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)]
+    for kind, way, new in edits:
+        place, key = root, 0
+        for step in way:
+            inner = place[key]
+            if not isinstance(inner, list | dict) or not inner:
+                break
+            place, key = inner, (list(inner)[step % len(inner)] if isinstance(inner, dict) else step % len(inner))
+        if place is root and is_lines:
+            continue
+        match kind:
+            case "replace":
+                place[key] = copy.deepcopy(new)
+            case "delete" if place is not root:
+                del place[key]
+            case "rename" if isinstance(place, dict):
+                place[f"{key}_"] = place.pop(key)
+            case "repeat" if isinstance(place, list) and place is not root:
+                place.insert(key, copy.deepcopy(place[key]))
+    lines = [json.dumps(value) for value in root[0]] if is_lines else [json.dumps(root[0], indent=1)]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def damaged(data, changes):
@@ -138,32 +190,105 @@ class Explorer:
     faults: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.files, self.valid, self.late, self.most = [], None, None, 0
+        self.files, self.valid, self.late, self.most, self.configs = [], None, None, 0, None
         if self.target.write is not None:
             home = self.folder / "valid"
             home.mkdir()
             self.valid = self.target.write(home)
-            found = sorted(self.valid.glob(self.target.files)) if self.valid.is_dir() else [self.valid]
-            self.files = [(path, path.read_bytes()) for path in found if path.is_file()]
+            self.files = [(path, path.read_bytes()) for path in self._damaged_files()]
             # what is imported at the first call is not the memory of a call
             self.target.read(self.valid)
+            self.configs = self._configs()
+            if self.target.files:
+                self._check_files_are_read()
         # pyarrow reserves what a damaged page of Parquet claims, at most 2 GB, before it finds nothing to write there
         resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 2 * self.memory, resource.RLIM_INFINITY))
         self.most = _memory("VmRSS") + self.memory
         signal.signal(signal.SIGPROF, self._end)
 
+    def _damaged_files(self):
+        if not self.valid.is_dir():
+            return [self.valid]
+        if self.target.files:
+            return [self.valid / name for name in self.target.files]
+        return sorted(path for path in self.valid.glob("*") if path.is_file())
+
+    def _configs(self):
+        """Return `config.json` of a saved run without the checksums of its files and with them; None if it is none."""
+        from subquad.runs.checksums import CONFIG, METRICS, PARTS, checksums_of_run
+
+        folder = self.valid
+        if not (folder.is_dir() and (folder / CONFIG).is_file() and (folder / METRICS).is_file()):
+            return None
+        config, metrics = (json.loads((folder / name).read_text("utf-8")) for name in (CONFIG, METRICS))
+        config["subquad"].pop(PARTS, None)
+        without = json.dumps(config, indent=1).encode()
+        config["subquad"][PARTS] = checksums_of_run(folder, config, metrics)
+        return without, json.dumps(config, indent=1).encode()
+
+    def _check_files_are_read(self):
+        """Check that the reader refuses a run in which any of the files that are damaged is none of its format."""
+        with self._config(is_sealed=False):
+            for path, data in self.files:
+                # transformers takes a generation_config.json that is not JSON for a missing one
+                if not any(self._is_refused(path, data, content) for content in (b"garbage", b"[]")):
+                    raise AssertionError(f"{path.name} may hold anything: the reader does not read it")
+
+    def _is_refused(self, path, data, content):
+        from subquad.errors import SubquadError
+
+        path.write_bytes(content)
+        try:
+            self.target.read(self.valid)
+        except SubquadError:
+            return True
+        finally:
+            path.write_bytes(data)
+        return False
+
+    @contextmanager
+    def _config(self, *, is_sealed):
+        """Let the `config.json` of a saved run be one with the checksums of its files or without."""
+        if self.configs is None:
+            yield
+            return
+        path = self.valid / "config.json"
+        before = path.read_bytes()
+        path.write_bytes(self.configs[is_sealed])
+        try:
+            yield
+        finally:
+            path.write_bytes(before)
+
     def inputs(self):
+        """Return the strategy of what is drawn; of a file: its number, its change, and whether there are checksums."""
         if self.target.drawn is not None:
             return self.target.drawn
-        return st.tuples(st.integers(0, len(self.files) - 1), edits())
+        return st.sampled_from(range(len(self.files))).flatmap(
+            lambda number: st.tuples(
+                st.just(number), self._changes(self.files[number][0]), st.sampled_from([False, False, False, True])
+            )
+        )
+
+    def _changes(self, path):
+        """Return the strategy of functions that change the content of a file."""
+        bytewise = edits().map(lambda changes: partial(damaged, changes=changes))
+        if path.suffix not in (".json", ".jsonl"):
+            return bytewise
+        is_lines = path.suffix == ".jsonl"
+        return st.one_of(bytewise, json_edits().map(lambda changes: partial(edited, edits=changes, is_lines=is_lines)))
 
     def try_one(self, drawn):
         if self.target.drawn is not None:
             (self.folder / "input.txt").write_text(repr(drawn), encoding="utf-8")
             return self._call(drawn, self.folder / "input.txt", None)
-        path, data = self.files[drawn[0]]
-        changed = damaged(data, drawn[1])
-        if changed != data:
+        number, change, is_sealed = drawn
+        path = self.files[number][0]
+        with self._config(is_sealed=is_sealed):
+            data = path.read_bytes()
+            changed = change(data)
+            if changed == data:
+                return
             path.write_bytes(changed)
             try:
                 self._call(self.valid, path, len(changed))
