@@ -27,8 +27,10 @@ def runner():
 
 
 def wait(job, *states):
+    end = time.monotonic() + 300
     while (state := job.state) not in states:
         assert state != "failed", job.log
+        assert time.monotonic() < end, f"it is {state} for too long: {job.log}"
         time.sleep(0.1)
     return job
 
@@ -53,17 +55,42 @@ def test_a_job_that_was_started_again_has_no_earlier_end(session, runner, monkey
     assert not (folder / END).exists()
 
 
-@pytest.mark.slow
-def test_a_job_that_waits_does_not_start_when_the_server_ends(session):
-    runner = JobRunner(1)
-    long = runner.start(session.new_job_folder(), "bio fit", fit(models=["lyra"], epochs=2000, ensemble_size=1))
-    wait(long, "running")
+def test_a_job_that_waits_does_not_start_when_the_server_ends(session, runner, monkeypatch):
+    opened = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: opened.append(words) or SimpleNamespace(pid=2**22 + 1))
+    with all_taken(runner):
+        job = runner.start(session.new_job_folder(), "bio fit", fit())
+        assert job.state == "waiting"
+        # the threads of jobs have ended then
+        runner.close()
+    assert not runner._latest
+    assert job.state == "stopped"
+    assert "pid" not in job.status
+    assert opened == []
+
+
+def test_a_job_waits_until_another_one_has_ended(session, runner, monkeypatch):
+    may_end, opened, asked, real = threading.Event(), [], [], runner._next
+
+    def run(job):
+        opened.append(job.name)
+        assert may_end.wait(60)
+
+    def asks():
+        asked.append(threading.current_thread().name)
+        return real()
+
+    monkeypatch.setattr(runner, "_open", run)
+    monkeypatch.setattr(runner, "_next", asks)
+    long = runner.start(session.new_job_folder(), "bio fit", fit())
+    until(lambda: opened)
     short = runner.start(session.new_job_folder(), "bio fit", fit())
-    runner.close()
-    wait(long, "stopped")
-    wait(short, "stopped")
-    time.sleep(1.0)
-    assert "pid" not in short.status
+    until(lambda: f"job {short.name}" in asked)
+    assert short.state == "waiting"
+    assert opened == [long.name]
+    may_end.set()
+    ended(runner)
+    assert opened == [long.name, short.name]
 
 
 @pytest.mark.long
@@ -91,7 +118,6 @@ def test_a_job_is_stopped_and_resumed_and_another_one_waits_for_it(runner, sessi
     long = runner.start(session.new_job_folder(), "bio fit", fit(models=["lyra"], epochs=2000, ensemble_size=1))
     wait(long, "running")
     short = runner.start(session.new_job_folder(), "bio fit", fit())
-    time.sleep(1.0)
     assert short.state == "waiting"
     runner.stop(short)
     assert short.state == "stopped"
@@ -144,8 +170,12 @@ def all_taken(runner):
 
 def ended(runner):
     """Wait until no job is left."""
+    until(lambda: not runner._latest)
+
+
+def until(condition):
     end = time.monotonic() + 60
-    while runner._latest:
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
