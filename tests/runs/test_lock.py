@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,10 +35,9 @@ def holder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_until_the_first_one_is_killed(holder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "WAIT", 0.1)
+def test_a_second_process_is_refused_until_the_first_one_is_killed(holder, tmp_path):
     with pytest.raises(SubquadError, match="run: another process is writing to it; wait until it has ended"):
-        lock_folder(tmp_path / "run").__enter__()
+        lock_folder(tmp_path / "run", wait=0.1).__enter__()
     holder.kill()
     holder.wait()
     with lock_folder(tmp_path / "run"):
@@ -69,20 +68,29 @@ def test_an_error_of_removing_the_lock_does_not_hide_that_of_the_command(tmp_pat
         command(out=tmp_path)
 
 
-def test_a_process_waits_for_one_that_removes_the_folder(tmp_path):
-    folder, ends = tmp_path / "run", threading.Event()
+def test_a_process_waits_for_one_that_removes_the_folder(tmp_path, monkeypatch):
+    folder, began, may_end, order = tmp_path / "run", threading.Event(), threading.Event(), []
 
     def first():
         with lock_folder(folder):
-            ends.set()
-            time.sleep(0.3)
+            began.set()
+            assert may_end.wait(60)
+            order.append("ends")
 
+    def sleep(_):
+        # the first one holds the lock until the second one has found it
+        if not may_end.is_set():
+            order.append("waits")
+        may_end.set()
+        thread.join(60)
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
     thread = threading.Thread(target=first)
     thread.start()
-    ends.wait()
+    assert began.wait(60)
     with lock_folder(folder):
+        assert order == ["waits", "ends"]
         assert (folder / ".lock").is_file()
-    thread.join()
 
 
 def test_a_failed_command_can_be_called_again_while_its_traceback_is_kept(tmp_path):
