@@ -10,6 +10,18 @@ import urllib.request
 import openai
 import uvicorn
 
+COMPLETION = {"model": "tiny", "prompt": "the green bird", "max_tokens": 3, "temperature": 0}
+POSTS = {
+    "/v1/completions": COMPLETION,
+    "/v1/chat/completions": {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "the green bird"}],
+        "max_tokens": 3,
+        "temperature": 0,
+    },
+}
+"""Path of each interface that takes a body → a request with one prompt and few tokens."""
+
 
 class Server:
     """An application on a port of its own."""

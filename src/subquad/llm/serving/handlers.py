@@ -29,12 +29,13 @@ from subquad.llm.serving.protocol import (
 )
 from subquad.llm.serving.sampling import NOT_FINITE
 
-__all__ = ["RequestHandler"]
+__all__ = ["CLIENT_GONE", "ClientGone", "RequestHandler"]
 
 MOST_VALUES = 2**20
 """Maximum number of log-probabilities in a reply: of its tokens and of the most likely ones in their places. A reply
 with so many has some 35 MB, and takes up another 150 MB while it is written."""
 CLIENT_GONE = 499
+"""Status of a reply that no client reads."""
 STOPPED = "the server was stopped, or has failed; see /health and the server's log"
 ENDED = {
     "closed": (STOPPED, 503),
@@ -150,9 +151,24 @@ class RequestHandler:
 
         Raises:
             RequestError: The request cannot be answered.
+            ClientGone: The client has closed the connection.
         """
         self._check(body)
         count = 1 if isinstance(body, ChatRequest) else len(body.prompts())
+        prompts = await self.queued(lambda: self.reader.read(body), request, count=count)
+        pending = self._pending(body, _within_values(body, prompts))
+        if body.stream:
+            events = self._events(pending)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return await self._whole(pending, request)
+
+    async def queued(self, read: Callable[[], Coroutine[Any, Any, T]], request: Request, *, count: int = 1) -> T:
+        """Return what reading the prompts of a request gives; meanwhile they count as waiting.
+
+        Raises:
+            RequestError: There are too many prompts.
+            ClientGone: The client has closed the connection, and the reading was cancelled.
+        """
         if count > self.max_waiting:
             raise RequestError(
                 f"prompt: {count:,} prompts in one request, and at most {self.max_waiting:,} may wait", field="prompt"
@@ -163,16 +179,9 @@ class RequestHandler:
             raise RequestError(f"{waiting} waiting already{own}; try again later", status=TOO_MANY)
         self._reading += count
         try:
-            prompts = await _while_connected(self.reader.read(body), request)
-        except _ClientGone:
-            return Response(status_code=CLIENT_GONE)
+            return await _while_connected(read(), request)
         finally:
             self._reading -= count
-        pending = self._pending(body, _within_values(body, prompts))
-        if body.stream:
-            events = self._events(pending)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        return await self._whole(pending, request)
 
     def _check(self, body: ChatRequest | CompletionRequest) -> None:
         """Check what does not depend on the prompts."""
@@ -241,9 +250,6 @@ class RequestHandler:
                 content = await _while_connected(self._in_writer(lambda: self._content(pending, tokens)), request)
             else:
                 content = self._content(pending, tokens)
-        except _ClientGone:
-            # the client does not read it
-            return Response(status_code=CLIENT_GONE)
         finally:
             self._cancel(pending)
         return Response(content, media_type="application/json")
@@ -359,7 +365,7 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {_encoded(body)}\n\n"
 
 
-class _ClientGone(Exception):  # noqa: N818 (it is no fault)
+class ClientGone(Exception):  # noqa: N818 (it is no fault)
     """The client has closed the connection."""
 
 
@@ -367,13 +373,13 @@ async def _while_connected(work: Coroutine[Any, Any, T], request: Request) -> T:
     """Return the result of work that is cancelled when the client closes the connection.
 
     Raises:
-        _ClientGone: The client has closed it.
+        ClientGone: The client has closed it.
     """
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise _ClientGone
+            raise ClientGone
         return task.result()
     finally:
         task.cancel()

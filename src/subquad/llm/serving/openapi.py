@@ -1,16 +1,14 @@
-"""The server's OpenAPI description: what FastAPI derives from the requests, with what it cannot know."""
+"""The server's OpenAPI description: what FastAPI derives from requests and replies, with what it cannot know."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from subquad.llm.serving.protocol import IGNORED, MOST_STOPS, NEUTRAL
 
 __all__ = ["describe"]
 
-REQUESTS = ("CompletionRequest", "ChatRequest")
 ERRORS = {
     "400": "The request is not valid; `param` names the field.",
     "401": "The server was started with a key, and the request has none or another.",
@@ -59,23 +57,10 @@ def describe(app: FastAPI, *, name: str) -> None:
 
 def _described(app: FastAPI, name: str) -> dict[str, Any]:
     description = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schemas = description["components"]["schemas"]
+    schemas = description.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["Error"] = ERROR
-    for request in REQUESTS:
-        schema = schemas[request]
-        properties = schema["properties"]
-        properties["model"]["enum"] = [name]
-        for stops in properties["stop"]["anyOf"]:
-            if stops.get("type") == "array":
-                stops["maxItems"] = MOST_STOPS
-        properties |= {field: {"description": "Has no effect."} for field in sorted(IGNORED)}
-        properties |= {
-            field: {"enum": [*values, None], "description": "Not supported: only values without effect."}
-            for field, values in NEUTRAL.items()
-        }
-        schema["additionalProperties"] = False
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     for path, operations in description["paths"].items():
         for operation in operations.values():
@@ -84,11 +69,28 @@ def _described(app: FastAPI, name: str) -> dict[str, Any]:
             replies.pop("422", None)
             if path.startswith("/v1/"):
                 replies |= {status: {"description": text, "content": error} for status, text in ERRORS.items()}
-                for parameter in operation.get("parameters", ()):
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "name":
                     parameter["schema"]["enum"] = [name]
             if "requestBody" in operation:
-                replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    paths = description["paths"]
-    paths["/metrics"]["get"]["responses"]["200"]["content"] = {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}
-    paths["/health"]["get"]["responses"]["503"] = {"description": "The engine has ended."}
+                request = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                _complete(schemas[request.rpartition("/")[2]], name)
     return description
+
+
+def _complete(schema: dict[str, Any], name: str) -> None:
+    """Add to the schema of a request what is checked when it is answered."""
+    properties = schema["properties"]
+    if "model" in properties:
+        properties["model"]["enum"] = [name]
+    for stops in properties.get("stop", {}).get("anyOf", ()):
+        if stops.get("type") == "array":
+            stops["maxItems"] = MOST_STOPS
+    # other fields are not refused at once, but looked at
+    if schema.get("additionalProperties"):
+        properties |= {field: {"description": "Has no effect."} for field in sorted(IGNORED)}
+        properties |= {
+            field: {"enum": [*values, None], "description": "Not supported: only values without effect."}
+            for field, values in NEUTRAL.items()
+        }
+        schema["additionalProperties"] = False

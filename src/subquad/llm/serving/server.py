@@ -24,12 +24,13 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.admission import Admission, error_reply
 from subquad.llm.serving.engine import Engine, EngineClosed
-from subquad.llm.serving.handlers import RequestHandler
+from subquad.llm.serving.handlers import CLIENT_GONE, ClientGone, RequestHandler
 from subquad.llm.serving.invalid_requests import explain
 from subquad.llm.serving.logprobs import TokenTexts
 from subquad.llm.serving.openapi import describe
 from subquad.llm.serving.prompts import PromptReader
 from subquad.llm.serving.protocol import ChatRequest, CompletionRequest, RequestError
+from subquad.llm.serving.replies import EVENTS, TEXT, ChatCompletion, Completion, Health, Model, ModelList
 from subquad.llm.serving.settings import ServeSettings
 from subquad.runs.listening import is_loopback, loopback_names
 
@@ -128,29 +129,31 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _add_routes(app: FastAPI, handler: RequestHandler) -> None:
-    """Add the routes."""
+    """Add the routes; the models of their replies are for the description, since replies are made as bytes."""
     about = {"id": handler.name, "object": "model", "created": int(time.time()), "owned_by": "subquad"}
 
-    @app.get("/health")
+    @app.get(
+        "/health", response_model=Health, responses={503: {"model": Health, "description": "The engine has ended."}}
+    )
     async def health() -> Response:
         is_alive, engine = app.state.thread.is_alive(), handler.engine
         body = {"status": "ok" if is_alive else "failed", "active": engine.active, "waiting": handler.waiting}
         return JSONResponse(body, status_code=200 if is_alive else 503)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=ModelList)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [about]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=Model)
     async def one_model(name: str) -> dict[str, Any]:
         handler.check_model(name)
         return about
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", response_model=Completion, responses=EVENTS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await handler.answer(body, request)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await handler.answer(body, request)
 
@@ -210,7 +213,7 @@ def _add_metrics(app: FastAPI, handler: RequestHandler) -> None:
     registry.register(_EngineMetrics(handler))
     app.add_middleware(_Measured, registry=registry, routes=app.routes)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=TEXT)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -221,6 +224,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def rejected(request: Request, error: RequestError) -> Response:
         return error_reply(str(error), status=error.status, field=error.field, code=error.code)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=CLIENT_GONE)
 
     @app.exception_handler(EngineClosed)
     async def closed(request: Request, error: EngineClosed) -> Response:
