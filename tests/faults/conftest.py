@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from support.long_commands import COMMANDS, OUTPUTS, Whole
+from support.long_commands import COMMANDS, Whole
 
 
 @pytest.fixture(scope="session")
@@ -12,11 +12,12 @@ def whole(tmp_path_factory):
     found = {}
 
     def get(name):
-        if name == "hep simulate":
-            pytest.importorskip("pythia8mc")
+        command = COMMANDS[name]
+        if command.imports is not None:
+            pytest.importorskip(command.imports)
         if name not in found:
             folder = tmp_path_factory.mktemp("whole")
-            words, out = COMMANDS[name](folder), folder / "second" / OUTPUTS.get(name, "out")
+            words, out = command.write(folder), folder / "second" / command.output
             # the first start imports what the others find imported
             for own in ("first", "second"):
                 began = time.monotonic()

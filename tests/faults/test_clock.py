@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 import pytest
-from support.long_commands import LONGEST, NAMES
+from support.long_commands import LONGEST, parameters
 from support.saved import differences
 
 FEW = int(os.environ.get("SUBQUAD_KILLS", "2")) < 10
@@ -26,7 +26,7 @@ def set_back(after):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_command_whose_clock_is_set_back_writes_the_same(name, whole, tmp_path):
     if FEW and name not in ("hep fit", "bio embed"):
         pytest.skip("`make test-faults` runs it")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support.long_commands import LONGEST, NAMES
+from support.long_commands import LONGEST, parameters
 from support.saved import differences
 
 FEW = int(os.environ.get("SUBQUAD_KILLS", "2")) < 10
@@ -49,7 +49,7 @@ def bytes_of(folder):
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_a_full_disk_is_reported_and_the_command_ends_when_there_is_space(name, part, whole, disk, tmp_path):
     of_few(name)
@@ -64,7 +64,7 @@ def test_a_full_disk_is_reported_and_the_command_ends_when_there_is_space(name, 
     assert differences(own.out.parent, folder) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_file_beyond_the_limit_of_the_shell_is_reported(name, whole, tmp_path):
     of_few(name)
     own = whole(name)
@@ -80,7 +80,7 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_read_only_folder_is_refused_before_any_work(name, whole, disk):
     of_few(name)
     own = whole(name)
@@ -91,7 +91,7 @@ def test_a_read_only_folder_is_refused_before_any_work(name, whole, disk):
     assert "Traceback" not in command.output()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_second_process_on_the_same_output_is_refused(name, whole, tmp_path):
     of_few(name)
     own, folder = whole(name), tmp_path / "out"

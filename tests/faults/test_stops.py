@@ -10,14 +10,12 @@ import sys
 
 import pytest
 from support.forked import Command
-from support.long_commands import LONGEST, NAMES
+from support.long_commands import COMMANDS, LONGEST, parameters
 from support.saved import differences
 
 KILLS = int(os.environ.get("SUBQUAD_KILLS", "2"))
 SEED = int(os.environ.get("SUBQUAD_KILL_SEED", "0"))
 FEW = KILLS < 10
-FINISHED = ("holds a finished run", "contains a finished evaluation", "exists already")
-"""What a command answers that was stopped after its last file was written."""
 
 pytestmark = [
     pytest.mark.timeout(3600),
@@ -25,14 +23,14 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_killed_command_ends_with_the_output_of_one_that_was_left_alone(name, whole, tmp_path):
-    if FEW and name in ("bio bench", "hep simulate"):
+    if FEW and COMMANDS[name].workers is not None:
         pytest.skip("its workers import everything anew; `make test-faults` runs it")
     stop_and_start_again(whole(name), tmp_path, Command.kill, statuses=(-9,), stops=KILLS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", parameters())
 def test_a_terminated_command_exits_with_143_and_ends_when_it_is_started_again(name, whole, tmp_path):
     if FEW and name not in ("llm linearize", "bio rounds"):
         pytest.skip("`make test-faults` runs it")
@@ -61,8 +59,7 @@ def stop_and_start_again(whole, folder, stop, *, statuses, stops):
                 # without a handler of its own only before the command has begun
                 assert status != -signal.SIGTERM or not [*out.rglob("*")], command.output()
                 seen.add(status)
-        is_finished = any(text in command.output() for text in FINISHED)
-        assert status == 0 or (status == 2 and is_finished), command.output()
+        assert whole.is_finished(command, status), command.output()
         assert differences(whole.out.parent, out) == []
     assert statuses[0] in seen
     print(f"{whole.name}: {done} times {stop.__name__} in {runs} runs of {whole.seconds:.1f} s")

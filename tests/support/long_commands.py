@@ -1,6 +1,7 @@
 """The long commands of the three fields, each on an input of a second or two."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,25 +102,52 @@ def llm_evaluate(folder):
     return ["llm", "evaluate", folder / "linear", "--text", text, other, *sizes, "--speed", "0", "--resamples", "100"]
 
 
+FINISHED = "holds a finished run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongCommand:
+    """A command that resumes."""
+
+    write: Callable
+    """Function that writes the input of the command into a folder and returns its words, without `--out`."""
+    output: str = "out"
+    """Name of the output."""
+    finished: str | None = FINISHED
+    """What it answers, with status 2, if it is started once more after its last file; None if it ends as before."""
+    is_quick: bool = False
+    """`make test` kills it too."""
+    imports: str | None = None
+    """Optional package that it needs."""
+    workers: str | None = None
+    """What it does in other processes, in which no fault can be injected and which import everything anew."""
+
+
 COMMANDS = {
-    "bio fit": bio_fit,
-    "bio cross-validate": bio_cross_validate,
-    "bio bench": bio_bench,
-    "bio embed": bio_embed,
-    "bio rounds": bio_rounds,
-    "hep simulate": hep_simulate,
-    "hep fit": hep_fit,
-    "llm linearize": llm_linearize,
-    "llm linearize --block-layers": llm_linearize_blocks,
-    "llm evaluate": llm_evaluate,
+    "bio fit": LongCommand(write=bio_fit),
+    "bio cross-validate": LongCommand(write=bio_cross_validate),
+    "bio bench": LongCommand(write=bio_bench, finished=None, workers="fits the models of a task"),
+    "bio embed": LongCommand(write=bio_embed, output="out.safetensors", finished="exists already", is_quick=True),
+    "bio rounds": LongCommand(write=bio_rounds, is_quick=True),
+    "hep simulate": LongCommand(
+        write=hep_simulate, finished=None, imports="pythia8mc", workers="writes the files of jets"
+    ),
+    "hep fit": LongCommand(write=hep_fit),
+    "llm linearize": LongCommand(write=llm_linearize),
+    "llm linearize --block-layers": LongCommand(write=llm_linearize_blocks),
+    "llm evaluate": LongCommand(write=llm_evaluate, finished="contains a finished evaluation"),
 }
-"""Name → function that writes the input of the command into a folder and returns its words, without `--out`."""
-QUICK = ("bio embed", "bio rounds")
-"""Commands that `make test` kills too."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.long) for name in COMMANDS]
-"""The names, for tests of each command."""
-OUTPUTS = {"bio embed": "out.safetensors"}
-"""Names of outputs that are files."""
+"""Name → each command that `RESUMED` of `cli.py` lists, some in several forms."""
+
+
+def parameters(*, with_workers=True):
+    """Return the names as parameters of a test, with its marks."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if own.is_quick else pytest.mark.long)
+        for name, own in COMMANDS.items()
+        if with_workers or own.workers is None
+    ]
+
 
 LONGEST = 900.0
 """Seconds that no start of a command takes."""
@@ -140,6 +168,11 @@ class Whole:
         return Command(
             [*self.words, "--out", folder / self.out.name], folder.with_name(f"{folder.name}.log"), **options
         )
+
+    def is_finished(self, command, status):
+        """Return whether a command that was started again ended as it does, or with the answer that it had ended."""
+        finished = COMMANDS[self.name].finished
+        return status == 0 or (status == 2 and finished is not None and finished in command.output().splitlines()[-1])
 
     def end(self, folder):
         """Start the command and return what it printed, after it has ended without an error."""
