@@ -4,14 +4,15 @@
     python benchmarks/llm_load.py [--clients 200] [--minutes 10] [--smollm2]
 
 Each client sends one request after the other to /v1/completions and reads the stream: one of `--prompts` prompts, drawn
-at random, and `--new-tokens` greedy tokens. Before that, each prompt is answered alone; under load its text must be the
-same, and no two prompts have the same answer, so that exchanged, lost and repeated tokens are seen. The model is a
-small Llama with random weights, so that the server is loaded rather than the processor, or SmolLM2-135M-Instruct,
-converted but not trained. Times are those that a client sees, which shares the cores with the server: until the first
-chunk of a stream, between two chunks (tokens without text have none), and until the end. Then more requests than the
-queue holds are sent at once, and all streams of a full batch are closed. The exit status is 1 if an answer is lost or
-differs, if no request is refused or a refusal has no Retry-After, or if rows of the batch stay occupied; with SmolLM2
-two tokens may be so close that a batch decides otherwise. The last line is JSON.
+at random, and `--new-tokens` tokens. One prompt of four is always answered by sampling with a seed, one with
+log-probabilities, and two greedily without. Before that, each prompt is answered alone; under load its text must be the
+same, its log-probabilities the same within 0.001, and no two prompts have the same answer, so that exchanged, lost and
+repeated tokens are seen. The model is a small Llama with random weights, so that the server is loaded rather than the
+processor, or SmolLM2-135M-Instruct, converted but not trained. Times are those that a client sees, which shares the
+cores with the server: until the first chunk of a stream, between two chunks (tokens without text have none), and until
+the end. Then more requests than the queue holds are sent at once, and all streams of a full batch are closed. The exit
+status is 1 if an answer is lost or differs, if no request is refused or a refusal has no Retry-After, or if rows of the
+batch stay occupied; with SmolLM2 two tokens may be so close that a batch decides otherwise. The last line is JSON.
 """
 
 import argparse
@@ -37,6 +38,24 @@ from transformers import LlamaConfig, LlamaForCausalLM
 BATCH, WAITING = 32, 256
 """Defaults of `llm serve`: sequences that are decoded together, and requests that wait."""
 PERCENTILES = (50, 95, 99)
+TOLERANCE = 1e-3
+"""Difference of log-probabilities in nats, by rounding in batches of other sizes."""
+
+
+def form_of(number):
+    """Return the parameters of the request for a prompt."""
+    sampled, logged = {"temperature": 1.0, "seed": number}, {"temperature": 0, "logprobs": 2}
+    return {1: sampled, 3: logged}.get(number % 4, {"temperature": 0})
+
+
+def is_same(answer, expected):
+    """Return whether two answers have the same text, and nearly the same log-probabilities."""
+    (text, values), (other, others) = answer, expected
+    return (
+        text == other
+        and len(values) == len(others)
+        and all(abs(a - b) <= TOLERANCE for a, b in zip(values, others, strict=True))
+    )
 
 
 def write_small_model(folder):
@@ -79,40 +98,43 @@ class Load:
         self.sent = self.in_time = self.lost = self.different = 0
         self.errors = Counter()
 
-    async def stream(self, prompt, new_tokens=None):
+    async def stream(self, number, new_tokens=None):
         """Return the stream of a request."""
+        prompt, count = self.prompts[number], new_tokens or self.new_tokens
         return await self.client.completions.create(
-            model=self.model, prompt=prompt, max_tokens=new_tokens or self.new_tokens, temperature=0, stream=True
+            model=self.model, prompt=prompt, max_tokens=count, stream=True, **form_of(number)
         )
 
     async def answer(self, number, *, is_measured=True):
-        """Return the text of a prompt, and note the times of its chunks; None if the stream has no end."""
+        """Return text and log-probabilities of an answer, and note the times of its chunks; None if it has no end."""
         begin = last = time.perf_counter()
-        texts, reason = [], None
-        async for chunk in await self.stream(self.prompts[number]):
+        texts, values, reason = [], [], None
+        async for chunk in await self.stream(number):
             now = time.perf_counter()
             if is_measured:
                 (self.gaps if texts else self.first).append(now - last)
             last = now
             texts.append(chunk.choices[0].text)
+            values += chunk.choices[0].logprobs.token_logprobs if chunk.choices[0].logprobs else []
             reason = chunk.choices[0].finish_reason or reason
         if is_measured:
             self.totals.append(last - begin)
-        return "".join(texts) if reason else None
+        return ("".join(texts), values) if reason else None
 
     async def work(self, process, end, seed):
         """Send requests until `end`, or until the server has ended."""
         draw = random.Random(seed)
         while time.monotonic() < end and process.poll() is None:
-            number, text = draw.randrange(len(self.prompts)), None
+            number, answer = draw.randrange(len(self.prompts)), None
             self.sent += 1
             try:
-                text = await self.answer(number)
+                answer = await self.answer(number)
             except openai.OpenAIError as error:
                 self.errors[f"{type(error).__name__}: {error}"[:200]] += 1
-            self.lost += text is None
-            self.different += text not in (None, self.expected[number])
-            self.in_time += text == self.expected[number] and time.monotonic() < end
+            is_right = answer is not None and is_same(answer, self.expected[number])
+            self.lost += answer is None
+            self.different += answer is not None and not is_right
+            self.in_time += is_right and time.monotonic() < end
 
     def occupied(self):
         """Return how many sequences are active and how many requests wait."""
@@ -169,7 +191,8 @@ async def overload(load):
 
     async def one(number):
         try:
-            return await load.answer(number, is_measured=False) == load.expected[number]
+            answer = await load.answer(number, is_measured=False)
+            return answer is not None and is_same(answer, load.expected[number])
         except openai.RateLimitError as error:
             return str(error.response.headers.get("retry-after"))
         except openai.OpenAIError as error:
@@ -183,7 +206,7 @@ async def overload(load):
 
 async def disconnect(load):
     """Close all streams of a full batch; return after how many decoding steps its rows are free."""
-    streams = [await load.stream(load.prompts[0], 1000) for _ in range(BATCH)]
+    streams = [await load.stream(0, 1000) for _ in range(BATCH)]
     readers = [aiter(stream) for stream in streams]
     times = []
     for _ in range(20):
@@ -200,7 +223,7 @@ async def disconnect(load):
 
 async def measure(load, process, options):
     load.expected = [await load.answer(number, is_measured=False) for number in range(len(load.prompts))]
-    if None in load.expected or len({*load.expected}) < len(load.prompts):
+    if None in load.expected or len({text for text, _ in load.expected}) < len(load.prompts):
         raise SystemExit("two prompts have the same answer, so that exchanged answers would not be seen")
     return {
         "load": await under_load(load, process, options.clients, 60 * options.minutes),
