@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import namedtuple
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -32,6 +32,8 @@ LAYERS, TOKENS = 5, 31 * 11
 SMALL = replace(DEFAULT, attention=small_attention())
 HOW = {"tokens": TOKENS, "precision": "float32", "quiet": True}
 EXACT = {**HOW, "states_dtype": torch.float32}
+FEW = {"tokens": 31 * 7}
+"""Fewer steps, where each costs much."""
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3", "phi3"])
@@ -52,11 +54,52 @@ def sequences(tokenizer, text):
     return prepare_text(tokenizer, [text], sequence_length=31).training.ids[:13]
 
 
-def written(path, kind, tokenizer, **how):
+def written(path, kind, tokenizer):
     model = tiny_model(kind, vocab_size=len(tokenizer), num_hidden_layers=LAYERS, spread=0.17)
-    model.save_pretrained(path, **how)
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def joint_maps(checkpoint, sequences):
+    """Return the feature maps of the joint form of each checkpoint, without clipping."""
+    return joint_without_clipping(checkpoint, sequences)
+
+
+@pytest.fixture(scope="module")
+def few_joint_maps(llama, sequences):
+    """Return those of one checkpoint after fewer steps."""
+    return joint_without_clipping(llama, sequences, **FEW)
+
+
+@pytest.fixture(scope="module")
+def transferred(llama, sequences, tmp_path_factory):
+    """Return a function from layers per block to the file of the feature maps of one checkpoint, with clipping."""
+
+    @cache
+    def of(block_layers):
+        directory = tmp_path_factory.mktemp("transferred")
+        how = {"block_layers": block_layers, "directory": directory, **HOW}
+        return transfer_blockwise(llama, sequences, SMALL, **how).feature_maps
+
+    return of
+
+
+def joint_without_clipping(path, sequences, **how):
+    with pytest.MonkeyPatch.context() as patch:
+        let_nothing_be_clipped(patch)
+        return joint(path, sequences, **how)
+
+
+def let_nothing_be_clipped(patch):
+    patch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, clip=None))
+
+
+@pytest.fixture
+def unclipped(monkeypatch):
+    """Let nothing be clipped, since clipping uses the norm over the layers that are trained together."""
+    let_nothing_be_clipped(monkeypatch)
 
 
 def joint(path, sequences, settings=SMALL, **how):
@@ -105,27 +148,22 @@ def start(name, tensor):
     return torch.eye(tensor.shape[-1]).expand_as(tensor)
 
 
-def unclipped(monkeypatch):
-    monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, clip=None))
-
-
 def stop(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("unclipped")
 @pytest.mark.parametrize("block", [1, 2])
-def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, sequences, tmp_path, monkeypatch, block):
-    # clipping uses the norm over the layers that are trained together, so both forms agree without clipping only
-    unclipped(monkeypatch)
-    expected = joint(checkpoint, sequences)
+def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, joint_maps, sequences, tmp_path, block):
     found = transfer_blockwise(checkpoint, sequences, SMALL, block_layers=block, directory=tmp_path, **EXACT)
     given = read_tensors(found.feature_maps)
-    assert distance(expected, given) < 1e-5
+    assert distance(joint_maps, given) < 1e-5
     assert found.steps == 11
     assert len(found.blocks) == -(-LAYERS // block)
     assert {path.name for path in tmp_path.iterdir()} == {"feature_maps.safetensors", "blockwise.json", "history.jsonl"}
 
 
+@pytest.mark.usefixtures("unclipped")
 @pytest.mark.parametrize(
     "how",
     [
@@ -135,19 +173,20 @@ def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, sequences, 
         {"transfer_loss": "attention_weights", "cross_entropy_fraction": 0.9, "warmup_fraction": 0.3, "batch_size": 2},
     ],
 )
-def test_blocks_train_the_feature_maps_of_the_joint_form_with_every_loss(llama, sequences, tmp_path, monkeypatch, how):
-    unclipped(monkeypatch)
+def test_blocks_train_the_feature_maps_of_the_joint_form_with_every_loss(
+    llama, few_joint_maps, sequences, tmp_path, how
+):
     settings = replace(SMALL, **how)
-    expected = joint(llama, sequences, settings)
-    found = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **EXACT)
+    expected = joint(llama, sequences, settings, **FEW)
+    found = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **{**EXACT, **FEW})
     assert distance(expected, read_tensors(found.feature_maps)) < 1e-5
     # the loss is another one than without the setting
-    assert "attention" in how or distance(expected, joint(llama, sequences)) > 1e-2
+    assert "attention" in how or distance(expected, few_joint_maps) > 1e-2
 
 
+@pytest.mark.usefixtures("unclipped")
 @pytest.mark.parametrize("kind", ["gemma", "granite", "olmo2"])
-def test_models_with_scaled_embeddings_or_other_norms_are_supported(sequences, tmp_path, monkeypatch, kind):
-    unclipped(monkeypatch)
+def test_models_with_scaled_embeddings_or_other_norms_are_supported(sequences, tmp_path, kind):
     scales = {"embedding_multiplier": 7.0, "residual_multiplier": 0.3} if kind == "granite" else {}
     config = CONFIG_MAPPING[kind](**{**tiny_config("llama", num_hidden_layers=3).to_diff_dict(), **scales})
     with torch.random.fork_rng(devices=[]):
@@ -160,8 +199,8 @@ def test_models_with_scaled_embeddings_or_other_norms_are_supported(sequences, t
     assert distance(maps_of(model), read_tensors(found.feature_maps)) < 1e-5
 
 
-def test_softmax_layers_are_passed_through(llama, sequences, tmp_path, monkeypatch):
-    unclipped(monkeypatch)
+@pytest.mark.usefixtures("unclipped")
+def test_softmax_layers_are_passed_through(llama, sequences, tmp_path):
     attention = small_attention(softmax_layers=(0, 3))
     settings = LinearizeSettings(attention=attention, sequence_length=31)
     found = transfer_blockwise(llama, sequences, settings, block_layers=1, directory=tmp_path, **EXACT)
@@ -176,27 +215,26 @@ def test_one_block_of_all_layers_equals_the_joint_form_with_clipping(llama, sequ
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
-def test_states_in_bfloat16_change_the_feature_maps_little(llama, sequences, tmp_path, monkeypatch):
-    unclipped(monkeypatch)
-    found = transfer_blockwise(llama, sequences, SMALL, block_layers=1, directory=tmp_path, **HOW)
-    assert 0 < distance(joint(llama, sequences), read_tensors(found.feature_maps)) < 0.05
+@pytest.mark.usefixtures("unclipped")
+def test_states_in_bfloat16_change_the_feature_maps_little(llama, few_joint_maps, sequences, tmp_path):
+    found = transfer_blockwise(llama, sequences, SMALL, block_layers=1, directory=tmp_path, **{**HOW, **FEW})
+    assert 0 < distance(few_joint_maps, read_tensors(found.feature_maps)) < 0.05
 
 
-def test_feature_maps_of_other_attention_settings_are_rejected(llama, sequences, tmp_path):
-    found = transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
+def test_feature_maps_of_other_attention_settings_are_rejected(llama, transferred):
     model = convert(open_checkpoint(llama), SMALL.attention)
-    load_feature_maps(model, found.feature_maps)
-    maps = read_tensors(found.feature_maps)
+    load_feature_maps(model, transferred(2))
+    maps = read_tensors(transferred(2))
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
     other = convert(open_checkpoint(llama), small_attention(feature_heads="kv"))
     with pytest.raises(SubquadError, match=r"5 of its feature maps do not fit.*model.layers.0.*\[6, 10, 10\]"):
-        load_feature_maps(other, found.feature_maps)
+        load_feature_maps(other, transferred(2))
 
 
 @pytest.mark.parametrize("base_only", [False, True])
 def test_weights_are_found_in_shards_and_without_the_prefix_of_the_body(
-    sequences, tokenizer, llama, tmp_path, base_only
+    sequences, llama, transferred, tmp_path, base_only
 ):
     shards = tmp_path / "shards"
     if base_only:
@@ -206,18 +244,17 @@ def test_weights_are_found_in_shards_and_without_the_prefix_of_the_body(
             {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, shards / "model.safetensors"
         )
     else:
-        written(shards, "llama", tokenizer, max_shard_size="30KB")
+        AutoModelForCausalLM.from_pretrained(llama).save_pretrained(shards, max_shard_size="30KB")
         assert len(list(shards.glob("model-*.safetensors"))) > LAYERS
-    for name, path in (("one", llama), ("other", shards)):
-        transfer_blockwise(path, sequences, SMALL, block_layers=2, directory=tmp_path / name, **HOW)
-    expected, given = (read_tensors(tmp_path / name / "feature_maps.safetensors") for name in ("one", "other"))
+    found = transfer_blockwise(shards, sequences, SMALL, block_layers=2, directory=tmp_path / "out", **HOW)
+    expected, given = read_tensors(transferred(2)), read_tensors(found.feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
-def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequences, tmp_path, monkeypatch):
+def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, transferred, sequences, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=2, **HOW)
-    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
+    expected = read_tensors(transferred(2))
     out, read, calls = tmp_path / "out", activation_store.ActivationStore.read, []
 
     def killed_at(count):
@@ -267,9 +304,9 @@ def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequenc
         assert run(directory=out).steps == 11
 
 
-def test_states_that_were_cut_are_recomputed(llama, sequences, tmp_path, monkeypatch):
+def test_states_that_were_cut_are_recomputed(llama, transferred, sequences, tmp_path, monkeypatch):
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
-    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
+    expected = read_tensors(transferred(1))
     with monkeypatch.context() as patch:
         patch.setattr(blockwise, "asdict", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -280,9 +317,9 @@ def test_states_that_were_cut_are_recomputed(llama, sequences, tmp_path, monkeyp
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
-def test_lost_states_are_recomputed(llama, sequences, tmp_path, monkeypatch):
+def test_lost_states_are_recomputed(llama, transferred, sequences, tmp_path, monkeypatch):
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
-    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
+    expected = read_tensors(transferred(1))
     with monkeypatch.context() as patch:
         patch.setattr(blockwise._BlockwiseTransfer, "merge", stop)
         with pytest.raises(KeyboardInterrupt):
