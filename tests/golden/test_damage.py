@@ -29,8 +29,17 @@ DAMAGE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize(("kind", "file"), [(kind, file) for kind, files in FILES.items() for file in files])
+@pytest.mark.parametrize(
+    ("kind", "file", "damage"),
+    [
+        (kind, file, damage)
+        for kind, files in FILES.items()
+        for file in files
+        for damage in DAMAGE
+        # baselines have one reader, so that one of them shows what short files do
+        if damage not in ("truncated", "empty") or file not in ("gp.skops", "boosting.skops")
+    ],
+)
 def test_a_damaged_file_of_a_saved_run_is_refused(kind, file, damage, tmp_path):
     folder = shutil.copytree(HERE / kind, tmp_path / "copy")
     content = DAMAGE[damage](folder / file)
