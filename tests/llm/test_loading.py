@@ -414,6 +414,24 @@ def test_a_tokenizer_in_which_its_library_fails_is_refused(characters, expected,
     assert "panicked" in capfd.readouterr().err
 
 
+def test_a_tokenizer_that_lengthens_texts_without_bounds_is_refused(text, tmp_path):
+    changed = shutil.copytree(GOLDEN / "llm_model", tmp_path / "tokenized")
+    content = json.loads((changed / "tokenizer.json").read_text())
+    # as in tokenizers of SentencePiece, and the same 22 times with a doubled content
+    steps = [{"type": "Prepend", "prepend": "_"}, {"type": "Replace", "pattern": {"String": " "}, "content": "___"}]
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    (changed / "tokenizer.json").write_text(json.dumps(content))
+    accept_changes(changed)
+    assert open_tokenizer(changed)("a b")["input_ids"]
+    for pattern in ({"Regex": "."}, {"String": "_"}):
+        doubled = [{"type": "Replace", "pattern": pattern, "content": "__"}] * 22
+        content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": doubled}]}
+        (changed / "tokenizer.json").write_text(json.dumps(content))
+        for opened in (open_tokenizer, subquad.llm.load):
+            with pytest.raises(SubquadError, match=r"tokenized: the replacements .* more than 256 times"):
+                opened(changed)
+
+
 def test_ctrl_c_is_not_taken_for_a_failure_of_a_library():
     for error in (KeyboardInterrupt, SystemExit):
         with pytest.raises(error), panics_as_errors("file"):

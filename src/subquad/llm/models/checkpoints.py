@@ -1,6 +1,7 @@
 """Softmax checkpoints: their files, and how the model in one is opened."""
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -23,6 +24,7 @@ from subquad.runs.storage import fingerprint, read_json
 __all__ = [
     "check_known",
     "check_layers",
+    "check_tokenizer",
     "embedding_weight",
     "gguf_config",
     "has_tokenizer",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+MOST_GROWTH = 256
+"""Factor by which all replacements of a tokenizer's normalizer together may lengthen a text."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
 """Places of a weights file that enter its fingerprint, and bytes read at each."""
 
@@ -140,11 +144,38 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     try:
         with panics_as_errors(f"{path}: transformers cannot open its tokenizer"):
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        check_tokenizer(path, tokenizer)
+        return tokenizer
     except SubquadError:
         raise
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
+
+
+def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the replacements of a tokenizer's normalizer cannot make an enormous text of a short one.
+
+    Raises:
+        SubquadError: They can.
+    """
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None:
+        return
+    # written by the library, from what it has read
+    growth, waiting = 1.0, [json.loads(normalizer.__getstate__())]
+    while waiting and growth <= MOST_GROWTH:
+        step = waiting.pop()
+        waiting += step.get("normalizers", [])
+        if step["type"] == "Replace":
+            # a regular expression can match one character
+            replaced = len(step["pattern"].get("String", " ")) or 1
+            growth *= max(1.0, len(step["content"]) / replaced)
+    if growth > MOST_GROWTH:
+        raise SubquadError(
+            f"{path}: the replacements of its tokenizer (normalizer in tokenizer.json) lengthen a text more than "
+            f"{MOST_GROWTH} times; the file is damaged"
+        )
 
 
 @contextmanager
