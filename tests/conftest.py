@@ -1,8 +1,10 @@
 """How hypothesis draws examples, where helper programs are found, and how Triton's kernels run without a GPU."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -19,10 +21,22 @@ settings.register_profile("fast", settings.get_profile("full"), max_examples=10)
 settings.register_profile("random", settings.get_profile("full"), derandomize=False)
 settings.load_profile(os.environ.get("SUBQUAD_HYPOTHESIS", "full"))
 
-LONG = ("test_llm_docs.py", "test_bio_docs.py", "test_bench.py", "test_hep_docs.py", "test_sharding.py", "test_chat.py")
-"""Files that take a minute or more."""
+LONG = (
+    # of the tests marked as long
+    "test_llm_docs.py", "test_bio_docs.py", "test_bench.py", "test_hep_docs.py", "test_sharding.py", "test_chat.py",
+    # of the others
+    "test_blockwise.py", "test_serving.py", "test_server_connections.py", "test_estimators.py",
+)  # fmt: skip
+"""Files that take longest, though they do not have most tests."""
+SLOW = 5
+"""How much longer a slow test takes than another one."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Start with the longest files, so that both processes end at about the same time."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Start with the longest files of those that were selected, so that both processes end at about the same time."""
+    weights = Counter()
+    for item in items:
+        weights[item.path] += SLOW if item.get_closest_marker("slow") or item.get_closest_marker("long") else 1
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), -weights[item.path]))
