@@ -5,7 +5,6 @@ import importlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -16,7 +15,6 @@ __all__ = [
     "counted",
     "flag_name",
     "missing_extra",
-    "no_file",
     "raise_errors",
     "require",
     "shortened",
@@ -81,16 +79,6 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     if near:
         return SubquadError(f"no {kind} {given!r}; did you mean {near[0]!r}? T{listed[1:]}")
     return SubquadError(f"no {kind} {given!r} ({listed})")
-
-
-def no_file(path: Path | str) -> SubquadError:
-    """Return the error for a path at which there is no file, but nothing, a folder, or a pipe or device."""
-    path = Path(path)
-    if path.is_dir():
-        return SubquadError(f"{path}: is a folder; give a file")
-    if path.exists():
-        return SubquadError(f"{path}: is a pipe or device; write its content to a file, and give that")
-    return SubquadError(f"{path}: no such file")
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -16,7 +16,7 @@ import safetensors
 
 from subquad.errors import SubquadError
 
-__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "panics_as_errors", "reason_of", "system_errors"]
+__all__ = ["OF_TRANSFORMERS", "damage", "damage_as_error", "no_file", "panics_as_errors", "reason_of", "system_errors"]
 
 OF_TRANSFORMERS: tuple[type[Exception], ...] = (Exception,)
 """What transformers raises for a damaged checkpoint: its library tokenizers raises `Exception` itself."""
@@ -100,3 +100,13 @@ def system_errors(path: Path | str) -> Iterator[None]:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
+def no_file(path: Path | str) -> SubquadError:
+    """Return the error for a path at which there is no file, but nothing, a folder, or a pipe or device."""
+    path = Path(path)
+    if path.is_dir():
+        return SubquadError(f"{path}: is a folder; give a file")
+    if path.exists():
+        return SubquadError(f"{path}: is a pipe or device; write its content to a file, and give that")
+    return SubquadError(f"{path}: no such file")

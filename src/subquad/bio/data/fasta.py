@@ -10,7 +10,8 @@ from typing import TextIO
 
 import pandas as pd
 
-from subquad.errors import SubquadError, no_file, raise_errors, require
+from subquad.errors import SubquadError, raise_errors, require
+from subquad.runs.damage import no_file
 from subquad.runs.unpacking import most_bytes, open_unpacked
 
 __all__ = ["parse_fasta", "read_fasta", "read_sequence"]

@@ -16,8 +16,8 @@ import pandas as pd
 from subquad.bio.data.fasta import parse_fasta
 from subquad.bio.data.quotation_marks import DATA, check_quotation_marks
 from subquad.bio.data.workbooks import check_workbook
-from subquad.errors import SubquadError, collect_errors, no_file, raise_errors, require, shortened, unknown
-from subquad.runs.damage import damage_as_error
+from subquad.errors import SubquadError, collect_errors, raise_errors, require, shortened, unknown
+from subquad.runs.damage import damage_as_error, no_file
 from subquad.runs.unpacking import check_expansion, most_bytes, open_unpacked, parquet_batches, parquet_bytes
 
 __all__ = [

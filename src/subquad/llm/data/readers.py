@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, no_file, raise_errors, require
+from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
-from subquad.runs.damage import panics_as_errors
+from subquad.runs.damage import no_file, panics_as_errors
 from subquad.runs.markup import parse_json
 from subquad.runs.unpacking import (
     check_expansion,
