@@ -89,3 +89,12 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path, given):
         check_inside(folder, {"key": given}, "key", "a.json", remedy=REMEDY)
     path = json.dumps(given)
     assert str(error.value) == f"a.json: key is {path}, which is not a path inside {folder}; {DAMAGED}"
+
+
+def test_an_integer_that_no_float_can_be_is_no_number(tmp_path):
+    path = tmp_path / "end.json"
+    path.write_text(f'{{"ended": {10**308}}}')
+    assert read_record(path, remedy="start again", ended=float) == {"ended": 10**308}
+    path.write_text(f'{{"ended": {10**309}}}')
+    with pytest.raises(SubquadError, match=r"end\.json: ended must be a number, got 10{20}"):
+        read_record(path, remedy="start again", ended=float)

@@ -1,6 +1,7 @@
 """Records that commands resume from: JSON objects whose entries are checked when they are read."""
 
 import json
+import sys
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -112,7 +113,10 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list) and all(_fits(entry, get_args(kind)[0]) for entry in value)
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float and isinstance(value, int):
+        # a longer one is no float
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def _name(kind: Any) -> str:
