@@ -78,3 +78,12 @@ def test_numbers_that_json_does_not_have_are_written_as_null(tmp_path):
     assert repr(null_as_nan(found)) == repr(
         {"a": math.nan, "b": [1.5, math.nan], "c": {"values": [math.nan] * 2 + [2.0]}}
     )
+
+
+def test_half_of_a_pair_of_surrogates_is_written_as_it_was_read(tmp_path):
+    path = tmp_path / "failed.json"
+    path.write_text('{"id": "\\ud800 ö"}')
+    before = read_json(path)
+    write_json(path, before)
+    assert path.read_text(encoding="utf-8") == '{\n  "id": "\\ud800 ö"\n}\n'
+    assert read_json(path) == before

@@ -238,7 +238,8 @@ def write_json(path: Path | str, value: Any) -> None:
     """Write a value as JSON; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # half of a pair of surrogates, which JSON can hold as `\ud800` only
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path | str) -> Any:
