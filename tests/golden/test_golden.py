@@ -67,6 +67,7 @@ def test_each_file_of_a_saved_run_gets_a_checksum_or_is_listed_as_one_without(ki
                 {"inputs": None},
                 {"inputs": {"alphabet": "xyz"}},
                 {"target": None},
+                {"target": {"task_type": ...}},
                 {"models": []},
                 {"networks": {"lyra": None}},
                 {"stacking": None},
@@ -89,10 +90,12 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
 
 
 def _damage(config, changes):
-    """Replace entries of a nested JSON object."""
+    """Replace entries of a nested JSON object; `...` deletes one."""
     for name, value in changes.items():
         if isinstance(value, dict):
             _damage(config[name], value)
+        elif value is ...:
+            del config[name]
         else:
             config[name] = value
 

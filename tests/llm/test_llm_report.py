@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.weights import accept_changes
 
 from subquad.errors import SubquadError
 from subquad.llm.commands.report import report
@@ -130,3 +131,14 @@ def test_the_shipped_example_has_no_report_of_its_own(tmp_path):
     message = "^example:linear-smollm2: no evaluations.json in it, from which its report is written; compare it with"
     with pytest.raises(SubquadError, match=message):
         report("example:linear-smollm2", out=tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(("place", "name"), [("about", "state_as_tokens"), ("errors", "transferred")])
+def test_a_damaged_entry_of_the_notes_is_an_error_that_names_their_file(run, tmp_path, place, name):
+    folder = run("run")
+    notes = read_json(folder / "evaluations.json")
+    del notes[place][name]
+    write_json(folder / "evaluations.json", notes)
+    accept_changes(folder)
+    with pytest.raises(SubquadError, match=rf"run/evaluations.json: damaged; linearize again.*{name}"):
+        report(folder, out=tmp_path / "report.html")

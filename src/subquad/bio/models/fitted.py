@@ -51,7 +51,8 @@ class BioModel:
             schema = InputSchema.from_dict(config["inputs"])
             model = cls(networks=networks, schema=schema, config=config, directory=directory)
             # read here, so that a damaged file is noticed before anything is predicted
-            _ = (model.classes, model.names, model.models, model.default, schema.letters, config["observed_letters"])
+            _ = (model.task_type, model.classes, model.names, model.models, model.default, schema.letters)
+            _ = config["observed_letters"]
             if ENSEMBLE in model.models:
                 Stacking.from_dict(config["stacking"])
         except damage() as error:

@@ -7,6 +7,7 @@ from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, c
 from subquad.llm.plots.linearize_page import linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.checksums import check_if_present
+from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import EXAMPLE_RUNS, name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
@@ -65,4 +66,6 @@ def _page(folder: Path, run: LinearizedRun) -> str:
             f"{name}: no {NOTES} in it, from which its report is written; {copy}compare it with another run, which "
             "needs only the metrics"
         )
-    return linearize_page(run.metrics, run.notes, read_history(folder))
+    history = read_history(folder)
+    with damage_as_error(f"{folder / NOTES}: damaged; {REMEDY}"):
+        return linearize_page(run.metrics, run.notes, history)
