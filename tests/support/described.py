@@ -1,11 +1,13 @@
 """Replies of the server that are compared with its own description."""
 
 import schemathesis
+from schemathesis.checks import CHECKS as ALL_CHECKS
+from schemathesis.checks import load_all_checks
 
 # those of OpenAPI are registered by this, or when a description is loaded, after the import of a test
-schemathesis.checks.load_all_checks()
+load_all_checks()
 # whether a request that fits the description can be answered depends on the model too: its context, its template
-CHECKS = [check for check in schemathesis.checks.CHECKS.get_all() if check.__name__ != "positive_data_acceptance"]
+CHECKS = [check for check in ALL_CHECKS.get_all() if check.__name__ != "positive_data_acceptance"]
 
 
 def checked(server, path, body=None, **parameters):
