@@ -41,7 +41,8 @@ def test_the_summary_of_sequences_names_the_ensemble_the_weight_of_lyra_and_each
     assert baselines == "ridge 0.910, boosting 0.880, mlp 0.930"
 
 
-def finish(out, *names):
+def finish(out, *names, quick=False):
+    write_json(out / "demo.json", {"quick": quick, "seed": 0, "text": None})
     for name in names:
         write_json(out / name / "metrics.json", {"test": 0.7, "seconds": {"total": 61.0}})
 
@@ -76,7 +77,7 @@ def test_a_text_that_is_not_there_is_refused_before_any_work(tmp_path):
 
 
 def test_a_folder_of_another_demo_is_not_shown_as_this_one(tmp_path, jobs):
-    finish(tmp_path, "llm", "bio", "hep")
+    finish(tmp_path, "llm", "bio", "hep", quick=True)
     demo(out=tmp_path, quick=True, quiet=True)
     demo(out=tmp_path, quick=True, quiet=True)
     with pytest.raises(SubquadError, match=r"holds a demo with other settings \(quick was True and is False; seed"):

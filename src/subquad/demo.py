@@ -16,6 +16,7 @@ from subquad.progress import say
 from subquad.reporting.page import Link, Section, page
 from subquad.reporting.tables import print_table
 from subquad.runs.folder import METRICS, REPORT
+from subquad.runs.lock import is_blank
 from subquad.runs.storage import atomic, fingerprint, read_json, write_json
 
 __all__ = ["demo"]
@@ -129,10 +130,12 @@ def _check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Note the settings of a demo in its folder.
 
     Raises:
-        SubquadError: The folder holds a demo with other settings.
+        SubquadError: The folder holds a demo with other settings, or other files and no demo.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / SETTINGS
+    if not is_blank(out, SETTINGS) and not path.is_file():
+        raise SubquadError(f"{out}: not empty, and holds no demo; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
     begun = read_json(path) if path.is_file() else settings
     changed = [name for name, value in settings.items() if begun.get(name) != value]
     if changed:

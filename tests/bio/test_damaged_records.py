@@ -72,7 +72,7 @@ def test_a_damaged_list_of_failed_tasks_is_refused(tmp_path, content, message):
 def test_a_benchmark_refuses_a_damaged_list_of_failed_tasks_before_it_runs_any(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_command, "_run_all", None)
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
-    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / "bench.json", {"benchmark": "subquad bio bench"})
     text = refused(tmp_path / "out" / "failed.json", [{}], lambda path: bench(tasks, out=path.parent, quiet=True))
     assert "entry 0: id is missing" in text
 

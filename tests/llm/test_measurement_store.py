@@ -22,6 +22,8 @@ def test_a_damaged_file_of_rows_is_refused_with_its_key_and_remedy(tmp_path, con
     path = tmp_path / "measurements" / "a.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content), encoding="utf-8")
+    # by which the folder is recognised
+    path.with_name("b.json").write_text(json.dumps({"conditions": {}, "rows": []}), encoding="utf-8")
     store = MeasurementStore(tmp_path, quiet=True)
     with pytest.raises(SubquadError) as error:
         store.rows("a", {"text": "x"}, 3, lambda start, stop: [{}] * (stop - start), step=2)

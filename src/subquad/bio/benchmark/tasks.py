@@ -26,7 +26,10 @@ from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import atomic, read_json
 from subquad.runs.unpacking import open_unpacked
 
-__all__ = ["Task", "read_tasks"]
+__all__ = ["TABLES", "Task", "read_tasks"]
+
+TABLES = "tables"
+"""Folder of tables of combined rows in the output folder."""
 
 SHORT_NAMES: dict[str, TaskType] = {
     "reg": "regression",
@@ -335,7 +338,7 @@ def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, errors: list[st
     letters = [name for name in ("sequence", "guide", "context") if name in kept]
     in_test = set(test[letters].itertuples(index=False, name=None))
     is_new = [row not in in_test for row in training[letters].itertuples(index=False, name=None)]
-    path = folder / "tables" / f"{task.id}.csv.gz"
+    path = folder / TABLES / f"{task.id}.csv.gz"
     with atomic(path) as temporary:
         # without a time stamp, so that equal rows give equal files
         pd.concat([training[is_new][kept], test[kept]]).to_csv(

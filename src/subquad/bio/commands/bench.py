@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,11 +23,11 @@ from subquad.bio.benchmark.jobs import RUNS, Job, beside, is_done, make_jobs, me
 from subquad.bio.benchmark.runners import run_locally, run_on_ray
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
-from subquad.bio.benchmark.tasks import read_tasks
+from subquad.bio.benchmark.tasks import TABLES, read_tasks
 from subquad.errors import SubquadError
 from subquad.progress import say, track
 from subquad.runs.disk import make_folder, remove_temporaries
-from subquad.runs.lock import locks_output
+from subquad.runs.lock import LOCK, is_blank, locks_output
 from subquad.runs.machine import describe_machine, peak_memory
 from subquad.runs.records import check_record, damaged, shown
 from subquad.runs.storage import as_folder, atomic, check_not_inside, read_json, write_json
@@ -35,6 +36,9 @@ __all__ = ["bench"]
 
 FAILED = "failed.json"
 """File with the tasks that failed and why."""
+RECORD = "bench.json"
+"""File by which the folder of a benchmark is recognised from its start on."""
+NAME = "subquad bio bench"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "viennarna")
 
 
@@ -60,15 +64,18 @@ def bench(
         quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: The task file has errors, or the folder holds finished runs with other settings or a damaged
-            record.
+        SubquadError: The task file has errors, or the folder holds finished runs with other settings, a damaged
+            record, or other files and no benchmark.
     """
     settings, folder = settings or BenchSettings(), as_folder(out)
+    _check_folder(folder)
     chosen = read_tasks(tasks, settings, folder)
     check_not_inside(folder / RUNS, tasks, flag="TASKS")
     jobs = make_jobs(chosen, settings, folder, force=force)
     make_folder(folder)
     remove_temporaries(folder)
+    if not (folder / RECORD).is_file():
+        write_json(folder / RECORD, {"benchmark": NAME, "version": __version__})
     # a damaged record is refused before tasks run for hours
     _read_failures(folder)
     without = [task.id for task in chosen if not task.has_training]
@@ -80,7 +87,7 @@ def bench(
     entries = task_entries(chosen, jobs)
     seconds = sum(run.get("task_seconds") or 0 for entry in entries for run in entry["seeds"].values())
     results = {
-        "benchmark": "subquad bio bench",
+        "benchmark": NAME,
         "tasks_file": Path(tasks).name,
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
         "machine": describe_machine(),
@@ -93,6 +100,25 @@ def bench(
     }
     _write(folder, results)
     return results
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder holds a benchmark, or nothing but tables of one that was stopped at its start.
+
+    Raises:
+        SubquadError: It holds other files.
+    """
+    if is_blank(folder, RECORD):
+        return
+    # results show benchmarks of earlier versions, and jobs those that are unfinished
+    for name in (RECORD, "results.json"):
+        with suppress(SubquadError):
+            content = read_json(folder / name)
+            if isinstance(content, dict) and content.get("benchmark") == NAME:
+                return
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    if names != {TABLES} and not any((folder / RUNS).rglob("*.job.json")):
+        raise SubquadError(f"{folder}: not empty, and holds no benchmark of `{NAME}`; choose another --out")
 
 
 def _run_all(waiting: Sequence[Job], total: int, settings: BenchSettings, folder: Path, *, quiet: bool) -> None:

@@ -16,8 +16,9 @@ from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
+from subquad.runs.checksums import CONFIG
 from subquad.runs.disk import make_folder, remove_temporaries
-from subquad.runs.lock import locks_output
+from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.records import damaged, read_record, shown
 from subquad.runs.storage import as_folder, write_json
 
@@ -55,8 +56,9 @@ def simulate(
 
     Raises:
         MissingExtra: Pythia, FastJet or uproot is not installed.
-        SubquadError: `out` holds a file of the same name that this command did not write, or a damaged record; or,
-            without `force`, jets of other settings or of another version of the physics.
+        SubquadError: `out` holds a run of another command, other files and no simulation, a file of the same name that
+            this command did not write, or a damaged record; or, without `force`, jets of other settings or of another
+            version of the physics.
     """
     settings = settings or SimulateSettings()
     if seed < 0:
@@ -102,6 +104,10 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
             f"{present[0]}: was not written by this command; choose another folder, so that {out}/*.root are the "
             "simulated jets"
         )
+    if (out / CONFIG).exists():
+        raise SubquadError(f"{out}: holds a run of another command, which may replace the folder; {REMEDY}")
+    if before is None and not is_blank(out, RECORD):
+        raise SubquadError(f"{out}: not empty, and holds no simulation; {REMEDY}")
     if before is not None and before != asked and not force:
         if (version := before.get("physics", 1)) != PHYSICS:
             raise SubquadError(

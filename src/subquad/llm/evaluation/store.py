@@ -1,14 +1,15 @@
 """Measured rows, written to small JSON files as they arrive, so that a stopped evaluation can be resumed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.progress import track
 from subquad.runs.records import read_record
-from subquad.runs.storage import as_folder, atomic, null_as_nan, plain
+from subquad.runs.storage import as_folder, atomic, null_as_nan, plain, read_json
 
 __all__ = ["RESULT", "MeasurementStore", "Row"]
 
@@ -37,13 +38,20 @@ class MeasurementStore:
         """
         self.directory, self.quiet = as_folder(out), quiet
         names = {path.name for path in self.directory.glob("[!.]*")}
-        if (names and FOLDER not in names) or names - OWN:
+        if (names and FOLDER not in names) or names - OWN or not self._is_own(names):
             raise SubquadError(f"{out}: contains something other than an evaluation; choose another --out")
         if RESULT in names and not (force or extend):
             raise SubquadError(
                 f"{out}: contains a finished evaluation; choose another --out, add to it with --extend, or overwrite "
                 "it with --force"
             )
+
+    def _is_own(self, names: Collection[str]) -> bool:
+        """Return whether a folder with such files is that of an evaluation: has its results, or else stored rows."""
+        paths = [*(self.directory / FOLDER).glob("[!.]*")]
+        if any(path.suffix != ".json" for path in paths):
+            return False
+        return RESULT in names or not paths or any(map(_holds_rows, paths))
 
     def clear(self) -> None:
         """Remove all rows and the results."""
@@ -95,3 +103,11 @@ class MeasurementStore:
                     )
                 advance(stop - start)
         return rows
+
+
+def _holds_rows(path: Path) -> bool:
+    """Return whether a file holds stored rows, as far as it can be read."""
+    with suppress(SubquadError):
+        content = read_json(path)
+        return isinstance(content, dict) and {"conditions", "rows"} <= content.keys()
+    return False
