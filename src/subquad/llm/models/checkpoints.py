@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, counted, unknown
-from subquad.llm.models.location import open_weights, weight_files
+from subquad.llm.models.location import tensor_count, weight_files
 from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
 from subquad.runs.storage import fingerprint, read_json
 
@@ -240,7 +240,7 @@ def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> No
             # after the letters GGUF and the version
             stored = int.from_bytes(file.read(16)[8:], "little")
     else:
-        stored = sum(len(open_weights(file).keys()) for file in weight_files(path))
+        stored = tensor_count(path)
     name = "num_hidden_layers"
     layers = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     if isinstance(layers, int) and layers > stored:

@@ -33,6 +33,7 @@ __all__ = [
     "locate",
     "name_of",
     "open_weights",
+    "tensor_count",
     "weight_files",
 ]
 
@@ -222,6 +223,15 @@ def weight_files(path: Path) -> list[Path]:
             # names of files in this folder
             return sorted({path / Path(name).name for name in read_json(index)["weight_map"].values()})
     return [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def tensor_count(path: Path) -> int:
+    """Return the number of tensors in a model's folder, also if some of the files that its index names are missing."""
+    index = path / INDEX
+    if index.is_file():
+        with damage_as_error(f"{index}: damaged"):
+            return len(read_json(index)["weight_map"])
+    return sum(len(open_weights(file).keys()) for file in weight_files(path))
 
 
 def open_weights(file: Path, *, framework: Literal["pt", "numpy"] = "pt") -> Any:
