@@ -265,7 +265,14 @@ def test_a_command_that_does_not_resume_says_nothing_about_it(tmp_path, capsys, 
     for problem, message in (
         (KeyboardInterrupt(), "interrupted"),
         (Terminated(), "terminated"),
-        (OSError(errno.ENOSPC, "full"), "the disk is full; free some space and run the same command again"),
+        (
+            OSError(errno.ENOSPC, "full"),
+            f"the disk is full (--out {tmp_path / 'out'}); free some space and run the same command again",
+        ),
+        (
+            OSError(errno.EDQUOT, "full", "/disk/model.safetensors"),
+            "the disk is full (/disk/model.safetensors); free some space and run the same command again",
+        ),
     ):
         problems[:] = [problem]
         main(["llm", "merge", "example:linear-smollm2", "--out", str(tmp_path / "out")])

@@ -44,8 +44,8 @@ RESUMED = {
 """Commands of the fields that resume where they were interrupted, as docs/reliability.md lists them."""
 
 
-_forced: ContextVar[bool] = ContextVar("_forced", default=False)
-"""Whether the command of this process replaces its output."""
+_output: ContextVar[tuple[Any, bool]] = ContextVar("_output", default=(None, False))
+"""Output of the command of this process, and whether it is replaced."""
 
 
 class HelpFormatter(DefaultFormatter):
@@ -145,7 +145,7 @@ def _launch(
         app(tokens, exit_on_error=False, print_error=False)
     except (KeyboardInterrupt, Terminated, OSError):
         # what to do next depends on it
-        _forced.set(_is_forced(tokens))
+        _output.set(_output_of(tokens))
         raise
     except (CycloptsError, SubquadError) as error:
         if settings is None:
@@ -168,13 +168,15 @@ def _command_to_run(tokens: Sequence[str]) -> str:
     return " ".join(command) if is_run and not any(word in ("--help", "-h", "--version") for word in tokens) else ""
 
 
-def _is_forced(tokens: Sequence[str]) -> bool:
-    """Return whether a command replaces its output, by its flags or its file of settings."""
+def _output_of(tokens: Sequence[str]) -> tuple[Any, bool]:
+    """Return the output of a command, and whether it is replaced, by its flags or its file of settings."""
     try:
         _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
     except (CycloptsError, SubquadError):
-        return False
-    return bool(bound.arguments.get("force") or getattr(bound.arguments.get("options"), "force", False))
+        return None, False
+    given, options = bound.arguments, bound.arguments.get("options")
+    out, force = (given.get(name) or getattr(options, name, None) for name in ("out", "force"))
+    return out, bool(force)
 
 
 def _check_integers(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
@@ -355,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_resumed:
             return "run the same command again"
         # which would clear what is to be resumed; embed keeps its shards
-        forced = " without --force" if _forced.get() and "bio embed" not in commands else ""
+        forced = " without --force" if _output.get()[1] and "bio embed" not in commands else ""
         return f"run the same command{forced} to resume"
 
     # threads that spin while they wait make a training step ten times slower beside one other busy process
@@ -373,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         if error.errno in DISK_FULL:
-            where = f" ({error.filename})" if error.filename else ""
+            place = error.filename or (f"--out {_output.get()[0]}" if _output.get()[0] else "")
+            where = f" ({place})" if place else ""
             message = f"the disk is full{where}; free some space and {again()}"
         elif error.errno == errno.EFBIG:
             message = f"a file became larger than this process may write (ulimit -f); raise the limit and {again()}"

@@ -87,7 +87,7 @@ def test_a_read_only_folder_is_refused_before_any_work(name, whole, disk):
     folder = disk("ro,size=1m")
     command = own.start(folder)
     assert command.wait(LONGEST) == 2, command.output()
-    assert f"no permission to write in {folder}; choose another --out" in command.output()
+    assert f"{folder} is on a read-only file system; choose another --out" in command.output()
     assert "Traceback" not in command.output()
 
 

@@ -207,3 +207,28 @@ def test_a_disk_that_fails_is_reported_for_folders_too(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output error") as error:
         sync(tmp_path)
     assert error.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("named", ["", "temporary", "other"])
+@pytest.mark.parametrize("write", [atomic, write_report_folder])
+def test_a_full_disk_is_reported_with_the_output_that_could_not_be_written(tmp_path, write, named):
+    out, other = tmp_path / "out", tmp_path / "other"
+
+    def fail(temporary):
+        # writes to open files do not name them
+        names = {"": (), "temporary": (str(temporary / "a.csv"),), "other": (str(other),)}[named]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *names)
+
+    with pytest.raises(OSError, match="No space left") as error, write(out) as temporary:
+        fail(temporary)
+    assert error.value.filename == str(other if named == "other" else out)
+
+
+def test_a_disk_without_space_for_a_temporary_folder_is_reported_with_the_output(tmp_path, monkeypatch):
+    def full(*, prefix, **where):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), f"{where['dir']}/{prefix}abc")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(OSError, match="quota") as error, atomic(tmp_path / "out.json"):
+        pass
+    assert error.value.filename == str(tmp_path / "out.json")

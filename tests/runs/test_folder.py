@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -320,6 +321,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, m
             # whoever runs the tests may write everywhere
             patch.setattr("os.access", lambda path, mode: False)
             with pytest.raises(SubquadError, match="no permission to write in"):
+                check(tmp_path / "out")
+            patch.setattr("os.statvfs", lambda folder: SimpleNamespace(f_flag=os.ST_RDONLY))
+            with pytest.raises(SubquadError, match=f"out: {tmp_path} is on a read-only file system; choose another"):
                 check(tmp_path / "out")
     with pytest.raises(SubquadError, match=r"is a file, not a folder; choose another --save-state"):
         check_output(tmp_path / "table.csv" / "out", force=False, flag="--save-state")

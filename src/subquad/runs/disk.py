@@ -22,6 +22,7 @@ __all__ = [
     "LOCK",
     "MARK",
     "clean_up",
+    "is_read_only",
     "lock_file",
     "make_folder",
     "remove_temporaries",
@@ -88,12 +89,14 @@ def lock_file(file: int, path: Path) -> bool | None:
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` for what will get that name; the folder is removed at the end.
 
-    An earlier output that was moved into it, as `EARLIER`, gets its name back if nothing else has that name then.
+    An earlier output that was moved into it, as `EARLIER`, gets its name back if nothing else has that name then. An
+    error for lack of space, which often names no file, or a temporary one, names `path`.
     """
     make_folder(path.parent)
     clean_up(path)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{MARK}", dir=path.parent))
+        with _full_disk_named(path):
+            folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{MARK}", dir=path.parent))
         try:
             # another process may find the folder before it is locked, and remove it
             with suppress(FileNotFoundError):
@@ -101,11 +104,31 @@ def temporary_folder(path: Path) -> Iterator[Path]:
             with try_lock(folder / LOCK) as is_mine:
                 if is_mine is False or not folder.is_dir():
                     continue
-                yield folder
+                with _full_disk_named(path):
+                    yield folder
                 return
         finally:
             # when the lock is closed: some systems remove no folder with an open file
             _discard(folder, path)
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Have errors for lack of space name a file that is being written, unless they name another one."""
+    try:
+        yield
+    except OSError as error:
+        is_temporary = f".{path.name}.{MARK}" in str(error.filename)
+        if error.errno in DISK_FULL and (not error.filename or is_temporary):
+            error.filename = str(path)
+        raise
+
+
+def is_read_only(folder: Path) -> bool:
+    """Return whether a folder is on a file system that is mounted read-only; False where that is unknown."""
+    with suppress(OSError, AttributeError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
 
 
 def _discard(folder: Path, path: Path) -> None:

@@ -18,6 +18,7 @@ from subquad.runs.damage import damage_as_error, system_errors
 from subquad.runs.disk import (
     DISK_FULL,
     clean_up,
+    is_read_only,
     make_folder,
     sync,
     temporary_folder,
@@ -86,6 +87,8 @@ def check_writable(path: Path | str, *, flag: str = "--out") -> None:
     if not above.is_dir():
         raise SubquadError(f"{path}: {above} is a file, not a folder; choose another {flag}")
     if not os.access(above, os.W_OK | os.X_OK):
+        if is_read_only(above):
+            raise SubquadError(f"{path}: {above} is on a read-only file system; choose another {flag}")
         raise SubquadError(f"{path}: no permission to write in {above}; choose another {flag}")
 
 
