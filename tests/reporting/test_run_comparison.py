@@ -2,7 +2,8 @@
 
 import pytest
 
-from subquad.reporting.run_comparison import seeds_text
+from subquad.cli import main
+from subquad.reporting.run_comparison import report_file, seeds_text
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,22 @@ def test_a_comparison_says_whether_runs_differ_in_their_seed(seeds, sentence):
 
 def test_runs_that_do_not_record_a_seed_do_not_differ_in_it():
     assert seeds_text([{}, {}]) == "Training seeds were not varied."
+
+
+@pytest.mark.parametrize("name", ["rep.pdf", "rep", "rep.html.txt", ".html"])
+@pytest.mark.parametrize(
+    "run", [("bio", "example:tdp43-model"), ("llm", "example:linear-smollm2"), ("hep", "example:tagger")]
+)
+def test_a_report_whose_name_promises_another_format_is_refused(run, name, tmp_path, capsys):
+    out, (field, folder) = tmp_path / name, run
+    assert main([field, "report", folder, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    if "is not installed; " in message:
+        pytest.skip(message)
+    assert message == f"subquad: {out}: --out must end in .html or .htm, since the report is an HTML page\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["rep.html", "rep.htm", "REP.HTML"])
+def test_a_report_is_an_html_file(tmp_path, name):
+    assert report_file(["run"], tmp_path, out=tmp_path / name, force=False) == tmp_path / name

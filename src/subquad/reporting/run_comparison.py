@@ -59,8 +59,8 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
         force: Overwrite an existing file.
 
     Raises:
-        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written; or
-            `force` would replace a file of another kind.
+        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written or does
+            not end in `.html` or `.htm`.
     """
     if out is None and (len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS):
         what = "a comparison of several runs" if len(runs) > 1 else f"{runs[0]}, which is a part of the package,"
@@ -69,8 +69,10 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
         # it is made of what lies beside it, so that nothing is lost
         return check_output(folder / REPORT, force=True)
     path = check_output(as_file(out), force=force)
-    if path.is_file() and path.suffix.lower() not in (".html", ".htm"):
-        raise SubquadError(f"{path}: is no HTML file, and --force replaces only reports; choose another --out")
+    if path.suffix.lower() not in (".html", ".htm"):
+        if path.is_file():
+            raise SubquadError(f"{path}: is no HTML file, and --force replaces only reports; choose another --out")
+        raise SubquadError(f"{path}: --out must end in .html or .htm, since the report is an HTML page")
     return path
 
 
