@@ -2,6 +2,7 @@
 
 import pytest
 from support import bio_runs
+from support.weights import accept_changes
 
 from subquad.bio.commands.report import report
 from subquad.errors import SubquadError
@@ -26,6 +27,15 @@ def test_a_report_of_damaged_test_rows_names_their_file(damage, tmp_path):
     assert changed != lines
     path.write_text("\n".join(changed) + "\n")
     with pytest.raises(SubquadError, match=r"test\.csv: (has no column|column|missing or damaged)"):
+        report(tmp_path / "run", out=tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "7"])
+def test_a_report_without_test_sequences_names_their_file(content, tmp_path):
+    bio_runs.folder(tmp_path / "run", "residue_regression")
+    (tmp_path / "run" / "test.json").write_text(content)
+    accept_changes(tmp_path / "run")
+    with pytest.raises(SubquadError, match=r"run/test\.json: there is no list of test sequences"):
         report(tmp_path / "run", out=tmp_path / "page.html")
 
 

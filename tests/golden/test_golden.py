@@ -8,6 +8,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from support.weights import accept_changes
 
 from golden.answers import ANSWERS
 from golden.files import NOT_CHECKED, READ
@@ -87,6 +88,26 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(SubquadError, match=r"copy: .*config\.json.*; fit again"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "message"),
+    [
+        ("llm_default", {"hybrid_attention": ""}, "copy: SubquadLlama.*: no hybrid_attention in its"),
+        ("llm_adapter", {"lora": {"lora_alpha": []}}, r"copy/config\.json: lora is damaged"),
+        ("llm_adapter", {"lora": {"lora_targets": ["all-linear"] * 2}}, r"copy/config\.json: lora is damaged"),
+        ("bio_embedded", {"target": {"names": ["a", "b"]}}, r"copy/config\.json: damaged: it names 2 targets, and "),
+    ],
+)
+def test_damage_that_no_checksum_shows_is_refused_with_its_file(kind, damage, message, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(HERE / kind, copy)
+    config = json.loads((copy / "config.json").read_text())
+    _damage(config, damage)
+    (copy / "config.json").write_text(json.dumps(config))
+    accept_changes(copy)
+    with pytest.raises(SubquadError, match=message):
+        ANSWERS[kind](copy)
 
 
 def _damage(config, changes):

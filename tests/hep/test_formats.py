@@ -134,6 +134,17 @@ def test_lists_whose_lengths_are_damaged_are_reported(jets, monkeypatch):
         list(iterate_columns(inspect_file(jets[0], None), ["part_px"], 10))
 
 
+@pytest.mark.parametrize(
+    ("lengths", "reason"),
+    [((5, 3), "columns have different lengths"), ((3, 3), r"a column ends after 3 of \d+ entries")],
+)
+def test_columns_that_end_early_are_reported(jets, monkeypatch, lengths, reason):
+    chunk = {name: np.zeros(length) for name, length in zip(("jet_pt", "jet_eta"), lengths, strict=True)}
+    monkeypatch.setattr(formats, "_open", lambda *_: nullcontext([chunk]))
+    with pytest.raises(SubquadError, match=rf"is not a ROOT file, or is damaged or truncated \({reason}"):
+        list(iterate_columns(inspect_file(jets[0], None), list(chunk), 10))
+
+
 def test_files_that_break_off_in_the_middle_are_all_reported_with_the_entry(tables, tmp_path, monkeypatch):
     columns, write = tables
     monkeypatch.setattr(file_chunks, "ENTRIES_PER_CHUNK", 50)

@@ -140,5 +140,5 @@ def test_a_damaged_entry_of_the_notes_is_an_error_that_names_their_file(run, tmp
     del notes[place][name]
     write_json(folder / "evaluations.json", notes)
     accept_changes(folder)
-    with pytest.raises(SubquadError, match=rf"run/evaluations.json: damaged; linearize again.*{name}"):
+    with pytest.raises(SubquadError, match=rf"run: evaluations.json or metrics.json is damaged; linearize.*{name}"):
         report(folder, out=tmp_path / "report.html")

@@ -146,10 +146,11 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     Raises:
         SubquadError: A setting is unknown to this version, or has an invalid value.
     """
+    if not isinstance(content, Mapping):
+        raise SubquadError(f"{place}: hybrid_attention is {content!r:.40}, and must be an object of settings")
     known = [field.name for field in fields(AttentionSettings)]
-    for name in content:
-        if name not in known:
-            raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
+    if others := content.keys() - known:
+        raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', min(others), known)}")
     # a model that was saved before these settings existed has the attention of the paper
     before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
     return AttentionSettings(**{**before, **content})

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from subquad.errors import SubquadError
+from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
 __all__ = ["Counters", "load_checkpoint", "load_state", "save_checkpoint", "trained_state"]
@@ -104,19 +105,20 @@ def load_checkpoint(
         load_state(model, own)
     except RuntimeError as error:
         raise SubquadError(f"{path}: does not fit this model ({error}); start again with --force") from error
-    entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng"])
-    device = accelerator.device
-    if "rng_cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng_cuda"])
-    if accelerator.scaler and (scaler := json.loads(header["scaler"])):
-        accelerator.scaler.load_state_dict(scaler)
-    copies = {
-        copy: {name: tensor.to(device) for name, tensor in _strip_prefix(f"{copy}.", tensors).items()}
-        for copy in COPIES
-    }
-    return json.loads(header["state"]), copies
+    with damage_as_error(f"{path}: damaged; start again with --force"):
+        entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
+        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["rng"])
+        device = accelerator.device
+        if "rng_cuda" in tensors and device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng_cuda"])
+        if accelerator.scaler and (scaler := json.loads(header["scaler"])):
+            accelerator.scaler.load_state_dict(scaler)
+        copies = {
+            copy: {name: tensor.to(device) for name, tensor in _strip_prefix(f"{copy}.", tensors).items()}
+            for copy in COPIES
+        }
+        return json.loads(header["state"]), copies
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

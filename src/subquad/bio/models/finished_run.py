@@ -214,6 +214,8 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     check_if_present(directory / METRICS)
     if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / TEST_SEQUENCES)
+        if not rows or not isinstance(rows, list):
+            raise damaged(directory / TEST_SEQUENCES, "there is no list of test sequences", remedy=REMEDY)
     else:
         rows = read_test_rows(directory, metrics["task_type"])
         _check_rows(rows, directory / TEST_ROWS, metrics, config["target"])

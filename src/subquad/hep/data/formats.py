@@ -203,6 +203,8 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
                     # uproot does not compare the lengths of lists in a damaged file
                     if reason := ak.validity_error(column):
                         raise ValueError(f"{name}: {reason}")
+                if len({len(column) for column in columns.values()}) > 1:
+                    raise ValueError("columns have different lengths")
                 begin += len(columns[names[0]])
                 yield {name: normalized(column) for name, column in columns.items()}
             if begin != source.entries:

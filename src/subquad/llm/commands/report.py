@@ -67,5 +67,5 @@ def _page(folder: Path, run: LinearizedRun) -> str:
             "needs only the metrics"
         )
     history = read_history(folder)
-    with damage_as_error(f"{folder / NOTES}: damaged; {REMEDY}"):
+    with damage_as_error(f"{folder}: {NOTES} or {METRICS} is damaged; {REMEDY}"):
         return linearize_page(run.metrics, run.notes, history)

@@ -18,6 +18,7 @@ from subquad.llm.models.convert import convert, feature_parameters, layers_to_re
 from subquad.llm.models.location import SMOLLM2, WEIGHTS, checkpoint_kind, is_hub_name, locate, open_weights
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
+from subquad.runs.damage import damage
 from subquad.runs.examples import name_of_run
 from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain
@@ -171,6 +172,7 @@ def adapter_settings(
     _check_rank(directory, config)
     # the implementation may differ, since it is not part of the model
     attention = replace(attention_of(config["hybrid_attention"], str(directory)), kernel=settings.attention.kernel)
+    _lora_of(directory, config)
     adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
     pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
     pairs += [
@@ -191,6 +193,14 @@ def adapter_settings(
         quiet=quiet,
     )
     return adopted
+
+
+def _lora_of(directory: Path, config: Mapping[str, Any]) -> LinearizeSettings:
+    """Return the default settings with the LoRA updates of an adapter."""
+    try:
+        return LinearizeSettings(**config["lora"])
+    except (SubquadError, *damage()) as error:
+        raise SubquadError(f"{directory / 'config.json'}: lora is damaged ({error})") from error
 
 
 def _check_rank(directory: Path, config: Mapping[str, Any]) -> None:
@@ -250,7 +260,7 @@ def open_adapter(
     _check_rank(directory, config)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
-    tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)
+    tuned = add_lora(model, _lora_of(directory, config), seed=0)
     load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
     merged.config.trained_length = config.get("trained_length")

@@ -89,8 +89,10 @@ def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
     try:
         with panics_as_errors(f"{directory}: {files} is damaged"):
             yield
-    except SubquadError:
-        raise
+    except SubquadError as error:
+        if str(directory) in str(error):
+            raise
+        raise SubquadError(f"{directory}: {error}") from error
     except OF_TRANSFORMERS as error:
         if files == TOKENIZER and not (directory / TOKENIZER).is_file():
             raise SubquadError(f"{directory}: {files} is missing; copy it from the original checkpoint") from error
