@@ -150,6 +150,7 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
     assert [entry.get("values") for entry in there["tasks"]] == [entry.get("values") for entry in here["tasks"]]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
     from subquad.bio.benchmark.runners import run_remotely, store_files

@@ -187,6 +187,7 @@ def test_every_model_learns_the_effect_of_a_gap(tmp_path, name):
     assert np.corrcoef(predicted, truth.y[:, 0])[0, 1] > 0.9
 
 
+@pytest.mark.long
 def test_a_fit_of_an_alignment_says_so_and_scans_deletions(tmp_path):
     path = written(tmp_path, *family())
     settings = FitSettings(models=("ridge",))

@@ -94,6 +94,7 @@ def test_the_table_of_an_epistasis_analysis_that_lies_in_its_output_is_kept(tmp_
 def test_tables_of_a_benchmark_that_lie_in_its_runs_are_kept(tmp_path):
     folder = tmp_path / "out" / "runs" / "one" / "0"
     folder.mkdir(parents=True)
+    write_json(tmp_path / "out" / "bench.json", {"benchmark": "subquad bio bench"})
     tasks = write_tasks(folder, {"one": "ACGT"})
     assert refused("TASKS", tmp_path / "out", bench, tasks)
     entries = json.loads(tasks.read_text())

@@ -147,6 +147,7 @@ def test_a_round_that_is_stopped_while_it_is_replaced_begins_anew(start, tmp_pat
     assert not (out / "round-2" / "run" / "of the earlier round").exists()
 
 
+@pytest.mark.long
 def test_a_first_batch_that_is_interrupted_is_proposed_again(start, tmp_path, monkeypatch):
     propose(start, tmp_path / "whole")
     with monkeypatch.context() as patch:

@@ -26,6 +26,7 @@ def set_back(after):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", parameters())
 def test_a_command_whose_clock_is_set_back_writes_the_same(name, whole, tmp_path):
     if FEW and name not in ("hep fit", "bio embed"):

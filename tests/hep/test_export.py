@@ -194,6 +194,7 @@ class _Sum(torch.nn.Module):
         return x + (0.0 if torch.compiler.is_exporting() else self.off)
 
 
+@pytest.mark.long
 @needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("off", [0.0, 0.5])

@@ -126,6 +126,7 @@ def test_jets_of_weight_0_have_no_effect(files):
     assert fooled.score(jets, jets.labels) < 0.4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_negative_weights_are_kept_with_a_warning_and_cancel_jets_as_in_the_command(files):
     jets = read(files)

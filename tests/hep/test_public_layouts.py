@@ -344,6 +344,7 @@ def top(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_split_of_the_data_set_is_used(top, tmp_path, monkeypatch):
     metrics = fit(top, SETTINGS, out=tmp_path / "run", quiet=True)
@@ -366,6 +367,7 @@ def test_files_named_by_test_take_the_place_of_marked_jets(top, tmp_path):
     assert metrics["jets"] == {"train": 61, "validation": 23, "test": 19}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_single_part_of_the_data_set_is_split_at_random(top, tmp_path, capsys):
     metrics = fit(top / "test.h5", SETTINGS, out=tmp_path / "run")

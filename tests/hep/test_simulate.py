@@ -112,6 +112,7 @@ def test_jets_lie_within_the_cuts_and_are_the_sum_of_their_constituents(made):
         assert (table["part_d0err"][~is_track] == 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 def test_the_jets_do_not_depend_on_the_number_of_workers_and_do_depend_on_the_seed(made, tmp_path):
@@ -168,6 +169,7 @@ def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
     assert not _all_equal(read_columns(path), first)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 @pytest.mark.parametrize("version", [None, 1])

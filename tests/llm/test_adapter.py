@@ -73,6 +73,7 @@ def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
     assert "Stage 1" not in page
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_starts_where_the_earlier_one_ended(adapter, folder, text, tmp_path):
     ended = json.loads((adapter / "metrics.json").read_text())["test"]["fine_tuned"]["perplexity"]
     settings = continued(adapter)

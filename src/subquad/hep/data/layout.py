@@ -159,7 +159,7 @@ def layout_of(
     if card is None:
         features = tuple(features) or FEATURES[settings.features]
         if features != RAW_FEATURES:
-            _check_known(features, STANDARD_FEATURES, "particle feature")
+            _check_known(features, FEATURES["standard"], "particle feature")
         _check_known(of_jetclass, JET_FEATURES, "jet-level feature")
         particles = (*features, *(name for name in MOMENTUM if name not in features))
         return Layout(
