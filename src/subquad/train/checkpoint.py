@@ -107,18 +107,20 @@ def load_checkpoint(
         raise SubquadError(f"{path}: does not fit this model ({error}); start again with --force") from error
     with damage_as_error(f"{path}: damaged; start again with --force"):
         entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
-        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(tensors["rng"])
-        device = accelerator.device
-        if "rng_cuda" in tensors and device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng_cuda"])
-        if accelerator.scaler and (scaler := json.loads(header["scaler"])):
-            accelerator.scaler.load_state_dict(scaler)
-        copies = {
-            copy: {name: tensor.to(device) for name, tensor in _strip_prefix(f"{copy}.", tensors).items()}
-            for copy in COPIES
-        }
-        return json.loads(header["state"]), copies
+        state, random = json.loads(header["state"]), tensors["rng"]
+        scaler = json.loads(header["scaler"]) if accelerator.scaler else None
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(random)
+    device = accelerator.device
+    if "rng_cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng_cuda"])
+    if accelerator.scaler and scaler:
+        accelerator.scaler.load_state_dict(scaler)
+    copies = {
+        copy: {name: tensor.to(device) for name, tensor in _strip_prefix(f"{copy}.", tensors).items()}
+        for copy in COPIES
+    }
+    return state, copies
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
