@@ -87,6 +87,7 @@ def test_a_killed_benchmark_is_resumed_with_the_same_results(tmp_path, fake_fit)
     fresh = tmp_path / "fresh"
     (fresh / "runs" / "a" / "slow" / "0").mkdir(parents=True)
     (fresh / "runs" / "a" / "slow" / "0" / "begun").touch()
+    write_json(fresh / "bench.json", {"benchmark": "subquad bio bench"})
     whole = bench(tasks, out=fresh, quiet=True)
     assert [entry["values"] for entry in whole["tasks"]] == [entry["values"] for entry in results["tasks"]]
 
