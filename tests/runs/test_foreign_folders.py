@@ -46,6 +46,7 @@ FOREIGN = {
     "jets and a record": {"other.json": "{}", "jets/TTBar_000.root": "mine"},
 }  # fmt: skip
 REFUSED = (
+    "no rows of an evaluation, or damaged; choose another --out",
     "not empty", "contains something other than", "holds a finished run", "holds a run of another command",
     "must be a file, and this is a folder", "exists already",
 )  # fmt: skip

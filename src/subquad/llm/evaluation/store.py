@@ -1,7 +1,7 @@
 """Measured rows, written to small JSON files as they arrive, so that a stopped evaluation can be resumed."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,20 +38,19 @@ class MeasurementStore:
         """
         self.directory, self.quiet = as_folder(out), quiet
         names = {path.name for path in self.directory.glob("[!.]*")}
-        if (names and FOLDER not in names) or names - OWN or not self._is_own(names):
+        stored = sorted((self.directory / FOLDER).glob("[!.]*"))
+        if (names and FOLDER not in names) or names - OWN or any(path.suffix != ".json" for path in stored):
             raise SubquadError(f"{out}: contains something other than an evaluation; choose another --out")
+        # an evaluation that was stopped is recognised by its rows
+        if stored and RESULT not in names and not any(map(_holds_rows, stored)):
+            raise SubquadError(
+                f"{stored[0]}: no rows of an evaluation, or damaged; choose another --out, or, if it is one, {REMEDY}"
+            )
         if RESULT in names and not (force or extend):
             raise SubquadError(
                 f"{out}: contains a finished evaluation; choose another --out, add to it with --extend, or overwrite "
                 "it with --force"
             )
-
-    def _is_own(self, names: Collection[str]) -> bool:
-        """Return whether a folder with such files is that of an evaluation: has its results, or else stored rows."""
-        paths = [*(self.directory / FOLDER).glob("[!.]*")]
-        if any(path.suffix != ".json" for path in paths):
-            return False
-        return RESULT in names or not paths or any(map(_holds_rows, paths))
 
     def clear(self) -> None:
         """Remove all rows and the results."""
