@@ -1,7 +1,5 @@
 """Other weights and settings in a saved run, as if it had been trained so."""
 
-import zlib
-
 import torch
 
 from subquad.runs.folder import CONFIG, WEIGHTS
@@ -31,8 +29,6 @@ def accept_changes(folder):
 
 
 def replace_part(path, save):
-    """Write another fitted baseline with `save(path)`, and enter it in the run of its folder."""
+    """Write another fitted baseline with `save(path)`, and accept it in the run of its folder."""
     save(path)
-    config = read_json(path.parent / CONFIG)
-    config["subquad"]["parts"][path.name] = f"{zlib.crc32(path.read_bytes()):08x}"
-    write_json(path.parent / CONFIG, config)
+    accept_changes(path.parent)
