@@ -117,18 +117,18 @@ def test_a_second_question_in_the_same_chat_follows_the_first_answer(chat, monke
     while not chat.sides["student"].turns:
         # the first view comes after some tokens
         next(first)
-    next(second)
-    assert chat.is_waiting
-    assert "Another answer is being written" in chat_view(chat)
+    assert next(second)
+    assert "Another answer is being written" in chat_view(chat, is_waiting=True)
     asked = threading.Thread(target=lambda: seen.extend(second))
     asked.start()
-    for _ in first:
+    for is_waiting in first:
+        assert not is_waiting
         assert [question for question, _ in chat.sides["teacher"].turns] == ["the bird"]
     asked.join(60)
     for side in chat.sides.values():
         assert [question for question, _ in side.turns] == ["the bird", "a river"]
         assert all(answer for _, answer in side.turns)
-    assert not chat.is_waiting
+    assert not chat.is_busy
 
 
 def test_a_folder_without_a_linearized_model_is_refused(tmp_path):
@@ -154,7 +154,13 @@ def opened(tmp_path, monkeypatch):
     return names
 
 
-def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(opened, tmp_path):
+@pytest.fixture
+def idle(monkeypatch):
+    """Let no chat be busy from its opening on."""
+    monkeypatch.setattr("subquad.app.chats.SECONDS_TO_ASK", 0)
+
+
+def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(opened, idle, tmp_path):
     chats = Chats()
     made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}
     # "a" asks again, and "b" is being answered
@@ -163,20 +169,54 @@ def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(o
     chats.start("i", tmp_path / "one", ChatSettings())
     assert [user for user in "abcdefghi" if chats.find(user)] == list("abdefghi")
     assert made["c"].is_closed
-    assert made["c"].is_closed
     assert "Your earlier chat was ended" in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
     assert "Your earlier chat was ended" not in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
 
 
 def test_nobody_who_waits_for_an_answer_loses_the_chat_to_others(opened, tmp_path):
     chats = Chats()
-    for user in "abcdefgh":
-        chats.start(user, tmp_path / "one", ChatSettings()).is_waiting = True
-    with pytest.raises(SubquadError, match="8 other chats wait for answers; ask again in a minute"):
+    made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}
+    with chats.computing:
+        waiting = []
+        for chat in made.values():
+            chat.asked_by = 0
+            answers = chat.answers("the bird", chats.computing)
+            assert next(answers)
+            # what the page does as soon as it has shown the first view
+            waiting.append(threading.Thread(target=list, args=(answers,)))
+            waiting[-1].start()
+        with pytest.raises(SubquadError, match="8 other chats wait for answers; ask again in a minute"):
+            chats.start("i", tmp_path / "one", ChatSettings())
+        assert [user for user in "abcdefghi" if chats.find(user)] == list("abcdefgh")
+        # one of the eight may begin anew
+        chats.start("a", tmp_path / "one", ChatSettings())
+    for thread in waiting:
+        thread.join(60)
+    assert made["a"].is_closed
+    for user in "bcdefgh":
+        assert [question for question, _ in made[user].sides["student"].turns] == ["the bird"]
+
+
+def test_a_chat_whose_first_question_is_on_its_way_does_not_end_for_others(opened, tmp_path, monkeypatch):
+    chats = Chats()
+    made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}
+    with pytest.raises(SubquadError, match="8 other chats wait for answers"):
         chats.start("i", tmp_path / "one", ChatSettings())
-    assert [user for user in "abcdefghi" if chats.find(user)] == list("abcdefgh")
-    # one of the eight may begin anew
-    chats.start("a", tmp_path / "one", ChatSettings())
+    for _ in made["c"].answers("the bird", chats.computing):
+        pass
+    chats.start("i", tmp_path / "one", ChatSettings())
+    assert [user for user in "abcdefghi" if chats.find(user)] == list("abdefghi")
+
+
+def test_models_whose_chats_wait_for_answers_are_not_closed(opened, tmp_path):
+    chats = Chats()
+    made = {user: chats.start(user, tmp_path / name, ChatSettings()) for user, name in (("a", "one"), ("b", "two"))}
+    with pytest.raises(SubquadError, match="other chats wait for answers of 2 other models; ask again in a minute"):
+        chats.start("c", tmp_path / "three", ChatSettings())
+    made["b"].asked_by = 0
+    chats.start("c", tmp_path / "three", ChatSettings())
+    assert [user for user in "abc" if chats.find(user)] == ["a", "c"]
+    assert opened == ["one", "two", "three"]
 
 
 def test_chats_are_found_while_room_is_made_for_another(monkeypatch, tmp_path):
@@ -240,7 +280,7 @@ def test_a_question_that_was_stopped_is_not_revived_by_the_next_one(chat):
     assert [question for question, _ in chat.sides["student"].turns] == ["two"]
 
 
-def test_at_most_two_linearized_models_are_in_memory(opened, tmp_path):
+def test_at_most_two_linearized_models_are_in_memory(opened, idle, tmp_path):
     chats = Chats()
     users = {"a": "one", "b": "two", "c": "one", "d": "three"}
     made = {user: chats.start(user, tmp_path / name, ChatSettings()) for user, name in users.items()}

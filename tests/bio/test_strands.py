@@ -94,15 +94,19 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
 
 @pytest.mark.long
 def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
-    X, y = enhancers()
-    new, measured = enhancers(rows=101, seed=1)
-    turned = list(map(other, new))
-    settings = {"epochs": 20.0, "ensemble_size": 1, "random_state": 0}
-    models = {way: LyraRegressor(**settings, strands=way).fit(X, y) for way in ("one", "both")}
-    np.testing.assert_allclose(models["both"].predict(new), models["both"].predict(turned), atol=1e-6)
-    assert np.abs(models["one"].predict(new) - models["one"].predict(turned)).max() > 0.05
-    errors = {way: np.square(model.predict(new) - measured).mean() for way, model in models.items()}
-    assert errors["both"] < errors["one"]
+    errors = {"one": [], "both": []}
+    for seed in range(3):
+        X, y = enhancers(rows=150, seed=seed)
+        new, measured = enhancers(rows=301, seed=10 + seed)
+        turned = list(map(other, new))
+        settings = {"epochs": 20.0, "ensemble_size": 1, "random_state": seed}
+        models = {way: LyraRegressor(**settings, strands=way).fit(X, y) for way in errors}
+        np.testing.assert_allclose(models["both"].predict(new), models["both"].predict(turned), atol=1e-6)
+        assert np.abs(models["one"].predict(new) - models["one"].predict(turned)).max() > 0.05
+        for way, model in models.items():
+            errors[way].append(np.square(model.predict(new) - measured).mean())
+    # the mean of three trainings, since the best of one depends on its seed
+    assert np.mean(errors["both"]) < 0.9 * np.mean(errors["one"]), errors
 
 
 @pytest.mark.parametrize(

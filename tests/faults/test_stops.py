@@ -46,6 +46,7 @@ def stop_and_start_again(whole, folder, stop, *, statuses, stops):
         out = folder / f"run-{runs}"
         is_stopped = True
         while is_stopped:
+            before = moments_of_change(out)
             # a checkpoint at every step, or none in so short a training
             command = whole.start(out, save_seconds=moments.choice([0.0, 20.0]))
             status = command.wait(moments.uniform(0, whole.seconds)) if done < stops else command.wait(LONGEST)
@@ -57,9 +58,13 @@ def stop_and_start_again(whole, folder, stop, *, statuses, stops):
                 done += is_stopped
                 assert status in (0, *statuses), command.output()
                 # without a handler of its own only before the command has begun
-                assert status != -signal.SIGTERM or not [*out.rglob("*")], command.output()
+                assert status != -signal.SIGTERM or moments_of_change(out) == before, command.output()
                 seen.add(status)
         assert whole.is_finished(command, status), command.output()
         assert differences(whole.out.parent, out) == []
     assert statuses[0] in seen
     print(f"{whole.name}: {done} times {stop.__name__} in {runs} runs of {whole.seconds:.1f} s")
+
+
+def moments_of_change(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

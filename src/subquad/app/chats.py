@@ -30,6 +30,8 @@ MOST_PAIRS = 2
 """Linearized models, each with its teacher, that are kept in memory."""
 MOST_LETTERS = 100_000
 """Of a question; a longer one would be tokenized for seconds only to be refused."""
+SECONDS_TO_ASK = 30.0
+"""Time after the opening of a chat in which its first question is expected, and the chat counts as busy."""
 TOKENS_PER_POINT = 4
 SECONDS_BETWEEN_VIEWS = 0.2
 BEYOND = (
@@ -92,10 +94,12 @@ class Chat:
     """Warning that the chat is longer than the texts that the student was trained on."""
     stops: int = 0
     """How often answers were stopped; a question that began before is not answered any more."""
-    is_waiting: bool = False
-    """Whether a question is about to wait for another answer."""
+    waiting: int = 0
+    """Questions that wait for another answer."""
     is_answering: bool = False
     """Whether a question is answered now."""
+    asked_by: float = 0.0
+    """Moment until which the first question is expected, as `time.monotonic` returns it."""
     is_closed: bool = False
     """Whether it was ended, so that it answers no more."""
     is_new_again: bool = False
@@ -107,11 +111,13 @@ class Chat:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody waits for an answer."""
-        return self.is_waiting or self.is_answering
+        """Whether somebody waits for an answer, or is about to ask the first question."""
+        return self.waiting > 0 or self.is_answering or time.monotonic() < self.asked_by
 
-    def answers(self, question: str, lock: threading.Lock) -> Iterator[None]:
-        """Let both models answer in turns of one token; yields whenever there is something new to show.
+    def answers(self, question: str, lock: threading.Lock) -> Iterator[bool]:
+        """Let both models answer in turns of one token.
+
+        Yields whenever there is something new to show: True if the question waits for another answer.
 
         Closing the iterator ends the answers, as stopping does: what was written so far is kept.
 
@@ -121,24 +127,26 @@ class Chat:
         if len(question) > MOST_LETTERS:
             raise SubquadError(f"the question has {len(question):,} characters; give at most {MOST_LETTERS:,}")
         stops = self.stops
-        if lock.locked():
-            self.is_waiting = True
-            try:
-                yield
-            finally:
-                self.is_waiting = False
-        # one chat computes at a time, so that its speed is that of the model; a second question in the same chat, from
-        # another window, follows the first answer
-        with lock:
+        self.waiting += 1
+        try:
+            self.asked_by = 0.0
+            if lock.locked():
+                yield True
+            # one chat computes at a time, so that its speed is that of the model; a second question in the same chat,
+            # from another window, follows the first answer
+            lock.acquire()
+        finally:
+            self.waiting -= 1
+        try:
             if self.stops > stops or self.is_closed:
                 return
             self.is_answering = True
-            try:
-                yield from self._write(question, stops)
-            finally:
-                self.is_answering = False
+            yield from self._write(question, stops)
+        finally:
+            self.is_answering = False
+            lock.release()
         self.warning = self._beyond_training()
-        yield
+        yield False
 
     def _beyond_training(self) -> str | None:
         student = self.sides["student"]
@@ -147,7 +155,7 @@ class Chat:
             return None
         return BEYOND.format(tokens=student.chat.length, trained=trained)
 
-    def _write(self, question: str, stops: int) -> Iterator[None]:
+    def _write(self, question: str, stops: int) -> Iterator[bool]:
         """Let both models answer; afterwards the turns of each side are those that its model remembers."""
         is_left = threading.Event()
         streams = {
@@ -157,14 +165,14 @@ class Chat:
         last = time.monotonic()
         try:
             # reading a long question takes a while
-            yield
+            yield False
             while streams:
                 for name in list(streams):
                     if not self._advance(self.sides[name], streams[name]):
                         del streams[name]
                 if time.monotonic() - last > SECONDS_BETWEEN_VIEWS:
                     last = time.monotonic()
-                    yield
+                    yield False
         except SubquadError:
             # refused by one model, so that the other one does not remember it either
             streams.clear()
@@ -285,10 +293,10 @@ class Chats:
         """Open both models, unless they are open, and start a chat; none if the opening was stopped.
 
         Of more than `MOST_PAIRS` linearized models, one that no other user chats with is closed, or else the one whose
-        last chat began longest ago, with its chats.
+        last chat began longest ago, with its chats, if none of them is busy.
 
         Raises:
-            SubquadError: The folder holds no linearized model, its teacher is not found, or all chats are busy.
+            SubquadError: The folder holds no linearized model, its teacher is not found, or too many chats are busy.
         """
         opening = opening or Opening()
         with self._opening:
@@ -309,7 +317,8 @@ class Chats:
                 return None
             self._end(user)
             sides = {name: Side(ChatSession(model, tokenizer, settings), model) for name, model in models.items()}
-            chat = Chat(folder=folder, sides=sides, is_new_again=user in self._ended)
+            asked_by = time.monotonic() + SECONDS_TO_ASK
+            chat = Chat(folder=folder, sides=sides, asked_by=asked_by, is_new_again=user in self._ended)
             with self._listing:
                 self._chats[user] = chat
             self._ended.discard(user)
@@ -337,8 +346,13 @@ class Chats:
         while len(self._models) >= MOST_PAIRS:
             chats = self._listed()
             others = {chat.folder for name, chat in chats if name != user}
+            busy = {chat.folder for name, chat in chats if name != user and chat.is_busy}
             # models that no other user chats with, or else those whose chats began longest ago
-            closed = min(self._models, key=lambda own: own[0] in others)
+            closed = min(
+                (own for own in self._models if own[0] not in busy), key=lambda own: own[0] in others, default=None
+            )
+            if closed is None:
+                raise SubquadError(f"other chats wait for answers of {MOST_PAIRS} other models; ask again in a minute")
             del self._models[closed]
             for name in [name for name, chat in chats if chat.folder == closed[0]]:
                 self._end_for_others(name)

@@ -35,7 +35,7 @@ from subquad.llm.serving.settings import ChatSettings
 __all__ = ["build_language"]
 
 STOPPED = "Stopped before the models were open. They go on opening; ask again for an answer."
-CLOSED = "This chat was closed, since other models were opened; your next question begins a new one."
+CLOSED = "This chat was ended before it had answered; ask again to begin a new one."
 OTHER = (
     "Another model than that of this chat is chosen. Your next question ends this chat and begins a new one; choose "
     "{name} again to go on with it."
@@ -194,10 +194,10 @@ def _chat(context: Context, run: gr.Dropdown, chats: Chats) -> tuple[Any, gr.HTM
                 yield text, join(notice(STOPPED), shown(session, own))
                 return
             head = _head(session, chat)
-            for _ in chat.answers(text.strip(), chats.computing):
-                yield "", join(head, chat_view(chat))
+            for is_waiting in chat.answers(text.strip(), chats.computing):
+                yield "", join(head, chat_view(chat, is_waiting=is_waiting))
             if chat.is_closed:
-                yield "", join(head, chat_view(chat), notice(CLOSED, "warning"))
+                yield text, join(head, chat_view(chat), notice(CLOSED, "warning"))
         except SubquadError as error:
             # what was said before stays
             yield text, join(notice(session.readable(str(error)), "error"), shown(session, own))

@@ -143,8 +143,8 @@ def opening_view(opening: Opening) -> str:
     )
 
 
-def chat_view(chat: Chat | None) -> str:
-    """Return both sides of a chat, with their speed and memory."""
+def chat_view(chat: Chat | None, *, is_waiting: bool = False) -> str:
+    """Return both sides of a chat, with their speed and memory, and a note if the question waits for another answer."""
     if chat is None:
         return Markup('<p class="sq-hint">Ask something: both models answer the same questions, word by word.</p>')
     sides = Markup("")
@@ -160,7 +160,7 @@ def chat_view(chat: Chat | None) -> str:
         Markup('<div class="sq-chat">{}</div>').format(sides),
         notice(NEW_AGAIN, "warning") if chat.is_new_again else None,
         notice(chat.warning, "warning") if chat.warning else None,
-        notice("Another answer is being written; yours follows.") if chat.is_waiting else None,
+        notice("Another answer is being written; yours follows.") if is_waiting else None,
         _memory(chat),
     )
 
