@@ -165,7 +165,7 @@ def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(o
     made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}
     # "a" asks again, and "b" is being answered
     assert chats.find("a") is made["a"]
-    made["b"].is_answering = True
+    made["b"].questions.append("the bird")
     chats.start("i", tmp_path / "one", ChatSettings())
     assert [user for user in "abcdefghi" if chats.find(user)] == list("abdefghi")
     assert made["c"].is_closed

@@ -94,10 +94,8 @@ class Chat:
     """Warning that the chat is longer than the texts that the student was trained on."""
     stops: int = 0
     """How often answers were stopped; a question that began before is not answered any more."""
-    waiting: int = 0
-    """Questions that wait for another answer."""
-    is_answering: bool = False
-    """Whether a question is answered now."""
+    questions: list[str] = field(default_factory=list)
+    """Those that wait for another answer, or are answered now."""
     asked_by: float = 0.0
     """Moment until which the first question is expected, as `time.monotonic` returns it."""
     is_closed: bool = False
@@ -112,7 +110,7 @@ class Chat:
     @property
     def is_busy(self) -> bool:
         """Whether somebody waits for an answer, or is about to ask the first question."""
-        return self.waiting > 0 or self.is_answering or time.monotonic() < self.asked_by
+        return bool(self.questions) or time.monotonic() < self.asked_by
 
     def answers(self, question: str, lock: threading.Lock) -> Iterator[bool]:
         """Let both models answer in turns of one token.
@@ -127,24 +125,19 @@ class Chat:
         if len(question) > MOST_LETTERS:
             raise SubquadError(f"the question has {len(question):,} characters; give at most {MOST_LETTERS:,}")
         stops = self.stops
-        self.waiting += 1
+        self.questions.append(question)
         try:
             self.asked_by = 0.0
             if lock.locked():
                 yield True
             # one chat computes at a time, so that its speed is that of the model; a second question in the same chat,
             # from another window, follows the first answer
-            lock.acquire()
+            with lock:
+                if self.stops > stops or self.is_closed:
+                    return
+                yield from self._write(question, stops)
         finally:
-            self.waiting -= 1
-        try:
-            if self.stops > stops or self.is_closed:
-                return
-            self.is_answering = True
-            yield from self._write(question, stops)
-        finally:
-            self.is_answering = False
-            lock.release()
+            self.questions.remove(question)
         self.warning = self._beyond_training()
         yield False
 
