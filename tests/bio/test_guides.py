@@ -292,6 +292,16 @@ def test_files_that_are_no_fasta_of_nucleotides_are_refused(tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_page_has_the_name_of_one(tmp_path):
+    path, out = fasta(tmp_path / "g.fa", one=random_gene(97)), tmp_path / "g.csv"
+    with pytest.raises(SubquadError, match=r"page\.csv: --page must end in .html or .htm, since it is an HTML page"):
+        guides(path, out=out, page=tmp_path / "page.csv", quiet=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SubquadError, match=r"notes\.txt: is no HTML file, and --force replaces only pages"):
+        guides(path, out=out, page=tmp_path / "notes.txt", force=True, quiet=True)
+    assert not out.exists()
+
+
 def test_the_command_lists_guides_of_a_gzipped_file(tmp_path, capsys):
     path = tmp_path / "g.fa.gz"
     path.write_bytes(gzip.compress(f">one\n{random_gene(211)}\n".encode()))

@@ -122,7 +122,7 @@ def test_what_cannot_be_reported_or_compared_is_refused(run, tmp_path):
 def test_a_file_of_another_kind_is_never_replaced(run, tmp_path):
     text = tmp_path / "corpus.txt"
     text.write_text("mine")
-    with pytest.raises(SubquadError, match=r"corpus.txt: is no HTML file, and --force replaces only reports"):
+    with pytest.raises(SubquadError, match=r"corpus.txt: is no HTML file, and --force replaces only pages"):
         report(run("linear"), out=text, force=True)
     assert text.read_text() == "mine"
 

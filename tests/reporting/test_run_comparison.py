@@ -32,7 +32,7 @@ def test_a_report_whose_name_promises_another_format_is_refused(run, name, tmp_p
     message = capsys.readouterr().err
     if "is not installed; " in message:
         pytest.skip(message)
-    assert message == f"subquad: {out}: --out must end in .html or .htm, since the report is an HTML page\n"
+    assert message == f"subquad: {out}: --out must end in .html or .htm, since it is an HTML page\n"
     assert not out.exists()
 
 

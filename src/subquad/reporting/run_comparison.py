@@ -13,6 +13,7 @@ from subquad.runs.storage import as_file, check_output
 __all__ = [
     "difference_tables",
     "differing_settings",
+    "html_file",
     "model_name",
     "report_file",
     "run_name",
@@ -68,11 +69,25 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
     if out is None:
         # it is made of what lies beside it, so that nothing is lost
         return check_output(folder / REPORT, force=True)
-    path = check_output(as_file(out), force=force)
+    return html_file(out, force=force)
+
+
+def html_file(out: Path | str, *, force: bool, flag: str = "--out") -> Path:
+    """Return the path of a page to write.
+
+    Args:
+        out: The file that was given.
+        force: Overwrite an existing page.
+        flag: The flag that names it.
+
+    Raises:
+        SubquadError: It must not be written or does not end in `.html` or `.htm`.
+    """
+    path = check_output(as_file(out, flag=flag), force=force, flag=flag)
     if path.suffix.lower() not in (".html", ".htm"):
         if path.is_file():
-            raise SubquadError(f"{path}: is no HTML file, and --force replaces only reports; choose another --out")
-        raise SubquadError(f"{path}: --out must end in .html or .htm, since the report is an HTML page")
+            raise SubquadError(f"{path}: is no HTML file, and --force replaces only pages; choose another {flag}")
+        raise SubquadError(f"{path}: {flag} must end in .html or .htm, since it is an HTML page")
     return path
 
 

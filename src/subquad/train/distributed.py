@@ -1,16 +1,18 @@
 """Communication between the processes that `torchrun` or `accelerate launch` started; a single process needs none."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import count
-from typing import TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, distributed, nn
 
+from subquad.runs.folder import Run, open_run
 from subquad.runs.launchers import started_processes
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "broadcast_object",
     "device_name",
     "has_accelerator",
+    "open_shared_run",
     "process_device",
     "processes",
     "sum_over_processes",
@@ -116,6 +119,18 @@ def weights_of_batches(counts: Sequence[int]) -> list[float]:
         return [1.0]
     total = int(sum_over_processes(own.sum()))
     return [count * number / total if total else 1.0 for count in counts]
+
+
+def open_shared_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Run:
+    """Create or resume a run as `open_run` does: the first process writes, the others find what it wrote.
+
+    All processes must call this. None goes on before all have opened the folder, which removes temporary files.
+    """
+    group = processes()
+    with group.main_process_first():
+        run = open_run(out, kind=kind, settings=settings, force=force and group.is_main_process)
+    wait_for_everyone()
+    return run
 
 
 def wait_for(is_done: Callable[[], bool]) -> None:

@@ -31,7 +31,7 @@ from subquad.bio.splits.split import Split, make_split
 from subquad.bio.splits.split_column import check_split_column
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
+from subquad.runs.folder import METRICS, Run, check_run_folder
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import (
@@ -43,7 +43,7 @@ from subquad.runs.storage import (
     read_json,
     write_json,
 )
-from subquad.train.distributed import processes, wait_for, wait_for_everyone
+from subquad.train.distributed import open_shared_run, processes, wait_for, wait_for_everyone
 
 __all__ = ["check_dataset", "check_inputs", "fit", "fit_table", "run_settings"]
 
@@ -137,11 +137,7 @@ def fit_table(
     for remark in _ranked_columns(dataset, settings):
         say(remark, quiet=quiet)
     wait_for_everyone()
-    with group.main_process_first():
-        force = force and group.is_main_process
-        run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
-    # those that resume remove temporary files
-    wait_for_everyone()
+    run = open_shared_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
     fitted = fit_models(dataset, settings, directory=run.directory, seed=seed, quiet=quiet)

@@ -23,6 +23,7 @@ from subquad.bio.models.support import describe_direction
 from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors
 from subquad.progress import say, track
+from subquad.reporting.run_comparison import html_file
 from subquad.runs.storage import as_file, atomic, check_output
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def guides(
         settings: Nuclease, PAM, context and ranking.
         out: Output table: CSV, or TSV if its name ends in `.tsv`; gzipped if it ends in `.gz`.
         model: Folder that `fit` wrote, or a `BioModel` of guides.
-        page: HTML page to write, with the best guides of each gene on its map.
+        page: HTML page to write (`.html`), with the best guides of each gene on its map.
         force: Overwrite existing outputs.
         quiet: Show no progress and no remarks.
 
@@ -60,7 +61,7 @@ def guides(
     """
     check_written_table(as_file(out))
     settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
-    page = None if page is None else check_output(as_file(page), force=force)
+    page = None if page is None else html_file(page, force=force, flag="--page")
     named = [path.resolve() for path in (genes, out, page) if path is not None]
     if len(set(named)) < len(named):
         raise SubquadError("the file of the genes, --out and --page have to be different files")

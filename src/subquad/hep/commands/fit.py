@@ -46,12 +46,12 @@ from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.reporting.page import page
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
+from subquad.runs.folder import METRICS, Run, check_run_folder
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
 from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
-from subquad.train.distributed import processes, wait_for, wait_for_everyone
+from subquad.train.distributed import open_shared_run, processes, wait_for, wait_for_everyone
 
 __all__ = ["fit"]
 
@@ -201,12 +201,10 @@ def _read_and_split(
         _check_test_weights(parts["test"])
         marked = _marked_parts(dataset, source)
         background = background_class(settings.background, dataset.classes)
-        with group.main_process_first():
-            run = open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
+        # all processes have mapped the store afterwards
+        run = open_shared_run(out, kind="hep", settings=stamp, force=force)
         if run.is_resumed:
             say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
-        # until all processes have mapped the store
-        wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             move_store(folder, run.directory / JETS)
     notes = [

@@ -29,10 +29,10 @@ from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
-from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
+from subquad.runs.folder import WEIGHTS, check_run_folder
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import check_not_inside, fingerprint, plain
-from subquad.train.distributed import process_device, processes, wait_for_everyone
+from subquad.train.distributed import open_shared_run, process_device, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
 __all__ = ["linearize"]
@@ -88,7 +88,7 @@ def linearize(
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
     net, tokenizer, data = _prepare(checkpoint, files, evaluation_files, settings, out=Path(out), quiet=quiet)
-    run = _create(out, run_settings, force=force)
+    run = open_shared_run(out, kind="llm", settings=run_settings, force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
     job = Linearization(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
@@ -257,15 +257,6 @@ def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: Lineariz
         return read_shards(open_meta_model(checkpoint, settings.attention, dtype), settings.attention)
     model = convert(model or open_checkpoint(checkpoint, dtype), settings.attention)
     return shard(model) if settings.shard else to_device(model)
-
-
-def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
-    """Create or resume the run's folder; the first process writes, the others find what it wrote."""
-    with processes().main_process_first():
-        run = open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
-    # the first must not write while the others open the folder, which removes temporary files
-    wait_for_everyone()
-    return run
 
 
 def _reopen(checkpoint: Path, settings: LinearizeSettings, maps: Mapping[str, Tensor]) -> PreTrainedModel:
