@@ -84,6 +84,9 @@ def test_tasks_of_a_machine_that_is_lost_run_on_another(lose, is_shared, machine
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
         "RAY_ADDRESS": f"{FIRST}:6379",
+        # Ray notices after seven minutes by default that a network is cut
+        "RAY_grpc_client_keepalive_time_ms": "10000",
+        "RAY_grpc_client_keepalive_timeout_ms": "10000",
     }.items():
         monkeypatch.setenv(name, value)
     tasks = write_tasks(tmp_path, dict.fromkeys(TASKS, "nap"))
@@ -125,10 +128,10 @@ def test_tasks_of_a_machine_that_is_lost_run_on_another(lose, is_shared, machine
     assert bench.returncode == 0, log.read_text()
     results = read_json(out / "results.json")
     assert (results["failed"], len(results["tasks"])) == ([], len(TASKS)), log.read_text()
-    # those of the lost machine were started again
     starts = seen(events, "start")
     assert {name for name, _ in starts} == set(TASKS)
-    assert len(starts) > len(TASKS)
+    # those of the lost machine were started again, unless it ended them on the common disk after the cable was pulled
+    assert len(starts) > len(TASKS) or (lose is cut_off and is_shared)
     if is_shared:
         # and no finished one was; otherwise its files may be lost with the machine on which they lie
         assert sorted(name for name, _ in seen(events, "end")) == TASKS
