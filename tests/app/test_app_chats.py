@@ -246,6 +246,22 @@ def test_chats_are_found_while_room_is_made_for_another(monkeypatch, tmp_path):
     assert [user for user in users if chats.find(user)] == users
 
 
+def test_a_chat_has_few_questions_at_a_time(chat):
+    lock = threading.Lock()
+    with lock:
+        waiting = [chat.answers(f"question {number}", lock) for number in range(4)]
+        for answers in waiting:
+            next(answers)
+        with pytest.raises(SubquadError, match="4 questions of this chat are not answered yet; ask again in a minute"):
+            next(chat.answers("one more", lock))
+    waiting.pop().close()
+    for answers in waiting:
+        for _ in answers:
+            pass
+    assert [question for question, _ in chat.sides["student"].turns] == ["question 0", "question 1", "question 2"]
+    assert not chat.is_busy
+
+
 def test_a_question_of_a_whole_book_is_refused_at_once(chat):
     with pytest.raises(SubquadError, match="the question has 100,001 characters; give at most 100,000"):
         next(chat.answers("a" * 100_001, threading.Lock()))

@@ -30,6 +30,8 @@ MOST_PAIRS = 2
 """Linearized models, each with its teacher, that are kept in memory."""
 MOST_LETTERS = 100_000
 """Of a question; a longer one would be tokenized for seconds only to be refused."""
+MOST_QUESTIONS = 4
+"""Of one chat at a time, from several windows."""
 SECONDS_TO_ASK = 30.0
 """Time after the opening of a chat in which its first question is expected, and the chat counts as busy."""
 TOKENS_PER_POINT = 4
@@ -120,10 +122,12 @@ class Chat:
         Closing the iterator ends the answers, as stopping does: what was written so far is kept.
 
         Raises:
-            SubquadError: A model refuses the question, which is then no part of the chat.
+            SubquadError: A model refuses the question, which is then no part of the chat; or too many others wait.
         """
         if len(question) > MOST_LETTERS:
             raise SubquadError(f"the question has {len(question):,} characters; give at most {MOST_LETTERS:,}")
+        if len(self.questions) >= MOST_QUESTIONS:
+            raise SubquadError(f"{MOST_QUESTIONS} questions of this chat are not answered yet; ask again in a minute")
         stops = self.stops
         self.questions.append(question)
         try:
