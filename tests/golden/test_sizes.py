@@ -27,13 +27,45 @@ HERE = Path(__file__).parent
     ],
 )
 def test_a_tagger_with_other_sizes_is_refused(name, value, message, tmp_path):
-    folder = shutil.copytree(HERE / "hep_tagger", tmp_path / "copy")
-    config = json.loads((folder / "config.json").read_text())
-    config["net"][name] = value
-    (folder / "config.json").write_text(json.dumps(config))
-    accept_changes(folder)
+    folder = with_net(tmp_path, name, value)
     with pytest.raises(SubquadError, match=f"its config.json is damaged .*{re.escape(message)}"):
         trained.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("k", None, "k must be an integer, got null"),
+        ("k", True, "k must be an integer, got true"),
+        ("k", 0, "k cannot be 0"),
+        ("max_particles", -1, "max_particles cannot be -1"),
+        ("dropout", 1.5, "dropout cannot be 1.5"),
+        ("dropout", "x", 'dropout must be a number, got "x"'),
+        ("graph", "momenta", 'graph must be "features" or "angles", got "momenta"'),
+        ("has_jet_features", 1, "has_jet_features must be true or false, got 1"),
+    ],
+)
+def test_a_tagger_with_settings_that_do_not_exist_is_refused(name, value, message, tmp_path):
+    folder = with_net(tmp_path, name, value)
+    with pytest.raises(SubquadError) as error:
+        trained.load(folder)
+    damage = "the file is damaged or was written by another tool; fit again"
+    assert str(error.value) == f"{folder}/config.json: net: {message}; {damage}"
+
+
+def test_a_tagger_without_settings_of_the_network_is_refused(tmp_path):
+    with pytest.raises(SubquadError, match=r"config.json: net: must be an object with kind \("):
+        trained.load(with_net(tmp_path, None, []))
+
+
+def with_net(folder, name, value):
+    """Return a copy of a tagger with another setting of its network, or with other settings."""
+    folder = shutil.copytree(HERE / "hep_tagger", folder / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["net"] = value if name is None else {**config["net"], name: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    accept_changes(folder)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["positions", "letters", "features", "vectors", "outputs"])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
 from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import load_config, load_tensors
+from subquad.runs.folder import CONFIG, load_config, load_tensors
+from subquad.runs.records import check_record, damaged, shown
 
 __all__ = ["TrainedTagger", "load"]
 
@@ -51,7 +52,7 @@ class TrainedTagger:
         run = run_folder(run)
         config, tensors = load_config(run, "hep"), load_tensors(run)
         try:
-            settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
+            settings, classes = _net_settings(config["net"], run), tuple(config["classes"])
             card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
             # the features that it was trained with, whatever those of a later version are
             names = {"features": config.get("particle_features", ()), "jet_features": config.get("jet_features", ())}
@@ -121,3 +122,17 @@ class TrainedTagger:
 
 load = TrainedTagger.load
 """The loader of runs of the kind `hep`; see `subquad.runs.loading`."""
+
+
+def _net_settings(value: Any, run: Path) -> NetSettings:
+    """Return the architecture in `config.json` after checking its entries, of which earlier versions wrote fewer.
+
+    The weights tell neither whether `k` is right nor `dropout`; a wrong one would be noticed among the jets, if at all.
+    """
+    place, kinds = f"{run / CONFIG}: net", get_type_hints(NetSettings)
+    kinds = {name: kind for name, kind in kinds.items() if not isinstance(value, dict) or name in value}
+    for name, entry in check_record(value, place, remedy="fit again", **kinds).items():
+        # a head may have no hidden layer
+        if (kinds.get(name) is int and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
+            raise damaged(place, f"{name} cannot be {shown(entry)}", remedy="fit again")
+    return NetSettings(**value)
