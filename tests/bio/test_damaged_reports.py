@@ -1,5 +1,7 @@
 """Reports of runs whose test rows are damaged: an error that names the file, and no traceback."""
 
+import json
+
 import pytest
 from support import bio_runs
 from support.weights import accept_changes
@@ -37,6 +39,25 @@ def test_a_report_without_test_sequences_names_their_file(content, tmp_path):
     accept_changes(tmp_path / "run")
     with pytest.raises(SubquadError, match=r"run/test\.json: there is no list of test sequences"):
         report(tmp_path / "run", out=tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change"),
+    [
+        ("residue_regression", "test.json", lambda value: value[0]["measured"].insert(3, {})),
+        ("regression", "metrics.json", lambda value: value["test"]["ridge"].update(spearman=[])),
+        ("regression", "metrics.json", lambda value: value["differences"]["ensemble"]["ridge"].pop("low")),
+    ],
+)
+def test_a_report_of_entries_of_other_types_names_the_run(kind, name, change, tmp_path):
+    bio_runs.folder(tmp_path / "run", kind)
+    value = json.loads((tmp_path / "run" / name).read_text())
+    change(value)
+    (tmp_path / "run" / name).write_text(json.dumps(value))
+    accept_changes(tmp_path / "run")
+    with pytest.raises(SubquadError, match=r"run: results or settings are damaged; fit again, .* \("):
+        report(tmp_path / "run", out=tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(

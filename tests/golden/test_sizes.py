@@ -49,7 +49,7 @@ def test_a_tagger_with_settings_that_do_not_exist_is_refused(name, value, messag
     folder = with_net(tmp_path, name, value)
     with pytest.raises(SubquadError) as error:
         trained.load(folder)
-    damage = "the file is damaged or was written by another tool; fit again"
+    damage = "the file is damaged or was written by another tool; fit again, or copy the whole folder again"
     assert str(error.value) == f"{folder}/config.json: net: {message}; {damage}"
 
 
@@ -58,11 +58,31 @@ def test_a_tagger_without_settings_of_the_network_is_refused(tmp_path):
         trained.load(with_net(tmp_path, None, []))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("digests", {"a.root": {}}, ": digests: a.root must be a string, got {}"),
+        ("digests", None, ": digests must be an object, got null"),
+        ("temperature", "warm", ': temperature must be a number, got "warm"'),
+        ("files", ["a.root", 3], ": files[1] must be a string, got 3"),
+    ],
+)
+def test_a_tagger_with_entries_of_other_types_is_refused(name, value, message, tmp_path):
+    folder = with_entries(tmp_path, lambda config: {name: value})
+    with pytest.raises(SubquadError) as error:
+        trained.load(folder)
+    assert f"{folder}/config.json{message}; the file is damaged" in str(error.value)
+
+
 def with_net(folder, name, value):
     """Return a copy of a tagger with another setting of its network, or with other settings."""
+    return with_entries(folder, lambda config: {"net": value if name is None else {**config["net"], name: value}})
+
+
+def with_entries(folder, change):
     folder = shutil.copytree(HERE / "hep_tagger", folder / "copy")
     config = json.loads((folder / "config.json").read_text())
-    config["net"] = value if name is None else {**config["net"], name: value}
+    config |= change(config)
     (folder / "config.json").write_text(json.dumps(config))
     accept_changes(folder)
     return folder

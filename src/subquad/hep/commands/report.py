@@ -4,18 +4,18 @@ from pathlib import Path
 
 from subquad.errors import SubquadError
 from subquad.hep.metrics.predictions import TEST_SCORES
+from subquad.hep.models.trained import REMEDY
 from subquad.hep.plots.comparison_page import FittedRun, check_comparable, comparison_page
 from subquad.hep.plots.fit_page import fit_page
 from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.checksums import check_if_present
+from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.records import read_record
 from subquad.runs.storage import atomic, read_tensors
 
 __all__ = ["report"]
-
-REMEDY = "fit again, or copy the whole folder again"
 
 
 def report(run: Path | str, *others: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
@@ -35,14 +35,13 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     out = report_file((run, *others), folders[0], out=out, force=force)
     if others:
         check_comparable(runs)
-        html = comparison_page(runs)
     elif not (folders[0] / TEST_SCORES).is_file():
         raise SubquadError(
             f"{folders[0]}: no {TEST_SCORES} in it, from which its report is written; copy the whole folder of the "
             "run, or score its jets again with `subquad hep evaluate --files`"
         )
-    else:
-        html = fit_page(folders[0])
+    with damage_as_error(f"{', '.join(map(str, folders))}: results or settings are damaged; {REMEDY}"):
+        html = comparison_page(runs) if others else fit_page(folders[0])
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

@@ -24,6 +24,13 @@ from subquad.runs.records import check_record, damaged, shown
 
 __all__ = ["TrainedTagger", "load"]
 
+ENTRIES = {
+    **{"classes": list[str], "preset": str, "seed": int | None, "temperature": float, "from": dict | None},
+    **{"digests": dict, "files": list[str], "is_marked": bool},
+}
+"""Types of the entries of `config.json` that are used after the tagger was opened."""
+REMEDY = "fit again, or copy the whole folder again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTagger:
@@ -52,6 +59,7 @@ class TrainedTagger:
         run = run_folder(run)
         config, tensors = load_config(run, "hep"), load_tensors(run)
         try:
+            _check_entries(config, run / CONFIG)
             settings, classes = _net_settings(config["net"], run), tuple(config["classes"])
             card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
             # the features that it was trained with, whatever those of a later version are
@@ -124,6 +132,12 @@ load = TrainedTagger.load
 """The loader of runs of the kind `hep`; see `subquad.runs.loading`."""
 
 
+def _check_entries(config: dict[str, Any], place: Path) -> None:
+    check_record(config, place, remedy=REMEDY, **{name: kind for name, kind in ENTRIES.items() if name in config})
+    digests = config.get("digests", {})
+    check_record(digests, f"{place}: digests", remedy=REMEDY, **dict.fromkeys(digests, str))
+
+
 def _net_settings(value: Any, run: Path) -> NetSettings:
     """Return the architecture in `config.json` after checking its entries, of which earlier versions wrote fewer.
 
@@ -131,8 +145,8 @@ def _net_settings(value: Any, run: Path) -> NetSettings:
     """
     place, kinds = f"{run / CONFIG}: net", get_type_hints(NetSettings)
     kinds = {name: kind for name, kind in kinds.items() if not isinstance(value, dict) or name in value}
-    for name, entry in check_record(value, place, remedy="fit again", **kinds).items():
+    for name, entry in check_record(value, place, remedy=REMEDY, **kinds).items():
         # a head may have no hidden layer
         if (kinds.get(name) is int and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
-            raise damaged(place, f"{name} cannot be {shown(entry)}", remedy="fit again")
+            raise damaged(place, f"{name} cannot be {shown(entry)}", remedy=REMEDY)
     return NetSettings(**value)
