@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from support.weights import accept_changes
 
-from golden.answers import ANSWERS
+from golden.answers import ANSWERS, language_model
 from golden.files import NOT_CHECKED, READ
-from subquad import bio, hep
+from subquad import bio, hep, llm
 from subquad.errors import SubquadError
 from subquad.runs.checksums import checksums_of_run, is_checked
 
@@ -86,7 +86,7 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     _damage(config, damage)
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SubquadError, match=r"copy: .*config\.json.*; fit again"):
+    with pytest.raises(SubquadError, match=r"copy.*config\.json.*; fit again"):
         load(copy)
 
 
@@ -96,6 +96,23 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
         ("llm_default", {"hybrid_attention": ""}, "copy: SubquadLlama.*: no hybrid_attention in its"),
         ("llm_adapter", {"lora": {"lora_alpha": []}}, r"copy/config\.json: lora is damaged"),
         ("llm_adapter", {"lora": {"lora_targets": ["all-linear"] * 2}}, r"copy/config\.json: lora is damaged"),
+        ("llm_adapter", {"base": [[]]}, r"copy/config\.json: base: must be an object with model \(a string\), finger"),
+        (
+            "llm_adapter",
+            {"hybrid_attention": {"window_shape": None}},
+            r"copy: hybrid_attention: --attention\.window-shape",
+        ),
+        (
+            "hep_card",
+            {"card": {"name": []}},
+            r"copy/config\.json: card: name must be a string, got \[\]; the file is damaged",
+        ),
+        (
+            "hep_card",
+            {"card": {"options": {"labels": []}}},
+            r"copy/config\.json: card: card\.yaml: this data card cannot",
+        ),
+        ("hep_tagger", {"net": {"graph": "features"}}, r"copy/config\.json: net: --graph is features"),
         ("bio_embedded", {"target": {"names": ["a", "b"]}}, r"copy/config\.json: damaged: it names 2 targets, and "),
     ],
 )
@@ -108,6 +125,41 @@ def test_damage_that_no_checksum_shows_is_refused_with_its_file(kind, damage, me
     accept_changes(copy)
     with pytest.raises(SubquadError, match=message):
         ANSWERS[kind](copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        ("generation_config.json", {"eos_token_id": [[1]]}, r"copy: eos_token_id in its generation_config\.json or"),
+        (
+            "generation_config.json",
+            {"bos_token_id": float("inf")},
+            r"copy: bos_token_id .*, got inf; the file is damaged",
+        ),
+        (
+            "tokenizer_config.json",
+            {"model_max_length": ""},
+            r"copy: model_max_length in tokenizer_config\.json must be a",
+        ),
+    ],
+)
+def test_entries_that_transformers_does_not_check_are_refused(file, entry, message, tmp_path):
+    with pytest.raises(SubquadError, match=message):
+        llm.load(_with_entries(tmp_path, file, entry))
+
+
+def test_outputs_have_names_whatever_a_checkpoint_says(tmp_path):
+    pytest.importorskip("transformers")
+    copy = _with_entries(tmp_path, "config.json", {"return_dict": None})
+    found, expected = (language_model(folder, llm.load(folder)) for folder in (copy, HERE / "llm_default"))
+    assert found == expected
+
+
+def _with_entries(folder, file, entries):
+    copy = shutil.copytree(HERE / "llm_default", folder / "copy")
+    (copy / file).write_text(json.dumps({**json.loads((copy / file).read_text()), **entries}))
+    accept_changes(copy)
+    return copy
 
 
 def _damage(config, changes):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.errors import SubquadError
+from subquad.hep.data.card_reader import _CardColumns
 from subquad.hep.data.expressions import parse
 
 LENGTHS = (3, 1, 0, 2)
@@ -201,3 +202,9 @@ def test_what_is_not_a_number_or_a_column_is_reported_with_its_place(text, reaso
 
 def test_a_number_computed_from_numbers_is_a_number():
     assert isinstance(value("np.zeros_like(np.inf)", {}), np.floating)
+
+
+def test_an_expression_without_numbers_is_refused_with_its_place():
+    expression = parse("np.concatenate([None, None], axis=None)", "card.yaml: new_variables: x")
+    with pytest.raises(SubquadError, match=r"^card\.yaml: new_variables: x: 'np\.concatenate.*' gives no numbers \("):
+        _CardColumns(None, COLUMNS, len(LENGTHS)).evaluate(expression)

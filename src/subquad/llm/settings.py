@@ -153,7 +153,10 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
         raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', min(others), known)}")
     # a model that was saved before these settings existed has the attention of the paper
     before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
-    return AttentionSettings(**{**before, **content})
+    try:
+        return AttentionSettings(**{**before, **content})
+    except SubquadError as error:
+        raise SubquadError(f"{place}: hybrid_attention: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_azimuth, check_collections
 from subquad.hep.data.value_notes import UnusualValues, WeightSums
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
+from subquad.runs.damage import damage_as_error
 
 __all__ = ["CardReader"]
 
@@ -64,7 +65,8 @@ class _CardColumns(Mapping[str, Any]):
         value = expression(self)
         if isinstance(value, bool | int | float | np.generic):
             value = np.full(self._count, value)
-        value = ak.Array(value)
+        with damage_as_error(f"{expression.place}: {expression.text!r} gives no numbers"):
+            value = ak.Array(value)
         if value.ndim and len(value) != self._count:
             raise SubquadError(
                 f"{expression.place}: {expression.text!r} gives {len(value)} values for {self._count} jets; sums over "

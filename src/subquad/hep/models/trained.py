@@ -8,7 +8,7 @@ from typing import Any, Self, get_type_hints
 import numpy as np
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card import card_of
+from subquad.hep.data.card import Card, card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
@@ -61,7 +61,7 @@ class TrainedTagger:
         try:
             _check_entries(config, run / CONFIG)
             settings, classes = _net_settings(config["net"], run), tuple(config["classes"])
-            card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
+            card = _card(config["card"], run) if config.get("card") else None
             # the features that it was trained with, whatever those of a later version are
             names = {"features": config.get("particle_features", ()), "jet_features": config.get("jet_features", ())}
             layout = layout_of(settings, card, **names)
@@ -138,6 +138,15 @@ def _check_entries(config: dict[str, Any], place: Path) -> None:
     check_record(digests, f"{place}: digests", remedy=REMEDY, **dict.fromkeys(digests, str))
 
 
+def _card(value: Any, run: Path) -> Card:
+    place = f"{run / CONFIG}: card"
+    check_record(value, place, remedy=REMEDY, name=str, options=dict)
+    try:
+        return card_of(value["options"], value["name"])
+    except SubquadError as error:
+        raise damaged(place, str(error), remedy=REMEDY) from error
+
+
 def _net_settings(value: Any, run: Path) -> NetSettings:
     """Return the architecture in `config.json` after checking its entries, of which earlier versions wrote fewer.
 
@@ -149,4 +158,7 @@ def _net_settings(value: Any, run: Path) -> NetSettings:
         # a head may have no hidden layer
         if (kinds.get(name) is int and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
             raise damaged(place, f"{name} cannot be {shown(entry)}", remedy=REMEDY)
-    return NetSettings(**value)
+    try:
+        return NetSettings(**value)
+    except SubquadError as error:
+        raise damaged(place, str(error), remedy=REMEDY) from error

@@ -20,7 +20,8 @@ from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, Li
 from subquad.progress import say
 from subquad.runs.damage import damage
 from subquad.runs.examples import name_of_run
-from subquad.runs.folder import load_config, load_tensors
+from subquad.runs.folder import CONFIG, load_config, load_tensors
+from subquad.runs.records import check_record
 from subquad.runs.storage import plain
 
 __all__ = [
@@ -241,7 +242,13 @@ def open_adapter(
     Raises:
         SubquadError: The checkpoint is missing or another one, or the tensors do not fit it.
     """
-    recorded = config["base"]
+    recorded = check_record(
+        config.get("base"),
+        f"{directory / CONFIG}: base",
+        remedy="copy the whole folder again",
+        model=str,
+        fingerprint=str,
+    )
     remedy = f"subquad llm merge {directory} --base FOLDER --out linear"
     try:
         path = locate(recorded["model"] if base is None else base)

@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from subquad.errors import SubquadError, counted, unknown
+from subquad.errors import SubquadError, counted, shortened, unknown
 from subquad.llm.models.location import tensor_count, weight_files
 from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
 from subquad.runs.storage import fingerprint, read_json
@@ -28,7 +28,9 @@ __all__ = [
     "embedding_weight",
     "gguf_config",
     "has_tokenizer",
+    "make_plain",
     "model_fingerprint",
+    "name_outputs",
     "open_checkpoint",
     "open_tokenizer",
     "saved_config",
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Entries of a generation config with the tokens that begin, end and fill texts."""
+LARGEST_TOKEN = 2**31
 MOST_GROWTH = 256
 """Factor by which all replacements of a tokenizer's normalizer together may lengthen a text."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
@@ -109,7 +114,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         quantizer.remove_quantization_config(model)
     elif hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
-    model.generation_config = plain_generation(model.generation_config)
+    make_plain(model, path)
     return model.eval()
 
 
@@ -157,8 +162,11 @@ def check_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that the replacements of a tokenizer's normalizer cannot make an enormous text of a short one.
 
     Raises:
-        SubquadError: They can.
+        SubquadError: They can, or its greatest length is no number.
     """
+    if not isinstance(tokenizer.model_max_length, int | float):
+        given = shortened(str(tokenizer.model_max_length))
+        raise SubquadError(f"{path}: model_max_length in tokenizer_config.json must be a number, got {given!r}")
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     if normalizer is None:
         return
@@ -192,10 +200,32 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def plain_generation(config: Any) -> Any:
-    """Return a generation config without the checkpoint's sampling parameters, which conflict with the user's."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return type(config)(**{name: getattr(config, name) for name in names})
+def make_plain(model: PreTrainedModel, path: Path) -> None:
+    """Take out the checkpoint's sampling parameters, which conflict with the user's.
+
+    Raises:
+        SubquadError: As `name_outputs`.
+    """
+    name_outputs(model, path)
+    config = model.generation_config
+    model.generation_config = type(config)(**{name: getattr(config, name) for name in TOKENS})
+
+
+def name_outputs(model: PreTrainedModel, path: Path) -> None:
+    """Let a model return outputs with names, whatever its config says, and check the tokens that begin and end a text.
+
+    Raises:
+        SubquadError: They are no tokens.
+    """
+    model.config.return_dict = True
+    for name in TOKENS:
+        value = getattr(model.generation_config, name)
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None and (type(token) is not int or abs(token) > LARGEST_TOKEN):
+                raise SubquadError(
+                    f"{path}: {name} in its generation_config.json or config.json must be a token or a list of tokens, "
+                    f"got {shortened(str(value))}; the file is damaged"
+                )
 
 
 def check_known(path: Path, config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import check_layers, check_tokenizer, without_progress_bars
+from subquad.llm.models.checkpoints import check_layers, check_tokenizer, name_outputs, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.checksums import check_all
@@ -78,6 +78,7 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise SubquadError(
             f"{directory}: missing or unexpected weights: {len(wrong)}, such as {wrong[0]}; the folder is damaged"
         )
+    name_outputs(model, directory)
     with _damage_as_error(directory, TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         check_tokenizer(directory, tokenizer)

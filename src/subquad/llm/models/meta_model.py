@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, check_layers, plain_generation
+from subquad.llm.models.checkpoints import check_known, check_layers, make_plain
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.models.location import INDEX, WEIGHTS, open_weights
 from subquad.llm.settings import AttentionSettings
@@ -182,7 +182,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
     if (path / GENERATION).is_file():
         with damage_as_error(f"{path / GENERATION}: damaged"):
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
-    model.generation_config = plain_generation(model.generation_config)
+    make_plain(model, path)
     return meta
 
 
