@@ -190,7 +190,7 @@ def test_training_on_ranks_of_a_skewed_target_is_said(tmp_path, capsys, monkeypa
     def stop(*_, **__):
         raise SubquadError("stopped before training")
 
-    monkeypatch.setattr(fit_command, "open_run", stop)
+    monkeypatch.setattr(fit_command, "open_shared_run", stop)
     frame = pd.DataFrame({"sequence": table(tmp_path / "t.csv")["sequence"]})
     frame["even"] = np.arange(len(frame)) / 7
     frame["skewed"] = np.exp(frame["even"])
