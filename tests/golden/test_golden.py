@@ -96,6 +96,12 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
         ("llm_default", {"hybrid_attention": ""}, "copy: SubquadLlama.*: no hybrid_attention in its"),
         ("llm_adapter", {"lora": {"lora_alpha": []}}, r"copy/config\.json: lora is damaged"),
         ("llm_adapter", {"lora": {"lora_targets": ["all-linear"] * 2}}, r"copy/config\.json: lora is damaged"),
+        ("llm_adapter", {"hybrid_attention": {"horizon": [[]]}}, r"copy: hybrid_attention: '>=' not supported between"),
+        (
+            "llm_adapter",
+            {"hybrid_attention": ...},
+            r"copy: hybrid_attention is None, and must be an object of settings",
+        ),
         ("llm_adapter", {"base": [[]]}, r"copy/config\.json: base: must be an object with model \(a string\), finger"),
         (
             "llm_adapter",

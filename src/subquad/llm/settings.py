@@ -136,11 +136,11 @@ class PlacementSettings:
     """Type of weights and activations; feature maps stay in float32."""
 
 
-def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
+def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSettings:
     """Read the attention settings of a saved model.
 
     Args:
-        content: Entry `hybrid_attention` of its config.
+        content: Entry `hybrid_attention` of its config; None if there is none.
         place: Where the config was read, for error messages.
 
     Raises:
@@ -155,7 +155,7 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
     try:
         return AttentionSettings(**{**before, **content})
-    except SubquadError as error:
+    except (SubquadError, TypeError) as error:
         raise SubquadError(f"{place}: hybrid_attention: {error}") from error
 
 

@@ -136,7 +136,7 @@ def models_to_evaluate(
 
 def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[str]) -> EvaluatedModel:
     config = _config(folder)
-    attention = attention_of(config["hybrid_attention"], str(folder))
+    attention = attention_of(config.get("hybrid_attention"), str(folder))
     name, path = _teacher(folder, config, teacher)
     softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
     origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}-s{attention.sinks}{softmax}"
@@ -255,7 +255,7 @@ def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
     found = []
     for name in trained_controls(folder):
         path, mode = folder / control_folder(name), MODES[name]
-        own = attention_of(read_json(path / "config.json")["hybrid_attention"], str(path))
+        own = attention_of(read_json(path / "config.json").get("hybrid_attention"), str(path))
         key = f"{mode}-{_weights_fingerprint(path)}{_choice(own)}"
         found.append(ModelVariant(name, path, mode, None, key, teacher))
     return found

@@ -172,7 +172,7 @@ def adapter_settings(
         )
     _check_rank(directory, config)
     # the implementation may differ, since it is not part of the model
-    attention = replace(attention_of(config["hybrid_attention"], str(directory)), kernel=settings.attention.kernel)
+    attention = replace(attention_of(config.get("hybrid_attention"), str(directory)), kernel=settings.attention.kernel)
     _lora_of(directory, config)
     adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
     pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
@@ -266,7 +266,7 @@ def open_adapter(
         )
     _check_rank(directory, config)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
-    convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
+    convert(model, attention_of(config.get("hybrid_attention"), str(directory)), check=False)
     tuned = add_lora(model, _lora_of(directory, config), seed=0)
     load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
