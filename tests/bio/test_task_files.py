@@ -48,6 +48,12 @@ def test_a_header_that_expands_is_read_in_parts(tmp_path, monkeypatch):
     assert _header(tmp_path / "t.csv.gz") == {"0" * 2**16}
 
 
+def test_a_table_with_a_name_that_no_file_can_have_is_not_there(tmp_path):
+    message = said(tmp_path, {"id": "a/x", "file": "x" * 5000, "task_type": "regression"})
+    assert message.endswith("xxx…: no such file")
+    assert len(message) < 500
+
+
 def test_a_header_with_a_quotation_mark_that_is_not_closed_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text('sequence,"target\n' + "ACGT,1\n" * 30_000)
     message = said(tmp_path, {"id": "a/x", "file": "t.csv", "task_type": "regression"})

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import read_frame, separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.bio.splits.split_column import parts_of_column
-from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
+from subquad.errors import SubquadError, collect_errors, raise_errors, shortened, unknown
 from subquad.runs.damage import damage_as_error
 from subquad.runs.storage import atomic, read_json
 from subquad.runs.unpacking import open_unpacked
@@ -156,8 +157,9 @@ def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors:
     table = _table(folder, file) if isinstance(file, str) else None
     if table is None:
         errors.append(f"{name}: file is {file!r}; give the path of the table, relative to the task file")
-    elif not table.is_file():
-        errors.append(f"{name}: {table}: no such file")
+    # unlike the method of the path, also for a name that is too long
+    elif not os.path.isfile(table):
+        errors.append(f"{name}: {shortened(str(table), 300)}: no such file")
     given = entry.get("task_type", entry.get("kind"))
     task_type = _task_type(given)
     if task_type is None:
