@@ -94,7 +94,18 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
     ("kind", "damage", "message"),
     [
         ("llm_default", {"hybrid_attention": ""}, "copy: SubquadLlama.*: no hybrid_attention in its"),
-        ("llm_adapter", {"lora": {"lora_alpha": []}}, r"copy/config\.json: lora is damaged"),
+        (
+            "llm_adapter",
+            {"lora": {"lora_alpha": []}},
+            r"copy/config\.json: lora: lora_alpha must be a number, got \[\]",
+        ),
+        (
+            "llm_adapter",
+            {"lora": 7},
+            r"copy/config\.json: lora: must be an object with lora_rank \(an integer\), lora_alpha",
+        ),
+        ("llm_adapter", {"lora": {"lora_rank": ...}}, r"copy/config\.json: lora: lora_rank is missing"),
+        ("llm_adapter", {"lora": {"lora_targets": ["x"]}}, r"copy/config\.json: lora: --lora-targets: no layer 'x'"),
         ("llm_adapter", {"lora": {"lora_targets": ["all-linear"] * 2}}, r"copy/config\.json: lora is damaged"),
         ("llm_adapter", {"hybrid_attention": {"horizon": [[]]}}, r"copy: hybrid_attention: '>=' not supported between"),
         (

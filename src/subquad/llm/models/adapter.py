@@ -37,6 +37,7 @@ __all__ = [
 TRAINED = (".hybrid.", ".lora_")
 """Parts of the names of trained tensors."""
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
+REMEDY = "copy the whole folder again"
 
 
 def check_targets(
@@ -165,15 +166,15 @@ def adapter_settings(
         what = "a whole model, whose updates are merged into its weights" if kind == "linearized" else "not linearized"
         raise SubquadError(f"--from {directory}: {what}; only an adapter (--save adapter) can be trained further")
     config = load_config(directory, "llm")
-    if model_fingerprint(checkpoint) != config["base"]["fingerprint"]:
+    base, lora = _base_of(directory, config), _lora_of(directory, config)
+    if model_fingerprint(checkpoint) != base["fingerprint"]:
         raise SubquadError(
             f"--from {directory}: the adapter was trained on another checkpoint than {checkpoint}; MODEL has to be "
-            f"the original one ({config['base']['model']})"
+            f"the original one ({base['model']})"
         )
-    _check_rank(directory, config)
+    _check_rank(directory, lora.lora_rank)
     # the implementation may differ, since it is not part of the model
     attention = replace(attention_of(config.get("hybrid_attention"), str(directory)), kernel=settings.attention.kernel)
-    _lora_of(directory, config)
     adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
     pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
     pairs += [
@@ -196,21 +197,29 @@ def adapter_settings(
     return adopted
 
 
+def _base_of(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of the checkpoint that an adapter belongs to."""
+    place = f"{directory / CONFIG}: base"
+    return check_record(config.get("base"), place, remedy=REMEDY, model=str, fingerprint=str)
+
+
 def _lora_of(directory: Path, config: Mapping[str, Any]) -> LinearizeSettings:
     """Return the default settings with the LoRA updates of an adapter."""
+    kinds = {"lora_rank": int, "lora_alpha": float, "lora_targets": list[str]}
+    lora = check_record(config.get("lora"), f"{directory / CONFIG}: lora", remedy=REMEDY, **kinds)
     try:
-        return LinearizeSettings(**config["lora"])
+        return LinearizeSettings(**lora)
     except (SubquadError, *damage()) as error:
         raise SubquadError(f"{directory / 'config.json'}: lora is damaged ({error})") from error
 
 
-def _check_rank(directory: Path, config: Mapping[str, Any]) -> None:
+def _check_rank(directory: Path, rank: int) -> None:
     """Check that the rank in an adapter's config is that of its tensors, before updates of this rank are made.
 
     Raises:
         SubquadError: It is another one.
     """
-    rank, tensors = config["lora"]["lora_rank"], open_weights(directory / WEIGHTS)
+    tensors = open_weights(directory / WEIGHTS)
     for name in tensors.keys():  # noqa: SIM118 (no mapping)
         if ".lora_A." in name and (stored := tensors.get_slice(name).get_shape()[0]) != rank:
             raise SubquadError(
@@ -242,13 +251,7 @@ def open_adapter(
     Raises:
         SubquadError: The checkpoint is missing or another one, or the tensors do not fit it.
     """
-    recorded = check_record(
-        config.get("base"),
-        f"{directory / CONFIG}: base",
-        remedy="copy the whole folder again",
-        model=str,
-        fingerprint=str,
-    )
+    recorded = _base_of(directory, config)
     remedy = f"subquad llm merge {directory} --base FOLDER --out linear"
     try:
         path = locate(recorded["model"] if base is None else base)
@@ -264,10 +267,14 @@ def open_adapter(
             f"{directory}: the adapter was trained on another checkpoint than {path}, whose config.json or weights "
             f"differ; merge it with the original one ({recorded['model']}): {remedy}"
         )
-    _check_rank(directory, config)
+    lora = _lora_of(directory, config)
+    _check_rank(directory, lora.lora_rank)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config.get("hybrid_attention"), str(directory)), check=False)
-    tuned = add_lora(model, _lora_of(directory, config), seed=0)
+    try:
+        tuned = add_lora(model, lora, seed=0)
+    except SubquadError as error:
+        raise SubquadError(f"{directory / CONFIG}: lora: {error}") from error
     load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
     merged.config.trained_length = config.get("trained_length")
