@@ -156,7 +156,7 @@ def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSett
     try:
         return AttentionSettings(**{**before, **content})
     except (SubquadError, TypeError) as error:
-        raise SubquadError(f"{place}: hybrid_attention: {error}") from error
+        raise SubquadError(f"{place}: hybrid_attention: {error}; config.json is damaged") from error
 
 
 @dataclass(frozen=True, kw_only=True)
