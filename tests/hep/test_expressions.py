@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card_reader import _CardColumns
+from subquad.hep.data.card_columns import CardColumns
 from subquad.hep.data.expressions import parse
 
 LENGTHS = (3, 1, 0, 2)
@@ -207,4 +207,4 @@ def test_a_number_computed_from_numbers_is_a_number():
 def test_an_expression_without_numbers_is_refused_with_its_place():
     expression = parse("np.concatenate([None, None], axis=None)", "card.yaml: new_variables: x")
     with pytest.raises(SubquadError, match=r"^card\.yaml: new_variables: x: 'np\.concatenate.*' gives no numbers \("):
-        _CardColumns(None, COLUMNS, len(LENGTHS)).evaluate(expression)
+        CardColumns(None, COLUMNS, len(LENGTHS)).evaluate(expression)

@@ -69,7 +69,7 @@ def read_expression(text):
     import awkward as ak
     import numpy as np
 
-    from subquad.hep.data.card_reader import _CardColumns
+    from subquad.hep.data.card_columns import CardColumns
     from subquad.hep.data.expressions import parse
 
     columns = {
@@ -79,7 +79,7 @@ def read_expression(text):
     }
     expression = parse(text, "card.yaml: new_variables, x")
     if expression.names <= columns.keys():
-        _CardColumns(SimpleNamespace(new_variables={}), columns, 3).evaluate(expression)
+        CardColumns(SimpleNamespace(new_variables={}), columns, 3).evaluate(expression)
 
 
 PATTERNS = st.recursive(

@@ -58,8 +58,7 @@ class AttentionSettings:
     tokens is divided by 1 + n / horizon. Initial value; trained for each query head. 0 for no limit, as in the paper.
     Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
-    """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text.
-    Default: none."""
+    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
     kernel: Model[Literal["torch", "triton"]] = "torch"
     """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
@@ -148,8 +147,7 @@ def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSett
     """
     if not isinstance(content, Mapping):
         raise SubquadError(f"{place}: hybrid_attention is {content!r:.40}, and must be an object of settings")
-    known = [field.name for field in fields(AttentionSettings)]
-    if others := content.keys() - known:
+    if others := content.keys() - (known := [field.name for field in fields(AttentionSettings)]):
         raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', min(others), known)}")
     # a model that was saved before these settings existed has the attention of the paper
     before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
@@ -191,8 +189,7 @@ class LinearizeSettings:
     lora_learning_rate: Training[float] = 2e-3
     """Peak learning rate of the LoRA updates."""
     feature_map_learning_rate: Training[float] = 3e-3
-    """Peak learning rate of the feature maps, or of γ and c of moments, during fine-tuning; 0 freezes them, as in the
-    paper."""
+    """Peak learning rate of feature maps, or of γ and c of moments, in fine-tuning; 0 freezes them, as in the paper."""
     lora_rank: Model[int] = 16
     """Rank of the LoRA updates."""
     lora_alpha: Model[float] = 32.0

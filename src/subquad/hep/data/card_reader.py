@@ -4,7 +4,7 @@ Axes: J jets, C particles of all jets, V columns of the table of particles.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.axis_checks import AngleChecks
 from subquad.hep.data.card import WEIGHT_COLUMN, Card
+from subquad.hep.data.card_columns import CardColumns
 from subquad.hep.data.columns import (
     ChunkErrors,
     check_finite,
@@ -37,42 +38,8 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_azimuth, check_collections
 from subquad.hep.data.value_notes import UnusualValues, WeightSums
 from subquad.hep.data.variations import Variation, fixed_inputs, vary
-from subquad.runs.damage import damage_as_error
 
 __all__ = ["CardReader"]
-
-
-class _CardColumns(Mapping[str, Any]):
-    """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""
-
-    def __init__(self, card: Card, given: Mapping[str, Any], count: int) -> None:
-        self._card, self._known, self._count = card, dict(given), count
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._known:
-            self._known[name] = self.evaluate(self._card.new_variables[name])
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._known, **self._card.new_variables})
-
-    def __len__(self) -> int:
-        return len({**self._known, **self._card.new_variables})
-
-    def evaluate(self, expression: Expression) -> Any:
-        """Return the values of an expression; a single number is repeated for all jets."""
-        ak = require("awkward", extra="hep")
-        value = expression(self)
-        if isinstance(value, bool | int | float | np.generic):
-            value = np.full(self._count, value)
-        with damage_as_error(f"{expression.place}: {expression.text!r} gives no numbers"):
-            value = ak.Array(value)
-        if value.ndim and len(value) != self._count:
-            raise SubquadError(
-                f"{expression.place}: {expression.text!r} gives {len(value)} values for {self._count} jets; sums over "
-                "the particles of a jet need axis=1"
-            )
-        return ak.from_regular(value, axis=1) if value.ndim == 2 else value
 
 
 class CardReader:
@@ -160,13 +127,13 @@ class CardReader:
         if self.variation is not None:
             # branches have other values than the variables that are computed from varied ones
             given, redefined = self._varied(given, self.variation, source, errors), {}
-        columns = _CardColumns(self.card, given, len(errors.entries))
+        columns = CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
             keep = self._kept(columns.evaluate(selection), selection, errors)
             errors = replace(errors, entries=errors.entries[keep])
             split = None if split is None else split[keep]
-            columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
+            columns = CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
             redefined = {name: column[keep] for name, column in redefined.items()}
         before = len(errors.errors)
         check_finite(columns, list(self._wanted()), errors, repaired=self.card.repaired_branches(**self._needs()))
@@ -183,7 +150,7 @@ class CardReader:
         count = len(errors.entries)
         if selection is None:
             return np.ones(count, bool)
-        columns = _CardColumns(self.card, self._columns(branches, source, count), count)
+        columns = CardColumns(self.card, self._columns(branches, source, count), count)
         return self._kept(columns.evaluate(selection), selection, errors)
 
     def _columns(self, branches: Mapping[str, Any], source: Source, count: int) -> dict[str, Any]:
@@ -216,7 +183,7 @@ class CardReader:
             )
 
         def vectors(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-            own = _CardColumns(self.card, columns, len(errors.entries))
+            own = CardColumns(self.card, columns, len(errors.entries))
             names = [variable.name for variable in self.card.vectors]
             return particle_table(own, names, replace(errors, errors=[]), is_finite=False)
 
@@ -234,7 +201,7 @@ class CardReader:
             classes=(),
         )
 
-    def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
+    def _selected(self, columns: CardColumns, errors: ChunkErrors) -> JetChunk:
         card, layout, before = self.card, self.layout, len(errors.errors)
         tables, counts = zip(*(self._entries(columns, one, errors) for one in card.inputs), strict=True)
         table, lengths = united(card.inputs, tables, counts)
@@ -266,7 +233,7 @@ class CardReader:
         )
 
     def _entries(
-        self, columns: _CardColumns, collection: InputCollection, errors: ChunkErrors
+        self, columns: CardColumns, collection: InputCollection, errors: ChunkErrors
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of a collection [C, V] that the card keeps, and how many of them each jet has [J]."""
         names, masks = collection.columns, [collection.mask] if collection.mask else []
@@ -302,7 +269,7 @@ class CardReader:
 
     def _jet_features(
         self,
-        columns: _CardColumns,
+        columns: CardColumns,
         table: np.ndarray,
         lengths: np.ndarray,
         momenta: tuple[np.ndarray, np.ndarray] | None,
@@ -331,7 +298,7 @@ class CardReader:
         means = [total / count.clip(1) for total, count in zip(totals, counts, strict=True)]
         return np.stack([lengths, *means], axis=1).astype(np.float32)
 
-    def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
+    def _observers(self, columns: CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
         found = observers_of(columns, self.card.per_jet(is_training=self.is_training), errors)
         for name, expression in self.card.targets.items():
             # a target may be an observer too
@@ -345,7 +312,7 @@ class CardReader:
             self.weight_sums.add(found[WEIGHT_COLUMN], errors)
         return found
 
-    def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
+    def _labels(self, columns: CardColumns, errors: ChunkErrors) -> np.ndarray:
         if not self.has_labels:
             return np.full(len(errors.entries), -1)
         values = {label.text: columns.evaluate(label) for label in self.card.labels}
@@ -361,7 +328,7 @@ class CardReader:
         return numbers.astype(np.int64)
 
 
-def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card, errors: ChunkErrors) -> None:
+def _check_definition(name: str, branch: Any, columns: CardColumns, card: Card, errors: ChunkErrors) -> None:
     """Add an error if a new variable differs from the branch of the same name."""
     ak = require("awkward", extra="hep")
     own, text = columns[name], card.new_variables[name].text
