@@ -65,6 +65,8 @@ def test_a_tagger_without_settings_of_the_network_is_refused(tmp_path):
         ("digests", None, ": digests must be an object, got null"),
         ("temperature", "warm", ': temperature must be a number, got "warm"'),
         ("files", ["a.root", 3], ": files[1] must be a string, got 3"),
+        ("classes", ["QCD", "Hbb", "\ud800"], ': the name "\\ud800" contains half a character'),
+        ("targets", {"\ud800": {"center": 0.0, "scale": 1.0}}, ': the name "\\ud800" contains half a character'),
     ],
 )
 def test_a_tagger_with_entries_of_other_types_is_refused(name, value, message, tmp_path):

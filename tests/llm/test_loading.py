@@ -385,6 +385,16 @@ def test_a_damaged_size_in_a_saved_run_is_refused_before_anything_is_made_of_it(
         subquad.llm.load(changed, base=changed / "base" if kind == "llm_adapter" else None)
 
 
+def test_sizes_that_are_missing_in_a_saved_run_are_not_those_of_transformers(tmp_path):
+    changed = shutil.copytree(GOLDEN / "llm_model", tmp_path / "saved")
+    config = json.loads((changed / "config.json").read_text())
+    del config["hidden_size"], config["vocab_size"]
+    (changed / "config.json").write_text(json.dumps(config))
+    accept_changes(changed)
+    with pytest.raises(SubquadError, match=r"saved/model.safetensors: .* has shape .* needs \[32000, 4096\]"):
+        subquad.llm.load(changed)
+
+
 @pytest.mark.parametrize(
     ("characters", "expected"),
     [

@@ -21,7 +21,7 @@ from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
 from subquad.bio.models.scorer import Scorer, open_scorer
 from subquad.bio.models.support import describe_direction
 from subquad.bio.settings import AMBIGUITY
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import SubquadError, counted, raise_errors
 from subquad.progress import say, track
 from subquad.reporting.run_comparison import html_file
 from subquad.runs.storage import as_file, atomic, check_output
@@ -81,7 +81,7 @@ def guides(
             best.append(_write_gene(gene, file, separator, [identical[rows], similar[rows]]))
             maps.append((name, len(sequence), gene.sites, gene.score))
     frame = pd.concat([own for own in best if len(own)], ignore_index=True)
-    say(f"{len(similar):,} guides in {len(maps):,} sequences", quiet=quiet)
+    say(f"{counted(len(similar), 'guide')} in {counted(len(maps), 'sequence')}", quiet=quiet)
     if page is not None:
         from subquad.bio.guide_search.page import render
 

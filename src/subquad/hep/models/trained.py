@@ -136,6 +136,12 @@ def _check_entries(config: dict[str, Any], place: Path) -> None:
     check_record(config, place, remedy=REMEDY, **{name: kind for name, kind in ENTRIES.items() if name in config})
     digests = config.get("digests", {})
     check_record(digests, f"{place}: digests", remedy=REMEDY, **dict.fromkeys(digests, str))
+    for name in (*config["classes"], *(config.get("targets") or ())):
+        try:
+            # as branches are named after them; of a file whose name is not UTF-8, Python writes these bytes again
+            name.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise damaged(place, f"the name {shown(name)} contains half a character", remedy=REMEDY) from None
 
 
 def _card(value: Any, run: Path) -> Card:

@@ -13,6 +13,7 @@ from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import check_layers, check_tokenizer, name_outputs, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
+from subquad.llm.models.meta_model import check_shapes, on_meta
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.checksums import check_all
 from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
@@ -62,6 +63,8 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         # of models whose config.json names it otherwise
         check_layers(directory, config)
+        # before memory is taken for a model of other sizes
+        check_shapes(directory, on_meta(config))
         # with `output_loading_info` it returns a pair
         opened: Any = AutoModelForCausalLM.from_pretrained(
             directory,

@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
@@ -25,7 +26,16 @@ from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_folder", "check_supported", "open_meta_model"]
+__all__ = [
+    "LayerArguments",
+    "MetaModel",
+    "OtherNamesError",
+    "check_folder",
+    "check_shapes",
+    "check_supported",
+    "on_meta",
+    "open_meta_model",
+]
 
 GENERATION = "generation_config.json"
 
@@ -212,6 +222,20 @@ def check_supported(path: Path, attention: AttentionSettings) -> PreTrainedModel
         return None
     model = _without_weights(path)
     layers_to_replace(model, attention)
+    check_shapes(path, model)
+    return model
+
+
+def check_shapes(path: Path, model: PreTrainedModel) -> None:
+    """Check that the weights in a folder have the shapes that a model needs; none of them is read.
+
+    Args:
+        path: Folder of the checkpoint.
+        model: The model of its config, which may be on the meta device.
+
+    Raises:
+        SubquadError: They have others.
+    """
     files = _tensor_files(path)
     with ExitStack() as stack:
         opened = {file: stack.enter_context(open_weights(file)) for file in sorted(set(files.values()))}
@@ -219,7 +243,6 @@ def check_supported(path: Path, attention: AttentionSettings) -> PreTrainedModel
             if name in files:
                 shape = opened[files[name]].get_slice(name).get_shape()
                 _check_shape(files[name], name, shape, list(parameter.shape))
-    return model
 
 
 def _check_shape(file: Path, name: str, shape: list[int], expected: list[int]) -> None:
@@ -238,13 +261,16 @@ def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrain
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         check_layers(path, config)
-        # buffers are small, and computed rather than stored
-        with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-            )
+        return on_meta(config, dtype, attn_implementation="sdpa")
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
+
+
+def on_meta(config: PreTrainedConfig, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
+    """Return the model of a config on the meta device."""
+    # buffers are small, and computed rather than stored
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **options)
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
