@@ -10,20 +10,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from subquad.errors import SubquadError, counted, shortened, unknown
-from subquad.llm.models.location import tensor_count, weight_files
+from subquad.errors import SubquadError, shortened, unknown
+from subquad.llm.models.location import weight_files
+from subquad.llm.models.stored_shapes import check_layers, check_shapes, on_meta
 from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
     "check_known",
-    "check_layers",
     "check_tokenizer",
     "embedding_weight",
     "gguf_config",
@@ -87,6 +86,8 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
         check_layers(path, config)
+        if not is_file:
+            check_shapes(path, on_meta(config))
         with without_progress_bars():
             # with `output_loading_info` it returns a pair
             opened: Any = AutoModelForCausalLM.from_pretrained(
@@ -100,6 +101,8 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
                 output_loading_info=True,
                 **extra,
             )
+    except SubquadError:
+        raise
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
     model, found = opened
@@ -252,32 +255,6 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
         raise SubquadError(
             f"{path}: its weights are quantized ({method or 'quantization_config in config.json'}), and LoRA updates "
             "are merged into plain weights; give the original checkpoint, or a .gguf file, which is dequantized"
-        )
-
-
-def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> None:
-    """Check that a checkpoint stores at least one tensor per layer, since transformers first makes all layers.
-
-    Args:
-        path: Folder or `.gguf` file.
-        config: Its config, or the content of its `config.json`: some configs have a list with an entry per layer.
-
-    Raises:
-        SubquadError: It stores fewer; the number of layers is damaged.
-    """
-    if path.is_file():
-        with path.open("rb") as file:
-            # after the letters GGUF and the version
-            stored = int.from_bytes(file.read(16)[8:], "little")
-    else:
-        stored = tensor_count(path)
-    name = "num_hidden_layers"
-    layers = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-    if isinstance(layers, int) and layers > stored:
-        where = path if path.is_file() else path / "config.json"
-        raise SubquadError(
-            f"{where}: {counted(layers, 'layer')}, but only {counted(stored, 'tensor')} in the checkpoint; it is "
-            "damaged, or of another model"
         )
 
 

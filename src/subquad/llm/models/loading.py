@@ -11,9 +11,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import check_layers, check_tokenizer, name_outputs, without_progress_bars
+from subquad.llm.models.checkpoints import check_tokenizer, name_outputs, without_progress_bars
 from subquad.llm.models.location import check_run, checkpoint_kind
-from subquad.llm.models.meta_model import check_shapes, on_meta
+from subquad.llm.models.stored_shapes import check_layers, check_shapes, on_meta
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.checksums import check_all
 from subquad.runs.damage import OF_TRANSFORMERS, panics_as_errors

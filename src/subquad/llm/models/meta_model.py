@@ -3,39 +3,28 @@
 Memory is that of the filled modules and of one more tensor while it is read.
 """
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, check_layers, make_plain
+from subquad.llm.models.checkpoints import check_known, make_plain
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
-from subquad.llm.models.location import INDEX, WEIGHTS, open_weights
+from subquad.llm.models.location import open_weights
+from subquad.llm.models.stored_shapes import check_layers, check_shape, check_shapes, on_meta, tensor_files
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
 from subquad.runs.storage import read_json
 
-__all__ = [
-    "LayerArguments",
-    "MetaModel",
-    "OtherNamesError",
-    "check_folder",
-    "check_shapes",
-    "check_supported",
-    "on_meta",
-    "open_meta_model",
-]
+__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_folder", "check_supported", "open_meta_model"]
 
 GENERATION = "generation_config.json"
 
@@ -103,7 +92,7 @@ class MetaModel:
         # opened anew for each tensor, since what was read stays mapped until the file is closed
         with open_weights(file) as tensors:
             tensor = tensors.get_tensor(stored).to(self.dtype, copy=True)
-        _check_shape(file, stored, list(tensor.shape), list(expected.shape))
+        check_shape(file, stored, list(tensor.shape), list(expected.shape))
         return tensor
 
     def _find(self, name: str) -> tuple[Path, str]:
@@ -184,7 +173,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         layers=decoder_layers(model),
         replaced={id(layer) for layer in layers_to_replace(model, attention)},
         names={id(module): name for name, module in model.named_modules()},
-        files=_tensor_files(path),
+        files=tensor_files(path),
         dtype=dtype,
     )
     meta.check_names()
@@ -226,33 +215,6 @@ def check_supported(path: Path, attention: AttentionSettings) -> PreTrainedModel
     return model
 
 
-def check_shapes(path: Path, model: PreTrainedModel) -> None:
-    """Check that the weights in a folder have the shapes that a model needs; none of them is read.
-
-    Args:
-        path: Folder of the checkpoint.
-        model: The model of its config, which may be on the meta device.
-
-    Raises:
-        SubquadError: They have others.
-    """
-    files = _tensor_files(path)
-    with ExitStack() as stack:
-        opened = {file: stack.enter_context(open_weights(file)) for file in sorted(set(files.values()))}
-        for name, parameter in model.named_parameters():
-            if name in files:
-                shape = opened[files[name]].get_slice(name).get_shape()
-                _check_shape(files[name], name, shape, list(parameter.shape))
-
-
-def _check_shape(file: Path, name: str, shape: list[int], expected: list[int]) -> None:
-    if shape != expected:
-        raise SubquadError(
-            f"{file}: {name} has shape {shape}, but the model of config.json needs {expected}; config.json is that of "
-            "another model"
-        )
-
-
 def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Return the model of a folder on the meta device."""
     content = read_json(path / "config.json")
@@ -262,29 +224,10 @@ def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrain
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         check_layers(path, config)
         return on_meta(config, dtype, attn_implementation="sdpa")
+    except SubquadError:
+        raise
     except OF_TRANSFORMERS as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
-
-
-def on_meta(config: PreTrainedConfig, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
-    """Return the model of a config on the meta device."""
-    # buffers are small, and computed rather than stored
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **options)
-
-
-def _tensor_files(path: Path) -> dict[str, Path]:
-    index = path / INDEX
-    if index.is_file():
-        with damage_as_error(f"{index}: damaged"):
-            # names of files in this folder
-            files = {name: path / Path(file).name for name, file in read_json(index)["weight_map"].items()}
-        missing = sorted({file.name for file in files.values() if not file.is_file()})
-        if missing:
-            raise SubquadError(f"{path}: {len(missing)} of its files are missing, such as {missing[0]} (see {INDEX})")
-        return files
-    with open_weights(path / WEIGHTS) as tensors:
-        return dict.fromkeys(tensors.keys(), path / WEIGHTS)
 
 
 def _record(calls: list[tuple[Tensor, LayerArguments]], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
