@@ -130,7 +130,63 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
             r"copy/config\.json: card: card\.yaml: this data card cannot",
         ),
         ("hep_tagger", {"net": {"graph": "features"}}, r"copy/config\.json: net: --graph is features"),
-        ("bio_embedded", {"target": {"names": ["a", "b"]}}, r"copy/config\.json: damaged: it names 2 targets, and "),
+        (
+            "bio_embedded",
+            {"target": {"names": ["a", "b"]}},
+            r"config\.json: networks: lyra: spec: outputs is 1, and that of the target 2",
+        ),
+        (
+            "bio_model",
+            {"target": {"task_type": None}},
+            r'target: task_type must be "regression" or "binary" or .*, got n',
+        ),
+        ("bio_model", {"target": {"names": []}}, r"config\.json: target: there must be a name"),
+        (
+            "bio_model",
+            {"inputs": {"covariates": [[]]}},
+            r"inputs: covariates must be an object of numbers, got \[\[\]\]",
+        ),
+        ("bio_model", {"inputs": {"alphabet": "klingon"}}, r'config\.json: inputs: there is no alphabet "klingon"'),
+        (
+            "bio_model",
+            {"inputs": {"alignment": 3}},
+            r"config\.json: inputs: alignment must be an object or null, got 3",
+        ),
+        ("bio_model", {"models": [[[]], "ridge"]}, r"config\.json: models\[0\] must be a string, got \[\[\]\]"),
+        ("bio_model", {"models": ["oracle"]}, r'config\.json: there are no models \["oracle"\]'),
+        (
+            "bio_model",
+            {"networks": {"lyra": {"scaler": []}}},
+            r"config\.json: networks: lyra: scaler must have 1 column",
+        ),
+        (
+            "bio_model",
+            {"networks": {"mlp": {"scaler": [{"mean": 0}]}}},
+            r"networks: mlp: scaler\[0\]: spread is missing",
+        ),
+        (
+            "bio_model",
+            {"networks": {"mlp": {"features": {"kept": 1}}}},
+            r"features: kept must be a list of integers or null",
+        ),
+        ("bio_model", {"stacking": {"task_type": 10**99}}, r'stacking: task_type must be "regression" or .*, got 1000'),
+        (
+            "bio_model",
+            {"stacking": {"task_type": "binary"}},
+            r'stacking: task_type is "binary", and that of the target "r',
+        ),
+        (
+            "bio_model",
+            {"stacking": {"scale": {"gp": ...}}},
+            r"each model of the ensemble must have a shift and a scale",
+        ),
+        ("bio_model", {"observed_letters": [[0], [9]]}, r"observed_letters has letters beyond the 4 of the alphabet"),
+        ("bio_model", {"measured_range": []}, r"config\.json: measured_range must have 1 pair"),
+        (
+            "bio_model",
+            {"selected": {"conformal": {"ridge": 3}}},
+            r"conformal: ridge must be a list of objects or null, got",
+        ),
     ],
 )
 def test_damage_that_no_checksum_shows_is_refused_with_its_file(kind, damage, message, tmp_path):

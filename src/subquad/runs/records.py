@@ -2,14 +2,16 @@
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_json
 
-__all__ = ["check_inside", "check_record", "damaged", "read_record", "shown"]
+__all__ = ["check_fields", "check_inside", "check_record", "damaged", "read_record", "shown"]
 
 NAMES = {
     dict: ("an object", "objects"),
@@ -68,6 +70,24 @@ def check_record(value: Any, place: Path | str, /, *, remedy: str, **types: Any)
     return value
 
 
+def check_fields(kind: type, value: Any, place: Path | str, /, *, remedy: str) -> dict[str, Any]:
+    """Return an object that was read from JSON after checking that its entries are the fields of a dataclass.
+
+    Args:
+        kind: The dataclass. Fields with a default may be missing; those that are dataclasses are objects.
+        value: The object.
+        place: The file, and the place in it; the start of the message.
+        remedy: What the user can do about a damaged file.
+
+    Raises:
+        SubquadError: It is no object, or an entry is missing or has another type.
+    """
+    given = value if isinstance(value, dict) else {}
+    has_default = {own.name for own in fields(kind) if {own.default, own.default_factory} != {MISSING}}
+    types = {name: own for name, own in get_type_hints(kind).items() if name in given or name not in has_default}
+    return check_record(value, place, remedy=remedy, **types)
+
+
 def check_inside(folder: Path, record: dict[str, Any], name: str, place: Path | str, /, *, remedy: str) -> Path:
     """Return the path that an entry of a record gives relative to a folder, after checking that it lies in the folder.
 
@@ -97,7 +117,7 @@ def damaged(place: Path | str, mistake: str, /, *, remedy: str) -> SubquadError:
 
 
 def _mistake(name: str, value: Any, kind: Any) -> str | None:
-    if get_origin(kind) is list and isinstance(value, list):
+    if get_origin(kind) in (list, tuple) and isinstance(value, list):
         of = get_args(kind)[0]
         return next((own for k, entry in enumerate(value) if (own := _mistake(f"{name}[{k}]", entry, of))), None)
     return None if _fits(value, kind) else f"{name} must be {_name(kind)}, got {shown(value)}"
@@ -109,8 +129,12 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, one) for one in get_args(kind))
     if origin is Literal:
         return value in get_args(kind)
-    if origin is list:
+    if origin in (list, tuple):
         return isinstance(value, list) and all(_fits(entry, get_args(kind)[0]) for entry in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_fits(entry, get_args(kind)[1]) for entry in value.values())
+    if is_dataclass(kind):
+        return isinstance(value, dict)
     if isinstance(value, bool):
         return kind is bool
     if kind is float and isinstance(value, int):
@@ -119,16 +143,18 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _name(kind: Any) -> str:
+def _name(kind: Any, many: int = 0) -> str:
+    """Return what a type is called in messages: one, or `many`."""
     origin = get_origin(kind)
     if origin in (Union, UnionType):
-        return " or ".join(map(_name, get_args(kind)))
+        return " or ".join(_name(one, many) for one in get_args(kind))
     if origin is Literal:
         return " or ".join(map(json.dumps, get_args(kind)))
-    if origin is list:
-        of = get_args(kind)[0]
-        return f"a list of {' or '.join(NAMES[one][1] for one in get_args(of) or (of,))}"
-    return NAMES[kind][0]
+    if origin in (list, tuple):
+        return f"{NAMES[list][many]} of {_name(get_args(kind)[0], many=1)}"
+    if origin in (dict, Mapping):
+        return f"{NAMES[dict][many]} of {_name(get_args(kind)[1], many=1)}"
+    return NAMES[dict if is_dataclass(kind) else kind][many]
 
 
 def shown(value: Any) -> str:

@@ -24,6 +24,7 @@ from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
+from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
@@ -194,6 +195,7 @@ class Estimator(BaseEstimator):
         with damage_as_error(f"{folder}: its {CONFIG} is damaged; save it again"):
             if saved["class"] != cls.__name__:
                 raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
+            check_config(config, Path(folder))
             estimator = cls(**saved["parameters"])
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])

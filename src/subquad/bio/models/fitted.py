@@ -15,6 +15,7 @@ from subquad.bio.data.table import inputs_of
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
+from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.checksums import check_if_present
@@ -46,13 +47,11 @@ class BioModel:
         """
         directory = run_folder(directory)
         config = load_config(directory, "bio")
+        check_config(config, directory)
         try:
             networks = load_networks(directory, config)
             schema = InputSchema.from_dict(config["inputs"])
             model = cls(networks=networks, schema=schema, config=config, directory=directory)
-            # read here, so that a damaged file is noticed before anything is predicted
-            _ = (model.task_type, model.classes, model.names, model.models, model.default, schema.letters)
-            _ = config["observed_letters"]
             if ENSEMBLE in model.models:
                 Stacking.from_dict(config["stacking"])
         except damage() as error:

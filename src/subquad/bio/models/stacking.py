@@ -111,11 +111,14 @@ class Stacking:
         """Return the stack from the JSON object of `as_dict`.
 
         Raises:
-            ValueError: The weights are negative, or do not sum to 1.
+            ValueError: The weights are negative, or do not sum to 1, or a model has no shift or scale.
         """
         weights = np.array(list(values["weights"].values()), dtype=np.float64)
         if not (weights >= 0).all() or abs(weights.sum() - 1) > MAX_ROUNDING:
             raise ValueError(f"weights of the ensemble must not be negative and must sum to 1, got {values['weights']}")
+        lengths = {len(own) for part in ("shift", "scale") for own in values[part].values()}
+        if not {*values["weights"]} <= {*values["shift"]} & {*values["scale"]} or len(lengths) != 1:
+            raise ValueError("each model of the ensemble must have a shift and a scale of each column")
         return cls(**{**values, **{part: _by_name(values[part], values[part].values()) for part in ("shift", "scale")}})
 
 

@@ -13,7 +13,7 @@ from scipy.stats import skew
 
 from subquad.bio.models.links import unlinked
 
-__all__ = ["TargetScaler", "to_predictions"]
+__all__ = ["ScaledColumn", "TargetScaler", "to_predictions"]
 
 KNOTS = 201
 MAX_SKEWNESS = 2.0
@@ -21,9 +21,12 @@ MAX_SKEWNESS = 2.0
 
 
 @dataclass(frozen=True)
-class _Column:
+class ScaledColumn:
+    """The transform of one column of measurements."""
+
     mean: float
     spread: float
+    """Standard deviation."""
     values: list[float] | None = None
     """Increasing measurements, if ranks are used."""
     quantiles: list[float] | None = None
@@ -34,7 +37,7 @@ class _Column:
 class TargetScaler:
     """One monotone transform for each column of measurements, and its inverse."""
 
-    columns: tuple[_Column, ...]
+    columns: tuple[ScaledColumn, ...]
 
     @classmethod
     def fit(cls, y: np.ndarray, transform: str = "auto") -> "TargetScaler":
@@ -50,12 +53,12 @@ class TargetScaler:
     @classmethod
     def identity(cls, columns: int) -> "TargetScaler":
         """Return the identity on a number of columns."""
-        return cls((_Column(0.0, 1.0),) * columns)
+        return cls((ScaledColumn(0.0, 1.0),) * columns)
 
     @classmethod
     def from_dict(cls, columns: Sequence[Mapping[str, Any]]) -> "TargetScaler":
         """Return the transform from the JSON value of `as_dict`."""
-        return cls(tuple(_Column(**column) for column in columns))
+        return cls(tuple(ScaledColumn(**column) for column in columns))
 
     def as_dict(self) -> list[dict[str, Any]]:
         """Return a JSON value: one object for each column."""
@@ -77,26 +80,28 @@ def to_predictions(z: np.ndarray, task_type: str, scaler: TargetScaler) -> np.nd
     return unlinked(z, task_type)
 
 
-def _column(y: np.ndarray, transform: str) -> _Column:
+def _column(y: np.ndarray, transform: str) -> ScaledColumn:
     mean, spread = float(y.mean()), float(y.std()) or 1.0
     known = np.unique(y)
     is_ranked = transform == "rank" or (transform == "auto" and len(known) > 20 and abs(skew(y)) > MAX_SKEWNESS)
     if not is_ranked or len(known) < 3:
-        return _Column(mean, spread)
+        return ScaledColumn(mean, spread)
     at = np.unique(np.quantile(y, np.linspace(0, 1, KNOTS), method="inverted_cdf"))
     ordered = np.sort(y)
     # tied values get their mean rank
     rank = (np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")) / 2
-    return _Column(mean, spread, at.tolist(), ndtri(np.clip(rank / len(y), 0.5 / len(y), 1 - 0.5 / len(y))).tolist())
+    return ScaledColumn(
+        mean, spread, at.tolist(), ndtri(np.clip(rank / len(y), 0.5 / len(y), 1 - 0.5 / len(y))).tolist()
+    )
 
 
-def _transformed(column: _Column, y: np.ndarray) -> np.ndarray:
+def _transformed(column: ScaledColumn, y: np.ndarray) -> np.ndarray:
     if column.values is None or column.quantiles is None:
         return (y - column.mean) / column.spread
     return _interpolate(y, column.values, column.quantiles)
 
 
-def _restored(column: _Column, z: np.ndarray) -> np.ndarray:
+def _restored(column: ScaledColumn, z: np.ndarray) -> np.ndarray:
     if column.values is None or column.quantiles is None:
         return z * column.spread + column.mean
     return _interpolate(z, column.quantiles, column.values)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from subquad.hep.settings import NetSettings
 from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, load_config, load_tensors
-from subquad.runs.records import check_record, damaged, shown
+from subquad.runs.records import check_fields, check_record, damaged, shown
 
 __all__ = ["TrainedTagger", "load"]
 
@@ -158,11 +158,11 @@ def _net_settings(value: Any, run: Path) -> NetSettings:
 
     The weights tell neither whether `k` is right nor `dropout`; a wrong one would be noticed among the jets, if at all.
     """
-    place, kinds = f"{run / CONFIG}: net", get_type_hints(NetSettings)
-    kinds = {name: kind for name, kind in kinds.items() if not isinstance(value, dict) or name in value}
-    for name, entry in check_record(value, place, remedy=REMEDY, **kinds).items():
+    place = f"{run / CONFIG}: net"
+    for name, entry in check_fields(NetSettings, value, place, remedy=REMEDY).items():
+        is_size = type(entry) is int and name != "dropout"
         # a head may have no hidden layer
-        if (kinds.get(name) is int and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
+        if (is_size and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
             raise damaged(place, f"{name} cannot be {shown(entry)}", remedy=REMEDY)
     try:
         return NetSettings(**value)
