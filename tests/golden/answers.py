@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from subquad import bio, hep, llm
+from subquad.errors import SubquadError
 from subquad.runs.loading import load_run
 
 BIO_MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble")
@@ -43,11 +44,19 @@ def llm_model(folder: Path) -> dict[str, list]:
 def language_model(folder: Path, opened: tuple[Any, Any]) -> dict[str, list]:
     """The same, of an opened model and its tokenizer."""
     model, tokenizer = opened
-    ids = tokenizer((folder / "input.txt").read_text(), return_tensors="pt")["input_ids"]
+    ids = tokens_of(folder, tokenizer)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1]
         continued = model.generate(ids, max_new_tokens=11, do_sample=False)
     return {"logits": logits.tolist(), "continuation": continued[0].tolist()}
+
+
+def tokens_of(folder: Path, tokenizer: Any) -> torch.Tensor:
+    """The tokens of the input; as for commands, an error if there are none."""
+    ids = tokenizer((folder / "input.txt").read_text(), return_tensors="pt")["input_ids"]
+    if not ids.numel():
+        raise SubquadError(f"{folder}: its tokenizer makes no tokens of the text")
+    return ids
 
 
 def llm_default(folder: Path) -> dict[str, list | str]:
@@ -62,7 +71,7 @@ def llm_adapter(folder: Path) -> dict[str, list]:
     pytest.importorskip("transformers")
     model, tokenizer = llm.load(folder, base=folder / "base")
     with torch.no_grad():
-        logits = model(**tokenizer((folder / "input.txt").read_text(), return_tensors="pt")).logits[0, -1]
+        logits = model(input_ids=tokens_of(folder, tokenizer)).logits[0, -1]
     return {"logits": logits.tolist()}
 
 

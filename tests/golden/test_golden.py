@@ -221,9 +221,13 @@ def test_entries_that_transformers_does_not_check_are_refused(file, entry, messa
         llm.load(_with_entries(tmp_path, file, entry))
 
 
-def test_outputs_have_names_whatever_a_checkpoint_says(tmp_path):
+@pytest.mark.parametrize(
+    "entry",
+    [{"return_dict": None}, {"output_hidden_states": [[]]}, {"output_attentions": True}, {"is_encoder_decoder": 3}],
+)
+def test_outputs_are_logits_with_a_name_whatever_a_checkpoint_says(entry, tmp_path):
     pytest.importorskip("transformers")
-    copy = _with_entries(tmp_path, "config.json", {"return_dict": None})
+    copy = _with_entries(tmp_path, "config.json", entry)
     found, expected = (language_model(folder, llm.load(folder)) for folder in (copy, HERE / "llm_default"))
     assert found == expected
 

@@ -82,9 +82,10 @@ def check_fields(kind: type, value: Any, place: Path | str, /, *, remedy: str) -
     Raises:
         SubquadError: It is no object, or an entry is missing or has another type.
     """
-    given = value if isinstance(value, dict) else {}
-    has_default = {own.name for own in fields(kind) if {own.default, own.default_factory} != {MISSING}}
-    types = {name: own for name, own in get_type_hints(kind).items() if name in given or name not in has_default}
+    types = get_type_hints(kind)
+    if isinstance(value, dict):
+        has_default = {own.name for own in fields(kind) if {own.default, own.default_factory} != {MISSING}}
+        types = {name: own for name, own in types.items() if name in value or name not in has_default}
     return check_record(value, place, remedy=remedy, **types)
 
 

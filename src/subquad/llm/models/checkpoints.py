@@ -41,6 +41,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Entries of a generation config with the tokens that begin, end and fill texts."""
 LARGEST_TOKEN = 2**31
+OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False, "is_encoder_decoder": False}
+"""Entries of any config that decide what a call of the model returns."""
 MOST_GROWTH = 256
 """Factor by which all replacements of a tokenizer's normalizer together may lengthen a text."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
@@ -215,12 +217,13 @@ def make_plain(model: PreTrainedModel, path: Path) -> None:
 
 
 def name_outputs(model: PreTrainedModel, path: Path) -> None:
-    """Let a model return outputs with names, whatever its config says, and check the tokens that begin and end a text.
+    """Let a model return logits with names, whatever its config says, and check the tokens that begin and end a text.
 
     Raises:
         SubquadError: They are no tokens.
     """
-    model.config.return_dict = True
+    for name, value in OUTPUTS.items():
+        setattr(model.config, name, value)
     for name in TOKENS:
         value = getattr(model.generation_config, name)
         for token in value if isinstance(value, list) else [value]:
