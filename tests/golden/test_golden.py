@@ -140,7 +140,7 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
             {"target": {"task_type": None}},
             r'target: task_type must be "regression" or "binary" or .*, got n',
         ),
-        ("bio_model", {"target": {"names": []}}, r"config\.json: target: there must be a name"),
+        ("bio_model", {"target": {"names": []}}, r"config\.json: target: there are no names"),
         (
             "bio_model",
             {"inputs": {"covariates": [[]]}},
@@ -187,6 +187,19 @@ def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
             {"selected": {"conformal": {"ridge": 3}}},
             r"conformal: ridge must be a list of objects or null, got",
         ),
+        (
+            "bio_model",
+            {"selected": {"conformal": {"ridge": [{"levels": [0.9], "quantiles": [], "offset": None, "rows": 9}]}}},
+            r"config\.json: selected: conformal: ridge is damaged; fit again \(1 levels, and 0 quantiles\)",
+        ),
+        (
+            "bio_embedded",
+            {"networks": {"lyra": {"features": {"embedding_scale": [1.0]}}}},
+            r"config\.json; fit again",
+        ),
+        ("bio_model", {"networks": {"mlp": {"features": {"kept": [0, 999]}}}}, r"config\.json; fit again"),
+        ("bio_model", {"networks": {"mlp": {"features": {"kept": [0, 1]}}}}, r"config\.json; fit again"),
+        ("bio_model", {"target": {"task_type": "binary", "classes": ["no"]}}, r"or other than two classes"),
     ],
 )
 def test_damage_that_no_checksum_shows_is_refused_with_its_file(kind, damage, message, tmp_path):

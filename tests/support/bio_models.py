@@ -8,6 +8,7 @@ from subquad.bio.commands.design import design
 from subquad.bio.data.dataset import InputSchema
 from subquad.bio.design_search.constraints import read_constraints
 from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.members import Members
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.settings import ALPHABETS
@@ -19,6 +20,7 @@ class AdditiveModel:
     """A model whose ensemble members add known values of the letters, and differ by a known factor."""
 
     default, directory, positions = "lyra", Path("no folder"), None
+    interval = BioModel.interval
 
     def __init__(
         self, task_type="regression", *, wild_type=WILD, alphabet="dna", members=2, classes=(), names=("score",)
@@ -56,6 +58,7 @@ class Landscape:
 
     task_type, names, classes, default = "regression", ["fitness"], [], "lyra"
     directory, positions = Path("no folder"), None
+    interval = BioModel.interval
 
     def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **schema):
         random = np.random.default_rng(seed)

@@ -84,11 +84,17 @@ class SequenceFeatures(Features):
         """Return the features that `as_dict` wrote.
 
         Raises:
-            ValueError: This version has other columns, so that a model would read wrong ones.
+            ValueError: This version has other columns, so that a model would read wrong ones; or entries contradict
+                each other.
         """
         features = super().from_dict(values)
         if features.widths != tuple(features._widths):
             raise ValueError("its features have other columns than those of this version")
+        for name in ("covariate", "embedding"):
+            if len(getattr(features, f"{name}_mean")) != len(getattr(features, f"{name}_scale")):
+                raise ValueError(f"its features have {name}s without a mean or scale")
+        if features.kept and not 0 <= min(features.kept) <= max(features.kept) < features._width:
+            raise ValueError(f"its features keep columns beyond the {features._width} that there are")
         return features
 
     @classmethod

@@ -73,9 +73,18 @@ class Conformal:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Conformal":
-        """Return the intervals from the JSON object of `as_dict`."""
-        quantiles = tuple(math.inf if value is None else value for value in values["quantiles"])
-        return cls(levels=tuple(values["levels"]), quantiles=quantiles, offset=values["offset"], rows=values["rows"])
+        """Return the intervals from the JSON object of `as_dict`.
+
+        Raises:
+            ValueError: There are not as many quantiles as levels, or an entry is no number.
+        """
+        quantiles = tuple(math.inf if value is None else float(value) for value in values["quantiles"])
+        levels, offset = tuple(map(float, values["levels"])), values["offset"]
+        if len(levels) != len(quantiles):
+            raise ValueError(f"{len(levels)} levels, and {len(quantiles)} quantiles")
+        return cls(
+            levels=levels, quantiles=quantiles, offset=None if offset is None else float(offset), rows=values["rows"]
+        )
 
 
 def fit_conformal(truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | None = None) -> Conformal:

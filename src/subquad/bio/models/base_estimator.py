@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
-from subquad.bio.metrics.conformal import fit_conformal_columns
+from subquad.bio.metrics.conformal import Conformal, fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
@@ -200,6 +200,8 @@ class Estimator(BaseEstimator):
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])
             vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items() if key in FITTED})
+            for values in estimator._intervals or ():
+                _ = values and Conformal.from_dict(values)
         return estimator
 
     def __sklearn_tags__(self) -> Any:

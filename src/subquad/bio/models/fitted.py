@@ -12,6 +12,7 @@ from torch import Tensor
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
+from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
@@ -19,11 +20,14 @@ from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.checksums import check_if_present
-from subquad.runs.damage import damage
+from subquad.runs.damage import damage, damage_as_error
 from subquad.runs.examples import run_folder
-from subquad.runs.folder import load_config, load_tensors
+from subquad.runs.folder import CONFIG, load_config, load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
+
+INTERVAL = 0.9
+"""Level of the intervals beside predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,30 @@ class BioModel:
     def predict(self, inputs: Inputs, name: str | None = None) -> Any:
         """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
         return self.members(inputs, name).mean
+
+    def interval(
+        self, prediction: np.ndarray, spread: np.ndarray | None, *, name: str, column: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return both ends of the 90 % interval of predictions, `(n,)` each; infinite if too few rows were held out.
+
+        Args:
+            prediction: `(n,)` predictions of one column of measurements.
+            spread: `(n,)` standard deviation over the members; None for a single one.
+            name: Name of the model.
+            column: The column, from 0.
+
+        Returns:
+            The ends; None if the fit calibrated no interval.
+
+        Raises:
+            SubquadError: What the fit saved is damaged.
+        """
+        saved = self.config.get("selected", {}).get("conformal", {}).get(name, ())
+        values = saved[column] if column < len(saved) else None
+        if values is None:
+            return None
+        with damage_as_error(f"{self.directory / CONFIG}: selected: conformal: {name} is damaged; fit again"):
+            return Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
 
     def _baseline(self, name: str) -> Baseline:
         if name not in self._baselines:

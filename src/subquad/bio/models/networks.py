@@ -106,6 +106,8 @@ class NetworkEnsemble:
         """
         spec = NetSpec(**{**values["spec"], "reference": tuple(values["spec"]["reference"])})
         features = None if values["features"] is None else features_from_dict(values["features"])
+        if features is not None and features.count != spec.features:
+            raise ValueError(f"the network reads {spec.features} features, and there are {features.count}")
         nets = []
         for k in range(values["ensemble_size"]):
             prefix = f"{k}."

@@ -11,9 +11,7 @@ from subquad.bio.data.dataset import Target
 from subquad.bio.data.table import Table
 from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
-from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.models.support import INTERVAL
 from subquad.errors import SubquadError, counted
 from subquad.runs.folder import CONFIG
 
@@ -123,13 +121,10 @@ def _add_intervals(
     frame: pd.DataFrame, model: BioModel, by: str, prediction: np.ndarray, spread: np.ndarray | None
 ) -> None:
     """Add the interval of each column of measurements; empty if the validation rows were too few for one."""
-    for k, values in enumerate(model.config["selected"].get("conformal", {}).get(by, ())):
-        if values is None:
-            continue
-        end = "" if len(model.names) == 1 else f"_{model.names[k]}"
-        column = None if spread is None else spread[:, k]
-        ends = Conformal.from_dict(values).interval(prediction[:, k], column, INTERVAL)
-        for side, limit in zip(("low", "high"), ends, strict=True):
+    for k, name in enumerate(model.names):
+        ends = model.interval(prediction[:, k], None if spread is None else spread[:, k], name=by, column=k)
+        end = "" if len(model.names) == 1 else f"_{name}"
+        for side, limit in zip(("low", "high"), ends or (), strict=False):
             frame[f"prediction_{side}{end}"] = np.where(np.isfinite(limit), limit, np.nan)
 
 

@@ -62,12 +62,13 @@ def _check_inputs(inputs: dict[str, Any], place: str) -> None:
 
 def _check_target(target: dict[str, Any], place: str) -> int:
     """Return the number of outputs of a prediction; see `Target.outputs`."""
-    has_classes = target["task_type"] in ("multiclass", "residue_multiclass")
-    if not target["names"] or (has_classes and len(target["classes"]) < 2):
-        raise damaged(place, "there must be a name, and two classes if there are any", remedy=REMEDY)
+    task_type, names, classes = target["task_type"], target["names"], target["classes"]
+    has_classes = task_type in ("multiclass", "residue_multiclass")
+    if not names or (has_classes and len(classes) < 2) or (task_type == "binary" and len(classes) != 2):
+        raise damaged(place, f"there are no names, or other than two classes: {shown(target)}", remedy=REMEDY)
     if has_classes:
-        return len(target["classes"])
-    return len(target["names"]) if target["task_type"] in ("regression", "multilabel") else 1
+        return len(classes)
+    return len(names) if task_type in ("regression", "multilabel") else 1
 
 
 def _check_training(config: Mapping[str, Any], path: Path, outputs: int) -> None:

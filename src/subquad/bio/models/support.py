@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subquad.bio.compared_models import label_of
-from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.metrics.scores import title
 from subquad.bio.settings import Direction
 from subquad.reporting.page import show
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from subquad.bio.models.scorer import Scorer
 
 __all__ = [
-    "INTERVAL",
     "beyond_measured",
     "count_of",
     "describe_direction",
@@ -38,8 +36,6 @@ __all__ = [
     "yes_no",
 ]
 
-INTERVAL = 0.9
-"""Level of the intervals in tables."""
 NAMED = 5
 """Rows that a warning names."""
 
@@ -170,12 +166,10 @@ def prediction_interval(
         spread: `(n,)` standard deviation over the members; None or NaN for a single one.
     """
     nothing = np.full(len(prediction), np.nan)
-    saved = scorer.config.get("selected", {}).get("conformal", {}).get(scorer.default, ())
-    values = saved[scorer.column] if len(saved) > scorer.column else None
-    if scorer.is_probability or values is None:
+    if scorer.is_probability:
         return nothing, nothing
     own = None if spread is None or np.isnan(spread).all() else spread
-    low, high = Conformal.from_dict(values).interval(prediction, own, INTERVAL)
+    low, high = scorer.model.interval(prediction, own, name=scorer.default, column=scorer.column) or (nothing, nothing)
     return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
 
 
