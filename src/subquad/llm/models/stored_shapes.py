@@ -20,14 +20,14 @@ __all__ = ["check_layers", "check_shape", "check_shapes", "on_meta", "tensor_fil
 
 
 def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> None:
-    """Check that a checkpoint stores at least one tensor per layer, since transformers first makes all layers.
+    """Check that a checkpoint has layers, and stores at least one tensor of each: transformers first makes them all.
 
     Args:
         path: Folder or `.gguf` file.
         config: Its config, or the content of its `config.json`: some configs have a list with an entry per layer.
 
     Raises:
-        SubquadError: It stores fewer; the number of layers is damaged.
+        SubquadError: It has none, or stores fewer; the number of layers is damaged.
     """
     if path.is_file():
         with path.open("rb") as file:
@@ -37,11 +37,11 @@ def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> No
         stored = tensor_count(path)
     name = "num_hidden_layers"
     layers = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-    if isinstance(layers, int) and layers > stored:
+    if isinstance(layers, int) and not 0 < layers <= stored:
         where = path if path.is_file() else path / "config.json"
         raise SubquadError(
-            f"{where}: {counted(layers, 'layer')}, but only {counted(stored, 'tensor')} in the checkpoint; it is "
-            "damaged, or of another model"
+            f"{where}: {counted(layers, 'layer')}, and {counted(stored, 'tensor')} in the checkpoint; it is damaged, "
+            "or of another model"
         )
 
 
