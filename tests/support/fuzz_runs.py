@@ -148,10 +148,9 @@ def write_training(folder):
 
 
 def read_training(path):
-    from subquad.train.checkpoint import Counters, load_checkpoint
+    from subquad.train.checkpoint import load_checkpoint
 
-    state, _ = load_checkpoint(path, **training())
-    Counters(**state)
+    load_checkpoint(path, **training())
 
 
 # texts of whole files

@@ -126,6 +126,8 @@ def _mistake(name: str, value: Any, kind: Any) -> str | None:
 
 def _fits(value: Any, kind: Any) -> bool:
     origin = get_origin(kind)
+    if kind is Any:
+        return True
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if origin is Literal:
@@ -154,7 +156,8 @@ def _name(kind: Any, many: int = 0) -> str:
     if origin in (list, tuple):
         return f"{NAMES[list][many]} of {_name(get_args(kind)[0], many=1)}"
     if origin in (dict, Mapping):
-        return f"{NAMES[dict][many]} of {_name(get_args(kind)[1], many=1)}"
+        of = get_args(kind)[1]
+        return NAMES[dict][many] if of is Any else f"{NAMES[dict][many]} of {_name(of, many=1)}"
     return NAMES[dict if is_dataclass(kind) else kind][many]
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.runs.damage import damage_as_error
-from subquad.runs.storage import read_tensors_and_metadata, write_tensors
+from subquad.runs.records import check_fields
+from subquad.runs.storage import CHECKSUM, read_tensors_and_metadata, write_tensors
 
 __all__ = ["Counters", "load_checkpoint", "load_state", "save_checkpoint", "trained_state"]
 
@@ -82,7 +83,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, *, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+) -> tuple[Counters, dict[str, dict[str, Tensor]]]:
     """Restore model, optimizer, gradient scaler and random numbers from the file that `save_checkpoint` wrote.
 
     Returns:
@@ -92,6 +93,8 @@ def load_checkpoint(
         SubquadError: The file is no checkpoint, or that of another stage or model.
     """
     tensors, header = read_tensors_and_metadata(path)
+    if CHECKSUM not in header:
+        raise SubquadError(f"{path}: damaged (it has no checksum); start again with --force")
     if header.get("stage") != path.stem:
         raise SubquadError(f"{path}: is not the checkpoint of this stage; start again with --force")
     own = _strip_prefix("model.", tensors)
@@ -107,7 +110,8 @@ def load_checkpoint(
         raise SubquadError(f"{path}: does not fit this model ({error}); start again with --force") from error
     with damage_as_error(f"{path}: damaged; start again with --force"):
         entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
-        state, random = json.loads(header["state"]), tensors["rng"]
+        given = check_fields(Counters, json.loads(header["state"]), f"{path}: state", remedy="start again with --force")
+        state, random = Counters(**given), tensors["rng"]
         scaler = json.loads(header["scaler"]) if accelerator.scaler else None
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(random)

@@ -391,7 +391,7 @@ class _Trainer:
         state, weights = load_checkpoint(
             self._checkpoint, accelerator=self.accelerator, model=self.model, optimizer=self.optimizer
         )
-        self.state, self.best_weights = Counters(**state), weights["best"]
+        self.state, self.best_weights = state, weights["best"]
         if self.ema is not None:
             self.ema.weights = weights["ema"]
         if not self.state.has_ended and self.accelerator.is_main_process:
