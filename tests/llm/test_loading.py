@@ -372,6 +372,18 @@ def test_a_damaged_number_of_layers_of_a_packed_file_is_refused_before_they_are_
         open_checkpoint(path)
 
 
+def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_taken(tmp_path):
+    pytest.importorskip("hypothesis")
+    from support.fuzz_targets import write_gguf
+
+    path = write_gguf(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"llama.feed_forward_length") + len("llama.feed_forward_length") + 4 + 3] = 1
+    path.write_bytes(data)
+    with pytest.raises(SubquadError, match=r"tiny.gguf: 1,\d+,\d+,\d+ weights in a file of [\d,]+ bits; it is damaged"):
+        open_checkpoint(path)
+
+
 @pytest.mark.parametrize("kind", ["llm_model", "llm_adapter"])
 def test_a_damaged_size_in_a_saved_run_is_refused_before_anything_is_made_of_it(kind, tmp_path):
     changed = shutil.copytree(GOLDEN / kind, tmp_path / "saved")

@@ -88,8 +88,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
         check_layers(path, config)
-        if not is_file:
-            check_shapes(path, on_meta(config))
+        check_shapes(path, on_meta(config))
         with without_progress_bars():
             # with `output_loading_info` it returns a pair
             opened: Any = AutoModelForCausalLM.from_pretrained(

@@ -46,15 +46,20 @@ def check_layers(path: Path, config: PreTrainedConfig | Mapping[str, Any]) -> No
 
 
 def check_shapes(path: Path, model: PreTrainedModel) -> None:
-    """Check that the weights in a folder have the shapes that a model needs; none of them is read.
+    """Check that the weights of a checkpoint have the shapes that a model needs; none of them is read.
 
     Args:
-        path: Folder of the checkpoint.
+        path: Folder of the checkpoint, or `.gguf` file: of its weights only the size of the file is known.
         model: The model of its config, which may be on the meta device.
 
     Raises:
         SubquadError: They have others.
     """
+    if path.is_file():
+        weights, bits = sum(own.numel() for own in model.parameters()), 8 * path.stat().st_size
+        if weights > bits:
+            raise SubquadError(f"{path}: {weights:,} weights in a file of {bits:,} bits; it is damaged")
+        return
     files = tensor_files(path)
     with ExitStack() as stack:
         opened = {file: stack.enter_context(open_weights(file)) for file in sorted(set(files.values()))}
