@@ -173,6 +173,7 @@ def test_the_ninth_chat_ends_the_one_that_was_not_used_for_longest_and_says_so(o
     assert "Your earlier chat was ended" not in chat_view(chats.start("c", tmp_path / "one", ChatSettings()))
 
 
+@pytest.mark.long
 def test_nobody_who_waits_for_an_answer_loses_the_chat_to_others(opened, tmp_path):
     chats = Chats()
     made = {user: chats.start(user, tmp_path / "one", ChatSettings()) for user in "abcdefgh"}

@@ -166,6 +166,7 @@ def test_only_letters_that_training_had_are_proposed(tmp_path, capsys):
         run_design(model, tmp_path, "none", allow=("2=KR",))
 
 
+@pytest.mark.long
 def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeypatch):
     model = Landscape()
     first = run_design(model, tmp_path, "first", number=19)

@@ -460,6 +460,7 @@ def test_data_without_signal_are_refused_before_a_folder_is_written(tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
     fit_cli(str(tmp_path / "t.csv"), settings(), options=RunOptions(out=tmp_path / "run"))
@@ -530,6 +531,7 @@ def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=83)
     frame["split"] = ["train"] * 60 + ["validation"] * 8 + ["test"] * 15

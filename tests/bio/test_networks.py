@@ -209,6 +209,7 @@ def test_lyra_also_learns_what_the_linear_model_explains():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
     pytest.importorskip("RNA")
     random = np.random.default_rng(3)

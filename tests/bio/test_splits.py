@@ -180,6 +180,7 @@ def test_groups_stay_together(fold):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_clusters_of_similar_proteins_stay_together():
     rng = np.random.default_rng(0)
     kinds, sequences, family = random_sequences(17, length=53), [], []

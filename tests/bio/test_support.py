@@ -144,6 +144,7 @@ def test_beta_of_a_model_with_a_single_member_is_refused_and_its_absence_is_stat
     assert "ranked by the prediction alone" not in (tmp_path / "mean" / "design.html").read_text()
 
 
+@pytest.mark.long
 def test_designs_keep_the_minimum_distance(tmp_path):
     frame = run_design(Landscape(), tmp_path, number=23, diversity=0.0, min_distance=3, max_mutations=3)
     texts = frame["sequence"].tolist()

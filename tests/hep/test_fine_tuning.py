@@ -117,6 +117,7 @@ def samples(tables, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_few_jets_give_a_better_tagger_from_a_run_than_from_scratch(origin, samples, tmp_path, monkeypatch, capsys):
     few, many = samples
     scratch = fit(few, SHORT, test=many, out=tmp_path / "scratch", quiet=True)

@@ -177,6 +177,7 @@ def test_a_missing_label_is_answered_with_a_label_rather_than_an_input(tmp_path)
     )
 
 
+@pytest.mark.long
 def test_a_label_among_the_features_is_named_in_the_terminal_and_the_report(tmp_path, capsys):
     (tmp_path / "leak.yaml").write_text(
         FLAT_CARD.replace("log_e: ", "leak: truth + 0 * cand_pt\n  log_e: ").replace("log_e,", "log_e, leak,")

@@ -123,6 +123,7 @@ def test_a_text_of_fewer_sequences_than_a_batch_is_rejected(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, folder, text, tmp_path):
     settings = replace(SMALL, dtype="bfloat16", precision="auto")
     halves = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
