@@ -359,28 +359,23 @@ def test_a_damaged_number_of_layers_is_refused_before_they_are_made(opened, fold
             opened(changed)
 
 
-def test_a_damaged_number_of_layers_of_a_packed_file_is_refused_before_they_are_made(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "byte", "message"),
+    [
+        ("block_count", 64, "1,073,741,825 layers, and 12 tensors in the checkpoint"),
+        ("feed_forward_length", 1, r"1,\d+,\d+,\d+ weights in a file of [\d,]+ bits; it is damaged"),
+    ],
+)
+def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_taken(key, byte, message, tmp_path):
     pytest.importorskip("hypothesis")
     from support.fuzz_targets import write_gguf
 
     path = write_gguf(tmp_path)
     data = bytearray(path.read_bytes())
-    # key, kind of the number, number
-    data[data.index(b"llama.block_count") + len("llama.block_count") + 4 + 3] = 64
+    # key, kind of the number (4 bytes), number: its highest byte
+    data[data.index(f"llama.{key}".encode()) + len(f"llama.{key}") + 4 + 3] = byte
     path.write_bytes(data)
-    with pytest.raises(SubquadError, match=r"tiny.gguf: 1,073,741,825 layers, and 12 tensors in the checkpoint"):
-        open_checkpoint(path)
-
-
-def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_taken(tmp_path):
-    pytest.importorskip("hypothesis")
-    from support.fuzz_targets import write_gguf
-
-    path = write_gguf(tmp_path)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"llama.feed_forward_length") + len("llama.feed_forward_length") + 4 + 3] = 1
-    path.write_bytes(data)
-    with pytest.raises(SubquadError, match=r"tiny.gguf: 1,\d+,\d+,\d+ weights in a file of [\d,]+ bits; it is damaged"):
+    with pytest.raises(SubquadError, match=f"tiny.gguf: {message}"):
         open_checkpoint(path)
 
 
