@@ -366,7 +366,7 @@ def test_a_damaged_number_of_layers_is_refused_before_they_are_made(opened, fold
         ("feed_forward_length", 1, r"1,\d+,\d+,\d+ weights in a file of [\d,]+ bits; it is damaged"),
     ],
 )
-def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_taken(key, byte, message, tmp_path):
+def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_allocated(key, byte, message, tmp_path):
     pytest.importorskip("hypothesis")
     from support.fuzz_targets import write_gguf
 

@@ -63,7 +63,7 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         # of models whose config.json names it otherwise
         check_layers(directory, config)
-        # before memory is taken for a model of other sizes
+        # before memory is allocated for a model of other sizes
         check_shapes(directory, on_meta(config))
         # with `output_loading_info` it returns a pair
         opened: Any = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's config against the tensors that it stores, before memory is taken for a model."""
+"""Checks of a checkpoint's config against the tensors that it stores, before memory is allocated for a model."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
