@@ -30,12 +30,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memor
 
 @pytest.fixture
 def call(tmp_path):
-    """Call a reader once with small limits, and return its explorer; the limits of this process are set back."""
+    """Call a reader once with a small limit of memory, and return its explorer; this process gets its limits back."""
     memory, handler = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
 
-    def call(read):
+    def call(read, *, seconds=10):
         target = Target(read, drawn=st.just("a"))
-        explorer = Explorer(target, tmp_path, seconds=0.2, memory=64 * 2**20)
+        explorer = Explorer(target, tmp_path, seconds=seconds, memory=64 * 2**20)
         explorer.try_one("a")
         return explorer
 
@@ -77,7 +77,7 @@ def read_all_memory_and_hide_it(_):
 
 @pytest.mark.parametrize("read", [read_slowly, read_slowly_without_an_error])
 def test_a_reader_that_is_too_slow_is_a_fault(call, read):
-    explorer = call(read)
+    explorer = call(read, seconds=0.2)
     (fault,) = explorer.faults.values()
     assert fault["error"] == "OutOfTime: more than 0.2 seconds of the processor"
     assert fault["where"].partition(":")[0].endswith("test_fuzzing.py")
