@@ -36,7 +36,6 @@ def serve(settings: AppSettings | None = None) -> None:
     uvicorn = require("uvicorn", "app")
     from subquad.runs.connections import ACCEPTED_TOGETHER, QueueingServer, bounded_protocol, connection_limit
 
-    say("opening the page …")
     # the end of the process is an interruption too, so that jobs are stopped
     signal.signal(signal.SIGTERM, _interrupt)
     # before anything of an earlier server is cleared
@@ -89,6 +88,7 @@ def make_app(settings: AppSettings) -> Iterator[Any]:
     # even its lock would be a file in a folder of someone else
     check_workspace(root)
     with lock_folder(root, flag="--workspace"):
+        say("opening the page …")
         yield from _app(settings, root)
 
 
