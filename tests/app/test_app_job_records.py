@@ -42,6 +42,7 @@ NOBODY = 2**22 + 1
 def test_a_job_whose_process_ended_with_the_server_counts_as_stopped(tmp_path):
     assert written(tmp_path / "a", {"state": "running", "pid": NOBODY}).state == "stopped"
     assert written(tmp_path / "b", server=NOBODY).state == "stopped"
+    assert written(tmp_path / "negative", server=-1).state == "stopped"
     assert written(tmp_path / "c").state == "waiting"
     assert written(tmp_path / "d", {"state": "running", "pid": os.getpid()}).state == "running"
     # another process has got the number

@@ -272,7 +272,8 @@ def _check(value: Any, path: Path, *, needed: Mapping[str, Any], optional: Mappi
 
 def _is_alive(pid: int | None, started: Start | None) -> bool:
     """Return whether there is a process of this number that started at this time; numbers are given again."""
-    if pid is None:
+    # a damaged record may have a number that no process can have
+    if pid is None or pid < 1:
         return False
     # earlier records have the time in seconds
     now = start_of(pid) if isinstance(started, str) else _created(pid)
