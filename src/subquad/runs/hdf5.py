@@ -1,10 +1,11 @@
 """The datasets of an HDF5 file, without those in other files; listing them costs no reading of their numbers."""
 
+from pathlib import Path
 from typing import Any
 
-from subquad.errors import require
+from subquad.errors import SubquadError, require
 
-__all__ = ["datasets_of"]
+__all__ = ["check_superblock", "datasets_of"]
 
 
 def datasets_of(file: Any, *, extra: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -53,3 +54,18 @@ def _reason(other: Any, how: str) -> str:
         f"it lies in another file, {named} ({how}), and other files are not read; copy the data into one file, with "
         "`h5repack -l CONTI OLD NEW` or h5py"
     )
+
+
+def check_superblock(path: Path) -> None:
+    """Check an address in the head of an HDF5 file, which the library would follow and allocate up to 4 GB.
+
+    Raises:
+        SubquadError: A file of the first two versions of the format names a driver, which single files do not have.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[:8] != b"\x89HDF\r\n\x1a\n" or len(head) < 64 or head[8] > 1 or head[13] != 8:
+        return
+    start = 48 + 4 * head[8]
+    if head[start : start + 8] != b"\xff" * 8:
+        raise SubquadError(f"{path}: the head of this HDF5 file is damaged (address of a driver); copy it again")
