@@ -109,3 +109,52 @@ def test_soft_links_and_second_names_within_a_file_are_no_further_datasets(tmp_p
         file["mean"] = SECRET
         file["soft"] = h5py.SoftLink("/mean")
     np.testing.assert_array_equal(read_embeddings(tmp_path / "given.h5").mean, SECRET)
+
+
+ADDRESS_OF_A_DRIVER = r"given\.h5: .*its head has the address of a driver"
+
+
+@pytest.mark.parametrize("user_block", [0, 512, 2048])
+@pytest.mark.parametrize("read", [read_embeddings, read_jets])
+def test_a_head_with_the_address_of_a_driver_is_refused_before_it_is_followed(read, user_block, tmp_path):
+    with h5py.File(tmp_path / "given.h5", "w", userblock_size=user_block) as file:
+        file["pt"] = SECRET[:, :1] if read is read_embeddings else SECRET[:, 0]
+    content = bytearray((tmp_path / "given.h5").read_bytes())
+    address = slice(user_block + 48, user_block + 56)
+    assert content[user_block : user_block + 9] == b"\x89HDF\r\n\x1a\n\0"
+    assert content[address] == b"\xff" * 8
+    read(tmp_path / "given.h5")
+    content[address] = (24).to_bytes(8, "little")
+    (tmp_path / "given.h5").write_bytes(content)
+    with pytest.raises(SubquadError, match=ADDRESS_OF_A_DRIVER):
+        read(tmp_path / "given.h5")
+
+
+@pytest.mark.parametrize(("address", "names_driver"), [(b"\xff" * 8, False), (bytes([24]) + bytes(7), True)])
+def test_the_head_of_version_1_has_its_addresses_four_bytes_later(address, names_driver, tmp_path):
+    # h5py writes no such file, so only the head is one
+    with h5py.File(tmp_path / "given.h5", "w") as file:
+        file["mean"] = SECRET
+    content = (tmp_path / "given.h5").read_bytes()
+    head = content[:8] + b"\1" + content[9:24] + bytes([33, 0, 0, 0]) + content[24:48] + address + content[56:96]
+    (tmp_path / "given.h5").write_bytes(head + content[100:])
+    with pytest.raises(SubquadError) as error:
+        read_embeddings(tmp_path / "given.h5")
+    assert ("address of a driver" in str(error.value)) == names_driver
+
+
+@pytest.mark.parametrize("read", [read_embeddings, read_jets])
+def test_a_head_that_is_cut_short_is_refused_with_the_name_of_the_file(read, tmp_path):
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["mean"] = SECRET
+    content = (tmp_path / "whole.h5").read_bytes()
+    for size in (1, 8, 9, 13, 14, 50, 60):
+        (tmp_path / "given.h5").write_bytes(content[:size])
+        with pytest.raises(SubquadError, match=r"given\.h5: .*(not an? HDF5 file|damaged)"):
+            read(tmp_path / "given.h5")
+
+
+def test_a_file_of_the_newest_layout_is_read(tmp_path):
+    with h5py.File(tmp_path / "given.h5", "w", libver="latest") as file:
+        file["mean"] = SECRET
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "given.h5").mean, SECRET)

@@ -1,11 +1,56 @@
-"""The datasets of an HDF5 file, without those in other files; listing them costs no reading of their numbers."""
+"""Opening HDF5 files, and their datasets without those in other files; listing them costs no reading of numbers."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["check_superblock", "datasets_of"]
+__all__ = ["datasets_of", "open_hdf5"]
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def open_hdf5(path: Path, given: Any, *, extra: str) -> Any:
+    """Return an HDF5 file opened by h5py for reading, whose head was checked first.
+
+    Args:
+        path: The file, for messages.
+        given: The file, or its opened content if it is remote.
+        extra: Extra of subquad that installs h5py, for messages.
+
+    Raises:
+        SubquadError: The head names a driver, which single files do not have; the library would follow a damaged
+            address of one, and allocate up to 4 GB.
+    """
+    h5py = require("h5py", extra=extra)
+    with given.open("rb") if isinstance(given, Path) else nullcontext(given) as file:
+        if _names_driver(file):
+            raise SubquadError(
+                f"{path}: its head has the address of a driver, so it is damaged or one of several files; copy it "
+                "again, or join the files with h5repart"
+            )
+    return h5py.File(given, "r")
+
+
+def _names_driver(file: Any) -> bool:
+    """Return whether the superblock of an HDF5 file, at the byte 0, 512, 1024, 2048, ..., has an address of a driver.
+
+    Only versions 0 and 1 of the superblock have a field for it, the fourth of its addresses.
+    Source: HDF5 File Format Specification, version 3.0, section II.A.
+    """
+    start = 0
+    while len(head := file.read(len(_SIGNATURE))) == len(_SIGNATURE):
+        if head == _SIGNATURE:
+            # four addresses of at most 32 bytes; a head that is cut short is left to the library
+            fields = file.read(16 + 4 + 4 * 32).ljust(6, b"\xff")
+            version, size = fields[0], fields[5]
+            first = 16 + 4 * version + 3 * size
+            address = fields[first : first + size]
+            return version < 2 and len(address) == size and address != b"\xff" * size
+        start = 2 * start or 512
+        file.seek(start)
+    return False
 
 
 def datasets_of(file: Any, *, extra: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -54,18 +99,3 @@ def _reason(other: Any, how: str) -> str:
         f"it lies in another file, {named} ({how}), and other files are not read; copy the data into one file, with "
         "`h5repack -l CONTI OLD NEW` or h5py"
     )
-
-
-def check_superblock(path: Path) -> None:
-    """Check an address in the head of an HDF5 file, which the library would follow and allocate up to 4 GB.
-
-    Raises:
-        SubquadError: A file of the first two versions of the format names a driver, which single files do not have.
-    """
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head[:8] != b"\x89HDF\r\n\x1a\n" or len(head) < 64 or head[8] > 1 or head[13] != 8:
-        return
-    start = 48 + 4 * head[8]
-    if head[start : start + 8] != b"\xff" * 8:
-        raise SubquadError(f"{path}: the head of this HDF5 file is damaged (address of a driver); copy it again")

@@ -18,9 +18,9 @@ import numpy as np
 from subquad import __version__
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, InputSchema
 from subquad.bio.data.residue_vectors import ResidueVectors
-from subquad.errors import SubquadError, raise_errors, require
+from subquad.errors import SubquadError, raise_errors
 from subquad.runs.damage import damage_as_error
-from subquad.runs.hdf5 import check_superblock, datasets_of
+from subquad.runs.hdf5 import datasets_of, open_hdf5
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 from subquad.runs.unpacking import array_header, bytes_of_array, check_expansion
 
@@ -277,9 +277,7 @@ def _numpy(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
 
 def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
     """Return the only data set of an HDF5 file; a small file can say any shape, which is checked before it is read."""
-    h5py = require("h5py", extra="embed")
-    check_superblock(path)
-    with damage_as_error(f"{path}: not an HDF5 file, or cut short"), h5py.File(path, "r") as file:
+    with damage_as_error(f"{path}: not an HDF5 file, or cut short"), open_hdf5(path, path, extra="embed") as file:
         datasets, elsewhere = datasets_of(file, extra="embed")
         if elsewhere and not datasets:
             name, reason = next(iter(elsewhere.items()))

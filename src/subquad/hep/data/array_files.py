@@ -16,7 +16,7 @@ from subquad.hep.data.hdf5_collections import CollectionTable
 from subquad.hep.data.padded_arrays import COUNTS, MASKS, PaddedTable, SequentialArray, native, rows_of
 from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
-from subquad.runs.hdf5 import check_superblock, datasets_of
+from subquad.runs.hdf5 import datasets_of, open_hdf5
 from subquad.runs.unpacking import array_header, bytes_of_array, check_expansion
 
 __all__ = ["ArrayTable", "hdf5", "npz"]
@@ -56,9 +56,7 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
         SubquadError: An array is not a column of jets, or nothing in the file can be read, such as data in another
             file.
     """
-    h5py = require("h5py", extra="hep")
-    check_superblock(path)
-    with readable(path) as given, h5py.File(given) as file:
+    with readable(path) as given, open_hdf5(path, given, extra="hep") as file:
         datasets, elsewhere = datasets_of(file, extra="hep")
         # without a mask or count, the particles would be told by another rule
         for name in elsewhere if not datasets else [name for name in (*MASKS, *COUNTS) if name in elsewhere]:
