@@ -50,7 +50,7 @@ fuzz: .venv/.ready-dev
 # torch 2.7 from PyPI needs 5 GB of disk
 test-oldest: BIN = .venv-oldest/bin
 test-oldest: .venv-oldest/.ready
-	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning
+	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 # one environment per extra: commands start, and what is missing is named
 test-minimal:

@@ -271,7 +271,7 @@ def test_a_model_of_the_other_nucleic_acid_reads_u_as_t(tmp_path):
         ),
         (
             lambda folder: with_config(folder, num_hidden_layers=3),
-            "16 weights are missing or have another shape, such as encoder.layer.2.",
+            " weights are missing or have another shape, such as encoder.layer.2.",
         ),
     ],
 )

@@ -114,6 +114,8 @@ def refused(baseline, folder):
 
 
 def test_boosting_that_does_not_fit_its_features_is_refused(tmp_path):
+    # an earlier version opens no boosting model that a later one saved
+    pytest.importorskip("sklearn", minversion="1.9")
     boosting = Baseline.load(GOLDEN / "boosting.skops")
     tree = boosting.model.models[0]._predictors[0][0]
     tree.nodes = tree.nodes.copy()

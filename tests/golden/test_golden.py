@@ -241,8 +241,14 @@ def test_entries_that_transformers_does_not_check_are_refused(file, entry, messa
 def test_outputs_are_logits_with_a_name_whatever_a_checkpoint_says(entry, tmp_path):
     pytest.importorskip("transformers")
     copy = _with_entries(tmp_path, "config.json", entry)
-    found, expected = (language_model(folder, llm.load(folder)) for folder in (copy, HERE / "llm_default"))
-    assert found == expected
+    try:
+        found = language_model(copy, llm.load(copy))
+    except SubquadError as error:
+        # some versions of transformers check the types of these entries themselves
+        found = str(error)
+    ((name, _),) = entry.items()
+    refused = isinstance(found, str) and f"field '{name}'" in found
+    assert refused or found == language_model(HERE / "llm_default", llm.load(HERE / "llm_default"))
 
 
 def _with_entries(folder, file, entries):

@@ -134,7 +134,7 @@ def hybrid_chunked(
     else:
         first = [x[:, :, :sinks] for x in (k, v)] if sinks else None
         behind = -q.shape[2] % window if kernel == "torch" else 0
-        whole = [functional.pad(x, (0, 0, 0, behind)) if behind else x for x in (q, k, v, phi_q, phi_k)]
+        whole = [_with_zeros(x, behind=behind) if behind else x for x in (q, k, v, phi_q, phi_k)]
         queries, keys, values, maps, features = whole
         place = None
     sources = None
@@ -384,4 +384,11 @@ def _sources(
 
 def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:
     """Return the layout that `locate` expects, with an empty ring in front."""
-    return beside(None, functional.pad(x, (0, 0, window, 0)))
+    return beside(None, _with_zeros(x, front=window))
+
+
+def _with_zeros(x: Float[Tensor, "B H T C"], *, front: int = 0, behind: int = 0) -> Float[Tensor, "B H S C"]:
+    """Return the tokens between others of zeros."""
+    # `functional.pad` of PyTorch 2.7 refuses tensors without features
+    zeros = x.new_zeros(()).expand(*x.shape[:2], front + behind, x.shape[3])
+    return torch.cat((zeros[:, :, :front], x, zeros[:, :, front:]), 2)

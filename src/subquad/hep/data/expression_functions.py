@@ -158,5 +158,9 @@ def arguments_before_writing(function: Any) -> float:
         return function.nin
     if getattr(function, "__module__", None) != "numpy" or isinstance(function, type):
         return math.inf
-    parameters = list(inspect.signature(function).parameters)
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except ValueError:
+        # functions in C have none in earlier versions of NumPy
+        return {"concatenate": 2, "where": math.inf}[function.__name__]
     return next((place for place, name in enumerate(parameters) if name in WRITING), math.inf)

@@ -17,6 +17,8 @@ class HybridLayer(CacheLayerMixin):
     is_compileable = False
     is_sliding = False
     supports_early_init = False
+    max_batch_size = None
+    """Read by transformers 5.5, which keeps a static cache for the next call if it has the same size."""
 
     def __init__(self) -> None:
         super().__init__()
