@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,11 @@ def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(inner, workspace, keep_free=settings.free_bytes)
     blocks = build_page(context)
+    # gradio before 6.24 has no history of runs
+    no_history = {"run_history": False} if "run_history" in signature(gr.mount_gradio_app).parameters else {}
     app = gr.mount_gradio_app(
         inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
-        enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, **look(),
+        enable_monitoring=False, pwa=False, mcp_server=False, **no_history, **look(),
     )  # fmt: skip
     hosts = loopback_names(settings.host) if is_private else None
     cleaning = Cleaning(workspace, settings.keep_days)
