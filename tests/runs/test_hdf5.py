@@ -111,9 +111,6 @@ def test_soft_links_and_second_names_within_a_file_are_no_further_datasets(tmp_p
     np.testing.assert_array_equal(read_embeddings(tmp_path / "given.h5").mean, SECRET)
 
 
-ADDRESS_OF_A_DRIVER = r"given\.h5: .*its head has the address of a driver"
-
-
 @pytest.mark.parametrize("user_block", [0, 512, 2048])
 @pytest.mark.parametrize("read", [read_embeddings, read_jets])
 def test_a_head_with_the_address_of_a_driver_is_refused_before_it_is_followed(read, user_block, tmp_path):
@@ -126,7 +123,7 @@ def test_a_head_with_the_address_of_a_driver_is_refused_before_it_is_followed(re
     read(tmp_path / "given.h5")
     content[address] = (24).to_bytes(8, "little")
     (tmp_path / "given.h5").write_bytes(content)
-    with pytest.raises(SubquadError, match=ADDRESS_OF_A_DRIVER):
+    with pytest.raises(SubquadError, match=r"given\.h5: .*its head has the address of a driver"):
         read(tmp_path / "given.h5")
 
 
