@@ -1,16 +1,10 @@
-"""Errors that a user can correct: one exception type, the boundary where files are read, and how messages are built."""
+"""Errors that a user can correct: one exception type, and the ways its messages are built."""
 
 import difflib
-import errno
 import importlib
 import math
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,7 +16,6 @@ __all__ = [
     "flag_name",
     "missing_extra",
     "raise_errors",
-    "reading",
     "require",
     "shortened",
     "unknown",
@@ -32,10 +25,6 @@ __all__ = [
 ]
 
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of the operating system when there is no space."""
-LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
-"""Bytes of memory that reading a file may take: so many in all, or so many per byte of the file if that is more."""
 MOST_NAMES = 20
 """Number of known names that an error lists."""
 MOST_LETTERS = 100
@@ -51,83 +40,6 @@ class SubquadError(Exception):
 
 class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)
     """A package of an optional extra is not installed."""
-
-
-@contextmanager
-def reading(path: Path | str, what: str = "") -> Iterator[None]:
-    """Turn whatever is raised while a user's file is read into one sentence about the file.
-
-    Args:
-        path: The file or folder, as the user named it.
-        what: What it should be, such as "a table".
-
-    Raises:
-        SubquadError: `PATH: no such file`, or `PATH: cannot be read as a table (pandas: Expected 5 fields, saw 6)`.
-            A `SubquadError` passes as it is, and so do an interruption and a full disk.
-    """
-    try:
-        with _limited_memory(path):
-            yield
-    except (SubquadError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # noqa: BLE001 (the panics of libraries in Rust are no `Exception`)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise
-        raise SubquadError(f"{path}: {_reason(error, Path(path), what)}") from error
-
-
-def _reason(error: BaseException, path: Path, what: str) -> str:
-    if isinstance(error, OSError) and not path.exists() and "://" not in str(path):
-        return "no such file"
-    if isinstance(error, OSError) and path.is_dir():
-        return "is a folder; give a file"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = shortened(lines[0] if lines else type(error).__name__, most=MOST_LETTERS)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    elif isinstance(error, MemoryError):
-        text = "it needs too much memory"
-    elif isinstance(error, KeyError):
-        text = f"{text} is missing"
-    return f"cannot be read{f' as {what}' if what else ''} ({_library(error)}{text})"
-
-
-def _library(error: BaseException) -> str:
-    """Return the package in which an error arose, as `pandas: `; empty for the standard library and for subquad."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package != "subquad" and package not in sys.stdlib_module_names and "site-packages" in frame.f_code.co_filename:
-            return f"{package}: "
-    return ""
-
-
-@contextmanager
-def _limited_memory(path: Path | str) -> Iterator[None]:
-    """Let a file take no more memory than is plausible for its size, so that damage cannot exhaust the machine's.
-
-    Linux only, and only in the main thread of a process, whose other threads share the limit.
-    """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    size = sum(file.stat().st_size for file in [Path(path)] if file.is_file())
-    allowed = _data_bytes() + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
-    if before[0] != resource.RLIM_INFINITY:
-        allowed = min(allowed, before[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
-
-
-def _data_bytes() -> int:
-    """Return the bytes of this process that `RLIMIT_DATA` counts."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
 
 
 def require(module: str, extra: str) -> ModuleType:
