@@ -20,7 +20,7 @@ from subquad.llm.data.text_files import check_held_out, check_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
 from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, layers_to_replace
-from subquad.llm.models.exact_lengths import check_length, seen_exactly
+from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.location import folder_of_run, locate, name_of
 from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_supported, open_meta_model
@@ -217,13 +217,10 @@ def _check_model(model: PreTrainedModel, settings: LinearizeSettings) -> None:
     check_targets(model, settings.lora_targets, attention=settings.attention)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and settings.sequence_length > longest:
-        raise SubquadError(f"--sequence-length {settings.sequence_length}: the model supports at most {longest} tokens")
+        raise SubquadError(f"the model supports at most {longest:,} tokens, not {settings.sequence_length:,}")
     layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
     if settings.softmax_layers and settings.softmax_layers >= layers:
-        raise SubquadError(
-            f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
-            "has to be left"
-        )
+        raise SubquadError(f"{settings.softmax_layers} softmax layers: none of {layers} is left to be linearized")
 
 
 def _tokenize(
@@ -244,7 +241,6 @@ def _tokenize(
         has_validation=settings.validate_every is not None,
         weights=settings.text_weights,
         train_on=settings.train_on,
-        shortest=seen_exactly(settings.attention) + 1,
         folder=folder,
         quiet=quiet,
     )
