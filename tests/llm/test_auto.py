@@ -24,7 +24,7 @@ IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_saved_model_opens_with_the_same_logits(kind, tmp_path):
-    settings = small_attention(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
+    settings = small_attention(window=5, window_shape="sliding", feature_map="hedgehog")
     model = convert(tiny_model(kind), settings)
     for layer in attention_layers(model):
         torch.nn.init.normal_(layer.hybrid.map_q.weight)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from subquad.errors import reading
+from subquad.errors import SubquadError, reading
 from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, comparison_page
 from subquad.llm.plots.linearize_page import linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.examples import run_folder
+from subquad.runs.examples import name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import atomic, read_json
@@ -32,12 +32,14 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     names = run_names(folders)
     runs = {name: _read(folder) for name, folder in zip(names, folders, strict=True)}
     out = report_file((run, *others), folders[0], out=out, force=force)
+    if not others and runs[names[0]].notes is None:
+        raise SubquadError(f"{name_of_run(folders[0])}: no {NOTES} in it; it can only be compared with another run")
     with reading(folders[0], "a run of subquad llm"):
         if others:
             check_comparable(runs)
             html = comparison_page(runs)
         else:
-            html = linearize_page(runs[names[0]].metrics, read_json(folders[0] / NOTES), read_history(folders[0]))
+            html = linearize_page(runs[names[0]].metrics, runs[names[0]].notes, read_history(folders[0]))
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

@@ -1,5 +1,7 @@
 """lm-eval's tasks on a model in memory: the data, the prompts, the metrics and the class of the model are its own."""
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def item_rows(
         SubquadError: lm-eval has no such task, its data cannot be loaded, or the logits of an item are not finite.
     """
     rows: list[Row] = []
-    with reading(task, "a task of lm-eval"), attention_mode(model, mode):
+    with reading(task, "a task of lm-eval"), attention_mode(model, mode), redirect_stderr(io.StringIO()):
         results: Any = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
             tasks=[task],

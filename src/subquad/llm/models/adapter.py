@@ -206,8 +206,9 @@ def open_adapter(
     _check_base(directory, config, path)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config.get("hybrid_attention"), str(directory)), check=False)
-    tuned = add_lora(model, lora, seed=0)
-    load_adapter(tuned, directory)
+    with reading(directory, "an adapter"):
+        tuned = add_lora(model, lora, seed=0)
+        load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
     merged.config.trained_length = config.get("trained_length")
     return merged.requires_grad_(False).eval(), tokenizer

@@ -79,8 +79,9 @@ def sizes_of(
     architecture = read_architecture(config)
     options = {key: value for key, value in architecture.items() if key not in ("model_type", "quantization_config")}
     with reading(config, "a config"), torch.device("meta"):
-        if not all(architecture[name] for name in NEEDED):
-            raise ValueError(f"one of {', '.join(NEEDED)} is 0 or null")
+        for name in NEEDED:
+            if not architecture[name]:
+                raise ValueError(f"{name} is {architecture[name]}")
         if any((architecture.get(name) or 1) > 1 for name in EXPERTS):
             raise ValueError("a mixture of experts; costs are estimated for one MLP per layer")
         found = AutoConfig.for_model(architecture["model_type"], **options)
