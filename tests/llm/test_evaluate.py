@@ -323,13 +323,11 @@ def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp
     assert "attention to a window and a cache; with" not in lead
     assert "attention to a window and a cache. No control" in lead
     assert "with itself without" not in lead
-    with pytest.raises(SubquadError, match=r"--variants window_fine_tuned: this control was not trained .* --controls"):
+    with pytest.raises(SubquadError, match=r"no variant of .* 'window_fine_tuned'"):
         subquad.llm.evaluate(
             linear, EvaluateSettings(variants=("window_fine_tuned",), **how), text=[text], out=tmp_path / "no",
             quiet=True,
         )  # fmt: skip
-    with pytest.raises(SubquadError, match="no variant 'windows'; did you mean 'window'"):
-        EvaluateSettings(variants=("windows",))
 
 
 @pytest.mark.long
@@ -584,7 +582,7 @@ def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_pa
     short = EvaluateSettings(sequence_length=200)
     rejected("short.txt: .* tokens, shorter than one sequence", linear, short, out=out, text=[tmp_path / "short.txt"])
     unknown = EvaluateSettings(variants=("windows",))
-    rejected("no variant of .* 'windows'; did you mean 'window'", linear, unknown, out=out, text=[text])
+    rejected(r"no variant of .* 'windows'; did you mean 'window'", linear, unknown, out=out, text=[text])
     assert not out.exists()
 
 

@@ -37,7 +37,7 @@ def check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
         SubquadError: There are not.
     """
     if not files or (weights and len(weights) != len(files)):
-        raise SubquadError(f"--text-weights: {len(weights)} weights for {len(files)} training texts")
+        raise SubquadError(f"{len(weights)} weights for {len(files)} training texts")
 
 
 def check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> None:

@@ -134,6 +134,9 @@ def model_config(path: Path) -> PreTrainedConfig:
             stored = len(tensor_files(path))
         if not 0 < config.num_hidden_layers <= stored:
             raise ValueError(f"its config has {config.num_hidden_layers} layers, and {stored} tensors are stored")
+        # numbers without their scales would be read block by block
+        if not path.is_file() and getattr(config, "quantization_config", None):
+            raise ValueError("its weights are quantized; give the original checkpoint, or a .gguf file")
         return config
 
 
