@@ -128,8 +128,8 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
     fails("a whole model; only an adapter can be trained further", from_=run)
     fails("no such model folder", from_=tmp_path / "missing")
     fails("only an adapter can be trained further", from_=folder)
-    fails("lora_rank differs from that of .*; omit it", lora_rank=5)
-    fails("attention differs from that of .*; omit it", attention=replace(SMALL.attention, window=5))
+    fails("lora_rank is 3 in .*; omit it", lora_rank=5)
+    fails("window is 3 in .*; omit it", attention=replace(SMALL.attention, window=5))
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     tensors = read_tensors(other / "model.safetensors")

@@ -119,13 +119,13 @@ def _read_ahead(path: Path, parts: Iterator[T]) -> Iterator[T]:
 def _documents(
     path: Path, record_format: RecordFormat, rows: Rows, render: Callable[[Sequence[Message]], Rendered]
 ) -> Iterator[Document]:
-    for place, row in rows:
+    for position, row in rows:
         try:
             content = record_format.read(_parsed(row))
             documents = [_document(text, render) for text in content]
         except (SubquadError, LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise SubquadError(f"{path}, {place}: not {record_format.description} ({reason})") from error
+            raise SubquadError(f"{path}, {position}: not {record_format.description} ({reason})") from error
         yield from documents
 
 
@@ -198,10 +198,10 @@ def _read_json(path: Path, on_progress: OnProgress) -> Rows:
             rows = content if isinstance(content, list) else [content]
             yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
             return
-        for place, row in enumerate(chain([line], file), start=number):
+        for position, row in enumerate(chain([line], file), start=number):
             on_progress(tell())
             if row.strip():
-                yield f"line {place}", row
+                yield f"line {position}", row
 
 
 def _read_parquet(path: Path, file: Any, columns: list[str], on_progress: OnProgress) -> Rows:

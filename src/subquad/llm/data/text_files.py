@@ -51,8 +51,8 @@ def check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> N
         SubquadError: A file is.
     """
     # without a text for evaluation, a part of one copy is held out, and the other copy is learned
-    pairs = [(one, other) for one in files for other in evaluation_files]
-    pairs = pairs or [(one, other) for place, one in enumerate(files) for other in files[:place]]
+    pairs = [(learned, measured) for learned in files for measured in evaluation_files]
+    pairs = pairs or [(file, earlier) for number, file in enumerate(files) for earlier in files[:number]]
     for learned, measured in pairs:
         is_same = learned.stat().st_size == measured.stat().st_size and fingerprint(learned) == fingerprint(measured)
         if is_same:

@@ -1,7 +1,7 @@
 """Low-rank updates on a converted model, and adapters: the trained tensors of a linearized model alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -164,10 +164,11 @@ def adapter_settings(
     with reading(directory / CONFIG, "an adapter"):
         adopted = replace(settings, attention=attention, **config["lora"])
     default = LinearizeSettings(attention=AttentionSettings(kernel=kernel))
-    for name in ("attention", *LORA):
-        value = getattr(settings, name)
-        if value not in (getattr(default, name), getattr(adopted, name)):
-            raise SubquadError(f"{name} differs from that of {directory}, whose training goes on; omit it")
+    compared = [(name, settings, default, adopted) for name in LORA]
+    compared += [(part.name, settings.attention, default.attention, attention) for part in fields(attention)]
+    for name, asked, *known in compared:
+        if getattr(asked, name) not in [getattr(side, name) for side in known]:
+            raise SubquadError(f"{name} is {getattr(known[1], name)} in {directory}, whose training goes on; omit it")
     say(f"from {name_of_run(directory)}, with its attention and LoRA settings", quiet=quiet)
     return adopted
 

@@ -36,8 +36,8 @@ __all__ = [
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Entries of a generation config with the tokens that begin, end and fill texts."""
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""How transformers opens files: nothing is downloaded, and no code of a checkpoint is run."""
+OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False, "is_encoder_decoder": False}
+"""Entries of any config that decide what a call of the model returns: logits with names, whatever a checkpoint says."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
 """Places of a weights file that enter its fingerprint, and bytes read at each."""
 
@@ -106,14 +106,18 @@ def open_weights(
             dtype=dtype,
             use_safetensors=None if path.is_file() else True,
             output_loading_info=True,
-            **LOCAL,
+            local_files_only=True,
+            trust_remote_code=False,
             **extra,
             **options,
         )
-        model, found = opened
-        wrong = {*found["missing_keys"], *(() if may_have_others else found["unexpected_keys"])}
+        model, report = opened
+        wrong = {*report["missing_keys"], *(() if may_have_others else report["unexpected_keys"])}
         if wrong:
             raise ValueError(f"{len(wrong)} weights are missing or of another model, such as {min(wrong)}")
+        for name in TOKENS:
+            if torch.tensor(getattr(model.generation_config, name) or 0, dtype=torch.int32).ndim > 1:
+                raise ValueError(f"{name} is no token, nor a list of tokens")
     return model
 
 
@@ -125,7 +129,7 @@ def model_config(path: Path) -> PreTrainedConfig:
     """
     folder, extra = _place(path)
     with reading(path, "a checkpoint"):
-        config = AutoConfig.from_pretrained(folder, **LOCAL, **extra)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
         if path.is_file():
             with path.open("rb") as file:
                 # after the letters GGUF and the version
@@ -137,6 +141,8 @@ def model_config(path: Path) -> PreTrainedConfig:
         # numbers without their scales would be read block by block
         if not path.is_file() and getattr(config, "quantization_config", None):
             raise ValueError("its weights are quantized; give the original checkpoint, or a .gguf file")
+        for name, value in OUTPUTS.items():
+            setattr(config, name, value)
         return config
 
 
@@ -170,7 +176,10 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if not path.is_file() and not has_tokenizer(path):
         raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     with reading(path, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(folder, **LOCAL, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        # a damaged length would fail at the first text
+        int(tokenizer.model_max_length)
+        return tokenizer
 
 
 @contextmanager

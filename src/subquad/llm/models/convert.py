@@ -115,8 +115,10 @@ def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSetti
     """
     count = config.num_hidden_layers
     types = list(getattr(config, "layer_types", None) or ["full_attention"] * count)
-    others = sorted(set(types) - {"full_attention", KEPT})
-    others += [f"{attribute} = {value}" for attribute in UNSUPPORTED if (value := getattr(config, attribute, None))]
+    unsupported = sorted(set(types) - {"full_attention", KEPT})
+    unsupported += [
+        f"{attribute} = {value}" for attribute in UNSUPPORTED if (value := getattr(config, attribute, None))
+    ]
     window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
     # their cost is linear already, and hybrid attention would see more than they do
     if (
@@ -125,9 +127,9 @@ def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSetti
         and getattr(config, "use_sliding_window", True)
         and window < (longest or window + 1)
     ):
-        others.append(f"sliding_window = {window} in all layers")
-    if others:
-        raise SubquadError(f"{name}: cannot be linearized: it has {', '.join(others)}")
+        unsupported.append(f"sliding_window = {window} in all layers")
+    if unsupported:
+        raise SubquadError(f"{name}: cannot be linearized: it has {', '.join(unsupported)}")
     wrong = [layer for layer in settings.softmax_layers if layer >= count]
     if wrong:
         raise SubquadError(f"softmax layer {wrong[0]}: {name} has layers 0 to {count - 1}")
@@ -206,7 +208,8 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         base.__init__(self, config, *args, **kwargs)
-        attention = attention_of(getattr(config, "hybrid_attention", None), f"Subquad{base.__name__}")
+        folder = config.name_or_path or f"Subquad{base.__name__}"
+        attention = attention_of(getattr(config, "hybrid_attention", None), folder)
         replace_attention(self, attention, check=False)
 
     def set_attn_implementation(self: PreTrainedModel, attn_implementation: Any, **kwargs: Any) -> None:

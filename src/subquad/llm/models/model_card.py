@@ -32,11 +32,11 @@ def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
         return _gguf_metadata(checkpoint)
     try:
         text = (checkpoint / "README.md").read_text(encoding="utf-8-sig").lstrip()
-        found = yaml.safe_load(text.split("\n---", 1)[0]) if text.startswith("---") else {}
+        content = yaml.safe_load(text.split("\n---", 1)[0]) if text.startswith("---") else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         # a card is text for people; one that cannot be read is no reason to stop
         return {}
-    return _texts({key: found.get(key) for key in INHERITED} if isinstance(found, dict) else {})
+    return _texts({key: content.get(key) for key in INHERITED} if isinstance(content, dict) else {})
 
 
 def _gguf_metadata(file: Path) -> dict[str, Any]:
