@@ -86,7 +86,7 @@ def test_tables_texts_and_jets_with_a_column_that_ends_early_are_refused(tmp_pat
     path.write_bytes(with_a_short_column(pyarrow.table({"text": ["some words"] * 20})))
     with pytest.raises(SubquadError, match=r"rows\.parquet.*a column ends after 10 of 20 rows"):
         read_frame(path)
-    with pytest.raises(SubquadError, match=r"rows\.parquet: a column ends after 10 of 20 rows"):
+    with pytest.raises(SubquadError, match=r"rows\.parquet: damaged after row 10 \(a column ends after 0 of 10 rows"):
         list(open_documents(path).documents)
     path.write_bytes(with_a_short_column(pyarrow.table({"jet_pt": np.arange(20.0)})))
     with pytest.raises(SubquadError, match=r"rows\.parquet.*a column ends after 10 of 20 entries"):
