@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from subquad.errors import SubquadError, reading, require
+from subquad.errors import SubquadError, reading, require, shortened
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import RecordFormat, detect_format
 
@@ -124,7 +124,7 @@ def _documents(
             content = record_format.read(_parsed(row))
             documents = [_document(text, render) for text in content]
         except (SubquadError, LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            reason = f"no {error}" if isinstance(error, KeyError) else shortened(str(error))
             raise SubquadError(f"{path}, {position}: not {record_format.description} ({reason})") from error
         yield from documents
 

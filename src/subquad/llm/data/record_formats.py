@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, shortened
 from subquad.llm.data.conversations import Message
 
 __all__ = ["RecordFormat", "detect_format"]
 
 DEFAULT_KEY = "text"
-KNOWN_FORMATS = "'text', 'messages', 'instruction' and 'output', 'prompt' and 'completion', or 'question' and 'answer'"
+KNOWN_FORMATS = "'text', 'messages', 'instruction', 'prompt' or 'question'"
 
 CONVERSATIONS = ("messages", "conversations")
 QUESTIONS = {
@@ -93,7 +93,7 @@ def detect_format(path: Path, keys: Collection[str], text_key: str = DEFAULT_KEY
                 read=partial(_read_question, parts=parts, answer=answer),
             )
     wanted = KNOWN_FORMATS if formats else repr(text_key)
-    raise SubquadError(f"{path}: its rows need {wanted}, and have {', '.join(map(repr, keys)) or 'no keys'}")
+    raise SubquadError(f"{path}: its rows need {wanted}, and have {shortened(', '.join(map(repr, keys)) or 'no keys')}")
 
 
 def _string(row: Mapping[str, Any], key: str) -> str:
