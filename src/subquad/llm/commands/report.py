@@ -32,14 +32,15 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     names = run_names(folders)
     runs = {name: _read(folder) for name, folder in zip(names, folders, strict=True)}
     out = report_file((run, *others), folders[0], out=out, force=force)
-    if not others and runs[names[0]].notes is None:
-        raise SubquadError(f"{name_of_run(folders[0])}: no {NOTES} in it; it can only be compared with another run")
+    first = runs[names[0]]
     with reading(folders[0], "a run of subquad llm"):
         if others:
             check_comparable(runs)
             html = comparison_page(runs)
+        elif first.notes is None:
+            raise SubquadError(f"{name_of_run(folders[0])}: no {NOTES} in it; it can only be compared with another run")
         else:
-            html = linearize_page(runs[names[0]].metrics, runs[names[0]].notes, read_history(folders[0]))
+            html = linearize_page(first.metrics, first.notes, read_history(folders[0]))
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from subquad.errors import SubquadError, reading, require, shortened
 from subquad.llm.data.conversations import Message, Rendered, render_plain
@@ -134,12 +134,12 @@ def _parsed(row: Any) -> Any:
 
 
 def _document(content: str | list[Message], render: Callable[[Sequence[Message]], Rendered]) -> Document:
-    rendered = None if isinstance(content, str) else render(content)
-    text = content if rendered is None else rendered.text
-    check_characters(text)
-    if rendered is None:
-        return Document(blocks=[text])
-    return Document(blocks=[text], answers=rendered.answers, has_special_tokens=rendered.has_special_tokens)
+    if isinstance(content, str):
+        check_characters(content)
+        return Document(blocks=[content])
+    rendered = render(content)
+    check_characters(rendered.text)
+    return Document(blocks=[rendered.text], answers=rendered.answers, has_special_tokens=rendered.has_special_tokens)
 
 
 def check_characters(text: str) -> None:
@@ -162,7 +162,7 @@ def tokenizer_errors(tokenizer: Any) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+def _opened(path: Path) -> Iterator[tuple[gzip.GzipFile | io.BufferedReader, Callable[[], int]]]:
     """Yield a file, unpacked if it is gzipped, and a function that returns the position in the file on the disk."""
     with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if path.suffix.lower() == ".gz" else raw as file:
         yield file, raw.tell

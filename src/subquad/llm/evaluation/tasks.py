@@ -3,7 +3,7 @@
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -47,8 +47,10 @@ def item_rows(
     """
     rows: list[Row] = []
     with reading(task, "a task of lm-eval"), attention_mode(model, mode), redirect_stderr(io.StringIO()):
-        results: Any = simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
+        # their decorators hide the signatures
+        make_model, evaluate = cast(Any, HFLM), cast(Any, simple_evaluate)
+        results = evaluate(
+            make_model(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
             tasks=[task],
             num_fewshot=0,
             limit=limit,

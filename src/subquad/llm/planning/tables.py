@@ -15,7 +15,9 @@ def print_costs(estimates: Estimates, settings: PlanSettings) -> None:
     """Print the memory of each stage of each model, and its sizes, time and state."""
     rows, sizes = [], []
     for name, estimate in estimates.items():
-        titles = dict(zip(STAGES, ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2"), strict=True))
+        titles: dict[str, str] = dict(
+            zip(STAGES, ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2"), strict=True)
+        )
         for stage, memory in estimate.memory.items():
             trained = memory["trained"] + memory["gradients"] + memory["optimizer"]
             parts = (memory["weights"], trained, memory["activations"], memory["total"], memory["host"])
