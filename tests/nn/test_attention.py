@@ -192,7 +192,6 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
         ({"gamma": 0.0}, "gamma must be positive, not 0.0"),
         ({"horizon": -1.0}, "horizon must be positive, not -1.0"),
         ({"feature_map": "none", "window_shape": "none"}, "without a linear branch a window is needed"),
-        ({"feature_map": "none", "kernel": "triton"}, "and the kernel 'torch'"),
         ({"feature_map": "non"}, "feature_map must be one of hedgehog, t2r, none, moments, not 'non'"),
     ],
 )

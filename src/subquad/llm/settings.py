@@ -38,16 +38,16 @@ class AttentionSettings:
     `window` tokens. `none`: linear attention only."""
     sinks: Model[int | None] = None
     """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
-    none without a window or with the kernel `triton`."""
+    none without a window."""
     cache: Model[int | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
-    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
-    `torch`. Default: 384 with these, else 0."""
+    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
+    with it, else 0."""
     feature_map: Model[Literal["hedgehog", "t2r", "moments", "none"] | None] = None
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
     means and covariances of the earlier keys and values in place of a map, which estimate softmax attention to them.
     `none`: no linear branch, so that earlier tokens that are not cached are not seen, and there is no attention
-    transfer. Default: `moments` with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
+    transfer. Default: `moments` with the window shape `terrace`, else `hedgehog`."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     rotate_features: Model[bool] = False
@@ -59,8 +59,6 @@ class AttentionSettings:
     Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
-    kernel: Model[Literal["torch", "triton"]] = "torch"
-    """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
     @property
     def has_moments(self) -> bool:
@@ -85,32 +83,25 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
         validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
-        in_blocks = self.window_shape == "terrace" and self.kernel == "torch"
+        in_blocks = self.window_shape == "terrace"
         if self.cache is None:
             object.__setattr__(self, "cache", CACHE if in_blocks else 0)
         if self.feature_map is None:
             object.__setattr__(self, "feature_map", "moments" if in_blocks else "hedgehog")
-        cannot = self.window_shape == "none" or self.kernel == "triton"
+        without_window = self.window_shape == "none"
         if self.sinks is None:
-            object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
-        elif self.sinks > (0 if cannot else self.window):
+            object.__setattr__(self, "sinks", 0 if without_window else min(SINKS, self.window))
+        elif self.sinks > (0 if without_window else self.window):
             raise SubquadError(
                 f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
-                "--attention.window-shape none or --attention.kernel triton"
+                "--attention.window-shape none"
             )
         if self.cache and not in_blocks:
-            raise SubquadError(
-                f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
+            raise SubquadError(f"--attention.cache {self.cache}: needs --attention.window-shape terrace")
         if self.has_moments and not in_blocks:
-            raise SubquadError(
-                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
-        if not self.has_linear and cannot:
-            raise SubquadError(
-                "--attention.feature-map none: needs a window (--attention.window-shape terrace or sliding) and "
-                "--attention.kernel torch"
-            )
+            raise SubquadError("--attention.feature-map moments: needs --attention.window-shape terrace")
+        if not self.has_linear and without_window:
+            raise SubquadError("--attention.feature-map none: needs --attention.window-shape terrace or sliding")
         if not self.has_features:
             without = f"{self.feature_map} has no feature maps; add --attention.feature-map hedgehog, or omit it"
             if self.feature_heads != "query":
@@ -252,7 +243,7 @@ class LinearizeSettings:
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
-    `trust_remote_code=True`. Requires --save model and the kernel torch."""
+    `trust_remote_code=True`. Requires --save model."""
 
     @property
     def has_transfer(self) -> bool:
@@ -386,11 +377,6 @@ class LinearizeSettings:
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
-        if self.standalone and self.attention.kernel != "torch":
-            raise SubquadError(
-                "--standalone requires --attention.kernel torch: the Triton kernels are not part of the code that is "
-                "written"
-            )
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

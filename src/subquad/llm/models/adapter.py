@@ -173,8 +173,7 @@ def adapter_settings(
             f"the original one ({base['model']})"
         )
     _check_rank(directory, lora.lora_rank)
-    # the implementation may differ, since it is not part of the model
-    attention = replace(attention_of(config.get("hybrid_attention"), str(directory)), kernel=settings.attention.kernel)
+    attention = attention_of(config.get("hybrid_attention"), str(directory))
     adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
     pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
     pairs += [
