@@ -532,11 +532,3 @@ def test_weights_that_are_not_finite_are_named():
     model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(SubquadError, match=r"layer 1 computes more .*differs by nan"):
         convert(model, AttentionSettings())
-
-
-def test_the_kernel_setting_reaches_each_layer_and_is_rejected_on_a_cpu(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    model = convert(tiny_model("llama"), AttentionSettings(kernel="triton"))
-    assert [layer.hybrid.kernel for layer in attention_layers(model)] == ["triton", "triton"]
-    with pytest.raises(SubquadError, match=r"'triton' needs a CUDA GPU.*--attention.kernel torch"):
-        model(tokens(1, 7))

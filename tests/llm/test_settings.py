@@ -83,17 +83,6 @@ def test_conflicting_flags_are_reported_by_the_command_before_anything_is_read(t
     assert not (tmp_path / "out").exists()
 
 
-def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folder, tmp_path, monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("subquad.train.distributed.has_accelerator", lambda: False)
-    monkeypatch.setattr("subquad.llm.commands.linearize.open_checkpoint", lambda *_, **__: pytest.fail("opened"))
-    settings = LinearizeSettings(attention=AttentionSettings(kernel="triton"))
-    text = write_text(tmp_path / "words.txt")
-    with pytest.raises(SubquadError, match="kernel 'triton' needs a CUDA GPU"):
-        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_short_text_and_settings_that_do_not_fit_are_refused_before_the_model_is_opened(
     folder, tmp_path, monkeypatch
 ):
@@ -140,9 +129,9 @@ def test_there_is_no_attention_transfer_without_a_linear_branch():
     assert not settings.has_transfer
 
 
-def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():
+def test_a_cache_and_moments_are_the_default_with_terraces():
     default = AttentionSettings()
     assert (default.cache, default.feature_map, default.sinks, default.horizon) == (384, "moments", 4, 0)
-    for how in ({"kernel": "triton"}, {"window_shape": "sliding"}):
+    for how in ({"window_shape": "sliding"},):
         other = AttentionSettings(**how)
         assert (other.cache, other.feature_map, other.horizon) == (0, "hedgehog", 1024), how

@@ -31,7 +31,7 @@ PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "pap
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["muon", "adamw", "radam", "sgd"]
+Optimizer = Literal["muon", "adamw"]
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
@@ -116,10 +116,10 @@ class FitSettings:
     batch_size: Training[int | None] = None
     """Batch size: jets per optimizer step and process. Default: 32 for `auto` and `auto-chebyshev`, 128 for the
     others. A GPU needs larger batches than these to be busy."""
-    learning_rate: Training[float | Literal["auto"] | None] = None
-    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
-    for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3 for the published networks; with
-    --from a third of these. A newly initialised output layer is trained with ten times the rate of the other layers."""
+    learning_rate: Training[float | None] = None
+    """Peak learning rate. Default: 3e-3 for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3
+    for the published networks; with --from a third of these. A newly initialised output layer is trained with ten times
+    the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: Input[LayoutName | None] = None
@@ -172,10 +172,6 @@ class FitSettings:
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
-    reflect: Training[bool] = False
-    """Reflect each training jet at random in Δη and in Δφ in each epoch, with the signs of its impact parameters;
-    regression targets must not depend on the side. For the features of JetClass's branches and of public layouts, but
-    not for `paper` and `paper-edges` on JetClass's branches."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None
@@ -183,8 +179,8 @@ class FitSettings:
     `auto` and `auto-chebyshev`, no average for the others."""
     optimizer: Training[Optimizer | None] = None
     """Optimizer: Muon for the matrices of hidden layers with at least 32 rows and columns, with AdamW for all other
-    weights; AdamW; RAdam with decoupled weight decay; or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and
-    `auto-chebyshev`, AdamW for the others, whose filters are no such matrices."""
+    weights; or AdamW. Default: Muon for `auto` and `auto-chebyshev`, AdamW for the others, whose filters are no such
+    matrices."""
     schedule: Training[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
@@ -193,10 +189,8 @@ class FitSettings:
     patience: Training[int | None] = None
     """Number of successive epochs without an improvement on the validation jets after which training stops. Default:
     all epochs."""
-    tensorboard: Output[bool] = False
-    """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: Training[float | None] = None
-    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other optimizers."""
+    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with AdamW."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1
@@ -211,11 +205,8 @@ class FitSettings:
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
         reweighting_of(self.reweight_vars)
-        if isinstance(self.learning_rate, str):
-            if self.learning_rate != "auto":
-                raise SubquadError(f"--learning-rate is {self.learning_rate!r}; give a number above 0, or auto")
-        elif self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0, or auto")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
         for name in ("dropout", "warmup_fraction"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -37,17 +37,17 @@ class AttentionSettings:
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
     `window` tokens."""
     sinks: Model[int | None] = None
-    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
-    none with the kernel `triton`."""
+    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4,
+    at most `window`."""
     cache: Model[int | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
-    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
-    `torch`. Default: 384 with these, else 0."""
+    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
+    with it, else 0."""
     feature_map: Model[Literal["hedgehog", "moments", "none"] | None] = None
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog). `moments`: means and covariances
     of the earlier keys and values in place of a map, which estimate softmax attention to them. `none`: no linear
     branch, so that earlier tokens that are not cached are not seen, and there is no attention transfer. Default:
-    `moments` with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
+    `moments` with the window shape `terrace`, else `hedgehog`."""
     rotate_features: Model[bool] = False
     """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
     beyond the length of the training sequences feature maps then do harm."""
@@ -57,8 +57,6 @@ class AttentionSettings:
     Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
-    kernel: Model[Literal["torch", "triton"]] = "torch"
-    """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
     @property
     def has_moments(self) -> bool:
@@ -83,29 +81,21 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
         validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
-        in_blocks = self.window_shape == "terrace" and self.kernel == "torch"
+        in_blocks = self.window_shape == "terrace"
         if self.cache is None:
             object.__setattr__(self, "cache", CACHE if in_blocks else 0)
         if self.feature_map is None:
             object.__setattr__(self, "feature_map", "moments" if in_blocks else "hedgehog")
-        cannot = self.kernel == "triton"
         if self.sinks is None:
-            object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
-        elif self.sinks > (0 if cannot else self.window):
+            object.__setattr__(self, "sinks", min(SINKS, self.window))
+        elif self.sinks > self.window:
             raise SubquadError(
-                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
-                "--attention.kernel triton"
+                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window})"
             )
         if self.cache and not in_blocks:
-            raise SubquadError(
-                f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
+            raise SubquadError(f"--attention.cache {self.cache}: needs --attention.window-shape terrace")
         if self.has_moments and not in_blocks:
-            raise SubquadError(
-                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
-        if not self.has_linear and cannot:
-            raise SubquadError("--attention.feature-map none: needs --attention.kernel torch")
+            raise SubquadError("--attention.feature-map moments: needs --attention.window-shape terrace")
         if not self.has_features and self.horizon:
             raise SubquadError(
                 f"--attention.horizon {self.horizon}: {self.feature_map} has no feature maps; add "
@@ -237,7 +227,7 @@ class LinearizeSettings:
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
-    `trust_remote_code=True`. Requires --save model and the kernel torch."""
+    `trust_remote_code=True`. Requires --save model."""
 
     @property
     def has_transfer(self) -> bool:
@@ -362,11 +352,6 @@ class LinearizeSettings:
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
-        if self.standalone and self.attention.kernel != "torch":
-            raise SubquadError(
-                "--standalone requires --attention.kernel torch: the Triton kernels are not part of the code that is "
-                "written"
-            )
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

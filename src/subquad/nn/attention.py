@@ -7,7 +7,7 @@ per token in decoding; see `subquad.ops.linattn`.
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """
 
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from subquad.nn.native import library_for
 from subquad.ops.linattn import (
     HybridState,
-    Kernel,
     StepPlace,
     WindowShape,
     hybrid_chunked,
@@ -120,7 +119,6 @@ class HybridAttention(nn.Module):
         gamma: float = 1.0,
         horizon: float | None = None,
         has_inputs: bool = False,
-        kernel: Kernel = "torch",
     ):
         """Initialize the maps; see `subquad.ops.linattn` for the window shapes.
 
@@ -141,17 +139,12 @@ class HybridAttention(nn.Module):
                 none.
             has_inputs: The maps, and the choice of cached tokens, read inputs of their own, of the heads' width, in
                 place of queries and keys.
-            kernel: Implementation for many tokens: `torch` or, on CUDA, `triton`.
         """
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"{heads} query heads are not a multiple of {kv_heads} key heads")
         if feature_map not in (*FEATURE_MAPS, "moments"):
             raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, moments, not {feature_map!r}")
-        if kernel not in get_args(Kernel):
-            raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
-        if feature_map == "none" and (window_shape == "none" or kernel == "triton"):
-            raise ValueError("without a linear branch a window is needed, and the kernel 'torch'")
         for name, value in (("gamma", gamma), ("horizon", 1.0 if horizon is None else horizon)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
@@ -160,7 +153,6 @@ class HybridAttention(nn.Module):
         self.window_shape: WindowShape = window_shape
         self.sinks, self.cache = sinks, cache
         self.scale = scale
-        self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
         if feature_map in ("moments", "none"):
             horizon = None
@@ -235,10 +227,10 @@ class HybridAttention(nn.Module):
         how |= {"use_linear": use_linear and self.has_linear, "cache": self.cache if use_cached else 0}
         if state is None:
             phi_k = None if self.map_k is None else self.map_k(of_keys)
-            return hybrid_chunked(q, k, v, **how, phi_k=phi_k, kernel=self.kernel)
+            return hybrid_chunked(q, k, v, **how, phi_k=phi_k)
         how |= {"map_k": self.map_k, "state": state}
         if place is None:
-            y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
+            y, state = hybrid_prefill(q, k, v, **how)
         else:
             y, state = hybrid_step(q, k, v, **how, place=place, library=library_for(q))
         return (y, state) if return_state else y

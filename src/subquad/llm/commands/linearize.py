@@ -27,12 +27,11 @@ from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_s
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
-from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, check_run_folder
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import check_not_inside, fingerprint, plain
-from subquad.train.distributed import open_shared_run, process_device, processes, wait_for_everyone
+from subquad.train.distributed import open_shared_run, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
 __all__ = ["linearize"]
@@ -129,8 +128,6 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
     settings.check_random_windows()
     if settings.shard:
         check_processes()
-    if settings.attention.kernel == "triton":
-        check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     check_held_out(files, evaluation_files)
     return files, evaluation_files

@@ -158,12 +158,10 @@ def adapter_settings(
         raise SubquadError(f"{directory}: a whole model; only an adapter can be trained further")
     config = load_config(directory, "llm")
     _check_base(directory, config, checkpoint)
-    # the implementation may differ, since it is not part of the model
-    kernel = settings.attention.kernel
-    attention = replace(attention_of(config.get("hybrid_attention"), str(directory)), kernel=kernel)
+    attention = attention_of(config.get("hybrid_attention"), str(directory))
     with reading(directory / CONFIG, "an adapter"):
         adopted = replace(settings, attention=attention, **config["lora"])
-    default = LinearizeSettings(attention=AttentionSettings(kernel=kernel))
+    default = LinearizeSettings()
     compared = [(name, settings, default, adopted) for name in LORA]
     compared += [(part.name, settings.attention, default.attention, attention) for part in fields(attention)]
     for name, asked, *known in compared:

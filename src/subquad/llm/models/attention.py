@@ -256,7 +256,6 @@ def new_hybrid(layer: HybridSelfAttention, settings: AttentionSettings) -> Hybri
         scale=layer.scaling,
         horizon=settings.horizon or None,
         has_inputs=settings.has_inputs,
-        kernel=settings.kernel,
     ).to(layer.q_proj.weight.device)
 
 

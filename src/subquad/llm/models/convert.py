@@ -214,10 +214,7 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
 
     def set_attn_implementation(self: PreTrainedModel, attn_implementation: Any, **kwargs: Any) -> None:
         if attn_implementation != IMPLEMENTATION:
-            raise ValueError(
-                f"{type(self).__name__} computes hybrid attention, which {attn_implementation} cannot; see "
-                "--attention.kernel for its own implementations"
-            )
+            raise ValueError(f"{type(self).__name__} computes hybrid attention, which {attn_implementation} cannot")
 
     def create_masks_for_generate(attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
         # for a static cache transformers would make masks twice

@@ -81,7 +81,7 @@ def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]
         "wide_window_fine_tuned": {"cache": 0, "window": tokens - sinks, "window_shape": "sliding"},
         "cache_fine_tuned": {"cache": (attention.cache or 0) + spare},
     }
-    alone = {"feature_map": "none", "horizon": 0.0, "kernel": "torch"}
+    alone = {"feature_map": "none", "horizon": 0.0}
     controls = {
         name: replace(attention, **alone, **changed[name]) for name in control_names(attention) if name in changed
     }
