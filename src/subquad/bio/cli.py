@@ -232,7 +232,7 @@ def epistasis(
     *,
     options: Annotated[SeededFolderOptions, FLAGS],
 ) -> None:
-    """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
+    """Estimate epistasis: double-mutant cycles of pairs of positions.
 
     For example:
 
