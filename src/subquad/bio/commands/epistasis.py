@@ -57,7 +57,8 @@ def epistasis(
         quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: The source cannot be read, has no double mutants, or the output exists; nothing has been written then.
+        SubquadError: The source cannot be read or has no double mutants, or the output exists; nothing has been
+            written then.
     """
     settings = settings or EpistasisSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
