@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from subquad.bio.models.finished_run import REMEDY, FinishedRun, read_bootstrap, read_finished_run
+from subquad.bio.models.finished_run import FinishedRun, read_bootstrap, read_finished_run
 from subquad.bio.plots.comparison_page import check_comparable, comparison_page
 from subquad.bio.plots.fit_page import render
+from subquad.errors import reading
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import atomic
 
@@ -32,7 +32,7 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     runs = {name: read_finished_run(folder) for name, folder in zip(names, folders, strict=True)}
     if others:
         check_comparable(runs)
-    with damage_as_error(f"{', '.join(map(str, folders))}: results or settings are damaged; {REMEDY}"):
+    with reading(folders[0], "a finished run"):
         html = _comparison(runs, folders) if others else render(runs[names[0]])
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
