@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 
 from subquad.bio.compared_models import colour_of
 from subquad.bio.design_search.page import setting_text
-from subquad.bio.metrics.scores import verdict
-from subquad.bio.plots.maps import INK, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture
-from subquad.reporting.vector_figure import literal
+from subquad.reporting.statistics import NOT_CLEAR, verdict
+from subquad.reporting.style import INK, literal, tidy
 
 __all__ = ["card", "interval_over_seeds", "render", "result_table", "summarize"]
 
@@ -25,6 +24,8 @@ COLOURS = {**{name: colour_of(name) for name in ("ensemble", "gp", "ridge")}, "r
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
 """Minimum number of seeds for an interval."""
+MIN_GAP = 1.0
+"""Largest difference in hits that does not matter."""
 
 
 def interval_over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,11 +63,7 @@ def summarize(found: Mapping[str, Sequence[Mapping[str, Any]]], sign: int) -> di
             gap = np.array([a["hits"][-1] - b["hits"][-1] for a, b in zip(found[first], runs, strict=True)])
             mean, low, high = interval_over_seeds(gap)
             own["difference"] = {"value": float(mean), "low": _known(low), "high": _known(high)}
-            own["difference"]["verdict"] = (
-                f"fewer than {MIN_SEEDS} seeds, no interval"
-                if own["difference"]["low"] is None
-                else verdict(own["difference"])
-            )
+            own["difference"]["verdict"] = verdict(*own["difference"].values(), threshold=MIN_GAP)
         summary[name] = own
     return {"sign": sign, "strategies": summary}
 
@@ -142,7 +139,7 @@ def _difference_text(metrics: Mapping[str, Any]) -> str:
         few = f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, fewer than the {MIN_SEEDS} that an interval needs,"
         return f"With {few} there is no evidence that a strategy is better than another."
     gaps = {name: own["difference"] for name, own in metrics["strategies"].items() if "difference" in own}
-    ties = [TITLES[name] for name, gap in gaps.items() if gap["verdict"] == "tie"]
+    ties = [TITLES[name] for name, gap in gaps.items() if gap["verdict"] == NOT_CLEAR]
     first = TITLES[next(iter(metrics["strategies"]))]
     if not gaps:
         return ""
