@@ -89,9 +89,7 @@ class AttentionSettings:
         if self.sinks is None:
             object.__setattr__(self, "sinks", min(SINKS, self.window))
         elif self.sinks > self.window:
-            raise SubquadError(
-                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window})"
-            )
+            raise SubquadError(f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window})")
         if self.cache and not in_blocks:
             raise SubquadError(f"--attention.cache {self.cache}: needs --attention.window-shape terrace")
         if self.has_moments and not in_blocks:

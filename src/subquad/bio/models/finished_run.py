@@ -160,24 +160,19 @@ def best_single(metrics: Mapping[str, Any]) -> str:
 
 
 def lead_of(metrics: Mapping[str, Any]) -> str:
-    """Return whether the best single model is clearly above all others, and whether none is better than a mean.
+    """Return whether the best single model is clearly better than all others, and whether none is better than a mean.
 
     Empty if there are no others, and it is better.
     """
-    single = [name for name in metrics["test"] if name not in names_of("ensemble")]
-    best = best_single(metrics)
-    if metrics.get("wins") == best:
-        return "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-    text = "" if len(single) == 1 else "The test rows do not separate it from at least one other single model."
-    if best == "lyra" and "lyra-additive" not in single and metrics["task_type"] in ROW_TASK_TYPES:
-        gaps = [gap for name, gap in metrics.get("differences", {}).get("lyra", {}).items() if name in single]
-        if gaps and all(gap["low"] > 0 for gap in gaps):
-            text = "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-        text += " Whether it is better than its additive path, which is not among the models, is unknown."
+    texts = []
+    if len([name for name in metrics["test"] if name not in names_of("ensemble")]) > 1:
+        is_clear = metrics.get("wins") == best_single(metrics)
+        seeds = "; training seeds were not varied" if is_clear else ""
+        texts.append(f"It is {'' if is_clear else 'not '}clearly better than every other single model{seeds}.")
     highest = max(own.get("r2", 1.0) for own in metrics["test"].values())
     if highest <= 0:
-        text += f" No model is closer to the test rows than their mean (R² of at most {highest:.3f})."
-    return text.strip()
+        texts.append(f"No model is closer to the test rows than their mean (R² of at most {highest:.3f}).")
+    return " ".join(texts)
 
 
 def read_test_rows(directory: Path | str, task_type: str) -> pd.DataFrame:
