@@ -15,7 +15,7 @@ from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.errors import flag_name
 from subquad.runs.folder import check_free
-from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededFolderOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
 __all__ = ["app"]
 
@@ -200,7 +200,7 @@ def scan(
     /,
     settings: Annotated[ScanSettings, FLAGS] = ScanSettings(),
     *,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Predict all single mutants of a sequence (in silico deep mutational scan): table, heat map and sequence logo.
 
@@ -230,7 +230,7 @@ def epistasis(
     /,
     settings: Annotated[EpistasisSettings, FLAGS] = EpistasisSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
 
@@ -258,7 +258,7 @@ def design(
     /,
     settings: Annotated[DesignSettings, FLAGS] = DesignSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Design the best variants under constraints, as a diverse batch laid out on plates.
 
@@ -286,7 +286,7 @@ def rounds(
     /,
     settings: Annotated[RoundsSettings, FLAGS] = RoundsSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Propose variants, read their measurements, fit again and propose the next ones; or simulate this on an assay.
 
@@ -349,7 +349,7 @@ def bench(
     /,
     settings: Annotated[BenchSettings, FLAGS] = BenchSettings(),
     *,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Fit all models on all tasks of a file and compare them; the same command resumes an interrupted benchmark.
 

@@ -14,7 +14,7 @@ from subquad.hep.settings import (
     SimulateSettings,
     Simulation,
 )
-from subquad.runs.options import FileOptions, FolderOptions, Input, Model, Output, RunOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
@@ -68,7 +68,7 @@ def predict(
     /,
     settings: Annotated[PredictSettings, FLAGS] = PredictSettings(),
     *,
-    options: Annotated[FileOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Score jets with a fitted tagger and write one ROOT file, with one entry per jet in the order of the input.
 
@@ -117,7 +117,7 @@ def evaluate(
     files: Input[Names] = (),
     scores: Input[Names] = (),
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Compare taggers on the same jets: metrics with intervals, ROC curves, pT dependence, mass sculpting, calibration.
 
@@ -149,7 +149,7 @@ def explain(
     only: Annotated[Input[str | None], Parameter(name="--class")] = None,
     settings: Annotated[ExplainSettings, FLAGS] = ExplainSettings(),
     seed: Model[int] = 0,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Explain a tagger: attributions and permutation importance of its inputs and graphs, and displays of single jets.
 
@@ -178,7 +178,7 @@ def export(
     *,
     files: Input[Names] = (),
     settings: Annotated[ExportSettings, FLAGS] = ExportSettings(),
-    options: Annotated[FileOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Export a tagger as ONNX that takes the branches of files and needs neither subquad nor torch.
 
@@ -220,7 +220,7 @@ def simulate(
     *,
     settings: Annotated[SimulateSettings, FLAGS] = SimulateSettings(),
     seed: Simulation[int] = 0,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Simulate labelled jets of JetClass's ten classes with Pythia 8 and FastJet, in JetClass's branch layout.
 

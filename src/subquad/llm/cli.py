@@ -16,7 +16,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import check_free, load_config
 from subquad.runs.listening import check_address
-from subquad.runs.options import FolderOptions, Input, Model, Output, RunOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 from subquad.runs.storage import check_present
 
 __all__ = ["app"]
@@ -137,7 +137,7 @@ def merge(
     *,
     base: Model[str | None] = None,
     standalone: Output[bool] = False,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Merge an adapter into its checkpoint, and write the whole model.
 
@@ -252,7 +252,7 @@ def evaluate(
     teacher: Model[str | None] = None,
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     extend: Output[bool] = False,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Compare linearized models with controls: the teacher, the window alone, and the student without linear branch.
 
