@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -89,7 +90,9 @@ class BuiltForm:
             else:
                 self._build_source(name, source, known[name])
         if self.form.continues:
-            self.fields[EARLIER] = gr.Dropdown([], label="Earlier rounds", info="Default: none; this is the first round.")
+            self.fields[EARLIER] = gr.Dropdown(
+                [], label="Earlier rounds", info="Default: none; this is the first round."
+            )
         shown = [name for name in self.form.first if name in known and name not in self.form.sources]
         if shown:
             with gr.Row(elem_classes="sq-fields"):
@@ -115,23 +118,9 @@ class BuiltForm:
         choices = self.inputs.choices(source)
         first = choices[0][1] if choices and not source.is_optional else None
         value = [first] * (first is not None) if source.is_several else first
-        with gr.Row(elem_classes="sq-source"):
-            chosen = self.fields[name] = gr.Dropdown(
-                choices, value=value, label=label, info=info_of(argument), multiselect=source.is_several, scale=5,
-                min_width=200,
-            )  # fmt: skip
-            if not source.endings:
-                return
-            upload = gr.UploadButton(
-                "Upload", size="sm", file_count="multiple" if source.is_several else "single", scale=1, min_width=90,
-                file_types=[*source.endings, ".gz"],
-            )  # fmt: skip
-
-        def on_upload(paths: Any) -> Any:
-            values = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
-            return gr.update(choices=self.inputs.choices(source), value=values if source.is_several else values[0])
-
-        upload.upload(on_upload, [upload], [chosen], **QUIET)
+        self.fields[name] = gr.Dropdown(
+            choices, value=value, label=label, info=info_of(argument), multiselect=source.is_several
+        )
 
     def _component(self, argument: Argument) -> Any:
         """Return the component of a setting: its type decides which one."""
@@ -197,10 +186,11 @@ class BuiltForm:
             except ValueError as error:
                 raise SubquadError(f"{label_of(name)}: {value}: {error}") from error
         default = default_of(argument)
-        is_default = value == default or (isinstance(value, list) and tuple(value) == default)
-        if is_default or value is None or value is False or value in ("", []):
+        if value is None or value is False or value == "" or value == default:
             return []
         texts = [str(entry).strip() for entry in (value if isinstance(value, list) else [value])]
+        if isinstance(value, list) and texts == [*map(str, default or ())]:
+            return []
         for text in texts:
             # a page that is served to others must not read the files of its owner
             if text.startswith(("/", "~", "-")[: 3 if argument.index is not None else 2]) or ".." in Path(text).parts:
@@ -208,6 +198,7 @@ class BuiltForm:
         return texts
 
 
+@lru_cache
 def arguments(command: str) -> list[Argument]:
     """Return the arguments of a command that are a word or a flag each."""
     group, _, name = command.partition(" ")
@@ -229,14 +220,16 @@ def label_of(name: str) -> str:
 def info_of(argument: Argument) -> str:
     """Return the beginning of the help of an argument, and its sentence on the default; long ones are cut."""
     text = " ".join((argument.parameter.help or "").replace("`", "").split())
-    sentences = re.split(r"(?<=\.) (?=[A-Z])", text)
+    text = re.sub(r"--([a-z][\w.-]*\w)", lambda flag: f'"{label_of(flag[1])}"', text)
+    sentences = re.split(r"(?<=\.) ", text)
     default = [sentence for sentence in sentences[1:] if sentence.startswith("Default:")]
     return " ".join([_cut(sentences[0], r"[:;]", 100), *(_cut(sentence, r"[,;]", 60) for sentence in default)])
 
 
 def _cut(sentence: str, mark: str, most: int) -> str:
-    """Return a sentence up to the first mark if it is long."""
-    return sentence if len(sentence) <= most else re.split(rf"{mark} ", sentence)[0].rstrip(".") + "."
+    """Return a sentence up to the first mark if it is long and the mark does not follow a name."""
+    first = re.split(rf"{mark} ", sentence)[0]
+    return sentence if len(sentence) <= most or " " not in first else f"{first.rstrip('.')}."
 
 
 def default_of(argument: Argument) -> Any:

@@ -55,6 +55,9 @@ class Job:
         self.folder, self.name = folder, folder.name
         self.future: Future[None] | None = None
         """The run that this server has started or will start."""
+        self.shown: tuple[State, str] | None = None
+        """State in which the page last showed what the job wrote, and how."""
+        self._is_finished = False
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -84,10 +87,14 @@ class Job:
     @property
     def state(self) -> State:
         """Where the job stands; `interrupted` was stopped or killed, and can be resumed."""
+        # for good
+        if self._is_finished:
+            return "finished"
         if self.is_running:
             return "running"
         with suppress(OSError, ValueError):
             code = int((self.folder / STATUS).read_text())
+            self._is_finished = code == 0
             interrupted = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
             return "finished" if code == 0 else "interrupted" if code in interrupted else "failed"
         return "interrupted" if self.future is None or self.future.done() else "waiting"
@@ -138,9 +145,9 @@ class Job:
 class Jobs:
     """The jobs of a workspace."""
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, folder: Path, most: int, program: Sequence[str] = (sys.executable, "-m", "subquad")) -> None:
         """Read the jobs of a folder, and run at most so many at the same time."""
-        self._folder = folder
+        self._folder, self._program = folder, program
         folder.mkdir(parents=True, exist_ok=True)
         self._pool = ThreadPoolExecutor(most, "job")
         self._jobs: dict[str, Job] = {}
@@ -195,7 +202,7 @@ class Jobs:
         with (job.folder / LOG).open("ab") as log:
             fcntl.flock(log, fcntl.LOCK_EX)
             process = subprocess.Popen(
-                ["/bin/sh", "-c", SCRIPT, str(job.folder), sys.executable, "-m", "subquad", *job.words],
+                ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,
                 # a group of its own: Ctrl-C in the terminal of the server reaches the server only, which stops the job
                 start_new_session=True,

@@ -55,7 +55,7 @@ def _build_chat(context: Context) -> gr.Dropdown:
 
     gr.ChatInterface(
         answer, additional_inputs=[model], examples=[[question, None] for question in QUESTIONS],
-        chatbot=gr.Chatbot(height=380, label="Chat", layout="bubble"), api_visibility="private",
+        chatbot=gr.Chatbot(height=380, label="Chat", layout="bubble", buttons=["copy"]), api_visibility="private",
     )  # fmt: skip
     return model
 

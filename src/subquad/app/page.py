@@ -17,6 +17,8 @@ __all__ = ["build_page", "look"]
 
 SECONDS = 1.5
 """Time between two looks at the jobs."""
+HEAD = """<header class="sq-head"><h1>subquad</h1>
+<p>Models of sequences, language and jets beside their baselines, on this computer.</p></header>"""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
 FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -24,7 +26,7 @@ FIXED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 def build_page(context: Context) -> gr.Blocks:
     """Return the page."""
     with gr.Blocks(title="subquad", analytics_enabled=False) as page:
-        gr.Markdown("# subquad\nModels of sequences, language and jets beside their baselines, on this computer.")
+        gr.HTML(HEAD)
         tabs = []
         with gr.Tabs(elem_id="sq-tabs"):
             for title, build in (
@@ -34,7 +36,8 @@ def build_page(context: Context) -> gr.Blocks:
                     tabs.append(build(context))
         gr.Markdown(f"subquad {__version__}. Jobs go on when this page is closed.", elem_classes="sq-foot")
         _refresh(page, tabs)
-    page.queue(default_concurrency_limit=20, api_open=False)
+    # gradio looks for events a thousand times per second, which takes 6 % of a core
+    page._queue.sleep_when_free = 0.02
     return page
 
 
@@ -73,6 +76,10 @@ def look() -> dict[str, Any]:
         button_primary_text_color="#ffffff",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     # in the head, since gradio rewrites the selectors of styles that it is given

@@ -46,8 +46,8 @@ FORMS = (
         command="bio rounds", action="Propose the next round", title="Round",
         about="Proposes variants to measure. From the second round on, choose the earlier rounds and the table with "
         "their measurements; the models are then fitted again.",
-        sources={"source": MODEL, "measured": replace(OTHER_TABLES, is_several=True)}, first=("measured", "propose", "direction"),
-        continues=True,
+        sources={"source": MODEL, "measured": replace(OTHER_TABLES, is_several=True)},
+        first=("measured", "propose", "direction"), continues=True,
     )),
     ("Epistasis", Form(
         command="bio epistasis", action="Estimate epistasis", title="Epistasis",
@@ -81,6 +81,9 @@ def build_sequences(context: Context) -> FieldTab:
 def _offer_columns(context: Context, built: BuiltForm) -> None:
     """Let the columns of the chosen table be chosen by their names."""
     fields = [built.fields[name] for name in built.form.columns if name in built.fields]
+    if (table := built.fields["table"].value) is not None:
+        for entry in fields:
+            entry.choices = [(name, name) for name in _columns(table)]
 
     def on_table(value: str | None) -> Any:
         names: list[str] = []
@@ -89,8 +92,7 @@ def _offer_columns(context: Context, built: BuiltForm) -> None:
                 names = _columns(context.inputs.checked(TABLES, [value])[0])
             except SubquadError as error:
                 gr.Warning(str(error))
-        updates = [gr.update(choices=names, value=[] if entry.multiselect else None) for entry in fields]
-        return updates if len(updates) > 1 else updates[0]
+        return [gr.update(choices=names, value=[] if entry.multiselect else None) for entry in fields]
 
     built.fields["table"].change(on_table, [built.fields["table"]], fields, **QUIET)
 

@@ -1,5 +1,6 @@
 """`subquad app`: the web page on this computer."""
 
+import gc
 import ipaddress
 import os
 import signal
@@ -35,7 +36,11 @@ def serve(settings: AppSettings | None = None) -> None:
             listener.bind((settings.host, settings.port))
         except OSError as error:
             raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
+        # a fifth of the start would go into the search for garbage, of which there is none yet
+        gc.disable()
         app, jobs = make_app(settings, root.resolve(), users)
+        gc.freeze()
+        gc.enable()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         # the command line turns SIGTERM into an exception, which would end uvicorn before it has closed anything
@@ -62,6 +67,7 @@ def make_app(settings: AppSettings, root: Path, users: list[tuple[str, str]] | N
     # read by gradio when it is imported: uploads stay as long as jobs may need them, and nothing is sent
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_DEFAULT_CONCURRENCY_LIMIT"] = "20"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     gr, fastapi = require("gradio", "app"), require("fastapi", "app")
     trusted_host = import_module("starlette.middleware.trustedhost").TrustedHostMiddleware

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -80,6 +81,7 @@ class FieldTab:
         tab = cls(context, field, {}, {}, extra)
         with gr.Row(elem_classes="sq-lead"):
             gr.Markdown(lead)
+            upload = gr.UploadButton("Upload files", file_count="multiple")
             shown = gr.Button(example.action, variant="primary") if example is not None else None
         names = [*([extra.title] if extra is not None else []), *(title for title, _ in forms)]
         with gr.Row(elem_classes="sq-columns"):
@@ -99,6 +101,7 @@ class FieldTab:
         task.change(
             lambda chosen: [gr.update(visible=title == chosen) for title in groups], [task], [*groups.values()], **QUIET
         )
+        upload.upload(tab._on_upload, [upload], [chosen for chosen, _ in tab.sources], **QUIET)
         for button, built in buttons:
             button.click(
                 tab._starter(built), [*built.fields.values()], [tab.view["job"]], scroll_to_output=True, **QUIET
@@ -112,12 +115,12 @@ class FieldTab:
         view["job"] = gr.Dropdown(
             self._choices(), value=None, label="Jobs", info="The newest is first.", elem_id=f"sq-{self.field}-jobs"
         )
-        view["status"] = gr.HTML(status_view(None), elem_classes="sq-status")
+        view["status"] = gr.HTML(status_view(None))
         with gr.Row(elem_classes="sq-actions"):
             view["stop"] = gr.Button("Stop", size="sm", visible=False, min_width=90)
             view["resume"] = gr.Button("Resume", size="sm", visible=False, min_width=90)
             view["delete"] = gr.Button("Delete", size="sm", visible=False, min_width=90)
-        view["result"] = gr.HTML(elem_classes="sq-result")
+        view["result"] = gr.HTML()
         with gr.Accordion("Log", open=False, visible=False) as view["accordion"]:
             view["log"] = gr.Textbox(show_label=False, label="Log", lines=12, max_lines=24, elem_classes="sq-log")
         for name, action in (("stop", jobs.stop), ("resume", jobs.run), ("delete", jobs.delete)):
@@ -131,6 +134,19 @@ class FieldTab:
             return gr.update(choices=self._choices())
 
         return on_click
+
+    def _on_upload(self, paths: list[str]) -> Any:
+        """Choose uploaded files wherever such files are needed."""
+        updates, is_taken = [], False
+        for _, source in self.sources:
+            choices = self.context.inputs.choices(source)
+            values = [value for _, value in choices if value in map(str, paths)]
+            is_taken = is_taken or bool(values)
+            new = {"value": values if source.is_several else values[0]} if values and not source.is_optional else {}
+            updates.append(gr.update(choices=choices, **new))
+        if not is_taken:
+            gr.Warning(f"No command of this tab reads {Path(paths[0]).suffix or 'such'} files.")
+        return updates
 
     def _starter(self, built: BuiltForm) -> Callable[..., Any]:
         def on_start(*values: Any) -> Any:
@@ -190,14 +206,19 @@ class FieldTab:
         # a deleted job, or a page that was just opened
         moved = {} if job is not None else {"value": choices[0][1] if choices else None}
         job = job or self.context.jobs.find(moved["value"])
-        state, log = ("", "") if job is None else (job.state, job.log)
+        state, log, result = "", "", ""
+        if job is not None:
+            state, log = job.state, job.log
+            if job.shown is None or job.shown[0] != state:
+                job.shown = state, result_view(job)
+            result = job.shown[1]
         values = [
             {"choices": choices, **moved},
             {"value": status_view(job)},
             {"visible": state in ("running", "waiting")},
             {"visible": state in ("interrupted", "failed")},
             {"visible": job is not None},
-            {"value": result_view(job)},
+            {"value": result},
             {"visible": bool(log)},
             {"value": log},
         ]

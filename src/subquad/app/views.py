@@ -9,7 +9,7 @@ from subquad.app.jobs import Job
 
 __all__ = ["result_view", "status_view", "table_view"]
 
-NO_JOB = Markup('<p class="sq-hint">Results appear here: press the example, or run a form.</p>')
+NO_JOB = Markup('<p class="sq-hint">The results of jobs appear here.</p>')
 STATES = {
     "waiting": "waits for another job",
     "running": "is running",
@@ -35,9 +35,9 @@ def status_view(job: Job | None) -> str:
     progress, lines = job.progress, [line for line in job.log.splitlines() if line.strip()]
     if progress is not None and state in ("running", "interrupted"):
         parts.append(
-            Markup('<label class="sq-progress">{}: {:,} of {:,}<progress value="{}" max="{}"></progress>{}</label>').format(
-                progress.title, progress.done, progress.total, progress.done, progress.total, progress.rest
-            )
+            Markup(
+                '<label class="sq-progress">{}: {:,} of {:,}<progress value="{}" max="{}"></progress>{}</label>'
+            ).format(progress.title, progress.done, progress.total, progress.done, progress.total, progress.rest)
         )
     elif state == "running" and lines:
         parts.append(Markup('<p class="sq-hint">{}</p>').format(lines[-1][:300]))
@@ -46,10 +46,8 @@ def status_view(job: Job | None) -> str:
     return str(Markup("").join(parts))
 
 
-def result_view(job: Job | None) -> str:
+def result_view(job: Job) -> str:
     """Return the report of a job, or else its table, and links to all files that it wrote."""
-    if job is None:
-        return ""
     out = job.out.parent if job.out.suffix else job.out
     files = sorted((path for path in out.rglob("*") if path.is_file()), key=lambda path: (len(path.parts), path.name))
     pages = sorted((path for path in files if path.suffix == ".html"), key=lambda path: path.stat().st_mtime)
@@ -68,9 +66,9 @@ def result_view(job: Job | None) -> str:
     if links:
         is_open = Markup("") if pages else Markup(" open")
         parts.append(
-            Markup('<details class="sq-files"{}><summary>Files ({})</summary><ul>{}</ul><p>They are in {}</p></details>').format(
-                is_open, len(files), Markup("").join(links), out
-            )
+            Markup(
+                '<details class="sq-files"{}><summary>Files ({})</summary><ul>{}</ul><p>They are in {}</p></details>'
+            ).format(is_open, len(files), Markup("").join(links), out)
         )
     return str(Markup("").join(parts))
 
@@ -98,7 +96,9 @@ def _address(path: Path) -> str:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _size(path: Path) -> str:
