@@ -262,4 +262,4 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     metrics, rejections = evaluation_tables(evaluation)
     print_table(metrics.header, metrics.rows, best=metrics.winner, transposed=True)
     print_table(rejections.header, rejections.rows, title=f"Rejection of {evaluation['background']}")
-    print(*evaluation["notes"], f"Wrote {out}. Next: open {out / 'report.html'} or {out / 'report.pdf'}", sep="\n")
+    print(*evaluation["notes"], f"Wrote {out}. Next: open {out / 'report.html'}", sep="\n")

@@ -20,7 +20,7 @@ from subquad.hep.fit_settings import (
     is_number,
     reweighting_of,
 )
-from subquad.runs.options import Count, Distinct, Fraction, Input, Model, Natural, Output, Seed, Settings
+from subquad.runs.options import Count, Distinct, Fraction, Input, Model, Natural, Output, Settings
 
 __all__ = [
     "CLASSES",
@@ -101,12 +101,6 @@ class EvaluateSettings(Settings):
     event_weights: Input[str | None] = None
     """Branch with event weights of the files: jets count with them in all metrics. Default: that of the first run;
     in files of --scores, event_weight if there is such a branch."""
-    vary: Input[Annotated[tuple[str, ...], Distinct()]] = ()
-    """Systematic variations of the particles of --files, each applied alone: pt_scale=1.02 multiplies all momenta,
-    pt_smear=0.05 smears them by 5 %, drop=0.03 drops particles with this probability, and rotate=0.5 rotates jets about
-    the beam axis by this angle in radians, which must not change any prediction."""
-    seed: Input[Seed] = 0
-    """Seed of the random numbers of --vary."""
     threads: Model[Threads] = 1
     """Number of CPU threads of the network."""
 

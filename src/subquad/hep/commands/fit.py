@@ -18,7 +18,6 @@ from subquad.errors import SubquadError, require
 from subquad.hep.commands.fit_notes import data_notes, origin_notes, result_notes
 from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
-from subquad.hep.data.file_identity import joined_digests
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store
@@ -49,7 +48,6 @@ from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, Run, check_run_folder
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
 from subquad.train.distributed import open_shared_run, processes, wait_for, wait_for_everyone
 
@@ -70,7 +68,7 @@ class _Fit:
     """Where the parts come from, in words."""
     is_marked: bool
     """Whether jets of the files to fit on are marked for another part."""
-    digests: Mapping[str, str]
+    digests: Sequence[str]
     """Size and fingerprint of each file for training and validation."""
     origin: Origin | None
     """The tagger that is fine-tuned."""
@@ -122,7 +120,6 @@ def fit(
         SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
     settings = settings or FitSettings()
-    check_seed(seed)
     if settings.tensorboard:
         require("tensorboard", "tensorboard")
     began, group = time.perf_counter(), processes()
@@ -186,9 +183,9 @@ def _read_and_split(
         "origin_fingerprint": None if origin is None else origin.fingerprint,
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
-    check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
-    check_not_inside(out, settings.card, flag="--card")
-    check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
+    check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test)
+    check_not_inside(out, settings.card)
+    check_not_inside(out, settings.from_ and run_folder(settings.from_))
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     wait_for_everyone()
     with temporary_store(source, out, force=force, quiet=quiet) as folder:
@@ -218,9 +215,7 @@ def _read_and_split(
         split=_split_text(source, marked, settings, seed),
         is_marked=bool(marked),
         # jets that the origin was fitted on count as training jets of this tagger too
-        digests=source.digests
-        if origin is None
-        else joined_digests(source.digests, origin.tagger.config.get("digests", {}), origin.tagger.path),
+        digests=[*source.digests, *(() if origin is None else origin.tagger.config.get("digests", ()))],
         origin=origin,
         targets=targets,
         notes=notes,
@@ -258,10 +253,7 @@ def _check_test_weights(test: JetDataset) -> None:
     """
     weights = _event_weights(test)
     if weights is not None and not (total := weights.sum(dtype=float)) > 0:
-        raise SubquadError(
-            f"the event weights ({test.layout.event_weights}) of the {len(test):,} test jets add up to {total:g}, "
-            "which must be more than 0; check the weights, or give other test jets"
-        )
+        raise SubquadError(f"the event weights of the test jets add up to {total:g}, which must be more than 0")
 
 
 def _say_weights(dataset: JetDataset, *, quiet: bool) -> None:

@@ -30,7 +30,6 @@ from subquad.hep.models.presets import check_neighbours, net_settings
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.models.training import fit_network
 from subquad.reporting.page import page
-from subquad.runs.checksums import check_if_present
 from subquad.runs.folder import METRICS, open_run
 from subquad.runs.storage import read_json
 from subquad.train.distributed import broadcast_object, processes
@@ -238,7 +237,6 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         estimator.classes_ = np.array(saved["classes"])
         estimator.settings_ = _fit_settings(tagger.config["subquad"]["settings"])
         estimator.preset_, estimator.origin_ = tagger.config["preset"], tagger.config.get("from")
-        check_if_present(tagger.path / METRICS)
         estimator.validation_ = read_json(tagger.path / METRICS)["validation"]
         return estimator
 

@@ -1,16 +1,11 @@
-"""The report of an evaluation: its figures, an HTML page, and a PDF with one figure per page. Some seconds."""
+"""The report of an evaluation: its figures and an HTML page. Some seconds."""
 
-import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from subquad.errors import counted
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
@@ -31,21 +26,19 @@ from subquad.hep.plots.figures import (
 )
 from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
-from subquad.hep.plots.style import in_style
 from subquad.hep.plots.tables import (
     accuracy_text,
     mass_shapes_table,
     metrics_table,
     rejections_table,
-    shifts_table,
     unvaried_seeds,
 )
-from subquad.reporting.page import Section, Table, page, picture, show
+from subquad.reporting.page import Section, Table, page, picture
 
-__all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
+__all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables"]
 
 TITLE = "Comparison of jet taggers"
-MASS_SHAPES, TARGETS, VARIATIONS = "Mass decorrelation", "Regression targets", "Systematic variations"
+MASS_SHAPES, TARGETS = "Mass decorrelation", "Regression targets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +59,17 @@ class Drawing:
 def draw(
     evaluation: Mapping[str, Any],
     models: Sequence[ModelPredictions],
-    varied: Mapping[str, Sequence[ModelPredictions]] | None = None,
 ) -> tuple[list[Drawing], dict[str, dict[str, Any]]]:
     """Return the figures, and the values of the curves `mass` and `against_pt` by model.
 
     Args:
         evaluation: Content of `metrics.json`.
         models: The models.
-        varied: Those of our runs on varied jets, by the name of the variation.
     """
     classes, background = evaluation["classes"], evaluation["background"]
     curves: dict[str, dict[str, Any]] = {model.name: {"against_pt": {}, "mass": {}} for model in models}
     drawings = [
-        *_signal_drawings(evaluation, models, curves, varied or {}),
+        *_signal_drawings(evaluation, models, curves),
         *_model_drawings(models, classes, background, curves),
         *_mass_shape_drawings(evaluation),
         *_regression_drawings(models, classes, background),
@@ -142,7 +133,6 @@ def _signal_drawings(
     evaluation: Mapping[str, Any],
     models: Sequence[ModelPredictions],
     curves: dict[str, dict[str, Any]],
-    varied: Mapping[str, Sequence[ModelPredictions]],
 ) -> Iterator[Drawing]:
     """Yield the ROC curves of each signal, and efficiency and rejection against pT."""
     with_pt = [model.median_training for model in models if model.median_training.pt is not None]
@@ -167,17 +157,14 @@ def _signal_drawings(
         if rocs:
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
             jets = max(effective_jets(model.median_training, b) for model in models)
-            envelopes = _envelopes(rocs, varied, i, b)
             ratio = f" (top) and its ratio to {reference} (bottom)" * has_ratios(rocs, reference)
             yield Drawing(
                 name=f"roc_{name}",
                 section=section,
-                figure=ratio_figure(rocs, reference=reference, background_jets=jets, envelopes=envelopes, **labels),
+                figure=ratio_figure(rocs, reference=reference, background_jets=jets, **labels),
                 caption=f"{name}: rejection of {background}{ratio}. Bands: "
                 "range over trainings around their median, or the 68 % interval over jets of a single training. "
-                "Grey: fewer than ten background jets pass. Dotted: the working point of the table."
-                + " Hatched: envelope of the systematic variations."
-                * bool(envelopes),
+                "Grey: fewer than ten background jets pass. Dotted: the working point of the table.",
                 is_half=True,
             )
         pairs = {}
@@ -197,18 +184,6 @@ def _signal_drawings(
                 "background jet passes there.",
                 is_half=True,
             )
-
-
-def _envelopes(
-    rocs: Mapping[str, Curve], varied: Mapping[str, Sequence[ModelPredictions]], signal: int, background: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the smallest and the largest rejection over the variations, by model."""
-    found: dict[str, list[np.ndarray]] = {}
-    for model in (one for models in varied.values() for one in models):
-        curve = roc(model.trainings, signal, background)
-        if curve is not None and model.name in rocs:
-            found.setdefault(model.name, [rocs[model.name].value]).append(curve.value)
-    return {name: (np.min(values, axis=0), np.max(values, axis=0)) for name, values in found.items()}
 
 
 def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
@@ -287,7 +262,6 @@ def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) 
     tables = {
         MASS_SHAPES: mass_shapes_table(evaluation["models"], evaluation["background"]),
         TARGETS: regression_table(evaluation["models"]),
-        VARIATIONS: shifts_table(evaluation.get("variations") or {}),
     }
     for section, table in tables.items():
         if table is not None:
@@ -337,48 +311,3 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
 def _accuracy(model: Mapping[str, Any]) -> str:
     """Return the top-1 accuracy with its uncertainty, over jets and trainings."""
     return accuracy_text(model["spread"]["accuracy"]["mean"], uncertainty(model, "accuracy"))
-
-
-def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
-    """Write `report.pdf`, a title page and one figure per page, and the figures in `figures/`, numbered by page."""
-    (folder / "figures").mkdir(parents=True)
-    with PdfPages(folder / "report.pdf", metadata={"Title": TITLE}) as pages:
-        pages.savefig(_title_page(evaluation))
-        for number, drawing in enumerate(drawings, start=2):
-            pages.savefig(drawing.figure)
-            name = re.sub(r"\W+", "_", drawing.name)
-            drawing.figure.savefig(folder / "figures" / f"{number:02}_{name}.pdf")
-
-
-@in_style
-def _title_page(evaluation: Mapping[str, Any]) -> Figure:
-    """Return a page with the tables."""
-    figure = Figure(figsize=(11.7, 8.3))
-    figure.text(0.05, 0.93, TITLE, fontsize=20)
-    lines = [line for text in (_lead(evaluation), *evaluation["notes"]) for line in textwrap.wrap(text, 130)]
-    top = _put_text(figure, lines, 0.91)
-    for table in evaluation_tables(evaluation):
-        height = 0.033 * (1 + len(table.rows))
-        axes = figure.add_axes((0.05, top - height, 0.9, height))
-        axes.set_axis_off()
-        cells = [[show(cell) for cell in row] for row in table.rows]
-        drawn = axes.table(
-            cells, colLabels=list(table.header), bbox=Bbox.unit(), cellLoc="right", colLoc="right", edges="B"
-        )
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(9)
-        drawn.auto_set_column_width(list(range(len(table.header))))
-        for (row, column), cell in drawn.get_celld().items():
-            is_bold = row == 0 or (table.winner is not None and row == table.winner + 1)
-            cell.set_text_props(weight="bold" if is_bold else "normal")
-            cell.set_edgecolor("0.8")
-            if column == 0:
-                cell.set_text_props(ha="left")
-        top = _put_text(figure, textwrap.wrap(table.caption, 150), top - height - 0.01, size=8) - 0.03
-    return figure
-
-
-def _put_text(figure: Figure, lines: Sequence[str], top: float, *, size: float = 10) -> float:
-    """Write lines below `top`, and return the position below them."""
-    figure.text(0.05, top, "\n".join(lines), fontsize=size, va="top", linespacing=1.4)
-    return top - 0.0024 * size * len(lines) - 0.02

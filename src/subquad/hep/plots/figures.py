@@ -196,7 +196,6 @@ def ratio_figure(
     background: str,
     efficiency: float,
     background_jets: float,
-    envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """Return the background rejection against the efficiency of one signal; of several models also any ratios.
 
@@ -207,7 +206,6 @@ def ratio_figure(
         background: Class.
         efficiency: Working point, which is marked.
         background_jets: Number or effective number of background jets, the upper end of the axis.
-        envelopes: Smallest and largest rejection over systematic variations at the same efficiencies, by model.
     """
     rows = 2 if has_ratios(curves, reference) else 1
     figure, grid = panels(5.2, 4.9, rows=rows, sharex=True, height_ratios=(3, 1.25)[:rows], squeeze=False)
@@ -215,13 +213,6 @@ def ratio_figure(
     left = efficiency
     for look, (name, curve) in zip(line_looks(len(curves)), curves.items(), strict=True):
         _draw_band(top, curve, look, label=wrapped(name))
-        if envelopes and name in envelopes:
-            low, high = envelopes[name]
-            is_kept = np.isfinite(low) & np.isfinite(high)
-            hatched = {"facecolor": "none", "edgecolor": look["color"], "hatch": "////", "linewidth": 0.7, "alpha": 0.7}
-            top.fill_between(
-                curve.x[is_kept], low[is_kept], high[is_kept], label=wrapped(f"{name}, variations"), **hatched
-            )
         left = min([left, *_finite(curve)[0][:1]])
     for axes in below:
         _draw_ratios(axes, curves, curves[reference].value)

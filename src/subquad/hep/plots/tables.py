@@ -11,11 +11,10 @@ import numpy as np
 
 from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd
-from subquad.hep.metrics.regression import REGRESSION_METRICS
 from subquad.hep.metrics.summary import errors_over_jets
 from subquad.reporting.page import Table
 
-__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "shifts_table", "unvaried_seeds"]
+__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "unvaried_seeds"]
 
 UNSCALED = "calibration_error_unscaled"
 
@@ -130,52 +129,6 @@ def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> T
         "drawn at random, beyond which no difference from the mass before the cut can be measured. Of several "
         "trainings the median. A dash: fewer than ten jets pass.",
     )
-
-
-def shifts_table(variations: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return how much systematic variations shift the metrics, one row per variation and metric; None without any."""
-    models = list(dict.fromkeys(model for found in variations.values() for model in found["shifts"]))
-    rows = []
-    for name, found in variations.items():
-        cells = {model: _shift_cells(shift) for model, shift in found["shifts"].items()}
-        metrics = dict.fromkeys(metric for own in cells.values() for metric in own)
-        rows += [[name, metric, *(cells.get(model, {}).get(metric, "–") for model in models)] for metric in metrics]
-    if not rows:
-        return None
-    return Table(
-        ["variation", "metric", *models],
-        rows,
-        caption="Shifts against the same jets without the variation; the standard error of that of the accuracy is "
-        "paired by jet. Of rejections, whose shifts are relative, and of 1/JSD, the measure of mass decorrelation, the "
-        "largest shift of a signal is given; all of them are in metrics.json.",
-    )
-
-
-def _shift_cells(shift: Mapping[str, Any]) -> dict[str, str]:
-    """Return the shifts of a model by the names of the metrics."""
-    error = "" if shift["accuracy_error"] is None else f" ± {100 * shift['accuracy_error']:.2f}"
-    cells = {f"{METRICS['accuracy']} [points]": f"{100 * shift['accuracy']:+.2f}{error}"}
-    if "auc_ovo" in shift:
-        cells[f"{METRICS['auc_ovo']} [points]"] = f"{100 * shift['auc_ovo']:+.3f}"
-    if shift["rejection"]:
-        signal, value = _largest(shift["rejection"])
-        cells["rejection, largest shift"] = f"{100 * value:+.1f} % ({signal})"
-    for efficiency in EFFICIENCIES:
-        if by_signal := shift.get(f"inverse_jsd_{100 * efficiency:.0f}"):
-            signal, value = _largest(by_signal)
-            text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.1f}"
-            cells[f"1/JSD at {100 * efficiency:g} %, largest shift"] = f"{text} ({signal})"
-    targets = dict.fromkeys(target for name in REGRESSION_METRICS for target in shift.get(name, {}))
-    for target in targets:
-        for name, title in REGRESSION_METRICS.items():
-            if target in shift.get(name, {}):
-                cells[f"{title} of {target}"] = f"{shift[name][target]:+.4f}"
-    return cells
-
-
-def _largest(shifts: Mapping[str, float]) -> tuple[str, float]:
-    """Return the signal with the largest shift, and this shift."""
-    return max(shifts.items(), key=lambda item: abs(item[1]))
 
 
 def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str:
