@@ -569,7 +569,7 @@ def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_pa
     twice = [text, tmp_path / "else" / text.name]
     rejected(f"two texts have the same name: {text.name}", linear, out=out, text=twice)
     rejected("no such model folder", tmp_path / "none", out=out, text=[text])
-    rejected("a checkpoint that is not linearized yet", base, out=out, text=[text])
+    rejected("which is not linearized yet", base, out=out, text=[text])
     rejected("none.txt: no such file", linear, out=out, text=[tmp_path / "none.txt"])
     long = EvaluateSettings(sequence_length=500)
     rejected("supports at most 400 tokens, not 500", linear, long, out=out, text=[text])
