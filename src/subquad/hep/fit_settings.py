@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output, Training
+from subquad.runs.options import Input, Model, Training
 
 __all__ = [
     "FitSettings",
