@@ -218,8 +218,8 @@ def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> l
     ]
     caption = (
         "Coverage of the test rows by the conformal prediction intervals at each nominal coverage, and their median "
-        "width (–: none is finite). They are calibrated on the validation rows, which also selected the models, so that "
-        "the coverage of new rows can be slightly lower."
+        "width (–: none is finite). They are calibrated on the validation rows, which also selected the models, so "
+        "that the coverage of new rows can be slightly lower."
     )
     nominal = [f"{100 * float(level):.0f} %" for level in next(iter(conformal[run.shown].values()))]
     header = ["model", *([] if is_one else ["target"]), *nominal]
