@@ -70,12 +70,27 @@ class Page:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
     def enter(self, label, text):
-        self.page.get_by_label(label, exact=True).locator("visible=true").fill(text)
+        # the label of a text has its help too
+        self.page.get_by_label(re.compile(rf"^\s*{label}\b")).locator("visible=true").first.fill(text)
 
     def wait(self, text, seconds=300):
         """Wait until the state of the shown job says this."""
         state = self.page.locator(".sq-state >> visible=true")
         state.filter(has_text=text).wait_for(timeout=1000 * seconds * SLOW)
+
+    def wait_for_choice(self, label, value):
+        """Wait until a list shows a value that begins so."""
+        script = "([label, value]) => document.querySelector(`input[aria-label=\"${label}\"]`)?.value.startsWith(value)"
+        self.page.wait_for_function(script, arg=[label, value])
+
+    def wait_for_answer(self):
+        """Wait for the first words of an answer, and stop it."""
+        answer = self.page.locator(".message.bot").last
+        answer.filter(has_text=re.compile(r"^\s*(?!Opening)\w[^…]{20}")).wait_for(timeout=300_000 * SLOW)
+        stop = self.page.get_by_test_id("stop-button")
+        if stop.is_visible():
+            stop.click()
+        stop.wait_for(state="hidden")
 
     @property
     def report(self):

@@ -21,12 +21,14 @@ from subquad.app.inputs import Inputs, Source
 from subquad.app.jobs import OUT
 from subquad.errors import SubquadError
 
-__all__ = ["BuiltForm", "Form", "arguments"]
+__all__ = ["OFFERED", "QUIET", "BuiltForm", "Form", "arguments"]
 
 MORE = "More "
 """Begin of the names of groups that only `--help-all` shows."""
 SET_BY_PAGE = {"out", "force", "quiet"}
 EARLIER = "earlier"
+OFFERED: dict[str, Any] = {"allow_custom_value": True}
+"""Of lists that change: gradio would refuse each event of a page whose entry is gone, so the functions check it."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -91,7 +93,7 @@ class BuiltForm:
                 self._build_source(name, source, known[name])
         if self.form.continues:
             self.fields[EARLIER] = gr.Dropdown(
-                [], label="Earlier rounds", info="Default: none; this is the first round."
+                [], label="Earlier rounds", info="Default: none; this is the first round.", **OFFERED
             )
         shown = [name for name in self.form.first if name in known and name not in self.form.sources]
         if shown:
@@ -119,7 +121,7 @@ class BuiltForm:
         first = choices[0][1] if choices and not source.is_optional else None
         value = [first] * (first is not None) if source.is_several else first
         self.fields[name] = gr.Dropdown(
-            choices, value=value, label=label, info=info_of(argument), multiselect=source.is_several
+            choices, value=value, label=label, info=info_of(argument), multiselect=source.is_several, **OFFERED
         )
 
     def _component(self, argument: Argument) -> Any:

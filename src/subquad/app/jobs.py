@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,8 @@ class Jobs:
         environment = {**os.environ, "COLUMNS": "100", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log:
             fcntl.flock(log, fcntl.LOCK_EX)
+            log.write(f"$ subquad {shlex.join(job.words)}\n".encode())
+            log.flush()
             process = subprocess.Popen(
                 ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,

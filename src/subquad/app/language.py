@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from subquad.app.forms import Form
+from subquad.app.forms import OFFERED, Form
 from subquad.app.inputs import RUNS, TEXTS
 from subquad.app.tab import Context, Extra, FieldTab
 from subquad.errors import SubquadError
@@ -45,7 +45,7 @@ def build_language(context: Context) -> FieldTab:
 
 def _build_chat(context: Context) -> gr.Dropdown:
     choices = context.inputs.choices(MODEL)
-    model = gr.Dropdown(choices, value=choices[0][1], label="Linearized model")
+    model = gr.Dropdown(choices, value=choices[0][1], label="Linearized model", **OFFERED)
 
     def answer(question: str, history: list[dict[str, Any]], name: str) -> Iterator[str]:
         try:
@@ -56,6 +56,8 @@ def _build_chat(context: Context) -> gr.Dropdown:
     gr.ChatInterface(
         answer, additional_inputs=[model], examples=[[question, None] for question in QUESTIONS],
         chatbot=gr.Chatbot(height=380, label="Chat", layout="bubble", buttons=["copy"]), api_visibility="private",
+        # the pictures of gradio's buttons have no name
+        submit_btn="Ask", stop_btn="Stop",
     )  # fmt: skip
     return model
 

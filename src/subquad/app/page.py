@@ -71,7 +71,11 @@ def look() -> dict[str, Any]:
     theme = themes.Base(
         primary_hue=themes.colors.emerald, neutral_hue="slate", radius_size="md", font=FONT, font_mono=FIXED_FONT
     ).set(
+        color_accent="#1f6f54",
         button_primary_background_fill="#1f6f54",
+        button_primary_background_fill_dark="#1f6f54",
+        button_primary_background_fill_hover_dark="#195a45",
+        button_primary_text_color_dark="#ffffff",
         button_primary_background_fill_hover="#195a45",
         button_primary_text_color="#ffffff",
         block_info_text_color="*neutral_600",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from subquad.app.forms import QUIET, BuiltForm, Form
+from subquad.app.forms import OFFERED, QUIET, BuiltForm, Form
 from subquad.app.inputs import Inputs, Source
 from subquad.app.jobs import Job, Jobs
 from subquad.app.views import result_view, status_view
@@ -107,13 +107,13 @@ class FieldTab:
                 tab._starter(built), [*built.fields.values()], [tab.view["job"]], scroll_to_output=True, **QUIET
             )
         if shown is not None and example is not None:
-            shown.click(tab._example(example), None, [tab.view["job"]], **QUIET)
+            shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
         return tab
 
     def _build_view(self) -> None:
         view, jobs = self.view, self.context.jobs
         view["job"] = gr.Dropdown(
-            self._choices(), value=None, label="Jobs", info="The newest is first.", elem_id=f"sq-{self.field}-jobs"
+            self._choices(), value=None, label="Jobs", info="The newest is first.", **OFFERED
         )
         view["status"] = gr.HTML(status_view(None))
         with gr.Row(elem_classes="sq-actions"):
