@@ -117,11 +117,9 @@ def read_table(
     made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
-    try:
+    with naming(path):
         check_task(made.inputs, alphabet=made.schema.alphabet, task_type=aims.task_type)
         own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
     own, texts = replace(own, covariates=covariates), made.sequences.sequences
     schema = replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands)
     if settings.embeddings is not None:

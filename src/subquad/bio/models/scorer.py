@@ -12,7 +12,7 @@ import numpy as np
 
 from subquad.bio.compared_models import COMPARED_MODELS
 from subquad.bio.data.alphabet import is_nucleotide, normalize
-from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
+from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema, PartnerChain
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
 from subquad.bio.settings import ALPHABETS
@@ -281,7 +281,7 @@ def partner_sequence(model: "BioModel", text: str | None) -> str | None:
     return _checked(read_sequence(text, "--partner"), "--partner", chain, ALPHABETS[chain.alphabet])
 
 
-def _checked(sequence: str, what: str, schema: "InputSchema | ChainSchema", letters: str, first: int = 1) -> str:
+def _checked(sequence: str, what: str, schema: InputSchema | PartnerChain, letters: str, first: int = 1) -> str:
     """Return a sequence with U or T as the model writes them, if the model can read it."""
     sequence = normalize([sequence], schema.alphabet)[0][0]
     if schema.length not in (None, len(sequence)):
