@@ -18,6 +18,7 @@ __all__ = [
     "check_written_table",
     "column_of",
     "file_of",
+    "naming",
     "read_frame",
     "sample_of",
     "separator_of",

@@ -17,7 +17,7 @@ from subquad.bio.data.alphabet import (
 from subquad.bio.data.consistency import check_aligned, check_mixed, check_same_type, few_other_lengths
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of
+from subquad.bio.data.files import column_of, naming
 from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.variants import Variants, check_unread, parse_variants

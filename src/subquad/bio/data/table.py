@@ -23,7 +23,7 @@ from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import column_of, read_frame
+from subquad.bio.data.files import column_of, naming, read_frame
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_inputs
 from subquad.bio.data.numbers import is_missing, read_numbers, rows_without
 from subquad.bio.data.targets import read_target

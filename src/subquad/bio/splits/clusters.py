@@ -121,7 +121,8 @@ def _run_mmseqs(command: str, arguments: Sequence[Path | str], output: Path) -> 
     try:
         words = [get_mmseqs_binary(), command, *map(str, arguments), "--threads", threads, "-v", "1"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        reason = "" if done.returncode == 0 and output.is_file() else (done.stderr or done.stdout).strip()[-200:]
+        is_done = done.returncode == 0 and output.is_file()
+        reason = "" if is_done else (done.stderr or done.stdout).strip()[-200:] or "no message"
     except (OSError, RuntimeError) as error:
         reason = str(error)
     if reason:

@@ -66,7 +66,9 @@ def _indices(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.
         case "partner":
             partners = equal_partners(inputs)
             if partners is None:
-                raise SubquadError(f"{table.path}: a split by partner needs pairs of sequences; name the partner column")
+                raise SubquadError(
+                    f"{table.path}: a split by partner needs pairs of sequences; name the partner column"
+                )
             return partners, f"whole partner sequences of {table.schema.partner!r}"
         case _:
             return _clusters(table, settings, rows)
