@@ -30,7 +30,6 @@ __all__ = [
     "write_embeddings",
 ]
 
-"""What the header of our files says, and the newest format that is read."""
 HDF5 = (".h5", ".hdf5", ".hdf")
 
 

@@ -278,8 +278,7 @@ def _finish(
         )
     if not len(test):
         raise SubquadError(
-            f"{table.path}: all {len(parts['test']):,} test rows are (nearly) equal to training or validation rows, and "
-            "none is left"
+            f"{table.path}: all test rows are (nearly) equal to training or validation rows; none is left"
         )
     parts = {**parts, "test": test}
     if settings.train_rows is not None:
