@@ -287,8 +287,8 @@ def _candidates(scored: ScoredVariants, excluded: set[str]) -> np.ndarray:
     is_new = np.array([sequence not in excluded for sequence in sequences], dtype=bool)
     if not (is_valid & is_new).any():
         raise SubquadError(
-            f"no new variant satisfies the constraints: of {len(scored):,} variants {is_valid.sum():,} satisfy GC content "
-            "and sites, all of which are measured"
+            f"no new variant satisfies the constraints: {is_valid.sum():,} of {len(scored):,} satisfy GC content and "
+            "sites, and these are measured"
         )
     return np.flatnonzero(is_valid & is_new)
 
