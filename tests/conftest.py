@@ -1,16 +1,11 @@
-"""How hypothesis draws examples, where helper programs are found, and how Triton's kernels run without a GPU."""
+"""How hypothesis draws examples, and where helper programs are found."""
 
 import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-if not torch.cuda.is_available():
-    # Triton reads this when it is imported, which another package may do before the tests of the kernels
-    os.environ["TRITON_INTERPRET"] = "1"
 
 # processes that tests start find `support` as the tests themselves do
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))

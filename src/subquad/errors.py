@@ -70,7 +70,7 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
             yield
     except (SubquadError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # noqa: BLE001 (the panics of libraries in Rust are no `Exception`)
+    except BaseException as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         raise SubquadError(f"{path}: {_reason(error, Path(path), what)}") from error
@@ -96,7 +96,8 @@ def _library(error: BaseException) -> str:
     """Return the package in which an error arose, as `pandas: `; empty for the standard library and for subquad."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package != "subquad" and package not in sys.stdlib_module_names and "site-packages" in frame.f_code.co_filename:
+        is_installed = "site-packages" in frame.f_code.co_filename
+        if is_installed and package != "subquad" and package not in sys.stdlib_module_names:
             return f"{package}: "
     return ""
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from subquad.bio.design_search.simulation import _read_picks
 from support.bio_bench import write_tasks
 from support.bio_runs import folder
 from support.weights import accept_changes
@@ -12,7 +13,6 @@ from support.weights import accept_changes
 from subquad.bio.commands import bench as bench_command
 from subquad.bio.commands.bench import _add_failures, bench
 from subquad.bio.commands.report import report
-from subquad.bio.design_search.simulation import _read_picks
 from subquad.bio.models import fit
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_json, write_json

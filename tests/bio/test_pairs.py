@@ -151,7 +151,7 @@ def test_missing_partner_sequences_are_an_error_that_names_the_rows(tmp_path):
     frame.loc[[3, 8], "vl"] = ["", "NaN"]
     path = written(tmp_path, frame)
     assert said(read_table, path, FitSettings(**PAIRS["antibodies"][1])).splitlines() == [
-        f"{path}: 2 rows have no partner sequence in column 'vl'; complete or remove them",
+        f"{path}: 2 rows have no partner sequence in column 'vl'",
         "  row 4: ''",
         "  row 9: 'NaN'",
     ]
@@ -175,7 +175,7 @@ def test_values_along_the_sequence_of_pairs_are_refused(tmp_path):
     frame["kd"] = ["01" * 6 + "1"] * 60 + ["10" * 6 + "0"] * 67
     settings = FitSettings(task_type="residue_binary", **PAIRS["antibodies"][1])
     message = said(read_table, written(tmp_path, frame), settings)
-    assert "pairs of two chains need one measurement or class per row" in message
+    assert "two chains need one measurement or class per row" in message
 
 
 def test_features_of_a_pair_are_those_of_its_chains_side_by_side(table):
@@ -359,7 +359,7 @@ def test_estimators_read_pairs_of_proteins_and_taggers_refuse_them(tmp_path):
     np.testing.assert_allclose(again.predict(frame[["vl", "vh"]][:5]), predicted, rtol=0, atol=1e-6)
     assert (model._schema.sequence, model._schema.partner) == ("vh", "vl")
     labels = ["0101010101011"] * len(frame)
-    assert "pairs of two chains need one measurement" in said(LyraTagger().fit, frame[["vl", "vh"]], labels)
+    assert "two chains need one measurement" in said(LyraTagger().fit, frame[["vl", "vh"]], labels)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +386,7 @@ def test_a_fit_of_pairs_reports_them_and_predicts_again(run):
     missing = antibodies().drop(columns="vl")
     message = said(predict, run / "run", written(run, missing, "missing.csv"), out=run / "other.csv", quiet=True)
     assert "no column 'vl'" in message
-    assert "the model pairs it with the sequence" in message
+    assert "the model reads pairs" in message
 
 
 def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from subquad.bio.design_search.simulation import read_assay, replay
+from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
 
 from subquad.bio.analysis.single_mutants import scan_table, single_mutants
 from subquad.bio.commands.fit import fit
@@ -15,8 +17,6 @@ from subquad.bio.design_search import simulation
 from subquad.bio.design_search.batch import pick_batch
 from subquad.bio.design_search.measurements import read_measurements, settings_of_run
 from subquad.bio.design_search.settings import RoundsSettings
-from subquad.bio.design_search.simulation import read_assay, replay
-from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
 from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer

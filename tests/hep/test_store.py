@@ -238,7 +238,6 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
         ({"background": "qcd", "card": cards["short"]}, r"--background: no class 'qcd'"),
         ({"card": cards["bare"]}, "this preset needs the momenta of the particles, for variables of pairs, "),
         ({"k": 7, "card": cards["short"]}, "--k is 7; a jet has at most 7 particles, so give fewer neighbours"),
-        ({"card": cards["bare"], "preset": "standard", "reflect": True}, "--reflect: it is not known"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
     ):
         with pytest.raises(SubquadError, match=message):

@@ -52,7 +52,7 @@ def test_the_lowest_divergences_are_chosen_in_order():
 
 
 def test_probabilities_that_are_not_finite_are_an_error():
-    with pytest.raises(SubquadError, match=r"layer 1: .* not finite, so no layers can be chosen"):
+    with pytest.raises(SubquadError, match=r"layers cannot be chosen: .* not finite"):
         choose_layers({-1: 1.0, 0: 2.0, 1: float("nan")}, 1)
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path, mon
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"softmax_layers": 2}, "--softmax-layers 2: the model has 2 layers to linearize, and at least one has to be"),
+        ({"softmax_layers": 2}, "2 softmax layers: none of 2 is left to be linearized"),
         ({"softmax_layers": -1}, "--softmax-layers must be at least 0"),
     ],
 )

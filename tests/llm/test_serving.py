@@ -148,9 +148,8 @@ def test_an_echoed_prompt_has_the_log_probabilities_of_one_forward_pass(client, 
 @pytest.mark.slow
 def test_lm_eval_scores_answers_through_the_server_as_in_memory(server, bytewise, tmp_path):
     from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    from subquad.llm.evaluation.harness import HarnessModel
 
     pairs = [("the green bird", " sings"), ("the river", " falls under the house"), ("a", " a a a")]
     bytewise.save_pretrained(tmp_path)
@@ -160,7 +159,7 @@ def test_lm_eval_scores_answers_through_the_server_as_in_memory(server, bytewise
     requests = [
         Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=place) for place, pair in enumerate(pairs)
     ]
-    local = HarnessModel(linear_model(), bytewise).loglikelihood(requests)
+    local = HFLM(pretrained=linear_model(), tokenizer=bytewise).loglikelihood(requests)
     for (value, is_greedy), (expected, is_greedy_here) in zip(remote.loglikelihood(requests), local, strict=True):
         assert value == pytest.approx(expected, abs=1e-2)
         assert is_greedy == is_greedy_here

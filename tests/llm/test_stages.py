@@ -133,7 +133,7 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
     monkeypatch.setattr(lora, "_validation_loss", size)
     settings = replace(
         SMALL, **TOKENS, schedule="plateau", warmup_fraction=0.1, patience=3, validate_every=1, block_layers=block,
-        transfer_learning_rate=1.0, transfer_loss="attention_weights",
+        transfer_learning_rate=1.0,
     )  # fmt: skip
     monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     run = partial(subquad.llm.linearize, folder, text, settings, quiet=True)

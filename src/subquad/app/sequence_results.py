@@ -302,7 +302,7 @@ def predict_sequences(run: Path, text: str, path: Path) -> str:
     content = text if text.lstrip().startswith(">") else "\n".join([column, *lines])
     path.write_text(content + "\n", encoding="utf-8")
     # the page leaves out the line of an error that names the flag
-    read = read_like(path, model.schema, has_flag=True)
+    read = read_like(path, model.schema)
     frame = add_predictions(read, model, model.default)
     warnings = [notice(text, "warning") for text in model.warn_unobserved(read.inputs)]
     return join(*warnings, _predictions(frame))

@@ -232,7 +232,7 @@ def epistasis(
     *,
     options: Annotated[SeededOptions, FLAGS],
 ) -> None:
-    """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
+    """Estimate epistasis: double-mutant cycles of pairs of positions.
 
     For example:
 
@@ -288,26 +288,21 @@ def rounds(
     *,
     options: Annotated[SeededOptions, FLAGS],
 ) -> None:
-    """Propose variants, read their measurements, fit again and propose the next ones; or simulate this on an assay.
+    """Propose variants, read their measurements, fit again and propose the next ones.
 
     For example:
 
         subquad bio rounds run --propose 24 --direction maximize --out rounds
         subquad bio rounds run --measured rounds/round-1/batch.csv --propose 24 --out rounds
-        subquad bio rounds assay.csv --simulate --direction maximize --out simulation
 
     Args:
-        source: Folder that `subquad bio fit` wrote, the same for all rounds; with --simulate a table.
+        source: Folder that `subquad bio fit` wrote, the same for all rounds.
     """
-    from subquad.bio.commands.printing import print_round, print_strategies
+    from subquad.bio.commands.printing import print_round
     from subquad.bio.commands.rounds import rounds as run_rounds
 
     record = run_rounds(source, settings, **_keywords(options))
-    if options.quiet:
-        return
-    if settings.simulate:
-        print_strategies(record, options.out)
-    else:
+    if not options.quiet:
         print_round(record, options.out)
 
 

@@ -47,7 +47,7 @@ PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "pap
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["muon", "adamw", "radam", "sgd"]
+Optimizer = Literal["muon", "adamw"]
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
@@ -134,10 +134,10 @@ class FitSettings(Settings):
     batch_size: Training[Count | None] = None
     """Batch size: jets per optimizer step and process. Default: 32 for `auto` and `auto-chebyshev`, 128 for the
     others. A GPU needs larger batches than these to be busy."""
-    learning_rate: Training[Positive | Literal["auto"] | None] = None
-    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
-    for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3 for the published networks; with
-    --from a third of these. A newly initialised output layer is trained with ten times the rate of the other layers."""
+    learning_rate: Training[Positive | None] = None
+    """Peak learning rate. Default: 3e-3 for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3
+    for the published networks; with --from a third of these. A newly initialised output layer is trained with ten times
+    the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
     layout: MoreInput[LayoutName | None] = None
@@ -190,19 +190,15 @@ class FitSettings(Settings):
     graph: MoreModel[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
-    reflect: MoreTraining[bool] = False
-    """Reflect each training jet at random in Δη and in Δφ in each epoch, with the signs of its impact parameters;
-    regression targets must not depend on the side. For the features of JetClass's branches and of public layouts, but
-    not for `paper` and `paper-edges` on JetClass's branches."""
-    no_boosting: Training[bool] = False
+     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: MoreTraining[Fraction | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
     `auto` and `auto-chebyshev`, no average for the others."""
     optimizer: MoreTraining[Optimizer | None] = None
     """Optimizer: Muon for the matrices of hidden layers with at least 32 rows and columns, with AdamW for all other
-    weights; AdamW; RAdam with decoupled weight decay; or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and
-    `auto-chebyshev`, AdamW for the others, whose filters are no such matrices."""
+    weights; or AdamW. Default: Muon for `auto` and `auto-chebyshev`, AdamW for the others, whose filters are no such
+    matrices."""
     schedule: MoreTraining[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
@@ -211,10 +207,8 @@ class FitSettings(Settings):
     patience: MoreTraining[Count | None] = None
     """Number of successive epochs without an improvement on the validation jets after which training stops. Default:
     all epochs."""
-    tensorboard: MoreOutput[bool] = False
-    """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
     weight_decay: MoreTraining[NonNegative | None] = None
-    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other optimizers."""
+    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with AdamW."""
     precision: MoreTraining[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[Threads] = 1
@@ -224,7 +218,7 @@ class FitSettings(Settings):
         """Refuse values that cannot work."""
         super().__post_init__()
         reweighting_of(self.reweight_vars)
-
+ 
 
 @dataclass(frozen=True, kw_only=True)
 class Reweighting:

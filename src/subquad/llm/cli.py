@@ -248,7 +248,6 @@ def evaluate(
     /,
     *,
     text: Input[Files] = None,
-    data: Input[Path | None] = None,
     teacher: Model[str | None] = None,
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     extend: Output[bool] = False,
@@ -256,7 +255,7 @@ def evaluate(
 ) -> None:
     """Compare linearized models with controls: the teacher, the window alone, and the student without linear branch.
 
-    Perplexity by position, lm-eval tasks from local files, passkey retrieval, speed and memory. A stopped evaluation is
+    Perplexity by position, lm-eval's tasks, passkey retrieval, speed and memory. A stopped evaluation is
     resumed by the same command.
 
     For example:
@@ -267,7 +266,6 @@ def evaluate(
         runs: Folders that `subquad llm linearize` wrote, their names on the Hugging Face Hub (OWNER/NAME), or
             example:linear-smollm2, which ships with subquad.
         text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
-        data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
@@ -277,7 +275,7 @@ def evaluate(
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(
-        runs, settings, text=text or (), data=data, teacher=teacher, extend=extend,
+        runs, settings, text=text or (), teacher=teacher, extend=extend,
         out=options.out, force=options.force, quiet=options.quiet,
     )  # fmt: skip
     if not options.quiet:

@@ -33,23 +33,21 @@ class AttentionSettings:
 
     window: Model[int] = 64
     """Tokens of the softmax window, or of one of its blocks (`terrace`)."""
-    window_shape: Model[Literal["terrace", "sliding", "none"]] = "terrace"
+    window_shape: Model[Literal["terrace", "sliding"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
-    `window` tokens. `none`: linear attention only."""
+    `window` tokens."""
     sinks: Model[int | None] = None
-    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
-    none without a window or with the kernel `triton`."""
+    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4,
+    at most `window`."""
     cache: Model[int | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
-    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
-    `torch`. Default: 384 with these, else 0."""
-    feature_map: Model[Literal["hedgehog", "t2r", "moments", "none"] | None] = None
-    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
-    means and covariances of the earlier keys and values in place of a map, which estimate softmax attention to them.
-    `none`: no linear branch, so that earlier tokens that are not cached are not seen, and there is no attention
-    transfer. Default: `moments` with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
-    feature_heads: Model[Literal["query", "kv"]] = "query"
-    """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
+    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
+    with it, else 0."""
+    feature_map: Model[Literal["hedgehog", "moments", "none"] | None] = None
+    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog). `moments`: means and covariances
+    of the earlier keys and values in place of a map, which estimate softmax attention to them. `none`: no linear
+    branch, so that earlier tokens that are not cached are not seen, and there is no attention transfer. Default:
+    `moments` with the window shape `terrace`, else `hedgehog`."""
     rotate_features: Model[bool] = False
     """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
     beyond the length of the training sequences feature maps then do harm."""
@@ -59,8 +57,6 @@ class AttentionSettings:
     Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
-    kernel: Model[Literal["torch", "triton"]] = "torch"
-    """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
     @property
     def has_moments(self) -> bool:
@@ -85,38 +81,24 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
         validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
-        in_blocks = self.window_shape == "terrace" and self.kernel == "torch"
+        in_blocks = self.window_shape == "terrace"
         if self.cache is None:
             object.__setattr__(self, "cache", CACHE if in_blocks else 0)
         if self.feature_map is None:
             object.__setattr__(self, "feature_map", "moments" if in_blocks else "hedgehog")
-        cannot = self.window_shape == "none" or self.kernel == "triton"
         if self.sinks is None:
-            object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
-        elif self.sinks > (0 if cannot else self.window):
-            raise SubquadError(
-                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
-                "--attention.window-shape none or --attention.kernel triton"
-            )
+            object.__setattr__(self, "sinks", min(SINKS, self.window))
+        elif self.sinks > self.window:
+            raise SubquadError(f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window})")
         if self.cache and not in_blocks:
-            raise SubquadError(
-                f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
+            raise SubquadError(f"--attention.cache {self.cache}: needs --attention.window-shape terrace")
         if self.has_moments and not in_blocks:
+            raise SubquadError("--attention.feature-map moments: needs --attention.window-shape terrace")
+        if not self.has_features and self.horizon:
             raise SubquadError(
-                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
+                f"--attention.horizon {self.horizon}: {self.feature_map} has no feature maps; add "
+                "--attention.feature-map hedgehog, or omit it"
             )
-        if not self.has_linear and cannot:
-            raise SubquadError(
-                "--attention.feature-map none: needs a window (--attention.window-shape terrace or sliding) and "
-                "--attention.kernel torch"
-            )
-        if not self.has_features:
-            without = f"{self.feature_map} has no feature maps; add --attention.feature-map hedgehog, or omit it"
-            if self.feature_heads != "query":
-                raise SubquadError(f"--attention.feature-heads {self.feature_heads}: {without}")
-            if self.horizon:
-                raise SubquadError(f"--attention.horizon {self.horizon}: {without}")
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZON if self.has_features else 0.0)
         # a JSON file gives a list
@@ -149,10 +131,8 @@ def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSett
         raise SubquadError(f"{place}: hybrid_attention is {content!r:.40}, and must be an object of settings")
     if others := content.keys() - (known := [field.name for field in fields(AttentionSettings)]):
         raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', min(others), known)}")
-    # a model that was saved before these settings existed has the attention of the paper
-    before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
     try:
-        return AttentionSettings(**{**before, **content})
+        return AttentionSettings(**content)
     except (SubquadError, TypeError) as error:
         raise SubquadError(f"{place}: hybrid_attention: {error}; config.json is damaged") from error
 
@@ -197,20 +177,13 @@ class LinearizeSettings:
     lora_targets: Model[tuple[str, ...]] = (ALL_LINEAR,)
     """Linear layers that get a LoRA update, by the end of their names; `all-linear` for all linear layers of the
     decoder."""
-    transfer_loss: Training[Literal["mse", "relative", "attention_weights"]] = "mse"
-    """Loss of attention transfer. `mse`: mean squared error of the attention outputs. `relative`: the same, divided by
-    the mean square of the teacher's outputs. `attention_weights`: a mix of `mse` and the cross-entropy of the attention
-    weights, whose time and memory grow with the square of `--sequence-length`."""
-    cross_entropy_fraction: Training[float] = 0.5
-    """Weight of the cross-entropy in `--transfer-loss attention_weights`, from 0 to 1; the squared error has
-    the rest."""
     distillation_weight: Training[float] = 0.0
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""
     random_windows: Training[tuple[int, ...]] = ()
     """Windows from which fine-tuning draws one for each training sequence, such as `16 32 64`, so that the linear
-    branch learns to carry weight; with feature maps also 0, for linear attention alone. Evaluation, and the saved
-    model, have `--attention.window`. Default: the window of the model."""
+    branch learns to carry weight. Evaluation, and the saved model, have `--attention.window`. Default: the window of
+    the model."""
     train_on: Training[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
     controls: Training[bool] = False
@@ -252,7 +225,7 @@ class LinearizeSettings:
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
-    `trust_remote_code=True`. Requires --save model and the kernel torch."""
+    `trust_remote_code=True`. Requires --save model."""
 
     @property
     def has_transfer(self) -> bool:
@@ -271,9 +244,8 @@ class LinearizeSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SubquadError(f"{flag_name(name)} must be greater than 0, got {value}")
-        for name in ("distillation_weight", "cross_entropy_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SubquadError(f"{flag_name(name)} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.distillation_weight <= 1:
+            raise SubquadError(f"--distillation-weight must be from 0 to 1, got {self.distillation_weight}")
         if not all(0 < weight < math.inf for weight in self.text_weights):
             shown = " ".join(f"{weight:g}" for weight in self.text_weights)
             raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
@@ -304,18 +276,12 @@ class LinearizeSettings:
         shown = f"--random-windows {' '.join(map(str, windows))}"
         if not windows:
             return
-        if attention.window_shape == "none":
-            raise SubquadError(f"{shown}: cannot be used with --attention.window-shape none, which has no window")
         fewest = max(1, attention.sinks or 0)
-        wrong = [window for window in windows if window and not fewest <= window <= attention.window]
+        wrong = [window for window in windows if not fewest <= window <= attention.window]
         if wrong:
             raise SubquadError(
-                f"{shown}: {wrong[0]} must be 0, or from {fewest} (--attention.sinks) to {attention.window} "
+                f"{shown}: {wrong[0]} must be from {fewest} (--attention.sinks) to {attention.window} "
                 "(--attention.window)"
-            )
-        if 0 in windows and not attention.has_features:
-            raise SubquadError(
-                f"{shown}: only feature maps can do without a window; omit 0, or add --attention.feature-map hedgehog"
             )
 
     def _check_budget(self) -> None:
@@ -376,8 +342,6 @@ class LinearizeSettings:
                 )
 
     def _check_combinations(self) -> None:
-        if self.documents == "separate" and self.transfer_loss == "attention_weights":
-            raise SubquadError("--documents separate can only be used with --transfer-loss mse or relative")
         if self.documents == "separate" and self.block_layers is not None:
             raise SubquadError("--block-layers requires --documents joined")
         if self.softmax_layers and self.attention.softmax_layers:
@@ -386,11 +350,6 @@ class LinearizeSettings:
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
-        if self.standalone and self.attention.kernel != "torch":
-            raise SubquadError(
-                "--standalone requires --attention.kernel torch: the Triton kernels are not part of the code that is "
-                "written"
-            )
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

@@ -61,7 +61,7 @@ def guides(
     """
     check_written_table(as_file(out))
     settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
-    page = None if page is None else html_file(page, force=force, flag="--page")
+    page = None if page is None else html_file(page, force=force)
     named = [path.resolve() for path in (genes, out, page) if path is not None]
     if len(set(named)) < len(named):
         raise SubquadError("the file of the genes, --out and --page have to be different files")

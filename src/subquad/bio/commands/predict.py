@@ -63,7 +63,7 @@ def predict(
         say(f"the run has no ensemble: {fitted.default} predicts; --model names another model", quiet=quiet)
     model = model or fitted.default
     fitted.check_model(model)
-    read = read_like(path, fitted.schema, sequence=sequence, has_flag=True, embeddings=embeddings)
+    read = read_like(path, fitted.schema, sequence=sequence, embeddings=embeddings)
     taken = [name for name in read.frame.columns if str(name).startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: already has a column {taken[0]!r}; rename it, so that it is not overwritten")

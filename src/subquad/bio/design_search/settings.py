@@ -1,16 +1,14 @@
 """Settings of `design` and of `rounds`."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, flag_name
+from subquad.errors import SubquadError
 from subquad.runs.options import (
     Count,
-    Distinct,
-    Fraction,
     Input,
     Model,
     MoreInput,
@@ -19,38 +17,14 @@ from subquad.runs.options import (
     MoreTraining,
     Natural,
     NonNegative,
-    Output,
     Probability,
-    Seed,
     Settings,
-    Training,
 )
 
-__all__ = [
-    "ONLY_SIMULATED",
-    "STRATEGIES",
-    "AcquisitionKind",
-    "DesignSettings",
-    "RoundsSettings",
-    "SearchSettings",
-    "Strategy",
-]
+__all__ = ["AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings"]
 
 AcquisitionKind = Literal["ucb", "ei", "thompson"]
 """Acquisition function; see `subquad.bio.design_search.acquisition`."""
-Strategy = Literal["ensemble", "gp", "ridge", "random"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-"""What chooses the rows of a simulated round: a model, or chance."""
-NOT_SIMULATED = frozenset((
-    "start", "table", "max_mutations", "fixed", "only", "allow", "forbid_letters", "gc", "forbid_sites",
-    "allow_unobserved", "generations", "population", "wells", "controls",
-))  # fmt: skip
-"""Settings of new variants, which a simulation does not make."""
-ONLY_SIMULATED = frozenset((
-    "strategies", "models", "sequence", "mutant", "wild_type", "assay_rows", "start_rows", "rounds", "seeds", "tokens",
-    "ensemble_size", "hit_fraction",
-))  # fmt: skip
-"""Settings of the assay and of the replay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,59 +102,13 @@ class DesignSettings(SearchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsSettings(SearchSettings):
-    """Rounds of proposing, measuring and fitting again, in the laboratory or simulated on a complete assay."""
+    """Rounds of proposing, measuring and fitting again."""
 
     measured: Input[tuple[str, ...]] = ()
     """Tables with the measurements of proposed variants, such as batch.csv with its empty column filled in."""
     propose: Model[Count | None] = None
-    """Number of variants to propose; with --simulate, per round (default there: 20)."""
+    """Number of variants to propose."""
     acquisition: Model[AcquisitionKind] = "ucb"
     """Acquisition function that ranks the variants: ucb (upper confidence bound, with --beta), ei (expected
     improvement over the best measurement), or thompson (each choice by another random member of the model, or by
     another sample from the posterior of a Gaussian process)."""
-    simulate: Model[bool] = False
-    """Replay the loop on a complete assay: the source is then a table, and each round chooses from its unmeasured
-    rows."""
-    strategies: Model[Annotated[tuple[Strategy, ...], MinLen(1), Distinct()]] = STRATEGIES
-    """With --simulate: what chooses the rows. ensemble: the models of --models; gp: a Gaussian process; ridge: an
-    additive model, which has no standard deviation; random."""
-    models: Model[Annotated[tuple[str, ...], MinLen(1), Distinct()]] = ("ridge", "boosting", "lyra")
-    """With --simulate: models of the strategy `ensemble`."""
-    sequence: Input[str | None] = None
-    """With --simulate: column of the sequences. Default: inferred."""
-    mutant: Input[str | None] = None
-    """With --simulate: column of the variants, for tables without full sequences. Default: inferred."""
-    wild_type: Input[str | None] = None
-    """With --simulate: wild-type sequence of the variants. Default: inferred from the full sequences."""
-    assay_rows: Input[Annotated[int, Ge(100)] | None] = None
-    """With --simulate: maximum number of rows of the assay, drawn at random. Default: all."""
-    start_rows: Training[Annotated[int, Ge(20)]] = 50
-    """With --simulate: number of random rows that are measured before the first round."""
-    rounds: Training[Count] = 5
-    """With --simulate: number of rounds."""
-    seeds: Training[Annotated[tuple[Seed, ...], MinLen(1), Distinct()]] = (0, 1, 2)
-    """With --simulate: seeds of the start rows and of the models; the loop is replayed once per seed."""
-    tokens: Training[Count] = 100_000
-    """With --simulate: training budget of each network, in tokens (letters of the sequences)."""
-    ensemble_size: Training[Count] = 2
-    """With --simulate: number of networks of `lyra`."""
-    hit_fraction: Output[Fraction] = 0.01
-    """With --simulate: fraction of the assay, the best rows, that counts as hits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.simulate and self.measured:
-            raise SubquadError("--simulate takes all measurements from its table; leave out --measured")
-        for field in fields(self):
-            if getattr(self, field.name) != field.default:
-                if self.simulate and field.name in NOT_SIMULATED:
-                    raise SubquadError(f"--simulate chooses rows of its table; leave out {flag_name(field.name)}")
-                if not self.simulate and field.name in ONLY_SIMULATED:
-                    raise SubquadError(
-                        f"{flag_name(field.name)} belongs to --simulate; leave it out, or add --simulate"
-                    )
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows that each simulated round chooses."""
-        return 20 if self.propose is None else self.propose

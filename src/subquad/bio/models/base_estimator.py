@@ -17,20 +17,18 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
-from subquad.bio.metrics.conformal import Conformal, fit_conformal_columns
+from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
-from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError, reading, unknown
 from subquad.reporting.page import page
-from subquad.runs.damage import damage_as_error
-from subquad.runs.folder import CONFIG, load_config, open_run
+from subquad.runs.folder import load_config, open_run
 
 __all__ = ["Estimator", "set_parameters"]
 
@@ -192,16 +190,13 @@ class Estimator(BaseEstimator):
         saved = config.get("estimator")
         if saved is None:
             raise SubquadError(f"{folder}: not written by an estimator; predict with `subquad bio predict`")
-        with damage_as_error(f"{folder}: its {CONFIG} is damaged; save it again"):
+        with reading(folder, "an estimator"):
             if saved["class"] != cls.__name__:
-                raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
-            check_config(config, Path(folder))
+                raise SubquadError(f"{folder}: has a {saved['class']}; load it with {saved['class']}.load")
             estimator = cls(**saved["parameters"])
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])
             vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items() if key in FITTED})
-            for values in estimator._intervals or ():
-                _ = values and Conformal.from_dict(values)
         return estimator
 
     def __sklearn_tags__(self) -> Any:
@@ -221,7 +216,7 @@ class Estimator(BaseEstimator):
         # tags tell which estimators accept numbers alone
         needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
         if needs and not inputs.codes.shape[1]:
-            raise SubquadError("X: has numbers only, and this estimator needs sequences; pass strings of letters")
+            raise SubquadError("X: has numbers only, and this estimator needs sequences")
 
     def _split(
         self, inputs: Inputs, target: Target, groups: Any, *, validation: Any, seed: int

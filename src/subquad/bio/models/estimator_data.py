@@ -186,7 +186,7 @@ def _sequences(
         )
     else:
         options = InputOptions.of_schema(schema, sequence=sequence, partner=partner)
-    made = read_inputs(WHERE, texts, replace(options, names_parameters=True))
+    made = read_inputs(WHERE, texts, options)
     covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
     # the wild type completes truncated proteins; as variants the sequences are not read
     wild_type = made.schema.wild_type if made.schema.alphabet == "protein_stop" else None

@@ -22,11 +22,10 @@ from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import Estimator, set_parameters
 from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
+from subquad.bio.models.finished_run import folder_and_config
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
-from subquad.errors import SubquadError, unknown
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import CONFIG, load_config
+from subquad.errors import SubquadError, reading, unknown
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
@@ -355,11 +354,9 @@ def load(directory: Path | str) -> BioModel | Estimator:
     Raises:
         SubquadError: There is none, or it is damaged.
     """
-    directory = run_folder(directory)
-    saved = load_config(directory, "bio").get("estimator")
+    directory, config = folder_and_config(directory)
+    saved = config.get("estimator")
     if saved is None:
         return BioModel.load(directory)
-    name = saved.get("class") if isinstance(saved, dict) else None
-    if not isinstance(name, str) or name not in CLASSES:
-        raise SubquadError(f"{directory}: its {CONFIG} is damaged (no estimator {name!r}); save it again")
-    return CLASSES[name].load(directory)
+    with reading(directory, "an estimator"):
+        return CLASSES[saved["class"]].load(directory)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.errors import SubquadError, require
+from subquad.errors import SubquadError
 from subquad.hep.commands.fit_notes import data_notes, origin_notes, result_notes
-from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
@@ -39,7 +38,7 @@ from subquad.hep.models.networks import (
 )
 from subquad.hep.models.presets import check_neighbours, net_settings, training_defaults
 from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
-from subquad.hep.models.training import RANGE_TEST, FittedNetwork, fit_network, monitor_of
+from subquad.hep.models.training import FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
@@ -120,9 +119,7 @@ def fit(
         SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
     settings = settings or FitSettings()
-    if settings.tensorboard:
-        require("tensorboard", "tensorboard")
-    began, group = time.perf_counter(), processes()
+     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
     origin = origin_of(settings.from_)
@@ -133,8 +130,6 @@ def fit(
         source = replace(source, layout=origin.layout(source.layout))
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
-    if settings.reflect:
-        check_reflections(source.layout, has_jet_features=net.has_jet_features)
     check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
@@ -311,7 +306,7 @@ def _metrics(
         "notes": [
             *job.notes,
             *missing_classes(models[0].trainings, job.classes),
-            *result_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
+            *result_notes(summary["test"]["net"], scores, preset.learning_rate, result.steps),
             *weight_notes(models[0].trainings),
         ],
         "jets": jets,
@@ -324,9 +319,7 @@ def _metrics(
         "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
-        "learning_rate": fitted.learning_rate,
-        **{name: getattr(preset, name) for name in ("optimizer", "weight_decay", "batch_size")},
-        "range_test": read_json(test) if (test := job.run.directory / RANGE_TEST).is_file() else None,
+        **{name: getattr(preset, name) for name in ("learning_rate", "optimizer", "weight_decay", "batch_size")},
         "monitor": monitor_of(job.settings, job.targets),
         "models": measured,
     }

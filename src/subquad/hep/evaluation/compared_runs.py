@@ -17,7 +17,7 @@ __all__ = ["ComparedRuns", "model_names", "read_runs"]
 
 VARIES_BETWEEN_TRAININGS = (
     *("seed", "threads", "files", "tree", "validation", "test", "layout", "background", "no_boosting"),
-    *("tensorboard", "origin_fingerprint"),
+    "origin_fingerprint",
 )
 """Settings that may differ between trainings of one model."""
 

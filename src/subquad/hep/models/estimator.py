@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,9 +80,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         layers: int | None = FitSettings.layers,
         epochs: int = FitSettings.epochs,
         batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float | Literal["auto"] | None = FitSettings.learning_rate,
+        learning_rate: float | None = FitSettings.learning_rate,
         dropout: float | None = FitSettings.dropout,
-        reflect: bool = FitSettings.reflect,
         optimizer: Optimizer | None = FitSettings.optimizer,
         schedule: ScheduleName | None = FitSettings.schedule,
         warmup_fraction: float | None = FitSettings.warmup_fraction,
@@ -106,7 +105,6 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.dropout = dropout
-        self.reflect = reflect
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_fraction = warmup_fraction

@@ -18,7 +18,7 @@ from subquad.reporting.statistics import Difference
 
 __all__ = ["FittedRun", "check_comparable", "comparison_page"]
 
-IGNORED_SETTINGS = ("data", "origin_fingerprint", "processes", "tensorboard", "threads")
+IGNORED_SETTINGS = ("data", "origin_fingerprint", "processes", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,6 @@ __all__ = [
     "history_figure",
     "mass_figure",
     "pt_figure",
-    "range_test_figure",
     "ratio_figure",
     "roc_figure",
     "scores_figure",
@@ -153,17 +152,6 @@ def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
                 axes.plot(*zip(*points, strict=True), style, label=part, markersize=3.5)
         axes.set(xlabel="step", ylabel=label)
         axes.legend(loc="lower right" if name == "accuracy" else "upper right", frameon=False)
-    return figure
-
-
-@in_style
-def range_test_figure(rates: Sequence[float], losses: Sequence[float], suggested: float) -> Figure:
-    """Return the average loss of a learning-rate range test, and the learning rate that it suggests."""
-    figure, axes = panels(4.6, 3.2)
-    axes.plot(rates, losses)
-    axes.axvline(suggested, color=RED, linewidth=1.0, linestyle="--", label=f"{suggested:.2g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="average loss")
-    axes.legend(loc="upper center", frameon=False)
     return figure
 
 

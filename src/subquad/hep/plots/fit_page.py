@@ -15,7 +15,6 @@ from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
     history_figure,
-    range_test_figure,
     roc_figure,
     scores_figure,
 )
@@ -152,7 +151,6 @@ def sections_of(
                 _training_text(metrics, config),
                 # a tagger that was copied without its history has none
                 *([picture(history_figure(history), "Loss and accuracy during training.")] if history else []),
-                *_range_test(metrics),
             ],
         ),
     ]
@@ -200,17 +198,6 @@ def _target_sections(
         picture(regression_figure(net, name, classes, background), f"{name}. {CAPTION}") for name in net.predicted
     ]
     return [Section("Regression targets", [table, *figures])]
-
-
-def _range_test(metrics: Mapping[str, Any]) -> list[Any]:
-    found = metrics.get("range_test")
-    if found is None:
-        return []
-    caption = (
-        "Learning-rate range test: average loss at rates that grow from step to step, on a copy of the network. The "
-        "dashed line is the peak learning rate of the training, a tenth of the rate of the smallest loss."
-    )
-    return [picture(range_test_figure(**found), caption, is_half=True)]
 
 
 def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -45,7 +45,6 @@ from subquad.llm.training.sharding import gather, merge_lora
 from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
-from subquad.runs.damage import system_errors
 from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
@@ -56,10 +55,11 @@ from subquad.train.settings import TrainingResult
 __all__ = ["Linearization"]
 
 NOTES = "evaluations.json"
+MEASURED = ("losses", "errors", "softmax_layers")
 TOO_LONG = 1.2
 """Expected time of a run, in times of --minutes, above which it is said."""
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
-DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
+DESCRIBED = ("feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
 """Settings that the page describes."""
 
 
@@ -78,8 +78,7 @@ class Linearization:
         path = self.run.directory / NOTES
         self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
         # not finite if a stage has diverged
-        measured = {kind: self.notes[kind] for kind in ("losses", "errors", "softmax_layers") if kind in self.notes}
-        self.notes |= null_as_nan(measured)
+        self.notes |= null_as_nan({kind: self.notes[kind] for kind in MEASURED if kind in self.notes})
         self.trainable: dict[str, int] = {}
         self.holdout = self.data.holdout.ids
 
@@ -344,9 +343,8 @@ class Linearization:
         directory, about = self.run.directory, self.notes["about"]
         history = read_history(directory)
         write_json(directory / NOTES, self.notes)
-        with system_errors(directory):
-            self.tokenizer.save_pretrained(directory)
-            model.generation_config.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        model.generation_config.save_pretrained(directory)
         is_adapter = self.settings.save == "adapter"
         model.config.trained_length = self.settings.sequence_length
         if self.settings.standalone:

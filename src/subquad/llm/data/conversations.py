@@ -62,10 +62,7 @@ def render_plain(messages: Sequence[Message]) -> Rendered:
     text, answers = "", []
     for message in messages:
         if message["role"] not in ROLES:
-            raise SubquadError(
-                f"unknown role {message['role']!r} (known: {', '.join(ROLES)}); other roles require a tokenizer with a "
-                "chat template that supports them"
-            )
+            raise SubquadError(f"without a chat template roles are {', '.join(ROLES)}, got {message['role']!r:.40}")
         content = message["content"].strip()
         if content:
             text += "\n\n" * bool(text)
@@ -93,9 +90,6 @@ def _find_answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         # some templates insert a thought before the last answer, which then begins the span
         start = text.find(answer + end, len(prompt))
         if not text.startswith(prompt) or start < 0:
-            raise SubquadError(
-                f"answer {number + 1} cannot be located in the output of the tokenizer's chat template; "
-                "use --train-on all"
-            )
+            raise SubquadError(f"answer {number + 1} is not found in what the tokenizer's chat template writes")
         spans.append((len(prompt), start + len(answer + end)))
     return spans

@@ -1,17 +1,13 @@
 """Settings of an evaluation. Imports the standard library and cyclopts only."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
-from subquad.llm.plots.evaluation_tables import LABELS
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.options import Input, Model, Output
 
-__all__ = ["TASKS", "EvaluateSettings"]
-
-TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "mmlu")
-"""Tasks by lm-eval's names; mmlu with five examples before each question, the others with none."""
+__all__ = ["EvaluateSettings"]
 
 SPEED_LENGTHS = (128, 512, 2048)
 """Context lengths at which speed is measured by default."""
@@ -22,9 +18,11 @@ class EvaluateSettings(PlacementSettings):
     """What is measured, and on how much data."""
 
     tasks: Input[tuple[str, ...]] = ()
-    """Tasks by lm-eval's names. Default: all that have files in `--data`."""
+    """Tasks by lm-eval's names, such as `piqa hellaswag`, whose data lm-eval loads from the Hugging Face Hub."""
+    task_definitions: Input[Path | None] = None
+    """Folder of lm-eval definitions (YAML) of further tasks."""
     limit: Input[int | None] = None
-    """Number of items of each task (of each subject of mmlu), from the first. Default: all."""
+    """Number of items of each task, from the first. Default: all."""
     sequence_length: Input[int] = 1024
     """Tokens of one sequence of `--text`."""
     evaluation_tokens: Input[int] = 32_768
@@ -54,39 +52,17 @@ class EvaluateSettings(PlacementSettings):
         validate_values(self)
         validate_minima(self, limit=1, passkey_trials=1, batch_tokens=1, resamples=100)
         validate_minima(self, sequence_length=3, evaluation_tokens=3)
-        for task in self.tasks:
-            if task not in TASKS:
-                raise unknown("task", task, TASKS)
-        for variant in self.variants:
-            if variant not in LABELS:
-                raise unknown("variant", variant, list(LABELS))
+        object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "variants", tuple(self.variants))
         # 0 alone asks for no speed
         speed = () if self.speed is not None and tuple(self.speed) == (0,) else self.speed
         for name, lengths in (("passkey", self.passkey), ("speed", speed)):
-            for length in lengths or ():
-                if length < 1:
-                    none = "; 0 for none stands alone" if name == "speed" and length == 0 else ""
-                    raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {length}{none}")
+            if lengths and min(lengths) < 1:
+                raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {min(lengths)}")
             object.__setattr__(self, name, None if lengths is None else tuple(sorted(set(lengths))))
-        for depth in self.passkey_depths:
-            if not 0 <= depth <= 1:
-                raise SubquadError(f"--passkey-depths must be from 0 to 1, got {depth}")
         object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
-        if self.passkey and not self.passkey_depths:
-            raise SubquadError("--passkey-depths: at least one depth is required")
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in ("passkey_text", "passkey_trials", "passkey_depths"):
-            if not self.passkey and getattr(self, name) != defaults[name]:
-                raise SubquadError(f"{flag_name(name)} requires --passkey, the lengths of the prompts")
-        # the default is one sequence, if it is longer
-        is_given = self.evaluation_tokens != defaults["evaluation_tokens"]
-        if is_given and self.evaluation_tokens < self.sequence_length:
-            raise SubquadError(
-                f"--evaluation-tokens {self.evaluation_tokens:,}: less than one sequence of {self.sequence_length:,} "
-                "tokens; give more, or a smaller --sequence-length"
-            )
-        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if not all(0 <= depth <= 1 for depth in self.passkey_depths):
+            raise SubquadError(f"--passkey-depths must be from 0 to 1, got {self.passkey_depths}")
 
     @property
     def speed_lengths(self) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad import __version__
-from subquad.errors import SubquadError
 
 __all__ = ["write_code"]
 
@@ -52,14 +51,7 @@ def write_code(folder: Path, model: PreTrainedModel) -> None:
     Args:
         folder: Folder of the model.
         model: The model; its config gets the entry `auto_map`.
-
-    Raises:
-        SubquadError: Its attention is computed by Triton kernels, which need subquad.
     """
-    if model.config.hybrid_attention["kernel"] != "torch":
-        raise SubquadError(
-            "--standalone needs --attention.kernel torch: the Triton kernels are not part of the code that is written"
-        )
     base = type(model).__mro__[1]
     own, config = type(model).__name__, type(model.config).__name__
     entry = (

@@ -248,8 +248,8 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
             ["task", "items", "beyond window", *columns(model["about"])],
             task_rows({**model, "passkey": {}}),
             caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
-            "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
-            f"examples before each question. Beyond window: fraction of items longer than {visible}; on all others "
+            "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. "
+            f"Beyond window: fraction of items longer than {visible}; on all others "
             f"the student computes the same with and without its {branch(model['about'])}.",
         )
     ]
@@ -370,11 +370,7 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         Table(["model", "description"], [[labels(about)[role], meanings[role]] for role in about["roles"]])
     ]
     if model["tasks"] and settings["limit"] is not None:
-        blocks.append(
-            f"Each task (each subject of MMLU) was limited to its first {counted(settings['limit'], 'item')}."
-        )
-    if evaluation["not_measured"]:
-        blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
+        blocks.append(f"Each task was limited to its first {counted(settings['limit'], 'item')}.")
     blocks.append(
         "Intervals of losses and of gaps are bootstrapped over sequences or items "
         f"({counted(settings['resamples'], 'resample')}, the same for all models), those of few sequences are by "

@@ -108,7 +108,7 @@ def perplexity_rows(texts: Mapping[str, Any]) -> list[list[str | int]]:
 
 
 def _task_name(task: str, metric: str) -> str:
-    return TASKS[task] + (" norm" if metric == "acc_norm" else "")
+    return TASKS.get(task, task) + (" norm" if metric == "acc_norm" else "")
 
 
 def task_rows(model: Mapping[str, Any]) -> list[list[str | int]]:

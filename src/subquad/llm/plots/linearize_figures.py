@@ -21,11 +21,6 @@ __all__ = [
     "perplexity_dots",
 ]
 
-TRANSFER_LOSSES = {
-    "mse": "mean squared error",
-    "relative": "squared error relative to the teacher's mean square",
-    "attention_weights": "squared error and cross-entropy",
-}
 COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
 GREY, GREEN = "#8a94a6", "#1f6f54"
 ABOVE_LINES = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
@@ -120,7 +115,7 @@ def curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], stage
     """Return the training loss of these stages, `transfer` and `lora`, by step."""
     loss = "next-token loss and distillation" if about.get("distillation_weight") else "next-token loss"
     titles = {
-        "transfer": f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}",
+        "transfer": "attention transfer: mean squared error",
         "lora": f"fine-tuning: {loss}",
     }
     figure = Figure(figsize=(4.5 * max(len(stages), 1.4), 3))

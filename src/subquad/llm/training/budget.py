@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import reading
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers
@@ -23,8 +24,7 @@ from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
-from subquad.runs.records import check_record, read_record
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = [
@@ -39,8 +39,6 @@ __all__ = [
 ]
 
 BUDGET_FILE = "budget.json"
-COUNTS = ("evaluation_sequences", "transfer_tokens", "lora_tokens")
-"""Entries of a budget that are whole numbers."""
 MODEL_NAMES = (
     "teacher", *MODES, "window", "cache", "untrained", "transferred", "restored", "earlier",
     "fine_tuned", "fine_tuned_without_linear",
@@ -146,12 +144,8 @@ def _read(directory: Path) -> TokenBudget | None:
     path, budget = directory / BUDGET_FILE, None
     if path.is_file():
         # a new budget might not be the one by which the run was trained so far
-        remedy = "start the run again with --force"
-        types = {"precision": Precision, **dict.fromkeys(COUNTS, int), "seconds_per_sequence": dict}
-        found = read_record(path, remedy=remedy, **types)
-        seconds = found["seconds_per_sequence"]
-        check_record(seconds, f"{path}: seconds_per_sequence", remedy=remedy, **dict.fromkeys(seconds, float))
-        budget = TokenBudget(**{name: found[name] for name in types})
+        with reading(path, "a budget"):
+            budget = TokenBudget(**read_json(path))
     return broadcast_object(budget)
 
 
@@ -303,7 +297,7 @@ def _time_steps(
         freeze_for_transfer(model)
         with autocast:
             seconds["transfer"] = _seconds(
-                lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
+                lambda: transfer_step(model, ids, torch.Tensor.backward, documents=documents), device
             ) / len(ids)
         model.zero_grad(set_to_none=True)
     tuned = add_lora(model, settings, seed=seed).train()

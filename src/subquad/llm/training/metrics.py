@@ -17,13 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from subquad.errors import SubquadError
-from subquad.llm.models.attention import (
-    AttentionWeights,
-    Mode,
-    TransferCallback,
-    attention_layers,
-    attention_mode,
-)
+from subquad.llm.models.attention import Mode, TransferCallback, attention_layers, attention_mode
 from subquad.llm.models.documents import separate_documents
 from subquad.progress import say, track
 from subquad.reporting.statistics import bootstrap_means, mean_interval, paired_difference
@@ -61,10 +55,7 @@ def perplexity(
 
 def _perplexity_of(loss: float) -> float:
     if not loss < LARGEST_LOSS:
-        raise SubquadError(
-            f"the loss on held-out text is {loss:g}: training has diverged; start again with --force and lower "
-            "learning rates, or with more --warmup-fraction"
-        )
+        raise SubquadError(f"the loss on held-out text is {loss:g}: training has diverged; lower the learning rates")
     return math.exp(loss)
 
 
@@ -126,11 +117,7 @@ def check_finite(value: float, model: nn.Module, mode: Mode, text: str, *, title
     """
     if not math.isfinite(value):
         name = title or getattr(model, "name_or_path", "") or type(model).__name__
-        raise SubquadError(
-            f"{name} ({mode}): the logits of {text} are not finite; its weights are damaged or its training has "
-            "diverged, or numbers overflow in bfloat16: use --dtype float32, or linearize again with lower "
-            "learning rates or more --warmup-fraction"
-        )
+        raise SubquadError(f"{name} ({mode}): the logits of {text} are not finite: it has diverged, or overflows")
 
 
 @torch.no_grad()
@@ -157,7 +144,7 @@ def transfer_errors(
     # the model may be a block of layers, which keep their numbers in the whole model
     places = {layer.layer_idx: place for place, layer in enumerate(layers)}
 
-    def compare(layer: int, given: Tensor, target: Tensor, _: AttentionWeights) -> None:
+    def compare(layer: int, given: Tensor, target: Tensor) -> None:
         errors[places[layer]] += (given.detach().float() - target.float()).square().sum().cpu()
         norms[places[layer]] += target.float().square().sum().cpu()
 
