@@ -190,7 +190,7 @@ class FitSettings(Settings):
     graph: MoreModel[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
-     no_boosting: Training[bool] = False
+    no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: MoreTraining[Fraction | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
@@ -218,7 +218,7 @@ class FitSettings(Settings):
         """Refuse values that cannot work."""
         super().__post_init__()
         reweighting_of(self.reweight_vars)
- 
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reweighting:

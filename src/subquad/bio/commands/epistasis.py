@@ -105,7 +105,7 @@ def _of_run(run: "BioModel | Path | str", settings: EpistasisSettings, *, seed: 
     check_unused(settings, ("sequence", "mutant", "offset"), reason)
     scorer = open_scorer(run, target=settings.target)
     if scorer.schema.partner is not None:
-        raise SubquadError("epistasis is that of variants of one sequence, but the model reads pairs of sequences")
+        raise SubquadError("epistasis needs variants of one sequence, but the model reads pairs of sequences")
     wild_type = input_sequence(scorer.model, settings.wild_type, "--wild-type")
     measured = None
     if settings.table is not None:

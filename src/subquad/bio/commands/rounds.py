@@ -91,7 +91,14 @@ def rounds(
     check_writable(out)
     record = _record(out, source)
     remove_temporaries(out)
-    direction, target = _direction(record, settings), _target(record, settings)
+    # what an earlier round stated holds for all
+    for name in ("direction", "target"):
+        before, now = record[name], getattr(settings, name)
+        is_fixed = before is not None or (name == "target" and record["rounds"])
+        if is_fixed and now not in (None, before):
+            raise SubquadError(f"{out}: earlier rounds have the {name} {before or 'by default'}, not {now}")
+        record[name] = now or before
+    direction, target = record["direction"], record["target"]
     step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
     done, known = record["rounds"], len(record["rounds"])
     if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
@@ -167,24 +174,6 @@ def _record(out: Path, source: Path) -> dict[str, Any]:
                 if not (out / step[name]).resolve().is_relative_to(out.resolve()):
                     raise SubquadError(f"{path}: {name} is {step[name]!r}, outside {out}")
     return record
-
-
-def _direction(record: dict[str, Any], settings: RoundsSettings) -> Direction | None:
-    """Return the direction that was stated, now or in an earlier round."""
-    before: Direction | None = record["direction"]
-    if before is not None and settings.direction not in (None, before):
-        raise SubquadError(f"earlier rounds were to {before}, and not to {settings.direction}; choose another folder")
-    record["direction"] = settings.direction or before
-    return record["direction"]
-
-
-def _target(record: dict[str, Any], settings: RoundsSettings) -> str | None:
-    """Return the target that was named, now or in an earlier round; None: the first one."""
-    before: str | None = record["target"]
-    if record["rounds"] and settings.target not in (None, before):
-        raise SubquadError(f"earlier rounds were for {before or 'the first target'}; choose another folder")
-    record["target"] = settings.target or before
-    return record["target"]
 
 
 def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:

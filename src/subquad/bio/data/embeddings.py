@@ -30,8 +30,6 @@ __all__ = [
     "write_embeddings",
 ]
 
-KIND, FORMAT = "bio embeddings", 1
-"""What the header of our files says, and the newest format that is read."""
 HDF5 = (".h5", ".hdf5", ".hdf")
 
 
@@ -81,7 +79,7 @@ def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequen
     arrays = {
         name: np.require(x, requirements=["C", "W"]) for name in names if (x := getattr(embeddings, name)) is not None
     }
-    header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
+    header = {"version": __version__, "model": embeddings.model or ""}
     header |= {"sequences": sequences_fingerprint(sequences), "settings": settings}
     write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, header)
 
@@ -138,10 +136,9 @@ def add_embeddings(
         SubquadError: As `read_embeddings`; or the task has no use for embeddings, or needs a vector per letter.
     """
     found = read_embeddings(path, sequences, table=table)
-    if task_type == "pairs":
-        raise SubquadError("base pairs have no use for embeddings")
-    if task_type not in ROW_TASK_TYPES and found.residues is None:
-        raise SubquadError(f"{path}: has one vector per row, but {task_type} needs one per letter (`embed --residues`)")
+    if task_type == "pairs" or (task_type not in ROW_TASK_TYPES and found.residues is None):
+        needs = "no embeddings" if task_type == "pairs" else "one vector per letter (`embed --residues`)"
+        raise SubquadError(f"{path}: the task {task_type} takes {needs}")
     remarks, median = [], None
     if found.scores is not None:
         known = found.scores[~np.isnan(found.scores)]
@@ -170,12 +167,11 @@ def add_embeddings_like(
         SubquadError: As `read_embeddings`; or the file is missing, not needed, or of another language model.
     """
     expected = schema.embedding
-    if expected is None:
-        if path is not None:
-            raise SubquadError("the model was trained without embeddings")
+    if (expected is None) != (path is None):
+        with_what = "without embeddings" if expected is None else f"with {expected.title}; name their file"
+        raise SubquadError(f"{table}: the model was trained {with_what}")
+    if expected is None or path is None:
         return inputs
-    if path is None:
-        raise SubquadError(f"{table}: the model was trained with {expected.title}; name their file with --embeddings")
     found = read_embeddings(path, sequences, table=table)
     size = found.mean.shape[1]
     is_other = expected.model and found.model and Path(expected.model).name != Path(found.model).name
@@ -204,8 +200,6 @@ def _with(inputs: Inputs, found: Embeddings, schema: EmbeddingSchema) -> Inputs:
 
 def _of_subquad(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
     tensors, header = read_tensors_and_metadata(path)
-    if header.get("kind") != KIND or header.get("format") != str(FORMAT):
-        raise SubquadError(f"{path}: not written by `subquad bio embed` of this version")
     if header["sequences"] != sequences_fingerprint(sequences):
         raise SubquadError(f"{path}: embeddings of another table: its sequences are not those of {table}, row by row")
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}

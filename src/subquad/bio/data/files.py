@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ __all__ = [
     "check_written_table",
     "column_of",
     "file_of",
+    "naming",
     "read_frame",
     "sample_of",
     "separator_of",
@@ -28,6 +31,15 @@ MOST_COLUMNS = 2**14
 """Columns that a table may have, as many as Excel's; more take minutes."""
 LARGEST_SHEET = 2**20
 """Number of rows that a sheet of Excel may have; a damaged row number can be any."""
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let errors of the checks inside begin with the name of the table."""
+    try:
+        yield
+    except SubquadError as error:
+        raise SubquadError(f"{path}: {error}") from error
 
 
 def read_frame(path: Path | str) -> pd.DataFrame:

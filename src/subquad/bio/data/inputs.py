@@ -17,7 +17,7 @@ from subquad.bio.data.alphabet import (
 from subquad.bio.data.consistency import check_aligned, check_mixed, check_same_type, few_other_lengths
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of
+from subquad.bio.data.files import column_of, naming
 from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
@@ -271,10 +271,8 @@ def _sequence_set(
     if options.schema is not None and (wild is None or all(len(text) != len(wild) for text in sequences)):
         # sequences of another length than in training are reported where they are encoded
         return SequenceSet(sequences=sequences), remarks
-    try:
+    with naming(path):
         return from_sequences(sequences, wild_type=wild), remarks
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
 
 
 def _from_variants(
@@ -333,10 +331,10 @@ def check_task(inputs: Inputs, *, alphabet: str, task_type: TaskType) -> None:
     Raises:
         SubquadError: Values along the sequence of pairs of chains, or base pairs of an alignment with gaps.
     """
-    if inputs.partner_chain is not None and task_type not in ROW_TASK_TYPES:
-        raise SubquadError("two chains need one measurement or class per row, not values along the sequence")
-    if task_type == "pairs" and has_gap(alphabet):
-        raise SubquadError("base pairs need sequences without gaps; remove the gaps of the alignment")
+    is_chains, is_gapped = inputs.partner_chain is not None, task_type == "pairs" and has_gap(alphabet)
+    if is_gapped or (is_chains and task_type not in ROW_TASK_TYPES):
+        what = "base pairs need sequences without gaps" if is_gapped else "two chains need one value per row"
+        raise SubquadError(f"{what}; the task is {task_type}")
 
 
 def check_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:

@@ -23,7 +23,7 @@ from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import column_of, read_frame
+from subquad.bio.data.files import column_of, naming, read_frame
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_inputs
 from subquad.bio.data.numbers import is_missing, read_numbers, rows_without
 from subquad.bio.data.targets import read_target
@@ -117,11 +117,9 @@ def read_table(
     made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
-    try:
+    with naming(path):
         check_task(made.inputs, alphabet=made.schema.alphabet, task_type=aims.task_type)
         own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
     own, texts = replace(own, covariates=covariates), made.sequences.sequences
     schema = replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands)
     if settings.embeddings is not None:

@@ -16,7 +16,7 @@ import torch
 from subquad.bio.data.embeddings import Embeddings, model_text
 from subquad.bio.data.table import Table
 from subquad.bio.language_models.checkpoint import LanguageModel
-from subquad.errors import SubquadError, raise_errors, shortened
+from subquad.errors import SubquadError, raise_errors
 from subquad.progress import track
 from subquad.runs.storage import read_tensors, write_tensors
 
@@ -173,21 +173,16 @@ def _embed(task: EmbeddingTask, model: LanguageModel, batches: Sequence[slice]) 
     for batch in batches:
         texts = task.texts[batch]
         for text, own in zip(texts, model.vectors(texts), strict=True):
-            if model.is_letterwise and len(own) != len(text):
-                raise SubquadError(
-                    f"{model.name}: makes {len(own)} tokens of {len(text)} letters, {_place(task, text)}"
-                )
-            if not np.isfinite(own).all():
-                raise SubquadError(f"{model.name}: its vectors are not finite, {_place(task, text)}")
+            is_finite = bool(np.isfinite(own).all())
+            if not is_finite or (model.is_letterwise and len(own) != len(text)):
+                what = f"{len(own)} tokens of {len(text)} letters" if is_finite else "vectors that are not finite"
+                row = np.flatnonzero(task.index == task.texts.index(text))[0] + 1
+                raise SubquadError(f"{model.name}: makes {what} in row {row}")
             # nothing precedes a stop codon at the first position
             means.append(own.mean(0) if len(own) else np.zeros(own.shape[1], dtype=np.float32))
             residues.append(own.astype(np.float16))
     found = {"mean": torch.from_numpy(np.stack(means))}
     return found | ({"residues": torch.from_numpy(np.concatenate(residues))} if task.has_residues else {})
-
-
-def _place(task: EmbeddingTask, text: str) -> str:
-    return f"{shortened(text, 40)!r} in row {np.flatnonzero(task.index == task.texts.index(text))[0] + 1}"
 
 
 def _shard(directory: Path, name: str, number: int) -> Path:

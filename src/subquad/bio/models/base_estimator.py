@@ -103,7 +103,10 @@ class Estimator(BaseEstimator):
         settings = self._settings()
         check_consistent_length(X, y, groups, validation)
         inputs, schema = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
-        self._check_inputs(inputs)
+        # tags tell which estimators accept numbers alone
+        needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
+        if needs and not inputs.codes.shape[1]:
+            raise SubquadError("X: has numbers only, and this estimator needs sequences")
         weight = check_weights(sample_weight, len(inputs))
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
@@ -187,12 +190,10 @@ class Estimator(BaseEstimator):
             SubquadError: There is none, it is damaged, or it is of another class.
         """
         config = load_config(folder, "bio")
-        saved = config.get("estimator")
-        if saved is None:
-            raise SubquadError(f"{folder}: not written by an estimator; predict with `subquad bio predict`")
+        saved = config.get("estimator", {"class": "run of `subquad bio fit`"})
         with reading(folder, "an estimator"):
             if saved["class"] != cls.__name__:
-                raise SubquadError(f"{folder}: has a {saved['class']}; load it with {saved['class']}.load")
+                raise SubquadError(f"{folder}: has a {saved['class']}, no {cls.__name__}")
             estimator = cls(**saved["parameters"])
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])
@@ -211,12 +212,6 @@ class Estimator(BaseEstimator):
         # named otherwise, since scikit-learn takes any object with an attribute `transform` for a transformer;
         # no row is held out for a test: that is the task of cross-validation
         return FitSettings(**given, transform=self.target_transform, test_fraction=0.01)
-
-    def _check_inputs(self, inputs: Inputs) -> None:
-        # tags tell which estimators accept numbers alone
-        needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
-        if needs and not inputs.codes.shape[1]:
-            raise SubquadError("X: has numbers only, and this estimator needs sequences")
 
     def _split(
         self, inputs: Inputs, target: Target, groups: Any, *, validation: Any, seed: int
@@ -245,10 +240,8 @@ class Estimator(BaseEstimator):
         check_is_fitted(self, "ensemble_")
         inputs, _ = read_X(self, X, self._schema, alphabet=self.alphabet, ambiguity=self.ambiguity)
         inputs = replace(inputs, is_double_stranded=self._schema.strands == "both")
-        try:
+        with naming("X"):
             return inputs, finite_members(lambda: self.ensemble_.members(inputs), inputs, self._schema.covariates)
-        except SubquadError as error:
-            raise SubquadError(f"X: {error}") from error
 
 
 def _intervals(dataset: Dataset, ensemble: NetworkEnsemble) -> list[dict[str, Any] | None] | None:

@@ -25,7 +25,7 @@ from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_l
 from subquad.bio.models.finished_run import folder_and_config
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
-from subquad.errors import SubquadError, reading, unknown
+from subquad.errors import SubquadError, reading
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
@@ -82,13 +82,14 @@ class LyraRegressor(RegressorMixin, Estimator):
             level: Nominal coverage: 0.5, 0.8, 0.9 or 0.95.
 
         Raises:
-            SubquadError: X does not fit the model, no rows were held out, or there is no such level.
+            SubquadError: X does not fit the model, or no rows were held out.
+            ValueError: There is no such level.
         """
         _, members = self._members(X)
         if self._intervals is None:
             raise SubquadError("no rows were held out to calibrate intervals; fit with ten rows or more")
         if level not in LEVELS:
-            raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
+            raise ValueError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
         mean, spread = members.mean, members.std()
         ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
         for k, values in enumerate(self._intervals):
@@ -261,7 +262,7 @@ class LyraTagger(Estimator):
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
         check_task(inputs, alphabet="auto", task_type="residue_binary")
         if self.values not in ("auto", "classes", "numbers"):
-            raise unknown("values", str(self.values), ["auto", "classes", "numbers"])
+            raise ValueError(f"values must be auto, classes or numbers, got {self.values!r}")
         rows = [own if isinstance(own, str) else np.asarray(own, dtype=object).tolist() for own in y]
         self._form = "text" if all(isinstance(own, str) for own in rows) else "lists"
         labels = residue_labels(rows)

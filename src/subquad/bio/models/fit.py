@@ -350,7 +350,7 @@ def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np
     """Return training and held-out rows of each fold of the training rows; units of the split stay together."""
     rows = dataset.split["train"]
     units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
-    hold = hold_out_units(units, "different training rows or groups", flag="--stack-folds")
+    hold = hold_out_units(units, "different training rows or groups")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
     return [(kept, held_out) for held_out, kept in folds]
 

@@ -119,7 +119,7 @@ def fit(
         SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
     settings = settings or FitSettings()
-     began, group = time.perf_counter(), processes()
+    began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
     origin = origin_of(settings.from_)
