@@ -149,7 +149,7 @@ def test_the_measured_models_are_those_of_the_command():
 
 
 def test_perplexity_says_which_model_is_measured_and_how_many_sequences_are_done(context, session, tmp_path):
-    run = saved_model(tmp_path / "run", feature_heads="query")
+    run = saved_model(tmp_path / "run")
     own = Context(workspace=context.workspace, runner=context.runner, is_private=True)
     with gr.Blocks():
         command = _perplexity(own, gr.Dropdown([], allow_custom_value=True)).command(session, str(run), None, 512, 2048)

@@ -125,9 +125,9 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
             subquad.llm.linearize(model, text, settings, out=tmp_path / "out", quiet=True)
         assert not (tmp_path / "out").exists()
 
-    fails("a whole model; only an adapter can be trained further", from_=run)
+    fails("cannot be read as an adapter .*base", from_=run)
     fails("no such model folder", from_=tmp_path / "missing")
-    fails("only an adapter can be trained further", from_=folder)
+    fails("not written by subquad", from_=folder)
     fails("lora_rank is 3 in .*; omit it", lora_rank=5)
     fails("window is 3 in .*; omit it", attention=replace(SMALL.attention, window=5))
     other = tmp_path / "other"

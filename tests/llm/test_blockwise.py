@@ -217,7 +217,7 @@ def test_feature_maps_of_other_attention_settings_are_rejected(llama, transferre
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
     other = convert(open_checkpoint(llama), small_attention(horizon=0.0))
-    with pytest.raises(SubquadError, match=r"5 feature maps do not fit.*model.layers.0"):
+    with pytest.raises(ValueError, match=r"5 feature maps do not fit.*model.layers.0"):
         load_feature_maps(other, transferred(2))
 
 

@@ -63,7 +63,7 @@ def test_a_gguf_file_and_smollm2_are_softmax_checkpoints_and_an_empty_folder_is_
 @pytest.mark.parametrize("model", ["smollm2", "checkpoint"])
 def test_a_checkpoint_that_is_not_linearized_is_rejected_with_the_next_command(tmp_path, model):
     name = model if model == "smollm2" else str(write_config(tmp_path / model, model_type="llama"))
-    with pytest.raises(SubquadError, match=f"{name}: a checkpoint that is not linearized yet"):
+    with pytest.raises(SubquadError, match=f"{name}: a checkpoint with softmax attention, which is not linearized yet"):
         subquad.llm.load(name)
 
 

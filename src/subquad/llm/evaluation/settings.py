@@ -61,8 +61,6 @@ class EvaluateSettings(PlacementSettings):
                 raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {min(lengths)}")
             object.__setattr__(self, name, None if lengths is None else tuple(sorted(set(lengths))))
         object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
-        if not all(0 <= depth <= 1 for depth in self.passkey_depths):
-            raise SubquadError(f"--passkey-depths must be from 0 to 1, got {self.passkey_depths}")
 
     @property
     def speed_lengths(self) -> tuple[int, ...]:

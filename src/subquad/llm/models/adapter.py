@@ -15,7 +15,7 @@ from subquad.errors import SubquadError, reading, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
 from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
-from subquad.llm.models.location import SMOLLM2, checkpoint_kind, is_hub_name, locate
+from subquad.llm.models.location import SMOLLM2, is_hub_name, locate
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
@@ -154,8 +154,6 @@ def adapter_settings(
     Raises:
         SubquadError: It is no adapter of this checkpoint, or the settings ask for something else than it has.
     """
-    if checkpoint_kind(directory) in ("linearized", "softmax"):
-        raise SubquadError(f"{directory}: a whole model; only an adapter can be trained further")
     config = load_config(directory, "llm")
     _check_base(directory, config, checkpoint)
     attention = attention_of(config.get("hybrid_attention"), str(directory))

@@ -119,7 +119,10 @@ def check_run(run: Path | str) -> Path:
     folder = folder_of_run(run)
     kind = checkpoint_kind(folder)
     if kind == "softmax":
-        raise SubquadError(f"{run}: a checkpoint that is not linearized yet; use subquad llm linearize first")
+        raise SubquadError(
+            f"{run}: a checkpoint with softmax attention, which is not linearized yet: "
+            f"subquad llm linearize {run} --text TEXT --out linear"
+        )
     # a folder of `save_pretrained` has no entry of the run
     if kind != "linearized" or "subquad" in read_json(folder / "config.json"):
         load_config(folder, "llm")

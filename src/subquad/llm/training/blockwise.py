@@ -337,7 +337,7 @@ def load_feature_maps(model: nn.Module, path: Path | str) -> None:
     """Load the feature maps that `transfer_blockwise` wrote into a converted model, in place.
 
     Raises:
-        SubquadError: They belong to another model or other attention settings.
+        ValueError: They belong to another model or other attention settings.
     """
     tensors = read_tensors(path)
     own = {
@@ -347,7 +347,7 @@ def load_feature_maps(model: nn.Module, path: Path | str) -> None:
         for key, parameter in module.hybrid.named_parameters()
     }
     if wrong := own.keys() ^ tensors.keys():
-        raise SubquadError(f"{path}: {len(wrong)} feature maps do not fit the model, such as {min(wrong)}")
+        raise ValueError(f"{path}: {len(wrong)} feature maps do not fit the model, such as {min(wrong)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
