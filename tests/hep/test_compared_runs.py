@@ -32,13 +32,13 @@ def names(*configs):
 
 
 def test_what_only_changes_the_output_or_where_jets_lie_makes_no_other_model():
-    assert names(config(), config(seed=1, tensorboard=True, tree="Events", threads=2)) == ["auto", "auto"]
+    assert names(config(), config(seed=1, tree="Events", threads=2)) == ["auto", "auto"]
 
 
 def test_a_setting_that_an_older_run_lacks_had_its_default():
-    old = config(without=["reflect"])
+    old = config(without=["patience"])
     assert names(old, config(seed=1)) == ["auto", "auto"]
-    assert names(old, config(reflect=True)) == ["auto", "auto, reflect True"]
+    assert names(old, config(patience=3)) == ["auto", "auto, patience 3"]
     with pytest.raises(SubquadError, match=r"the same training as 0 \(seed 0\)"):
         names(old, config())
 

@@ -88,7 +88,7 @@ def test_the_documentation_has_the_figures_of_plan(capsys):
 
 def test_plan_leaves_out_what_only_linearize_has_and_refuses_other_names(tmp_path, capsys):
     settings = tmp_path / "settings.yaml"
-    settings.write_text("text: [a.txt]\nout: linear\nseed: 3\nschedule: plateau\nbatch-size: 3\n")
+    settings.write_text("text: [a.txt]\nout: linear\nseed: 3\npatience: 4\nvalidate-every: 9\nbatch-size: 3\n")
     assert main(["llm", "plan", "smollm2-135m", "--config", str(settings), "--json"]) == 0
     capsys.readouterr()
     settings.write_text("batch-sise: 3\n")

@@ -26,7 +26,6 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
         ({"lora_targets": ()}, "--lora-targets: at least one is required"),
         ({"lora_targets": ("all-linear", "lm_head")}, "all-linear cannot be combined with other names"),
         ({"precision": "fp8"}, "--precision must be one of auto, float32, bfloat16, got 'fp8'"),
-        ({"schedule": "cosine"}, "--schedule must be one of linear, plateau"),
         ({"transfer_tokens": 5}, "--transfer-tokens requires --lora-tokens"),
         (
             {"transfer_tokens": 5, "lora_tokens": 5, "minutes": 1},
@@ -35,11 +34,6 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
         ({"warmup_fraction": 1.0}, "--warmup-fraction must be at least 0 and less than 1, a fraction .* got 1.0"),
         ({"warmup_fraction": float("nan")}, "--warmup-fraction must be a finite number, got nan"),
         ({"patience": 3}, "--patience 3 requires --validate-every N, the steps between validations"),
-        ({"schedule": "plateau"}, "--schedule plateau requires --validate-every N, the steps between validations"),
-        (
-            {"schedule": "plateau", "validate_every": 5, "patience": 2},
-            "halves the learning rates after 2 .* --patience 2 ends the stage by then; use --patience 3 or more",
-        ),
         (
             {"documents": "separate", "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
             "--block-layers requires --documents joined",
@@ -76,10 +70,10 @@ def test_one_lora_target_may_be_a_string():
 
 
 def test_conflicting_flags_are_reported_by_the_command_before_anything_is_read(tmp_path, capsys):
-    flags = ["--schedule", "plateau", "--patience", "2", "--validate-every", "3", "--warmup-fraction", "0.2"]
+    flags = ["--patience", "2", "--warmup-fraction", "0.2"]
     command = ["llm", "linearize", "nowhere", "--text", "nothing.txt", "--out", str(tmp_path / "out"), *flags]
     assert main(command) == 2
-    assert "use --patience 3 or more" in " ".join(capsys.readouterr().err.split())
+    assert "--patience 2 requires --validate-every" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -23,8 +23,6 @@ CACHE = 384
 HORIZON = 1024.0
 """Default number of tokens of `horizon`."""
 ALL_LINEAR = "all-linear"
-PLATEAU = 2
-"""Validations without improvement after which the schedule `plateau` halves the learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +188,9 @@ class LinearizeSettings:
     """Also fine-tune controls on the same texts, each with the tokens of both stages: the teacher, the window alone, a
     sliding window as large as the student's state, and with a cache the window and a cache of that size. Takes four to
     five times as long."""
-    schedule: Training[Literal["linear", "plateau"]] = "linear"
-    """Learning rate schedule of both stages after the warm-up: linear decay to 0, or halved after 2 validations without
-    improvement."""
     warmup_fraction: Training[float | None] = None
-    """Fraction of a stage's steps with linear warm-up. Default: 0 for attention transfer, 0.1 for fine-tuning."""
+    """Fraction of a stage's steps with linear warm-up, before a linear decay to 0. Default: 0 for attention transfer, 0.1
+    for fine-tuning."""
     validate_every: Training[int | None] = None
     """Steps between validations on a part of the training text that is held out; the best weights are kept. Default: no
     validation."""
@@ -327,19 +323,11 @@ class LinearizeSettings:
                 f"--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got "
                 f"{self.warmup_fraction}"
             )
-        requires = "requires --validate-every N, the steps between validations"
         if self.patience is not None and self.validate_every is None:
-            raise SubquadError(f"--patience {self.patience} {requires}: it counts validations without improvement")
-        if self.schedule == "plateau":
-            if self.validate_every is None:
-                raise SubquadError(
-                    f"--schedule plateau {requires}: learning rates fall where these find no improvement"
-                )
-            if self.patience is not None and self.patience <= PLATEAU:
-                raise SubquadError(
-                    f"--schedule plateau halves the learning rates after {PLATEAU} validations without improvement, "
-                    f"and --patience {self.patience} ends the stage by then; use --patience {PLATEAU + 1} or more"
-                )
+            raise SubquadError(
+                f"--patience {self.patience} requires --validate-every N, the steps between validations: it counts "
+                "validations without improvement"
+            )
 
     def _check_combinations(self) -> None:
         if self.documents == "separate" and self.block_layers is not None:

@@ -6,7 +6,7 @@ Axes: B rows of a batch, F features, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,10 +43,8 @@ __all__ = [
 MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 5.0, 40.0, 5
 MAX_STRETCH = 4.0
 """Maximum factor on the budget of tokens that the minimum number of passes over large tables may cost."""
-PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0, 2, 8, 3
-"""The published network is trained until it no longer improves: maximum number of passes, maximum factor on the budget,
-validations per pass, and validations without a new best after which training stops and after which its rate is halved.
-"""
+PAPER_EPOCHS, PAPER_STRETCH = 50.0, 10.0
+"""Number of passes of the published network, which has no fitted start, and maximum factor on the budget for them."""
 MIXES = (0.0, 0.5, 1.0)
 """Candidates for the weight of the direct head in the prediction of Lyra."""
 VALIDATION_TIME = 0.15
@@ -104,8 +102,6 @@ class _Passes:
     batches: Callable[[int], Sequence[np.ndarray]]
     """Function from the number of a pass to its batches."""
     validations: int
-    stopping: dict[str, Any] = field(default_factory=dict)
-    """When training stops early and when its rate is lowered; see `LoopSettings`."""
 
 
 def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
@@ -122,7 +118,7 @@ def seconds_for(dataset: Dataset, settings: FitSettings) -> float:
 
 
 def _paper_epochs(dataset: Dataset, settings: FitSettings) -> float:
-    """Return the maximum number of passes of the published network."""
+    """Return the number of passes of the published network."""
     if settings.epochs is not None:
         return settings.epochs
     return float(min(PAPER_STRETCH * settings.tokens / _tokens(dataset), PAPER_EPOCHS))
@@ -262,8 +258,8 @@ def train_net(
         batches=passes.batches,
         step=step,
         optimizer=torch.optim.AdamW(groups, fused=True),
-        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // passes.validations), **passes.stopping),
-        schedule=schedule("constant" if passes.stopping else "one_cycle"),
+        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // passes.validations)),
+        schedule=schedule("one_cycle"),
         validate=validate,
         monitor=monitor,
         maximize=True,
@@ -288,7 +284,7 @@ def train_net(
 
 
 def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSettings, seed: int) -> _Passes:
-    rows, task_type, is_paper = dataset.split["train"], net.spec.task_type, net.spec.kind == "lyra-paper"
+    rows, task_type = dataset.split["train"], net.spec.task_type
     world = processes().num_processes
     # each of several processes takes a batch in each step
     most = max(len(rows) // world, 1)
@@ -298,12 +294,9 @@ def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSett
         fitting = int(np.clip(epochs * len(rows) / world / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
         batch_size = min(settings.batch_size or fitting, most)
         return _Passes(epochs, batch_size, shuffled_batches(rows, batch_size=batch_size, seed=seed), VALIDATIONS)
-    epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
+    epochs = (_paper_epochs if net.spec.kind == "lyra-paper" else epochs_for)(dataset, settings)
     batch_size = min(batch_size_for(dataset, settings), most)
     batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=seed)
-    if is_paper and settings.epochs is None:
-        validations = max(round(PAPER_VALIDATIONS * epochs), 1)
-        return _Passes(epochs, batch_size, batches, validations, {"patience": PATIENCE, "plateau": PLATEAU})
     return _Passes(epochs, batch_size, batches, _validations(dataset, validation, epochs))
 
 
