@@ -3,16 +3,14 @@
 import difflib
 import errno
 import importlib
-import math
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 __all__ = [
     "MissingExtra",
@@ -26,9 +24,6 @@ __all__ = [
     "require",
     "shortened",
     "unknown",
-    "validate_distinct",
-    "validate_minima",
-    "validate_values",
 ]
 
 
@@ -224,83 +219,3 @@ def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     if messages:
         raise SubquadError("\n".join([*messages, note] if note else messages))
     return results
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    """Return the values of a `Literal`, also inside `Annotated` and `tuple[…, ...]`, and beside None."""
-    origin = get_origin(kind)
-    if origin is Literal:
-        return get_args(kind)
-    if origin is Annotated or _is_list(kind):
-        return _choices(get_args(kind)[0])
-    members = [member for member in get_args(kind) if member is not type(None)]
-    # beside another type, as in float | Literal["auto"], other values are allowed
-    return _choices(members[0]) if len(members) == 1 and type(None) in get_args(kind) else ()
-
-
-def _is_list(kind: Any) -> bool:
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
-
-
-def _is_optional(kind: Any) -> bool:
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return type(None) in get_args(kind) and get_origin(kind) is not Literal
-
-
-def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None:
-    """Check that fields of a settings class are None or at least as large as they must be; NaN is not.
-
-    Args:
-        settings: An instance of the class.
-        prefix: Prefix of its flags, such as `attention.`.
-        **minima: Smallest value of each field.
-
-    Raises:
-        SubquadError: A field is smaller.
-    """
-    for name, minimum in minima.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= minimum:
-            raise SubquadError(f"{flag_name(prefix + name)} must be at least {minimum}, got {value}")
-
-
-def validate_values(settings: Any, *, prefix: str = "") -> None:
-    """Check that the fields of a settings dataclass are finite, and hold only values of their `Literal`.
-
-    Args:
-        settings: An instance of the dataclass.
-        prefix: Prefix of its flags, such as `attention.`.
-
-    Raises:
-        SubquadError: A field holds another value.
-    """
-    for field in fields(settings):
-        choices, value = _choices(field.type), getattr(settings, field.name)
-        if _is_list(field.type) and isinstance(value, str):
-            raise SubquadError(f"{flag_name(prefix + field.name)} takes several values; give a list: [{value!r}]")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
-        if not choices or (value is None and _is_optional(field.type)):
-            continue
-        given: Any = value if _is_list(field.type) else (value,)
-        for one in given:
-            if one not in choices:
-                raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {one!r}")
-
-
-def validate_distinct(settings: Any, *names: str) -> None:
-    """Check that fields of a settings dataclass list no value twice, and are not empty unless that is their default.
-
-    Args:
-        settings: An instance of the dataclass.
-        *names: Names of the fields.
-
-    Raises:
-        SubquadError: A field has equal values, or none.
-    """
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in names:
-        values = getattr(settings, name)
-        if len(set(values)) < len(values) or (not values and defaults[name]):
-            raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import validate_minima
+from subquad.runs.options import Count, Natural, Settings
 
 __all__ = ["AppSettings", "app_command"]
 
@@ -20,12 +20,12 @@ Work = Annotated[T, Parameter(group=Group("Work", sort_key=2))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppSettings:
+class AppSettings(Settings):
     """Where the page is served, who may use it, and where it keeps its files."""
 
     host: Server[str] = "127.0.0.1"
     """Address to listen on. Any other address than this computer's own needs --password-file."""
-    port: Server[int] = 7860
+    port: Server[Natural] = 7860
     """Port to listen on; 0 picks a free one."""
     password_file: Server[Path | None] = None
     """File with one line NAME:PASSWORD per user; the page then asks for both. All users see the same jobs."""
@@ -33,14 +33,10 @@ class AppSettings:
     """Folder for uploads and jobs. Default: subquad/app in the user's cache folder."""
     data: Work[tuple[Path, ...]] = ()
     """Folders whose data files and saved models the page offers, so that they need no upload."""
-    max_upload: Work[int] = 200
+    max_upload: Work[Count] = 200
     """Largest file that can be uploaded, in MB."""
-    max_jobs: Work[int] = 2
+    max_jobs: Work[Count] = 2
     """Number of jobs that run at the same time; further ones wait."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        validate_minima(self, port=0, max_upload=1, max_jobs=1)
 
 
 def app_command(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:

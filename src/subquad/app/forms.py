@@ -188,7 +188,7 @@ class BuiltForm:
             except ValueError as error:
                 raise SubquadError(f"{label_of(name)}: {value}: {error}") from error
         default = default_of(argument)
-        if value is None or value is False or value == "" or value == default:
+        if value is None or value is False or value in ("", default):
             return []
         texts = [str(entry).strip() for entry in (value if isinstance(value, list) else [value])]
         if isinstance(value, list) and texts == [*map(str, default or ())]:

@@ -112,9 +112,7 @@ class FieldTab:
 
     def _build_view(self) -> None:
         view, jobs = self.view, self.context.jobs
-        view["job"] = gr.Dropdown(
-            self._choices(), value=None, label="Jobs", info="The newest is first.", **OFFERED
-        )
+        view["job"] = gr.Dropdown(self._choices(), value=None, label="Jobs", info="The newest is first.", **OFFERED)
         view["status"] = gr.HTML(status_view(None))
         with gr.Row(elem_classes="sq-actions"):
             view["stop"] = gr.Button("Stop", size="sm", visible=False, min_width=90)

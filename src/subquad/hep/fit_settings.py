@@ -19,7 +19,6 @@ from subquad.runs.options import (
     Model,
     MoreInput,
     MoreModel,
-    MoreOutput,
     MoreTraining,
     NonNegative,
     Positive,

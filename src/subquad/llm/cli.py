@@ -15,7 +15,6 @@ from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSe
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import check_free, load_config
-from subquad.runs.listening import check_address
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 from subquad.runs.storage import check_present
 
@@ -233,7 +232,6 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
         run: Folder that `subquad llm linearize` wrote, its name on the Hugging Face Hub (OWNER/NAME), or
             example:linear-smollm2, which ships with subquad.
     """
-    check_address(settings.host, settings.port)
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
     check_run(run)

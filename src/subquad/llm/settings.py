@@ -1,13 +1,29 @@
 """Settings of `linearize` and of hybrid attention; each field is a flag, an argument and an entry of `config.json`."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output, Training
+from annotated_types import Ge, Lt, MinLen
+from cyclopts import Parameter
+
+from subquad.errors import SubquadError, flag_name, unknown
+from subquad.runs.options import (
+    Count,
+    Input,
+    Model,
+    MoreInput,
+    MoreModel,
+    MoreOutput,
+    MoreTraining,
+    Natural,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    Training,
+)
 
 __all__ = ["ADAPTER_TYPE", "MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
 
@@ -23,38 +39,39 @@ CACHE = 384
 HORIZON = 1024.0
 """Default number of tokens of `horizon`."""
 ALL_LINEAR = "all-linear"
+AtLeastTwo = Annotated[int, Ge(2)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionSettings:
+class AttentionSettings(Settings):
     """The hybrid attention that replaces softmax attention; saved with the model."""
 
-    window: Model[int] = 64
+    window: Model[Count] = 64
     """Tokens of the softmax window, or of one of its blocks (`terrace`)."""
-    window_shape: Model[Literal["terrace", "sliding"]] = "terrace"
+    window_shape: MoreModel[Literal["terrace", "sliding"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
     `window` tokens."""
-    sinks: Model[int | None] = None
+    sinks: MoreModel[Natural | None] = None
     """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4,
     at most `window`."""
-    cache: Model[int | None] = None
+    cache: MoreModel[Natural | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
     most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
     with it, else 0."""
-    feature_map: Model[Literal["hedgehog", "moments", "none"] | None] = None
+    feature_map: MoreModel[Literal["hedgehog", "moments", "none"] | None] = None
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog). `moments`: means and covariances
     of the earlier keys and values in place of a map, which estimate softmax attention to them. `none`: no linear
     branch, so that earlier tokens that are not cached are not seen, and there is no attention transfer. Default:
     `moments` with the window shape `terrace`, else `hedgehog`."""
-    rotate_features: Model[bool] = False
+    rotate_features: MoreModel[bool] = False
     """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
     beyond the length of the training sequences feature maps then do harm."""
-    horizon: Model[float | None] = None
+    horizon: MoreModel[NonNegative | None] = None
     """With feature maps, limit of the weight of all earlier tokens together, as a number of tokens: the weight of n
     tokens is divided by 1 + n / horizon. Initial value; trained for each query head. 0 for no limit, as in the paper.
     Default: 1024, and 0 with moments, which need no limit."""
-    softmax_layers: Model[tuple[int, ...]] = ()
-    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
+    softmax_layers: MoreModel[Annotated[tuple[Natural, ...], Parameter(name="--softmax-indices")]] = ()
+    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none, or those that --softmax-layers chooses."""
 
     @property
     def has_moments(self) -> bool:
@@ -77,8 +94,7 @@ class AttentionSettings:
         return not self.rotate_features and (self.has_features or bool(self.cache))
 
     def __post_init__(self) -> None:
-        validate_values(self, prefix="attention.")
-        validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
+        super().__post_init__()
         in_blocks = self.window_shape == "terrace"
         if self.cache is None:
             object.__setattr__(self, "cache", CACHE if in_blocks else 0)
@@ -99,19 +115,20 @@ class AttentionSettings:
             )
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZON if self.has_features else 0.0)
-        # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
-        if self.softmax_layers and self.softmax_layers[0] < 0:
-            raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
+
+    @property
+    def _prefix(self) -> str:
+        return "attention."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlacementSettings:
+class PlacementSettings(Settings):
     """Where a linearized model is held, and in which type."""
 
-    device: Model[Literal["auto", "cpu", "cuda", "mps"]] = "auto"
+    device: MoreModel[Literal["auto", "cpu", "cuda", "mps"]] = "auto"
     """Device of the model; `auto` takes an accelerator if there is one."""
-    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    dtype: MoreModel[Literal["float32", "bfloat16"]] = "float32"
     """Type of weights and activations; feature maps stay in float32."""
 
 
@@ -136,90 +153,90 @@ def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSett
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeSettings:
+class LinearizeSettings(Settings):
     """How a model is linearized: attention transfer (stage 1), then fine-tuning with LoRA (stage 2)."""
 
     attention: AttentionSettings = AttentionSettings()
     """The hybrid attention that replaces softmax attention."""
-    softmax_layers: Model[int] = 0
+    softmax_layers: Model[Natural] = 0
     """Number of layers that keep softmax attention, chosen after attention transfer: those that bring the student
-    closest to the teacher's predictions. To name them, use `--attention.softmax-layers`."""
-    from_: Input[Path | None] = None
+    closest to the teacher's predictions. `--softmax-indices` names them instead."""
+    from_: MoreInput[Path | None] = None
     """Adapter of an earlier run of the same model (`--save adapter`), or example:linear-smollm2, to fine-tune further,
     without attention transfer; its attention and LoRA settings are used."""
-    minutes: Training[float | None] = None
+    minutes: Training[Positive | None] = None
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
     are given."""
-    transfer_tokens: Training[int | None] = None
+    transfer_tokens: Training[Count | None] = None
     """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`. Not used without a
     linear branch."""
-    lora_tokens: Training[int | None] = None
+    lora_tokens: Training[Count | None] = None
     """Training tokens of fine-tuning; used with `--transfer-tokens` instead of `--minutes`."""
-    sequence_length: Input[int] = 1024
+    sequence_length: Input[AtLeastTwo] = 1024
     """Tokens of one training or evaluation sequence."""
-    batch_size: Training[int] = 1
+    batch_size: Training[Count] = 1
     """Batch size: sequences in one forward pass of one process."""
-    gradient_accumulation: Training[int] = 1
+    gradient_accumulation: MoreTraining[Count] = 1
     """Batches whose gradients are averaged in one optimizer step: a larger batch in the same memory."""
-    transfer_learning_rate: Training[float | None] = None
+    transfer_learning_rate: MoreTraining[Positive | None] = None
     """Peak learning rate of attention transfer. Default: 0.03 for feature maps, 0.3 for moments, which have only two
     numbers per head."""
-    lora_learning_rate: Training[float] = 2e-3
+    lora_learning_rate: MoreTraining[Positive] = 2e-3
     """Peak learning rate of the LoRA updates."""
-    feature_map_learning_rate: Training[float] = 3e-3
+    feature_map_learning_rate: MoreTraining[NonNegative] = 3e-3
     """Peak learning rate of feature maps, or of γ and c of moments, in fine-tuning; 0 freezes them, as in the paper."""
-    lora_rank: Model[int] = 16
+    lora_rank: Model[Count] = 16
     """Rank of the LoRA updates."""
-    lora_alpha: Model[float] = 32.0
+    lora_alpha: MoreModel[Positive] = 32.0
     """LoRA alpha; updates are scaled by alpha / rank."""
-    lora_targets: Model[tuple[str, ...]] = (ALL_LINEAR,)
+    lora_targets: MoreModel[Annotated[tuple[str, ...], MinLen(1)]] = (ALL_LINEAR,)
     """Linear layers that get a LoRA update, by the end of their names; `all-linear` for all linear layers of the
     decoder."""
-    distillation_weight: Training[float] = 0.0
+    distillation_weight: MoreTraining[Probability] = 0.0
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""
-    random_windows: Training[tuple[int, ...]] = ()
+    random_windows: MoreTraining[tuple[Count, ...]] = ()
     """Windows from which fine-tuning draws one for each training sequence, such as `16 32 64`, so that the linear
     branch learns to carry weight. Evaluation, and the saved model, have `--attention.window`. Default: the window of
     the model."""
-    train_on: Training[Literal["all", "answers"]] = "all"
+    train_on: MoreTraining[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
-    controls: Training[bool] = False
+    controls: MoreTraining[bool] = False
     """Also fine-tune controls on the same texts, each with the tokens of both stages: the teacher, the window alone, a
     sliding window as large as the student's state, and with a cache the window and a cache of that size. Takes four to
     five times as long."""
-    warmup_fraction: Training[float | None] = None
+    warmup_fraction: MoreTraining[Annotated[float, Ge(0), Lt(1)] | None] = None
     """Fraction of a stage's steps with linear warm-up, before a linear decay to 0. Default: 0 for attention transfer, 0.1
     for fine-tuning."""
-    validate_every: Training[int | None] = None
+    validate_every: MoreTraining[Count | None] = None
     """Steps between validations on a part of the training text that is held out; the best weights are kept. Default: no
     validation."""
-    patience: Training[int | None] = None
+    patience: MoreTraining[Count | None] = None
     """Early stopping: validations without improvement after which a stage (or a block of layers) ends. Default:
     never."""
-    precision: Training[Literal["auto", "float32", "bfloat16"]] = "auto"
+    precision: MoreTraining[Literal["auto", "float32", "bfloat16"]] = "auto"
     """Precision of matrix products in training; `auto` uses bfloat16 if a short test shows that it is faster."""
-    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    dtype: MoreModel[Literal["float32", "bfloat16"]] = "float32"
     """Type of the frozen weights in memory and in the saved model; trained parameters stay in float32."""
-    gradient_checkpointing: Training[bool] = False
+    gradient_checkpointing: MoreTraining[bool] = False
     """Recompute activations in the backward pass of fine-tuning: less memory, one more forward pass per step."""
-    shard: Training[bool] = False
+    shard: MoreTraining[bool] = False
     """Shard the frozen weights over the processes started by `torchrun` (FSDP2)."""
-    block_layers: Training[int | None] = None
+    block_layers: MoreTraining[Count | None] = None
     """Attention transfer of this many layers at a time, read from disk, for models larger than memory. Requires both
     token flags; excludes --shard and --documents separate. Default: all layers at once."""
-    text_key: Input[str] = "text"
+    text_key: MoreInput[str] = "text"
     """Key or column that holds the text of a row; without a `text`, conversations are detected."""
-    text_weights: Input[tuple[float, ...]] = ()
+    text_weights: MoreInput[tuple[Positive, ...]] = ()
     """Sampling weight of each `--text` file, in any unit. Default: proportional to its length."""
-    documents: Input[Literal["joined", "separate"]] = "joined"
+    documents: MoreInput[Literal["joined", "separate"]] = "joined"
     """Whether a token attends to earlier documents in the same training sequence; positions continue in both cases."""
-    evaluation_tokens: Input[int | None] = None
+    evaluation_tokens: MoreInput[AtLeastTwo | None] = None
     """Held-out tokens on which each perplexity is measured, at least one sequence. Default: 8192, or as many as about a
     quarter of the time allows; with `--minutes` no more than that."""
-    save: Output[Literal["model", "adapter"]] = "model"
+    save: MoreOutput[Literal["model", "adapter"]] = "model"
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
-    standalone: Output[bool] = False
+    standalone: MoreOutput[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
     `trust_remote_code=True`. Requires --save model."""
 
@@ -229,38 +246,13 @@ class LinearizeSettings:
         return self.from_ is None and self.attention.has_linear
 
     def __post_init__(self) -> None:
-        self._check_targets()
-        # a JSON file gives a list
-        object.__setattr__(self, "random_windows", tuple(self.random_windows))
-        validate_values(self)
-        validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
-        validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
-        validate_minima(self, gradient_accumulation=1, feature_map_learning_rate=0, softmax_layers=0)
-        for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SubquadError(f"{flag_name(name)} must be greater than 0, got {value}")
-        if not 0 <= self.distillation_weight <= 1:
-            raise SubquadError(f"--distillation-weight must be from 0 to 1, got {self.distillation_weight}")
-        if not all(0 < weight < math.inf for weight in self.text_weights):
-            shown = " ".join(f"{weight:g}" for weight in self.text_weights)
-            raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
+        super().__post_init__()
+        if ALL_LINEAR in self.lora_targets and len(self.lora_targets) > 1:
+            raise SubquadError(f"--lora-targets: {ALL_LINEAR} cannot be combined with other names")
         if self.from_ is None:
             self.check_random_windows()
         self._check_budget()
-        self._check_schedule()
         self._check_combinations()
-
-    def _check_targets(self) -> None:
-        # a JSON file gives a list; Python may give one name
-        targets = (self.lora_targets,) if isinstance(self.lora_targets, str) else tuple(self.lora_targets)
-        object.__setattr__(self, "lora_targets", targets)
-        if not targets:
-            raise SubquadError("--lora-targets: at least one is required")
-        if ALL_LINEAR in targets and len(targets) > 1:
-            raise SubquadError(
-                f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} cannot be combined with other names; omit them"
-            )
 
     def check_random_windows(self) -> None:
         """Check that the attention can have the windows that are drawn; with `from_` it is that of the adapter.
@@ -317,24 +309,14 @@ class LinearizeSettings:
                 "run"
             )
 
-    def _check_schedule(self) -> None:
-        if self.warmup_fraction is not None and not 0 <= self.warmup_fraction < 1:
-            raise SubquadError(
-                f"--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got "
-                f"{self.warmup_fraction}"
-            )
-        if self.patience is not None and self.validate_every is None:
-            raise SubquadError(
-                f"--patience {self.patience} requires --validate-every N, the steps between validations: it counts "
-                "validations without improvement"
-            )
-
     def _check_combinations(self) -> None:
+        if self.patience is not None and self.validate_every is None:
+            raise SubquadError("--patience counts validations without improvement, and requires --validate-every")
         if self.documents == "separate" and self.block_layers is not None:
             raise SubquadError("--block-layers requires --documents joined")
         if self.softmax_layers and self.attention.softmax_layers:
             raise SubquadError(
-                "--softmax-layers and --attention.softmax-layers exclude each other: give their number or name them"
+                "--softmax-layers and --softmax-indices exclude each other: give their number or name them"
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, distributed, nn
 
 from subquad.runs.folder import Run, open_run
-from subquad.runs.launchers import started_processes
+from subquad.runs.lock import started_processes
 
 __all__ = [
     "all_reduce_gradients",

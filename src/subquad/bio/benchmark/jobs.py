@@ -21,9 +21,8 @@ from subquad.bio.compared_models import names_of
 from subquad.bio.data.files import file_of
 from subquad.bio.models.finished_run import read_bootstrap
 from subquad.errors import raise_errors, reading
-from subquad.runs.disk import make_folder
 from subquad.runs.folder import CONFIG, METRICS
-from subquad.runs.storage import check_not_inside, fingerprint, null_as_nan, plain, read_json, write_json
+from subquad.runs.storage import check_not_inside, fingerprint, make_folder, null_as_nan, plain, read_json, write_json
 
 __all__ = [
     "Job",
@@ -75,7 +74,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
     for task in sorted(tasks, key=lambda task: -task.size):
         if not task.has_training:
             continue
-        check_not_inside(folder / RUNS, file_of(task.table), *_other_files(task), flag=task.id)
+        check_not_inside(folder / RUNS, file_of(task.table), *_other_files(task))
         for seed in settings.seeds:
             job = Job(
                 id=task.id,

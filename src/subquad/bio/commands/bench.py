@@ -26,10 +26,17 @@ from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import TABLES, read_tasks
 from subquad.errors import SubquadError, reading
 from subquad.progress import say, track
-from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.lock import LOCK, is_blank, locks_output
 from subquad.runs.machine import describe_machine, peak_memory
-from subquad.runs.storage import as_folder, atomic, check_not_inside, read_json, write_json
+from subquad.runs.storage import (
+    as_folder,
+    atomic,
+    check_not_inside,
+    make_folder,
+    read_json,
+    remove_temporaries,
+    write_json,
+)
 
 __all__ = ["bench"]
 
@@ -69,7 +76,7 @@ def bench(
     settings, folder = settings or BenchSettings(), as_folder(out)
     _check_folder(folder)
     chosen = read_tasks(tasks, settings, folder)
-    check_not_inside(folder / RUNS, tasks, flag="TASKS")
+    check_not_inside(folder / RUNS, tasks)
     jobs = make_jobs(chosen, settings, folder, force=force)
     make_folder(folder)
     remove_temporaries(folder)

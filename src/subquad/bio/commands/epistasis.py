@@ -23,8 +23,14 @@ from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.examples import EXAMPLE_RUNS
-from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import check_files_not_inside, check_not_inside, plain, write_json
+from subquad.runs.storage import (
+    check_files_not_inside,
+    check_not_inside,
+    check_report_folder,
+    plain,
+    write_json,
+    write_report_folder,
+)
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -64,10 +70,10 @@ def epistasis(
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     check_files_not_inside(out, settings, "wild_type", "table")
     if isinstance(source, str | Path) and str(source) not in EXAMPLE_RUNS and not Path(source).is_dir():
-        check_not_inside(out, file_of(source), flag="TABLE")
+        check_not_inside(out, file_of(source))
         landscape = _of_table(source, settings, quiet=quiet)
     else:
-        check_not_inside(out, folder_of(source), flag="RUN")
+        check_not_inside(out, folder_of(source))
         landscape = _of_run(source, settings, seed=seed, quiet=quiet)
     record = {"subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed}}
     name = Path(source).name if isinstance(source, str | Path) else "Fitted model"

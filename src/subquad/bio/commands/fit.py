@@ -179,7 +179,7 @@ def check_inputs(path: Path, settings: FitSettings, out: Path | str) -> None:
     Raises:
         SubquadError: It holds the table, or a file that the settings name.
     """
-    check_not_inside(out, file_of(path), flag="TABLE")
+    check_not_inside(out, file_of(path))
     check_files_not_inside(out, settings, "embeddings", "wild_type")
 
 

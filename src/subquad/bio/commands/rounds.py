@@ -28,7 +28,6 @@ from subquad.bio.models.support import prediction_interval, sign_of
 from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, flag_name, reading
 from subquad.progress import say
-from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.folder import METRICS
 from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import (
@@ -37,8 +36,10 @@ from subquad.runs.storage import (
     check_files_not_inside,
     check_writable,
     fingerprint,
+    make_folder,
     plain,
     read_json,
+    remove_temporaries,
     write_json,
 )
 

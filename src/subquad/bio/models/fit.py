@@ -28,9 +28,8 @@ from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError, reading
 from subquad.progress import say
-from subquad.runs.disk import make_folder
 from subquad.runs.machine import peak_memory
-from subquad.runs.storage import read_json, write_json
+from subquad.runs.storage import make_folder, read_json, write_json
 from subquad.train.distributed import processes, wait_for
 
 __all__ = [

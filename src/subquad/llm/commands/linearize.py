@@ -80,9 +80,7 @@ def linearize(
     files, evaluation_files = _check(text, eval_text, settings)
     if empty is not None:
         _check_model(empty, settings)
-    given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
-    for flag, paths in given.items():
-        check_not_inside(out, *paths, flag=flag)
+    check_not_inside(out, checkpoint, *files, *evaluation_files, settings.from_)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)

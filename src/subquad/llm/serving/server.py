@@ -237,7 +237,9 @@ class _EngineMetrics(Collector):
         yield GaugeMetricFamily("subquad_active_sequences", "Sequences in the batch.", engine.active)
         yield GaugeMetricFamily("subquad_waiting_requests", "Requests that wait for a row.", engine.waiting)
         yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts.", engine.prompt_tokens)
-        yield CounterMetricFamily("subquad_cached_prompt_tokens", "Those that were not read again.", engine.cached_tokens)
+        yield CounterMetricFamily(
+            "subquad_cached_prompt_tokens", "Those that were not read again.", engine.cached_tokens
+        )
         yield CounterMetricFamily("subquad_generated_tokens", "Tokens that were generated.", engine.generated_tokens)
 
 
