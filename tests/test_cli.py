@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from subquad.runs.launchers import INSTEAD, SEVERAL_PROCESSES
 
 from subquad import __main__
 from subquad.cli import RESUMED, app, main
-from subquad.runs.launchers import INSTEAD, SEVERAL_PROCESSES
 from subquad.runs.termination import Terminated
 
 README = Path(__file__).parent.parent / "README.md"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
 from support.bio_models import AdditiveModel
 
 from subquad.bio.analysis import orders
@@ -19,7 +20,6 @@ from subquad.bio.analysis.cycles import (
 )
 from subquad.bio.analysis.epistasis_page import describe_source
 from subquad.bio.analysis.landscape import measured_landscape, pair_tables, predicted_landscape
-from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
 from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer

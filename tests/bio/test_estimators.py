@@ -24,7 +24,7 @@ from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 
 SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 

@@ -9,8 +9,7 @@ import pytest
 from subquad import bio
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.errors import SubquadError
-from subquad.runs.examples import run_folder
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run, run_folder
 
 NAME = "example:tdp43-model"
 

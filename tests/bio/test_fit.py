@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.bio_tables import SHORT, settings, table
-from support.weights import accept_changes
 
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
@@ -23,7 +22,7 @@ from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 from subquad.runs.options import OutputOptions, RunOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -85,7 +84,6 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
         name: 0.0 if name == "lyra" else own / (1 - weight) for name, own in stacking["weights"].items()
     }
     path.write_text(json.dumps(config))
-    accept_changes(tmp_path / "run")
     rest = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "rest.csv", quiet=True)["prediction"]
     lyra = stacking["shift"]["lyra"][0] + stacking["scale"]["lyra"][0] * test["lyra"]
     np.testing.assert_allclose(
@@ -622,7 +620,6 @@ def with_weights(run, folder, weights):
     config["stacking"]["weights"] = weights
     config["stacking"]["scale"]["lyra"] = [2.0]
     (folder / "config.json").write_text(json.dumps(config))
-    accept_changes(folder)
     return folder
 
 
@@ -699,7 +696,6 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["networks"]["mlp"]["spec"]["hidden"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    accept_changes(tmp_path / "run")
     with pytest.raises(SubquadError, match=r"the weights do not fit its config\.json; fit again"):
         BioModel.load(tmp_path / "run")
 

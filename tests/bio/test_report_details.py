@@ -11,7 +11,6 @@ import pytest
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from support.bio_runs import ROWS, finished, folder
-from support.weights import accept_changes
 
 from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Target
@@ -184,7 +183,6 @@ def test_runs_whose_test_rows_do_not_define_the_metric_are_compared_without_valu
         write_json(tmp_path / name / "metrics.json", metrics | {"undefined": undefined_metrics(target)})
         draws = dict.fromkeys(run.metrics["test"], [None] * 7)
         write_json(tmp_path / name / "bootstrap.json", draws)
-        accept_changes(tmp_path / name)
     page = report(tmp_path / "one", tmp_path / "other", out=tmp_path / "page.html").read_text()
     assert "one –; other –. other against one: AUROC is undefined on the test rows." in page
     assert "AUROC is undefined on the test rows of these runs" in page

@@ -80,7 +80,7 @@ class Page:
 
     def wait_for_choice(self, label, value):
         """Wait until a list shows a value that begins so."""
-        script = "([label, value]) => document.querySelector(`input[aria-label=\"${label}\"]`)?.value.startsWith(value)"
+        script = '([label, value]) => document.querySelector(`input[aria-label="${label}"]`)?.value.startsWith(value)'
         self.page.wait_for_function(script, arg=[label, value])
 
     def wait_for_answer(self):

@@ -10,7 +10,7 @@ import torch
 
 from subquad import bio, hep, llm
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 
 BIO_MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble")
 

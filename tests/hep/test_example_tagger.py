@@ -12,8 +12,7 @@ from subquad.hep.data import layout
 from subquad.hep.data.jets import read
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import FitSettings, NetSettings
-from subquad.runs.examples import EXAMPLE_RUNS, run_folder
-from subquad.runs.loading import load_run
+from subquad.runs.examples import EXAMPLE_RUNS, load_run, run_folder
 
 
 def test_it_scores_jets_by_its_name(tmp_path):

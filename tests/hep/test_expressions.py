@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from subquad.hep.data.card_columns import CardColumns
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card_columns import CardColumns
 from subquad.hep.data.expressions import parse
 
 LENGTHS = (3, 1, 0, 2)
@@ -88,7 +88,16 @@ def test_columns_are_stacked_along_an_axis_as_by_numpy(axis):
     [
         *("_pad(a, 1000000000)", "_repeat_pad(a, 1000000000)", "ak.pad_none(a, 1000000000, axis=0)"),
         *("_stack([a, a], axis=1000000000)", "'float32' * 1000000000", "9223372036854775807 * 9", "9 ** 9 ** 9 ** 9"),
-        *("ak.broadcast_arrays(a, jet) * 1000000000", "None", "[1] * 10", "'float32'", "np.float32", "a[:, a:a]", "'bool' < a", "a.px"),
+        *(
+            "ak.broadcast_arrays(a, jet) * 1000000000",
+            "None",
+            "[1] * 10",
+            "'float32'",
+            "np.float32",
+            "a[:, a:a]",
+            "'bool' < a",
+            "a.px",
+        ),
         *("-~9223372036854775807 % a", "ak.sum(a)"),
     ],
 )

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from subquad.hep.data.file_identity import digests_of, joined_digests, training_note, training_paths
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
 from subquad.hep.commands.fit import fit
 from subquad.hep.data import file_identity
 from subquad.hep.data.examples import example_path
-from subquad.hep.data.file_identity import digests_of, joined_digests, training_note, training_paths
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.preparation import source_of
 from subquad.hep.metrics.predictions import Predictions

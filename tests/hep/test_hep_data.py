@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import uproot
+from subquad.runs.damage import damage_as_error
 
 from subquad.errors import SubquadError
 from subquad.hep.data import file_chunks
 from subquad.hep.data.formats import expand_files
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, as_jets, iterate_jets, read
 from subquad.hep.data.layout import Standardizer
-from subquad.runs.damage import damage_as_error
 
 
 def spoilt(array, jet, value):

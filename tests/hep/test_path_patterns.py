@@ -7,10 +7,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from subquad.hep.data.path_patterns import check_path_pattern
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of
-from subquad.hep.data.path_patterns import check_path_pattern
 
 CARD = Path(__file__).parent / "cards" / "JetClass_kin.yaml"
 

@@ -6,11 +6,11 @@ import json
 import awkward as ak
 import numpy as np
 import pytest
+from subquad.hep.data.file_identity import digests_of, training_paths
 
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, read
-from subquad.hep.data.file_identity import digests_of, training_paths
 from subquad.hep.data.formats import expand_files, file_of, inspect_file, iterate_columns
 from subquad.hep.data.remote import RemotePath, is_remote
 

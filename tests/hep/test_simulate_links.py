@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from subquad.runs.disk import temporaries_of
 
 from subquad.hep.data.examples import example_path
 from subquad.hep.data.substructure import RADIUS, substructure
@@ -14,7 +15,6 @@ from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.towers import ECAL, HCAL
 from subquad.hep.simulation.writer import columns, read_columns, write_jets
-from subquad.runs.disk import temporaries_of
 
 pytest.importorskip("fastjet")
 uproot = pytest.importorskip("uproot")

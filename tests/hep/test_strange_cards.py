@@ -3,10 +3,10 @@
 import os
 
 import pytest
+from subquad.hep.data.path_patterns import check_path_pattern
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of, read_card
-from subquad.hep.data.path_patterns import check_path_pattern
 
 pytestmark = pytest.mark.timeout(30)
 

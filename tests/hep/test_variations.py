@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from subquad.hep.data.variations import fixed_inputs, parse_variation
+from subquad.hep.evaluation.systematics import varied_metrics
 
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -20,9 +22,7 @@ from subquad.hep.data.features import JET_FEATURES, STANDARD_FEATURES, jet_featu
 from subquad.hep.data.jets import OBSERVERS, iterate_jets
 from subquad.hep.data.layout import Standardizer, layout_of
 from subquad.hep.data.substructure import substructure
-from subquad.hep.data.variations import fixed_inputs, parse_variation
 from subquad.hep.evaluation import scoring
-from subquad.hep.evaluation.systematics import varied_metrics
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.models.trained import TrainedTagger

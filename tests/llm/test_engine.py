@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from subquad.llm.serving.jobs import Job
+from subquad.llm.serving.prefix_states import PrefixStates
+from subquad.llm.serving.state_batch import StateBatch
 from support.llm_models import byte_tokenizer, linear_model, prefilled
 
 from subquad.errors import SubquadError
 from subquad.llm.serving import engine as engine_module
 from subquad.llm.serving.engine import Engine, EngineClosed
-from subquad.llm.serving.jobs import Job
-from subquad.llm.serving.prefix_states import PrefixStates
 from subquad.llm.serving.sampling import SamplingParameters
-from subquad.llm.serving.state_batch import StateBatch
 
 GREEDY = SamplingParameters(temperature=0.0)
 

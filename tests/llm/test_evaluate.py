@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from support.llm_models import SMALL, WORDS, prefilled, small_attention, tiny_model, write_task, write_text
-from support.weights import accept_changes
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -595,7 +594,6 @@ def test_a_teacher_with_a_relative_path_is_found_from_any_folder(linear, base, t
     config = json.loads((moved / "config.json").read_text())
     config["subquad"]["settings"]["model"] = "tiny"
     (moved / "config.json").write_text(json.dumps(config))
-    accept_changes(moved)
     monkeypatch.chdir(tmp_path)
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)
     result = subquad.llm.evaluate(moved, quick, out=tmp_path / "out", text=[text], quiet=True)
@@ -609,7 +607,6 @@ def test_a_missing_teacher_is_rejected(linear, base, text, tmp_path):
     config = json.loads((moved / "config.json").read_text())
     config["subquad"]["settings"]["model"] = str(tmp_path / "gone")
     (moved / "config.json").write_text(json.dumps(config))
-    accept_changes(moved)
     rejected(r"gone: no checkpoint", moved, out=out, text=[text])
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)
     subquad.llm.evaluate(moved, quick, out=out, text=[text], teacher=base, quiet=True)

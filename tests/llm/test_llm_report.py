@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.weights import accept_changes
 
 from subquad.errors import SubquadError
 from subquad.llm.commands.report import report
@@ -138,6 +137,5 @@ def test_a_damaged_entry_of_the_notes_is_an_error_that_names_their_file(run, tmp
     notes = read_json(folder / "evaluations.json")
     del notes[place][name]
     write_json(folder / "evaluations.json", notes)
-    accept_changes(folder)
     with pytest.raises(SubquadError, match=rf"run: cannot be read as a run of subquad llm .*{name}"):
         report(folder, out=tmp_path / "report.html")

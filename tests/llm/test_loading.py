@@ -28,7 +28,7 @@ from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.planning.configs import read_architecture
 from subquad.llm.serving.tokenization import encode
 from subquad.llm.settings import LinearizeSettings
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 from subquad.runs.storage import read_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"

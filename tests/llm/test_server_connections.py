@@ -11,6 +11,7 @@ import time
 
 import pytest
 import uvicorn
+from subquad.runs.connections import bounded_protocol, connection_limit
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 
@@ -18,7 +19,6 @@ from subquad.llm.commands.serve import REFUSAL
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.runs import connections
-from subquad.runs.connections import bounded_protocol, connection_limit
 
 HEAD_SECONDS = BODY_SECONDS = WRITE_SECONDS = 1.0
 AMPLE = 10.0

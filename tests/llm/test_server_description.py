@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from schemathesis.core.failures import FailureGroup
+from subquad.llm.serving.openapi import describe
+from subquad.llm.serving.protocol import choice_body
 from support.described import checked
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import COMPLETION, POSTS, Server
 
 from subquad.llm.serving import handlers
-from subquad.llm.serving.openapi import describe
-from subquad.llm.serving.protocol import choice_body
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 

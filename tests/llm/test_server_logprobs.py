@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from subquad.llm.serving.logprobs import token_logprobs
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask
 
 from subquad.llm.serving import handlers
-from subquad.llm.serving.logprobs import token_logprobs
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
 

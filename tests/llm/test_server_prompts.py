@@ -10,6 +10,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from subquad.llm.serving.token_lengths import characters_per_token
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -17,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
-from subquad.llm.serving.token_lengths import characters_per_token
 
 CONTEXT, WAITING = 128, 5
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
+from subquad.llm.serving.state_files import read_state
 from support.llm_models import byte_tokenizer, linear_model
 from support.servers import Server, ask, wait_for
 
@@ -23,7 +24,6 @@ from subquad.errors import SubquadError
 from subquad.llm.models.loading import load
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import GenerateSettings, ServeSettings
-from subquad.llm.serving.state_files import read_state
 
 CONTEXT = 50_000
 ASKED = {"role": "user", "content": "the green bird"}
