@@ -66,6 +66,7 @@ lint: .venv/.ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 	$(BIN)/python tools/write_api.py --check
+	$(BIN)/python tools/budget.py
 
 # a bill of materials of all that is installed, and known vulnerabilities; fails without an advisory service
 audit: .venv/.ready-dev .venv-audit/.ready
