@@ -3,23 +3,25 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import print_exc
 from typing import Annotated, Any, get_args
 
 from attrs import evolve
-from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter, Token
+from cyclopts import MissingArgumentError as MissingArgument
+from cyclopts import UnknownOptionError as UnknownOption
+from cyclopts import UnusedCliTokensError as UnusedTokens
 from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
-from subquad.errors import DISK_FULL, SubquadError, missing_extra, reading
+from subquad.errors import DISK_FULL, SubquadError, missing_extra, reading, unknown
 from subquad.runs.options import MORE
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
-
-__all__ = ["app", "main"]
 
 FIELDS = ("bio", "llm", "hep")
 RECIPES = Path(__file__).parent / "llm" / "recipes"
@@ -56,6 +58,24 @@ def _formatted(entry: HelpEntry) -> HelpEntry:
     return evolve(entry, default=default)
 
 
+def _refuse_fractions(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
+    """Refuse fractions where integers are needed, which cyclopts would round."""
+    for argument in arguments:
+        if "int" not in (names := _type_names(argument.hint)) or "float" in names:
+            continue
+        for token in argument.tokens:
+            with suppress(ValueError):
+                if float(token.value).is_integer():
+                    continue
+            if "." in token.value:
+                raise CoercionError(argument=argument, token=token, target_type=int)
+
+
+def _type_names(hint: Any) -> set[str]:
+    """Return the names of all types in a hint such as `tuple[int, ...] | None`."""
+    return {getattr(hint, "__name__", "")}.union(*map(_type_names, get_args(hint)))
+
+
 app = App(
     name="subquad",
     version=__version__,
@@ -73,6 +93,7 @@ app = App(
     # Markdown would drop backticks and names in angle brackets such as score_<class>
     help_format="plaintext",
     help_formatter=HelpFormatter(),
+    config=(_refuse_fractions,),
     # a flag has one spelling: --quiet, without --no-quiet
     default_parameter=Parameter(negative=()),
     result_action="return_value",
@@ -117,11 +138,11 @@ def _launch(
         Path | None, Parameter(help="YAML file whose keys are the names of the command's flags.", show=False)
     ] = None,
 ) -> None:
-    app.config = (_refuse_fractions,)
     if config is not None:
+        recipes = {path.stem: path for path in RECIPES.glob("*.yaml")} if tokens[:1] == ("llm",) else {}
         # plan reads the recipes of linearize, which has more settings
         is_plan = tokens[:2] == ("llm", "plan")
-        values = Dict(_settings(config), source=str(config), use_commands_as_keys=False, allow_unknown=is_plan)
+        values = Dict(_settings(config, recipes), source=str(config), use_commands_as_keys=False, allow_unknown=is_plan)
         app.config = (values, _refuse_fractions)
     try:
         app(tokens, exit_on_error=False, print_error=False)
@@ -130,46 +151,47 @@ def _launch(
         app.config = (_refuse_fractions,)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path, recipes: Mapping[str, Path]) -> dict[str, Any]:
     import yaml
 
-    recipe = RECIPES / f"{path}.yaml"
+    if recipes and not path.exists() and str(path) not in recipes:
+        raise unknown("file or recipe", str(path), recipes)
     with reading(path, "settings"):
-        content = yaml.safe_load((recipe if recipe.is_file() else path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(recipes.get(str(path), path).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise SubquadError(f"{path}: must have lines `flag: value`, such as `epochs: 3`")
     return content
 
 
-def _refuse_fractions(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
-    """Refuse fractions where integers are needed, which cyclopts would round."""
-    for argument in arguments:
-        if "int" not in (names := _type_names(argument.hint)) or "float" in names:
-            continue
-        for token in argument.tokens:
-            with suppress(ValueError):
-                if float(token.value).is_integer():
-                    continue
-            if "." in token.value:
-                raise CoercionError(argument=argument, token=token, target_type=int)
-
-
-def _type_names(hint: Any) -> set[str]:
-    """Return the names of all types in a hint such as `tuple[int, ...] | None`."""
-    return {getattr(hint, "__name__", "")}.union(*map(_type_names, get_args(hint)))
-
-
-def _message(error: Exception) -> str:
-    if not isinstance(error, CycloptsError):
-        return str(error)
-    text = str(error)
-    if isinstance(error, CoercionError) and error.token is not None and error.target_type in (int, float):
-        name = error.token.keyword or (error.argument.name if error.argument else "an argument")
-        text = f"{name} must be {'an integer' if error.target_type is int else 'a number'}, got {error.token.value!r}"
-    elif isinstance(error, MissingArgumentError) and error.argument and "Did you mean" not in text:
-        text = f"{error.argument.name} is missing"
+def _message(error: CycloptsError) -> str:
+    """Return a mistake in the words of the command line, or in a file of settings, as one sentence."""
+    match error:
+        case CoercionError(token=Token() as token) if error.target_type in (int, float):
+            name = _name(token) or (error.argument.name if error.argument else "an argument")
+            text = f"{name} must be {'an integer' if error.target_type is int else 'a number'}, got {token.value!r}"
+        case UnknownOption(token=token):
+            given = (_name(token) or token.value).rpartition(": ")[2]
+            names = [name for argument in error.argument_collection for name in argument.names]
+            near = [name for name in names if name.endswith(f".{given.lstrip('-')}")]
+            near = near or get_close_matches(f"--{given.lstrip('-')}", names, n=1)
+            text = f"{_name(token) or given}: no such option{f'; did you mean {near[0]}?' if near else ''}"
+        case UnusedTokens():
+            text = f"unexpected {' '.join(map(repr, error.unused_tokens or ()))}"
+        case MissingArgument(argument=argument) if argument and "Did you mean" not in str(error):
+            text = f"{argument.name} {'needs a value' if error.keyword else 'is missing'}"
+        case _:
+            text = str(error).partition(" Available commands")[0].rstrip(".")
+    text = re.sub(r"\. ([A-Z])", lambda match: f"; {match[1].lower()}", text)
+    if text.endswith("?"):
+        return text
     command = " ".join(["subquad", *(error.command_chain or ())])
-    return f"{text.rstrip('.')}; `{command} --help` describes the command"
+    return f"{text}; see `{command} --help`"
+
+
+def _name(token: Token) -> str:
+    """Return the flag that a word was given for, or the file and the key; empty for an argument without a name."""
+    key = (token.keyword or "").strip("[]").replace("][", ".")
+    return key if token.source in ("", "cli") else f"{token.source}: {key}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status_and_message(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
-    if isinstance(error, SubquadError | CycloptsError):
+    if isinstance(error, SubquadError):
+        return 2, str(error)
+    if isinstance(error, CycloptsError):
         return 2, _message(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted; {AGAIN}"

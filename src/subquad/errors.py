@@ -12,21 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = [
-    "MissingExtra",
-    "SubquadError",
-    "collect_errors",
-    "counted",
-    "flag_name",
-    "missing_extra",
-    "raise_errors",
-    "reading",
-    "require",
-    "shortened",
-    "unknown",
-]
-
-
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of the operating system when there is no space."""
 LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
@@ -35,6 +20,8 @@ MOST_NAMES = 20
 """Number of known names that an error lists."""
 MOST_LETTERS = 100
 """Letters of a name or value that an error quotes."""
+MOST_ERRORS = 10
+"""Number of errors of one input that are listed."""
 
 
 class SubquadError(Exception):
@@ -76,8 +63,7 @@ def _reason(error: BaseException, path: Path, what: str) -> str:
         return "no such file"
     if isinstance(error, OSError) and path.is_dir():
         return "is a folder; give a file"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = shortened(lines[0] if lines else type(error).__name__, most=MOST_LETTERS)
+    text = shortened(" ".join(str(error).split()) or type(error).__name__)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror
     elif isinstance(error, MemoryError):
@@ -109,8 +95,10 @@ def _limited_memory(path: Path | str) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    size = sum(file.stat().st_size for file in [Path(path)] if file.is_file())
-    allowed = _data_bytes() + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    used = sum(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    allowed = used + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
     if before[0] != resource.RLIM_INFINITY:
         allowed = min(allowed, before[0])
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, before[1]))
@@ -120,18 +108,8 @@ def _limited_memory(path: Path | str) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _data_bytes() -> int:
-    """Return the bytes of this process that `RLIMIT_DATA` counts."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
-
-
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module of an optional extra.
-
-    Args:
-        module: Full name of the module.
-        extra: The extra of subquad that installs it.
+    """Import a module that the optional extra `extra` of subquad installs.
 
     Raises:
         MissingExtra: The module, or one that it imports, is not installed.
@@ -156,8 +134,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     """Return the error for a name that is not among the known ones, with the most similar names first."""
     given, names = shortened(given), [shortened(str(name)) for name in known]
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    rest = [name for name in names if name not in near]
-    shown = [*near, *rest][:MOST_NAMES]
+    shown = [*near, *(name for name in names if name not in near)][:MOST_NAMES]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     listed = f"there are: {', '.join(shown)}{more}" if names else "there are none"
     if near:
@@ -166,13 +143,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number of things, as `1 token` and `1,011 tokens`.
-
-    Args:
-        count: How many.
-        noun: Name of one.
-        plural: Name of several, if it is not that of one with an s.
-    """
+    """Return a number of things, as `1 token` and `1,011 tokens`; `plural` is for words that take no s."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
@@ -181,31 +152,19 @@ def flag_name(field: str) -> str:
     return "--" + field.rstrip("_").replace("_", "-")
 
 
-def raise_errors(title: str, errors: Sequence[str], *, most: int = 10) -> None:
-    """Raise all errors found in one input as one exception, or do nothing if there are none.
-
-    Args:
-        title: First line of the message: which input, and what is wrong with it.
-        errors: One line each, with the place and the value.
-        most: Number of errors that are listed; the others are counted.
+def raise_errors(title: str, errors: Sequence[str]) -> None:
+    """Raise the errors of one input as one exception, with the title above; do nothing if there are none.
 
     Raises:
-        SubquadError: There is at least one error.
+        SubquadError: There is at least one error; the first ten are listed.
     """
-    if not errors:
-        return
-    lines = [f"  {error}" for error in errors[:most]]
-    if len(errors) > most:
-        lines.append(f"  … and {len(errors) - most:,} more")
-    raise SubquadError("\n".join([title, *lines]))
+    if errors:
+        more = [f"… and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
+        raise SubquadError("\n  ".join([title, *errors[:MOST_ERRORS], *more]))
 
 
-def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
+def collect_errors(*checks: Callable[[], Any]) -> list[Any]:
     """Run all checks and return their results, or raise their messages together.
-
-    Args:
-        checks: Functions without arguments.
-        note: Last line of the message.
 
     Raises:
         SubquadError: At least one check raised it.
@@ -217,5 +176,5 @@ def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
         except SubquadError as error:
             messages.append(str(error))
     if messages:
-        raise SubquadError("\n".join([*messages, note] if note else messages))
+        raise SubquadError("\n".join(messages))
     return results

@@ -29,13 +29,12 @@ def print_table(
         transposed: Print rows as columns, for tables with few rows that would be too wide for a terminal.
     """
     # as `Text`, since names of users are not markup
-    lines = [
-        [Text(show(cell), style="bold" if place == best else "") for cell in row] for place, row in enumerate(rows)
-    ]
-    names = list(map(Text, header))
-    if transposed:
-        names, *lines = map(list, zip(names, *lines, strict=True))
-    table = Table(*names, title=Text(title) if title else None)
+    lines = [list(map(Text, header))]
+    lines += [[Text(show(cell), style="bold" if row == best else "") for cell in rows[row]] for row in range(len(rows))]
+    names, *lines = map(list, zip(*lines, strict=True)) if transposed else lines
+    table = Table(title=Text(title) if title else None)
+    for name in names:
+        table.add_column(name)
     for line in lines:
         table.add_row(*line)
     Console().print(table)
