@@ -84,10 +84,10 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
     Raises:
         SubquadError: All errors of the file at once: invalid entries, missing tables, or no task selected.
     """
-    path = Path(path)
+    beside = Path(path).parent
     with reading(path, "a list of tasks"):
         entries = [{**entry} for entry in read_json(path)]
-        tasks = collect_errors(*(lambda entry=entry: _task(path.parent, entry, settings) for entry in entries))
+        tasks = collect_errors(*(lambda entry=entry: _task(beside, entry, settings) for entry in entries))
     by_id = {task.id: task for task in tasks}
     raise_errors(f"{path}:", _colliding([task.id for task in tasks]))
     tasks = [replace(task, train_on=task.train_on or _donor(task, settings.train_pairs)) for task in tasks]
@@ -165,7 +165,7 @@ def _task(folder: Path, entry: Mapping[str, Any], options: BenchSettings) -> Tas
 
 
 def _task_type(name: str) -> TaskType:
-    known = SHORT_NAMES | {task_type: task_type for task_type in TASK_TYPES}
+    known: dict[str, TaskType] = {**SHORT_NAMES, **{name: name for name in TASK_TYPES}}
     short = re.sub(r"(?<=multi)\d+$", "", name)
     if short not in known:
         raise unknown("task type", name, known)

@@ -226,7 +226,7 @@ def _matrix(values: Any) -> np.ndarray:
 
 
 def _check_finite(path: Path, found: Embeddings) -> None:
-    is_wrong = ~np.isfinite(found.mean).all(1)
+    is_wrong = np.array(~np.isfinite(found.mean).all(1))
     if found.scores is not None:
         # NaN stands for a variant without a score
         is_wrong |= np.isinf(found.scores)

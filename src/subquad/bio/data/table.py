@@ -239,7 +239,7 @@ def read_like(
     remarks: list[str] = []
     is_absent = names["sequence"] is None and (names["mutant"] is None or schema.wild_type is None)
     if sequence is not None or is_absent:
-        inferred = find_inputs(path, frame, **names)
+        inferred = find_inputs(path, frame, excluded=(), **names)
         names, remarks = inferred if is_absent else (names, [])
     made, (covariates, _, filled) = collect_errors(
         lambda: read_inputs(path, frame, InputOptions.of_schema(schema, **names)),

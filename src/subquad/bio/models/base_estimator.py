@@ -4,10 +4,9 @@ Axes: n rows.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -16,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
+from subquad.bio.data.files import naming
 from subquad.bio.data.inputs import check_strands
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
@@ -25,23 +25,28 @@ from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.training_data import check_trainable, prepare
-from subquad.bio.settings import AlphabetName, FitSettings
+from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, reading, unknown
 from subquad.reporting.page import page
 from subquad.runs.folder import load_config, open_run
+from subquad.runs.options import takes_settings
 
-__all__ = ["Estimator", "set_parameters"]
+__all__ = ["MORE_PARAMETERS", "PARAMETERS", "Estimator"]
 
 FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_target", "_form", "_intervals")
 """Attributes set by `fit`, beside the networks and the schema."""
 
 
-def set_parameters(estimator: "Estimator", parameters: Mapping[str, Any]) -> None:
-    """Set the parameters of an estimator's `__init__`, given as its `locals()`, as attributes."""
-    for name in estimator._get_param_names():
-        setattr(estimator, name, parameters[name])
+PARAMETERS = (
+    "ensemble_size", "epochs", "tokens", "batch_size", "learning_rate", "weight_decay", "alphabet", "ambiguity",
+    "validation_fraction",
+)  # fmt: skip
+"""Parameters of all estimators, which are settings of a fit."""
+MORE_PARAMETERS = {"model": "lyra", "target_transform": FitSettings.transform, "random_state": None}
+"""Further parameters of all estimators, with their defaults."""
 
 
+@takes_settings(FitSettings, *PARAMETERS, "strands", **MORE_PARAMETERS)
 class Estimator(BaseEstimator):
     """Base class; a subclass defines the form of y and of the predictions."""
 
@@ -59,24 +64,9 @@ class Estimator(BaseEstimator):
     """Form of y: `flat`, `wide`, `labels`, `text` or `lists`."""
     _intervals: list[dict[str, Any] | None] | None
 
-    def __init__(
-        self,
-        *,
-        model: Literal["lyra", "lyra-additive", "lyra-alone", "lyra-paper", "cnn", "mlp"] = "lyra",
-        ensemble_size: int | None = FitSettings.ensemble_size,
-        epochs: float | None = FitSettings.epochs,
-        tokens: int = FitSettings.tokens,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float = FitSettings.learning_rate,
-        weight_decay: float = FitSettings.weight_decay,
-        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: AlphabetName = FitSettings.alphabet,
-        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
-        strands: Literal["one", "both"] = FitSettings.strands,
-        validation_fraction: float = FitSettings.validation_fraction,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        set_parameters(self, locals())
+    if TYPE_CHECKING:
+        # `takes_settings` makes it
+        def __init__(self, **parameters: Any) -> None: ...
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, validation: Any = None) -> Self:
         """Fit the estimator.

@@ -319,6 +319,6 @@ def _stages(model: Any, X: np.ndarray, classes: int) -> Iterator[np.ndarray]:
 
 
 def _predict(model: Forest | float, X: np.ndarray, classes: int) -> np.ndarray:
-    if isinstance(model, float):
-        return np.eye(classes)[np.full(len(X), int(model))] if classes else np.full(len(X), model)
-    return model.predict(X, classes)
+    if isinstance(model, Forest):
+        return model.predict(X, classes)
+    return np.eye(classes)[np.full(len(X), int(model))] if classes else np.full(len(X), model)

@@ -6,7 +6,7 @@ Axes: n rows, K columns of measurements or labels, C classes, L letters of a seq
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -20,12 +20,13 @@ from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.inputs import check_task
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
-from subquad.bio.models.base_estimator import Estimator, set_parameters
+from subquad.bio.models.base_estimator import MORE_PARAMETERS, PARAMETERS, Estimator
 from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
 from subquad.bio.models.finished_run import folder_and_config
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
+from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, reading
+from subquad.runs.options import takes_settings
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
@@ -180,6 +181,7 @@ class LyraClassifier(ClassifierMixin, Estimator):
         return Target(task_type=task_type, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
 
 
+@takes_settings(FitSettings, *PARAMETERS, **MORE_PARAMETERS, values="auto")
 class LyraTagger(Estimator):
     """One value per residue: classes (secondary structure, binding) or numbers (disorder, reactivity).
 
@@ -204,25 +206,6 @@ class LyraTagger(Estimator):
     """
 
     values: str
-
-    def __init__(
-        self,
-        *,
-        values: Literal["auto", "classes", "numbers"] = "auto",
-        model: Literal["lyra", "lyra-alone", "lyra-paper", "cnn"] = "lyra",
-        ensemble_size: int | None = FitSettings.ensemble_size,
-        epochs: float | None = FitSettings.epochs,
-        tokens: int = FitSettings.tokens,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float = FitSettings.learning_rate,
-        weight_decay: float = FitSettings.weight_decay,
-        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: AlphabetName = FitSettings.alphabet,
-        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
-        validation_fraction: float = FitSettings.validation_fraction,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        set_parameters(self, locals())
 
     def predict(self, X: Any) -> list[Any]:
         """Return the values of each row in the form of y: a string, or an array `(L,)` of labels or numbers."""

@@ -38,7 +38,7 @@ class Forest:
         encoder = None if model._preprocessor is None else model._preprocessor.named_transformers_["encoder"]
         nodes = np.concatenate([tree.nodes for tree in trees])
         return cls(
-            nodes={name: nodes[name].copy() for name in nodes.dtype.names},
+            nodes={name: nodes[name].copy() for name in nodes.dtype.names or ()},
             sets=np.concatenate([tree.raw_left_cat_bitsets for tree in trees]),
             ends=np.cumsum([(len(tree.nodes), len(tree.raw_left_cat_bitsets)) for tree in trees], axis=0),
             known=np.asarray(model._bin_mapper.make_known_categories_bitsets()[0]),
@@ -58,7 +58,8 @@ class Forest:
         for k, values in enumerate(self.categories):
             place = np.searchsorted(values, X[:, k]).clip(0, max(len(values) - 1, 0))
             X[:, k] = np.where(np.append(values, np.nan)[place] == X[:, k], place, np.nan)
-        nodes, columns = np.zeros(self.ends[-1, 0], dtype=PREDICTOR_RECORD_DTYPE), np.zeros(X.shape[1], dtype=np.uint32)
+        nodes: Any = np.zeros(self.ends[-1, 0], dtype=PREDICTOR_RECORD_DTYPE)
+        columns = np.zeros(X.shape[1], dtype=np.uint32)
         for name, values in self.nodes.items():
             nodes[name] = values
         columns[: len(self.categories)] = np.arange(len(self.categories))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.columns import SPLIT_NAMES
+from subquad.bio.data.files import column_of
 from subquad.bio.data.numbers import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
@@ -61,7 +62,7 @@ def parts_of_column(path: Path | str, frame: pd.DataFrame, name: str) -> np.ndar
 def find_split(frame: pd.DataFrame) -> str | None:
     """Return the column named split or set that contains the value train, or None."""
     for column in frame.columns:
-        if str(column).lower() in SPLIT_NAMES and set(_lower(frame[column])) & {"train", "training"}:
+        if str(column).lower() in SPLIT_NAMES and set(_lower(column_of(frame, column))) & {"train", "training"}:
             return str(column)
     return None
 
@@ -89,7 +90,7 @@ def column_values(path: Path | str, frame: pd.DataFrame, name: str) -> pd.Series
     """
     if name not in frame.columns:
         raise SubquadError(f"{path}: {unknown('column', name, frame.columns)} (--split)")
-    return _lower(frame[name])
+    return _lower(column_of(frame, name))
 
 
 def _lower(column: pd.Series) -> pd.Series:
