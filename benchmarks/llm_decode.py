@@ -114,7 +114,7 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
     staggered = whole + torch.arange(batch) * PERIOD // batch
     caches = {name: state_of(models[name], staggered) for name in STATES}
     caches["floor"] = state_of(models["maps"], staggered)
-    size_of_state = state_size(models["default"])[1]
+    size_of_state = state_size(models["default"])
     caches["window"] = kv_cache("static", config, batch=batch, context=size_of_state, room=(periods + 1) * PERIOD)
     if 2 * size < most * 2**30:
         for kind in ("static", "dynamic"):

@@ -281,14 +281,16 @@ def evaluate(
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.evaluation_tables import perplexity_text
-    from subquad.llm.plots.linearize_page import labels
+    from subquad.llm.metrics import LABELS
+    from subquad.reporting.metrics import value_text
     from subquad.reporting.tables import print_table
-    from subquad.runs.storage import read_json
 
-    names = labels(read_json(out / "evaluations.json")["about"])
-    found = {name: one["perplexity"] for name, one in metrics["test"].items()}
-    rows = [[label, perplexity_text(found[name])] for name, label in names.items() if name in found]
+    test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
+    rows = [
+        [label, value_text(test[name]["perplexity"], limits.get(name, {}).get("perplexity"))]
+        for name, label in LABELS.items()
+        if name in test
+    ]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
     trained = sum(seconds[stage] for stage in tokens)
@@ -301,28 +303,14 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
 
 
 def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.evaluation_tables import (
-        columns,
-        gap_rows,
-        has_gap,
-        perplexity_rows,
-        reasons,
-        task_rows,
-    )
+    from subquad.llm.plots.evaluation_page import differences_table, results_of, results_table
     from subquad.reporting.tables import print_table
 
     for model in evaluation["models"]:
-        folder, names = model["about"]["folder"], columns(model["about"])
-        for header, rows, title in (
-            (["text", "tokens", *names], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
-            (["task", "items", "beyond window", *names], task_rows(model), "accuracy in percent"),
-        ):
+        tables = (results_table(model), differences_table(model)) if results_of(model) else ()
+        for table in tables:
             # three columns with intervals fit a terminal
-            for start in range(0, len(rows), 3):
-                print_table(header, rows[start : start + 3], title=f"{folder}: {title}", transposed=True)
-        if has_gap(rows := gap_rows(model)):
-            header = ["measurement", "gap closed"]
-            print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")
-    for reason in reasons(evaluation["models"]):
-        print(f"gap to the teacher not known: {reason}")
+            for start in range(1, len(table.header), 3):
+                rows = [[row[0], *row[start : start + 3]] for row in table.rows]
+                print_table([table.header[0], *table.header[start : start + 3]], rows, title=model["about"]["folder"])
     print(f"Wrote {out}; open {out / 'report.html'}.")

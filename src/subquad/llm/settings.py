@@ -71,7 +71,8 @@ class AttentionSettings(Settings):
     tokens is divided by 1 + n / horizon. Initial value; trained for each query head. 0 for no limit, as in the paper.
     Default: 1024, and 0 with moments, which need no limit."""
     softmax_layers: MoreModel[Annotated[tuple[Natural, ...], Parameter(name="--softmax-indices")]] = ()
-    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none, or those that --softmax-layers chooses."""
+    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none, or those
+    that `--softmax-layers` chooses."""
 
     @property
     def has_moments(self) -> bool:
@@ -206,8 +207,8 @@ class LinearizeSettings(Settings):
     sliding window as large as the student's state, and with a cache the window and a cache of that size. Takes four to
     five times as long."""
     warmup_fraction: MoreTraining[Annotated[float, Ge(0), Lt(1)] | None] = None
-    """Fraction of a stage's steps with linear warm-up, before a linear decay to 0. Default: 0 for attention transfer, 0.1
-    for fine-tuning."""
+    """Fraction of a stage's steps with linear warm-up, before a linear decay to 0. Default: 0 for attention transfer,
+    0.1 for fine-tuning."""
     validate_every: MoreTraining[Count | None] = None
     """Steps between validations on a part of the training text that is held out; the best weights are kept. Default: no
     validation."""

@@ -60,7 +60,7 @@ def evaluate(
     for model in models:
         model.about["trained_texts"] = [path.name for path in trained_texts(model.folder, texts)]
         for name in model.about["trained_texts"]:
-            say(f"warning: {model.about['folder']} {trained_on(name)}", quiet=quiet)
+            say(f"warning: {trained_on(name)}", quiet=quiet)
         exact = seen_exactly(model.attention)
         if texts and settings.sequence_length <= exact:
             say(

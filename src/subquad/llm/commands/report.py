@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from subquad.errors import SubquadError, reading
-from subquad.llm.plots.comparison_page import LinearizedRun, check_comparable, comparison_page
-from subquad.llm.plots.linearize_page import linearize_page
+from subquad.llm.plots.comparison_page import LinearizedRun, compare
+from subquad.llm.plots.linearize_page import NOTES, linearize_page
 from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.examples import name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
@@ -12,8 +12,6 @@ from subquad.runs.history import read_history
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["report"]
-
-NOTES = "evaluations.json"
 
 
 def report(run: Path | str, *others: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
@@ -35,8 +33,7 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     first = runs[names[0]]
     with reading(folders[0], "a run of subquad llm"):
         if others:
-            check_comparable(runs)
-            html = comparison_page(runs)
+            html = compare(runs)
         elif first.notes is None:
             raise SubquadError(f"{name_of_run(folders[0])}: no {NOTES} in it; it can only be compared with another run")
         else:

@@ -18,9 +18,9 @@ from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, M
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore, Row
+from subquad.llm.metrics import LABELS, STUDENT, TEACHER
 from subquad.llm.models.attention import Mode
 from subquad.llm.models.loading import chosen_device
-from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, labels
 from subquad.llm.training.metrics import check_finite
 from subquad.runs.storage import fingerprint
 from subquad.train.distributed import device_name
@@ -188,7 +188,7 @@ def measure_rows(
                 step=measurement.step,
                 # time to open a model is no time of the measurement
                 prepare=lambda variant=variant: loader.load(variant),
-                title=f"{labels(model.about)[variant.role]}: {measurement.kind} {measurement.name}",
+                title=f"{LABELS[variant.role]}: {measurement.kind} {measurement.name}",
             )
             found[measurement.kind][variant.role].append((measurement, rows))
     return found

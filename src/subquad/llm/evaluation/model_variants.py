@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, unknown
+from subquad.llm.metrics import LABELS, STUDENT, TEACHER
 from subquad.llm.models.attention import Mode
 from subquad.llm.models.checkpoints import (
     has_tokenizer,
@@ -27,7 +28,6 @@ from subquad.llm.models.location import (
     name_of,
     weight_files,
 )
-from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import MODES, control_folder, trained_controls
 from subquad.ops.linattn_cache import CHOICE_VERSION
@@ -44,7 +44,7 @@ class ModelVariant:
     """Weights together with a mode of the attention layers."""
 
     role: str
-    """A key of `subquad.llm.plots.evaluation_tables.LABELS`."""
+    """A key of `subquad.llm.metrics.LABELS`."""
     path: Path
     """Folder or file of the weights."""
     mode: Mode

@@ -14,11 +14,12 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import reading
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
+from subquad.llm.metrics import CONTROLS, LABELS
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
-from subquad.llm.training.controls import MODES, control_names
+from subquad.llm.training.controls import control_names
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
 from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
@@ -28,7 +29,6 @@ from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = [
-    "MODEL_NAMES",
     "TokenBudget",
     "budget_from_time",
     "budget_from_tokens",
@@ -39,12 +39,6 @@ __all__ = [
 ]
 
 BUDGET_FILE = "budget.json"
-MODEL_NAMES = (
-    "teacher", *MODES, "window", "cache", "untrained", "transferred", "restored", "earlier",
-    "fine_tuned", "fine_tuned_without_linear",
-)  # fmt: skip
-"""The models whose perplexity a run may measure."""
-
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
 MOMENTS_FRACTION = 0.1
@@ -183,14 +177,14 @@ def _controls(settings: LinearizeSettings) -> list[str]:
 
 def _measured_models(settings: LinearizeSettings) -> int:
     absent = {
-        *({*MODES} - {*_controls(settings)}),
+        *({*CONTROLS} - {*_controls(settings)}),
         # without a linear branch it is the untrained student
         *(() if settings.attention.cache and settings.attention.has_linear else ("cache",)),
         *(() if settings.attention.has_linear else ("transferred", "fine_tuned_without_linear")),
         *(() if settings.softmax_layers else ("restored",)),
         *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
     }
-    return len({*MODEL_NAMES} - absent)
+    return len({*LABELS} - absent)
 
 
 def divide_time(
