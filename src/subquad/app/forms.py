@@ -137,7 +137,7 @@ class BuiltForm:
             **OFFERED,
         )
         if self.form.columns and not source.is_optional:
-            self.notes[name] = gr.HTML()
+            self.notes[name] = gr.HTML(elem_classes="sq-note")
 
     def _component(self, argument: Argument) -> Any:
         """Return the component of a setting: its type decides which one."""

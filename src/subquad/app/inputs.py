@@ -101,7 +101,7 @@ class Inputs:
 
 
 @lru_cache(maxsize=256)
-def _sheets(path: Path, changed: float) -> list[str]:  # noqa: ARG001 (a file that has changed is read again)
+def _sheets(path: Path, changed: float) -> list[str]:
     """Return the names of the sheets of an Excel file; none of one that is damaged, which the command then refuses."""
     try:
         with reading(path, "Excel"):

@@ -53,6 +53,7 @@ def build_jets(context: Context) -> FieldTab:
     return FieldTab.build(
         context, "hep", forms=FORMS, example=EXAMPLE,
         lead="Tag jets with a network on the graph of their particles, beside gradient boosting.",
-        steps=("Upload ROOT, HDF5, Parquet or NumPy files of labelled jets, or simulate some.", "Train a tagger, and "
-               "compare it with gradient boosting.", "Tag jets, compare taggers, and see what their scores depend on."),
+        steps=("Upload ROOT, HDF5, Parquet or NumPy files of labelled jets, or simulate some.",
+               "Train a tagger, and compare it with gradient boosting.",
+               "Tag jets, compare taggers, and see what their scores depend on."),
     )  # fmt: skip

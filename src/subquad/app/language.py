@@ -43,8 +43,8 @@ def build_language(context: Context) -> FieldTab:
     return FieldTab.build(
         context, "llm", forms=FORMS, example=EXAMPLE, extra=Extra("Chat", partial(_build_chat, context), MODEL),
         lead="Replace the softmax attention of a trained language model by linear attention, and chat with the result.",
-        steps=("Upload a text, or take the one that is there.", "Linearize SmolLM2, in minutes on a laptop.", "Chat "
-               "with it, and compare its perplexity with that of its teacher."),
+        steps=("Upload a text, or take the one that is there.", "Linearize SmolLM2, in minutes on a laptop.",
+               "Chat with it, and compare its perplexity with its teacher's."),
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _answers(question: str, history: list[dict[str, Any]], run: str) -> Iterator
     for delta in session.answer(question):
         text, count = text + delta, count + 1
         yield text, ""
-    note = f"{count / (time.monotonic() - began):.0f} tokens per second; "
+    note = f"About {count / (time.monotonic() - began):.0f} tokens per second; "
     note += f"{session.length:,} tokens of chat in a state of {session.memory / 2**20:.1f} MB"
     warning = beyond_training(model, session.length)
     yield text, f"{note}. {warning}" if warning else f"{note}, however long it gets."

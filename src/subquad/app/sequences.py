@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -78,8 +77,8 @@ def build_sequences(context: Context) -> FieldTab:
     tab = FieldTab.build(
         context, "bio", forms=FORMS, example=EXAMPLE,
         lead="Fit models of proteins, DNA or RNA to measurements; predict, map and design variants.",
-        steps=("Upload a table with sequences or variants and measurements.", "Train models, and see which one predicts "
-               "held-out rows best.", "Predict, scan and design with them."),
+        steps=("Upload a table with sequences or variants and measurements.",
+               "Train models, and see which one predicts held-out rows best.", "Predict, scan and design with them."),
     )  # fmt: skip
     _follow_table(context, tab.forms["bio fit"])
     return tab
@@ -108,7 +107,7 @@ def _follow_table(context: Context, built: BuiltForm) -> None:
 
 
 @lru_cache(maxsize=16)
-def _described(table: str, changed: float) -> tuple[list[str], str]:  # noqa: ARG001 (a changed file is read again)
+def _described(table: str, changed: float) -> tuple[list[str], str]:
     """Return the names of the columns of a table, and its first rows.
 
     Raises:
