@@ -119,7 +119,7 @@ app.command(
     """,
 )
 app.command(
-    "subquad.app.cli:app_command",
+    "subquad.app.server:serve",
     name="app",
     help="""Open the web page: sequences, language models and jets in the browser, on this computer.
 

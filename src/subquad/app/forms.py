@@ -20,11 +20,10 @@ from cyclopts import Argument
 from subquad.app.inputs import Inputs, Source
 from subquad.app.jobs import OUT
 from subquad.errors import SubquadError
+from subquad.runs.options import MORE
 
 __all__ = ["OFFERED", "QUIET", "BuiltForm", "Form", "arguments"]
 
-MORE = "More "
-"""Begin of the names of groups that only `--help-all` shows."""
 SET_BY_PAGE = {"out", "force", "quiet"}
 EARLIER = "earlier"
 OFFERED: dict[str, Any] = {"allow_custom_value": True}
@@ -70,6 +69,8 @@ class BuiltForm:
     inputs: Inputs
     fields: dict[str, Any] = field(default_factory=dict)
     """Components by the name of their argument; `NAME text` for a content that is typed."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Texts under lists of tables whose columns are settings."""
 
     @property
     def sources(self) -> list[tuple[Any, Source]]:
@@ -97,18 +98,26 @@ class BuiltForm:
             )
         shown = [name for name in self.form.first if name in known and name not in self.form.sources]
         if shown:
-            with gr.Row(elem_classes="sq-fields"):
-                for name in shown:
-                    self.fields[name] = self._component(known[name])
+            self._build_row([known[name] for name in shown])
         skipped = {*SET_BY_PAGE, *self.form.hidden, *self.form.sources, *shown}
-        rest = [argument for name, argument in known.items() if name not in skipped and _is_common(argument)]
-        if rest or folded:
+        rest = [argument for name, argument in known.items() if name not in skipped and _is_typed(argument)]
+        common = [argument for argument in rest if not group_of(argument).startswith(MORE)]
+        if common or folded:
             with gr.Accordion("More settings", open=False):
                 for name in folded:
                     self._build_source(name, self.form.sources[name], known[name])
-                with gr.Row(elem_classes="sq-fields"):
-                    for argument in rest:
-                        self.fields[name_of(argument)] = self._component(argument)
+                self._build_row(common)
+        rare = [argument for argument in rest if argument not in common]
+        if rare:
+            with gr.Accordion("All other settings", open=False):
+                for group in dict.fromkeys(map(group_of, rare)):
+                    gr.Markdown(f"**{group.removeprefix(MORE).capitalize()}**")
+                    self._build_row([argument for argument in rare if group_of(argument) == group])
+
+    def _build_row(self, row: Sequence[Argument]) -> None:
+        with gr.Row(elem_classes="sq-fields"):
+            for argument in row:
+                self.fields[name_of(argument)] = self._component(argument)
 
     def _build_source(self, name: str, source: Source, argument: Argument) -> None:
         label = label_of(name)
@@ -118,11 +127,17 @@ class BuiltForm:
             )
             label = f"{label}, in place of the text"
         choices = self.inputs.choices(source)
-        first = choices[0][1] if choices and not source.is_optional else None
-        value = [first] * (first is not None) if source.is_several else first
+        first = [value for _, value in choices[:1] if not source.is_optional]
         self.fields[name] = gr.Dropdown(
-            choices, value=value, label=label, info=info_of(argument), multiselect=source.is_several, **OFFERED
+            choices,
+            value=first if source.is_several else next(iter(first), None),
+            label=label,
+            info=info_of(argument),
+            multiselect=source.is_several,
+            **OFFERED,
         )
+        if self.form.columns and not source.is_optional:
+            self.notes[name] = gr.HTML(elem_classes="sq-note")
 
     def _component(self, argument: Argument) -> Any:
         """Return the component of a setting: its type decides which one."""
@@ -194,9 +209,10 @@ class BuiltForm:
         if isinstance(value, list) and texts == [*map(str, default or ())]:
             return []
         for text in texts:
-            # a page that is served to others must not read the files of its owner
-            if text.startswith(("/", "~", "-")[: 3 if argument.index is not None else 2]) or ".." in Path(text).parts:
-                raise SubquadError(f"{label_of(name)}: {text} names a file of this computer; upload it instead")
+            # a page that is served to others must not read the files of its owner, nor those of its owner's network
+            is_flag = argument.index is not None and text.startswith("-")
+            if is_flag or text.startswith(("/", "~")) or "://" in text or ".." in Path(text).parts:
+                raise SubquadError(f"{label_of(name)}: {text} cannot be named here; upload the file instead")
         return texts
 
 
@@ -249,13 +265,18 @@ def _plain(hint: Any) -> Any:
     return _plain(get_args(hint)[0]) if hasattr(hint, "__metadata__") else hint
 
 
-def _is_common(argument: Argument) -> bool:
-    """Return whether a setting is in the form: not those of `--help-all`, files, and tuples of a fixed length."""
-    groups = [str(getattr(group, "name", group)) for group in argument.parameter.group or ()]
+def group_of(argument: Argument) -> str:
+    """Return the name of the group of an argument in the help, such as `Training`."""
+    groups = argument.parameter.group
+    first = groups[0] if isinstance(groups, tuple) and groups else groups
+    return str(getattr(first, "name", first))
+
+
+def _is_typed(argument: Argument) -> bool:
+    """Return whether a setting can be typed: not files, and tuples of a fixed length."""
     first = types_of(argument)[0]
     is_fixed = get_origin(first) is tuple and get_args(first)[1:] != (...,)
-    is_file = Path in (first, *get_args(first))
-    return not (is_fixed or is_file or any(name.startswith(MORE) for name in groups))
+    return not is_fixed and Path not in (first, *get_args(first))
 
 
 def _write_typed(text: str, folder: Path) -> Path:

@@ -5,10 +5,13 @@ The browser sends back one of the values that it was offered; any other path is 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import pandas as pd
+
 from subquad.app.jobs import Jobs
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.runs.folder import load_config
 
 __all__ = ["JETS", "RUNS", "TABLES", "TEXTS", "Inputs", "Source"]
@@ -89,8 +92,22 @@ class Inputs:
         offered = [path.resolve() for folder in self._data for path in (folder, *sorted(folder.glob("*")))]
         for path in (*uploads, *offered):
             is_file = path.is_file() and path.name.lower().removesuffix(".gz").endswith(source.endings)
-            if (source.endings and is_file) or (source.field and path.is_dir() and _is_run(path, source.field)):
+            if source.endings and is_file:
+                names = _sheets(path, path.stat().st_mtime) if path.suffix.lower() == ".xlsx" else []
+                yield from ((f"{path.name}, {name}", path.with_name(f"{path.name}#{name}")) for name in names[1:])
                 yield path.name, path
+            elif source.field and path.is_dir() and _is_run(path, source.field):
+                yield path.name, path
+
+
+@lru_cache(maxsize=256)
+def _sheets(path: Path, changed: float) -> list[str]:
+    """Return the names of the sheets of an Excel file; none of one that is damaged, which the command then refuses."""
+    try:
+        with reading(path, "Excel"):
+            return [*map(str, pd.ExcelFile(path).sheet_names)]
+    except SubquadError:
+        return []
 
 
 def _is_run(folder: Path, field: str) -> bool:

@@ -14,7 +14,10 @@ FORMS = (
     ("Train", Form(
         command="hep fit", action="Train a tagger", title="Tagger",
         about="Fits a tagger on labelled jets and compares it with gradient boosting on held-out jets.",
-        sources={"files": JETS, "test": replace(JETS, examples=(), is_optional=True), "card": CARD},
+        sources={
+            "files": JETS, "test": replace(JETS, examples=(), is_optional=True), "card": CARD,
+            "from": replace(TAGGER, is_optional=True),
+        },
         first=("preset", "epochs"),
     )),
     ("Tag jets", Form(
@@ -50,4 +53,7 @@ def build_jets(context: Context) -> FieldTab:
     return FieldTab.build(
         context, "hep", forms=FORMS, example=EXAMPLE,
         lead="Tag jets with a network on the graph of their particles, beside gradient boosting.",
+        steps=("Upload ROOT, HDF5, Parquet or NumPy files of labelled jets, or simulate some.",
+               "Train a tagger, and compare it with gradient boosting.",
+               "Tag jets, compare taggers, and see what their scores depend on."),
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Jobs: commands of subquad in processes of their own, each with a folder that outlives the server.
 
 `job.json` has the words of the command, `log.txt` what it prints, `out` what it writes, and `status` its exit status. A
-process holds the lock of its log as long as it lives, so that no process number has to be trusted after a restart.
+process holds the lock of its log as long as it lives, so that no process number has to be trusted after a restart. The
+folder alone tells the state of a job, so that none is lost or started twice when the server is killed.
 """
 
 import fcntl
@@ -13,9 +14,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +33,11 @@ State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 RECORD, LOG, STATUS, PROCESSES, OUT = "job.json", "log.txt", "status", "processes", "out"
 SCRIPT = f'"$@" & echo $$ $! > "$0/{PROCESSES}"; wait $!; echo $? > "$0/{STATUS}"'
 """What runs a command: it notes the process and its exit status, also if the server has ended in the meantime."""
+SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_STOP = 15.0
 """Time that a command has to write a checkpoint after SIGTERM."""
+INTERRUPTED = [128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)]
+"""Exit statuses of commands that were stopped."""
 TAIL = 20_000
 """Bytes of the end of a log that are shown."""
 PROGRESS = re.compile(r"^(.+?): ([\d,]+)/([\d,]+)(.*)$", re.MULTILINE)
@@ -54,8 +59,6 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
-        self.future: Future[None] | None = None
-        """The run that this server has started or will start."""
         self.shown: tuple[State, str] | None = None
         """State in which the page last showed what the job wrote, and how."""
         self._is_finished = False
@@ -91,14 +94,15 @@ class Job:
         # for good
         if self._is_finished:
             return "finished"
+        # in this order, a process that begins or ends in the meantime is not taken for one that was killed
+        has_begun = (self.folder / PROCESSES).exists()
         if self.is_running:
             return "running"
         with suppress(OSError, ValueError):
             code = int((self.folder / STATUS).read_text())
             self._is_finished = code == 0
-            interrupted = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
-            return "finished" if code == 0 else "interrupted" if code in interrupted else "failed"
-        return "interrupted" if self.future is None or self.future.done() else "waiting"
+            return "finished" if code == 0 else "interrupted" if code in INTERRUPTED else "failed"
+        return "interrupted" if has_begun else "waiting"
 
     @property
     def is_running(self) -> bool:
@@ -144,14 +148,18 @@ class Job:
 
 
 class Jobs:
-    """The jobs of a workspace."""
+    """The jobs of a workspace, which no other server may use; a thread starts those that wait, the oldest first."""
 
     def __init__(self, folder: Path, most: int, program: Sequence[str] = (sys.executable, "-m", "subquad")) -> None:
         """Read the jobs of a folder, and run at most so many at the same time."""
-        self._folder, self._program = folder, program
+        self._folder, self._most, self._program = folder, most, program
         folder.mkdir(parents=True, exist_ok=True)
-        self._pool = ThreadPoolExecutor(most, "job")
         self._jobs: dict[str, Job] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock, self._is_closed, self._changed = threading.Lock(), False, threading.Event()
+        """Held while a job is put in the queue, taken from it, or started."""
+        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._thread.start()
 
     def list(self, field: str = "") -> list[Job]:
         """Return the jobs of a field, such as `bio`; the newest is first."""
@@ -175,7 +183,7 @@ class Jobs:
         return folder
 
     def start(self, folder: Path, words: Sequence[str], *, title: str, file: str = "") -> Job:
-        """Start a command in the folder of a new job.
+        """Put a command in the queue, in the folder of a new job.
 
         Args:
             folder: As `new` returned it.
@@ -188,17 +196,32 @@ class Jobs:
             (folder / OUT).mkdir(exist_ok=True)
         write_json(folder / RECORD, record)
         job = self._jobs[folder.name] = Job(folder)
-        self.run(job)
+        self._changed.set()
         return job
 
     def run(self, job: Job) -> None:
-        """Run a job, for the first time or again; nothing happens if it waits, runs or has finished."""
-        if job.state in ("interrupted", "failed"):
-            for name in (STATUS, PROCESSES):
-                (job.folder / name).unlink(missing_ok=True)
-            job.future = self._pool.submit(self._run, job)
+        """Put a job that was interrupted or has failed in the queue again."""
+        with self._lock:
+            if job.state in ("interrupted", "failed"):
+                for name in (STATUS, PROCESSES):
+                    (job.folder / name).unlink(missing_ok=True)
+        self._changed.set()
 
-    def _run(self, job: Job) -> None:
+    def _work(self) -> None:
+        while not self._is_closed:
+            self._changed.clear()
+            # takes note of those that have ended
+            self._processes = [process for process in self._processes if process.poll() is None]
+            with self._lock:
+                jobs = self.list()[::-1]
+                waiting = [job for job in jobs if job.state == "waiting"]
+                free = self._most - sum(job.state == "running" for job in jobs)
+                for job in waiting[: max(free, 0)]:
+                    if not self._is_closed:
+                        self._launch(job)
+            self._changed.wait(SECONDS_BETWEEN_LOOKS if waiting else None)
+
+    def _launch(self, job: Job) -> None:
         environment = {**os.environ, "COLUMNS": "100", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
         with (job.folder / LOG).open("ab") as log:
             fcntl.flock(log, fcntl.LOCK_EX)
@@ -210,12 +233,13 @@ class Jobs:
                 # a group of its own: Ctrl-C in the terminal of the server reaches the server only, which stops the job
                 start_new_session=True,
             )  # fmt: skip
-        process.wait()
+        self._processes.append(process)
 
     def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
         """Stop a job with SIGTERM, after which a training saves a checkpoint, and then with SIGKILL."""
-        if job.future is not None:
-            job.future.cancel()
+        with self._lock:
+            if job.state == "waiting":
+                (job.folder / STATUS).write_text(str(INTERRUPTED[0]))
         end, is_told = time.monotonic() + seconds, False
         # a process that waits for a broken disk does not end either
         while job.is_running and time.monotonic() < end + SECONDS_TO_STOP:
@@ -227,6 +251,7 @@ class Jobs:
                     is_told = True
                     os.kill(process, signal.SIGTERM)
             time.sleep(0.05)
+        self._changed.set()
 
     def delete(self, job: Job) -> None:
         """Stop a job and delete its folder."""
@@ -235,7 +260,10 @@ class Jobs:
         self._jobs.pop(job.name, None)
 
     def close(self) -> None:
-        """Stop all jobs that this server has started."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        with ThreadPoolExecutor(max(len(self._jobs), 1)) as pool:
-            list(pool.map(self.stop, [job for job in self._jobs.values() if job.future is not None]))
+        """Stop all jobs that are running; those that wait go on waiting for the next server."""
+        self._is_closed = True
+        self._changed.set()
+        self._thread.join()
+        running = [job for job in self.list() if job.is_running]
+        with ThreadPoolExecutor(max(len(running), 1)) as pool:
+            list(pool.map(self.stop, running))

@@ -1,5 +1,6 @@
 """The page: its three tabs, what refreshes them, and how it looks."""
 
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,21 +36,21 @@ def build_page(context: Context) -> gr.Blocks:
                 with gr.Tab(title):
                     tabs.append(build(context))
         gr.Markdown(f"subquad {__version__}. Jobs go on when this page is closed.", elem_classes="sq-foot")
-        _refresh(page, tabs)
+        _refresh(page, context, tabs)
     # gradio looks for events a thousand times per second, which takes 6 % of a core
     page._queue.sleep_when_free = 0.02
     return page
 
 
-def _refresh(page: gr.Blocks, tabs: list[FieldTab]) -> None:
+def _refresh(page: gr.Blocks, context: Context, tabs: list[FieldTab]) -> None:
     """Keep what the tabs show up to date."""
     seen = gr.State()
 
     def on_tick(before: list[list[dict[str, Any]]] | None, *values: Any) -> list[Any]:
-        rest, now = iter(values), []
+        rest, now, offered_by = iter(values), [], cache(context.inputs.choices)
         for number, tab in enumerate(tabs):
             name, *chosen = islice(rest, len(tab.watched))
-            now.append(tab.look(name, chosen, None if before is None else before[number]))
+            now.append(tab.look(name, chosen, None if before is None else before[number], offered_by))
         new = [entry for tab in now for entry in tab]
         old = [{}] * len(new) if before is None else [entry for tab in before for entry in tab]
         changed = [gr.skip() if entry == known else gr.update(**entry) for entry, known in zip(new, old, strict=True)]

@@ -1,4 +1,4 @@
-"""`subquad app`: the web page on this computer."""
+"""`subquad app`: the web page on this computer. The modules of the page are imported when it is served."""
 
 import gc
 import ipaddress
@@ -6,31 +6,62 @@ import os
 import signal
 import socket
 from contextlib import closing
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from subquad.app.cli import AppSettings
+from annotated_types import Ge, Lt
+from cyclopts import Group, Parameter
+
 from subquad.errors import SubquadError, reading, require
 from subquad.progress import say
+from subquad.runs.lock import lock_folder
+from subquad.runs.options import Count, Settings
 
-__all__ = ["make_app", "serve"]
+__all__ = ["AppSettings", "make_app", "read_users", "serve"]
+
+T = TypeVar("T")
+
+FLAGS = Parameter(name="*", consume_multiple=1)
+Server = Annotated[T, Parameter(group=Group("Server", sort_key=1))]
+"""A flag about where the page is served, and to whom."""
+Work = Annotated[T, Parameter(group=Group("Work", sort_key=2))]
+"""A flag about files and jobs."""
 
 
-def serve(settings: AppSettings | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AppSettings(Settings):
+    """Where the page is served, who may use it, and where it keeps its files."""
+
+    host: Server[str] = "127.0.0.1"
+    """Address to listen on. Any other address than this computer's own needs --password-file."""
+    port: Server[Annotated[int, Ge(0), Lt(2**16)]] = 7860
+    """Port to listen on; 0 picks a free one."""
+    password_file: Server[Path | None] = None
+    """File with one line NAME:PASSWORD per user; the page then asks for both. All users see the same jobs."""
+    workspace: Work[Path | None] = None
+    """Folder for uploads and jobs. Default: subquad/app in the user's cache folder."""
+    data: Work[tuple[Path, ...]] = ()
+    """Folders whose data files and saved models the page offers, so that they need no upload."""
+    max_upload: Work[Count] = 200
+    """Largest file that can be uploaded, in MB."""
+    max_jobs: Work[Count] = 2
+    """Number of jobs that run at the same time; further ones wait."""
+
+
+def serve(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:
     """Serve the page until it is interrupted; jobs that are running are stopped then, and can be resumed.
 
     Raises:
-        SubquadError: gradio is not installed, the port is in use, or other computers could open the page without a
-            password.
+        SubquadError: gradio is not installed, the port or the workspace is in use, or other computers could open the
+            page without a password.
     """
-    settings = settings or AppSettings()
-    users = read_users(settings)
-    root = cache_folder() if settings.workspace is None else settings.workspace
-    uvicorn = require("uvicorn", "app")
+    users, uvicorn = read_users(settings), require("uvicorn", "app")
+    root = (cache_folder() if settings.workspace is None else settings.workspace).resolve()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with closing(socket.socket(family)) as listener:
+    with closing(socket.socket(family)) as listener, lock_folder(root):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
@@ -38,9 +69,11 @@ def serve(settings: AppSettings | None = None) -> None:
             raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
         # a fifth of the start would go into the search for garbage, of which there is none yet
         gc.disable()
-        app, jobs = make_app(settings, root.resolve(), users)
+        app, jobs = make_app(settings, root, users)
         gc.freeze()
         gc.enable()
+        # a browser that is faster than the server waits
+        listener.listen()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         # the command line turns SIGTERM into an exception, which would end uvicorn before it has closed anything

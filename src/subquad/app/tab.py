@@ -11,7 +11,7 @@ import gradio as gr
 from subquad.app.forms import OFFERED, QUIET, BuiltForm, Form
 from subquad.app.inputs import Inputs, Source
 from subquad.app.jobs import Job, Jobs
-from subquad.app.views import result_view, status_view
+from subquad.app.views import result_view, status_view, steps_view
 from subquad.errors import SubquadError
 
 __all__ = ["Context", "Example", "Extra", "FieldTab"]
@@ -56,6 +56,8 @@ class FieldTab:
     forms: dict[str, BuiltForm]
     """Forms by the name of their command."""
     extra: Extra | None
+    guide: str
+    """What is shown as long as there are no jobs."""
 
     @classmethod
     def build(
@@ -64,8 +66,9 @@ class FieldTab:
         field: str,
         *,
         lead: str,
+        steps: Sequence[str],
         forms: Sequence[tuple[str, Form]],
-        example: Example | None = None,
+        example: Example,
         extra: Extra | None = None,
     ) -> "FieldTab":
         """Add a tab to the page.
@@ -74,15 +77,16 @@ class FieldTab:
             context: What the tabs share.
             field: Name of the field.
             lead: What the tab is for, in a sentence.
+            steps: What its users do with their own data.
             forms: Titles and forms, in the order in which they are used.
             example: Command of the first button.
             extra: What is no form; it comes first.
         """
-        tab = cls(context, field, {}, {}, extra)
+        tab = cls(context, field, {}, {}, extra, steps_view(steps, example.action))
         with gr.Row(elem_classes="sq-lead"):
             gr.Markdown(lead)
-            upload = gr.UploadButton("Upload files", file_count="multiple")
-            shown = gr.Button(example.action, variant="primary") if example is not None else None
+            upload = gr.UploadButton("Upload files", file_count="multiple", size="md")
+            shown = gr.Button(example.action, variant="primary", size="md")
         names = [*([extra.title] if extra is not None else []), *(title for title, _ in forms)]
         with gr.Row(elem_classes="sq-columns"):
             with gr.Column(scale=2, min_width=320):
@@ -106,14 +110,14 @@ class FieldTab:
             button.click(
                 tab._starter(built), [*built.fields.values()], [tab.view["job"]], scroll_to_output=True, **QUIET
             )
-        if shown is not None and example is not None:
-            shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
+        shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
         return tab
 
     def _build_view(self) -> None:
         view, jobs = self.view, self.context.jobs
-        view["job"] = gr.Dropdown(self._choices(), value=None, label="Jobs", info="The newest is first.", **OFFERED)
-        view["status"] = gr.HTML(status_view(None))
+        choices = self._choices()
+        view["job"] = gr.Dropdown(choices, value=None, label="Jobs", visible=bool(choices), **OFFERED)
+        view["status"] = gr.HTML(self.guide)
         with gr.Row(elem_classes="sq-actions"):
             view["stop"] = gr.Button("Stop", size="sm", visible=False, min_width=90)
             view["resume"] = gr.Button("Resume", size="sm", visible=False, min_width=90)
@@ -138,10 +142,12 @@ class FieldTab:
         updates, is_taken = [], False
         for _, source in self.sources:
             choices = self.context.inputs.choices(source)
-            values = [value for _, value in choices if value in map(str, paths)]
+            # a sheet of an Excel file has its name after `#`
+            values = [value for _, value in choices if value.partition("#")[0] in map(str, paths)]
             is_taken = is_taken or bool(values)
-            new = {"value": values if source.is_several else values[0]} if values and not source.is_optional else {}
-            updates.append(gr.update(choices=choices, **new))
+            updates.append(gr.update(choices=choices))
+            if values and not source.is_optional:
+                updates[-1]["value"] = values if source.is_several else values[0]
         if not is_taken:
             gr.Warning(f"No command of this tab reads {Path(paths[0]).suffix or 'such'} files.")
         return updates
@@ -155,7 +161,7 @@ class FieldTab:
                 shutil.rmtree(folder)
                 raise gr.Error(str(error), print_exception=False) from error
             job = self.context.jobs.start(folder, words, title=title, file=built.form.file)
-            return gr.update(choices=self._choices(), value=job.name)
+            return gr.update(choices=self._choices(), value=job.name, visible=True)
 
         return on_start
 
@@ -166,7 +172,7 @@ class FieldTab:
             job = next((job for job in earlier if job.state in ("waiting", "running", "finished")), None)
             if job is None:
                 job = jobs.start(jobs.new(), example.words, title=example.title, file=example.file)
-            return gr.update(choices=self._choices(), value=job.name)
+            return gr.update(choices=self._choices(), value=job.name, visible=True)
 
         return on_example
 
@@ -192,13 +198,20 @@ class FieldTab:
         names = ("job", "status", "stop", "resume", "delete", "result", "accordion", "log")
         return [*(self.view[name] for name in names), *(chosen for chosen, _ in self.sources)]
 
-    def look(self, name: str | None, chosen: Sequence[Any], before: Sequence[dict[str, Any]] | None) -> list[Any]:
+    def look(
+        self,
+        name: str | None,
+        chosen: Sequence[Any],
+        before: Sequence[dict[str, Any]] | None,
+        offered_by: Callable[[Source], list[tuple[str, str]]],
+    ) -> list[Any]:
         """Return the properties of all outputs.
 
         Args:
             name: The chosen job.
             chosen: Values of the lists of `sources`.
             before: What this function returned last for the same browser; None when the page was opened.
+            offered_by: Returns what a source offers.
         """
         choices, job = self._choices(), self.context.jobs.find(name)
         # a deleted job, or a page that was just opened
@@ -211,8 +224,8 @@ class FieldTab:
                 job.shown = state, result_view(job)
             result = job.shown[1]
         values = [
-            {"choices": choices, **moved},
-            {"value": status_view(job)},
+            {"choices": choices, "visible": bool(choices), **moved},
+            {"value": self.guide if job is None else status_view(job)},
             {"visible": state in ("running", "waiting")},
             {"visible": state in ("interrupted", "failed")},
             {"visible": job is not None},
@@ -222,7 +235,7 @@ class FieldTab:
         ]
         lists = [None] * len(chosen) if before is None else [entry.get("choices") for entry in before[len(values) :]]
         for (_, source), value, known in zip(self.sources, chosen, lists, strict=True):
-            offered = self.context.inputs.choices(source)
+            offered = offered_by(source)
             # the newest is chosen until its user chooses another one
             follows = not source.is_optional and (known is None or not value or value in (known[0][1], [known[0][1]]))
             newest = ([offered[0][1]] if source.is_several else offered[0][1]) if offered and follows else value

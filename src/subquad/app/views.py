@@ -1,15 +1,16 @@
 """What the page shows of a job: its state and progress, the report or table that it wrote, and its files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 from markupsafe import Markup
 
 from subquad.app.jobs import Job
 
-__all__ = ["result_view", "status_view", "table_view"]
+__all__ = ["result_view", "status_view", "steps_view", "table_view"]
 
-NO_JOB = Markup('<p class="sq-hint">The results of jobs appear here.</p>')
 STATES = {
     "waiting": "waits for another job",
     "running": "is running",
@@ -25,10 +26,18 @@ FRAME = Markup(
 )
 
 
-def status_view(job: Job | None) -> str:
+def steps_view(steps: Sequence[str], example: str) -> str:
+    """Return what to do in a tab that has no jobs."""
+    items = Markup("").join(Markup("<li>{}</li>").format(step) for step in steps)
+    text = Markup(
+        '<div class="sq-steps"><p>Results appear here. The button <b>{}</b> shows one at once. With data of yours:</p>'
+        "<ol>{}</ol></div>"
+    )
+    return str(text.format(example, items))
+
+
+def status_view(job: Job) -> str:
     """Return the state of a job, its progress and what it said last."""
-    if job is None:
-        return str(NO_JOB)
     state, seconds = job.state, job.seconds
     time = "" if state == "waiting" or not seconds else f" ({_duration(seconds)})"
     parts = [Markup('<p class="sq-state sq-{}">{} {}{}</p>').format(state, job.record["title"], STATES[state], time)]
@@ -55,7 +64,7 @@ def result_view(job: Job) -> str:
     if pages:
         parts.append(FRAME.format(_address(pages[-1])))
     elif job.state == "finished" and job.out.suffix == ".csv" and job.out.is_file():
-        parts.append(table_view(job.out))
+        parts.append(table_view(pd.read_csv(job.out, nrows=MOST_ROWS)))
     links = [
         Markup('<li><a href="{}" download="{}">{}</a> {}</li>').format(
             _address(path), path.name, path.relative_to(out), _size(path)
@@ -73,11 +82,8 @@ def result_view(job: Job) -> str:
     return str(Markup("").join(parts))
 
 
-def table_view(path: Path) -> Markup:
-    """Return the first rows of a table with a comma between its columns."""
-    import pandas as pd
-
-    frame = pd.read_csv(path, nrows=MOST_ROWS)
+def table_view(frame: pd.DataFrame) -> Markup:
+    """Return a table that scrolls in both directions."""
     return Markup('<div class="sq-table" tabindex="0">{}</div>').format(
         Markup(frame.to_html(index=False, border=0, float_format="{:.4g}".format, na_rep="", max_cols=30))
     )
