@@ -208,22 +208,6 @@ def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
         export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given)
 
 
-def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_path, capsys):
-    assert main(["hep", "export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a.onnx")]) == 2
-    assert "nowhere: no such model folder" in capsys.readouterr().err
-    with pytest.raises(SubquadError, match=r"--out must end in \.onnx"):
-        export(tmp_path, out=tmp_path / "tagger.pt")
-    (tmp_path / "preprocess.json").write_text("{}")
-    weaver = ExportSettings(inputs="weaver")
-    with pytest.raises(SubquadError, match=r"preprocess.json: exists already"):
-        export(tmp_path, weaver, out=tmp_path / "a.onnx")
-    with pytest.raises(SubquadError, match=r"--files: jets are compared with --inputs branches only"):
-        export(GOLDEN, weaver, files="example:jets", out=tmp_path / "b" / "a.onnx")
-    with pytest.raises(SubquadError, match=r"--inputs"):
-        ExportSettings(inputs="features")
-    assert not (tmp_path / "a.onnx").exists()
-
-
 def test_a_description_never_lies_beside_the_network_of_another_one(tmp_path, monkeypatch):
     out, beside = tmp_path / "a.onnx", tmp_path / "preprocess.json"
 

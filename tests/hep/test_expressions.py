@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from subquad.hep.data.card_columns import CardColumns
 
 from subquad.errors import SubquadError
 from subquad.hep.data.expressions import parse
@@ -156,9 +155,3 @@ def test_an_unknown_function_is_answered_with_the_nearest():
 
 def test_a_number_computed_from_numbers_is_a_number():
     assert isinstance(value("np.zeros_like(np.inf)", {}), np.floating)
-
-
-def test_an_expression_without_numbers_is_refused_with_its_place():
-    expression = parse("np.concatenate([None, None], axis=None)", "card.yaml: new_variables: x")
-    with pytest.raises(SubquadError, match=r"^card\.yaml: new_variables: x: 'np\.concatenate.*' gives no numbers \("):
-        CardColumns(None, COLUMNS, len(LENGTHS)).evaluate(expression)

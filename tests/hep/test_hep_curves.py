@@ -21,7 +21,6 @@ from subquad.hep.plots.figures import (
     scores_figure,
     time_figure,
 )
-from subquad.hep.plots.tables import metrics_table
 
 
 def scored(score, labels, name="net", **given):
@@ -114,17 +113,6 @@ def test_weighted_curves_equal_those_of_repeated_jets():
     curve, error = reliability(weighted, 1)
     assert error == pytest.approx(reliability(repeated, 1)[1])
     assert (curve.low <= curve.value).all()
-
-
-@pytest.mark.slow
-def test_the_figures_take_event_weights():
-    generator = np.random.default_rng(0)
-    one = random()
-    one = replace(one, weights=np.where(generator.uniform(size=len(one.labels)) < 0.2, -1.0, 1.5))
-    models = group_by_model([one])
-    evaluation = {"classes": ["QCD", "Hbb"], "background": "QCD", "reference": "net", "device": "1 CPU thread"}
-    evaluation["models"] = measure(models, evaluation["classes"], "QCD")
-    assert len(draw(evaluation, models)[0]) == 9
 
 
 def test_bins_of_pt_contain_all_jets_and_few_jets_share_one_bin():
@@ -277,51 +265,6 @@ def test_few_jets_that_tell_two_models_apart_are_judged_by_the_exact_test(won, l
     # equal weights are no weights
     weighted = [replace(own, weights=np.full(300, 7.0, dtype=np.float32)) for own in (one, other)]
     assert accuracy_difference(*weighted).low == pytest.approx(accuracy_difference(one, other).low)
-
-
-def test_the_table_names_the_test_and_what_was_not_tested():
-    good, bad = np.arange(400) % 10 > 0, np.arange(400) % 10 > 1
-
-    def caption(*predictions):
-        models = group_by_model(predictions)
-        measured = measure(models, ("QCD", "Hbb"), "QCD")
-        found = summarize(measured, models)
-        return metrics_table(measured, found["wins"], not_compared=found["not_compared"]).caption
-
-    how = "top-1 accuracy (95 % intervals of the differences from all others, paired by jet)"
-    seeds = "Training seeds were not varied."
-    assert f"The marked model has the significantly best {how}. {seeds}" in caption(
-        answers(good, "a"), answers(bad, "b")
-    )
-    assert f"No model has a significantly better {how}." in caption(answers(good, "a"), answers(good, "b"))
-    other = caption(answers(good, "a"), answers(bad[:399], "b"))
-    assert other.endswith("The models were not compared: different jets.")
-    assert "significantly" not in other
-
-
-def test_intervals_over_trainings_stand_beside_those_over_jets():
-    rates = (2, 3, 4)
-    trainings = [answers(np.arange(400) % 10 > rate, "a", rate) for rate in rates]
-    models = group_by_model([*trainings, answers(np.arange(400) % 10 > 1, "b", 1)])
-    measured = measure(models, ("QCD", "Hbb"), "QCD")
-    found = summarize(measured, models)
-    low, high = found["intervals"]["trainings"]["a"]["accuracy"]
-    assert (high - low) / 2 == pytest.approx(1.3213 * 0.1 / 3**0.5, rel=1e-3)
-    assert "b" not in found["intervals"]["trainings"]
-    # both uncertainties of the mean
-    over_jets = np.mean([np.diff(one["intervals"]["accuracy"])[0] / 2 for one in measured[0]["trainings"]])
-    both = np.diff(found["intervals"]["test"]["a"]["accuracy"])[0] / 2
-    assert both == pytest.approx(np.hypot(over_jets, (high - low) / 2))
-    table = metrics_table(measured, None)
-    accuracy = list(table.header).index("top-1 accuracy")
-    jets = np.mean([np.diff(one["intervals"]["accuracy"])[0] / 2 for one in measured[0]["trainings"]])
-    assert table.rows[0][accuracy] == f"0.6000({1e4 * jets:.0f})(763)"
-    assert table.rows[1][accuracy] == "0.8000(200)"
-    # no interval over jets is known
-    assert "(–)(" in table.rows[0][list(table.header).index("calibration error")]
-    assert "before temperature scaling" not in table.caption
-    models = group_by_model([replace(one, temperature=1.5) for one in trainings])
-    assert "before temperature scaling" in metrics_table(measure(models, ("QCD", "Hbb"), "QCD"), None).caption
 
 
 def test_event_weights_count_in_the_comparison():

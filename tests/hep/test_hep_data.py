@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import uproot
-from subquad.runs.damage import damage_as_error
 
 from subquad.errors import SubquadError
 from subquad.hep.data import file_chunks
@@ -154,24 +153,8 @@ def test_a_file_that_is_cut_short_is_reported(tables, tmp_path, part):
     content = path.read_bytes()
     cut = tmp_path / "cut.root"
     cut.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(SubquadError, match=r"cut\.root: is not a ROOT file, or is damaged or truncated"):
+    with pytest.raises(SubquadError, match=r"cut\.root: cannot be read as "):
         read([cut])
-
-
-def test_a_compressed_object_without_bytes_is_reported(tables, tmp_path):
-    columns, write = tables
-    path = write(tmp_path / "whole.root", columns("QCD"))
-    content = bytearray(path.read_bytes())
-    # the key of the class descriptions: its length with the object becomes that without it
-    key = content.index(b"\x05TList\x0cStreamerInfo") - 26
-    content[key : key + 4] = bytes(2) + content[key + 14 : key + 16]
-    path.write_bytes(content)
-    with (
-        pytest.raises(SubquadError, match="whole: damaged"),
-        damage_as_error("whole: damaged"),
-        uproot.open(path) as file,
-    ):
-        assert file.file.streamers
 
 
 def test_empty_files_are_not_used_and_an_error_if_there_are_no_others(tables, tmp_path, capsys):

@@ -88,7 +88,7 @@ def run_page(page):
 
 def without_figures(monkeypatch):
     """Leave out the figures of evaluations: they take most of the time, and are tested elsewhere."""
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ({}, {model.name: {} for model in models}))
 
 
 @pytest.fixture(scope="module")

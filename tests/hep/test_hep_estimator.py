@@ -10,9 +10,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from subquad.errors import SubquadError
-from subquad.hep import FitSettings, PCNTagger, as_jets, evaluate, fit, predict, read
+from subquad.hep import FitSettings, PCNTagger, evaluate, fit, predict, read
 from subquad.hep.commands import evaluate as evaluate_command
-from subquad.hep.data.splits import stratified_split
 from subquad.runs.storage import read_json
 
 
@@ -97,7 +96,7 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
 @pytest.mark.long
 def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path, monkeypatch):
     # figures take most of the time, and are tested elsewhere
-    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models, *more: ({}, {model.name: {} for model in models}))
     jets = read(files)
     for seed in (0, 1):
         model = PCNTagger(**{**SHORT, "epochs": 1, "random_state": seed}).fit(jets, jets.class_names)
@@ -147,39 +146,3 @@ def test_the_random_numbers_of_others_are_left_alone(files):
     torch.manual_seed(5)
     PCNTagger(**{**SHORT, "epochs": 1}).fit(jets, jets.class_names)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_errors_of_the_jets_are_reported(files):
-    jets = read(files)
-    with pytest.raises(SubquadError, match=r"A class needs 5 jets or more, or none:\n  lonely has 1"):
-        PCNTagger(**SHORT).fit(jets, ["lonely", *jets.class_names[1:]])
-    with pytest.raises(SubquadError, match="there are no jets"):
-        PCNTagger(**SHORT).fit(jets[:0], [])
-    weights = np.zeros(len(jets))
-    split = stratified_split(jets.labels, validation_fraction=0.1, test_fraction=0.0, seed=drawn(0))
-    weights[split["train"]] = 1
-    with pytest.raises(SubquadError, match="the weights of the validation jets do not add up to more than 0"):
-        PCNTagger(**SHORT).fit(jets, jets.labels, sample_weight=weights)
-    with pytest.raises(IndexError, match="jets have one axis"):
-        jets[3, 5]
-    with pytest.raises(SubquadError, match=r"jets cannot be made from str; give what subquad\.hep\.read returns"):
-        PCNTagger(**SHORT).fit("jets/*.root", jets.labels)
-    with pytest.raises(SubquadError, match="all 141 jets of the array are one"):
-        PCNTagger(**SHORT).fit(jets, ["one"] * len(jets))
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        PCNTagger(**SHORT).fit(jets, jets.class_names[1:])
-    with pytest.raises(ValueError, match="sample_weight must be finite"):
-        PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=np.full(len(jets), np.nan))
-    with (
-        pytest.warns(UserWarning, match="100.0 % of the weights are negative. Negative weights are kept"),
-        pytest.raises(SubquadError, match="the weights of the training jets do not add up to more than 0"),
-    ):
-        PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=-np.ones(len(jets)))
-    arrays = uproot.open(files[0])["tree"].arrays()
-    with pytest.raises(SubquadError, match=r"(?s)missing; fit files.*part_px.*jet_pt"):
-        as_jets(arrays[[name for name in arrays.fields if name not in ("part_px", "jet_pt")]])
-    arrays["jet_pt"] = np.where(np.arange(len(arrays)) == 3, np.nan, arrays["jet_pt"])
-    with pytest.raises(SubquadError, match="entry 3: jet_pt is nan"):
-        as_jets(arrays)
-    with pytest.raises(SubquadError, match="jets cannot be made from ndarray"):
-        PCNTagger(**SHORT).fit(np.ones((7, 3)), np.arange(7))

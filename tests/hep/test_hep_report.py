@@ -14,7 +14,6 @@ from subquad.hep.metrics.classification import classification_metrics
 from subquad.hep.metrics.paired import accuracy_difference, auc_difference
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
 from subquad.hep.plots.fit_page import _split_text, _training_text, verdict
-from subquad.hep.plots.tables import accuracy_text
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -165,35 +164,6 @@ def test_a_difference_from_the_baseline_does_not_read_as_zero(accuracy, boosting
     metrics["test"] = {"net": {"accuracy": accuracy}, "boosting": {"accuracy": boosting}}
     # as of a run of an earlier version, which has no intervals
     assert sentence in verdict({**metrics, "wins": wins})
-
-
-@pytest.mark.parametrize(
-    ("best", "gap", "wins", "sentence"),
-    [
-        ("net", (0.086, 0.079, 0.093), "net", f"the tagger is better by 8.6 points [+7.9, +9.3] ({{}}). {SEEDS}"),
-        (
-            "boosting",
-            (0.003, 0.001, 0.005),
-            "boosting",
-            f"it is better by 0.3 points [+0.1, +0.5] ({{}}). {SEEDS} More",
-        ),
-        ("boosting", (0.003, -0.001, 0.007), None, "difference of 0.3 points [−0.1, +0.7] ({}) is not significant"),
-    ],
-)
-def test_a_win_of_boosting_is_told_as_that_of_the_tagger(best, gap, wins, sentence):
-    metrics = read_json(run_folder("example:tagger") / "metrics.json")
-    (other,) = {"net", "boosting"} - {best}
-    metrics["test"] = {best: {"accuracy": 0.8 + gap[0]}, other: {"accuracy": 0.8}}
-    differences = {best: {other: dict(zip(("value", "low", "high"), gap, strict=True))}}
-    found = verdict({**metrics, "wins": wins, "differences": differences})
-    assert sentence.format("95 % interval paired by jet") in found
-    untested = verdict({**metrics, "wins": None, "differences": {}, "not_compared": "one jet gives no interval"})
-    assert "points was not tested, since one jet gives no interval." in untested
-
-
-def test_errors_of_an_accuracy_have_a_digit_that_is_not_zero():
-    texts = [accuracy_text(0.8171, error) for error in (0.0027, 0.0004, 0.00003, None)]
-    assert texts == ["81.7 ± 0.3 %", "81.71 ± 0.04 %", "81.710 ± 0.003 %", "81.7 %"]
 
 
 def test_one_step_and_one_jet_are_singular():

@@ -6,7 +6,6 @@ import json
 import awkward as ak
 import numpy as np
 import pytest
-from subquad.hep.data.file_identity import digests_of, training_paths
 
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -79,13 +78,6 @@ def test_every_format_is_read_from_a_url(suffix, remote, tmp_path):
     chunks = list(iterate_columns(source, ["x", "label"], 2))
     assert [len(chunk["x"]) for chunk in chunks] == [2, 2, 1]
     assert ak.to_list(ak.concatenate([chunk["x"] for chunk in chunks])) == values.tolist()
-
-
-def test_training_files_are_recognized_under_a_url(jets, remote):
-    (url,) = expand_files(remote(jets[0]))
-    own, other = digests_of([jets[0], url]).values()
-    assert own == other
-    assert training_paths({"digests": {"QCD.root": own}}, [url, jets[1]]) == [url]
 
 
 @pytest.mark.long

@@ -87,7 +87,7 @@ def metrics_table(
 
     columns = {shown[key]: {model: cell(model, key) for model in models} for key in known} | dict(more or {})
     rows = [[label, *(cells.get(model) for cells in columns.values())] for model, label in models.items()]
-    marked = list(models).index(winner) if winner in models else None
+    marked = list(models).index(winner) if winner is not None and winner in models else None
     return Table(["model", *columns], rows, caption=caption, winner=marked)
 
 

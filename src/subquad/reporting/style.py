@@ -1,7 +1,7 @@
 """Style of all figures, colours that follow light and dark pages, and the figures that the three fields share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def panel_grid(
     return figure, list(grid.flat)[:count]
 
 
-def tidy(axes: Axes, *, grid: str = "") -> None:
+def tidy(axes: Axes, *, grid: Literal["", "x", "y"] = "") -> None:
     """Remove the upper and right side of a frame; a `grid` along `x` or `y` replaces the left one too."""
     axes.spines[["top", "right"]].set_visible(False)
     if grid:

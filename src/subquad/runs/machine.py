@@ -29,5 +29,6 @@ def peak_memory() -> int | None:
     status = Path("/proc/self/status")
     if status.is_file():
         # on Linux getrusage includes the peak of the parent process at the start of this one
-        peaks[0] = next(int(line.split()[1]) / 2**10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        lines = status.read_text().splitlines()
+        peaks[0] = next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
     return round(max(peaks))

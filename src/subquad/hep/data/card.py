@@ -306,11 +306,12 @@ class _Parser:
         if kind in ("simple", "hybrid") and isinstance(value, list) and len(value) > 1:
             names = tuple(str(entry).removeprefix("label_") for entry in value)
             return tuple(self.expression(entry, f"labels: {entry}") for entry in value), names
-        is_number = kind in ("custom", "hybrid") and isinstance(value, Mapping) and len(value) == 1
+        numbers = dict(value) if kind in ("custom", "hybrid") and isinstance(value, Mapping) else {}
         self.check(
-            is_number, "labels: give type: simple and two labels or more, or type: custom and one `name: number`"
+            len(numbers) == 1,
+            "labels: give type: simple and two labels or more, or type: custom and a `name: number`",
         )
-        ((key, text),) = value.items()
+        ((key, text),) = numbers.items()
         return (self.expression(text, f"labels: {key}"),), None
 
     def targets(self, observers: Sequence[str]) -> dict[str, Expression]:
@@ -349,7 +350,7 @@ class _Parser:
         return Reweighting(
             bins={str(name): bin_edges(str(name), values) for name, values in given["reweight_vars"].items()},
             classes=tuple(classes),
-            method=method,
+            method=str(method),
             class_weights=tuple(map(float, totals)),
             threshold=float(threshold),
             drops_outside=discard is None or bool(discard),
@@ -379,8 +380,8 @@ class _Parser:
         variables = {kind: self.variables(f"{prefix}_{kind}", kind, group["vars"]) for kind, group in groups.items()}
         self.check("features" in groups, f"inputs: no group of features, {prefix}_features")
         for kind, own in variables.items():
-            if GROUPS[kind] is not None:
-                count, what = GROUPS[kind]
+            if (rule := GROUPS[kind]) is not None:
+                count, what = rule
                 self.check(len(own) == count, f"inputs: {prefix}_{kind} needs {what}, and has {len(own)} variables")
         points, vectors = variables.get("points", ()), variables.get("vectors", ())
         self.check(points or vectors, f"inputs: add {prefix}_points, coordinates for nearest neighbours, or vectors")
@@ -392,7 +393,7 @@ class _Parser:
         self.check(is_length, f"inputs: all groups of {prefix} need the same length, a whole number above 0")
         return InputCollection(
             prefix=prefix,
-            length=length,
+            length=int(length or 0),
             features=variables["features"],
             points=points,
             vectors=vectors,

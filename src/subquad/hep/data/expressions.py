@@ -19,7 +19,7 @@ from subquad.errors import SubquadError, require, shortened, unknown
 __all__ = ["MATH_FUNCTIONS", "METHODS", "MODULES", "VECTOR_PARTS", "Expression", "Functions", "functions_of", "parse"]
 
 Functions = Mapping[str, Mapping[str, Any]]
-"""Functions by module: `np`, `ak`, `math`, empty for bare names, a dot for methods, and `vector` for parts of vectors."""
+"""Functions by module: `np`, `ak`, `math`, empty for bare names, a dot for methods, `vector` for parts of vectors."""
 
 MODULES = {"np": "np", "numpy": "np", "ak": "ak", "awkward": "ak", "math": "math"}
 """Names of modules in a card → `np`, `ak` or `math`."""

@@ -171,11 +171,10 @@ def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card 
 
 def _first_source(files: Sequence[Path], tree: str) -> Source:
     """Return the content of the first file that is not empty, or else of the last one."""
-    for path in files:
-        source = inspect_file(path, None, default=tree)
-        if source.entries:
-            break
-    return source
+    sources = [inspect_file(files[0], None, default=tree)]
+    while not sources[-1].entries and len(sources) < len(files):
+        sources.append(inspect_file(files[len(sources)], None, default=tree))
+    return sources[-1]
 
 
 def _layout_line(name: str, columns: Sequence[str]) -> str:

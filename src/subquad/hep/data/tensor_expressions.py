@@ -218,7 +218,7 @@ def _nan_to_num(x: Padded, nan: float = 0.0, posinf: float | None = None, neginf
 def _cast(x: Padded, to: Any) -> Padded:
     name = getattr(to, "__name__", to)
     if name in ("bool", "bool_"):
-        return x != 0
+        return _applied(lambda values: values != 0, x)
     if name not in ("float32", "float64"):
         raise TypeError(f"the type {name} is not translated to ONNX")
     return Padded(x.values.to(getattr(torch, name)), x.mask, x.origins)

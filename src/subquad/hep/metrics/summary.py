@@ -137,7 +137,8 @@ def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredi
     `intervals.test` covers jets and trainings; for rejections of several trainings and for 1/JSD it is the range over
     trainings. `intervals.trainings` is that of the mean over trainings alone, of models with several.
 
-    A model wins if its top-1 accuracy is clearly better than that of every other model. `not_compared` says why there are none, such as `different jets`.
+    A model wins if its top-1 accuracy is clearly better than each other model's. `not_compared` says why there are no
+    differences, such as `different jets`.
 
     Args:
         measured: Metrics of the models, as `measure` returns them.

@@ -106,7 +106,8 @@ class BranchTagger(nn.Module):
 
         def of_jets() -> Tensor:
             if layout.has_jetclass_features:
-                return jet_features(_Values(columns), _given(columns["part_px"].mask), layout.jet_features)
+                numbers: Any = _Values(columns)
+                return jet_features(numbers, _given(columns["part_px"].mask), layout.jet_features)
             if layout.vectors is not None:
                 return momentum_features(momenta(), collections[0].kept)
             x = _features(collections)

@@ -110,8 +110,8 @@ def _signal_drawings(
             jets = max(effective_jets(model.median_training, b) for model in models)
             ratio = f" and its ratio to {reference}" * has_ratios(rocs, reference)
             caption = (
-                f"{name}: rejection of {background}{ratio}, with the 68 % interval over jets or the range over trainings. "
-                "Grey: fewer than ten background jets pass."
+                f"{name}: rejection of {background}{ratio}, with the 68 % interval over jets or the range over trainings"
+                ". Grey: fewer than ten background jets pass."
             )
             figure = ratio_figure(rocs, reference=reference, background_jets=jets, **labels)
             yield ROC, picture(figure, caption, is_half=True)
@@ -163,8 +163,8 @@ def _model_drawings(
             for name, (_, after) in found.items()
         }
         caption = (
-            f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction of it, with the "
-            "Jensen–Shannon distance to the mass before. In brackets: the distance of as many jets drawn at random."
+            f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction of it, with "
+            "the Jensen–Shannon distance to the mass before. In brackets: the distance of as many jets drawn at random."
         )
         yield "Mass sculpting", picture(mass_figure(found, edges=edges, background=background), caption)
 

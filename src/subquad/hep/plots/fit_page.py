@@ -158,8 +158,8 @@ def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str
     text = (
         f"Preset {config['preset']} with {counted(metrics['parameters'], 'parameter')}, trained for "
         f"{counted(metrics['steps'], 'step')}; the best validation {metrics.get('monitor', 'accuracy')} was at step "
-        f"{metrics['best_step']:,}. Training took {seconds['training']:,.0f} s ({speed['train']:,.0f} jets per second), "
-        f"inference runs at {speed['predict']:,.0f} jets per second."
+        f"{metrics['best_step']:,}. Training took {seconds['training']:,.0f} s "
+        f"({speed['train']:,.0f} jets per second). Inference runs at {speed['predict']:,.0f} jets per second."
     )
     if "calibration_error_unscaled" not in net:
         return text

@@ -65,8 +65,8 @@ def rejections_table(metrics: Mapping[str, Any], names: Mapping[str, str], backg
             [signal, f"{100 * entry['efficiency']:g} %", *(cell(model, signal) for model in names)]
             for signal, entry in signals.items()
         ],
-        caption=f"Rejection of {background} at fixed signal efficiency, with its 68 % interval over jets, or of several "
-        "trainings their median and range. >: no background jet passes; the lower limit with 84 % confidence.",
+        caption=f"Rejection of {background} at fixed signal efficiency, with its 68 % interval over jets, or of "
+        "several trainings their median and range. >: no background jet passes; the lower limit with 84 % confidence.",
     )
 
 
@@ -91,8 +91,8 @@ def mass_shapes_table(metrics: Mapping[str, Any], background: str) -> Table | No
     return Table(
         ["signal", "efficiency", *(model["name"] for model in models)],
         rows,
-        caption=f"1 / Jensen–Shannon divergence of the mass of {background} before and after a cut; larger is better. In "
-        "brackets: as many jets drawn at random, beyond which nothing can be measured.",
+        caption=f"1 / Jensen–Shannon divergence of the mass of {background} before and after a cut; larger is better. "
+        "In brackets: as many jets drawn at random, beyond which nothing can be measured.",
     )
 
 
