@@ -201,13 +201,12 @@ def test_figures_without_jets_or_observers_are_omitted():
     one = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
     evaluation = {"classes": ["QCD", "Hbb", "Hcc"], "background": "QCD", "reference": "few", "device": "1 CPU thread"}
     evaluation["models"] = measure(group_by_model([one]), evaluation["classes"], "QCD")
-    drawings, measured = draw(evaluation, group_by_model([one]))
-    assert [drawing.name for drawing in drawings] == ["roc", "roc_Hbb", "confusion", "scores", "calibration"]
+    pictures, measured = draw(evaluation, group_by_model([one]))
+    assert [*pictures] == ["ROC curves", "Confusion matrices", "Scores", "Calibration"]
     assert measured == {"few": {"against_pt": {}, "mass": {}}}
     # nothing but the background
     alone = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.zeros(3, int), pt=score)
-    names = [drawing.name for drawing in draw(evaluation, group_by_model([alone]))[0]]
-    assert names == ["confusion", "scores", "calibration"]
+    assert [*draw(evaluation, group_by_model([alone]))[0]] == ["Confusion matrices", "Scores", "Calibration"]
 
 
 def test_figures_of_a_single_training_show_the_one_of_median_accuracy():
