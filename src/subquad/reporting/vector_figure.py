@@ -38,14 +38,9 @@ class CellFigure(Figure):
 
 
 def vector_figure(figure: Figure, *, label: str) -> str:
-    """Return a figure as an SVG element of an HTML page.
+    """Return a figure as an SVG element of an HTML page, of which a screen reader says `label`.
 
     Under the pointer, cells of a `CellFigure` show their texts, and other axes with numbers on both sides coordinates.
-    The arrow keys move over the cells.
-
-    Args:
-        figure: The figure.
-        label: What a screen reader says of it.
     """
     readings = _mark_axes(figure)
     for artist in _heavy_artists(figure):
