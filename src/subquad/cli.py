@@ -10,11 +10,9 @@ from pathlib import Path
 from traceback import print_exc
 from typing import Annotated, Any, get_args
 
+import cyclopts
 from attrs import evolve
 from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter, Token
-from cyclopts import MissingArgumentError as MissingArgument
-from cyclopts import UnknownOptionError as UnknownOption
-from cyclopts import UnusedCliTokensError as UnusedTokens
 from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
@@ -24,6 +22,17 @@ from subquad.runs.options import MORE
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 FIELDS = ("bio", "llm", "hep")
+EXAMPLE = "\n\nFor example:\n\n    subquad"
+COMMANDS = {
+    "bio": ("subquad.bio.cli:app", "Sequences with measurements: proteins, DNA and RNA (Lyra)."),
+    "llm": ("subquad.llm.cli:app", "Linear attention in pretrained language models (LoLCATs)."),
+    "hep": ("subquad.hep.cli:app", "Jet tagging on ROOT files (PCN)."),
+    "demo": (
+        "subquad.demo:demo",
+        f"Run the main job of each field, resume what was interrupted, and write one page.{EXAMPLE} demo --out demo",
+    ),
+    "app": ("subquad.app.server:serve", f"Open the web page of the three fields.{EXAMPLE} app --workspace work"),
+}
 RECIPES = Path(__file__).parent / "llm" / "recipes"
 HELP_ALL = "--help-all"
 AGAIN = "run the same command again, without --force, to go on"
@@ -37,7 +46,7 @@ class HelpFormatter(DefaultFormatter):
 
     def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
         """Print one group of flags."""
-        if panel.title.startswith(MORE) and not self.shows_all:
+        if str(panel.title).startswith(MORE) and not self.shows_all:
             self.is_cut = self.is_cut or bool(panel.entries)
             return
         super().__call__(console, options, panel.copy(entries=[_formatted(entry) for entry in panel.entries]))
@@ -47,28 +56,22 @@ def _formatted(entry: HelpEntry) -> HelpEntry:
     """Join the lines of a docstring, and leave out defaults that say nothing: off, and no values."""
     from rich.text import Text
 
-    text = getattr(entry.description, "primary_renderable", None)
+    text, default = getattr(entry.description, "primary_renderable", None), entry.default or ""
     if isinstance(text, Text):
         entry.description.primary_renderable = Text(re.sub(r"\s*\n\s*", " ", text.plain))
-    default = entry.default
-    if default in ("False", "()", "[]"):
-        default = None
-    elif default is not None and re.fullmatch(r"\(.*\)", default):
-        default = " ".join(re.findall(r"[^\s,'()]+", default))
-    return evolve(entry, default=default)
+    if re.fullmatch(r"\(.*\)|\[\]", default):
+        default = " ".join(re.findall(r"[^\s,'()[\]]+", default))
+    return evolve(entry, default=None if default in ("", "False") else default)
 
 
 def _refuse_fractions(_app: App, _commands: Sequence[str], arguments: ArgumentCollection) -> None:
     """Refuse fractions where integers are needed, which cyclopts would round."""
     for argument in arguments:
-        if "int" not in (names := _type_names(argument.hint)) or "float" in names:
-            continue
-        for token in argument.tokens:
+        names = _type_names(argument.hint)
+        for token in argument.tokens if "int" in names and "float" not in names else ():
             with suppress(ValueError):
-                if float(token.value).is_integer():
-                    continue
-            if "." in token.value:
-                raise CoercionError(argument=argument, token=token, target_type=int)
+                if not float(token.value).is_integer():
+                    raise CoercionError(argument=argument, token=token, target_type=int)
 
 
 def _type_names(hint: Any) -> set[str]:
@@ -87,8 +90,9 @@ app = App(
         subquad llm linearize smollm2 --text corpus.txt --out linear
         subquad hep fit example:jets --out tagger
 
-    Every command accepts --config FILE.yaml, whose keys are the names of its flags, --help-all, which describes all
-    flags, and --traceback, which shows where an error was raised.
+    Every command has --help-all, which describes all of its flags; --traceback,
+    which shows where an error was raised; and --config FILE.yaml, whose keys are
+    the names of its flags.
     """,
     # Markdown would drop backticks and names in angle brackets such as score_<class>
     help_format="plaintext",
@@ -101,34 +105,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-app.command("subquad.bio.cli:app", name="bio", help="Sequences with measurements: proteins, DNA and RNA (Lyra).")
-app.command("subquad.llm.cli:app", name="llm", help="Linear attention in pretrained language models (LoLCATs).")
-app.command("subquad.hep.cli:app", name="hep", help="Jet tagging on ROOT files (PCN).")
-app.command(
-    "subquad.demo:demo",
-    name="demo",
-    help="""Run the main job of the three fields and write one HTML page about it.
-
-    Fits the deep mutational scan of TDP-43, linearizes SmolLM2-135M-Instruct and trains a jet tagger, each with its
-    baselines. An interrupted demo resumes where it stopped.
-
-    For example:
-
-        subquad demo --out demo
-        subquad demo --quick --out demo
-    """,
-)
-app.command(
-    "subquad.app.server:serve",
-    name="app",
-    help="""Open the web page: sequences, language models and jets in the browser, on this computer.
-
-    For example:
-
-        subquad app
-        subquad app --workspace work --port 8080
-    """,
-)
+for name, (home, text) in COMMANDS.items():
+    app.command(home, name=name, help=text)
 
 
 @app.meta.default
@@ -169,15 +147,15 @@ def _message(error: CycloptsError) -> str:
         case CoercionError(token=Token() as token) if error.target_type in (int, float):
             name = _name(token) or (error.argument.name if error.argument else "an argument")
             text = f"{name} must be {'an integer' if error.target_type is int else 'a number'}, got {token.value!r}"
-        case UnknownOption(token=token):
+        case cyclopts.UnknownOptionError(token=token):
             given = (_name(token) or token.value).rpartition(": ")[2]
             names = [name for argument in error.argument_collection for name in argument.names]
             near = [name for name in names if name.endswith(f".{given.lstrip('-')}")]
             near = near or get_close_matches(f"--{given.lstrip('-')}", names, n=1)
             text = f"{_name(token) or given}: no such option{f'; did you mean {near[0]}?' if near else ''}"
-        case UnusedTokens():
+        case cyclopts.UnusedCliTokensError():
             text = f"unexpected {' '.join(map(repr, error.unused_tokens or ()))}"
-        case MissingArgument(argument=argument) if argument and "Did you mean" not in str(error):
+        case cyclopts.MissingArgumentError(argument=argument) if argument and "Did you mean" not in str(error):
             text = f"{argument.name} {'needs a value' if error.keyword else 'is missing'}"
         case _:
             text = str(error).partition(" Available commands")[0].rstrip(".")

@@ -25,10 +25,7 @@ MOST_ERRORS = 10
 
 
 class SubquadError(Exception):
-    """An error that the user can correct.
-
-    The message says what is wrong, where, and what to do; the command line prints it and exits with status 2.
-    """
+    """An error that the user can correct; the command line prints its message and exits with status 2."""
 
 
 class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)
@@ -85,10 +82,7 @@ def _library(error: BaseException) -> str:
 
 @contextmanager
 def _limited_memory(path: Path | str) -> Iterator[None]:
-    """Let a file take no more memory than is plausible for its size, so that damage cannot exhaust the machine's.
-
-    Linux only, and only in the main thread of a process, whose other threads share the limit.
-    """
+    """Let a file take no more memory than is plausible for its size; on Linux, in the main thread of a process."""
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -109,11 +103,7 @@ def _limited_memory(path: Path | str) -> Iterator[None]:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module that the optional extra `extra` of subquad installs.
-
-    Raises:
-        MissingExtra: The module, or one that it imports, is not installed.
-    """
+    """Import a module that an extra of subquad installs; `MissingExtra` is raised if it, or one it imports, is not."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -142,9 +132,9 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     return SubquadError(f"no {kind} {given!r} ({listed})")
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number of things, as `1 token` and `1,011 tokens`; `plural` is for words that take no s."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, as `1 token` and `1,011 tokens`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def flag_name(field: str) -> str:
@@ -153,22 +143,14 @@ def flag_name(field: str) -> str:
 
 
 def raise_errors(title: str, errors: Sequence[str]) -> None:
-    """Raise the errors of one input as one exception, with the title above; do nothing if there are none.
-
-    Raises:
-        SubquadError: There is at least one error; the first ten are listed.
-    """
+    """Raise the errors of one input, if there are any, as one `SubquadError` with the title above."""
     if errors:
         more = [f"… and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
         raise SubquadError("\n  ".join([title, *errors[:MOST_ERRORS], *more]))
 
 
 def collect_errors(*checks: Callable[[], Any]) -> list[Any]:
-    """Run all checks and return their results, or raise their messages together.
-
-    Raises:
-        SubquadError: At least one check raised it.
-    """
+    """Run all checks and return their results, or raise what they say as one `SubquadError`."""
     results, messages = [], []
     for check in checks:
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from subquad.reporting.page import LARGE, Table, difference_text, show
-from subquad.reporting.statistics import THRESHOLDS, Difference, verdict
+from subquad.reporting.statistics import CLEARLY_BETTER, CLEARLY_WORSE, NOT_CLEAR, THRESHOLDS, Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,13 @@ class Metric:
         return difference_text(gap.value, gap.low, gap.high, digits=self.digits, unit=self.unit)
 
     def verdict(self, gap: Difference | None) -> str:
-        """Return what a difference says of the first of two models; without an interval it says nothing."""
-        ends = (None, None, None) if gap is None else (gap.value, gap.low, gap.high)
-        return verdict(*ends, threshold=self.threshold, better=self.better)
+        """Return what a difference says of the first of two models, one of `VERDICTS`.
+
+        It is clear if its interval excludes 0 and it is larger than what matters; without an interval it says nothing.
+        """
+        if gap is None or not (abs(gap.value) > self.threshold and (gap.low > 0 or gap.high < 0)):
+            return NOT_CLEAR
+        return CLEARLY_BETTER if (gap.value > 0) == (self.better == "higher") else CLEARLY_WORSE
 
     def compare(self, first: str, second: str, gap: Difference | None) -> str:
         """Return a sentence on two models; without a difference it says that there is no interval."""
@@ -42,10 +46,7 @@ class Metric:
 def value_text(value: float | None, interval: Sequence[float] | None = None, *, between: str = " ") -> str:
     """Return a value with its interval, `0.735 [0.720, 0.750]`, in as many digits as the interval needs.
 
-    Args:
-        value: The value; None is a dash.
-        interval: Its limits, if known.
-        between: What stands between both; a new line puts the interval below the value in a table.
+    With a new line `between` both, the interval stands below the value in a table; a value of None is a dash.
     """
     if value is None or interval is None:
         return show(value)
@@ -71,10 +72,9 @@ def metrics_table(
     Args:
         metrics: Content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>` and `undefined`,
             the metrics that the test items do not define.
-        shown: Metrics by their key, and their names. Those that no model has are left out.
-        models: Models by their key, and their names.
-        more: Further columns: cells of models, by the name of the column.
-        caption: Caption of the table.
+        shown: Names of metrics by their keys; those that no model has are left out.
+        models: Names of models by their keys.
+        more: Further columns by their names: cells by the keys of models.
         winner: Key of the model whose row is marked.
     """
     test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
@@ -87,7 +87,7 @@ def metrics_table(
 
     columns = {shown[key]: {model: cell(model, key) for model in models} for key in known} | dict(more or {})
     rows = [[label, *(cells.get(model) for cells in columns.values())] for model, label in models.items()]
-    marked = list(models).index(winner) if winner is not None and winner in models else None
+    marked = next((row for row, model in enumerate(models) if model == winner), None)
     return Table(["model", *columns], rows, caption=caption, winner=marked)
 
 

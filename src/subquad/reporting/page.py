@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
 """Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
-MORE_DIGITS = 4
-"""Decimals that a difference gets besides its own so that it does not read as 0."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,9 @@ class Verbatim:
     """Text of others, such as that of a model, with its lines and spaces and without any markup."""
 
     text: str
-    """The text."""
 
 
 Block = str | Table | Picture | Verbatim
-"""A paragraph, a table, a figure or a text as it is."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,6 @@ class Link:
     """A paragraph that is a link."""
 
     text: str
-    """Text of the link."""
     target: str
     """Path relative to this page."""
 
@@ -125,19 +120,13 @@ def difference_text(
     # of an interval around 0, one limit tells how wide it is
     is_around = bool(limits) and limits[0] <= 0 <= limits[1]
     least = (max if is_around else min)(abs(end) for end in (value, *limits))
-    digits = next((more for more in range(digits, digits + MORE_DIGITS + 1) if round(least, more)), digits)
+    digits = next((more for more in range(digits, digits + 5) if round(least, more)), digits)
     interval = f" [{', '.join(signed(limit, digits) for limit in limits)}]" * bool(limits)
     return f"{signed(value, digits)}{unit}{interval}"
 
 
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
-    """Return a page as HTML.
-
-    Args:
-        title: Title of the page.
-        lead: The first sentence: the result.
-        sections: Sections in order; more than two get a table of contents. All text is escaped.
-    """
+    """Return a page as HTML, with the result in its `lead`; all text is escaped."""
     import jinja2
 
     from subquad.reporting.style import DARK

@@ -12,16 +12,14 @@ from subquad.reporting.statistics import Difference
 from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.folder import REPORT
 
-UNINFORMATIVE = "out"
-"""Name of the folder that the web page gives to every output; the folder above it has the name of the job."""
 MAX_SETTING = 60
 """Characters of a setting that are shown."""
 
 
 def run_name(folder: Path | str) -> str:
-    """Return the name of a run for a page: that of its folder, or of the folder above one that is called `out`."""
+    """Return the name of a run for a page: that of its folder, or of its job on the web page, which is above `out`."""
     path = Path(folder)
-    return (path.parent.name if path.name == UNINFORMATIVE else "") or path.name or str(folder)
+    return (path.parent.name if path.name == "out" else "") or path.name or str(folder)
 
 
 def model_name(model: str) -> str:
@@ -42,13 +40,9 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | None, force: bool) -> Path:
-    """Return the path of the report to write.
+    """Return the path of the report to write: `out`, or without it the report in the folder of a single run.
 
-    Args:
-        runs: The runs as they were given; with several the report compares them.
-        folder: Folder of the first run, to whose report `out` defaults; that one is replaced without `force`.
-        out: The file that was given.
-        force: Overwrite an existing file.
+    The latter is replaced without `force`, since it is made of the files of the run.
 
     Raises:
         SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written.
@@ -58,7 +52,6 @@ def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | N
     if len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS:
         what = "a comparison of several runs" if len(runs) > 1 else f"{runs[0]}, which is a part of the package,"
         raise SubquadError(f"{what} needs an output file")
-    # it is made of the files of the run, so that nothing is lost
     return folder / REPORT
 
 

@@ -1,11 +1,11 @@
 """Intervals of rates, means and paired differences, when a difference is clear, and calibration of probabilities.
 
-Intervals have a coverage of 95 % unless `confidence` says otherwise. Axes: N items, R resamples, K folds, B bins.
+Intervals have a coverage of 95 % unless `confidence` is another one. Axes: N items, R resamples, K folds, B bins.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,28 +23,6 @@ in perplexities, in per cent."""
 VERDICTS = CLEARLY_BETTER, NOT_CLEAR, CLEARLY_WORSE = ("clearly better", "no clear difference", "clearly worse")
 
 
-def verdict(
-    difference: float | None,
-    low: float | None,
-    high: float | None,
-    *,
-    threshold: float,
-    better: Literal["higher", "lower"] = "higher",
-) -> str:
-    """Return one of `VERDICTS`: a difference is clear if its interval excludes 0 and it is larger than what matters.
-
-    Args:
-        difference: The value of the first model less the value of the second.
-        low: Lower limit; None without an interval.
-        high: Upper limit.
-        threshold: Largest difference that does not matter.
-        better: Which values are better.
-    """
-    if difference is None or low is None or high is None or abs(difference) <= threshold or low <= 0 <= high:
-        return NOT_CLEAR
-    return CLEARLY_BETTER if (difference > 0) == (better == "higher") else CLEARLY_WORSE
-
-
 @dataclass(frozen=True)
 class Difference:
     """A difference with its interval."""
@@ -59,9 +37,9 @@ class Difference:
         return cls(entry["value"], entry["low"], entry["high"])
 
     @classmethod
-    def by_student(cls, value: float, error: float, freedom: int, confidence: float = 0.95) -> Self:
+    def by_student(cls, value: float, error: float, freedom: int) -> Self:
         """Return a difference with the interval of Student's t, from its standard error."""
-        half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+        half = float(stats.t.ppf(0.975, freedom)) * error
         return cls(value, value - half, value + half)
 
 
@@ -104,20 +82,18 @@ def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[
     return float(low), float(high)
 
 
-def mean_interval(values: np.ndarray, means: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of the mean of values `(N,)`, None of fewer than `FEWEST_ITEMS`.
+def mean_interval(values: np.ndarray, means: np.ndarray) -> tuple[float, float] | None:
+    """Return the interval of the mean of values `(N,)`, from its bootstrap samples `(R,)`.
 
-    That of its bootstrap samples `(R,)`, or of fewer than `FEW_ITEMS` that of Student's t.
+    Fewer than `FEW_ITEMS` have the interval of Student's t, fewer than `FEWEST_ITEMS` none.
     """
     if len(values) >= FEW_ITEMS:
-        return percentile_interval(means, confidence)
-    found = paired_difference(values, np.zeros(len(values)), confidence=confidence)
-    return None if found is None else (found.low, found.high)
+        return percentile_interval(means)
+    mean = paired_difference(values, np.zeros(len(values)))
+    return None if mean is None else (mean.low, mean.high)
 
 
-def paired_difference(
-    one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None, confidence: float = 0.95
-) -> Difference | None:
+def paired_difference(one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None) -> Difference | None:
     """Return the mean difference of values `(N,)` of the same items, with its interval by Student's t.
 
     Items may have weights `(N,)`. The difference is None of fewer than `FEWEST_ITEMS`.
@@ -129,10 +105,10 @@ def paired_difference(
     differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     mean = float((differences * parts).sum())
     error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
-    return Difference.by_student(mean, error, N - 1, confidence)
+    return Difference.by_student(mean, error, N - 1)
 
 
-def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+def ratio_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
     r"""Return the interval of a ratio of means of the same few items, $a$ `(N,)` over $b$ `(N,)`.
 
     Fieller's: the $r$ for which 0 lies in Student's interval of the mean of $a - r b$ (Journal of the Royal Statistical
@@ -142,7 +118,7 @@ def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95)
     if N < FEWEST_ITEMS:
         return None
     a, b = float(np.mean(one)), float(np.mean(other))
-    (aa, ab), (_, bb) = np.cov(one, other) * float(stats.t.ppf((1 + confidence) / 2, N - 1)) ** 2 / N
+    (aa, ab), (_, bb) = np.cov(one, other) * float(stats.t.ppf(0.975, N - 1)) ** 2 / N
     # r² (b² - bb) - 2 r (a b - ab) + (a² - aa) <= 0
     square, linear, constant = b * b - bb, a * b - ab, a * a - aa
     if square <= 0:
@@ -151,9 +127,7 @@ def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95)
     return float((linear - half) / square), float((linear + half) / square)
 
 
-def fold_difference(
-    one: ArrayLike, other: ArrayLike, *, test_to_training: float, confidence: float = 0.95
-) -> Difference | None:
+def fold_difference(one: ArrayLike, other: ArrayLike, *, test_to_training: float) -> Difference | None:
     r"""Return the mean difference of values `(K,)` of the folds of a cross-validation, with Student's interval.
 
     The training rows of two folds overlap, so that the variance of the mean is $(1/K + n_2/n_1) σ^2$, not $σ^2/K$, with
@@ -165,7 +139,7 @@ def fold_difference(
     if K < FEWEST_ITEMS:
         return None
     error = float(differences.std(ddof=1) * (1 / K + test_to_training) ** 0.5)
-    return Difference.by_student(float(differences.mean()), error, K - 1, confidence)
+    return Difference.by_student(float(differences.mean()), error, K - 1)
 
 
 @dataclass(frozen=True)

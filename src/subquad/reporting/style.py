@@ -1,6 +1,6 @@
 """Style of all figures, colours that follow light and dark pages, and the figures that the three fields share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
-
-from subquad.reporting.page import show
 
 INK, PAPER, BAND, FILL, SOFT, LINE = "#000000", "#ffffff", "#ebebeb", "#cfe3d8", "#5b6474", "#dfe3ea"
 """Text and frames, background, an area behind curves, an area with a frame, less important text, and grid lines."""
@@ -126,16 +124,11 @@ def interval_figure(
     label: str,
     reference: float | None = None,
     is_log: bool = False,
-    write: Callable[[float], str] = show,
 ) -> Figure:
-    """Return values with their intervals, one below the other.
+    """Return values with their intervals, one below the other, and a vertical line at the `reference`.
 
     Args:
         rows: Name, value, low, high and colour of each.
-        label: Label of the axis.
-        reference: Value at which a vertical line is drawn, such as 0 of differences.
-        is_log: Logarithmic axis.
-        write: Text of a value.
     """
     figure, axes = panels(5.6, 0.7 + 0.42 * len(rows))
     if reference is not None:
@@ -144,7 +137,8 @@ def interval_figure(
     for y, (name, value, low, high, colour) in enumerate(reversed(rows)):
         axes.plot([low, high], [y, y], color=colour, linewidth=1.4, marker="|" if high > low else None, markersize=7)
         axes.plot([value], [y], "o", color=colour, markersize=6)
-        axes.annotate(write(value), (high, y), (7, 0), textcoords="offset points", va="center", fontsize=8, bbox=over)
+        text = f"{value:,.{3 if abs(value) < 9.9995 else 1}f}".replace("-", "−")
+        axes.annotate(text, (high, y), (7, 0), textcoords="offset points", va="center", fontsize=8, bbox=over)
         # names above their dots leave these in sight on a narrow screen
         spot = {"transform": axes.get_yaxis_transform(), "va": "bottom", "bbox": over}
         axes.text(0.01, y + 0.2, literal(name), color=SOFT, fontsize=9, **spot)

@@ -19,14 +19,9 @@ def print_table(
     best: int | None = None,
     transposed: bool = False,
 ) -> None:
-    """Print a table on standard output, with numbers as on HTML pages.
+    """Print a table on standard output, with numbers as on HTML pages, and the row `best` in bold.
 
-    Args:
-        header: Names of the columns.
-        rows: Cells as text or numbers; None is a dash.
-        title: Line above the table.
-        best: Index of the row that is printed in bold.
-        transposed: Print rows as columns, for tables with few rows that would be too wide for a terminal.
+    A table with few rows that would be too wide for a terminal is printed `transposed`.
     """
     # as `Text`, since names of users are not markup
     lines = [list(map(Text, header))]

@@ -15,13 +15,14 @@ import numpy as np
 from markupsafe import escape
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.category import StrCategoryFormatter
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, NullFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter, ScalarFormatter, StrMethodFormatter
 
 from subquad.reporting.style import DARK, PAGE_COLOURS
 
+NUMBERS = (LogFormatter, PercentFormatter, ScalarFormatter, StrMethodFormatter)
+"""What writes numbers at ticks; names are written by others."""
 MAX_MARKS = 600
 """More marks than these become an image inside the figure, which then stays small."""
 DPI = PIXELS = 144
@@ -38,14 +39,9 @@ class CellFigure(Figure):
 
 
 def vector_figure(figure: Figure, *, label: str) -> str:
-    """Return a figure as an SVG element of an HTML page.
+    """Return a figure as an SVG element of an HTML page, of which a screen reader says `label`.
 
     Under the pointer, cells of a `CellFigure` show their texts, and other axes with numbers on both sides coordinates.
-    The arrow keys move over the cells.
-
-    Args:
-        figure: The figure.
-        label: What a screen reader says of it.
     """
     readings = _mark_axes(figure)
     for artist in _heavy_artists(figure):
@@ -90,10 +86,11 @@ def _mark_axes(figure: Figure) -> dict[str, dict[str, object]]:
 
 def _has_numbers(axes: Axes) -> bool:
     """Return whether both sides of axes are numbers whose ticks are shown, and something is drawn by them."""
-    if not axes.axison or axes.images or not (axes.lines or axes.collections or axes.patches):
-        return False
-    names = (FixedFormatter, NullFormatter, StrCategoryFormatter)
-    return not any(isinstance(axis.get_major_formatter(), names) for axis in (axes.xaxis, axes.yaxis))
+    is_drawn = axes.axison and not axes.images and (axes.lines or axes.collections or axes.patches)
+    sides = (axes.xaxis, axes.yaxis) if is_drawn and axes.name == "rectilinear" else ()
+    return bool(sides) and all(
+        isinstance(side.get_major_formatter(), NUMBERS) and side.get_scale() in ("linear", "log") for side in sides
+    )
 
 
 def _plain(text: str) -> str:
