@@ -4,13 +4,12 @@ Rules S of ruff refuse pickle, eval, exec, yaml.load and torch.load. These tests
 and what ruff has no rule for; the checks are in `support/source_safety.py`.
 """
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
-from support.source_safety import COMPUTED, faults, names_of_modules, trusted_types
+from support.source_safety import COMPUTED, faults, names_of_modules
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "subquad"
@@ -20,13 +19,6 @@ RULES = ("S102", "S301", "S302", "S307", "S403", "S506", "S614")
 OTHERS = ("tests/", "benchmarks/", "tools/", "notebooks/")
 """Folders beside src, where other rules apply."""
 SWITCHED_OFF = re.compile(rf"noqa(?!: )|noqa:[^#\n]*({'|'.join(RULES)})", re.IGNORECASE)
-
-TRUSTED = (
-    "functools.partial",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.utils.validation.check_array",
-)
-"""What skops may load beside what it trusts itself. A partial function may call only what is trusted too."""
 
 
 def lint():
@@ -71,7 +63,6 @@ def test_no_code_from_files_is_run(name):
 
 
 AUTO = "from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer\n"
-SKOPS = "from skops.io import load\nTRUSTED = ('functools.partial',)\n"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +70,7 @@ SKOPS = "from skops.io import load\nTRUSTED = ('functools.partial',)\n"
     [
         # unpickling
         ("import pickle", "pickle is not used here"),
+        ("import skops.io", "skops.io is not used here"),
         ("from joblib import load", "joblib.load is not among what is used of joblib"),
         ("from joblib import load as read\nread(p)", "joblib.load is not among"),
         ("import joblib\njoblib.load(p)", "joblib.load is not among"),
@@ -155,20 +147,6 @@ SKOPS = "from skops.io import load\nTRUSTED = ('functools.partial',)\n"
         ("from subquad.errors import require\nrequire(path, extra='bio')", "import of path, which is neither"),
         ("from subquad.lazy import import_after\nimport_after('a', path)", "import of path, which is neither"),
         ("from subquad.lazy import lazy_names\nlazy_names(__name__, read(p))", "lazy_names takes __name__ and _HOMES"),
-        # skops
-        (SKOPS + "load(p, trusted=[p])", "trusted must be list(TRUSTED)"),
-        (SKOPS + "load(p)", "trusted must be list(TRUSTED)"),
-        (SKOPS + "load(p, [p])", "arguments by place"),
-        (SKOPS + "load(p, trusted=get_untrusted_types(file=p))", "trusted must be list(TRUSTED)"),
-        (SKOPS + "load(p, trusted=[*TRUSTED, p])", "trusted must be list(TRUSTED)"),
-        (SKOPS + "load(p, **{'trusted': [p]})", "trusted must be list(TRUSTED)"),
-        (SKOPS + "TRUSTED += (p,)\nload(p, trusted=list(TRUSTED))", "TRUSTED one tuple of texts in the module"),
-        (SKOPS + "def f(p):\n    TRUSTED = (p,)\n    load(p, trusted=TRUSTED)", "TRUSTED one tuple of texts"),
-        (SKOPS + "for TRUSTED in p:\n    load(p, trusted=TRUSTED)", "TRUSTED one tuple of texts"),
-        ("from skops.io import load\nTRUSTED = tuple(names)\nload(p, trusted=TRUSTED)", "TRUSTED one tuple of texts"),
-        ("from skops.io import load\nload(p, trusted=TRUSTED)", "TRUSTED one tuple of texts"),
-        ("import skops.io as sio\nsio.load(p, trusted=[p])", "trusted must be list(TRUSTED)"),
-        ("import skops.io\nskops.io.loads(data, trusted=[p])", "skops.io.loads is not among what is used of skops"),
     ],
 )
 def test_a_source_that_could_run_code_from_a_file_is_refused(text, fault):
@@ -186,7 +164,6 @@ def test_a_source_that_could_run_code_from_a_file_is_refused(text, fault):
         "from subquad.errors import require\nfor name in ('onnx', 'onnxruntime'):\n    require(name, extra='export')",
         "from joblib import Parallel, delayed\nfrom importlib.util import find_spec\nimport yaml\nyaml.safe_load(text)",
         "import re\nre.compile(text)\nmodel.eval()\ntorch.compile(model)",
-        SKOPS + "load(p, trusted=list(TRUSTED))",
     ],
 )
 def test_a_source_that_runs_no_code_is_accepted(text):
@@ -194,12 +171,12 @@ def test_a_source_that_runs_no_code_is_accepted(text):
 
 
 def test_imports_of_computed_names_are_accepted_only_where_they_stand():
-    text = "from importlib import import_module\nmodule, function = LOADERS[kind].split(':')\nimport_module(module)"
-    assert faults(text, "runs/loading.py") == []
+    text = "from importlib import import_module\nmodule, function = LOADERS[name].split(':')\nimport_module(module)"
+    assert faults(text, "runs/examples.py") == []
     assert faults(text, "runs/folder.py") == [
         "line 3: import of module, which is neither a literal nor in a table of the project"
     ]
-    assert faults(text.replace("LOADERS[kind]", "path"), "runs/loading.py") != []
+    assert faults(text.replace("LOADERS[name]", "path"), "runs/examples.py") != []
     assert {name for name, _ in COMPUTED} <= SOURCES.keys()
 
 
@@ -214,17 +191,9 @@ def test_the_tables_of_lazy_imports_name_modules_of_subquad_only():
         "hep/__init__.py",
         "llm/__init__.py",
     ]
-    tables = [names_of_modules(read("runs/loading.py"), "LOADERS"), names_of_modules(read("app/page.py"), "TABS")]
-    assert all(tables)
+    loaders = names_of_modules(read("runs/examples.py"), "LOADERS")
+    assert loaders
     names = {home for field in fields for home in field._HOMES.values()}
-    names |= {name.partition(":")[0] for table in tables for name in table}
+    names |= {name.partition(":")[0] for name in loaders}
     paths = {name: name.removeprefix("subquad.").replace(".", "/") for name in names}
     assert [name for name, path in paths.items() if not {f"{path}.py", f"{path}/__init__.py"} & SOURCES.keys()] == []
-
-
-def test_skops_loads_in_one_module_what_the_security_policy_lists():
-    assert [name for name in SOURCES if re.search(r"\b(from|import) +skops", read(name))] == ["bio/models/baselines.py"]
-    assert trusted_types(ast.parse(read("bio/models/baselines.py"))) == TRUSTED
-    policy = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    section = policy.partition("### What skops may load")[2].partition("\n## ")[0]
-    assert tuple(re.findall(r"^- `(\S+)`$", section, re.MULTILINE)) == TRUSTED

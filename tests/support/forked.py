@@ -19,7 +19,6 @@ PRELOADED = [
     "subquad.llm.commands.evaluate",
     # imported by the first fit of each kind
     "sklearn.ensemble",
-    "skops.io",
     "gpytorch",
     "torch._dynamo",
     "matplotlib.backends.backend_svg",

@@ -8,7 +8,20 @@ import ast
 import builtins
 
 REFUSED = (
-    *("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve", "runpy", "imp", "code"),
+    *(
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "cloudpickle",
+        "dill",
+        "jsonpickle",
+        "skops",
+        "marshal",
+        "shelve",
+        "runpy",
+        "imp",
+        "code",
+    ),
     *("codeop", "zipimport", "pkgutil.resolve_name", "pydoc.locate", "transformers.dynamic_module_utils"),
     *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__")),
     *("numpy.lib.format.read_array", "numpy.lib.format.open_memmap", "numpy.lib.npyio"),
@@ -23,7 +36,6 @@ ALLOWED = {
         *("importlib.abc.MetaPathFinder", "importlib.machinery.ModuleSpec", "importlib.machinery.PathFinder"),
     ),
     "joblib": ("joblib.Parallel", "joblib.delayed"),
-    "skops": ("skops.io.dump", "skops.io.get_untrusted_types", "skops.io.load"),
     "yaml": (
         *("yaml.safe_load", "yaml.safe_dump", "yaml.compose", "yaml.serialize", "yaml.SafeLoader"),
         *("yaml.YAMLError", "yaml.MarkedYAMLError", "yaml.Node", "yaml.ScalarNode", "yaml.SequenceNode"),
@@ -38,10 +50,8 @@ WITHOUT_CODE = ("transformers.GenerationConfig.from_pretrained",)
 FLAGS = ("trust_remote_code", "allow_pickle")
 """Arguments that are False wherever they are given, and are given to whatever takes them."""
 FLAG_OF = {"numpy.load": "allow_pickle", "transformers.pipeline": "trust_remote_code"}
-POSITIONAL = {"numpy.load": 2, "numpy.save": 2, "skops.io.load": 1}
+POSITIONAL = {"numpy.load": 2, "numpy.save": 2}
 """Number of positional arguments before those that matter."""
-TRUSTED = "TRUSTED"
-"""Name of the constant with the types that skops may load."""
 IMPORTERS = ("importlib.import_module", "subquad.errors.require", "subquad.lazy.import_after")
 """Functions that import the modules that their arguments name."""
 LAZY_NAMES = "subquad.lazy.lazy_names"
@@ -50,8 +60,8 @@ COMPUTED = {
     ("lazy.py", "homes[name]"): (),
     ("lazy.py", "follower"): (),
     ("lazy.py", "self.follower"): ("follower",),
-    ("runs/loading.py", "module"): ("LOADERS[kind].split(':')",),
-    ("app/page.py", "module"): ("name.split(':')",),
+    ("runs/examples.py", "module"): ("LOADERS[name].split(':')",),
+    ("app/forms.py", "f'subquad.{group}.cli'"): (),
 }
 """File and argument of an import of a computed name → what is assigned to it there; nothing to a parameter."""
 
@@ -66,20 +76,6 @@ def faults(text: str, own: str = "") -> list[str]:
     source = Source(ast.parse(text), own)
     found = [(node.lineno, problem) for node in source.nodes for problem in source.problems(node)]
     return [f"line {line}: {problem}" for line, problem in sorted(set(found))]
-
-
-def trusted_types(tree: ast.Module) -> tuple[str, ...] | None:
-    """Return the constant of types that skops may load; None if it is not one tuple of literals in the module."""
-    nodes = list(ast.walk(tree))
-    values = [value for value, _ in assignments(nodes).get(TRUSTED, [])]
-    written = [own for own in nodes if isinstance(own, ast.Name) and own.id == TRUSTED and is_written(own)]
-    if len(values) != 1 or len(written) != 1 or not any(getattr(own, "value", None) is values[0] for own in tree.body):
-        return None
-    try:
-        value = ast.literal_eval(values[0])
-    except ValueError:
-        return None
-    return value if isinstance(value, tuple) and all(isinstance(own, str) for own in value) else None
 
 
 def names_of_modules(text: str, table: str) -> list[str]:
@@ -204,7 +200,7 @@ class Source:
         is_called = id(node) in self.called
         if isinstance(node, ast.Attribute) and node.attr in OPENERS and not is_called:
             found.append(f".{node.attr} is called where it is named, with its arguments")
-        needing = {*IMPORTERS, *FLAG_OF, "skops.io.load", LAZY_NAMES} & self.qualified(node)
+        needing = {*IMPORTERS, *FLAG_OF, LAZY_NAMES} & self.qualified(node)
         if needing and not is_called and not isinstance(node, ast.Call) and not is_written(node):
             found.append(f"{needing.pop()} is called where it is named, with its arguments")
         return found
@@ -220,10 +216,6 @@ class Source:
         found += [f"{flag}=False is missing" for flag in sorted(needed) if flag not in keywords]
         if needed or names & {*POSITIONAL}:
             found += self._hidden_arguments(call, names)
-        if "skops.io.load" in names:
-            value = ast.unparse(keywords["trusted"]) if "trusted" in keywords else ""
-            if value not in (TRUSTED, f"list({TRUSTED})") or trusted_types(self.tree) is None:
-                found.append(f"trusted must be list({TRUSTED}), and {TRUSTED} one tuple of texts in the module")
         if names & {*IMPORTERS}:
             found += self._import_problems(call, names)
         if LAZY_NAMES in names and [ast.unparse(own) for own in call.args] != ["__name__", "_HOMES"]:

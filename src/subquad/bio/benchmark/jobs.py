@@ -18,7 +18,7 @@ import numpy as np
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import names_of
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.models.finished_run import read_bootstrap
 from subquad.errors import raise_errors, reading
 from subquad.runs.folder import CONFIG, METRICS

@@ -16,7 +16,8 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.compared_models import models_suiting
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import read_frame, separator_of
+from subquad.bio.data.files import read_frame
+from subquad.bio.data.names import separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.bio.splits.split_column import parts_of_column
 from subquad.errors import SubquadError, collect_errors, raise_errors, reading, unknown

@@ -10,7 +10,7 @@ import numpy as np
 
 from subquad.bio.data.embeddings import Embeddings, sequences_fingerprint, write_embeddings
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import read_sequences
 from subquad.bio.language_models.checkpoint import checkpoint_fingerprint, open_language_model
 from subquad.bio.language_models.embedding import EmbeddingTask, check_task, embed_rows, score_variants

@@ -16,7 +16,7 @@ from subquad.bio.analysis.landscape import (
 )
 from subquad.bio.analysis.settings import EpistasisSettings, check_unused
 from subquad.bio.analysis.single_mutants import measured_values
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.models.scorer import folder_of, input_sequence, open_scorer
 from subquad.bio.plots.maps import save
 from subquad.bio.settings import FitSettings
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["epistasis"]
 
-KIND, RECORD = "bio epistasis analysis", "epistasis.json"
+KIND, RECORD = "bio epistasis", "epistasis.json"
 
 
 def epistasis(

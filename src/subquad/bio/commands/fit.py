@@ -15,7 +15,8 @@ from subquad.bio.analysis.audit import audit, count_unseen
 from subquad.bio.compared_models import NETWORKS
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of, naming
+from subquad.bio.data.files import naming
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.fasta import read_fasta
-from subquad.bio.data.files import check_written_table, separator_of
+from subquad.bio.data.names import check_written_table, separator_of
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
 from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, pack
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers

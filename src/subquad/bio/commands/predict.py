@@ -6,7 +6,8 @@ import pandas as pd
 
 from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import check_written_table, file_of, naming, separator_of
+from subquad.bio.data.files import naming
+from subquad.bio.data.names import check_written_table, file_of, separator_of
 from subquad.bio.data.table import read_like
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions

@@ -17,7 +17,7 @@ import pandas as pd
 from subquad import __version__
 from subquad.bio.commands.fit import fit
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import read_like
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit

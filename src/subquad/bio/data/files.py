@@ -12,16 +12,14 @@ from typing import Any
 import pandas as pd
 
 from subquad.bio.data.fasta import parse_fasta
+from subquad.bio.data.names import file_and_sheet
 from subquad.errors import SubquadError, reading, require, unknown
 
 __all__ = [
-    "check_written_table",
     "column_of",
-    "file_of",
     "naming",
     "read_frame",
     "sample_of",
-    "separator_of",
 ]
 
 DATA = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[A-Z*-]{12,}|[A-Z]\d+[A-Z*=]")
@@ -53,7 +51,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     Raises:
         SubquadError: There is no such file, it is not a table, or it has no rows or two columns of one name.
     """
-    path, sheet = _with_sheet(path)
+    path, sheet = file_and_sheet(path)
     with reading(path, "a table"):
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
@@ -73,35 +71,6 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     if not len(frame):
         raise SubquadError(f"{path}: no rows under the header")
     return frame
-
-
-def separator_of(path: Path) -> str:
-    """Return the column separator of a table: tabs for `.tsv`, otherwise commas."""
-    return "\t" if ".tsv" in path.suffixes else ","
-
-
-def check_written_table(out: Path) -> None:
-    """Check that the name of a table to write says a format that is written.
-
-    Raises:
-        SubquadError: Another suffix than `.csv` and `.tsv`, alone or before `.gz`.
-    """
-    suffixes = [suffix for suffix in out.suffixes[-2:] if suffix != ".gz"]
-    if suffixes[-1:] not in ([".csv"], [".tsv"]):
-        raise SubquadError(f"{out}: tables are written as .csv or .tsv, alone or with .gz")
-
-
-def file_of(path: Path | str) -> Path:
-    """Return the file of a table, without the sheet of an Excel file (`table.xlsx#Sheet`)."""
-    return _with_sheet(path)[0]
-
-
-def _with_sheet(path: Path | str) -> tuple[Path, str | None]:
-    path = Path(path)
-    name, mark, sheet = path.name.partition("#")
-    if mark and not path.exists() and Path(name).suffix.lower() in (".xlsx", ".xlsm"):
-        return path.with_name(name), sheet
-    return path, None
 
 
 def _decoded(data: bytes) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from subquad.bio.data import examples
 from subquad.bio.data.alphabet import GAP
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints

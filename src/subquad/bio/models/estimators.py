@@ -18,11 +18,11 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.inputs import check_task
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import MORE_PARAMETERS, PARAMETERS, Estimator
 from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
-from subquad.bio.models.finished_run import folder_and_config
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, reading

@@ -10,10 +10,10 @@ import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.metrics.scores import BOOTSTRAP, MIN_TEST_ROWS, overall, title
 from subquad.errors import SubquadError, reading
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import METRICS, load_config
+from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
@@ -23,7 +23,6 @@ __all__ = [
     "FinishedRun",
     "best_model",
     "best_single",
-    "folder_and_config",
     "lead_of",
     "no_comparison",
     "read_bootstrap",
@@ -184,19 +183,6 @@ def read_test_rows(directory: Path | str, task_type: str) -> pd.DataFrame:
     # a group or class named NA is not a missing value
     with reading(path, "test rows"):
         return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
-
-
-def folder_and_config(run: Path | str) -> tuple[Path, dict[str, Any]]:
-    """Return the folder and the `config.json` of a finished run; messages name it as it is named here.
-
-    Raises:
-        SubquadError: There is none, or it is of another field.
-    """
-    folder = run_folder(run)
-    try:
-        return folder, load_config(folder, "bio")
-    except SubquadError as error:
-        raise SubquadError(str(error).replace(str(folder), str(run))) from error
 
 
 def read_finished_run(directory: Path | str) -> FinishedRun:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.data.dataset import Inputs, InputSchema
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.data.table import inputs_of
 from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.bio.models.finished_run import folder_and_config
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
