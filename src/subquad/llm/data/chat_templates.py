@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError, shortened
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["render_chat"]
 
@@ -15,7 +18,7 @@ ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryErr
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Mapping[str, str]],
     *,
     is_prompt: bool = False,

@@ -56,7 +56,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], titles: Mapping[str, s
     for stage, title in titles.items():
         curves: dict[str, Any] = {}
         for part in dict.fromkeys(entry["part"] for entry in history if entry["part"].split("-")[0] == stage):
-            for key, name, colour in (("loss", "training", GREY), ("validation_loss", "validation", GREEN)):
+            for key, name, colour in (("loss", "training", GREEN), ("validation_loss", "validation", BLUE)):
                 points = [(entry["step"], entry[key]) for entry in history if entry["part"] == part and key in entry]
                 if points:
                     # one entry of the legend for all blocks
