@@ -60,11 +60,12 @@ def generate(
         check_present(state)
     target = None if save_state is None else check_output(as_file(save_state), force=force)
     is_repeated = is_printed and (prompt is not None or target is None)
+    text = prompt or ""
     if prompt is None:
         if sys.stdin.isatty():
             raise SubquadError("there is no text to continue; give a prompt, or a text on standard input")
         with reading("standard input", "UTF-8"):
-            prompt = sys.stdin.read()
+            text = sys.stdin.read()
     model, tokenizer = load(run)
     model = place(model, settings)
     if (state or target) and has_softmax_layers(model):
@@ -73,10 +74,10 @@ def generate(
     before = None if state is None else _read_state(Path(state), model, about, run)
     on_read = None if target is None else partial(_write_state, target, about)
     deltas = []
-    for delta in stream_text(model, tokenizer, prompt, settings, seed=seed, before=before, on_read=on_read):
+    for delta in stream_text(model, tokenizer, text, settings, seed=seed, before=before, on_read=on_read):
         if is_printed:
             # the prompt too only after it was checked
-            print(prompt + delta if is_repeated and not deltas else delta, end="", flush=True)
+            print(text + delta if is_repeated and not deltas else delta, end="", flush=True)
         deltas.append(delta)
     if is_printed:
         print()

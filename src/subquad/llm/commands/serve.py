@@ -38,7 +38,9 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         # before torch is imported and the model is loaded, which takes longer
         listener = socket.create_server((settings.host, settings.port), family=family)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or -1) > 0 else error
+        # without the address, which the message has; negative for a name that is not known
+        number = getattr(error, "errno", None) or -1
+        reason = os.strerror(number) if number > 0 else error
         raise SubquadError(f"cannot listen on port {settings.port} of {settings.host}: {reason}") from error
     with listener:
         from subquad.llm.models.decoding import beyond_training

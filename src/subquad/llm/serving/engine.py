@@ -103,7 +103,7 @@ class StateBatch:
         self._layers: list[Any] = self._cache.layers
         self._states = [
             HybridState(*(tensor.new_zeros(size, *tensor.shape[1:]) for tensor in layer.state))
-            if isinstance(layer, HybridLayer)
+            if isinstance(layer, HybridLayer) and layer.state is not None
             else None
             for layer in self._layers
         ]

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
@@ -79,11 +79,17 @@ class _Request(BaseModel):
 class CompletionRequest(_Request):
     """Body of /v1/completions."""
 
-    prompt: str
+    prompt: str | list[Any]
+    """A text or its tokens, also in a list of one, as lm-eval sends them."""
 
     def read(self, tokenizer: PreTrainedTokenizerBase, room: int) -> tuple[list[int], int]:
         """Return the tokens of the prompt, and how many may follow; prompt and answer have at most `room`."""
-        tokens = encode(tokenizer, self.prompt)
+        prompt = self.prompt
+        if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+            prompt = prompt[0]
+        tokens = encode(tokenizer, prompt) if isinstance(prompt, str) else prompt
+        if not all(isinstance(token, int) and 0 <= token < len(tokenizer) for token in tokens):
+            raise SubquadError(f"prompt: must be one text, or tokens from 0 to {len(tokenizer) - 1}")
         return tokens, self.max_tokens or min(room - len(tokens), COMPLETION_TOKENS)
 
 
@@ -311,7 +317,7 @@ class _Handler:
         sampler = TokenSampler(**sampling, min_p=body.min_p, seed=body.seed)
         return Job(prompt=tokens, max_tokens=most, sampler=sampler, stops=stops)
 
-    async def _deltas(self, job: Job, request: Request | None = None) -> AsyncIterator[Delta]:
+    async def _deltas(self, job: Job, request: Request | None = None) -> AsyncGenerator[Delta]:
         """Submit a job and yield what its tokens add; the job of a client that has gone is cancelled.
 
         Raises:
@@ -319,7 +325,11 @@ class _Handler:
             ClientDisconnect: The client of the request has closed the connection.
         """
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Delta]()
-        job.on_delta = lambda delta: loop.call_soon_threadsafe(arrived.put_nowait, delta)
+
+        def arrive(delta: Delta) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, delta)
+
+        job.on_delta = arrive
         try:
             self._engine.submit(job)
             reason = None

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from subquad.errors import SubquadError, shortened
+from subquad.errors import SubquadError
+from subquad.llm.data.chat_templates import render_chat
 
 __all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
@@ -115,10 +116,4 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
     """
     if not tokenizer.chat_template:
         raise SubquadError("the model cannot chat, since its tokenizer has no chat template; it can continue texts")
-    try:
-        text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    except Exception as error:
-        # templates are programs, and raise what they want
-        raise SubquadError(f"the chat template rejects the messages: {shortened(str(error))}") from error
-    assert isinstance(text, str)
-    return text
+    return render_chat(tokenizer, messages, is_prompt=True)
