@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import re
 import sys
 import threading
 import traceback
@@ -29,6 +30,10 @@ class SubquadError(Exception):
 
     The message says what is wrong, where, and what to do; the command line prints it and exits with status 2.
     """
+
+    def __str__(self) -> str:
+        """Return the message, with an ellipsis in each word that is too long for the name of a file."""
+        return re.sub(r"[^\s/]{256,}", lambda word: shortened(word[0]), super().__str__())
 
 
 class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)

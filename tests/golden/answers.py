@@ -31,15 +31,16 @@ def bio_estimator(folder: Path) -> dict[str, list]:
     return {"probabilities": load_run(folder).predict_proba(sequences).tolist()}
 
 
-def llm_model(folder: Path) -> dict[str, list]:
-    """Logits of the last token, and the tokens of a greedy continuation."""
+def llm_model(folder: Path) -> dict[str, list | str]:
+    """Logits of the last token, the tokens of a greedy continuation, and the text after a state that was saved."""
     pytest.importorskip("transformers")
     model, tokenizer = load_run(folder)
     ids = tokens_of(folder, tokenizer)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1]
         continuation = model.generate(ids, max_new_tokens=11, do_sample=False)
-    return {"logits": logits.tolist(), "continuation": continuation[0].tolist()}
+    after = llm.generate(folder, "the bird", llm.GenerateSettings(max_new_tokens=7), state=folder / "state.safetensors")
+    return {"logits": logits.tolist(), "continuation": continuation[0].tolist(), "after": after}
 
 
 def tokens_of(folder: Path, tokenizer: Any) -> torch.Tensor:

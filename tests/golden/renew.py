@@ -47,11 +47,12 @@ def bio_estimator(folder: Path, work: Path, *, seed: int = 0) -> None:
 
 
 def llm_model(folder: Path, work: Path, *, seed: int = 0) -> None:
-    """A linearized Llama with random weights."""
+    """A linearized Llama with random weights, and the state of a text that it has read."""
     text = llm_models.write_text(work / "text.txt", seed=seed)
     llm_models.write_checkpoint(work / "checkpoint", llm_models.word_tokenizer(text))
     llm.linearize(work / "checkpoint", text, llm_models.SMALL, out=folder, seed=seed, quiet=True)
     (folder / "input.txt").write_text("the green bird sings over the old river")
+    llm.generate(folder, "a house falls. " * 5, save_state=folder / "state.safetensors")
 
 
 def llm_adapter(folder: Path, work: Path, *, seed: int = 0) -> None:
