@@ -211,7 +211,7 @@ def _status_and_message(error: BaseException, words: Sequence[str]) -> tuple[int
     if isinstance(error, SubquadError):
         return 2, str(error)
     if isinstance(error, CycloptsError):
-        return 2, _message(error)
+        return 2, str(SubquadError(_message(error)))
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted; {AGAIN}"
     if isinstance(error, Terminated):

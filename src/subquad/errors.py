@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import re
 import sys
 import threading
 import traceback
@@ -26,6 +27,10 @@ MOST_ERRORS = 10
 
 class SubquadError(Exception):
     """An error that the user can correct; the command line prints its message and exits with status 2."""
+
+    def __str__(self) -> str:
+        """Return the message, with an ellipsis in each word that is too long for the name of a file."""
+        return re.sub(r"[^\s/]{256,}", lambda word: shortened(word[0]), super().__str__())
 
 
 class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)

@@ -12,7 +12,6 @@ PRELOADED = [
     "subquad.bio.commands.cross_validate",
     "subquad.bio.commands.embed",
     "subquad.bio.commands.rounds",
-    "subquad.bio.design_search.simulation_page",
     "subquad.hep.commands.fit",
     "subquad.hep.commands.simulate",
     "subquad.llm.commands.linearize",
