@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 CHECKED = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
 
-.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
+.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format docs release-check \
   clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
@@ -65,7 +65,6 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python tools/write_api.py --check
 	$(BIN)/python tools/budget.py
 
 # a bill of materials of all that is installed, and known vulnerabilities; fails without an advisory service
@@ -75,10 +74,6 @@ audit: .venv/.ready-dev .venv-audit/.ready
 format: .venv/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-# docs/api.md from the public names and their docstrings
-api: .venv/.ready-dev
-	$(BIN)/python tools/write_api.py
 
 # the documentation site, site/index.html; broken links, and pages that load something from other hosts, are errors
 docs: .venv-docs/.ready

@@ -56,9 +56,7 @@ def flags_of_commands() -> tuple[dict[str, int], dict[str, int]]:
         command = app
         for word in words:
             command = command[word]
-        arguments = [
-            argument for argument in command.assemble_argument_collection() if argument.name.startswith("--")
-        ]
+        arguments = [argument for argument in command.assemble_argument_collection() if argument.name.startswith("--")]
         groups = [[group.name for group in argument.parameter.group or ()] for argument in arguments]
         flags[" ".join(words)] = len(arguments)
         shown[" ".join(words)] = sum(not any(name.startswith(MORE) for name in names) for names in groups)

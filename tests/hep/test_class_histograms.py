@@ -52,7 +52,7 @@ def test_a_class_has_one_colour_in_all_figures_and_no_other_class_has_it():
     signals = [name for name in CLASSES if name != "C"]
     for axes, name in zip(scores_figure(one, CLASSES, "C").axes, signals, strict=True):
         assert colours_of(axes) == [colours["C"], colours[name]]
-    assert len(observer_histograms(one, CLASSES, "C")) == 3
+    assert len([*observer_histograms(one, CLASSES, "C")]) == 3
 
 
 @pytest.mark.parametrize(("count", "panels"), [(MAX_TOGETHER, 1), (10, 10)])

@@ -122,9 +122,11 @@ def test_the_summary_and_the_table_have_medians_over_trainings_and_ranges():
     values = [one["mass_shapes"]["Wqq"][0]["inverse_jsd"] for one in measured[0]["trainings"]]
     assert found["test"]["plain"]["inverse_jsd_50"]["Wqq"] == pytest.approx(np.mean(values))
     assert found["intervals"]["test"]["plain"]["inverse_jsd_50"]["Wqq"] == [min(values), max(values)]
-    table = mass_shapes_table(measured, "QCD")
+    table = mass_shapes_table({"models": measured, **found}, "QCD")
     assert [row[:2] for row in table.rows] == [["Wqq", "50 %"], ["Wqq", "30 %"]]
-    assert mass_shapes_table(measure([ModelPredictions(name="x", trainings=[without_mass()])], "ab", "a"), "a") is None
+    models = [ModelPredictions(name="x", trainings=[without_mass()])]
+    measured = measure(models, "ab", "a")
+    assert mass_shapes_table({"models": measured, **summarize(measured, models)}, "a") is None
 
 
 def without_mass():

@@ -197,15 +197,13 @@ class LyraTagger(Estimator):
 
     It works in searches and cross-validation; scikit-learn's `check_estimator` has no such y.
 
-    Args:
-        values: `classes` or `numbers`; `auto` treats fractional numbers as numbers and everything else as classes.
-
     Attributes:
         classes_: `(C,)` sorted classes; absent if numbers are predicted.
         ensemble_: The fitted networks.
     """
 
     values: str
+    """`classes` or `numbers`; `auto` treats fractional numbers as numbers and everything else as classes."""
 
     def predict(self, X: Any) -> list[Any]:
         """Return the values of each row in the form of y: a string, or an array `(L,)` of labels or numbers."""
