@@ -1,6 +1,5 @@
 """Histograms by class: panels, and the colours of classes in all figures of a report."""
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
