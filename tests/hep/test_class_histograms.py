@@ -1,6 +1,5 @@
 """Histograms by class: panels, and the colours of classes in all figures of a report."""
 
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -38,8 +37,6 @@ def colours_of(axes):
     return [to_hex(patch.get_edgecolor()) for patch in axes.patches]
 
 
-
-
 @pytest.mark.long
 def test_a_class_has_one_colour_in_all_figures_and_no_other_class_has_it():
     one, colours = predictions_of(CLASSES), class_colours(CLASSES, "C")
@@ -72,5 +69,3 @@ def test_bins_of_whole_numbers_have_as_many_of_them_each():
     assert widths == pytest.approx(np.full(len(widths), widths[0]))
     assert widths[0] == int(widths[0])
     assert path[:, 0].min() == -0.5
-
-

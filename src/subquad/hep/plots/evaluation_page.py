@@ -110,8 +110,8 @@ def _signal_drawings(
             jets = max(effective_jets(model.median_training, b) for model in models)
             ratio = f" and its ratio to {reference}" * has_ratios(rocs, reference)
             caption = (
-                f"{name}: rejection of {background}{ratio}, with the 68 % interval over jets or the range over trainings"
-                ". Grey: fewer than ten background jets pass."
+                f"{name}: rejection of {background}{ratio}, with the 68 % interval over jets or the range over "
+                "trainings. Grey: fewer than ten background jets pass."
             )
             figure = ratio_figure(rocs, reference=reference, background_jets=jets, **labels)
             yield ROC, picture(figure, caption, is_half=True)
