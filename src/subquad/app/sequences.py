@@ -12,7 +12,8 @@ from subquad.app.inputs import RUNS, TABLES, Source
 from subquad.app.tab import Context, Example, FieldTab
 from subquad.app.views import table_view
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.names import file_of, read_frame
+from subquad.bio.data.files import read_frame
+from subquad.bio.data.names import file_of
 from subquad.errors import SubquadError
 
 __all__ = ["build_sequences"]
