@@ -40,7 +40,12 @@ KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
     *("inputs", "labels", "observers", "monitor_variables", "weights", "event_weights", "bucketing", "collections"),
 )
-GROUPS = {"features": None, "points": (2, "Δη and Δφ"), "vectors": (4, "px, py, pz and energy"), "mask": (1, "a mask")}
+GROUPS: dict[str, tuple[int, str] | None] = {
+    "features": None,
+    "points": (2, "Δη and Δφ"),
+    "vectors": (4, "px, py, pz and energy"),
+    "mask": (1, "a mask"),
+}
 """Groups of inputs → number of their variables and what they are."""
 WEIGHT_KEYS = (
     *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
