@@ -41,10 +41,13 @@ def test_the_content_is_on_the_disk_before_the_new_name(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    def fail(path):
+        path.write_text("new")
+        raise ZeroDivisionError
+
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(ZeroDivisionError), atomic(tmp_path / "a.json") as temporary:
-        temporary.write_text("new")
-        raise ZeroDivisionError
+        fail(temporary)
     assert read_json(tmp_path / "a.json") == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -120,7 +123,7 @@ def test_outputs_are_checked_before_any_work(tmp_path, monkeypatch):
 def test_inputs_are_checked_before_any_work(tmp_path):
     (tmp_path / "a.xlsx").touch()
     check_present(tmp_path / "a.xlsx", f"{tmp_path / 'a.xlsx'}#Sheet", "example:tdp43", "root://host//a.root")
-    with pytest.raises(SubquadError, match="b.csv: no such file"):
+    with pytest.raises(SubquadError, match=r"b\.csv: no such file"):
         check_present(tmp_path / "b.csv")
 
 
