@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.runs.examples import EXAMPLE_RUNS, LOADERS, load_run, run_folder, shipped_file
+from subquad.runs.examples import EXAMPLE_RUNS, load_run, run_folder, shipped_file
 from subquad.runs.folder import FORMAT, check_weights, load_config, load_tensors, open_run
 from subquad.runs.storage import read_json, write_json, write_tensors
 from subquad.runs.termination import Terminated
@@ -133,14 +133,6 @@ def test_weights_without_a_checksum_are_read(tmp_path):
 @pytest.mark.parametrize("name", EXAMPLE_RUNS)
 def test_the_runs_that_ship_have_the_weights_that_were_saved(name):
     check_weights(run_folder(name))
-
-
-@pytest.mark.parametrize("kind", LOADERS)
-def test_every_kind_of_run_has_a_loader(kind):
-    from importlib import import_module
-
-    module, function = LOADERS[kind].split(":")
-    assert callable(getattr(import_module(module), function))
 
 
 def test_a_folder_that_no_field_wrote_is_not_loaded(tmp_path):

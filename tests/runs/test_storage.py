@@ -41,9 +41,13 @@ def test_the_content_is_on_the_disk_before_the_new_name(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    def fail(path):
+        path.write_text("new")
+        raise ZeroDivisionError
+
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(ZeroDivisionError), atomic(tmp_path / "a.json") as temporary:
-        temporary.write_text(f"new {1 / 0}")
+        fail(temporary)
     assert read_json(tmp_path / "a.json") == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

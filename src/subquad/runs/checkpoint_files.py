@@ -5,8 +5,6 @@ from pathlib import Path
 
 from subquad.errors import SubquadError, reading
 
-__all__ = ["PEFT_CONFIG", "check_no_other_files"]
-
 PEFT_CONFIG = "adapter_config.json"
 IGNORED = ("added_tokens_file", "chat_template_file", "special_tokens_map_file", "tokenizer_config_file")
 """Entries that name places where a tokenizer was once saved; transformers opens none of them."""

@@ -8,8 +8,6 @@ from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import stamp_of
 from subquad.runs.storage import sha256_of
 
-__all__ = ["EXAMPLE_RUNS", "LOADERS", "load_run", "name_of_run", "run_folder", "shipped_file"]
-
 PREFIX = "example:"
 EXAMPLE_RUNS = {
     "example:tdp43-model": "bio/data/examples/tdp43_model",

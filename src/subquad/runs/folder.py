@@ -28,18 +28,6 @@ from subquad.runs.storage import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "FORMAT",
-    "Run",
-    "check_free",
-    "check_run_folder",
-    "check_weights",
-    "load_config",
-    "load_tensors",
-    "open_run",
-    "stamp_of",
-]
-
 FORMAT = 1
 """Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
 CONFIG, METRICS = "config.json", "metrics.json"

@@ -4,8 +4,6 @@ from typing import Any
 
 from subquad.errors import require
 
-__all__ = ["datasets_of"]
-
 
 def datasets_of(file: Any, *, extra: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the datasets of an opened HDF5 file by their paths, and why others are not read.

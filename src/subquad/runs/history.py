@@ -7,8 +7,6 @@ from typing import Any
 from subquad.errors import reading
 from subquad.runs.storage import atomic, null_as_nan
 
-__all__ = ["HISTORY", "cut_history", "read_history", "remove_part"]
-
 HISTORY = "history.jsonl"
 
 

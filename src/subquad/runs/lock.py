@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +12,6 @@ from filelock import FileLock, Timeout
 
 from subquad.errors import SubquadError
 from subquad.runs.storage import as_folder, check_writable, make_folder, remove_temporaries
-
-__all__ = ["LOCK", "is_blank", "lock_folder", "locks_output", "started_processes"]
 
 LOCK = ".lock"
 """Name of the file that a process which writes to a folder holds locked."""
@@ -48,16 +47,22 @@ def lock_folder(out: Path | str, *, wait: float = WAIT) -> Iterator[None]:
     if started_processes() > 1 and os.environ.get("RANK", "0") != "0":
         yield
         return
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    make_folder(folder)
-    lock = FileLock(folder / LOCK, timeout=wait)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SubquadError(f"{folder}: another process is writing to it; choose another output") from None
-    except NotImplementedError:
-        # some network file systems have no locks
-        pass
+    deadline = time.monotonic() + wait
+    while True:
+        created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        make_folder(folder)
+        lock = FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic()))
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SubquadError(f"{folder}: another process is writing to it; choose another output") from None
+        except FileNotFoundError:
+            # the process that had the lock removed the empty folder
+            continue
+        except NotImplementedError:
+            # some network file systems have no locks
+            pass
+        break
     try:
         yield
     finally:

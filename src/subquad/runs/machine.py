@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "peak_memory"]
-
 
 def describe_machine() -> dict[str, Any]:
     """Return the system, the processor and the number of cores of this machine."""

@@ -18,30 +18,6 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, counted, flag_name
 
-__all__ = [
-    "Count",
-    "Distinct",
-    "Fraction",
-    "Input",
-    "Model",
-    "MoreInput",
-    "MoreModel",
-    "MoreOutput",
-    "MoreTraining",
-    "Natural",
-    "NonNegative",
-    "Output",
-    "OutputOptions",
-    "Positive",
-    "Probability",
-    "RunOptions",
-    "Seed",
-    "SeededOptions",
-    "Settings",
-    "Training",
-    "takes_settings",
-]
-
 T = TypeVar("T")
 
 MORE = "More "

@@ -19,31 +19,6 @@ if TYPE_CHECKING:
     # commands that read no weights start a second earlier without torch
     from torch import Tensor
 
-__all__ = [
-    "as_file",
-    "as_folder",
-    "atomic",
-    "check_files_not_inside",
-    "check_not_inside",
-    "check_output",
-    "check_present",
-    "check_report_folder",
-    "check_writable",
-    "fingerprint",
-    "make_folder",
-    "null_as_nan",
-    "plain",
-    "read_json",
-    "read_tensors",
-    "read_tensors_and_metadata",
-    "remove_temporaries",
-    "sha256_of",
-    "sync",
-    "write_json",
-    "write_report_folder",
-    "write_tensors",
-]
-
 TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.(new|old)")
 """Temporary names: the name of the output, the process that writes it, and whether it is the new or the earlier one."""
 
@@ -131,11 +106,7 @@ def _is_alive(process: int) -> bool:
 
 
 def make_folder(path: Path | str) -> None:
-    """Create a folder and those above it, unless they exist.
-
-    Raises:
-        SubquadError: The system does not allow it.
-    """
+    """Create a folder and those above it, unless they exist; `SubquadError` if the system does not allow it."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,11 +131,7 @@ def sync(path: Path) -> None:
 
 
 def as_folder(out: Path | str) -> Path:
-    """Return `out` as the path of a folder to write.
-
-    Raises:
-        SubquadError: It is a file, or the name of an example.
-    """
+    """Return `out` as the path of a folder to write; a file and the name of an example are refused."""
     path = Path(out)
     if str(out).startswith("example:") or path.is_file():
         raise SubquadError(f"{out}: the output must be a folder, and this is no folder")
@@ -173,11 +140,7 @@ def as_folder(out: Path | str) -> Path:
 
 
 def as_file(out: Path | str) -> Path:
-    """Return `out` as the path of a file to write.
-
-    Raises:
-        SubquadError: It is a folder.
-    """
+    """Return `out` as the path of a file to write; a folder is refused."""
     if Path(out).is_dir():
         raise SubquadError(f"{out}: the output must be a file, and this is a folder")
     return Path(out)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["TERMINATED", "Terminated", "end_on_sigterm", "sigterm_deferred"]
-
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM ended."""
 

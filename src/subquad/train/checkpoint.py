@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError, reading
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
-__all__ = ["load_checkpoint", "save_checkpoint", "trained_state"]
-
 COPIES = ("best", "ema")
 """Copies of the trained tensors that a checkpoint has besides the current ones."""
 
@@ -25,15 +23,7 @@ def save_checkpoint(
     copies: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
 ) -> None:
-    """Write everything that resuming a training needs.
-
-    Args:
-        path: The file.
-        model: Its trained tensors are saved, and the state of the random numbers of a GPU on which it is.
-        optimizer: Its state is saved.
-        copies: Further copies of the trained tensors, by a name of `COPIES`.
-        state: Counters of the training as JSON values.
-    """
+    """Write what resuming a training needs: tensors, `copies` of them, random numbers and counters (`state`)."""
     numbers, tensors = {}, {"rng": torch.get_rng_state()}
     for copy, weights in {"model": trained_state(model), **copies}.items():
         tensors |= {f"{copy}.{name}": tensor for name, tensor in weights.items()}
@@ -51,10 +41,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Restore model, optimizer and random numbers from the file that `save_checkpoint` wrote.
-
-    Returns:
-        The counters of the training, and the copies of the trained tensors by name.
+    """Restore model, optimizer and random numbers; return the counters of the training, and the copies by name.
 
     Raises:
         SubquadError: The file is damaged, or the checkpoint of another model.

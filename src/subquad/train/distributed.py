@@ -14,20 +14,6 @@ from torch import Tensor, distributed, nn
 from subquad.runs.folder import Run, open_run
 from subquad.runs.lock import started_processes
 
-__all__ = [
-    "all_reduce_gradients",
-    "broadcast_object",
-    "device_name",
-    "has_accelerator",
-    "open_shared_run",
-    "process_device",
-    "processes",
-    "sum_over_processes",
-    "wait_for",
-    "wait_for_everyone",
-    "weights_of_batches",
-]
-
 Value = TypeVar("Value")
 _waits = count()
 """Numbers of the times at which processes waited for everyone, the same in all of them."""
@@ -94,12 +80,9 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def weights_of_batches(counts: Sequence[int]) -> list[float]:
-    """Return the weights of the batches of a step that make the mean of their losses that of all examples.
+    """Return the weights of the batches of a step, with these `counts` of examples, for a mean loss over all examples.
 
     All processes must call this, each with as many batches. The mean of all weights is 1; equal counts give exactly 1.
-
-    Args:
-        counts: Examples or tokens in each batch of this process.
     """
     number = len(counts) * processes().num_processes
     if number == 1:

@@ -7,18 +7,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["ExponentialMovingAverage"]
-
 
 class ExponentialMovingAverage:
     r"""$\bar w \leftarrow d\,\bar w + (1 - d)\,w$ after every step, with $d$ rising from 0 to `decay`.
 
     The rise, $d = \min(\text{decay}, (1 + s) / (10 + s))$ at step $s$, keeps the initial weights out of short runs.
-    Only the tensors that training changes are averaged; counters and other integers are copied.
-
-    Args:
-        weights: The tensors that training changes, by name.
-        decay: Final decay, between 0 and 1.
+    `weights` are the tensors that training changes, by name; counters and other integers are copied.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:

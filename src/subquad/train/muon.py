@@ -28,10 +28,7 @@ UPDATE_RMS = 0.2
 def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     """Return matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
 
-    Singular values below about a hundredth of the norm stay smaller than 1, and 0 stays 0.
-
-    Args:
-        matrices: N matrices; the cost is O(N R² C) for R ≤ C rows.
+    Singular values below about a hundredth of the norm stay smaller than 1, and 0 stays 0. Costs O(N R² C) for R ≤ C.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
@@ -46,9 +43,7 @@ def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
 def muon_groups(groups: Iterable[dict[str, Any]], output: Tensor) -> list[dict[str, Any]]:
     """Divide optimizer groups into those of hidden layers' matrices and the others, for `MuonAdamW`.
 
-    Args:
-        groups: Optimizer groups.
-        output: Weights of the output layer, which AdamW updates, as all matrices with a side below `LEAST_SIDE`.
+    AdamW updates `output`, the weights of the output layer, and all matrices with a side below `LEAST_SIDE`.
     """
     divided = []
     for group in groups:

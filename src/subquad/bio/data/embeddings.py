@@ -108,8 +108,8 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
         elif ending in HDF5:
             with require("h5py", extra="embed").File(path, "r") as file:
                 datasets, elsewhere = datasets_of(file, extra="embed")
-                if elsewhere:
-                    raise ValueError(next(iter(elsewhere.values())))
+                for name, reason in elsewhere.items():
+                    raise SubquadError(f"{path}: {name}: {reason}")
                 found = Embeddings(mean=_matrix(_single(datasets)[()]), model=None)
         else:
             raise SubquadError(f"{path}: embeddings end in .safetensors (of `subquad bio embed`), .npy, .npz or .h5")
