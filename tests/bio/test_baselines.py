@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import skops.io
 from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
