@@ -106,11 +106,11 @@ def test_the_pages_show_every_command():
     "name",
     [
         *(f"run/{name}" for name in ("report.html", "metrics.json", "test.csv", "model.safetensors", "config.json")),
-        *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
+        *(f"run/{name}" for name in ("bootstrap.json", "ridge.safetensors", "boosting.safetensors", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
         "compared/report.html",
         "comparison.html",
-        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
+        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.safetensors", ".csv")),
         "variants.safetensors",
         "disorder_with_embeddings/report.html",
         "report.html",

@@ -118,14 +118,14 @@ def test_a_baseline_on_the_embedding_alone_finds_what_only_the_embedding_says(ro
     split = {"train": np.arange(0, 120), "validation": np.arange(120, 160), "test": np.arange(160, len(frame))}
     dataset = read.with_split(split)
     found = fit_baseline("embedding-ridge", dataset)
-    found.save(tmp_path / "embedding-ridge.skops")
+    found.save(tmp_path / "e.safetensors")
     inputs, truth = dataset.part("test")
-    predicted = Baseline.load(tmp_path / "embedding-ridge.skops").predict(inputs)
+    predicted = Baseline.load(tmp_path / "e.safetensors").predict(inputs)
     np.testing.assert_allclose(predicted, found.predict(inputs))
     assert np.corrcoef(predicted[:, 0], truth.y[:, 0])[0, 1] > 0.99
     np.testing.assert_allclose(predicted, truth.y, atol=0.2)
     # other letters change nothing
-    other = Baseline.load(tmp_path / "embedding-ridge.skops").predict(replace(inputs, codes=inputs.codes[::-1].copy()))
+    other = Baseline.load(tmp_path / "e.safetensors").predict(replace(inputs, codes=inputs.codes[::-1].copy()))
     np.testing.assert_array_equal(other, predicted)
 
 

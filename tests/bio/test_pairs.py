@@ -290,8 +290,8 @@ def test_lyra_learns_a_product_of_both_chains_that_ridge_cannot(tmp_path):
 def test_baselines_of_pairs_are_saved_and_predict_the_same(tmp_path, table, name):
     data = dataset_of(table)
     fitted = fit_baseline(name, data, iterations=11)
-    fitted.save(tmp_path / "own.skops")
-    again = Baseline.load(tmp_path / "own.skops")
+    fitted.save(tmp_path / "own.safetensors")
+    again = Baseline.load(tmp_path / "own.safetensors")
     np.testing.assert_allclose(again.predict(table.inputs), fitted.predict(table.inputs), rtol=0, atol=1e-6)
 
 

@@ -46,5 +46,5 @@ def test_trees_that_lead_nowhere_or_in_a_circle_are_refused(field, value):
 def test_a_file_that_holds_no_baseline_is_refused(tmp_path):
     path = tmp_path / "ridge.safetensors"
     path.write_bytes(b"sixteen bytes ..")
-    with pytest.raises(SubquadError, match=r"ridge\.safetensors: .*header too large"):
+    with pytest.raises(SubquadError, match=r"ridge\.safetensors: cannot be read as"):
         Baseline.load(path)

@@ -133,14 +133,6 @@ def test_rows_without_a_measurement_are_in_no_part():
     assert not np.isin(np.arange(0, 101, 7), np.concatenate(list(split.parts.values()))).any()
 
 
-def test_a_split_of_variants_without_a_case_is_an_error_and_no_other_split():
-    settings = FitSettings(split_by="modulo")
-    # as if it had been added to the settings alone
-    object.__setattr__(settings, "split_by", "length")
-    with pytest.raises(ValueError, match="no split 'length'"):
-        make_split(variants(), settings, seed=0)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("way", ["random", "group", "homology", "mutations", "position", "modulo", "contiguous"])
 def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
@@ -640,17 +632,6 @@ def test_impossible_splits_are_an_error_with_the_reason(own, settings, message):
     with pytest.raises(SubquadError, match=message) as caught:
         make_split(own, FitSettings(**settings), seed=1)
     assert "assay.csv" in str(caught.value)
-
-
-def test_an_empty_part_names_the_sequences_that_are_repeated():
-    first, second = random_sequences(2, length=51)
-    own = table([first] * 33 + [second] * 7)
-    with pytest.raises(SubquadError) as caught:
-        make_split(own, FitSettings(), seed=1)
-    assert str(caught.value).splitlines()[1:] == [
-        f"  '{first[:39]}…': 33 rows (1, 2, 3, 4, 5, …)",
-        f"  '{second[:39]}…': 7 rows (34, 35, 36, 37, 38, …)",
-    ]
 
 
 def related(sequence, identity, random):

@@ -99,7 +99,7 @@ def test_two_processes_divide_all_rows_and_the_first_one_writes_each_file(rows, 
     assert other_changed == []
     replaced = Counter(path for event, path in changed if event == "os.rename")
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert {"config.json", "metrics.json", "model.safetensors", "report.html", "boosting.skops"} < files
+    assert {"config.json", "metrics.json", "model.safetensors", "report.html", "boosting.safetensors"} < files
     # these grow with each model, and the configuration tells whose folder it is before and after
     grown = {str(path.relative_to(out)) for path in out.rglob("validation.json")} | {"config.json"}
     histories = {str(path.relative_to(out)) for path in out.rglob("history.jsonl")}

@@ -233,12 +233,11 @@ def _exclusions(entries: Sequence[Results]) -> Table:
 
 def _methods(results: Results) -> list[str]:
     machine, settings = results["machine"], results["settings"]
-    memory = f", {machine['memory_gb']:g} GiB" if machine["memory_gb"] else ""
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     trees = settings["boosting_iterations"]
     seeds = " ".join(map(str, settings["seeds"]))
     return [
-        f"{results['date']}, {machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}; "
+        f"{results['date']}, {machine['processor']}, {machine['cores']} cores, {machine['system']}; "
         f"{results['core_hours']:.2f} core-hours. {versions}.",
         f"Each task: at most {settings['train_rows']:,} training rows, {settings['tokens']:,} tokens of training per "
         f"network{f', at most {trees} trees' if trees else ''}, {'seeds' if len(settings['seeds']) > 1 else 'seed'} "

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.compared_models import models_suiting
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import read_frame
+from subquad.bio.data.files import naming, read_frame
 from subquad.bio.data.names import separator_of
 from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.bio.splits.split_column import parts_of_column
 from subquad.errors import SubquadError, collect_errors, raise_errors, reading, unknown
-from subquad.runs.storage import atomic, read_json
+from subquad.runs.storage import atomic, check_present, read_json
 
 __all__ = ["TABLES", "Task", "read_tasks"]
 
@@ -86,9 +87,16 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
         SubquadError: All errors of the file at once: invalid entries, missing tables, or no task selected.
     """
     beside = Path(path).parent
-    with reading(path, "a list of tasks"):
-        entries = [{**entry} for entry in read_json(path)]
-        tasks = collect_errors(*(lambda entry=entry: _task(beside, entry, settings) for entry in entries))
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise SubquadError(f"{path}: must be a JSON list of tasks")
+
+    def read(number: int, entry: Any) -> Task:
+        place = f"{path}, task {number}"
+        with reading(place, "a task"), naming(place):
+            return _task(beside, entry, settings)
+
+    tasks = collect_errors(*(partial(read, number, entry) for number, entry in enumerate(entries, start=1)))
     by_id = {task.id: task for task in tasks}
     raise_errors(f"{path}:", _colliding([task.id for task in tasks]))
     tasks = [replace(task, train_on=task.train_on or _donor(task, settings.train_pairs)) for task in tasks]
@@ -131,6 +139,7 @@ def _task(folder: Path, entry: Mapping[str, Any], options: BenchSettings) -> Tas
     if not re.fullmatch(r"\w[\w.+-]{0,99}(/\w[\w.+-]{0,99}){0,9}", name):
         raise SubquadError(f"id {name!r} must be letters, digits and . _ + - with / between, such as dms/tdp43")
     table = resolve_table(file) if file.startswith("example:") else folder / file
+    check_present(table)
     task_type = _task_type(entry.get("task_type", entry.get("kind")))
     settings = {
         **_columns(table),

@@ -54,7 +54,7 @@ def predict(
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
     check_written_table(as_file(out))
-    out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
+    out, fitted, path = check_output(as_file(out), force=force), BioModel.load(run), resolve_table(table)
     if out.exists() and out.samefile(file_of(path)):
         raise SubquadError(f"{out}: is the table itself; choose another name")
     if model is None and ENSEMBLE not in fitted.models and len(fitted.models) > 1:

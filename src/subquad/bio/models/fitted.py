@@ -91,13 +91,16 @@ class BioModel:
         return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
-        """Check that the folder holds a model.
+        """Check that the folder holds a model, and read its files, which are then kept: searches predict hundreds of times.
 
         Raises:
-            SubquadError: It does not.
+            SubquadError: It does not, or they cannot be read.
         """
         if name not in self.models:
             raise unknown("model", name, self.models)
+        for member in self._used(name):
+            if member not in self.networks and member not in self._baselines:
+                self._baselines[member] = Baseline.load(baseline_file(self.directory, member))
 
     def members(self, inputs: Inputs, name: str | None = None, *, to_first: bool = False) -> Members:
         """Return the prediction of a model in the target's units, and those of its members.
@@ -116,11 +119,16 @@ class BioModel:
 
     def _members(self, inputs: Inputs, name: str, to_first: bool) -> Members:
         if name == ENSEMBLE and self.stacking is not None:
-            used = [member for member, weight in self.stacking.weights.items() if weight]
-            return combine(self.stacking, {member: self._members(inputs, member, to_first) for member in used})
+            return combine(self.stacking, {own: self._members(inputs, own, to_first) for own in self._used(name)})
         if name in self.networks:
             return self.networks[name].members(inputs)
-        return self._baseline(name).members(inputs, to_first=to_first)
+        return self._baselines[name].members(inputs, to_first=to_first)
+
+    def _used(self, name: str) -> list[str]:
+        """Return the models that a model consists of: itself, or those of the ensemble that have a weight."""
+        if name != ENSEMBLE or self.stacking is None:
+            return [name]
+        return [member for member, weight in self.stacking.weights.items() if weight]
 
     def predict(self, inputs: Inputs, name: str | None = None) -> Any:
         """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
@@ -144,14 +152,9 @@ class BioModel:
         values = saved[column] if column < len(saved) else None
         return None if values is None else Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
 
-    def _baseline(self, name: str) -> Baseline:
-        if name not in self._baselines:
-            self._baselines[name] = Baseline.load(baseline_file(self.directory, name))
-        return self._baselines[name]
-
     @cached_property
     def _baselines(self) -> dict[str, Baseline]:
-        """Baselines that were read already: searches predict hundreds of times."""
+        """Baselines that were read already."""
         return {}
 
     @property
@@ -197,7 +200,8 @@ class BioModel:
 
     def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray:
         """Return samples from the joint posterior of the default model, `(count, n, K)`; see `Baseline.draws`."""
-        return self._baseline(self.default).draws(self.inputs_of(sequences), count, seed=seed)
+        self.check_model(self.default)
+        return self._baselines[self.default].draws(self.inputs_of(sequences), count, seed=seed)
 
 
 def network_tensors(networks: Mapping[str, NetworkEnsemble]) -> dict[str, Tensor]:
