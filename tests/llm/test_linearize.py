@@ -14,14 +14,14 @@ import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
+from subquad.llm.metrics import CONTROLS, LABELS
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time, expected_seconds
-from subquad.llm.training.controls import MODES
+from subquad.llm.training.budget import budget_from_tokens, divide_time, expected_seconds
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -30,10 +30,10 @@ from subquad.runs.storage import read_tensors
 @pytest.mark.slow
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert list(metrics) == ["test", "wins", "tokens", "seconds", "trainable_parameters"]
-    names = [name for name in MODEL_NAMES if name not in (*MODES, "restored", "earlier")]
+    assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
+    names = [name for name in LABELS if name not in (*CONTROLS, "restored", "earlier")]
     assert list(metrics["test"]) == names
-    assert metrics["wins"] is None or metrics["wins"] in MODEL_NAMES
+    assert metrics["wins"] is None or metrics["wins"] in LABELS
     assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
     assert metrics["trainable_parameters"]["transfer"] == 2 * 2 * 6
     assert all(value > 0 for value in metrics["seconds"].values())
@@ -89,7 +89,7 @@ def test_the_page_shows_all_models(run):
     page = (run / "report.html").read_text()
     for words in (
         "after attention transfer",
-        "student, without moments",
+        "student without its linear branch",
         "the last tenth of words.txt",
         "Sample",
     ):
