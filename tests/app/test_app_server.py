@@ -1,4 +1,4 @@
-"""The server: who may open the page, and which files it gives away."""
+"""The server: who may open the page, which files it takes and gives away, and that its workspace has one server."""
 
 import json
 import subprocess
@@ -7,15 +7,17 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from subquad.app.cli import AppSettings
-from subquad.app.server import make_app, read_users, serve
+from subquad.app.server import AppSettings, make_app, read_users, serve
 from subquad.errors import SubquadError
+from subquad.runs.lock import lock_folder
+
+JOB = "20260101-000000-000000000"
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("work").resolve()
-    folder = root / "jobs" / "20260101-000000-abcd"
+    folder = root / "jobs" / JOB
     (folder / "out").mkdir(parents=True)
     (folder / "out" / "report.html").write_text("<p>The report</p>")
     record = {"words": ["bio", "fit", "x"], "title": "Old", "out": "out", "created": 0}
@@ -41,13 +43,25 @@ def test_the_page_opens_with_results_of_an_earlier_server(client):
 
 
 def test_only_files_of_jobs_are_served(client, workspace):
-    job = workspace / "jobs" / "20260101-000000-abcd"
+    job = workspace / "jobs" / JOB
     reply = client.get(f"/gradio_api/file={job}/out/report.html")
     assert reply.text == "<p>The report</p>"
     assert reply.headers["content-disposition"].startswith("inline")
     paths = ("/etc/passwd", f"{workspace}/secret.txt", f"{job}/../../secret.txt", f"{job}/%2e%2e/%2e%2e/secret.txt")
     for path in paths:
         assert client.get(f"/gradio_api/file={path}").status_code == 403, path
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escaped.csv", "/tmp/escaped.csv", "..\\..\\escaped.csv", "a/../../escaped.csv"]
+)
+def test_an_upload_stays_in_the_workspace(client, workspace, name):
+    before = {path for path in workspace.parent.rglob("*") if workspace / "uploads" not in path.parents}
+    (path,) = client.post("/gradio_api/upload", files={"files": (name, b"a\n1\n")}).json()
+    assert path.startswith(f"{workspace}/uploads/")
+    assert ".." not in path.split("/")
+    after = {path for path in workspace.parent.rglob("*") if workspace / "uploads" not in path.parents}
+    assert after == before
 
 
 def test_an_upload_is_no_page_and_has_a_limit(client):
@@ -65,9 +79,10 @@ def test_a_foreign_name_of_this_computer_is_refused(client):
 def test_a_page_with_passwords_shows_nothing_without_one(workspace):
     application, jobs = make_app(AppSettings(), workspace, [("ada", "lovelace")])
     with TestClient(application, base_url="http://192.0.2.1") as client:
-        address = f"/gradio_api/file={workspace}/jobs/20260101-000000-abcd/out/report.html"
+        address = f"/gradio_api/file={workspace}/jobs/{JOB}/out/report.html"
         assert client.get("/config").status_code == 401
         assert client.get(address).status_code == 401
+        assert client.post("/gradio_api/upload", files={"files": ("a.csv", b"a")}).status_code == 401
         assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
         assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
         assert client.get(address).text == "<p>The report</p>"
@@ -75,10 +90,11 @@ def test_a_page_with_passwords_shows_nothing_without_one(workspace):
 
 
 def test_other_computers_need_a_password(tmp_path):
+    assert AppSettings().host == "127.0.0.1"
     file = tmp_path / "users.txt"
-    for host in ("0.0.0.0", "192.0.2.1", "localhost.example"):
+    for host in ("0.0.0.0", "::", "192.0.2.1", "localhost.example"):
         with pytest.raises(SubquadError, match="--password-file"):
-            serve(AppSettings(host=host))
+            serve(AppSettings(host=host, workspace=tmp_path / "work"))
     file.write_text("no colon\n")
     with pytest.raises(SubquadError, match="NAME:PASSWORD"):
         read_users(AppSettings(host="0.0.0.0", password_file=file))
@@ -87,10 +103,15 @@ def test_other_computers_need_a_password(tmp_path):
     assert read_users(AppSettings(host="::1")) is None
 
 
+def test_a_second_server_of_a_workspace_is_refused(tmp_path):
+    with lock_folder(tmp_path / "work"), pytest.raises(SubquadError, match="another process"):
+        serve(AppSettings(port=0, workspace=tmp_path / "work"))
+
+
 @pytest.mark.slow
 def test_the_page_opens_without_the_packages_of_the_fields(tmp_path):
     code = (
-        "import sys, pathlib; from subquad.app.server import make_app; from subquad.app.cli import AppSettings; "
+        "import sys, pathlib; from subquad.app.server import AppSettings, make_app; "
         f"make_app(AppSettings(), pathlib.Path({str(tmp_path)!r}), None); "
         "print(*{'torch', 'transformers', 'sklearn', 'awkward'} & set(sys.modules))"
     )

@@ -18,9 +18,9 @@ def job_of(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         job = jobs.start(folder, ["bio", "fit"], title=title, file=file)
-        job.future.result(30)
-        while job.is_running:
+        while job.state in ("waiting", "running"):
             time.sleep(0.01)
+        jobs.close()
         return job
 
     return make

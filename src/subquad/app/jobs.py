@@ -8,7 +8,6 @@ folder alone tells the state of a job, so that none is lost or started twice whe
 import fcntl
 import os
 import re
-import secrets
 import shlex
 import shutil
 import signal
@@ -178,7 +177,9 @@ class Jobs:
 
     def new(self) -> Path:
         """Make the folder of a new job, for files that the command reads."""
-        folder = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        # names in the order of time, also when clocks are set back an hour
+        now = time.time_ns()
+        folder = self._folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now // 10**9))}-{now % 10**9:09}"
         folder.mkdir()
         return folder
 
@@ -195,7 +196,7 @@ class Jobs:
         if file:
             (folder / OUT).mkdir(exist_ok=True)
         write_json(folder / RECORD, record)
-        job = self._jobs[folder.name] = Job(folder)
+        job = self._jobs.setdefault(folder.name, Job(folder))
         self._changed.set()
         return job
 
@@ -212,12 +213,13 @@ class Jobs:
             self._changed.clear()
             # takes note of those that have ended
             self._processes = [process for process in self._processes if process.poll() is None]
-            with self._lock:
-                jobs = self.list()[::-1]
-                waiting = [job for job in jobs if job.state == "waiting"]
-                free = self._most - sum(job.state == "running" for job in jobs)
-                for job in waiting[: max(free, 0)]:
-                    if not self._is_closed:
+            states = {job: job.state for job in self.list()[::-1]}
+            waiting = [job for job, state in states.items() if state == "waiting"]
+            free = self._most - sum(state == "running" for state in states.values())
+            for job in waiting[: max(free, 0)]:
+                # without space on the disk it goes on waiting; it may also have been stopped in the meantime
+                with self._lock, suppress(OSError):
+                    if job.state == "waiting" and not self._is_closed:
                         self._launch(job)
             self._changed.wait(SECONDS_BETWEEN_LOOKS if waiting else None)
 
@@ -227,13 +229,18 @@ class Jobs:
             fcntl.flock(log, fcntl.LOCK_EX)
             log.write(f"$ subquad {shlex.join(job.words)}\n".encode())
             log.flush()
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,
-                # a group of its own: Ctrl-C in the terminal of the server reaches the server only, which stops the job
-                start_new_session=True,
-            )  # fmt: skip
-        self._processes.append(process)
+            try:
+                process = subprocess.Popen(
+                    ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,
+                    # a group of its own: Ctrl-C in the server's terminal reaches the server only, which stops the job
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                log.write(f"subquad: {error}\n".encode())
+                (job.folder / STATUS).write_text("1")
+            else:
+                self._processes.append(process)
 
     def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
         """Stop a job with SIGTERM, after which a training saves a checkpoint, and then with SIGKILL."""
@@ -267,3 +274,5 @@ class Jobs:
         running = [job for job in self.list() if job.is_running]
         with ThreadPoolExecutor(max(len(running), 1)) as pool:
             list(pool.map(self.stop, running))
+        for process in self._processes:
+            process.poll()

@@ -10,7 +10,7 @@ import gradio as gr
 
 from subquad.app.forms import OFFERED, Form
 from subquad.app.inputs import RUNS, TEXTS
-from subquad.app.tab import Context, Example, Extra, FieldTab
+from subquad.app.tab import Context, Extra, FieldTab
 from subquad.errors import SubquadError
 
 __all__ = ["build_language"]
@@ -31,19 +31,16 @@ FORMS = (
         words=("--speed=0",),
     )),
 )  # fmt: skip
-EXAMPLE = Example(
-    "Example: report of a linear SmolLM2", "Report of example:linear-smollm2",
-    ("llm", "report", "example:linear-smollm2"), "report.html",
-)  # fmt: skip
 QUESTIONS = ["What is a list in Python?", "Name three animals.", "Why is the sky blue?"]
 
 
 def build_language(context: Context) -> FieldTab:
     """Build the tab."""
     return FieldTab.build(
-        context, "llm", forms=FORMS, example=EXAMPLE, extra=Extra("Chat", partial(_build_chat, context), MODEL),
+        context, "llm", forms=FORMS, extra=Extra("Chat", partial(_build_chat, context), MODEL),
         lead="Replace the softmax attention of a trained language model by linear attention, and chat with the result.",
-        steps=("Upload a text, or take the one that is there.", "Linearize SmolLM2, in minutes on a laptop.",
+        steps=("Ask the linear SmolLM2 that ships with subquad a question.",
+               "Linearize a model on a text of yours, in minutes on a laptop.",
                "Chat with it, and compare its perplexity with its teacher's."),
     )  # fmt: skip
 

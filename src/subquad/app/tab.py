@@ -68,7 +68,7 @@ class FieldTab:
         lead: str,
         steps: Sequence[str],
         forms: Sequence[tuple[str, Form]],
-        example: Example,
+        example: Example | None = None,
         extra: Extra | None = None,
     ) -> "FieldTab":
         """Add a tab to the page.
@@ -79,14 +79,14 @@ class FieldTab:
             lead: What the tab is for, in a sentence.
             steps: What its users do with their own data.
             forms: Titles and forms, in the order in which they are used.
-            example: Command of the first button.
+            example: Command of the first button; without one, `extra` shows something at once.
             extra: What is no form; it comes first.
         """
-        tab = cls(context, field, {}, {}, extra, steps_view(steps, example.action))
+        tab = cls(context, field, {}, {}, extra, steps_view(steps, example.action if example else ""))
         with gr.Row(elem_classes="sq-lead"):
             gr.Markdown(lead)
             upload = gr.UploadButton("Upload files", file_count="multiple", size="md")
-            shown = gr.Button(example.action, variant="primary", size="md")
+            shown = gr.Button(example.action, variant="primary", size="md") if example is not None else None
         names = [*([extra.title] if extra is not None else []), *(title for title, _ in forms)]
         with gr.Row(elem_classes="sq-columns"):
             with gr.Column(scale=2, min_width=320):
@@ -110,7 +110,8 @@ class FieldTab:
             button.click(
                 tab._starter(built), [*built.fields.values()], [tab.view["job"]], scroll_to_output=True, **QUIET
             )
-        shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
+        if shown is not None and example is not None:
+            shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
         return tab
 
     def _build_view(self) -> None:

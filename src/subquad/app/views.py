@@ -27,13 +27,10 @@ FRAME = Markup(
 
 
 def steps_view(steps: Sequence[str], example: str) -> str:
-    """Return what to do in a tab that has no jobs."""
+    """Return what to do in a tab that has no jobs; `example` is the text of its first button, if there is one."""
     items = Markup("").join(Markup("<li>{}</li>").format(step) for step in steps)
-    text = Markup(
-        '<div class="sq-steps"><p>Results appear here. The button <b>{}</b> shows one at once. With data of yours:</p>'
-        "<ol>{}</ol></div>"
-    )
-    return str(text.format(example, items))
+    first = Markup("The button <b>{}</b> shows one at once. With your data:").format(example) if example else ""
+    return str(Markup('<div class="sq-steps"><p>Results appear here. {}</p><ol>{}</ol></div>').format(first, items))
 
 
 def status_view(job: Job) -> str:
