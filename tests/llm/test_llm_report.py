@@ -75,7 +75,12 @@ def test_a_comparison_shows_the_settings_that_differ_and_all_models(run, tmp_pat
     write_json(other / "metrics.json", metrics)
     page = report(run("linear"), other, out=tmp_path / "page.html").read_text()
     assert lead_of(page).endswith("The runs differ in their seed, with one training each.")
-    for words in (">--lora-rank</td>", ">--seed</td>", "window and cache, untrained", "student, after attention transfer"):
+    for words in (
+        ">--lora-rank</td>",
+        ">--seed</td>",
+        "window and cache, untrained",
+        "student, after attention transfer",
+    ):
         assert words in page
     assert "--lora-alpha" not in page
 

@@ -133,7 +133,9 @@ def test_pages_are_drawn_of_a_run_as_small_or_as_large_as_it_may_be():
     history = [*LONG, {"part": "lora", "step": 60, "validation_loss": 2.5}]
     assert linearize_page(metrics, notes, history).count("<figure") == 3
     notes["softmax_layers"] = {"divergences": {"-1": 0.5, "0": 0.1, "1": 0.2}, "chosen": [0]}
-    assert linearize_page(metrics, notes, history_of(**{"transfer-0": 2, "transfer-1": 2, "lora": 2})).count("<fig") >= 4
+    assert (
+        linearize_page(metrics, notes, history_of(**{"transfer-0": 2, "transfer-1": 2, "lora": 2})).count("<fig") >= 4
+    )
     # a model of one layer, and one that was copied without its history
     notes["errors"] = {name: values[:1] for name, values in notes["errors"].items()}
     assert linearize_page(metrics, notes, []).count("<figure") == 3
