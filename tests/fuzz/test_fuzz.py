@@ -289,7 +289,8 @@ def to_events(folder):
 
 
 def to_expression(folder):
-    text = "np.where(np.hypot(part_px, part_py) > 1e-6, np.log(part_pt / jet_pt), 0) - np.abs(part_e**2)[1:3].sum() * (-1.5e3 % 7)"
+    text = "np.where(np.hypot(part_px, part_py) > 1e-6, np.log(part_pt / jet_pt), 0)"
+    text += " - np.abs(part_e**2)[1:3].sum() * (-1.5e3 % 7)"
     (folder / "expression.txt").write_text(text)
     return folder / "expression.txt"
 
