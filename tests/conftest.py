@@ -20,7 +20,7 @@ LONG = (
     # of the tests marked as long
     "test_llm_docs.py", "test_bio_docs.py", "test_bench.py", "test_hep_docs.py", "test_sharding.py", "test_chat.py",
     # of the others
-    "test_blockwise.py", "test_serving.py", "test_server_connections.py", "test_estimators.py",
+    "test_blockwise.py", "test_serving.py", "test_server_clients.py", "test_estimators.py",
 )  # fmt: skip
 """Files that take longest, though they do not have most tests."""
 SLOW = 5

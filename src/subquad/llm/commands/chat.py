@@ -76,7 +76,10 @@ def _lines(console: Console, name: str) -> Iterator[str]:
     while True:
         try:
             with reading("standard input", "UTF-8"):
-                line = console.input("[bold green]> [/]" if is_terminal else "")
+                try:
+                    line = console.input("[bold green]> [/]" if is_terminal else "")
+                except EOFError:
+                    return
         except KeyboardInterrupt:
             if not is_terminal:
                 return
