@@ -17,6 +17,9 @@ from subquad.errors import SubquadError
 __all__ = ["Context", "Example", "Extra", "FieldTab"]
 
 
+SCROLL = "() => document.getElementById('sq-results-{}').scrollIntoView({{behavior: 'smooth', block: 'nearest'}})"
+
+
 class Context(NamedTuple):
     """What the tabs share."""
 
@@ -100,18 +103,21 @@ class FieldTab:
                         built = tab.forms[form.command] = BuiltForm(form=form, inputs=context.inputs)
                         built.build()
                         buttons.append((gr.Button(form.action, variant="primary"), built))
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=3, min_width=320, elem_id=f"sq-results-{field}"):
                 tab._build_view()
         task.change(
             lambda chosen: [gr.update(visible=title == chosen) for title in groups], [task], [*groups.values()], **QUIET
         )
         upload.upload(tab._on_upload, [upload], [chosen for chosen, _ in tab.sources], **QUIET)
-        for button, built in buttons:
-            button.click(
-                tab._starter(built), [*built.fields.values()], [tab.view["job"]], scroll_to_output=True, **QUIET
-            )
+        started = [
+            button.click(tab._starter(built), [*built.fields.values()], [tab.view["job"]], **QUIET)
+            for button, built in buttons
+        ]
         if shown is not None and example is not None:
-            shown.click(tab._example(example), None, [tab.view["job"]], scroll_to_output=True, **QUIET)
+            started.append(shown.click(tab._example(example), None, [tab.view["job"]], **QUIET))
+        for event in started:
+            # on a narrow screen the results are below the forms
+            event.success(None, js=SCROLL.format(field), **QUIET)
         return tab
 
     def _build_view(self) -> None:

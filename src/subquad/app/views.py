@@ -99,9 +99,8 @@ def _address(path: Path) -> str:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    text = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+    return text.removeprefix("0 min ").replace(" ", "\u00a0")
 
 
 def _size(path: Path) -> str:
