@@ -1,11 +1,16 @@
 """`subquad hep`: names and flags of its commands. Everything else is imported when a command runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from subquad.errors import SubquadError
 from subquad.hep.settings import (
+    EVALUATION,
+    EXPLANATION,
+    EXPLANATION_FILE,
     EvaluateSettings,
     ExplainSettings,
     ExportSettings,
@@ -14,7 +19,10 @@ from subquad.hep.settings import (
     SimulateSettings,
     Simulation,
 )
+from subquad.runs.examples import run_folder
+from subquad.runs.folder import METRICS, load_config
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
+from subquad.runs.storage import check_output, check_report_folder
 
 __all__ = ["app"]
 
@@ -81,6 +89,8 @@ def predict(
         files: Files with the columns that the tagger was fitted on: names, folders, patterns in quotes, or
             example:jets.
     """
+    _check_inputs(files, runs=[run])
+    _check_file(options, ".root")
     from subquad.hep.commands.predict import predict as run_predict
 
     path = run_predict(run, files, settings, **vars(options))
@@ -106,6 +116,10 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
         out: Output file. Default: report.html in the folder, which is written again.
         force: Overwrite an existing output.
     """
+    _check_inputs(runs=[run, *others])
+    from subquad.reporting.run_comparison import report_file
+
+    report_file([run, *others], run_folder(run), out=out, force=force)
     from subquad.hep.commands.report import report as run_report
 
     print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
@@ -133,6 +147,9 @@ def evaluate(
         scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
             for every class.
     """
+    named = [text if Path(text).exists() else text.partition("=")[2] or text for text in runs]
+    _check_inputs([*files, *(text.partition("=")[2] or text for text in scores)], runs=named)
+    check_report_folder(options.out, kind=EVALUATION, file=METRICS, force=options.force)
     from subquad.hep.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(runs, settings, files=files, scores=scores, **vars(options))
@@ -163,6 +180,8 @@ def explain(
         only: Explain the logit of this class, for its jets only. Default: the logit of each jet's true class.
         seed: Seed of the permutations.
     """
+    _check_inputs(files, runs=[run])
+    check_report_folder(options.out, kind=EXPLANATION, file=EXPLANATION_FILE, force=options.force)
     from subquad.hep.commands.explain import explain as run_explain
     from subquad.hep.plots.explain_page import summary
 
@@ -193,6 +212,8 @@ def export(
         run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Jets for the comparison. Default: example:jets if it has the branches, else the training files.
     """
+    _check_inputs(files, runs=[run])
+    _check_file(options, ".onnx")
     from subquad.hep.commands.export import PREPROCESS
     from subquad.hep.commands.export import export as run_export
 
@@ -238,6 +259,23 @@ def simulate(
         what = f"{len(files)} file{'s' * (len(files) > 1)}"
         # some may be those of an interrupted simulation, or all
         print(f"{options.out} holds {what} of jets. Next: subquad hep fit '{options.out}/*.root' --out tagger")
+
+
+def _check_inputs(files: Sequence[str] = (), *, runs: Sequence[Path | str] = ()) -> None:
+    """Check that runs and local files are there, before libraries are imported for seconds."""
+    for run in runs:
+        load_config(run_folder(run), "hep")
+    # remote files would be listed twice
+    if local := [name for name in files if "://" not in name]:
+        from subquad.hep.data.formats import expand_files
+
+        expand_files(local)
+
+
+def _check_file(options: OutputOptions, suffix: str) -> None:
+    if options.out.suffix != suffix:
+        raise SubquadError(f"{options.out}: must end in {suffix}")
+    check_output(options.out, force=options.force)
 
 
 def _print_fit(metrics: dict[str, Any], out: Path) -> None:

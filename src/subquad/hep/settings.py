@@ -24,6 +24,9 @@ from subquad.runs.options import Count, Distinct, Fraction, Input, Model, Natura
 
 __all__ = [
     "CLASSES",
+    "EVALUATION",
+    "EXPLANATION",
+    "EXPLANATION_FILE",
     "EvaluateSettings",
     "ExplainSettings",
     "ExportSettings",
@@ -48,6 +51,9 @@ T = TypeVar("T")
 
 Simulation = Annotated[T, Parameter(group=Group("Simulation", sort_key=2))]
 """A flag about the simulated jets."""
+
+EVALUATION, EXPLANATION, EXPLANATION_FILE = "hep evaluation", "hep explanation", "explain.json"
+"""Kinds of report folders, by which a command recognizes its own, and the file of an explanation."""
 
 CLASSES = (
     "ZJetsToNuNu",

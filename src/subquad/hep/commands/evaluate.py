@@ -19,15 +19,13 @@ from subquad.hep.metrics.predictions import Predictions, group_by_model, with_ob
 from subquad.hep.metrics.summary import measure, missing_classes, summarize, weight_notes
 from subquad.hep.models.networks import using_threads
 from subquad.hep.plots.evaluation_page import draw, evaluation_page
-from subquad.hep.settings import EvaluateSettings
+from subquad.hep.settings import EVALUATION, EvaluateSettings
 from subquad.progress import say
 from subquad.runs.folder import METRICS, REPORT
 from subquad.runs.storage import check_not_inside, check_report_folder, plain, write_json, write_report_folder
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
-
-KIND = "hep evaluation"
 
 
 def evaluate(
@@ -66,7 +64,7 @@ def evaluate(
     settings, files = settings or EvaluateSettings(), list_files(files)
     compared = read_runs(list_files(runs))
     check_not_inside(out, *compared.names, *files, *(text.partition("=")[2] or text for text in scores))
-    out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
+    out = check_report_folder(out, kind=EVALUATION, file=METRICS, force=force)
     paths = _files_to_score(files, compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)
@@ -82,7 +80,7 @@ def evaluate(
     models = group_by_model(predictions)
     measured = measure(models, classes, background, efficiency=settings.efficiency)
     evaluation = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
+        "subquad": {"kind": EVALUATION, "version": __version__, "settings": plain(settings)},
         **summarize(measured, models),
         "classes": list(classes),
         "background": background,

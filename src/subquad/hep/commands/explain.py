@@ -34,7 +34,7 @@ from subquad.hep.models.networks import Network, forward, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.event_displays import JetDisplay
 from subquad.hep.plots.explain_page import explain_figures, explain_page
-from subquad.hep.settings import ExplainSettings
+from subquad.hep.settings import EXPLANATION, EXPLANATION_FILE, ExplainSettings
 from subquad.nn.kinematic import KinematicNet
 from subquad.progress import say
 from subquad.runs.examples import run_folder
@@ -43,8 +43,6 @@ from subquad.runs.storage import check_not_inside, check_report_folder, plain, w
 from subquad.train.bucketing import batches_by_length
 
 __all__ = ["explain"]
-
-KIND, EXPLANATION = "hep explanation", "explain.json"
 
 
 def explain(
@@ -76,7 +74,7 @@ def explain(
     """
     settings, files = settings or ExplainSettings(), list_files(files)
     check_not_inside(out, run_folder(run), *files)
-    out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
+    out = check_report_folder(out, kind=EXPLANATION, file=EXPLANATION_FILE, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:
         raise unknown("class", only, tagger.classes)
@@ -97,7 +95,7 @@ def explain(
         sample = _score(tagger, inputs, settings, target)
         found, displays = _explain(tagger, sample, settings, target, seed=seed, quiet=quiet)
     explanation = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
+        "subquad": {"kind": EXPLANATION, "version": __version__, "settings": plain(settings)},
         **{"run": str(run), "files": [str(path) for path in paths], "class": only, "seed": seed, "note": note},
         "event_weights": weight_text,
         **plain(found),
@@ -106,7 +104,7 @@ def explain(
     figures = explain_figures(explanation, displays)
     with write_report_folder(out) as folder:
         (folder / REPORT).write_text(explain_page(explanation, figures), encoding="utf-8")
-        write_json(folder / EXPLANATION, explanation)
+        write_json(folder / EXPLANATION_FILE, explanation)
     return explanation
 
 

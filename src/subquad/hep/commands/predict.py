@@ -51,8 +51,6 @@ def predict(
     if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; choose another output")
     out = check_output(as_file(out), force=force)
-    if out.suffix != ".root":
-        raise SubquadError(f"{out}: must end in .root")
     note = training_note(tagger.path, tagger.config, paths)
     if note:
         say(f"Warning: {note}", quiet=quiet)
