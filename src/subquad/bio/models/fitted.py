@@ -91,7 +91,7 @@ class BioModel:
         return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
-        """Check that the folder holds a model, and read its files, which are then kept: searches predict hundreds of times.
+        """Check that the folder holds a model, and read its files once: searches predict hundreds of times.
 
         Raises:
             SubquadError: It does not, or they cannot be read.
