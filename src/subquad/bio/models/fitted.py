@@ -91,11 +91,7 @@ class BioModel:
         return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
-<<<<<<< HEAD
-        """Check that the folder holds a model, and read its files, which are kept: searches predict hundreds of times.
-=======
         """Check that the folder holds a model, and read its files once: searches predict hundreds of times.
->>>>>>> bio2
 
         Raises:
             SubquadError: It does not, or they cannot be read.
