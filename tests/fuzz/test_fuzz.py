@@ -130,6 +130,8 @@ def request(path):
         "/v1/chat/completions", content=path.read_bytes(), headers={"content-type": "application/json"}
     )
     assert reply.status_code < 500, f"status {reply.status_code}: {reply.text[:200]}"
+    if reply.status_code != 200:
+        raise SubquadError(reply.json()["error"]["message"])
 
 
 @cache
@@ -143,7 +145,7 @@ def client():
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = byte_tokenizer(Path(folder))
     app = make_app(linear_model(), tokenizer, ServeSettings(max_batch_size=2, max_context=64), name="tiny")
-    return TestClient(app, raise_server_exceptions=True).__enter__()
+    return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=True).__enter__()
 
 
 def checkpoint(path):
@@ -289,8 +291,7 @@ def to_events(folder):
 
 
 def to_expression(folder):
-    text = "np.where(np.hypot(part_px, part_py) > 1e-6, np.log(part_pt / jet_pt), 0)"
-    text += " - np.abs(part_e**2)[1:3].sum() * (-1.5e3 % 7)"
+    text = "np.where(np.hypot(part_px, part_py) > 1e-6, np.log(part_pt / jet_pt), 0) - np.abs(part_e**2) * (-1.5e3 % 7)"
     (folder / "expression.txt").write_text(text)
     return folder / "expression.txt"
 

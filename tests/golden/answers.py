@@ -28,7 +28,7 @@ def bio_estimator(folder: Path) -> dict[str, list]:
     """Probabilities of the classes."""
     pd = pytest.importorskip("pandas")
     sequences = pd.read_csv(folder / "input.csv")["sequence"].tolist()
-    return {"probabilities": load_run(folder).predict_proba(sequences).tolist()}
+    return {"probabilities": bio.LyraClassifier.load(folder).predict_proba(sequences).tolist()}
 
 
 def llm_model(folder: Path) -> dict[str, list | str]:
