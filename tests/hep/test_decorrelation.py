@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, evaluate, fit
-from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.metrics.curves import distance, mass_edges
 from subquad.hep.metrics.mass_shape import mass_shapes
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
@@ -137,7 +136,6 @@ def without_mass():
 def test_a_fit_with_the_penalty_selects_by_its_loss_and_the_evaluation_shows_the_mass_shapes(
     tables, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(evaluate_command, "write_pdfs", lambda *_: None)
     columns, write = tables
     files = [write(tmp_path / f"{name}.root", columns(name, jets=67)) for name in ("QCD", "Hbb")]
     given = ["hep", "fit", *map(str, files), "--out", str(tmp_path / "run")]

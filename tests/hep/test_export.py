@@ -241,8 +241,8 @@ def test_the_command_prints_inputs_and_comparison(tmp_path, capsys, monkeypatch)
         return {"input_names": ["part_px", "particle_mask"], "output_names": ["label_QCD"], "checked": checked}
 
     monkeypatch.setattr("subquad.hep.commands.export.export", run_export)
-    assert main(["hep", "export", "tagger", "--out", str(tmp_path / "a.onnx"), "--files", "a.root"]) == 0
-    assert given == [(Path("tagger"), ExportSettings(inputs="branches"), ("a.root",))]
+    assert main(["hep", "export", "example:tagger", "--out", str(tmp_path / "a.onnx"), "--files", "example:jets"]) == 0
+    assert given == [(Path("example:tagger"), ExportSettings(inputs="branches"), ("example:jets",))]
     out = " ".join(capsys.readouterr().out.split())
     assert "Inputs: part_px, particle_mask; output: softmax, the probabilities of label_QCD." in out
     assert "differ by at most 2e-07 on 1,200 jets of a.root, with up to 106 particles." in out

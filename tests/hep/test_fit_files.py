@@ -32,16 +32,20 @@ def names(paths):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["no.root", "--out", "run"], "no.root: no such file"),
-        (["example:jets", "--card", "no.yaml", "--out", "run"], "no.yaml: no such file (--card)"),
-        (["example:jets", "--out", str(run_folder("example:tagger"))], "holds a finished run; choose another folder"),
+        (["fit", "no.root", "--out", "run"], "no such file"),
+        (["fit", "example:jets", "--card", "no.yaml", "--out", "run"], "no.yaml: no such file"),
+        (["fit", "example:jets", "--out", str(run_folder("example:tagger"))], "has a finished run"),
+        (["predict", "example:tagger", "no.root", "--out", "a.root"], "no such file"),
+        (["evaluate", "run=no_run", "--out", "a"], "no_run: no run"),
+        (["explain", "example:tagger", "--files", "no.root", "--out", "a"], "no such file"),
+        (["export", "no_run", "--out", "a.onnx"], "no_run: no run"),
     ],
 )
 def test_what_does_not_exist_is_reported_before_torch_is_imported(given, message, tmp_path):
     code = f"""
 import sys
 from subquad.cli import main
-assert main({["hep", "fit", *given]!r}) == 2
+assert main({["hep", *given]!r}) == 2
 assert "torch" not in sys.modules
 """
     done = subprocess.run(

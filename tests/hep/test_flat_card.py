@@ -80,45 +80,6 @@ def test_the_first_card_has_the_inputs_that_a_tagger_wants(tmp_path):
     np.testing.assert_allclose(found["log_pt_rel"], relative, rtol=1e-4, atol=1e-5)
 
 
-AXES = {
-    "φ in degrees": (
-        {"jet_phi": lambda table: np.degrees(table["jet_phi"])},
-        r"dphi is relative to φ = -?\d\.\d+ \(jet_phi = -?1\d\d\.?\d*\), but φ of the sum of the particles is -?\d\.\d+"
-        r".*; give jet_phi in radians, such as np\.deg2rad\(jet_phi\)",
-    ),
-    "η and φ exchanged": (
-        {"jet_eta": lambda table: table["jet_phi"], "jet_phi": lambda table: table["jet_eta"]},
-        r"deta is relative to η = -?[23]\.\d+ \(jet_eta = -?[23]\.\d+\), but η of the sum of the particles is 0\.\d+"
-        r".*; exchange η and φ of the jet, as jet_eta has the values of φ",
-    ),
-    "η of 0": (
-        {
-            "jet_eta": np.zeros(41, np.float32),
-            "cand_eta": lambda table: table["cand_eta"] + 1,
-            "cand_e": lambda table: table["cand_pt"] * np.cosh(table["cand_eta"] + 1),
-        },
-        r"deta is relative to η = 0 \(jet_eta = 0\), but η of the sum of the particles is 1\.\d+.*; jet_eta is 0; give",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", AXES)
-def test_axes_that_are_not_those_of_the_particles_are_refused_in_points_and_features(case, tmp_path, fitted):
-    changes, _ = AXES[case]
-    path = write_flat(tmp_path / "wrong.root", 41, **changes)
-    with pytest.raises(SubquadError):
-        chunks_of(path, options_of())
-    # without points of its own, a card has them as features
-    with pytest.raises(SubquadError):
-        chunks_of(path, options_of(points=None))
-    with pytest.raises(SubquadError):
-        predict(fitted[0], [path], out=tmp_path / "scores.root", quiet=True)
-    assert not (tmp_path / "scores.root").exists()
-    # which need no jets' branches
-    without = ["log_pt", "log_e", "cand_charge"]
-    assert len(chunks_of(path, options_of(points=None, features=without))[0]) == 41
-
-
 @pytest.mark.long
 def test_a_label_among_the_features_is_named_in_the_terminal_and_the_report(tmp_path, capsys):
     (tmp_path / "leak.yaml").write_text(

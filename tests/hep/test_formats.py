@@ -1,7 +1,6 @@
 """The same jets from ROOT, Parquet, HDF5 and NPZ, and the errors of files that cannot be read."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 
 import awkward as ak
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.hep.data import file_chunks, formats
+from subquad.hep.data import file_chunks
 from subquad.hep.data.formats import inspect_file, iterate_columns
 from subquad.hep.data.jets import read
 
@@ -114,17 +113,6 @@ def test_a_file_of_any_format_that_is_cut_short_is_reported(kind, tables, tmp_pa
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(SubquadError):
         read([cut])
-
-
-@pytest.mark.parametrize(
-    ("lengths", "reason"),
-    [((5, 3), "columns have different lengths"), ((3, 3), r"a column ends after 3 of \d+ entries")],
-)
-def test_columns_that_end_early_are_reported(jets, monkeypatch, lengths, reason):
-    chunk = {name: np.zeros(length) for name, length in zip(("jet_pt", "jet_eta"), lengths, strict=True)}
-    monkeypatch.setattr(formats, "_open", lambda *_: nullcontext([chunk]))
-    with pytest.raises(SubquadError):
-        list(iterate_columns(inspect_file(jets[0], None), list(chunk), 10))
 
 
 def test_a_missing_value_in_parquet_is_reported_with_its_entry(tables, tmp_path):

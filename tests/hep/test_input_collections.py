@@ -26,7 +26,7 @@ from subquad.hep.explanation.permutation import _permuted
 from subquad.hep.models.fine_tuning import Origin
 from subquad.hep.models.networks import build_network, forward
 from subquad.hep.models.presets import PRESETS
-from subquad.hep.settings import EvaluateSettings, ExportSettings
+from subquad.hep.settings import ExportSettings
 
 NET = replace(PRESETS["standard"].net, has_jet_features=False)
 FEATURES = ("part_pt_log", "part_deta", "part_charge", "sv_ratio", "sv_mass", "sv_deta", "is pf", "is sv")
@@ -274,6 +274,3 @@ def test_a_tagger_learns_from_vertices_and_is_used(vertex_files, tmp_path):
     weaver = ExportSettings(inputs="weaver")
     with pytest.raises(SubquadError, match=r"both\.yaml has the collections pf and sv, and --inputs weaver takes tagg"):
         export(tmp_path / "both", weaver, out=tmp_path / "network.onnx")
-    varied = EvaluateSettings(vary=("pt_scale=1.01",))
-    with pytest.raises(SubquadError, match="has several collections of inputs, so that momenta cannot be varied"):
-        evaluate([tmp_path / "both"], varied, files=vertex_files, out=tmp_path / "varied", quiet=True)

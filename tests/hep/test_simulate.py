@@ -260,25 +260,11 @@ def without_collisions(monkeypatch):
     monkeypatch.setattr(f"{home}.run_jobs", lambda jobs, *_: [job.path.touch() for job in jobs])
 
 
-@pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[]", "must be an object with classes (a list of strings), and is []"),
-        ("{}", "classes is missing (a list of strings)"),
-        ('{"classes": 3}', "classes must be a list of strings, got 3"),
-        ('{"classes": ["TTBar", null]}', "classes[1] must be a string, got null"),
-        ('{"classes": [', "not JSON (Expecting value: line 1 column 14 (char 13))"),
-    ],
-)
-def test_a_damaged_record_is_refused_with_its_file_key_and_remedy(
-    tmp_path, without_collisions, content, message, force
-):
+@pytest.mark.parametrize("content", ["[]", "{}", '{"classes": ["../TTBar"]}', '{"classes": ['])
+def test_a_damaged_record_is_refused_also_with_force(tmp_path, without_collisions, content):
     (tmp_path / RECORD).write_text(content, encoding="utf-8")
-    with pytest.raises(SubquadError) as error:
-        simulate(_settings(), out=tmp_path, force=force, quiet=True)
-    assert str(error.value).startswith(f"{tmp_path / RECORD}: {message}; ")
-    assert str(error.value).endswith("; choose another folder")
+    with pytest.raises(SubquadError, match=RECORD):
+        simulate(_settings(), out=tmp_path, force=True, quiet=True)
     assert (tmp_path / RECORD).read_text(encoding="utf-8") == content
 
 

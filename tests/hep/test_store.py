@@ -1,7 +1,6 @@
 """The store of a fit: the same jets as in memory, made again where it was not finished, shared by processes."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -84,29 +83,6 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
         assert source.open(folder) is not None
         (folder / "index.json").unlink()
         assert source.open(folder) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda index: {}, "key is missing (a string)"),
-        (lambda index: [], "must be an object with key (a string), and is []"),
-        (lambda index: {**index, "classes": [3]}, "classes[0] must be a string, got 3"),
-        (lambda index: {**index, "shapes": {}}, "shapes: particles is missing (a list of integers)"),
-        (lambda index: {**index, "shapes": {**index["shapes"], "particles": [3, 5]}}, "shapes: particles is [3, 5], "),
-        (lambda index: {**index, "shapes": {**index["shapes"], "observers": []}}, "shapes: observers is [], and its"),
-    ],
-)
-def test_a_damaged_index_of_a_store_is_refused(change, message, jets, tmp_path):
-    source = source_of(FitFiles(train=jets[:1]), NET, SETTINGS)
-    source.write(tmp_path / "jets", quiet=True)
-    path = tmp_path / "jets" / "index.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    sizes = {own.name: own.stat().st_size for own in path.parent.iterdir()}
-    with pytest.raises(SubquadError) as error:
-        source.open(path.parent)
-    assert str(error.value).endswith(f"delete the folder {path.parent}, and the jets are read again")
-    assert sizes == {own.name: own.stat().st_size for own in path.parent.iterdir()}
 
 
 @pytest.mark.long

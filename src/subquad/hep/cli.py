@@ -283,7 +283,7 @@ def _print_fit(metrics: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     table = comparison_table(metrics)
-    title = f"{metrics['jets']['test']:,} test jets"
+    title = f"{metrics['jets']['test']:,} test jets, with 68 % intervals"
     print_table(table.header, table.rows, title=title, best=table.winner, transposed=True)
     print(
         verdict(metrics),
@@ -298,6 +298,6 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     metrics, rejections = evaluation_tables(evaluation)
-    print_table(metrics.header, metrics.rows, best=metrics.winner, transposed=True)
+    print_table(metrics.header, metrics.rows, title="With 68 % intervals", best=metrics.winner, transposed=True)
     print_table(rejections.header, rejections.rows, title=f"Rejection of {evaluation['background']}")
     print(*evaluation["notes"], f"Wrote {out}. Next: open {out / 'report.html'}", sep="\n")

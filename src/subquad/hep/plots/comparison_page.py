@@ -66,6 +66,7 @@ def compare(runs: Mapping[str, FittedRun]) -> str:
                     f"{run.metrics['jets'][part]:,}" for part in ("train", "validation", "test")
                 ),
                 "parameters": f"{run.metrics['parameters']:,}",
+                "intervals of the metrics": "68 %",
             },
         )
         for name, run in runs.items()

@@ -220,7 +220,7 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
     order = sorted(values, key=lambda name: -values[name])
     # names of models with settings have commas
     listed = "; ".join(f"{name} {value_text(values[name], limits[name].get('accuracy'))}" for name in order)
-    text = f"Top-1 accuracy on {jets} of {len(evaluation['classes'])} classes: {listed}."
+    text = f"Top-1 accuracy, with 68 % intervals, on {jets} of {len(evaluation['classes'])} classes: {listed}."
     if len(models) == 1:
         return text
     if reason := evaluation.get("not_compared"):

@@ -58,7 +58,8 @@ def _names(metrics: Mapping[str, Any]) -> dict[str, str]:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return the top-1 accuracy of the tagger, and whether it is clearly better than gradient boosting."""
     test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
-    reached = value_text(test["net"]["accuracy"], limits.get("net", {}).get("accuracy"))
+    interval = limits.get("net", {}).get("accuracy")
+    reached = value_text(test["net"]["accuracy"], interval) + " (68 % interval)" * (interval is not None)
     text = f"The tagger reaches a top-1 accuracy of {reached} on {counted(metrics['jets']['test'], 'test jet')}."
     if "boosting" not in test:
         return text
