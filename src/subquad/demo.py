@@ -22,7 +22,11 @@ TITLES = {
     "hep": "Jet tagging: ten classes of simulated jets",
 }
 """Name of a field, and of the folder of its run → title of the job."""
-PAGES = {"llm": "llm.plots.linearize_page", "bio": "bio.plots.fit_page", "hep": "hep.plots.fit_page"}
+PAGES = {
+    "llm": lambda: require("subquad.llm.plots.linearize_page", extra="llm"),
+    "bio": lambda: require("subquad.bio.plots.fit_page", extra="bio"),
+    "hep": lambda: require("subquad.hep.plots.fit_page", extra="hep"),
+}
 """Field → module whose `sections` shows a run: the first one begins with the result in a sentence."""
 
 
@@ -101,7 +105,7 @@ def _finish(name: str, commands: list[str], out: Path, children: list[subprocess
 
 def _section(name: str, out: Path) -> Section:
     """Return the first section of a finished run's report, under the title of the job."""
-    result = require(f"subquad.{PAGES[name]}", extra=name).sections(out / name)[0]
+    result = PAGES[name]().sections(out / name)[0]
     time = f"This run took {_minutes(name, out):.1f} minutes on one core."
     return Section(TITLES[name], [*result.blocks, time, Link("Full report", f"{name}/{REPORT}")])
 

@@ -1,4 +1,4 @@
-"""Pages and model cards of runs and evaluations: which verdict they give, and that nothing of a user's files breaks them."""
+"""Pages and model cards of runs and evaluations: their verdicts, and that nothing of a user's files breaks them."""
 
 import math
 import re
