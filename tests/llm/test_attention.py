@@ -419,7 +419,7 @@ def test_chosen_layers_keep_softmax_attention():
     [
         ((0, 5), "softmax layer 5: LlamaForCausalLM has layers 0 to 1"),
         ((0, 1), "no layer is left to be linearized"),
-        ((-1,), "-1; layers are counted from 0"),
+        ((-1,), "must be at least 0, got -1"),
     ],
 )
 def test_invalid_softmax_layers_are_rejected(chosen, message):
