@@ -203,8 +203,8 @@ def test_an_evaluation_begins_with_its_result_and_verdicts():
     text["differences"]["fine_tuned_without_linear"] = {"value": -0.02, "low": -0.03, "high": -0.01}
     assert lead_of(evaluation_page(found)) == (
         "student, perplexity, words.txt: 2.000 [1.000, 3.000]. It closes 0.500 [0.400, 0.600] of the gap between "
-        "window only, untrained and teacher. Student against teacher: no clear difference (no interval). Student against "
-        "student without its linear branch: clearly better (−2.0 % [−3.0, −1.0], 95 % interval). "
+        "window only, untrained and teacher. Student against teacher: no clear difference (no interval). Student "
+        "against student without its linear branch: clearly better (−2.0 % [−3.0, −1.0], 95 % interval). "
         + NO_CONTROL.replace("'", "&#39;")
     )
     text["gap_closed"] = {"value": None, "low": None, "high": None, "reason": "there is no gap"}
