@@ -36,7 +36,7 @@ def words_of(command, inputs, folder, **entered):
 
 
 def parsed(words):
-    return app.parse_args([*words, "--out", "out"], exit_on_error=False, print_error=False)[1].arguments
+    return app.parse_args([*words, "--out", "out.csv"], exit_on_error=False, print_error=False)[1].arguments
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
