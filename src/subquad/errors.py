@@ -63,7 +63,7 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
 def _reason(error: BaseException, path: Path, what: str) -> str:
     if isinstance(error, OSError) and not path.exists() and "://" not in str(path):
         return "no such file"
-    if isinstance(error, OSError) and path.is_dir():
+    if isinstance(error, IsADirectoryError):
         return "is a folder; give a file"
     text = shortened(" ".join(str(error).split()) or type(error).__name__)
     if isinstance(error, OSError) and error.strerror:

@@ -323,6 +323,6 @@ def test_a_model_without_embeddings_needs_none(rows, tmp_path):
 def test_values_along_the_sequence_need_a_vector_per_letter(rows, tmp_path):
     _, mean = rows
     path = written(tmp_path / "e.npy", mean)
-    message = "has one vector per row, but residue_binary needs one per letter"
+    message = "the task residue_binary takes one vector per letter"
     with pytest.raises(SubquadError, match=message):
         read_table(tmp_path / "t.csv", settings(embeddings=path, target=("residues",)))

@@ -234,10 +234,10 @@ def test_an_example_table_is_complete_and_a_changed_file_is_an_error(monkeypatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_fraction": 1.5}, "--test-fraction must be between 0 and 1, got 1.5"),
+        ({"test_fraction": 1.5}, "--test-fraction must be above 0 and below 1, got 1.5"),
         ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         ({"epochs": 0}, "--epochs must be above 0, got 0"),
-        ({"epochs": float("nan")}, "--epochs must be a finite number, got nan"),
+        ({"epochs": float("nan")}, "--epochs must be a number, got nan"),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0, got 0.0"),
     ],
 )

@@ -108,7 +108,7 @@ def test_base_pairs_of_alignments_with_gaps_are_refused(tmp_path):
     frame = pd.DataFrame({"sequence": texts, "structure": ["(((....)))"] * 16})
     frame.to_csv(tmp_path / "t.csv", index=False)
     message = said(read_table, tmp_path / "t.csv", FitSettings(target=("structure",), task_type="pairs"))
-    assert message == f"{tmp_path}/t.csv: base pairs need sequences without gaps; remove the gaps of the alignment"
+    assert message == f"{tmp_path}/t.csv: base pairs need sequences without gaps; the task is pairs"
 
 
 def test_a_gap_has_no_properties_and_no_similarity():

@@ -86,14 +86,6 @@ def test_epistasis_of_a_table_and_of_a_model_numbers_positions_as_the_table_does
     assert set(of_run["i"]) == set(of_table["i"])
 
 
-def test_a_library_at_few_sites_has_the_numbers_of_the_table():
-    wild = "ACGTACG"
-    sequences = [f"A{b}GT{c}CG" for b in "CT" for c in "AG"] * 2
-    found, _ = measured_landscape(sequences, pd.Series(range(8), dtype=float).to_numpy(), wild, offset=10)
-    assert found.library is not None
-    assert found.library.sites == ["C12T", "A15G"]
-
-
 def test_predicted_cycles_of_the_measured_doubles_are_those_of_the_same_places():
     model, options = AdditiveModel(), {"max_double_mutants": 50_000, "seed": 0, "quiet": True}
     plain = predicted_cycles(open_scorer(model), model.wild_type, doubles=None, **options).frame

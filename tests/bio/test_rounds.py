@@ -200,7 +200,7 @@ def test_measurements_in_the_folder_of_the_round_that_is_replaced_are_kept(start
     file = tmp_path / "rounds" / "round-1" / "table.csv"
     pd.read_csv(file.parent / "batch.csv").assign(activity=1.0).to_csv(file, index=False)
     settings = RoundsSettings(propose=2, table=str(file), generations=1)
-    with pytest.raises(SubquadError, match=r"--table .*table.csv lies in --out .*round-1, which would be overwritten"):
+    with pytest.raises(SubquadError, match=r"table\.csv lies in the output .*round-1, which would be overwritten"):
         rounds(start / "run", settings, out=tmp_path / "rounds", force=True, quiet=True)
     assert file.is_file()
 
@@ -293,7 +293,7 @@ def test_draws_from_the_posterior_have_its_mean_and_standard_deviation(start):
     model = BioModel.load(start / "run")
     inputs = model.inputs_of([WILD, WILD[:2] + "K" + WILD[3:], WILD[:5] + "WW" + WILD[7:]])
     members = model.members(inputs, "gp")
-    draws = model._baseline("gp").draws(inputs, 20_000, seed=0)
+    draws = model._baselines["gp"].draws(inputs, 20_000, seed=0)
     assert draws.shape == (20_000, 3, 1)
     np.testing.assert_allclose(draws.mean(0), members.mean, atol=0.02)
     np.testing.assert_allclose(draws.std(0), members.std(), rtol=0.03)
@@ -308,7 +308,7 @@ def test_a_scan_has_the_deviations_of_differences_of_a_posterior_in_an_ensemble(
     frame = scan_table(open_scorer(model), WILD)
     sequences = [WILD, *(WILD[:p] + letter + WILD[p + 1 :] for p, letter in single_mutants(WILD, model.alphabet))]
     inputs = model.inputs_of(sequences)
-    draws = model._baseline("gp").draws(inputs, 10_000, seed=0)[..., 0]
+    draws = model._baselines["gp"].draws(inputs, 10_000, seed=0)[..., 0]
     deviation = stacking.scale["gp"][0] * (draws - draws[:, :1]).std(0)
     both = [stacking.calibrate(name, model.predict(inputs, name))[:, 0] for name in ("ridge", "gp")]
     gap = np.subtract(*(own - own[0] for own in both))

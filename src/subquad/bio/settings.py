@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -90,7 +91,7 @@ class FitSettings(Settings):
     """Alphabet of the partner sequences. Default: that of the sequences if it contains all letters."""
     covariates: Input[tuple[str, ...]] = ()
     """Columns with additional numeric inputs, such as ESM or EVE scores; `*` matches any characters."""
-    embeddings: MoreInput[str | None] = None
+    embeddings: MoreInput[Path | None] = None
     """File with embeddings of the rows by a language model, as additional inputs: written by `subquad bio embed`, or a
     matrix with one row per row of the table as .npy, .npz or .h5."""
     weight: MoreInput[str | None] = None

@@ -109,6 +109,8 @@ def embed(
 
 def _check_inputs(path: Path, settings: EmbedSettings, out: Path, partial: Path) -> None:
     """Check that neither the output nor the folder of its shards replaces a file that is read."""
+    if Path(settings.model).resolve() in out.resolve().parents:
+        raise SubquadError(f"{out}: lies in the folder of the model; choose another output")
     for place in (out, partial):
         check_not_inside(place, file_of(path))
         check_files_not_inside(place, settings, "model", "wild_type")

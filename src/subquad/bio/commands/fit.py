@@ -189,7 +189,7 @@ def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]
     named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(file_of(path))}
     named["processes"] = processes().num_processes
     if settings.embeddings is not None:
-        named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
+        named["fingerprint_embeddings"] = fingerprint(settings.embeddings)
     if settings.wild_type is not None and os.path.isfile(settings.wild_type):
         named["fingerprint_wild_type"] = fingerprint(Path(settings.wild_type))
     return {**plain(settings), **named}

@@ -178,7 +178,7 @@ def _record(out: Path, source: Path) -> dict[str, Any]:
 
 
 def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:
-    names = [Path(path).name for path in settings.measured]
+    names = [path.name for path in settings.measured]
     files = [file_of(path) for path in settings.measured]
     prints = [fingerprint(file) if file.is_file() else "" for file in files]
     return {

@@ -70,7 +70,8 @@ def make_acquisition(
     """
     sign, single = sign_of(direction), "the predicting model has a single member and no standard deviation"
     if members < 2 and (kind != "ucb" or beta):
-        raise SubquadError(f"{single}, which acquisition {kind} with beta {beta} needs; fit several models")
+        what = f"beta {beta:g}" if kind == "ucb" else f"acquisition {kind}"
+        raise SubquadError(f"{single}, which {what} needs; fit several models")
     if kind == "ei" and best is None:
         raise SubquadError("acquisition ei needs the best measurement, which this model does not know")
     value = float(members > 1) if beta is None else beta

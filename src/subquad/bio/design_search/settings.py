@@ -1,6 +1,7 @@
 """Settings of `design` and of `rounds`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -104,7 +105,7 @@ class DesignSettings(SearchSettings):
 class RoundsSettings(SearchSettings):
     """Rounds of proposing, measuring and fitting again."""
 
-    measured: Input[tuple[str, ...]] = ()
+    measured: Input[tuple[Path, ...]] = ()
     """Tables with the measurements of proposed variants, such as batch.csv with its empty column filled in."""
     propose: Model[Count | None] = None
     """Number of variants to propose."""

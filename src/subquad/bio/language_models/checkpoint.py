@@ -132,7 +132,8 @@ def open_language_model(
     require("transformers", extra="embed")
     # an allocation shows whether the device is there
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.empty(1, device=default if device == "auto" else device).device
+    with reading(device, "a device of PyTorch"):
+        chosen = torch.empty(1, device=default if device == "auto" else device).device
     check_no_other_files(Path(name))
     with reading(name, "a checkpoint of transformers"), _without_warnings():
         from transformers import AutoConfig, AutoTokenizer

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, label_of
-from subquad.bio.metrics.scores import METRICS, MIN_TEST_ROWS
-from subquad.bio.models.finished_run import FinishedRun
+from subquad.bio.metrics.scores import METRICS
+from subquad.bio.models.finished_run import FinishedRun, no_comparison
 from subquad.errors import SubquadError
 from subquad.reporting.run_comparison import ComparedRun, Gaps, comparison_page
 from subquad.reporting.statistics import Difference
@@ -36,8 +36,8 @@ def compare(runs: Mapping[str, FinishedRun], bootstraps: Mapping[str, Mapping[st
         run, its = runs[name], runs[other]
         if not _are_paired(run, its):
             return "their test rows differ, so that small differences mean nothing"
-        if run.metrics["rows"]["test"] < MIN_TEST_ROWS or run.main in run.undefined:
-            return f"too few test rows to compare models by {run.title}"
+        if reason := no_comparison(run.metrics):
+            return reason
         found = {}
         for row in models[name].keys() & models[other].keys():
             ours, theirs = models[name][row], models[other][row]
