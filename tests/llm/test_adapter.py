@@ -57,7 +57,7 @@ def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
     settings = continued(adapter, save="adapter", sequence_length=29)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
     assert metrics["tokens"] == {"lora": 29 * 5}
-    assert [*metrics["test"]] == ["teacher", "window", "cache", "earlier", "fine_tuned", "fine_tuned_without_linear"]
+    assert [*metrics["test"]] == ["teacher", "window", "cache", "earlier", "fine_tuned_without_linear", "fine_tuned"]
     config = json.loads((tmp_path / "further" / "config.json").read_text())
     assert config["trained_length"] == 29
     assert config["lora"] == json.loads((adapter / "config.json").read_text())["lora"]
@@ -65,8 +65,8 @@ def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in before if ".lora_" in name)
     page = (tmp_path / "further" / "report.html").read_text()
-    assert f"continuing {adapter}" in page
-    assert "Stage 1" not in page
+    assert f"after the run {adapter}, " in page
+    assert "attention transfer" not in page
 
 
 @pytest.mark.long
@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_starts_where_the_earlier_one_ended(adapter, folder, 
 
 def test_an_adapter_is_not_overwritten_by_the_run_that_continues_it(adapter, folder, text):
     for out in (adapter, adapter.parent):
-        with pytest.raises(SubquadError, match="which would be overwritten; choose another --out"):
+        with pytest.raises(SubquadError, match="which would be overwritten; choose another output"):
             subquad.llm.linearize(folder, text, continued(adapter), out=out, force=True, quiet=True)
     assert (adapter / "model.safetensors").is_file()
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
         assert not (tmp_path / "out").exists()
 
     fails("cannot be read as an adapter .*base", from_=run)
-    fails("no such model folder", from_=tmp_path / "missing")
+    fails("no run of `subquad llm`", from_=tmp_path / "missing")
     fails("not written by subquad", from_=folder)
     fails("lora_rank is 3 in .*; omit it", lora_rank=5)
     fails("window is 3 in .*; omit it", attention=replace(SMALL.attention, window=5))
@@ -158,14 +158,14 @@ def test_a_merged_adapter_keeps_its_controls_and_is_not_written_over_itself(adap
     shutil.copytree(adapter, copy)
     (copy / "controls" / "window_fine_tuned").mkdir(parents=True)
     (copy / "controls" / "window_fine_tuned" / "metrics.json").write_text("{}")
-    with pytest.raises(SubquadError, match=r"ADAPTER .*copy lies in --out .*copy, which would be"):
+    with pytest.raises(SubquadError, match=r"copy lies in the output .*copy, which would be"):
         subquad.llm.merge(copy, out=copy, force=True, quiet=True)
     (tmp_path / "whole").mkdir()
     monkeypatch.chdir(tmp_path / "whole")
     subquad.llm.merge(copy, out=".", quiet=True)
     assert (tmp_path / "whole" / "controls" / "window_fine_tuned" / "metrics.json").is_file()
     (tmp_path / "whole" / "base").mkdir()
-    with pytest.raises(SubquadError, match=r"--base .*base lies in --out .*whole, which would be"):
+    with pytest.raises(SubquadError, match=r"base lies in the output .*whole, which would be"):
         subquad.llm.merge(copy, base=tmp_path / "whole" / "base", out=tmp_path / "whole", force=True, quiet=True)
     assert (tmp_path / "whole" / "model.safetensors").is_file()
 

@@ -132,9 +132,7 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
     whole = json.loads((run / "metrics.json").read_text())
     for name, found in whole["test"].items():
         assert halves["test"][name]["perplexity"] == pytest.approx(found["perplexity"], rel=0.03)
-    assert (
-        "weights in bfloat16, matrix products of training in bfloat16" in (tmp_path / "out" / "report.html").read_text()
-    )
+    assert "weights in bfloat16, products of training in bfloat16" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.long
@@ -226,13 +224,13 @@ def test_a_model_without_a_linear_branch_is_fine_tuned_alone(folder, text, tmp_p
     how = replace(SMALL, attention=attention, transfer_tokens=None, controls=True, save="adapter")
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     assert list(metrics["test"]) == [
-        "teacher", "teacher_fine_tuned", "window_fine_tuned", "wide_window_fine_tuned", "window", "untrained",
+        "teacher", "teacher_fine_tuned", "window", "window_fine_tuned", "wide_window_fine_tuned", "untrained",
         "fine_tuned",
     ]  # fmt: skip
     assert metrics["tokens"] == {"lora": how.lora_tokens}
     page = (tmp_path / "out" / "report.html").read_text()
-    for words in ("linear branch.", "moments", "hybrid", "Stage 1"):
-        assert words not in page.replace("Without a linear branch there is no attention transfer.", ""), words
+    for words in ("linear attention", "moments", "attention transfer"):
+        assert words not in page, words
     # nothing else has to be said in time
     plan = divide_time(
         4000.0, {"evaluate": 2.0, "lora": 8.0}, replace(how, lora_tokens=None), precision="float32", sequences=20
@@ -283,7 +281,7 @@ def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_
     assert "--minutes 0.001 is too short for this model on this computer: the shortest run takes about 0." in printed
     assert "1 step of fine-tuning: too few to judge the student by; 4 of each stage are the least" in printed
     assert (
-        "Trained on 1 step of attention transfer and 1 step of fine-tuning, too few to judge"
+        "Trained for 1 step of attention transfer and 1 step of fine-tuning, too few to judge"
         in (tmp_path / "out" / "README.md").read_text()
     )
     assert 0 < metrics["seconds"]["timing"] < metrics["seconds"]["total"]
@@ -416,19 +414,19 @@ def test_a_missing_model_is_rejected(tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_folder_is_not_overwritten_without_force(run, folder, text, tmp_path):
-    with pytest.raises(SubquadError, match="holds a finished run"):
+    with pytest.raises(SubquadError, match="has a finished run"):
         subquad.llm.linearize(folder, text, SMALL, out=run, quiet=True)
     other = write_text(tmp_path / "words.txt", seed=5)
     unfinished = tmp_path / "out"
     shutil.copytree(run, unfinished)
     (unfinished / "metrics.json").unlink()
-    with pytest.raises(SubquadError, match="the input files have other contents"):
+    with pytest.raises(SubquadError, match="the input files changed"):
         subquad.llm.linearize(folder, other, SMALL, out=unfinished, quiet=True)
 
 
 def test_a_folder_of_another_field_is_rejected(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"subquad": {"format": 1, "kind": "bio"}}))
-    with pytest.raises(SubquadError, match="holds a model of `subquad bio`"):
+    with pytest.raises(SubquadError, match="is a run of `subquad bio`, not of `subquad llm`"):
         subquad.llm.load(tmp_path)
 
 
@@ -457,9 +455,7 @@ def test_a_tokenizer_of_another_model_is_rejected(folder, text, tmp_path):
 
 @pytest.mark.slow
 def test_more_tokens_than_the_model_supports_are_rejected(run):
-    with pytest.raises(
-        SubquadError, match=r"--max-new-tokens 5000: together with the prompt \(\d tokens\) .*211 tokens"
-    ):
+    with pytest.raises(SubquadError, match=r"with 5,000 new ones it exceeds the model's 211"):
         subquad.llm.generate(run, "the green bird", GenerateSettings(max_new_tokens=5000))
 
 

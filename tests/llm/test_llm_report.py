@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def run(tmp_path):
     """Return a function that copies a finished run, with other entries in its files."""
 
-    def copied(name, *, of="llm_default", **files):
+    def copied(name, *, of="llm_model", **files):
         folder = tmp_path / name
         shutil.copytree(GOLDEN / of, folder)
         for file, changes in files.items():
@@ -32,7 +32,7 @@ def run(tmp_path):
 
 def shifted(amounts):
     """Return losses of which the student's are higher by these amounts."""
-    losses = read_json(GOLDEN / "llm_default" / "evaluations.json")["losses"]
+    losses = read_json(GOLDEN / "llm_model" / "evaluations.json")["losses"]
     return {**losses, "fine_tuned": [loss + shift for loss, shift in zip(losses["fine_tuned"], amounts, strict=True)]}
 
 
@@ -55,7 +55,7 @@ def test_the_report_of_one_run_is_its_page(run, tmp_path):
         ((0.1, 0.11, 0.09), "other against linear: clearly worse (+10.5 % [+7.8, +13.3], 95 % interval)"),
         ((-0.1, -0.11, -0.09), "other against linear: clearly better (−9.5 % ["),
         ((0.2, -0.1, 0.2), "other against linear: no clear difference (+10.5 % ["),
-        ((1e-5, 1.1e-5, 0.9e-5), "other against linear: no clear difference (+0.0010 % ["),
+        ((1e-5, 1.1e-5, 0.9e-5), "other against linear: no clear difference (+0.001 % ["),
         ((0.0, 0.0, 0.0), "other against linear: no clear difference (equal"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_run_is_better_only_if_a_paired_interval_says_so_and_it_matters(run, t
 
 
 def test_a_comparison_shows_the_settings_that_differ_and_all_models(run, tmp_path):
-    config = read_json(GOLDEN / "llm_default" / "config.json")
+    config = read_json(GOLDEN / "llm_model" / "config.json")
     config["subquad"]["settings"] |= {"seed": 7, "lora_rank": 3}
     other = run("other", config=config)
     metrics = read_json(other / "metrics.json")
@@ -86,7 +86,7 @@ def test_a_comparison_shows_the_settings_that_differ_and_all_models(run, tmp_pat
 
 
 def test_without_the_same_sequences_there_is_no_winner(run, tmp_path):
-    losses = read_json(GOLDEN / "llm_default" / "evaluations.json")["losses"]
+    losses = read_json(GOLDEN / "llm_model" / "evaluations.json")["losses"]
     other_text = {name: [loss + 0.1 for loss in own] for name, own in losses.items()}
     first, bare = run("linear"), run("bare")
     (bare / "evaluations.json").unlink()

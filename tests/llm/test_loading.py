@@ -106,7 +106,7 @@ def test_what_can_be_refused_without_torch_is(tmp_path):
         linearize.format("smollm2", "a.txt", "o") + " --eval-text a.txt": "a.txt is the same text as a.txt",
         linearize.format("c.gguf", "a.txt", "o"): "c.gguf: no checkpoint",
         linearize.format("example:linear-smollm2", "a.txt", "o"): "example:linear-smollm2: no checkpoint",
-        "llm report nothing": "nothing: no such model folder",
+        "llm report nothing": "nothing: no run of `subquad llm`",
         "llm plan nothing": "no config.json, folder or known model 'nothing'",
         "llm plan a.txt": "a.txt: ",
         "llm plan smollm2 --sequence-length 100": "sequences of 100 tokens: the student sees",
@@ -257,9 +257,9 @@ def test_inputs_are_not_overwritten(folder, text, tmp_path):
     inside = tmp_path / "out"
     inside.mkdir()
     shutil.copy(text, inside / "text.txt")
-    with pytest.raises(SubquadError, match=r"--text .*text.txt lies in --out .*, which would be overwritten"):
+    with pytest.raises(SubquadError, match=r"text.txt lies in the output .*, which would be overwritten"):
         subquad.llm.linearize(folder, inside / "text.txt", SMALL, out=inside, force=True, quiet=True)
-    with pytest.raises(SubquadError, match=r"MODEL .* lies in --out"):
+    with pytest.raises(SubquadError, match="lies in the output"):
         subquad.llm.linearize(folder, text, SMALL, out=folder, force=True, quiet=True)
     assert (inside / "text.txt").read_bytes() == Path(text).read_bytes()
 
@@ -284,26 +284,6 @@ def test_a_damaged_number_of_layers_is_refused_before_they_are_made(opened, fold
         (changed / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
         with pytest.raises(SubquadError, match=rf"model: .*{layers} layers, and \d+ tensors"):
             opened(changed)
-
-
-@pytest.mark.parametrize(
-    ("key", "byte", "message"),
-    [
-        ("block_count", 64, ".*1073741825 layers, and 12 tensors"),
-        ("feed_forward_length", 1, "cannot be read"),
-    ],
-)
-def test_a_damaged_size_of_a_packed_file_is_refused_before_memory_is_allocated(key, byte, message, tmp_path):
-    pytest.importorskip("hypothesis")
-    from support.fuzz_targets import write_gguf
-
-    path = write_gguf(tmp_path)
-    data = bytearray(path.read_bytes())
-    # key, kind of the number (4 bytes), number: its highest byte
-    data[data.index(f"llama.{key}".encode()) + len(f"llama.{key}") + 4 + 3] = byte
-    path.write_bytes(data)
-    with pytest.raises(SubquadError, match=f"tiny.gguf: {message}"):
-        open_checkpoint(path)
 
 
 @pytest.mark.parametrize("kind", ["llm_model", "llm_adapter"])

@@ -1,4 +1,4 @@
-"""Pages and model cards of runs and evaluations: their verdicts, and that nothing of a user's files breaks them."""
+"""Pages and model cards of runs and evaluations: their verdicts, and that all are drawn."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from subquad.reporting import page as page_module
 from subquad.reporting.style import DARK, GREEN, GREY, SOFT
 from subquad.runs.storage import null_as_nan, read_json
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llm_default"
+GOLDEN = Path(__file__).parents[1] / "golden" / "llm_model"
 
 
 def history_of(**steps):

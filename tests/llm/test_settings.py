@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import get_args, get_type_hints
+from unittest.mock import patch
 
 import pytest
 from support.llm_models import write_text
@@ -43,27 +44,24 @@ def test_combinations_that_cannot_work_are_refused_by_flag(change, message):
 
 
 @pytest.mark.parametrize(
-    ("flags", "softmax_layers", "indices"),
+    ("flags", "expected"),
     [
-        (["--softmax-layers", "3"], 3, ()),
-        (["--softmax-indices", "5", "0"], 0, (0, 5)),
-        ("softmax-layers: 2", 2, ()),
-        ("softmax-indices: [0, 5]", 0, (0, 5)),
-        ("attention:\n  window: 7\nsoftmax-indices: [1]", 0, (1,)),
+        (["--softmax-layers", "3"], (3, ())),
+        (["--softmax-indices", "5", "0"], (0, (0, 5))),
+        ("softmax-layers: 2", (2, ())),
+        ("softmax-indices: [0, 5]", (0, (0, 5))),
+        ("attention:\n  window: 7\nsoftmax-indices: [1]", (0, (1,))),
     ],
 )
-def test_layers_that_keep_softmax_attention_are_numbered_or_named(
-    flags, softmax_layers, indices, folder, text, tmp_path, monkeypatch
-):
-    given = []
-    monkeypatch.setattr("subquad.llm.commands.linearize.linearize", lambda *all_, **_: given.append(all_) or {})
+def test_layers_that_keep_softmax_attention_are_counted_or_named(flags, expected, folder, text, tmp_path):
     if isinstance(flags, str):
         (tmp_path / "recipe.yaml").write_text(flags)
         flags = ["--config", str(tmp_path / "recipe.yaml")]
     command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet"]
-    assert main([*command, *flags]) == 0
-    ((_, _, settings),) = given
-    assert (settings.softmax_layers, settings.attention.softmax_layers) == (softmax_layers, indices)
+    with patch("subquad.llm.commands.linearize.linearize", return_value={}) as run:
+        assert main([*command, *flags]) == 0
+    settings = run.call_args.args[2]
+    assert (settings.softmax_layers, settings.attention.softmax_layers) == expected
 
 
 def test_conflicting_flags_are_reported_by_the_command_before_anything_is_read(tmp_path, capsys):

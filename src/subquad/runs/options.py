@@ -73,8 +73,10 @@ class Settings:
         """
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
-            name = flag_name(self._prefix + field.name)
-            object.__setattr__(self, field.name, _checked(name, getattr(self, field.name), hints[field.name]))
+            hint = hints[field.name]
+            names = [name for mark in getattr(hint, "__metadata__", ()) for name in getattr(mark, "name", None) or ()]
+            name = names[0] if names else flag_name(self._prefix + field.name)
+            object.__setattr__(self, field.name, _checked(name, getattr(self, field.name), hint))
 
     @property
     def _prefix(self) -> str:

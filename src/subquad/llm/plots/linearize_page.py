@@ -143,10 +143,11 @@ def _attention(about: Mapping[str, Any]) -> str:
     parts = [f"a window of {counted(about['window'], 'token')} ({about['window_shape']})"]
     parts += [f"the first {counted(about['sinks'], 'token')}"] * bool(about["sinks"])
     parts += [f"{counted(about['cache'], 'earlier token')} that each key head keeps"] * bool(about["cache"])
+    seen = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
     growth = ", however long the text" if layers == count else "; the other layers keep a cache that grows"
     return (
         f"In {layers} of {counted(count, 'layer')}, softmax attention to all tokens was replaced by "
-        f"{branch if about['has_linear'] else ''}softmax attention to {' and '.join(parts)}. The state of such a layer "
+        f"{branch if about['has_linear'] else ''}softmax attention to {seen}. The state of such a layer "
         f"is as large as a cache of {counted(about['state_as_tokens'], 'token')}{growth}."
     )
 
