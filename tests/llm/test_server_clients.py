@@ -282,7 +282,7 @@ def test_the_command_serves_clients_at_the_same_time_until_it_is_stopped(folder,
             # what was begun is ended
             assert [event.choices[0].finish_reason for event in begun][-1] == "length"
         status, message = server.end()
-    assert status == (0 if number == signal.SIGINT else 128 + signal.SIGTERM)
+    assert status == 0
     assert message.count("\n") == 1
     assert "more than the 64 of the training sequences" in message
 
@@ -297,8 +297,7 @@ def test_a_request_that_outlasts_the_shutdown_gets_an_error(folder):
             with pytest.raises(openai.APIError, match="the server was stopped"):
                 list(begun)
         status, message = server.end()
-    assert status == 128 + signal.SIGTERM
-    assert "Traceback" not in message
+    assert (status, "Traceback" in message) == (0, False)
 
 
 @pytest.mark.long

@@ -201,8 +201,8 @@ def make_app(
 
 
 def _error_body(status: int, message: str) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind}}
+    error_type = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": message, "type": error_type}}
 
 
 def _error(status: int, message: str) -> Response:
