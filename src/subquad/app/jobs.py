@@ -1,6 +1,6 @@
 """Jobs: commands of subquad in processes of their own, each with a folder that outlives the server.
 
-`job.json` has the words of the command, `log.txt` what it prints, `out` what it writes, and `status` its exit status. A
+`job.json` has the words of the command, `log.txt` what it prints, `status` its exit status, and a folder what it writes. A
 process holds the lock of its log as long as it lives, so that no process number has to be trusted after a restart. The
 folder alone tells the state of a job, so that none is lost or started twice when the server is killed.
 """
@@ -192,9 +192,17 @@ class Jobs:
             title: Name of the job on the page.
             file: Name of the file that the command writes; empty for a command that writes a folder.
         """
-        record = {"title": title, "words": list(words), "out": f"{OUT}/{file}" if file else OUT, "created": time.time()}
         if file:
-            (folder / OUT).mkdir(exist_ok=True)
+            (folder / OUT).mkdir()
+            out = f"{OUT}/{file}"
+        else:
+            # reports call a run by the name of its folder
+            name = re.sub(r"[^\w.]+", "-", title).strip("-.")[:80] or OUT
+            taken = {job.record["out"] for job in self.list()}
+            out = next(entry for entry in (name, *(f"{name}-{n}" for n in range(2, 10**6))) if entry not in taken)
+            if (folder / OUT).is_dir():
+                (folder / OUT).rename(folder / out)
+        record = {"title": title, "words": list(words), "out": out, "created": time.time()}
         write_json(folder / RECORD, record)
         job = self._jobs.setdefault(folder.name, Job(folder))
         self._changed.set()

@@ -31,7 +31,7 @@ FORMS = (
         words=("--speed=0",),
     )),
 )  # fmt: skip
-QUESTIONS = ["What is a list in Python?", "Name three animals.", "Why is the sky blue?"]
+QUESTIONS = ["What is a list in Python?", "What is the capital of France?", "Why is the sky blue?"]
 
 
 def build_language(context: Context) -> FieldTab:

@@ -39,7 +39,7 @@ def status_view(job: Job) -> str:
     time = "" if state == "waiting" or not seconds else f" ({_duration(seconds)})"
     parts = [Markup('<p class="sq-state sq-{}">{} {}{}</p>').format(state, job.record["title"], STATES[state], time)]
     progress, lines = job.progress, [line for line in job.log.splitlines() if line.strip()]
-    if progress is not None and state in ("running", "interrupted"):
+    if progress is not None and progress.done < progress.total and state in ("running", "interrupted"):
         parts.append(
             Markup(
                 '<label class="sq-progress">{}: {:,} of {:,}<progress value="{}" max="{}"></progress>{}</label>'
@@ -70,7 +70,7 @@ def result_view(job: Job) -> str:
         if not path.name.startswith(".")
     ]
     if links:
-        is_open = Markup("") if pages else Markup(" open")
+        is_open = Markup(" open") if job.state == "finished" and not pages else Markup("")
         parts.append(
             Markup(
                 '<details class="sq-files"{}><summary>Files ({})</summary><ul>{}</ul><p>They are in {}</p></details>'
