@@ -1,5 +1,6 @@
 """Curves as arrays that can be checked by hand, and as figures."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
