@@ -43,7 +43,7 @@ def table(tmp_path_factory):
 def run(table):
     """Return the folder of a fit on it."""
     out = table.parent / "run"
-    settings = FitSettings(wild_type=WILD, epochs=0.5, ensemble_size=1, boosting_iterations=3, tokens=500)
+    settings = FitSettings(wild_type=WILD, models=("ridge", "lyra"), epochs=0.5, ensemble_size=1, tokens=500)
     bio.fit(table, settings, out=out, quiet=True)
     return out
 

@@ -82,7 +82,7 @@ def _result(metrics: Mapping[str, Any]) -> list[Block]:
             "rows."
         )
         if gaps:
-            blocks.append(difference_table(gaps, what=f"{label_of(_best(metrics))} less", caption=caption))
+            blocks.append(difference_table(gaps, what=f"{label_of(_best(metrics))} minus", caption=caption))
         folds = {
             model: [np.nan if value is None else value for value in own] for model, own in metrics["folds"].items()
         }
