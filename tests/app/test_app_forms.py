@@ -147,6 +147,7 @@ def test_the_results_of_earlier_rounds_are_continued(inputs, tmp_path):
     job = jobs.start(jobs.new(), ["bio", "rounds", "run"], title="Round")
     while job.state != "finished":
         time.sleep(0.01)
+    jobs.close()
     (job.out / "round-1").mkdir(parents=True)
     inputs = Inputs(tmp_path / "uploads", [], jobs)
     words_of("bio rounds", inputs, tmp_path, earlier=str(job.out), propose="4")
