@@ -3,6 +3,7 @@
 import time
 
 import gradio as gr
+import pandas as pd
 import pytest
 
 from subquad.app import jets, language, sequences
@@ -36,7 +37,8 @@ def words_of(command, inputs, folder, **entered):
 
 
 def parsed(words):
-    return app.parse_args([*words, "--out", "out.csv"], exit_on_error=False, print_error=False)[1].arguments
+    out = FORMS[" ".join(words[:2])].file or "out"
+    return app.parse_args([*words, "--out", out], exit_on_error=False, print_error=False)[1].arguments
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -107,6 +109,25 @@ def test_typed_sequences_become_a_file(inputs, tmp_path, text, name, content):
     assert (tmp_path / name).read_text() == content
 
 
+def test_settings_that_few_need_are_on_the_page_too(inputs, tmp_path):
+    settings = parsed(words_of("bio fit", inputs, tmp_path, group="batch", learning_rate=0.01)[0])["settings"]
+    assert settings.group == "batch"
+    assert settings.learning_rate == 0.01
+
+
+def test_each_sheet_of_an_excel_file_can_be_chosen(inputs, tmp_path):
+    path = tmp_path / "uploads" / "hash" / "book.xlsx"
+    with pd.ExcelWriter(path) as book:
+        for name in ("Notes", "Data"):
+            pd.DataFrame({"sequence": ["ACD"], "y": [1.5]}).to_excel(book, sheet_name=name, index=False)
+    assert (("book.xlsx, Data", f"{path}#Data")) in inputs.choices(TABLES)
+    words, title = words_of("bio fit", inputs, tmp_path, table=f"{path}#Data")
+    assert parsed(words)["table"] == f"{path}#Data"
+    assert title == "Models of book.xlsx#Data"
+    path.write_bytes(b"PK damaged")
+    assert (path.name, str(path)) in inputs.choices(TABLES)
+
+
 def test_uploads_results_and_shared_folders_are_offered(tmp_path):
     uploads, data = tmp_path / "uploads", tmp_path / "data"
     for path in (uploads / "one" / "a.csv", uploads / "two" / "a.csv", uploads / "two" / "a.root", data / "b.csv.gz"):
@@ -126,7 +147,8 @@ def test_the_results_of_earlier_rounds_are_continued(inputs, tmp_path):
     job = jobs.start(jobs.new(), ["bio", "rounds", "run"], title="Round")
     while job.state != "finished":
         time.sleep(0.01)
-    (job.folder / "out" / "round-1").mkdir(parents=True)
+    jobs.close()
+    (job.out / "round-1").mkdir(parents=True)
     inputs = Inputs(tmp_path / "uploads", [], jobs)
     words_of("bio rounds", inputs, tmp_path, earlier=str(job.out), propose="4")
     assert (tmp_path / "out" / "round-1").is_dir()

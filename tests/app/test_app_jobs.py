@@ -136,6 +136,13 @@ def test_no_job_is_lost_or_started_twice_when_the_server_is_killed(tmp_path):
     jobs.close()
 
 
+def test_results_have_names_by_which_reports_tell_them_apart(jobs):
+    first, second = (start(jobs, title="Models of my: table.csv") for _ in range(2))
+    wait(first, "finished")
+    wait(second, "finished")
+    assert [first.out.name, second.out.name] == ["Models-of-my-table.csv", "Models-of-my-table.csv-2"]
+
+
 def test_a_killed_job_is_interrupted(jobs):
     job = start(jobs, "slow")
     while not (job.folder / PROCESSES).exists() or not (job.folder / PROCESSES).read_text():

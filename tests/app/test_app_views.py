@@ -31,7 +31,7 @@ def test_a_report_is_shown_in_a_sandbox(job_of):
     shown = result_view(job)
     assert 'sandbox="allow-scripts' in shown
     assert "allow-same-origin" not in shown
-    assert f"gradio_api/file={job.folder}/out/report.html" in shown
+    assert f"gradio_api/file={job.folder}/A-job/report.html" in shown
     assert 'download="table.csv"' in shown
     assert "finished" in status_view(job)
 

@@ -3,6 +3,7 @@
 The browser sends back one of the values that it was offered; any other path is refused.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,7 +106,7 @@ def _sheets(path: Path, changed: float) -> list[str]:
     """Return the names of the sheets of an Excel file; none of one that is damaged, which the command then refuses."""
     try:
         with reading(path, "Excel"):
-            return [*map(str, pd.ExcelFile(path).sheet_names)]
+            return [*map(str, pd.ExcelFile(io.BytesIO(path.read_bytes())).sheet_names)]
     except SubquadError:
         return []
 

@@ -1,8 +1,8 @@
 """Jobs: commands of subquad in processes of their own, each with a folder that outlives the server.
 
-`job.json` has the words of the command, `log.txt` and `status` how it goes, and a folder what it writes. A process
-holds the lock of its log as long as it lives, so that no process number has to be trusted after a restart. The folder
-alone tells the state of a job, so that none is lost or started twice when the server is killed.
+`job.json` has the words of the command, `log.txt` what it prints, and `status` its exit status. A process locks its log
+as long as it lives, so that no process number has to be trusted after a restart. The folder alone tells the
+state of a job, so that none is lost or started twice when the server is killed.
 """
 
 import fcntl
@@ -193,7 +193,7 @@ class Jobs:
             file: Name of the file that the command writes; empty for a command that writes a folder.
         """
         if file:
-            (folder / OUT).mkdir()
+            (folder / OUT).mkdir(exist_ok=True)
             out = f"{OUT}/{file}"
         else:
             # reports call a run by the name of its folder
@@ -283,4 +283,5 @@ class Jobs:
         with ThreadPoolExecutor(max(len(running), 1)) as pool:
             list(pool.map(self.stop, running))
         for process in self._processes:
-            process.poll()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
