@@ -27,13 +27,9 @@ COMMANDS = {
     "bio": ("subquad.bio.cli:app", "Sequences with measurements: proteins, DNA and RNA (Lyra)."),
     "llm": ("subquad.llm.cli:app", "Linear attention in pretrained language models (LoLCATs)."),
     "hep": ("subquad.hep.cli:app", "Jet tagging on ROOT files (PCN)."),
-    "demo": (
-        "subquad.demo:demo",
-        f"Run the main job of each field, resume what was interrupted, and write one page.{EXAMPLE} demo --out demo",
-    ),
+    "demo": ("subquad.demo:demo", f"Run the main job of each field, or resume it, and write a page.{EXAMPLE} demo"),
     "app": ("subquad.app.server:serve", f"Open the web page of the three fields.{EXAMPLE} app --workspace work"),
 }
-RECIPES = Path(__file__).parent / "llm" / "recipes"
 HELP_ALL = "--help-all"
 AGAIN = "run the same command again, without --force, to go on"
 
@@ -117,7 +113,8 @@ def _launch(
     ] = None,
 ) -> None:
     if config is not None:
-        recipes = {path.stem: path for path in RECIPES.glob("*.yaml")} if tokens[:1] == ("llm",) else {}
+        folder = Path(__file__).parent / "llm" / "recipes"
+        recipes = {path.stem: path for path in folder.glob("*.yaml")} if tokens[:1] == ("llm",) else {}
         # plan reads the recipes of linearize, which has more settings
         is_plan = tokens[:2] == ("llm", "plan")
         values = Dict(_settings(config, recipes), source=str(config), use_commands_as_keys=False, allow_unknown=is_plan)

@@ -15,13 +15,12 @@ from subquad.reporting.tables import print_table
 from subquad.runs.folder import METRICS, REPORT, open_run
 from subquad.runs.storage import atomic, check_present, fingerprint, read_json
 
-# the longest job first, so that the other two share the second core
 TITLES = {
     "llm": "A state of constant size: SmolLM2-135M-Instruct",
     "bio": "Variant effects: TDP-43",
     "hep": "Jet tagging: ten classes of simulated jets",
 }
-"""Name of a field, and of the folder of its run → title of the job."""
+"""Field, and folder of its run → title of the job; the longest job first, so that the others share a core."""
 PAGES = {
     "llm": lambda: require("subquad.llm.plots.linearize_page", extra="llm"),
     "bio": lambda: require("subquad.bio.plots.fit_page", extra="bio"),

@@ -17,12 +17,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of the operating system when there is no space."""
 LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
 """Bytes of memory that reading a file may take: so many in all, or so many per byte of the file if that is more."""
-MOST_NAMES = 20
-"""Number of known names that an error lists."""
-MOST_LETTERS = 100
-"""Letters of a name or value that an error quotes."""
-MOST_ERRORS = 10
-"""Number of errors of one input that are listed."""
+MOST_NAMES, MOST_LETTERS, MOST_ERRORS = 20, 100, 10
+"""How many known names a message lists, letters of a value it quotes, and errors of one input it lists."""
 
 
 class SubquadError(Exception):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError, require
 
-OPSET = 18
-"""Version of the operators of ONNX."""
+OPSET, TOLERANCE = 18, 1e-4
+"""Version of the operators of ONNX, and the largest accepted difference, in the units of the outputs."""
 MAX_SIZE = 4096
 """Upper bound of dynamic axes during tracing; onnxruntime accepts larger sizes."""
 
@@ -29,7 +29,6 @@ def export_onnx(
     expected: Sequence[Sequence[Tensor]] | None = None,
     argument: str | None = None,
     metadata: Mapping[str, str] | None = None,
-    tolerance: float = 1e-4,
 ) -> list[float]:
     """Write a module as ONNX and return the largest difference between torch and onnxruntime for each example.
 
@@ -44,10 +43,9 @@ def export_onnx(
         expected: Outputs that the examples must have. Default: those of the module.
         argument: Name of the argument that takes all inputs as a mapping. Default: each input is an argument.
         metadata: Entries of the model's metadata.
-        tolerance: Largest accepted difference, in the units of the outputs.
 
     Raises:
-        SubquadError: A difference exceeds the tolerance.
+        SubquadError: A difference exceeds `TOLERANCE`.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -98,9 +96,9 @@ def export_onnx(
         parts = [((torch.from_numpy(mine) - other).abs() / unit).max() for mine, other, unit in triples]
         differences.append(float(torch.stack(parts).max()))
         # a difference of NaN is refused too
-        if not differences[-1] <= tolerance:
+        if not differences[-1] <= TOLERANCE:
             shown = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())
-            reason = f"differ by {differences[-1]:.2g} for {shown}, more than {tolerance:g}; nothing was written"
+            reason = f"differ by {differences[-1]:.2g} for {shown}, more than {TOLERANCE:g}; nothing was written"
             raise SubquadError(f"onnxruntime and torch {reason}")
     return differences
 
