@@ -17,11 +17,10 @@ from subquad.hep.settings import (
     FitSettings,
     PredictSettings,
     SimulateSettings,
-    Simulation,
 )
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
-from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 from subquad.runs.storage import check_output, check_report_folder
 
 __all__ = ["app"]
@@ -240,21 +239,17 @@ def export(
 def simulate(
     *,
     settings: Annotated[SimulateSettings, FLAGS] = SimulateSettings(),
-    seed: Simulation[int] = 0,
-    options: Annotated[OutputOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Simulate labelled jets of JetClass's ten classes with Pythia 8 and FastJet, in JetClass's branch layout.
 
     For example:
 
         subquad hep simulate --out jets --jets-per-class 1000
-
-    Args:
-        seed: Seed of the collisions and of the detector.
     """
     from subquad.hep.commands.simulate import simulate as run_simulate
 
-    files = run_simulate(settings, seed=seed, **vars(options))
+    files = run_simulate(settings, **vars(options))
     if not options.quiet:
         what = f"{len(files)} file{'s' * (len(files) > 1)}"
         # some may be those of an interrupted simulation, or all
