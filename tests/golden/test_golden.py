@@ -33,19 +33,15 @@ def test_a_saved_run_has_a_format_number_and_holds_no_code(kind):
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "missing"])
-def test_a_damaged_run_is_refused_by_its_name(kind, file, damage, tmp_path):
+@pytest.mark.parametrize("damage", ["weights with another bit", "no weights", "half a config"])
+def test_a_damaged_run_is_refused_by_its_name(kind, damage, tmp_path):
     copy = shutil.copytree(HERE / kind, tmp_path / "copy")
-    content = bytearray((copy / file).read_bytes())
-    content[len(content) // 2] ^= 1
-    text = {"cut": content[:-9], "flipped": content, "empty": b"", "missing": None}[damage]
-    if text is None:
-        (copy / file).unlink()
+    weights, config = copy / "model.safetensors", copy / "config.json"
+    if damage == "half a config":
+        config.write_bytes(config.read_bytes()[:99])
     else:
-        (copy / file).write_bytes(text)
-    if damage == "flipped" and file == "config.json":
-        # one letter of a name or a number; JSON has no checksum
-        return
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.unlink() if damage == "no weights" else weights.write_bytes(content)
     with pytest.raises(SubquadError, match="copy"):
         ANSWERS[kind](copy)
