@@ -26,7 +26,7 @@ RUN = (
 )
 """Pages whose commands run in the tests of their field."""
 SHOWN = (
-    *("app.md", "scaling.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md"),
+    *("app.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md"),
     "from-weaver.md",
 )
 """Pages whose commands need files that are not there, or run until they are stopped."""
