@@ -161,9 +161,14 @@ def test_every_public_name_of_a_field_has_an_entry(generated):
 
 @pytest.mark.parametrize("page", ["index.md", "tutorial-jets.md", "install.md"])
 def test_the_first_pages_show_commands_that_other_tests_run(page):
+    def without_output(line):
+        return re.sub(r" --out \S+", "", line.strip())
+
     readme = re.findall(r"^subquad [^#\n]*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    known = {*(line for guide in RUN for line in commands(guide)), *(line.strip() for line in readme)}
-    assert [line for line in commands(page) if line not in known] == []
+    # the tests add flags that make commands shorter
+    known = [without_output(line) for line in [*(line for guide in RUN for line in commands(guide)), *readme]]
+    lines = map(without_output, commands(page))
+    assert [line for line in lines if not any(own.startswith(line) for own in known)] == []
 
 
 @pytest.mark.parametrize("page", [page for page in WRITTEN if commands(page)])
