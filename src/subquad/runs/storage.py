@@ -179,11 +179,7 @@ def check_output(path: Path | str, *, force: bool) -> Path:
 
 
 def check_present(*inputs: Path | str) -> None:
-    """Check that inputs exist, before libraries are imported for seconds; examples and remote files count as present.
-
-    Raises:
-        SubquadError: One is missing.
-    """
+    """Refuse a missing input before libraries are imported; examples and remote files count as present."""
     for path in map(str, inputs):
         files = (path, path.rpartition("#")[0], path.rpartition(":")[0])
         if not path.startswith("example:") and "://" not in path and not any(map(os.path.exists, filter(None, files))):
