@@ -66,6 +66,10 @@ class Page:
         if task:
             self.page.get_by_label(task, exact=True).locator("visible=true").check()
 
+    def unfold(self, name):
+        # the name of the button ends with an arrow
+        self.page.get_by_role("button", name=re.compile(f"^{name}")).locator("visible=true").click()
+
     def press(self, name):
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 

@@ -151,7 +151,7 @@ class BuiltForm:
             return gr.Checkbox(bool(default), **about)
         if choices and is_several:
             return gr.Dropdown(choices, value=list(default or ()), multiselect=True, **about)
-        if choices and all(get_origin(kind) is Literal for kind in types):
+        if choices and all(get_origin(hint) is Literal for hint in types):
             return gr.Dropdown([("default", "")] * (default is None) + choices, value=default or "", **about)
         if types in ([int], [float]) and default is not None:
             return gr.Number(default, precision=0 if types == [int] else None, **about)
