@@ -160,9 +160,9 @@ def test_a_difference_that_is_not_significant_is_called_so(undrawn):
         assert "It is not clearly better than every other single model." in whole
         cells = " ".join(re.sub(r"</?t[dhr][^>]*>|[|\n]", " ", whole).split())
         for row in (
-            "Lyra − ridge +0.0100 (−0.0200 to +0.0400) no clear difference",
-            "Lyra − gradient boosting −0.0400 (−0.0600 to −0.0200) clearly worse",
-            "ensemble − best single model (Lyra) +0.0500 (+0.0300 to +0.0700) clearly better",
+            "Lyra − ridge +0.0100 [−0.0200, +0.0400] no clear difference",
+            "Lyra − gradient boosting −0.0400 [−0.0600, −0.0200] clearly worse",
+            "ensemble − best single model (Lyra) +0.0500 [+0.0300, +0.0700] clearly better",
             "ensemble − ensemble without Lyra equal no clear difference",
         ):
             assert row in cells
@@ -367,7 +367,7 @@ def test_runs_with_the_same_test_rows_are_compared_by_paired_differences(tmp_pat
     for model in ("ridge", "ensemble"):
         gap = difference(target, other.rows[[model]].to_numpy(), one.rows[[model]].to_numpy())
         assert gap["low"] > 0
-        assert f"{gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" in page
+        assert f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" in page
     assert "other against one: clearly better" in page
     assert ["--epochs", "7.0", "3.5"] in table_rows(page)
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -156,39 +155,6 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
     assert not (tmp_path / "out.safetensors.partial").exists()
 
 
-def test_what_a_process_left_that_was_killed_after_its_output_was_complete_is_removed(
-    model, proteins, tmp_path, monkeypatch
-):
-    out, partial = tmp_path / "out.safetensors", tmp_path / "out.safetensors.partial"
-    remove = shutil.rmtree
-    with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", lambda path, **how: None if path == partial else remove(path, **how))
-        run(proteins, model, out)
-    # the file that shows whose folder it is goes last
-    assert [path.name for path in partial.iterdir()] == ["config.json"]
-    kept = shutil.copytree(partial, tmp_path / "kept")
-    with pytest.raises(SubquadError, match="exists already"):
-        run(proteins, model, out)
-    assert not partial.exists()
-    # with --force a command with other settings may have been interrupted, whenever that was
-    config = json.loads((kept / "config.json").read_text())
-    config["subquad"]["settings"]["residues"] = True
-    (kept / "config.json").write_text(json.dumps(config))
-    shutil.copytree(kept, partial)
-    out.touch()
-    with pytest.raises(SubquadError, match="exists already"):
-        run(proteins, model, out)
-    assert (partial / "config.json").is_file()
-    # and a folder that subquad did not write is never removed
-    shutil.rmtree(partial)
-    partial.mkdir()
-    (partial / "thesis.tex").write_text("")
-    out.touch()
-    with pytest.raises(SubquadError, match="exists already"):
-        run(proteins, model, out)
-    assert (partial / "thesis.tex").is_file()
-
-
 def test_an_existing_file_is_kept_without_force(model, proteins, tmp_path):
     out = tmp_path / "out.safetensors"
     run(proteins, model, out)
@@ -266,7 +232,7 @@ def test_a_model_of_the_other_nucleic_acid_reads_u_as_t(tmp_path):
         ),
         (
             lambda folder: with_config(folder, model_type="other", auto_map={"AutoConfig": "code.Config"}),
-            "trust_remote_code",
+            "is defined by Python code of its own, which is not run",
         ),
         (
             lambda folder: with_config(folder, num_hidden_layers=3),

@@ -138,8 +138,13 @@ def open_language_model(
     with reading(name, "a checkpoint of transformers"), _without_warnings():
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise SubquadError(f"{name}: is defined by Python code of its own, which is not run") from error
+            raise
         loader = _loader(name, config, with_head=with_head)
         network, found = loader.from_pretrained(
             name,
