@@ -165,7 +165,7 @@ def test_a_difference_that_is_not_significant_is_called_so(undrawn):
             "ensemble − best single model (Lyra) +0.0500 [+0.0300, +0.0700] clearly better",
             "ensemble − ensemble without Lyra equal no clear difference",
         ):
-            assert row in cells
+            assert row in cells, cells[:3000]
 
 
 def test_the_page_states_what_the_ensemble_consists_of(undrawn):

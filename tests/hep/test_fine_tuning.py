@@ -51,13 +51,12 @@ def test_only_the_output_layer_of_other_classes_is_new():
     origin, net, before, _, _ = start(("QCD", "Hcc"))
     own = origin.tagger.net.state_dict()
     left = origin.load_into(net, ("QCD", "Hcc"))
-    layer = (net.head[4].weight, net.head[4].bias)
-    assert all(parameter is one for parameter, one in zip(left, layer, strict=True))
+    last, layer = [(name, part) for name, part in net.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    assert all(parameter is one for parameter, one in zip(left, (layer.weight, layer.bias), strict=True))
     new = {name for name, tensor in net.state_dict().items() if torch.equal(tensor, before[name])}
-    assert {"head.4.weight", "head.4.bias"} <= new
-    assert all(
-        torch.equal(tensor, own[name]) for name, tensor in net.state_dict().items() if not name.startswith("head.4.")
-    )
+    assert {f"{last}.weight", f"{last}.bias"} <= new
+    kept = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(f"{last}.")}
+    assert all(torch.equal(tensor, own[name]) for name, tensor in kept.items())
     assert "the output layer is newly initialised, as the run has the classes QCD, Hbb, Tbqq" in origin.note(("QCD",))
 
 

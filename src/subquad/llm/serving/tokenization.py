@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 from subquad.llm.data.chat_templates import render_chat
+from subquad.llm.data.readers import tokenizer_errors
 
 __all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
@@ -88,8 +89,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens:
         text.encode()
     except UnicodeEncodeError as error:
         raise SubquadError(f"character {error.start} of the text is half a character, or not UTF-8") from error
-    # no warning about the length: positions beyond the context are checked by the callers
-    return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    with tokenizer_errors(tokenizer):
+        # no warning about the length: positions beyond the context are checked by the callers
+        return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
