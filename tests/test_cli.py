@@ -122,7 +122,9 @@ def test_every_command_of_the_readme_is_understood(line):
         ),
     ],
 )
-def test_a_wrong_call_is_answered_by_one_sentence_with_status_2(capsys, arguments, text):
+def test_a_wrong_call_is_answered_by_one_sentence_with_status_2(capsys, monkeypatch, arguments, text):
+    # cyclopts checks ranges by pydantic where it was imported, which the command line does not do
+    monkeypatch.delitem(sys.modules, "pydantic", raising=False)
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert text in message
