@@ -375,7 +375,9 @@ class _Parser:
         owners: dict[str, str] = {}
         for one in collections if len(collections) > 1 else ():
             self.check(one.points, f"inputs: with several collections each needs points; add {one.prefix}_points")
-            self.check(bool(one.vectors) == bool(collections[0].vectors), "inputs: give vectors to all or to none")
+            self.check(
+                len({bool(other.vectors) for other in collections}) == 1, "inputs: give vectors to all or to none"
+            )
             for name in one.columns:
                 other = owners.setdefault(name, one.prefix)
                 self.check(other == one.prefix, f"inputs: {name} is in {other} and {one.prefix}; rename one of them")
