@@ -73,5 +73,7 @@ def predict(
         say("no 90 % intervals: they need nine validation rows, and the fit had fewer", quiet=quiet)
     # pandas takes the compression from the name, which the temporary file shares
     with atomic(out) as temporary:
-        frame.to_csv(temporary, index=False, sep=separator_of(out))
+        # the temporary name has no suffix
+        compression = "gzip" if out.suffix == ".gz" else None
+        frame.to_csv(temporary, index=False, sep=separator_of(out), compression=compression)
     return frame
