@@ -92,7 +92,7 @@ def test_plan_leaves_out_what_only_linearize_has(tmp_path, capsys):
     assert main(["llm", "plan", "smollm2-135m", "--config", str(settings), "--json"]) == 0
     capsys.readouterr()
     assert main(["llm", "plan", "smollm2-135m", "--config", "9b"]) == 2
-    assert "9b: no such file" in capsys.readouterr().err
+    assert "no file or recipe '9b'" in capsys.readouterr().err
 
 
 def test_host_memory_is_the_opened_model_or_what_each_process_holds(capsys):
