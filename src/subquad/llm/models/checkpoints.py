@@ -177,8 +177,9 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         raise SubquadError(f"{path}: no tokenizer in it, such as tokenizer.json; copy its files beside config.json")
     with reading(path, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
-        # a damaged length would fail at the first text
+        # what a damaged length or table would let fail later
         int(tokenizer.model_max_length)
+        tokenizer("a", verbose=False)
         return tokenizer
 
 
