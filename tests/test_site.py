@@ -25,10 +25,7 @@ RUN = (
     *("tutorial-sequences.md", "tutorial-language-models.md", *JET_GUIDES),
 )
 """Pages whose commands run in the tests of their field."""
-SHOWN = (
-    *("app.md", "from-proteingym.md", "from-mavenn.md", "from-autopeptideml.md", "from-lolcats.md"),
-    "from-weaver.md",
-)
+SHOWN = ("app.md", "coming-from.md")
 """Pages whose commands need files that are not there, or run until they are stopped."""
 
 
@@ -184,7 +181,7 @@ def test_every_page_with_commands_is_run_or_is_known_to_show_them_only():
     assert [page for page in WRITTEN if commands(page) and page not in known] == []
 
 
-@pytest.mark.parametrize("page", ["from-fla.md", "why-subquadratic.md"])
+@pytest.mark.parametrize("page", ["coming-from.md", "why-subquadratic.md"])
 def test_the_python_of_an_explanation_runs(page):
     for block in re.findall(r"^```python\n(.*?)^```", WRITTEN[page], re.DOTALL | re.MULTILINE):
         exec(compile(block, page, "exec"), {})
