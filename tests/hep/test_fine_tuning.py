@@ -128,5 +128,5 @@ def test_few_jets_give_a_better_tagger_from_a_run_than_from_scratch(origin, samp
     assert again["test"] == tuned["test"]
     (tmp_path / "stopped" / "metrics.json").unlink()
     shuffle(copied)
-    with pytest.raises(SubquadError, match=r"with other settings \(the input files have other contents\)"):
+    with pytest.raises(SubquadError, match=r"with other settings \(the input files changed\)"):
         fit(few, given, test=many, out=tmp_path / "stopped", quiet=True)

@@ -83,13 +83,13 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     scores = uproot.open(tmp_path / "scores.root")["Events"].arrays(library="np")
     for i, name in enumerate(model.classes_):
         np.testing.assert_allclose(scores[f"score_{name}"], probabilities[:, i], atol=1e-6)
-    with pytest.raises(SubquadError, match="stores no test jets of its own; give --files"):
+    with pytest.raises(SubquadError, match="test jets"):
         evaluate([tmp_path / "tagger"], out=tmp_path / "evaluated", quiet=True)
     evaluated = evaluate([tmp_path / "tagger"], files=files, out=tmp_path / "evaluated", quiet=True)
     assert "was trained on jets in memory" in evaluated["notes"][0]
     accuracy = evaluated["models"][0]["trainings"][0]["accuracy"]
     assert accuracy == pytest.approx(model.score(jets, jets.class_names))
-    with pytest.raises(SubquadError, match="holds a finished run"):
+    with pytest.raises(SubquadError, match="has a finished run"):
         model.save(tmp_path / "tagger")
 
 
@@ -133,7 +133,7 @@ def test_negative_weights_are_kept_with_a_warning_and_cancel_jets_as_in_the_comm
     rows = np.tile(np.arange(len(jets)), 3)
     labels = np.concatenate([jets.labels, *[(jets.labels + 1) % 3] * 2])
     weights = np.repeat([1.0, 1.0, -1.0], len(jets))
-    with pytest.warns(UserWarning, match="33.3 % of the weights are negative.*increase the variance of the training"):
+    with pytest.warns(UserWarning, match="33.3 % of the weights are negative"):
         model = PCNTagger(**{**SHORT, "epochs": 8}).fit(jets[rows], labels, sample_weight=weights)
     assert model.score(jets, jets.labels) > 0.6
 

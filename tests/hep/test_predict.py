@@ -61,9 +61,7 @@ def test_an_observer_of_another_type_is_written_if_the_branch_can_hold_it(tables
     found = scored(files[:3], observers=["number"])
     assert found["number"].dtype == np.int32
     assert found["number"].tolist() == [3] * 23 + [4] * 23 + [5] * 23
-    with pytest.raises(
-        SubquadError, match=r"int32\.root …: number is of type int32 at first and later of type float64, w"
-    ):
+    with pytest.raises(SubquadError, match="number is int32 at first and float64 later"):
         scored(files, observers=["number"])
     # reals of another precision are rounded
     table["number"] = np.full(23, 0.1, "float64")

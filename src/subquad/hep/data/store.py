@@ -31,8 +31,6 @@ __all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
 INTEGERS = ("lengths", "labels", "parts")
-BYTES = 4
-"""Size of each number in the files."""
 
 PARTS = ("train", "test", "validation")
 """Names of the parts by their numbers."""
