@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 CHECKED = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
 
-.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format api docs release-check \
+.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format docs release-check \
   clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
@@ -33,18 +33,19 @@ test-fast: .venv/.ready-dev
 test-e2e: .venv/.ready-e2e
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e --timeout 1800
 
-# long commands that are killed KILLS times each, terminated, and short of disk space: more than an hour on one core
+# long commands that are killed KILLS times each, terminated, short of disk space or started twice: an hour on one core
 test-faults: KILLS ?= 20
 test-faults: .venv/.ready-dev
 	SUBQUAD_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -s
 
-# every reader with damaged and drawn input, SECONDS each, and the server with requests drawn from its description: one
-# hour; SEED draws other input
+# the files of every reader are damaged INPUTS times, or for SECONDS of the processor if that ends first: at most 50 minutes
+# on one core, and with SECONDS=3000 all readers reach INPUTS but saved runs, reports and predictions; SEED draws other damage
+fuzz: INPUTS ?= 100000
 fuzz: SECONDS ?= 60
 fuzz: SEED ?= 0
 fuzz: .venv/.ready-dev
-	SUBQUAD_FUZZ_SECONDS=$(SECONDS) SUBQUAD_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz \
-	  tests/llm/test_server_clients.py -s
+	SUBQUAD_FUZZ_INPUTS=$(INPUTS) SUBQUAD_FUZZ_SECONDS=$(SECONDS) SUBQUAD_FUZZ_SEED=$(SEED) OMP_NUM_THREADS=1 \
+	  $(BIN)/pytest tests/fuzz -s
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.7 from PyPI needs 5 GB of disk
@@ -65,7 +66,7 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python tools/write_api.py --check
+	$(BIN)/python tools/budget.py
 
 # a bill of materials of all that is installed, and known vulnerabilities; fails without an advisory service
 audit: .venv/.ready-dev .venv-audit/.ready
@@ -74,10 +75,6 @@ audit: .venv/.ready-dev .venv-audit/.ready
 format: .venv/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-# docs/api.md from the public names and their docstrings
-api: .venv/.ready-dev
-	$(BIN)/python tools/write_api.py
 
 # the documentation site, site/index.html; broken links, and pages that load something from other hosts, are errors
 docs: .venv-docs/.ready

@@ -15,7 +15,7 @@ stop the training as always, and the test rows of the table are not read. Forms:
 - transformer: two transformer blocks in place of state-space block and gated convolutions; all else is Lyra's.
 - transformer, slower: the same with a third of the learning rate.
 - lyra-alone: without linear model and curve. lyra-additive: linear model and curve without Lyra.
-- lyra-paper: the published network, trained until the validation metric no longer improves.
+- lyra-paper: the published network, trained for 50 passes.
 - cnn, mlp, boosting, ridge: baselines; the CNN reads the letters as Lyra does.
 
 Each result is kept in OUT/results.json, so that the same command resumes an interrupted benchmark. The last line is

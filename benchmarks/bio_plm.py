@@ -45,7 +45,7 @@ from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.data.dataset import PAD, Dataset, Inputs
 from subquad.bio.data.table import read_table
-from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, difference, intervals, score, verdict
+from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, difference, intervals, score, verdict_of
 from subquad.bio.models.baselines import Baseline, baseline_file, fit_boosting
 from subquad.bio.models.fit import fit_models
 from subquad.bio.models.linear import logistic_path, ridge_path, unit_scale
@@ -53,6 +53,7 @@ from subquad.bio.models.stacking import fit_stacking
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.bio.splits.split import make_split
 from subquad.progress import say, track
+from subquad.reporting.statistics import VERDICTS
 from subquad.runs.storage import atomic, read_json, write_json
 
 TASKS = (
@@ -133,9 +134,11 @@ def run(options, data):
             write_json(path, measure(tasks[name], model, options, path.parent))
         results[name] = read_json(path)
     print_tables(results)
-    verdicts = [verdict(own["differences"]["lyra"]) for own in results.values()]
+    verdicts = [
+        verdict_of(own["differences"]["lyra"], MAIN_METRIC[tasks[name].task_type]) for name, own in results.items()
+    ]
     result = {"benchmark": "bio_plm", **machine(options.threads), **settings, "perplexity": checks}
-    result["lyra_against_unirep"] = {name: verdicts.count(name) for name in ("clearly above", "tie", "clearly below")}
+    result["lyra_against_unirep"] = {name: verdicts.count(name) for name in VERDICTS}
     print(json.dumps(result | {"tasks": results}))
 
 
@@ -232,8 +235,9 @@ def embeddings(model, inputs, path):
                 parts.append(model.embed(texts[begin : begin + ROWS_PER_LINE]))
                 seconds += time.process_time() - began
                 advance(len(parts[-1]))
-        with atomic(path) as temporary:
-            np.savez(temporary, embedding=np.concatenate(parts), cpu_seconds=seconds)
+        # numpy adds .npz to a name, not to an open file
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, embedding=np.concatenate(parts), cpu_seconds=seconds)
     with np.load(path, allow_pickle=False) as file:
         return file["embedding"].astype(np.float64), float(file["cpu_seconds"])
 

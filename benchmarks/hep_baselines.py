@@ -17,10 +17,10 @@ among six settings on the validation jets.
 
 Controls, which --presets takes too, show what a part is worth. Of `auto`: `auto-no-jet-mean` without the mean over the
 jet; and, also without it, `auto-plain-mean` with the mean of the neighbours, all alike, in place of functions of the
-pair, and `auto-no-neighbours`; `auto-reflected` with reflected jets (`--reflect`); `auto-adamw` by AdamW with the
-settings of `auto` before Muon. Of `auto-chebyshev`: `chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as
-many weights), `chebyshev-plain-mean` with one mean over the neighbours in place of the filter, `chebyshev-unit-weights`
-with the filter on such a graph, and others with one setting changed.
+pair, and `auto-no-neighbours`; `auto-adamw` by AdamW with the settings of `auto` before Muon. Of `auto-chebyshev`:
+`chebyshev-no-graph` (Chebyshev order 1; with five blocks it has as many weights), `chebyshev-plain-mean` with one mean
+over the neighbours in place of the filter, `chebyshev-unit-weights` with the filter on such a graph, and others with
+one setting changed.
 
 All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
 class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
@@ -55,7 +55,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jet_networks import LEARNING_RATES, VARIANTS, Model, baseline, data_folder, ours
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -93,14 +92,13 @@ def trained(
 ) -> dict[str, Any]:
     """Fit the net, leave it at its best weights, and return what that took; a checkpoint lets it resume."""
     net, optimizer, average = model.net.train(), model.optimizer, model.average
-    saved = {"accelerator": Accelerator(cpu=True), "model": net, "optimizer": optimizer}
     rates = [group["lr"] for group in optimizer.param_groups]
     labels = {part: torch.from_numpy(jets.labels) for part, jets in parts.items()}
     used, steps, jets, validated = 0.0, 0, 0, 0
     best, best_at, best_weights = -1.0, 0.0, {}
     all_steps = options.epochs * len(model.plan(0)) if options.epochs else None
     if checkpoint and checkpoint.is_file():
-        counters, copies = load_checkpoint(checkpoint, **saved)
+        counters, copies = load_checkpoint(checkpoint, net, optimizer)
         used, steps, jets, validated, best, best_at = counters["values"]
         best_weights = copies["best"]
         if average is not None:
@@ -135,7 +133,7 @@ def trained(
         if checkpoint and steps % CHECKPOINT_STEPS == 0:
             copies = {"best": best_weights, "ema": {} if average is None else average.weights}
             values = [used, steps, jets, validated, best, best_at]
-            save_checkpoint(checkpoint, **saved, weights=copies, state={"values": values})
+            save_checkpoint(checkpoint, net, optimizer, copies=copies, state={"values": values})
     net.load_state_dict(best_weights)
     return {
         **{"cpu_seconds": used, "steps": steps, "epochs": jets / len(parts["train"]), "best_at": best_at},

@@ -78,7 +78,6 @@ VARIANTS = {
     "auto-no-jet-mean": Variant(of="auto", net={"has_jet_mean": False}),
     "auto-plain-mean": Variant(of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(1.0)),
     "auto-no-neighbours": Variant(of="auto", net={"has_jet_mean": False}, change=_with_constant_functions(0.0)),
-    "auto-reflected": Variant(of="auto", fit={"reflect": True}),
     "auto-adamw": Variant(of="auto", fit={"optimizer": "adamw"}),
     "auto-16-neighbours": Variant(of="auto", fit={"k": 16}),
     "auto-wide": Variant(of="auto", fit={"width": 128, "layers": 4}),
@@ -125,14 +124,13 @@ def ours(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespa
     with torch.no_grad():
         variant.change(net)
     rows = torch.arange(len(train))
-    draws = torch.Generator().manual_seed(seed)
 
     def plan(epoch: int) -> Sequence[Tensor]:
         arrange = random_batches if options.preset_arrange == "random" else bucketed_batches
         return arrange(rows, train.lengths, batch_size, seed=seed, epoch=epoch)
 
     def logits(part: str, rows: Tensor) -> Tensor:
-        return forward(net, collate(datasets[part], rows, generator=draws if fit.reflect and part == "train" else None))
+        return forward(net, collate(datasets[part], rows))
 
     return Model(
         net=net,

@@ -1,7 +1,7 @@
 """Hybrid attention with its feature maps, in chunks against its quadratic form: forward and backward pass.
 
     python benchmarks/llm_attention.py [--threads 1] [--repeats 5]
-    python benchmarks/llm_attention.py --device cuda --forms chunked triton quadratic [--precision bfloat16]
+    python benchmarks/llm_attention.py --device cuda [--precision bfloat16]
 
 Heads as in SmolLM2-135M: 9 query heads, 3 key heads, width 64, window 64. `transfer` trains the feature maps alone,
 `lora` also passes gradients to queries, keys and values. All forms are compared with the quadratic one, in value and
@@ -35,12 +35,6 @@ def draw(T: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> lis
 
 
 def chunked(net: HybridAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    net.kernel = "torch"
-    return net(q, k, v)
-
-
-def triton(net: HybridAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    net.kernel = "triton"
     return net(q, k, v)
 
 
@@ -56,18 +50,15 @@ def both_passes(form, net: HybridAttention, inputs: list[Tensor]) -> list[Tensor
     return [y, *torch.autograd.grad(y.square().sum(), trained)]
 
 
-FORMS = {"chunked": chunked, "triton": triton, "quadratic": quadratic}
+FORMS = {"chunked": chunked, "quadratic": quadratic}
 
 
 def check(window_shape: str, name: str, device: str) -> float:
-    # the kernels sum in float32
-    dtype, bound = (torch.float32, 1e-3) if name == "triton" else (torch.float64, 1e-9)
-    net, exact = (student(window_shape, kind, device) for kind in (dtype, torch.float64))
-    inputs = [x.requires_grad_() for x in draw(331, dtype, device)]
-    wide = [x.detach().double().requires_grad_() for x in inputs]
-    pairs = zip(both_passes(FORMS[name], net, inputs), both_passes(quadratic, exact, wide), strict=True)
+    net = student(window_shape, torch.float64, device)
+    inputs = [x.requires_grad_() for x in draw(331, torch.float64, device)]
+    pairs = zip(both_passes(FORMS[name], net, inputs), both_passes(quadratic, net, inputs), strict=True)
     error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-    if error > bound:
+    if error > 1e-9:
         raise SystemExit(f"{window_shape}: {name} and quadratic differ by {error}")
     return error
 

@@ -4,8 +4,8 @@
 
 Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model
 is converted but not trained. States: `default`, the default attention, a sparse cache of 384 tokens and moments;
-`none`, a cache of 416 tokens, which has the same memory, and no linear branch; `cache`, a cache of 384 and one
-feature map per key-value head; `maps` and `kv`, no cache and one feature map per query head or per key-value head.
+`none`, a cache of 416 tokens, which has the same memory, and no linear branch; `cache`, a cache of 384 and feature
+maps; `maps`, feature maps without a cache.
 `window` is the rival that has as much memory as the default: a sliding window, as a static cache of so many tokens at
 any context. Caches and states are filled with random numbers instead of a prompt, which does not change the time.
 `floor` is the same model with attention replaced by its values: everything that is not attention.
@@ -40,9 +40,8 @@ BATCHES = [1, 8, 32]
 STATES = {
     "default": AttentionSettings(),
     "none": AttentionSettings(feature_map="none", cache=416),
-    "cache": AttentionSettings(feature_map="hedgehog", feature_heads="kv"),
+    "cache": AttentionSettings(feature_map="hedgehog"),
     "maps": AttentionSettings(feature_map="hedgehog", cache=0),
-    "kv": AttentionSettings(feature_map="hedgehog", feature_heads="kv", cache=0),
 }
 PERIOD = AttentionSettings().window
 
@@ -114,8 +113,8 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
     whole = torch.full((batch,), context)
     staggered = whole + torch.arange(batch) * PERIOD // batch
     caches = {name: state_of(models[name], staggered) for name in STATES}
-    caches["floor"] = state_of(models["kv"], staggered)
-    size_of_state = state_size(models["default"])[1]
+    caches["floor"] = state_of(models["maps"], staggered)
+    size_of_state = state_size(models["default"])
     caches["window"] = kv_cache("static", config, batch=batch, context=size_of_state, room=(periods + 1) * PERIOD)
     if 2 * size < most * 2**30:
         for kind in ("static", "dynamic"):
@@ -129,7 +128,7 @@ def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: 
         for name, values in times.items():
             HybridSelfAttention._hybrid = return_values if name == "floor" else real
             is_state = name in STATES or name == "floor"
-            model = models[name if name in STATES else "kv" if name == "floor" else "softmax"]
+            model = models[name if name in STATES else "maps" if name == "floor" else "softmax"]
             start = staggered if is_state else torch.full_like(whole, size_of_state) if name == "window" else whole
             positions = start + step + 2
             begin = time.perf_counter()
@@ -161,8 +160,8 @@ def main() -> None:
     models = {"softmax": open_checkpoint(path)}
     for name, attention in STATES.items():
         models[name] = convert(open_checkpoint(path), attention, check=False)
-    with attention_mode(models["kv"], "window"):
-        error = check(models["softmax"], models["kv"])
+    with attention_mode(models["maps"], "window"):
+        error = check(models["softmax"], models["maps"])
     rows = []
     for batch in options.batches:
         for context in options.contexts:

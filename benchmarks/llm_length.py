@@ -51,7 +51,7 @@ MAPS = {"cache": 0, "feature_map": "hedgehog"}
 PAPER = {**MAPS, "rotate_features": True, "horizon": 0.0, "sinks": 0}
 ARMS = {
     "default": {},
-    "feature maps": {"feature_map": "hedgehog", "feature_heads": "kv"},
+    "feature maps": {"feature_map": "hedgehog"},
     "no cache": MAPS,
     "no horizon": {**MAPS, "horizon": 0.0},
     "rotated features": {**MAPS, "rotate_features": True},

@@ -1,16 +1,11 @@
-"""How hypothesis draws examples, where helper programs are found, and how Triton's kernels run without a GPU."""
+"""How hypothesis draws examples, and where helper programs are found."""
 
 import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-if not torch.cuda.is_available():
-    # Triton reads this when it is imported, which another package may do before the tests of the kernels
-    os.environ["TRITON_INTERPRET"] = "1"
 
 # processes that tests start find `support` as the tests themselves do
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
@@ -25,7 +20,7 @@ LONG = (
     # of the tests marked as long
     "test_llm_docs.py", "test_bio_docs.py", "test_bench.py", "test_hep_docs.py", "test_sharding.py", "test_chat.py",
     # of the others
-    "test_blockwise.py", "test_serving.py", "test_server_connections.py", "test_estimators.py",
+    "test_blockwise.py", "test_serving.py", "test_server_clients.py", "test_estimators.py",
 )  # fmt: skip
 """Files that take longest, though they do not have most tests."""
 SLOW = 5

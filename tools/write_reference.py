@@ -1,7 +1,7 @@
 """Write docs/reference/, the reference pages of the site, which git ignores: `make docs` writes them again.
 
 The pages of the command line come from the same objects as `--help`; those of the Python API name the modules whose
-docstrings mkdocstrings renders. The list of public names is docs/api.md with links to them.
+docstrings mkdocstrings renders.
 """
 
 import ast
@@ -13,22 +13,28 @@ from typing import Any
 
 from cyclopts.help import HelpEntry, HelpPanel
 from rich.console import Console
-from write_api import SECTIONS, modules, page, source_of, value_of
 
 from subquad.cli import HelpFormatter, app
 
 __all__ = ["commands", "pages"]
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS, SOURCE = ROOT / "docs", ROOT / "src"
 FIELDS = {"bio": "sequences", "llm": "language models", "hep": "jets"}
 API = {
-    "Fields": ("", ""),
-    "Operators": ("ops", "Operators: `subquad.ops`"),
-    "Layers and models": ("nn", "Layers and models: `subquad.nn`"),
-    "Training": ("train", "Training: `subquad.train`"),
-    "Saved runs, reports, export, errors": ("infrastructure", "Saved runs, reports, export and errors"),
+    "ops": ("Operators: `subquad.ops`", ["subquad.ops.*"]),
+    "nn": ("Layers and models: `subquad.nn`", ["subquad.nn.*"]),
+    "train": ("Training: `subquad.train`", ["subquad.train.*"]),
+    "infrastructure": (
+        "Saved runs, reports, export and errors",
+        [
+            "subquad.runs.*",
+            "subquad.reporting.*",
+            *(f"subquad.{name}" for name in ("export", "errors", "progress", "lazy")),
+        ],
+    ),
 }
-"""Name and title of the page of each section of `write_api`; the fields have a page each."""
+"""Title and modules of each page; `*` stands for every public module of a package. The fields have a page each."""
 GROUPS = ("Commands", "Settings", "Classes", "Functions")
 """Headings of the page of a field."""
 
@@ -63,14 +69,12 @@ def pages() -> dict[str, str]:
     """Return the pages: paths below `docs/`, and Markdown."""
     found = {"reference/cli.md": _overview()}
     found |= {f"reference/cli-{field}.md": _field(field) for field in FIELDS}
-    for section, patterns in SECTIONS.items():
-        name, title = API[section]
-        names = [module for pattern in patterns for module in modules(pattern) if _public(module)]
-        if name:
-            found[f"reference/{name}.md"] = _modules(title, names)
-        else:
-            found |= {f"reference/{module.split('.')[1]}.md": _package(module) for module in names}
-    return found | {"reference/names.md": _names()}
+    found |= {f"reference/{field}.md": _package(f"subquad.{field}") for field in FIELDS}
+    for name, (title, patterns) in API.items():
+        found[f"reference/{name}.md"] = _modules(
+            title, [module for pattern in patterns for module in _expanded(pattern)]
+        )
+    return found
 
 
 def _help(words: list[str]) -> _Recorder:
@@ -143,9 +147,26 @@ def _markdown(text: str) -> str:
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]|$#])", r"\\\1", part) for part in parts)
 
 
+def _tree(module: str) -> ast.Module:
+    path = SOURCE / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def _public(module: str) -> list[str]:
-    public = value_of(ast.parse(source_of(module).read_text(encoding="utf-8")), "__all__")
-    return [] if public is None else sorted(ast.literal_eval(public))
+    """Return the public names of a module, sorted; it is not imported."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return sorted(ast.literal_eval(node.value))
+    return []
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Return the modules with public names that a pattern of `API` stands for."""
+    package = pattern.removesuffix(".*")
+    paths = sorted((SOURCE / package.replace(".", "/")).glob("*.py")) if package != pattern else []
+    names = [f"{package}.{path.stem}" for path in paths if not path.stem.startswith("_")] or [pattern]
+    return [name for name in names if _public(name)]
 
 
 def _modules(title: str, names: list[str]) -> str:
@@ -158,7 +179,7 @@ def _modules(title: str, names: list[str]) -> str:
 
 def _package(module: str) -> str:
     """Return the page of a field, whose names are defined in many modules."""
-    docstring = ast.get_docstring(ast.parse(source_of(module).read_text(encoding="utf-8"))) or ""
+    docstring = ast.get_docstring(_tree(module)) or ""
     homes, groups = import_module(module)._HOMES, {title: [] for title in GROUPS}
     for name in _public(module):
         groups[_group(name, homes[name])].append(name)
@@ -177,16 +198,6 @@ def _group(name: str, home: str) -> str:
     if name[0].isupper():
         return "Classes"
     return "Commands" if ".commands." in home else "Functions"
-
-
-def _names() -> str:
-    """Return docs/api.md with a link from each name to its docstring."""
-    lines, module = [], ""
-    for line in page().splitlines():
-        if (heading := re.match(r"^### `(subquad[\w.]*)`$", line)) is not None:
-            module = heading[1]
-        lines.append(re.sub(r"^- (`(\w+)`)", rf"- [\1][{module}.\2]", line))
-    return "\n".join(lines).replace("This page is written by `make api`.", "Each name links to its own.") + "\n"
 
 
 if __name__ == "__main__":

@@ -1,57 +1,110 @@
-"""Errors that a user can correct: one exception type, and the ways its messages are built."""
+"""Errors that a user can correct: one exception type, the boundary where files are read, and how messages are built."""
 
 import difflib
+import errno
 import importlib
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-__all__ = [
-    "MissingExtra",
-    "SubquadError",
-    "collect_errors",
-    "counted",
-    "flag_name",
-    "missing_extra",
-    "raise_errors",
-    "require",
-    "shortened",
-    "unknown",
-    "validate_distinct",
-    "validate_minima",
-    "validate_values",
-]
-
-
-MOST_NAMES = 20
-"""Number of known names that an error lists."""
-MOST_LETTERS = 100
-"""Letters of a name or value that an error quotes."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of the operating system when there is no space."""
+LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
+"""Bytes of memory that reading a file may take: so many in all, or so many per byte of the file if that is more."""
+MOST_NAMES, MOST_LETTERS, MOST_ERRORS = 20, 100, 10
+"""How many known names a message lists, letters of a value it quotes, and errors of one input it lists."""
 
 
 class SubquadError(Exception):
-    """An error that the user can correct.
+    """An error that the user can correct; the command line prints its message and exits with status 2."""
 
-    The message says what is wrong, where, and what to do; the command line prints it and exits with status 2.
-    """
+    def __str__(self) -> str:
+        """Return the message, with an ellipsis in each word that is too long for the name of a file."""
+        return re.sub(r"[^\s/]{256,}", lambda word: shortened(word[0]), super().__str__())
 
 
 class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)
     """A package of an optional extra is not installed."""
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import a module of an optional extra.
+@contextmanager
+def reading(path: Path | str, what: str = "") -> Iterator[None]:
+    """Turn whatever is raised while a user's file is read into one sentence about the file.
 
     Args:
-        module: Full name of the module.
-        extra: The extra of subquad that installs it.
+        path: The file or folder, as the user named it.
+        what: What it should be, such as "a table".
 
     Raises:
-        MissingExtra: The module, or one that it imports, is not installed.
+        SubquadError: `PATH: no such file`, or `PATH: cannot be read as a table (pandas: Expected 5 fields, saw 6)`.
+            A `SubquadError` passes as it is, and so do an interruption and a full disk.
     """
+    try:
+        with _limited_memory(path):
+            yield
+    except (SubquadError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        raise SubquadError(f"{path}: {_reason(error, Path(path), what)}") from error
+
+
+def _reason(error: BaseException, path: Path, what: str) -> str:
+    if isinstance(error, OSError) and not path.exists() and "://" not in str(path):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; give a file"
+    text = shortened(" ".join(str(error).split()) or type(error).__name__)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    elif isinstance(error, MemoryError):
+        text = "it needs too much memory"
+    elif isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return f"cannot be read{f' as {what}' if what else ''} ({_library(error)}{text})"
+
+
+def _library(error: BaseException) -> str:
+    """Return the package in which an error arose, as `pandas: `; empty for the standard library and for subquad."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        is_installed = "site-packages" in frame.f_code.co_filename
+        if is_installed and package != "subquad" and package not in sys.stdlib_module_names:
+            return f"{package}: "
+    return ""
+
+
+@contextmanager
+def _limited_memory(path: Path | str) -> Iterator[None]:
+    """Let a file take no more memory than is plausible for its size; on Linux, in the main thread of a process."""
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    used = sum(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    allowed = used + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
+    if before[0] != resource.RLIM_INFINITY:
+        allowed = min(allowed, before[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module that an extra of subquad installs; `MissingExtra` is raised if it, or one it imports, is not."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -72,8 +125,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     """Return the error for a name that is not among the known ones, with the most similar names first."""
     given, names = shortened(given), [shortened(str(name)) for name in known]
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    rest = [name for name in names if name not in near]
-    shown = [*near, *rest][:MOST_NAMES]
+    shown = [*near, *(name for name in names if name not in near)][:MOST_NAMES]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     listed = f"there are: {', '.join(shown)}{more}" if names else "there are none"
     if near:
@@ -81,15 +133,9 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     return SubquadError(f"no {kind} {given!r} ({listed})")
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number of things, as `1 token` and `1,011 tokens`.
-
-    Args:
-        count: How many.
-        noun: Name of one.
-        plural: Name of several, if it is not that of one with an s.
-    """
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, as `1 token` and `1,011 tokens`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def flag_name(field: str) -> str:
@@ -97,35 +143,15 @@ def flag_name(field: str) -> str:
     return "--" + field.rstrip("_").replace("_", "-")
 
 
-def raise_errors(title: str, errors: Sequence[str], *, most: int = 10) -> None:
-    """Raise all errors found in one input as one exception, or do nothing if there are none.
-
-    Args:
-        title: First line of the message: which input, and what is wrong with it.
-        errors: One line each, with the place and the value.
-        most: Number of errors that are listed; the others are counted.
-
-    Raises:
-        SubquadError: There is at least one error.
-    """
-    if not errors:
-        return
-    lines = [f"  {error}" for error in errors[:most]]
-    if len(errors) > most:
-        lines.append(f"  … and {len(errors) - most:,} more")
-    raise SubquadError("\n".join([title, *lines]))
+def raise_errors(title: str, errors: Sequence[str]) -> None:
+    """Raise the errors of one input, if there are any, as one `SubquadError` with the title above."""
+    if errors:
+        more = [f"… and {len(errors) - MOST_ERRORS:,} more"] if len(errors) > MOST_ERRORS else []
+        raise SubquadError("\n  ".join([title, *errors[:MOST_ERRORS], *more]))
 
 
-def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
-    """Run all checks and return their results, or raise their messages together.
-
-    Args:
-        checks: Functions without arguments.
-        note: Last line of the message.
-
-    Raises:
-        SubquadError: At least one check raised it.
-    """
+def collect_errors(*checks: Callable[[], Any]) -> list[Any]:
+    """Run all checks and return their results, or raise what they say as one `SubquadError`."""
     results, messages = [], []
     for check in checks:
         try:
@@ -133,85 +159,5 @@ def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
         except SubquadError as error:
             messages.append(str(error))
     if messages:
-        raise SubquadError("\n".join([*messages, note] if note else messages))
+        raise SubquadError("\n".join(messages))
     return results
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    """Return the values of a `Literal`, also inside `Annotated` and `tuple[…, ...]`, and beside None."""
-    origin = get_origin(kind)
-    if origin is Literal:
-        return get_args(kind)
-    if origin is Annotated or _is_list(kind):
-        return _choices(get_args(kind)[0])
-    members = [member for member in get_args(kind) if member is not type(None)]
-    # beside another type, as in float | Literal["auto"], other values are allowed
-    return _choices(members[0]) if len(members) == 1 and type(None) in get_args(kind) else ()
-
-
-def _is_list(kind: Any) -> bool:
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
-
-
-def _is_optional(kind: Any) -> bool:
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return type(None) in get_args(kind) and get_origin(kind) is not Literal
-
-
-def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None:
-    """Check that fields of a settings class are None or at least as large as they must be; NaN is not.
-
-    Args:
-        settings: An instance of the class.
-        prefix: Prefix of its flags, such as `attention.`.
-        **minima: Smallest value of each field.
-
-    Raises:
-        SubquadError: A field is smaller.
-    """
-    for name, minimum in minima.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= minimum:
-            raise SubquadError(f"{flag_name(prefix + name)} must be at least {minimum}, got {value}")
-
-
-def validate_values(settings: Any, *, prefix: str = "") -> None:
-    """Check that the fields of a settings dataclass are finite, and hold only values of their `Literal`.
-
-    Args:
-        settings: An instance of the dataclass.
-        prefix: Prefix of its flags, such as `attention.`.
-
-    Raises:
-        SubquadError: A field holds another value.
-    """
-    for field in fields(settings):
-        choices, value = _choices(field.type), getattr(settings, field.name)
-        if _is_list(field.type) and isinstance(value, str):
-            raise SubquadError(f"{flag_name(prefix + field.name)} takes several values; give a list: [{value!r}]")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
-        if not choices or (value is None and _is_optional(field.type)):
-            continue
-        given: Any = value if _is_list(field.type) else (value,)
-        for one in given:
-            if one not in choices:
-                raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {one!r}")
-
-
-def validate_distinct(settings: Any, *names: str) -> None:
-    """Check that fields of a settings dataclass list no value twice, and are not empty unless that is their default.
-
-    Args:
-        settings: An instance of the dataclass.
-        *names: Names of the fields.
-
-    Raises:
-        SubquadError: A field has equal values, or none.
-    """
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in names:
-        values = getattr(settings, name)
-        if len(set(values)) < len(values) or (not values and defaults[name]):
-            raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")

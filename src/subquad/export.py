@@ -2,8 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["OPSET", "export_onnx"]
-
-OPSET = 18
-"""Version of the operators of ONNX."""
+OPSET, TOLERANCE = 18, 1e-4
+"""Version of the operators of ONNX, and the largest accepted difference, in the units of the outputs."""
 MAX_SIZE = 4096
 """Upper bound of dynamic axes during tracing; onnxruntime accepts larger sizes."""
 
@@ -32,7 +29,6 @@ def export_onnx(
     expected: Sequence[Sequence[Tensor]] | None = None,
     argument: str | None = None,
     metadata: Mapping[str, str] | None = None,
-    tolerance: float = 1e-4,
 ) -> list[float]:
     """Write a module as ONNX and return the largest difference between torch and onnxruntime for each example.
 
@@ -47,99 +43,67 @@ def export_onnx(
         expected: Outputs that the examples must have. Default: those of the module.
         argument: Name of the argument that takes all inputs as a mapping. Default: each input is an argument.
         metadata: Entries of the model's metadata.
-        tolerance: Largest accepted difference, in the units of the outputs.
 
     Raises:
-        SubquadError: A difference exceeds the tolerance.
+        SubquadError: A difference exceeds `TOLERANCE`.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, extra="export")
     names = {name for of_input in axes.values() for name in of_input.values()}
     sizes = {name: torch.export.Dim(name, min=(min_sizes or {}).get(name, 1), max=MAX_SIZE) for name in names}
-    shapes = {given: {axis: sizes[name] for axis, name in axes[given].items()} for given in inputs}
-    with _silenced(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            kwargs=_arguments(inputs, argument),
-            dynamo=True,
-            dynamic_shapes=_arguments(shapes, argument),
-            input_names=list(inputs),
-            opset_version=OPSET,
-            custom_translation_table={torch.ops.prims.hypot.default: _hypot()},
-            verbose=False,
-        )
-    assert program is not None
-    _name_outputs(program.model.graph, list(outputs), list(inputs))
-    program.model.metadata_props.update(metadata or {})
-    program.save(path, external_data=False)
-    if expected is None:
-        with torch.no_grad():
-            given = [module(**_arguments(example, argument)) for example in examples]
-        expected = [(one,) if isinstance(one, Tensor) else one for one in given]
-    return _differences(path, examples, expected, units=list(outputs.values()), tolerance=tolerance)
+    shapes = {name: {axis: sizes[size] for axis, size in axes[name].items()} for name in inputs}
 
+    def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(values) if argument is None else {argument: dict(values)}
 
-def _arguments(inputs: Mapping[str, Any], argument: str | None) -> dict[str, Any]:
-    return dict(inputs) if argument is None else {argument: dict(inputs)}
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Suppress torch's deprecation warnings and its hints at packages that are not needed."""
+    # torch warns of what it deprecates itself, and of packages that are not needed
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                kwargs=arguments(inputs),
+                dynamo=True,
+                dynamic_shapes=arguments(shapes),
+                input_names=list(inputs),
+                opset_version=OPSET,
+                custom_translation_table={torch.ops.prims.hypot.default: _hypot},
+                verbose=False,
+            )
     finally:
         log.setLevel(level)
-
-
-def _hypot() -> Any:
-    """Return the translation of torch's hypot, which ONNX does not have."""
-    op = require("onnxscript", extra="export").opset18
-
-    def hypot(x, y):
-        return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))
-
-    return hypot
-
-
-def _name_outputs(graph: Any, outputs: Sequence[str], inputs: Sequence[str]) -> None:
-    # an inner value of one of these names would clash with it
-    for node in graph.all_nodes():
-        for value in node.outputs:
-            if value.name in outputs or value.name in inputs:
-                value.name = f"{value.name}_inside"
-    for value, name in zip(graph.outputs, outputs, strict=True):
+    assert program is not None
+    for value in [value for node in program.model.graph.all_nodes() for value in node.outputs]:
+        # an inner value of one of these names would clash with it
+        if value.name in (*outputs, *inputs):
+            value.name = f"{value.name}_inside"
+    for value, name in zip(program.model.graph.outputs, outputs, strict=True):
         value.name = name
-
-
-def _differences(
-    path: Path,
-    examples: Sequence[Mapping[str, Tensor]],
-    expected: Sequence[Sequence[Tensor]],
-    *,
-    units: Sequence[float | Tensor],
-    tolerance: float,
-) -> list[float]:
+    program.model.metadata_props.update(metadata or {})
+    program.save(path, external_data=False)
+    if expected is None:
+        with torch.no_grad():
+            computed = [module(**arguments(example)) for example in examples]
+        expected = [(output,) if isinstance(output, Tensor) else output for output in computed]
     session = require("onnxruntime", extra="export").InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = []
+    differences = []
     for example, of_torch in zip(examples, expected, strict=True):
-        given = session.run(None, {name: value.numpy() for name, value in example.items()})
-        each = [
-            ((torch.from_numpy(one) - other).abs() / unit).max()
-            for one, other, unit in zip(given, of_torch, units, strict=True)
-        ]
-        found.append(float(torch.stack(each).max()))
+        of_onnx = session.run(None, {name: value.numpy() for name, value in example.items()})
+        triples = zip(of_onnx, of_torch, outputs.values(), strict=True)
+        parts = [((torch.from_numpy(mine) - other).abs() / unit).max() for mine, other, unit in triples]
+        differences.append(float(torch.stack(parts).max()))
         # a difference of NaN is refused too
-        if not found[-1] <= tolerance:
-            sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())
-            raise SubquadError(
-                f"onnxruntime and torch differ by {found[-1]:.2g} for {sizes}, more than the tolerance of "
-                f"{tolerance:g}; nothing was written"
-            )
-    return found
+        if not differences[-1] <= TOLERANCE:
+            shown = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())
+            reason = f"differ by {differences[-1]:.2g} for {shown}, more than {TOLERANCE:g}; nothing was written"
+            raise SubquadError(f"onnxruntime and torch {reason}")
+    return differences
+
+
+def _hypot(x, y):
+    """Return torch's hypot by operators that ONNX has."""
+    op = require("onnxscript", extra="export").opset18
+    return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))

@@ -2,23 +2,15 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Advance", "say", "track"]
-
 SECONDS_BETWEEN_LINES = 10.0
-
-
-class Advance(Protocol):
-    """Function that moves a progress bar."""
-
-    def __call__(self, steps: int = 1, **metrics: float) -> None:
-        """Move the bar by a number of steps and show the metrics beside it."""
+Advance = Callable[..., None]
+"""Function that moves a progress bar by a number of steps, 1 by default, and shows metrics, which it takes by name."""
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -30,40 +22,19 @@ def say(text: str, *, quiet: bool = False) -> None:
 @contextmanager
 def track(title: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Yield the function that moves a progress bar of `total` steps, of which `done` were taken before."""
-    if quiet:
-        yield _silent
-    elif sys.stderr.isatty():
-        with _bar(title, total, done) as advance:
-            yield advance
-    else:
-        yield _lines(title, total, done)
-
-
-def _silent(steps: int = 1, **metrics: float) -> None:
-    pass
-
-
-@contextmanager
-def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    if quiet or not sys.stderr.isatty():
+        yield _lines(title, total, done, quiet=quiet)
+        return
+    text, metrics_text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[metrics]}")
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    with Progress(
+        text, BarColumn(), MofNCompleteColumn(), *times, metrics_text, console=Console(stderr=True)
+    ) as progress:
         task = progress.add_task(title, total=total, completed=done, metrics="")
-
-        def advance(steps: int = 1, **metrics: float) -> None:
-            progress.update(task, advance=steps, metrics=_show(metrics))
-
-        yield advance
+        yield lambda steps=1, **metrics: progress.update(task, advance=steps, metrics=_show(metrics))
 
 
-def _lines(title: str, total: int, done: int) -> Advance:
+def _lines(title: str, total: int, done: int, *, quiet: bool) -> Advance:
     began = last = time.monotonic()
     count = done
 
@@ -76,7 +47,7 @@ def _lines(title: str, total: int, done: int) -> Advance:
         last = now
         left = (now - began) * (total - count) / max(count - done, 1)
         shown = f", {_show(metrics)}" if metrics else ""
-        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left{shown}")
+        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left{shown}", quiet=quiet)
 
     return advance
 

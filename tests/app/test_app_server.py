@@ -1,87 +1,119 @@
-"""What a server finds when it starts, and what it leaves when it ends."""
+"""The server: who may open the page, which files it takes and gives away, and that its workspace has one server."""
 
-import contextlib
-import dataclasses
-import os
-import time
+import json
+import subprocess
+import sys
 
 import pytest
+from starlette.testclient import TestClient
 
-pytest.importorskip("gradio")
+from subquad.app.server import AppSettings, make_app, read_users, serve
+from subquad.errors import SubquadError
+from subquad.runs.lock import lock_folder
 
-from subquad.app import server
-from subquad.app.server import make_app
-from subquad.app.sessions import Workspace, new_token
-from subquad.app.settings import PASSWORD_VARIABLE, AppSettings
-from subquad.runs import connections
-from subquad.runs.storage import write_json
+JOB = "20260101-000000-000000000"
 
 
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "HF_HUB_DISABLE_TELEMETRY"):
-        # the server sets them for the whole process
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    return AppSettings(workspace=tmp_path / "work", max_upload=1)
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    root = tmp_path_factory.mktemp("work").resolve()
+    folder = root / "jobs" / JOB
+    (folder / "out").mkdir(parents=True)
+    (folder / "out" / "report.html").write_text("<p>The report</p>")
+    record = {"words": ["bio", "fit", "x"], "title": "Old", "out": "out", "created": 0}
+    (folder / "job.json").write_text(json.dumps(record))
+    (folder / "status").write_text("0")
+    (folder / "log.txt").write_text("done")
+    (root / "secret.txt").write_text("secret")
+    return root
 
 
-@pytest.fixture
-def session(settings):
-    session = Workspace.open(settings.workspace, settings.upload_bytes).session(new_token())
-    session.touch()
-    return session
+@pytest.fixture(scope="module")
+def client(workspace):
+    application, jobs = make_app(AppSettings(max_upload=1), workspace, None)
+    with TestClient(application, base_url="http://127.0.0.1") as client:
+        yield client
+    jobs.close()
 
 
-def upload(session, name):
-    folder = session.received / new_token()
-    folder.mkdir()
-    (folder / name).write_text("sequence,y\n")
-    return session.take(folder / name)
+def test_the_page_opens_with_results_of_an_earlier_server(client):
+    page = client.get("/").text
+    assert "Old, 1 Jan" in page or "Old, 31 Dec" in page
+    assert "(finished)" in page
 
 
-def job_of(session, state, *words):
-    folder = session.new_job_folder()
-    record = {"kind": "bio fit", "title": "", "words": [*words], "output": "out", "created": 0.0}
-    write_json(folder / "job.json", record)
-    write_json(folder / "status.json", {"state": state})
-    return folder
+def test_only_files_of_jobs_are_served(client, workspace):
+    job = workspace / "jobs" / JOB
+    reply = client.get(f"/gradio_api/file={job}/out/report.html")
+    assert reply.text == "<p>The report</p>"
+    assert reply.headers["content-disposition"].startswith("inline")
+    paths = ("/etc/passwd", f"{workspace}/secret.txt", f"{job}/../../secret.txt", f"{job}/%2e%2e/%2e%2e/secret.txt")
+    for path in paths:
+        assert client.get(f"/gradio_api/file={path}").status_code == 403, path
 
 
-def test_addresses_that_clients_name_are_not_believed(settings, monkeypatch):
-    # users of this computer could evade the delay after a wrong password
-    served = []
-    monkeypatch.setattr(server, "make_app", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(connections.QueueingServer, "run", lambda own, sockets: served.append(own.config))
-    server.serve(dataclasses.replace(settings, port=0))
-    assert [config.proxy_headers for config in served] == [False]
+@pytest.mark.parametrize(
+    "name", ["../../../escaped.csv", "/tmp/escaped.csv", "..\\..\\escaped.csv", "a/../../escaped.csv"]
+)
+def test_an_upload_stays_in_the_workspace(client, workspace, name):
+    before = {path for path in workspace.parent.rglob("*") if workspace / "uploads" not in path.parents}
+    (path,) = client.post("/gradio_api/upload", files={"files": (name, b"a\n1\n")}).json()
+    assert path.startswith(f"{workspace}/uploads/")
+    assert ".." not in path.split("/")
+    after = {path for path in workspace.parent.rglob("*") if workspace / "uploads" not in path.parents}
+    assert after == before
 
 
-def test_what_a_killed_server_left_is_deleted_when_the_next_one_starts(settings, session):
-    kept, left = upload(session, "kept.csv"), upload(session, "left.csv")
-    job_of(session, "failed", str(kept))
-    with make_app(settings):
-        assert session.files("") == [kept]
-        assert not list(session.received.iterdir())
-        later = upload(session, "later.csv")
-    assert not left.exists()
-    assert not later.exists()
-    assert kept.is_file()
+def test_an_upload_is_no_page_and_has_a_limit(client):
+    reply = client.post("/gradio_api/upload", files={"files": ("page.html", b"<script>1</script>")})
+    (path,) = reply.json()
+    assert client.get(f"/gradio_api/file={path}").headers["content-disposition"].startswith("attachment")
+    reply = client.post("/gradio_api/upload", files={"files": ("large.csv", b"x" * (2**20 + 1))})
+    assert reply.status_code == 413
 
 
-def test_a_damaged_job_does_not_keep_the_files_of_others(settings, session):
-    other = Workspace.open(settings.workspace, settings.upload_bytes).session(new_token())
-    other.touch()
-    (job_of(session, "stopped") / "job.json").write_text("{")
-    job_of(session, "running")
-    theirs = upload(other, "theirs.csv")
-    before = time.time() - 40 * 86_400
-    os.utime(other.folder / "used", (before, before))
-    with make_app(settings):
-        end = time.monotonic() + 60
-        while other.folder.exists():
-            assert time.monotonic() < end
-            time.sleep(0.05)
-    assert not theirs.exists()
-    assert session.folder.exists()
+def test_a_foreign_name_of_this_computer_is_refused(client):
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_a_page_with_passwords_shows_nothing_without_one(workspace):
+    application, jobs = make_app(AppSettings(), workspace, [("ada", "lovelace")])
+    with TestClient(application, base_url="http://192.0.2.1") as client:
+        address = f"/gradio_api/file={workspace}/jobs/{JOB}/out/report.html"
+        assert client.get("/config").status_code == 401
+        assert client.get(address).status_code == 401
+        assert client.post("/gradio_api/upload", files={"files": ("a.csv", b"a")}).status_code == 401
+        assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+        assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+        assert client.get(address).text == "<p>The report</p>"
+    jobs.close()
+
+
+def test_other_computers_need_a_password(tmp_path):
+    assert AppSettings().host == "127.0.0.1"
+    file = tmp_path / "users.txt"
+    for host in ("0.0.0.0", "::", "192.0.2.1", "localhost.example"):
+        with pytest.raises(SubquadError, match="--password-file"):
+            serve(AppSettings(host=host, workspace=tmp_path / "work"))
+    file.write_text("no colon\n")
+    with pytest.raises(SubquadError, match="NAME:PASSWORD"):
+        read_users(AppSettings(host="0.0.0.0", password_file=file))
+    file.write_text("ada:love:lace\n\ngrace:hopper\n")
+    assert read_users(AppSettings(host="0.0.0.0", password_file=file)) == [("ada", "love:lace"), ("grace", "hopper")]
+    assert read_users(AppSettings(host="::1")) is None
+
+
+def test_a_second_server_of_a_workspace_is_refused(tmp_path):
+    with lock_folder(tmp_path / "work"), pytest.raises(SubquadError, match="another process"):
+        serve(AppSettings(port=0, workspace=tmp_path / "work"))
+
+
+@pytest.mark.slow
+def test_the_page_opens_without_the_packages_of_the_fields(tmp_path):
+    code = (
+        "import sys, pathlib; from subquad.app.server import AppSettings, make_app; "
+        f"make_app(AppSettings(), pathlib.Path({str(tmp_path)!r}), None); "
+        "print(*{'torch', 'transformers', 'sklearn', 'awkward'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

@@ -17,6 +17,7 @@ from subquad.bio.benchmark.summary import (
 )
 from subquad.bio.benchmark.tasks import Task
 from subquad.errors import SubquadError
+from subquad.reporting.statistics import CLEARLY_BETTER, NOT_CLEAR, VERDICTS
 
 BASELINES = ("ridge", "boosting")
 SAMPLES = 201
@@ -108,13 +109,17 @@ def with_gaps(lyra, ensemble, random, *, seeds=(0, 1, 2)):
     }
 
 
-def test_a_damaged_outcome_of_a_run_is_refused_with_the_remedy(tmp_path):
+def test_a_damaged_outcome_of_a_run_is_refused(tmp_path):
     tasks, jobs = written(
         tmp_path, [("a/0", with_gaps(TIE, (0.0, -0.001, 0.001), np.random.default_rng(3)))], ["regression"]
     )
-    (tmp_path / "runs" / "a" / "0" / "0.done.json").write_text('{"message": 3, "seconds": 1.0, "memory_mb": null}')
-    with pytest.raises(SubquadError, match=r"0\.done\.json: message must be a string or null, got 3; .* delete it"):
+    (tmp_path / "runs" / "a" / "0" / "0.done.json").write_text('{"seconds": 1.0, "memory_mb": null}')
+    with pytest.raises(SubquadError, match=r"0\.done\.json: cannot be read .*message"):
         task_entries(tasks, jobs)
+
+
+def counts_of(*numbers):
+    return dict(zip(VERDICTS, numbers, strict=True))
 
 
 def test_the_ensemble_is_compared_with_the_model_that_the_validation_rows_of_each_seed_choose(tmp_path):
@@ -147,18 +152,23 @@ def test_comparisons_are_counted_with_their_intervals(tmp_path):
     )
     counts = summarize(found)
     # at p values near 0.01 the correction for four comparisons leaves no verdict
-    assert counts["all"]["lyra_baseline"]["after_holm"] == {"clearly above": 0, "tie": 4, "clearly below": 0}
+    assert counts["all"]["lyra_baseline"]["after_holm"] == counts_of(0, 4, 0)
     for one in counts.values():
         for name in COMPARISONS:
             one[name].pop("after_holm", None)
-    expected = {"tasks": 4, "clearly above": 1, "tie": 2, "clearly below": 1, "at_least": 2, "close": 2}
+    expected = {
+        "tasks": 4,
+        **counts_of(1, 2, 1),
+        "at_least": 2,
+        "close": 2,
+    }
     assert counts["a"]["lyra_baseline"] == expected
     assert counts["all"]["lyra_paper"] == expected
     # of the two ties one is lower by more than the loss that still counts as equal, and what is clearly below is not
     # close, however near it is
     assert counts["all"]["ensemble_single"] == {**expected, "at_least": 1, "close": 2}
     # equal models are a tie, and each is at least as high
-    equal = {"tasks": 4, "clearly above": 0, "tie": 4, "clearly below": 0, "at_least": 4, "close": 4}
+    equal = {"tasks": 4, **counts_of(0, 4, 0), "at_least": 4, "close": 4}
     assert counts["all"]["lyra_additive"] == counts["all"]["ensemble_without"] == equal
     assert (counts["all"]["scored"], counts["all"]["small"], counts["all"]["no training rows"]) == (4, 1, 1)
     assert [counts["b"][name]["tasks"] for name in COMPARISONS] == [0] * len(COMPARISONS)
@@ -168,7 +178,7 @@ def test_comparisons_are_counted_with_their_intervals(tmp_path):
     assert first["std"]["lyra"] == pytest.approx(0.01)
     assert first["weights"] == pytest.approx({"ridge": 1 / 3, "boosting": 1 / 3, "lyra": 1 / 3})
     gap = first["comparisons"]["lyra_baseline"]
-    assert (gap["first"], gap["second"], gap["verdict"]) == ("lyra", "boosting", "clearly above")
+    assert (gap["first"], gap["second"], gap["verdict"]) == ("lyra", "boosting", "clearly better")
     assert gap["value"] == pytest.approx(0.05)
     assert [gap["low"], gap["high"]] == pytest.approx([0.012, 0.088], abs=1e-3)
     # the best single model is Lyra where it is better than boosting
@@ -203,7 +213,7 @@ def test_an_interval_of_several_seeds_is_wider_only_where_seeds_differ(tmp_path)
     assert widths["one"] == pytest.approx(2 * 1.96 * 0.005, rel=0.15)
     assert widths["equal"] == pytest.approx(widths["one"], rel=0.02)
     assert widths["different"] > 3 * widths["one"]
-    assert [gap["verdict"] for gap in found.values()] == ["clearly above", "clearly above", "tie"]
+    assert [gap["verdict"] for gap in found.values()] == ["clearly better", "clearly better", "no clear difference"]
     rows_alone = entries_of(tmp_path / "rows", [seeds_with((-0.01, 0.04, 0.09), np.zeros(SAMPLES))])[0]
     gap = rows_alone["comparisons"]["lyra_baseline"]
     # Student's t of two degrees of freedom, if the rows add nothing
@@ -224,10 +234,10 @@ def test_intervals_over_three_seeds_contain_the_truth_in_95_percent(of_seeds):
 
 
 def test_holm_keeps_only_verdicts_that_many_comparisons_leave():
-    gaps = [{"p": p, "verdict": "clearly above"} for p in (0.001, 0.02, 0.03)] + [{"p": 0.9, "verdict": "tie"}]
+    gaps = [{"p": p, "verdict": CLEARLY_BETTER} for p in (0.001, 0.02, 0.03)] + [{"p": 0.9, "verdict": NOT_CLEAR}]
     # 0.001 * 4, then 0.02 * 3 is above 0.05
-    assert _after_holm(gaps) == {"clearly above": 1, "tie": 3, "clearly below": 0}
-    assert _after_holm(gaps[:1]) == {"clearly above": 1, "tie": 0, "clearly below": 0}
+    assert _after_holm(gaps) == counts_of(1, 3, 0)
+    assert _after_holm(gaps[:1]) == counts_of(1, 0, 0)
 
 
 def test_samples_that_define_no_metric_are_left_out_of_the_interval(tmp_path):
@@ -256,7 +266,7 @@ def results_of(entries, *, seeds=(0,)):
     return {
         "tasks_file": "tasks.json",
         "date": "2026-01-01T00:00",
-        "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
+        "machine": {"processor": "a processor", "cores": 2, "system": "Linux"},
         "versions": {"python": "3.11"},
         "settings": {"train_rows": 20000, "tokens": 31, "boosting_iterations": 7, "seeds": list(seeds)},
         "core_hours": 0.25,
@@ -276,30 +286,30 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
     tasks, jobs = written(tmp_path, entries, ["regression"] * 3 + ["pairs", "multiclass"])
     results = results_of(task_entries(tasks, jobs))
     html, text = render(results), markdown(results)
-    assert "suit a task: ridge, ViennaRNA MFE, ViennaRNA pair probabilities, gradient boosting" in text
+    assert "baselines (ridge, ViennaRNA MFE, ViennaRNA pair probabilities, gradient boosting)" in text
     for word in ("task_0", "task_2", "fold", "rna/few", "ViennaRNA MFE", "Transformer 0.68", "fewer than 20 test rows"):
         assert word in html, word
         assert word in text, word
     assert html.count("<figure") == 3
     assert "http" not in html.replace("http-equiv", "")
-    lead = "4 of 5 tasks are scored; Lyra against the best baseline: clearly above "
+    lead = "4 of 5 tasks are scored; Lyra against the best baseline: clearly better "
     assert text.startswith(f"# tasks.json: 5 tasks\n\n{lead}")
     last = summary_lines(results)[-1]
-    assert last.startswith("all: 4 scored; Lyra against the best baseline: clearly above ")
+    assert last.startswith("all: 4 scored; Lyra against the best baseline: clearly better ")
     # no run has the choices of its validation rows
     shown = [title for name, title in COMPARISONS.items() if name != "ensemble_selected"]
-    assert all(f"; {title}: clearly above " in last for title in shown)
+    assert all(f"; {title}: clearly better " in last for title in shown)
 
 
 def test_the_page_counts_verdicts_and_says_what_one_seed_lacks(tmp_path):
-    random, one_seed = np.random.default_rng(7), "One seed: the intervals lack the variation of the training"
+    random, one_seed = np.random.default_rng(7), "One seed: the intervals lack the variation between trainings"
     entries = [(f"a/{k}", with_gaps(*gaps, random)) for k, gaps in enumerate(GAPS)]
     results = results_of(entries_of(tmp_path / "three", entries), seeds=(0, 1, 2))
     text = markdown(results)
-    assert "ensemble neither clearly below the best single model nor over 0.01 below it: 2 of 4 (50 %)." in text
+    assert "ensemble neither clearly worse than the best single model nor over 0.01 below it: 2 of 4 (50 %)." in text
     assert "| all | 4 | 1 / 2 / 1 | 0 / 4 / 0 | 1 / 2 / 1 | " in text
     assert "0.760 ±.010" in text
-    assert "| 0.333 | +.050 (+.012, +.088), clearly above | +.030 (+.011, +.049), clearly above |" in text
+    assert "| 0.333 | +.050 (+.012, +.088), clearly better | +.030 (+.011, +.049), clearly better |" in text
     assert one_seed not in text
     entries = [(name, {0: runs[0]}) for name, runs in entries]
     assert one_seed in markdown(results_of(entries_of(tmp_path / "one", entries)))

@@ -1,9 +1,9 @@
-"""The tutorial and the guides to sequences: their commands and their Python run in order, in one folder.
+"""README, the tutorial and the guides to sequences: their commands and their Python run in order, in one folder.
 
 They need shipped and simulated tables only. A command that several pages show is run once, and the Python of a page
-needs no names of other pages.
+needs no names of other pages. README has a folder of its own, since its first fit has the name of the tutorial's.
 
-Of the shipped table the single mutants and every sixth double mutant are taken; test_tdp43.py reads all of it.
+Of the shipped table the single mutants and every twelfth double mutant are taken; test_tdp43.py reads all of it.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from subquad.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
-    *("tutorial-sequences", "bio-report", "bio-table", "bio-guides", "bio-split", "bio-partner", "bio-residues"),
-    *("bio-embeddings", "bio-scan", "bio-design", "bio-models", "bio-bench", "bio-python"),
+    *("../README", "tutorial-sequences", "bio-report", "bio-table", "bio-guides", "bio-split", "bio-partner"),
+    *("bio-residues", "bio-embeddings", "bio-scan", "bio-design", "bio-models", "bio-bench", "bio-python"),
 )
 """In this order, each page finds the tables and runs of others that it names."""
 STEPS = [
@@ -39,7 +39,6 @@ BUDGETS = {
     "bench": "--models ridge boosting lyra lyra-paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
     "design": "--generations 3 --population 50",
     "rounds": "--generations 2 --population 50",
-    "rounds --simulate": "--tokens 2000 --ensemble-size 1",
 }
 """Flags that a test adds to commands whose cost depends on them."""
 SINGLES = 1_266
@@ -49,14 +48,18 @@ SINGLES = 1_266
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
+def commands(text):
+    """Return the commands of a shell block, which in README has also those of other fields."""
+    return [line.split("  #")[0] for line in text.splitlines() if line.startswith("subquad bio ")]
+
+
 def arguments(line):
     """Return the words of a command behind `subquad`, with the flags of `BUDGETS` in place of its own."""
     name, *words = shlex.split(line)
     assert name == "subquad", f"{line!r} is not a command of subquad"
-    command = " ".join([words[1], *(word for word in words if word == "--simulate")])
     if words[1] == "fit":
         words = shlex.split(re.sub(r" --(train-rows|tokens|boosting-iterations) \d+", "", line))[1:]
-    return [*words, *BUDGETS.get(command, "").split()]
+    return [*words, *BUDGETS.get(words[1], "").split()]
 
 
 def with_small_budget(code):
@@ -73,16 +76,20 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shipped = pd.read_csv(resolve_table("example:tdp43"))
-        shipped[(shipped.index < SINGLES) | (shipped.index % 6 == 0)].to_csv("part.csv", index=False)
+        part = shipped[(shipped.index < SINGLES) | (shipped.index % 12 == 0)]
+        part.to_csv("part.csv", index=False)
+        Path("readme").mkdir()
+        part.sample(300, random_state=0).rename(columns={"toxicity": "score"}).to_csv("readme/assay.csv", index=False)
         digest = hashlib.sha256(Path("part.csv").read_bytes()).hexdigest()
         patch.setitem(EXAMPLES, "tdp43", (str(folder / "part.csv"), digest))
         for page, language, text in STEPS:
+            patch.chdir(folder / "readme" if page == "../README" else folder)
             if language == "json":
                 (folder / "tasks.json").write_text(text)
             elif language == "python":
                 exec(compile(with_small_budget(text), f"{page}.md", "exec"), names[page])
             else:
-                for line in text.splitlines():
+                for line in commands(text):
                     if line not in status:
                         status[line] = main(arguments(line))
     return folder, status
@@ -94,7 +101,7 @@ def test_every_command_of_the_pages_succeeds(ran):
 
 
 def test_the_pages_show_every_command():
-    lines = [line for _, language, text in STEPS if language == "sh" for line in text.splitlines()]
+    lines = [line for _, language, text in STEPS if language == "sh" for line in commands(text)]
     shown = {line.split()[2] for line in lines}
     assert shown == {
         "fit", "predict", "report", "scan", "epistasis", "design", "rounds", "guides", "cross-validate", "bench",
@@ -106,23 +113,22 @@ def test_the_pages_show_every_command():
     "name",
     [
         *(f"run/{name}" for name in ("report.html", "metrics.json", "test.csv", "model.safetensors", "config.json")),
-        *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
+        *(f"run/{name}" for name in ("bootstrap.json", "ridge.safetensors", "boosting.safetensors", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
         "compared/report.html",
         "comparison.html",
-        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
+        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.safetensors", ".csv")),
         "variants.safetensors",
         "disorder_with_embeddings/report.html",
         "report.html",
         *(f"scan/{name}" for name in ("scan.csv", "scan.html", "heatmap.pdf")),
         *(f"epistasis/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),
         "epistasis_of_model/epistasis.html",
-        "orders/orders.csv",
+        "readme/designs/designs.csv",
         *(f"designs/{name}" for name in ("designs.csv", "designs.fasta", "plates.csv", "design.html")),
         *(f"rounds/round-1/{name}" for name in ("batch.csv", "batch.fasta", "plates.csv", "batch.html")),
         *(f"rounds/round-2/{name}" for name in ("table.csv", "measured.csv", "run/report.html", "batch.csv")),
         *(f"rounds/rounds.{ending}" for ending in ("html", "json")),
-        *(f"simulation/{name}" for name in ("report.html", "metrics.json")),
         "guides.html",
         *(f"bench/results.{ending}" for ending in ("html", "json", "csv", "md")),
         "guides_again/metrics.json",

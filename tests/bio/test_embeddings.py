@@ -59,7 +59,7 @@ def test_a_file_with_other_arrays_than_embeddings_is_refused(rows, tmp_path):
     path = own_file(tmp_path / "e.safetensors", frame, mean)
     tensors, header = read_tensors_and_metadata(Path(path))
     write_tensors(path, {**tensors, "extra": tensors["mean"]}, header)
-    with pytest.raises(SubquadError, match="damaged: has the arrays extra, mean; write the file again"):
+    with pytest.raises(SubquadError, match="cannot be read as embeddings"):
         read_table(tmp_path / "t.csv", settings(embeddings=path))
     residues, lengths = torch.zeros(8, DIMENSIONS, dtype=torch.float16), torch.tensor([8])
     write_tensors(path, {**tensors, "residues": residues, "lengths": lengths}, header)
@@ -118,14 +118,14 @@ def test_a_baseline_on_the_embedding_alone_finds_what_only_the_embedding_says(ro
     split = {"train": np.arange(0, 120), "validation": np.arange(120, 160), "test": np.arange(160, len(frame))}
     dataset = read.with_split(split)
     found = fit_baseline("embedding-ridge", dataset)
-    found.save(tmp_path / "embedding-ridge.skops")
+    found.save(tmp_path / "e.safetensors")
     inputs, truth = dataset.part("test")
-    predicted = Baseline.load(tmp_path / "embedding-ridge.skops").predict(inputs)
+    predicted = Baseline.load(tmp_path / "e.safetensors").predict(inputs)
     np.testing.assert_allclose(predicted, found.predict(inputs))
     assert np.corrcoef(predicted[:, 0], truth.y[:, 0])[0, 1] > 0.99
     np.testing.assert_allclose(predicted, truth.y, atol=0.2)
     # other letters change nothing
-    other = Baseline.load(tmp_path / "embedding-ridge.skops").predict(replace(inputs, codes=inputs.codes[::-1].copy()))
+    other = Baseline.load(tmp_path / "e.safetensors").predict(replace(inputs, codes=inputs.codes[::-1].copy()))
     np.testing.assert_array_equal(other, predicted)
 
 
@@ -197,8 +197,7 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
     options = {"out": tmp_path / "out.csv", "quiet": True}
     with pytest.raises(
         SubquadError,
-        match=r"new.csv: the model was trained with embeddings by esm/small \(5 numbers, with scores\); write those of "
-        r"this table with `subquad bio embed .*new.csv --model esm/small --scores --out FILE`",
+        match=r"new.csv: the model was trained with embeddings by esm/small \(5 numbers, with scores\); name",
     ):
         predict(folder, tmp_path / "new.csv", **options)
     for name, values, more, message in [
@@ -208,14 +207,21 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
             {},
             r"embeddings by esm/small \(6 numbers\), but the model was trained with emb",
         ),
-        ("plain", mean, {}, "has no scores, with which the model was trained"),
+        (
+            "plain",
+            mean,
+            {},
+            r"\(5 numbers\), but the model was trained with embeddings by esm/small \(5 numbers, with sc",
+        ),
     ]:
         path = own_file(tmp_path / f"{name}.safetensors", frame, values.astype(np.float32), **more)
         with pytest.raises(SubquadError, match=message):
             predict(folder, tmp_path / "new.csv", embeddings=path, **options)
     found = Embeddings(mean=mean, scores=mean[:, 0], model="esm/large")
     write_embeddings(tmp_path / "large.safetensors", found, frame["sequence"].tolist())
-    with pytest.raises(SubquadError, match=r"embeddings by esm/large \(5 numbers\), but the model was trained with"):
+    with pytest.raises(
+        SubquadError, match=r"embeddings by esm/large \(5 numbers, with scores\), but the model was trained with"
+    ):
         predict(folder, tmp_path / "new.csv", embeddings=tmp_path / "large.safetensors", **options)
     assert not (tmp_path / "out.csv").exists()
 
@@ -234,7 +240,7 @@ def test_commands_that_make_new_sequences_refuse_a_model_with_embeddings(run, tm
         with pytest.raises(SubquadError, match=message):
             call(tmp_path / "out")
         assert not (tmp_path / "out").exists()
-    with pytest.raises(SubquadError, match="which sequences alone do not have; predict a table of them with --embed"):
+    with pytest.raises(SubquadError, match="which sequences alone do not have"):
         BioModel.load(folder).predict_sequences(["ACGTACG"])
 
 
@@ -253,23 +259,23 @@ def test_a_file_of_another_table_or_with_invalid_values_is_an_error_that_names_t
     wrong = mean.copy()
     wrong[2, 3], wrong[2, 4], wrong[8, 0] = np.nan, np.nan, np.inf
     assert error(written(tmp_path / "nan.npy", wrong)).endswith(
-        "values that are not finite numbers; remove or replace them\n  row 3, column 4: nan\n  row 9, column 1: inf"
+        "values that are not finite numbers; remove or replace them\n  row 3\n  row 9"
     )
     scores = np.where(np.arange(211) == 5, np.inf, 0).astype(np.float32)
-    assert "row 6, score: inf" in error(own_file(tmp_path / "inf.safetensors", frame, mean, scores=scores))
-    assert "has the shape (211,) and the type float32" in error(written(tmp_path / "flat.npy", mean[:, 0]))
+    assert "row 6" in error(own_file(tmp_path / "inf.safetensors", frame, mean, scores=scores))
+    assert "the shape (211,) and the type float32" in error(written(tmp_path / "flat.npy", mean[:, 0]))
     np.save(tmp_path / "objects.npy", mean.astype(object), allow_pickle=True)
-    assert "not a NumPy array of numbers" in error(tmp_path / "objects.npy")
+    assert "cannot be read as embeddings" in error(tmp_path / "objects.npy")
     np.savez(tmp_path / "two.npz", a=mean, b=mean)
-    assert "has 2 arrays (a, b); keep one" in error(tmp_path / "two.npz")
+    assert "it has 2 arrays" in error(tmp_path / "two.npz")
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file.create_group("empty")
-    assert "has 0 data sets (none); keep one" in error(tmp_path / "none.h5")
+    assert "it has 0 arrays" in error(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("text")
-    assert "not an HDF5 file" in error(tmp_path / "text.h5")
+    assert "cannot be read as embeddings" in error(tmp_path / "text.h5")
     (tmp_path / "e.csv").write_text("1,2\n")
     assert "embeddings end in .safetensors (of `subquad bio embed`), .npy, .npz or .h5" in error(tmp_path / "e.csv")
-    assert "no such file (--embeddings)" in error(tmp_path / "missing.npy")
+    assert "no such file" in error(tmp_path / "missing.npy")
 
 
 def npy(header, data=b""):
@@ -294,61 +300,8 @@ def test_a_damaged_file_of_embeddings_is_refused_whatever_its_library_says(rows,
     damaged["tree.h5"] = (tmp_path / "whole.h5").read_bytes().replace(b"TREE", b"TREF").replace(b"SNOD", b"SNOE")
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(SubquadError, match=f"{name}: (not|has)"):
+        with pytest.raises(SubquadError, match=f"{name}: cannot be read as embeddings"):
             read_embeddings(tmp_path / name, sequences, table="t.csv")
-
-
-def test_a_small_hdf5_file_of_a_huge_shape_is_refused_before_it_is_read(rows, tmp_path, monkeypatch):
-    sequences = rows[0]["sequence"].tolist()
-
-    def refuse(*arguments):
-        raise ValueError("read")
-
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", refuse)
-    for shape, message in [
-        ((60_000, 60_000), "has 60,000 rows, but t.csv has 211; embeddings need one row for each row of the table"),
-        ((211, 60_000, 60_000), r"has the shape \(211, 60000, 60000\) and the type float32"),
-        ((), r"has the shape \(\) and the type float32"),
-    ]:
-        with h5py.File(tmp_path / "e.h5", "w") as file:
-            file.create_dataset("mean", shape, dtype="f4")
-        with pytest.raises(SubquadError, match=message):
-            read_embeddings(tmp_path / "e.h5", sequences, table="t.csv")
-    with h5py.File(tmp_path / "e.h5", "w") as file:
-        file["mean"] = h5py.Empty("f4")
-    with pytest.raises(SubquadError, match=r"has the shape \(\)"):
-        read_embeddings(tmp_path / "e.h5", sequences, table="t.csv")
-
-
-def test_arrays_that_numpy_does_not_have_and_strange_formats_are_refused(rows, tmp_path):
-    from safetensors.torch import save_file
-
-    frame, mean = rows
-    header = {"kind": "bio embeddings", "sequences": sequences_fingerprint(frame["sequence"].tolist()), "format": "1"}
-    whole = torch.from_numpy(mean)
-    for name, tensor, metadata, message in [
-        ("halves", whole.bfloat16(), header | {"model": "m"}, "damaged; write the file again"),
-        ("unnamed", whole, header, "damaged: has the arrays mean"),
-        ("digit", whole, header | {"format": "²"}, "format ² is newer"),
-        ("flat", whole[:, 0].clone(), header | {"model": "m"}, r"has the shape \(211,\)"),
-    ]:
-        save_file({"mean": tensor}, tmp_path / f"{name}.safetensors", metadata=metadata)
-        with pytest.raises(SubquadError, match=message):
-            read_embeddings(tmp_path / f"{name}.safetensors", frame["sequence"].tolist(), table="t.csv")
-
-
-def test_embeddings_of_a_newer_format_or_another_program_are_an_error(rows, tmp_path):
-    from safetensors.numpy import save_file
-
-    frame, mean = rows
-    header = {"kind": "bio embeddings", "model": "m", "sequences": sequences_fingerprint(frame["sequence"].tolist())}
-    for name, metadata, message in [
-        ("newer", header | {"format": "2"}, "format 2 is newer than this subquad"),
-        ("foreign", {"format": "pt"}, "not written by `subquad bio embed`"),
-    ]:
-        save_file({"mean": mean}, tmp_path / f"{name}.safetensors", metadata=metadata)
-        with pytest.raises(SubquadError, match=message):
-            read_embeddings(tmp_path / f"{name}.safetensors", frame["sequence"].tolist(), table="t.csv")
 
 
 def test_fingerprints_depend_on_the_order_and_not_on_the_spelling_of_rna():
@@ -363,15 +316,13 @@ def test_a_model_without_embeddings_needs_none(rows, tmp_path):
     _, mean = rows
     path = written(tmp_path / "e.npy", mean)
     fit(tmp_path / "t.csv", settings(models=("ridge",)), out=tmp_path / "run", quiet=True)
-    with pytest.raises(SubquadError, match="the model was trained without embeddings; leave out --embeddings"):
+    with pytest.raises(SubquadError, match="the model was trained without embeddings"):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", embeddings=path, quiet=True)
 
 
 def test_values_along_the_sequence_need_a_vector_per_letter(rows, tmp_path):
     _, mean = rows
     path = written(tmp_path / "e.npy", mean)
-    message = (
-        "has one vector per row, but a task of type residue_binary has values along the sequence and needs one per"
-    )
+    message = "the task residue_binary takes one vector per letter"
     with pytest.raises(SubquadError, match=message):
         read_table(tmp_path / "t.csv", settings(embeddings=path, target=("residues",)))

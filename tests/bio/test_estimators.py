@@ -24,7 +24,7 @@ from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 
 SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
@@ -79,7 +79,7 @@ def test_a_regressor_predicts_intervals(columns, tmp_path):
     model.save(tmp_path / "saved")
     again = LyraRegressor.load(tmp_path / "saved").predict_interval(X[300:], level=0.8)
     np.testing.assert_array_equal(again, (low, high))
-    with pytest.raises(SubquadError, match=r"level must be one of 0\.5, 0\.8, 0\.9, 0\.95, got 0\.7"):
+    with pytest.raises(ValueError, match="level must be one of"):
         model.predict_interval(X, level=0.7)
 
 
@@ -160,30 +160,25 @@ def test_blanks_inside_sequences_are_left_out():
     np.testing.assert_array_equal(model.predict(X), LyraRegressor(**SHORT).fit(X, y).predict(X))
 
 
-@pytest.mark.slow
-def test_truncated_proteins_and_few_gaps_are_read_as_by_the_command_line(tmp_path):
+def test_truncated_proteins_are_read_as_by_the_command_line(tmp_path):
     random, wild = np.random.default_rng(0), "MKTAYIAKQRQISFVKSHFSRQ"
     variants = [wild[:k] + str(random.choice(list("ACDEFG"))) + wild[k + 1 :] for k in random.integers(22, size=120)]
-    varied = ["".join(random.choice(list("ACDEFGHK"), size=random.integers(5, 30))) for _ in range(200)]
-    for sequences in ([*variants, wild[:9]], [*varied, "ACD-EFGHK"]):
-        pd.DataFrame({"sequence": sequences, "y": random.normal(size=len(sequences))}).to_csv(tmp_path / "t.csv")
-        expected = read_table(tmp_path / "t.csv", FitSettings(sequence="sequence", target=("y",)))
-        inputs, schema = read_X(LyraRegressor(), pd.Series(sequences), None, alphabet="auto", ambiguity="refuse")
-        np.testing.assert_array_equal(inputs.codes, expected.inputs.codes)
-        assert (schema.alphabet, schema.is_aligned) == (expected.schema.alphabet, expected.schema.is_aligned)
-        # a single row is read in the same way
-        one = [sequences[-1].replace("-", "")]
-        again, _ = read_X(LyraRegressor(), one, schema, alphabet="auto", ambiguity="refuse")
-        np.testing.assert_array_equal(again.codes[0], inputs.codes[-1][: again.codes.shape[1]])
+    sequences = [*variants, wild[:9]]
+    pd.DataFrame({"sequence": sequences, "y": random.normal(size=len(sequences))}).to_csv(tmp_path / "t.csv")
+    expected = read_table(tmp_path / "t.csv", FitSettings(sequence="sequence", target=("y",)))
+    inputs, schema = read_X(LyraRegressor(), pd.Series(sequences), None, alphabet="auto", ambiguity="refuse")
+    np.testing.assert_array_equal(inputs.codes, expected.inputs.codes)
+    assert (schema.alphabet, schema.is_aligned) == (expected.schema.alphabet, expected.schema.is_aligned)
+    # a single row is read in the same way
+    again, _ = read_X(LyraRegressor(), sequences[-1:], schema, alphabet="auto", ambiguity="refuse")
+    np.testing.assert_array_equal(again.codes[0], inputs.codes[-1][: again.codes.shape[1]])
 
 
-def test_errors_name_python_arguments_instead_of_flags():
+def test_errors_name_rows_and_classes():
     X, y = assay(rows=41, length=23)
-    with pytest.raises(
-        SubquadError, match="keep one type of sequence in a table, or set alphabet=\n  row 41: 'MKVLIFEQPW'"
-    ):
+    with pytest.raises(SubquadError, match="look like proteins; keep one type\n  row 41: 'MKVLIFEQPW'"):
         LyraRegressor().fit([*X[:40], "MKVLIFEQPW"], y)
-    with pytest.raises(SubquadError, match=r'\(ambiguity="any" accepts ambiguous letters\)\n  row 1'):
+    with pytest.raises(SubquadError, match="X: 1 of 41 rows cannot be read"):
         LyraRegressor(ambiguity="refuse").fit(["N" + X[0][1:], *X[1:]], y)
     with pytest.raises(ValueError, match=r"y has one class only \('a'\)"):
         LyraClassifier().fit(X, ["a"] * 41)
@@ -355,7 +350,7 @@ def test_numbers_of_residues_are_predicted():
         model.predict_proba(X)
     whole = [[float(round(value or 0)) for value in own] for own in y]
     assert LyraTagger(values="numbers", **SHORT).fit(X, whole)._target["task_type"] == "residue_regression"
-    with pytest.raises(SubquadError, match="no values 'number'; did you mean 'numbers'"):
+    with pytest.raises(ValueError, match="values must be auto, classes or numbers"):
         LyraTagger(values="number").fit(X, y)
     with pytest.raises(
         SubquadError, match="each row must have one value per letter\n  row 2: 10 values for 11 letters"
@@ -430,13 +425,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
         pytest.importorskip("RNA")
     model, X = fitted(name)
     model.save(tmp_path / "model")
-    assert {path.suffix for path in (tmp_path / "model").iterdir()} <= {
-        ".json",
-        ".safetensors",
-        ".md",
-        ".html",
-        ".skops",
-    }
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".md", ".html"}
     opened = type(model).load(tmp_path / "model")
     assert opened.get_params() == model.get_params()
     for other in (opened, pickle.loads(pickle.dumps(model))):
@@ -450,7 +439,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
         report(tmp_path / "model", force=True)
     if name == "numbers":
         X.to_csv(tmp_path / "t.csv", index=False)
-        with pytest.raises(SubquadError, match="the model was trained on column sequence, and this table has 'a', 'b'"):
+        with pytest.raises(SubquadError, match=r"no column looks like sequences or variants \(a, b\)"):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
@@ -476,11 +465,8 @@ def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
     model.save(tmp_path / "model")
     pd.DataFrame({"sequence": X}).to_csv(tmp_path / "t.csv", index=False)
     for name in ("ridge", "boosting", "ensemble"):
-        message = f"holds lyra only, and no {name}; predict with --model lyra, or fit several models with"
-        with pytest.raises(SubquadError, match=message):
+        with pytest.raises(SubquadError, match=rf"no model '{name}' \(there are: lyra\)"):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model=name, quiet=True)
-    with pytest.raises(SubquadError, match=r"no model 'net' \(there are: lyra\)"):
-        predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model="net", quiet=True)
     assert not (tmp_path / "p.csv").exists()
     opened = load_run(tmp_path / "model")
     assert isinstance(opened, LyraRegressor)
@@ -505,9 +491,9 @@ def test_an_estimator_is_the_network_of_the_command():
 def test_folders_of_others_are_refused(tmp_path):
     model, _ = fitted("regressor")
     model.save(tmp_path / "model")
-    with pytest.raises(SubquadError, match=r"load it with LyraRegressor\.load"):
+    with pytest.raises(SubquadError, match="has a LyraRegressor, no LyraClassifier"):
         LyraClassifier.load(tmp_path / "model")
-    with pytest.raises(SubquadError, match="holds a finished run"):
+    with pytest.raises(SubquadError, match="has a finished run"):
         model.save(tmp_path / "model")
     model.save(tmp_path / "model", force=True)
     with pytest.raises(NotFittedError):
@@ -524,11 +510,11 @@ def test_errors_name_their_rows():
     with pytest.raises(SubquadError, match="3 columns are text"):
         LyraRegressor().fit(pd.DataFrame({"a": X, "b": X, "c": X}), y)
     model = LyraRegressor(**SHORT).fit(X, y)
-    with pytest.raises(SubquadError, match="X: 5 letters, but the model was trained on sequences of 7"):
+    with pytest.raises(SubquadError, match="row 1: 5 letters, but the model was trained on sequences of 7"):
         model.predict(["ACGTA"])
-    with pytest.raises(SubquadError, match="the model was trained on sequences, and X has none"):
+    with pytest.raises(SubquadError, match="the model was trained on"):
         model.predict(np.ones((3, 1)))
-    with pytest.raises(SubquadError, match="the model was trained on numbers alone, and X has sequences"):
+    with pytest.raises(SubquadError, match="the model was trained on numbers"):
         LyraRegressor(**SHORT).fit(np.arange(20.0)[:, None], np.arange(20.0)).predict(X)
     with pytest.raises(ValueError, match="y has one class only"):
         LyraClassifier().fit(X, np.ones(41))

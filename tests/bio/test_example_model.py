@@ -8,9 +8,9 @@ import pytest
 
 from subquad import bio
 from subquad.bio.design_search.settings import DesignSettings
+from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.runs.examples import run_folder
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run, run_folder
 
 NAME = "example:tdp43-model"
 
@@ -30,23 +30,27 @@ def test_it_predicts_by_its_name(variants, tmp_path):
     assert table["prediction"].corr(pd.read_csv(variants)["toxicity"], method="spearman") > 0.93
 
 
-def test_a_table_before_the_model_is_refused_with_the_right_order(variants, tmp_path):
-    first = "but the first argument is the folder of a model; give the folder first, then the table"
-    for table, what in ((variants, "file"), ("example:tdp43", "table")):
-        with pytest.raises(SubquadError) as error:
-            bio.predict(table, NAME, out=tmp_path / "predictions.csv")
-        assert str(error.value) == f"{table}: this is a {what}, {first}: subquad bio predict {NAME} {table} …"
-    with pytest.raises(SubquadError, match=f"this is a file, {first}$"):
-        bio.predict(variants, variants, out=tmp_path / "predictions.csv")
+def test_a_table_before_the_model_is_refused(variants, tmp_path):
+    with pytest.raises(SubquadError, match=r"variants\.csv: no run of `subquad bio`"):
+        bio.predict(variants, NAME, out=tmp_path / "predictions.csv")
+    with pytest.raises(SubquadError, match="no example run 'example:tdp43'; did you mean 'example:tdp43-model'"):
+        bio.predict("example:tdp43", NAME, out=tmp_path / "predictions.csv")
+
+
+def test_a_run_of_another_field_is_refused_as_it_was_named(tmp_path, capsys):
+    for command in (["predict", "example:tagger", "example:tdp43"], ["scan", "example:tagger"]):
+        assert main(["bio", *command, "--out", str(tmp_path / "p.csv")]) == 2
+        message = "example:tagger: is a run of `subquad hep`, not of `subquad bio`"
+        assert capsys.readouterr().err == f"subquad: {message}\n"
 
 
 def test_a_damaged_file_of_a_model_is_not_reported_as_one_of_the_table(tmp_path):
     golden = Path(__file__).parent.parent / "golden" / "bio_model"
     run = shutil.copytree(golden, tmp_path / "run")
-    (run / "ridge.skops").write_bytes(b"damaged")
+    (run / "ridge.safetensors").write_bytes(b"damaged")
     with pytest.raises(SubquadError) as error:
         bio.predict(run, golden / "input.csv", out=tmp_path / "predictions.csv", model="ridge", quiet=True)
-    assert str(error.value).startswith(f"{run}/ridge.skops: ")
+    assert str(error.value).startswith(f"{run}/ridge.safetensors: ")
 
 
 def test_it_is_opened_by_every_loader():
@@ -58,7 +62,7 @@ def test_it_is_opened_by_every_loader():
 def test_it_is_reported_scanned_and_used_for_designs(tmp_path):
     page = bio.report(NAME, out=tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Lyra" in page
-    with pytest.raises(SubquadError, match="needs an output file: name it with --out"):
+    with pytest.raises(SubquadError, match="needs an output file"):
         bio.report(NAME)
     bio.scan(NAME, out=tmp_path / "scan", quiet=True)
     scan = pd.read_csv(tmp_path / "scan" / "scan.csv")

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.bio_tables import SHORT, settings, table
-from support.weights import accept_changes
 
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
@@ -23,7 +22,7 @@ from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 from subquad.runs.options import OutputOptions, RunOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -85,7 +84,6 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
         name: 0.0 if name == "lyra" else own / (1 - weight) for name, own in stacking["weights"].items()
     }
     path.write_text(json.dumps(config))
-    accept_changes(tmp_path / "run")
     rest = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "rest.csv", quiet=True)["prediction"]
     lyra = stacking["shift"]["lyra"][0] + stacking["scale"]["lyra"][0] * test["lyra"]
     np.testing.assert_allclose(
@@ -235,7 +233,7 @@ def test_the_published_network_is_fitted_alone(tmp_path):
 def test_a_list_of_models_without_a_name_is_refused(tmp_path, capsys):
     table(tmp_path / "t.csv")
     assert main(["bio", "fit", str(tmp_path / "t.csv"), "--models", "--out", str(tmp_path / "run")]) == 2
-    assert "parameter --models requires at least 1 element" in capsys.readouterr().err
+    assert "--models needs a value" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -270,7 +268,7 @@ def test_ridge_alone_has_no_ensemble_and_predicts(tmp_path):
     test = pd.read_csv(tmp_path / "run" / "test.csv")
     np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["ridge"], atol=1e-5)
     for other in ("ensemble", "lyra"):
-        with pytest.raises(SubquadError, match=f"holds ridge only, and no {other}; predict with --model ridge, or fit"):
+        with pytest.raises(SubquadError, match=rf"no model '{other}' \(there are: ridge\)"):
             predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", model=other, quiet=True)
 
 
@@ -309,18 +307,16 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch, ca
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
     monkeypatch.setattr(model_fit, "fit_baseline", None)
-    with pytest.raises(SubquadError, match="an unfinished run with other settings \\(--seed was 0 and is 1\\)"):
+    with pytest.raises(SubquadError, match="an unfinished run with other settings"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     (tmp_path / "other").mkdir()
     table(tmp_path / "other" / "t.csv", seed=7)
-    with pytest.raises(SubquadError, match="other settings \\(the input files have other contents\\)"):
+    with pytest.raises(SubquadError, match="the input files changed"):
         fit(tmp_path / "other" / "t.csv", own, out=tmp_path / "killed", quiet=True)
     capsys.readouterr()
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed")
-    assert "lyra-additive: trained already" in capsys.readouterr().err
+    assert "trained already" in capsys.readouterr().err
     assert again["test"] == whole["test"]
-    assert "since the fit was resumed" in (tmp_path / "killed" / "report.html").read_text()
-    assert "since the fit was resumed" not in (tmp_path / "whole" / "report.html").read_text()
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
@@ -386,7 +382,6 @@ def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     assert few["std"]["ridge"] > 0
     assert few["ridge"] < some["ridge"] < whole["ridge"]
     assert "std" not in whole
-    assert "Means over random subsets" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_errors_are_reported_before_anything_is_written(tmp_path):
@@ -412,7 +407,7 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
         f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; correct or remove them",
         "  row 5: '1' at position 4 is not in the DNA alphabet (ACGT)",
         f"{tmp_path}/t.csv: column 'split' must hold train, validation or test (or unused), or numbers of folds",
-        "  'trian': row 2; did you mean 'train'?",
+        "  row 2: 'trian'",
     ]
 
 
@@ -426,10 +421,10 @@ def test_a_sheet_of_an_excel_file_is_fitted_and_a_huge_number_or_an_empty_group_
     fit(f"{book}#Data", own, out=tmp_path / "run", quiet=True)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["file"].endswith("b.xlsx#Data")
     frame.assign(score=[*frame["score"][:-1], 1e300]).to_csv(tmp_path / "huge.csv", index=False)
-    with pytest.raises(SubquadError, match=rf"row {len(frame)}: '1e\+300' is beyond 1e100"):
+    with pytest.raises(SubquadError, match=rf"row {len(frame)}: '1e\+300'"):
         fit(tmp_path / "huge.csv", own, out=tmp_path / "huge", quiet=True)
     frame.assign(gene=["", *frame["gene"][1:]]).to_csv(tmp_path / "groups.csv", index=False)
-    with pytest.raises(SubquadError, match="1 row has no group in column 'gene'; complete or remove them\n  row 1: ''"):
+    with pytest.raises(SubquadError, match="1 row has no group in column 'gene'\n  row 1: ''"):
         fit(tmp_path / "groups.csv", settings(group="gene", split_by="group"), out=tmp_path / "groups", quiet=True)
 
 
@@ -440,8 +435,8 @@ def test_a_sheet_of_an_excel_file_is_fitted_and_a_huge_number_or_an_empty_group_
             {"models": ("ridge", "vienna")},
             "--models vienna does not suit a task of type regression; choose from",
         ),
-        ({"out": "t.csv"}, "t.csv: --out must be a folder, and this is a file"),
-        ({"target": ("score", "late")}, "no training row has a value in column 'late'; leave it out"),
+        ({"out": "t.csv"}, "t.csv: the output must be a folder"),
+        ({"target": ("score", "late")}, "no train row has a value in column 'late'"),
         ({"sequence": "same"}, "all training sequences are the same; there is nothing to learn from"),
     ],
 )
@@ -622,7 +617,6 @@ def with_weights(run, folder, weights):
     config["stacking"]["weights"] = weights
     config["stacking"]["scale"]["lyra"] = [2.0]
     (folder / "config.json").write_text(json.dumps(config))
-    accept_changes(folder)
     return folder
 
 
@@ -676,9 +670,9 @@ def test_files_of_baselines_are_read_once(run, tmp_path):
     model, sequences = BioModel.load(tmp_path / "run"), pd.read_csv(run.parent / "t.csv")["sequence"].tolist()
     inputs = model.inputs_of(sequences)
     first = model.predict(inputs, "boosting")
-    (tmp_path / "run" / "boosting.skops").unlink()
+    (tmp_path / "run" / "boosting.safetensors").unlink()
     np.testing.assert_array_equal(model.predict(inputs, "boosting"), first)
-    with pytest.raises(SubquadError, match=r"boosting\.skops: missing, and config\.json has its checksum"):
+    with pytest.raises(SubquadError, match=r"boosting\.safetensors: no such file"):
         BioModel.load(tmp_path / "run").predict(inputs, "boosting")
 
 
@@ -699,8 +693,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["networks"]["mlp"]["spec"]["hidden"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    accept_changes(tmp_path / "run")
-    with pytest.raises(SubquadError, match=r"the weights do not fit its config\.json; fit again"):
+    with pytest.raises(SubquadError, match="cannot be read as a model"):
         BioModel.load(tmp_path / "run")
 
 

@@ -169,8 +169,8 @@ def test_it_comes_back_from_disk_with_its_deviation_as_that_of_two_members(tmp_p
     inputs = replace(dataset.inputs, codes=codes, letters=4, is_double_stranded=strands) if strands else dataset.inputs
     dataset = replace(dataset, inputs=inputs)
     baseline = fit_baseline("gp", dataset)
-    baseline.save(tmp_path / "gp.skops")
-    loaded, test = Baseline.load(tmp_path / "gp.skops"), dataset.part("test")[0]
+    baseline.save(tmp_path / "gp.safetensors")
+    loaded, test = Baseline.load(tmp_path / "gp.safetensors"), dataset.part("test")[0]
     np.testing.assert_array_equal(loaded.predict(test), baseline.predict(test))
     members = loaded.members(test)
     np.testing.assert_allclose(members.mean, loaded.predict(test), rtol=1e-9)

@@ -17,9 +17,8 @@ from subquad.bio.commands.design import design
 from subquad.bio.commands.embed import embed
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.commands.fit import fit
-from subquad.bio.commands.rounds import rounds
 from subquad.bio.commands.scan import scan
-from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
+from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.runs.folder import open_run
@@ -37,10 +36,10 @@ def out(tmp_path):
     return run.directory
 
 
-def refused(flag, out, command, *arguments, **options):
-    """Return whether a command with `--force` names the flag and deletes nothing."""
+def refused(out, command, *arguments, **options):
+    """Return whether a command with `--force` is refused and deletes nothing."""
     before = sorted(path for path in out.rglob("*") if not path.name.startswith("."))
-    with pytest.raises(SubquadError, match=rf"^{flag} .* lies in --out .*, which would be overwritten; choose another"):
+    with pytest.raises(SubquadError, match=r"lies in the output .*, which would be overwritten"):
         command(*arguments, out=out, force=True, quiet=True, **options)
     return before == sorted(path for path in out.rglob("*") if not path.name.startswith("."))
 
@@ -48,18 +47,18 @@ def refused(flag, out, command, *arguments, **options):
 @pytest.mark.parametrize("command", [fit, cross_validate])
 def test_files_of_a_fit_that_lie_in_its_output_are_kept(command, out, tmp_path):
     given = tmp_path / "t.csv"
-    assert refused("--embeddings", out, command, given, settings(embeddings=str(out / "mine.npy")))
-    assert refused("--wild-type", out, command, given, settings(wild_type=str(out / "wild.fasta")))
+    assert refused(out, command, given, settings(embeddings=str(out / "mine.npy")))
+    assert refused(out, command, given, settings(wild_type=str(out / "wild.fasta")))
     # the link would be deleted, though not the file
     (out / "linked").symlink_to(tmp_path)
     np.save(tmp_path / "mine.npy", np.ones((211, 3), dtype=np.float32))
-    assert refused("--embeddings", out, command, given, settings(embeddings=str(out / "linked" / "mine.npy")))
+    assert refused(out, command, given, settings(embeddings=str(out / "linked" / "mine.npy")))
 
 
 def test_letters_and_paths_through_the_output_are_no_files_in_it(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out.joinpath("ACDEFGH").write_text("")
-    with pytest.raises(SubquadError, match=r"mine.npy: no such file \(--embeddings\)"):
+    with pytest.raises(SubquadError, match=r"mine.npy: no such file"):
         fit("t.csv", settings(embeddings="out/../mine.npy", wild_type="ACDEFGH"), out="out", force=True, quiet=True)
 
 
@@ -68,27 +67,27 @@ def test_letters_and_paths_through_the_output_are_no_files_in_it(out, tmp_path, 
     [
         (scan, "bio scan", ScanSettings),
         (design, "bio design", DesignSettings),
-        (epistasis, "bio epistasis analysis", EpistasisSettings),
+        (epistasis, "bio epistasis", EpistasisSettings),
     ],
 )
 def test_files_of_an_analysis_that_lie_in_its_output_are_kept(command, kind, chosen, out, tmp_path):
     report = tmp_path / "report"
     write_json(report / f"{kind.split()[1]}.json", {"subquad": {"kind": kind}})
     out.rename(report / "run")
-    assert refused("RUN", report, command, report / "run")
+    assert refused(report, command, report / "run")
     (report / "given.csv").write_text("sequence\nACDEFGH\n")
     for flag in {"sequence", "start", "partner", "wild_type", "table"} & {field.name for field in fields(chosen)}:
         # of a table, the name of its column
         if (command, flag) != (epistasis, "sequence"):
             own = chosen(**{flag: str(report / "given.csv")})
-            assert refused(f"--{flag.replace('_', '-')}", report, command, tmp_path, own)
+            assert refused(report, command, tmp_path, own)
 
 
 def test_the_table_of_an_epistasis_analysis_that_lies_in_its_output_is_kept(tmp_path):
     report = tmp_path / "report"
-    write_json(report / "epistasis.json", {"subquad": {"kind": "bio epistasis analysis"}})
+    write_json(report / "epistasis.json", {"subquad": {"kind": "bio epistasis"}})
     table(report / "t.csv")
-    assert refused("TABLE", report, epistasis, report / "t.csv")
+    assert refused(report, epistasis, report / "t.csv")
 
 
 def test_tables_of_a_benchmark_that_lie_in_its_runs_are_kept(tmp_path):
@@ -96,11 +95,11 @@ def test_tables_of_a_benchmark_that_lie_in_its_runs_are_kept(tmp_path):
     folder.mkdir(parents=True)
     write_json(tmp_path / "out" / "bench.json", {"benchmark": "subquad bio bench"})
     tasks = write_tasks(folder, {"one": "ACGT"})
-    assert refused("TASKS", tmp_path / "out", bench, tasks)
+    assert refused(tmp_path / "out", bench, tasks)
     entries = json.loads(tasks.read_text())
     outside = tmp_path / "tasks.json"
     outside.write_text(json.dumps([{**one, "file": str(folder / one["file"])} for one in entries]))
-    with pytest.raises(SubquadError, match=r"^one .* lies in --out .*runs, which would be overwritten"):
+    with pytest.raises(SubquadError, match=r"lies in the output .*runs, which would be overwritten"):
         bench(outside, BenchSettings(), out=tmp_path / "out", force=True, quiet=True)
     assert (folder / entries[0]["file"]).is_file()
 
@@ -111,14 +110,9 @@ def test_files_that_an_embedding_reads_are_kept(tmp_path):
         folder.mkdir()
     pd.DataFrame({"sequence": ["ACD"]}).to_csv(partial / "t.csv", index=False)
     chosen = EmbedSettings(model=str(model))
-    with pytest.raises(SubquadError, match=r"^TABLE .*t.csv lies in --out .*partial, which would be overwritten"):
+    with pytest.raises(SubquadError, match=r"t.csv lies in the output .*partial, which would be overwritten"):
         embed(partial / "t.csv", chosen, out=tmp_path / "e.safetensors", force=True, quiet=True)
     (model / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(SubquadError, match=r"model.safetensors: part of --model .*, which --force would replace"):
+    with pytest.raises(SubquadError, match=r"model.safetensors: lies in the folder of the model"):
         embed(partial / "t.csv", chosen, out=model / "model.safetensors", force=True, quiet=True)
     assert (model / "model.safetensors").read_bytes() == b"weights"
-
-
-def test_files_of_simulated_rounds_that_lie_in_its_output_are_kept(out, tmp_path):
-    chosen = RoundsSettings(simulate=True, wild_type=str(out / "wild.fasta"))
-    assert refused("--wild-type", out, rounds, tmp_path / "t.csv", chosen)

@@ -43,7 +43,7 @@ def table(tmp_path_factory):
 def run(table):
     """Return the folder of a fit on it."""
     out = table.parent / "run"
-    settings = FitSettings(wild_type=WILD, epochs=0.5, ensemble_size=1, boosting_iterations=3, tokens=500)
+    settings = FitSettings(wild_type=WILD, models=("ridge", "lyra"), epochs=0.5, ensemble_size=1, tokens=500)
     bio.fit(table, settings, out=out, quiet=True)
     return out
 
@@ -84,14 +84,6 @@ def test_epistasis_of_a_table_and_of_a_model_numbers_positions_as_the_table_does
         i, j = int(strongest["i"]), int(strongest["j"])
         assert f"{WILD[i - 24]}{i} – {WILD[j - 24]}{j}" in page
     assert set(of_run["i"]) == set(of_table["i"])
-
-
-def test_a_library_at_few_sites_has_the_numbers_of_the_table():
-    wild = "ACGTACG"
-    sequences = [f"A{b}GT{c}CG" for b in "CT" for c in "AG"] * 2
-    found, _ = measured_landscape(sequences, pd.Series(range(8), dtype=float).to_numpy(), wild, offset=10)
-    assert found.library is not None
-    assert found.library.sites == ["C12T", "A15G"]
 
 
 def test_predicted_cycles_of_the_measured_doubles_are_those_of_the_same_places():

@@ -143,7 +143,7 @@ def test_guides_stay_aligned_unless_chains_are_requested_and_unrelated_dna_is_tw
         assert table.inputs.partner_chain is not None
     proteins = written(tmp_path, antibodies(), "proteins.csv")
     message = said(read_table, proteins, FitSettings(pairing="aligned", **PAIRS["antibodies"][1]))
-    assert "--pairing aligned needs DNA or RNA, but these alphabets are protein and protein" in message
+    assert "aligned pairs are DNA or RNA, but these are protein and protein" in message
 
 
 def test_missing_partner_sequences_are_an_error_that_names_the_rows(tmp_path):
@@ -151,7 +151,7 @@ def test_missing_partner_sequences_are_an_error_that_names_the_rows(tmp_path):
     frame.loc[[3, 8], "vl"] = ["", "NaN"]
     path = written(tmp_path, frame)
     assert said(read_table, path, FitSettings(**PAIRS["antibodies"][1])).splitlines() == [
-        f"{path}: 2 rows have no partner sequence in column 'vl'; complete or remove them",
+        f"{path}: 2 rows have no partner sequence in column 'vl'",
         "  row 4: ''",
         "  row 9: 'NaN'",
     ]
@@ -175,7 +175,7 @@ def test_values_along_the_sequence_of_pairs_are_refused(tmp_path):
     frame["kd"] = ["01" * 6 + "1"] * 60 + ["10" * 6 + "0"] * 67
     settings = FitSettings(task_type="residue_binary", **PAIRS["antibodies"][1])
     message = said(read_table, written(tmp_path, frame), settings)
-    assert "pairs of two chains need one measurement or class per row" in message
+    assert "two chains need one value per row" in message
 
 
 def test_features_of_a_pair_are_those_of_its_chains_side_by_side(table):
@@ -290,8 +290,8 @@ def test_lyra_learns_a_product_of_both_chains_that_ridge_cannot(tmp_path):
 def test_baselines_of_pairs_are_saved_and_predict_the_same(tmp_path, table, name):
     data = dataset_of(table)
     fitted = fit_baseline(name, data, iterations=11)
-    fitted.save(tmp_path / "own.skops")
-    again = Baseline.load(tmp_path / "own.skops")
+    fitted.save(tmp_path / "own.safetensors")
+    again = Baseline.load(tmp_path / "own.safetensors")
     np.testing.assert_allclose(again.predict(table.inputs), fitted.predict(table.inputs), rtol=0, atol=1e-6)
 
 
@@ -345,9 +345,7 @@ def test_a_split_by_partner_needs_pairs(tmp_path):
     frame = antibodies().drop(columns="vl")
     table = read_table(written(tmp_path, frame), FitSettings(target=("kd",), sequence="vh"))
     message = said(make_split, table, FitSettings(split_by="partner"), seed=0)
-    assert message.endswith(
-        "--split-by partner needs pairs of sequences; name the column of the partner sequences with --partner"
-    )
+    assert "a split by partner needs pairs of sequences" in message
 
 
 def test_estimators_read_pairs_of_proteins_and_taggers_refuse_them(tmp_path):
@@ -359,7 +357,7 @@ def test_estimators_read_pairs_of_proteins_and_taggers_refuse_them(tmp_path):
     np.testing.assert_allclose(again.predict(frame[["vl", "vh"]][:5]), predicted, rtol=0, atol=1e-6)
     assert (model._schema.sequence, model._schema.partner) == ("vh", "vl")
     labels = ["0101010101011"] * len(frame)
-    assert "pairs of two chains need one measurement" in said(LyraTagger().fit, frame[["vl", "vh"]], labels)
+    assert "two chains need one value per row" in said(LyraTagger().fit, frame[["vl", "vh"]], labels)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +384,7 @@ def test_a_fit_of_pairs_reports_them_and_predicts_again(run):
     missing = antibodies().drop(columns="vl")
     message = said(predict, run / "run", written(run, missing, "missing.csv"), out=run / "other.csv", quiet=True)
     assert "no column 'vl'" in message
-    assert "the model pairs it with the sequence" in message
+    assert "the model reads pairs" in message
 
 
 def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):
@@ -398,10 +396,10 @@ def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):
     assert frame["prediction"][0] == pytest.approx(predicted[0], abs=1e-5)
     assert frame["difference"][0] == pytest.approx(predicted[0] - predicted[1], abs=1e-5)
     for settings, message in (
-        (ScanSettings(sequence=HEAVY), "the model reads pairs of sequences; give the partner sequence (column 'vl'"),
-        (ScanSettings(sequence=HEAVY, partner="DIQ"), "--partner has 3 letters, but the model reads aligned partner"),
+        (ScanSettings(sequence=HEAVY), "the model reads pairs with a partner 'vl'"),
+        (ScanSettings(sequence=HEAVY, partner="DIQ"), "--partner has 3 letters, but the model reads aligned"),
         (ScanSettings(sequence=HEAVY, partner="DIQMTQSPSSB"), "'B' at position 11"),
-        (ScanSettings(sequence=f"{LIGHT}|{HEAVY}", partner=LIGHT), "give the partner with --partner"),
+        (ScanSettings(sequence=f"{LIGHT}|{HEAVY}", partner=LIGHT), "--sequence has"),
     ):
         assert message in said(scan, run / "run", settings, out=run / "refused", quiet=True)
     assert not (run / "refused").exists()
@@ -442,4 +440,4 @@ def test_single_sequences_have_no_partner_flag(tmp_path):
     model.save(tmp_path / "model")
     settings = ScanSettings(sequence=texts[0], partner="ACD")
     message = said(scan, tmp_path / "model", settings, out=tmp_path / "scan", quiet=True)
-    assert message == "--partner: the model reads single sequences, without partner sequences; leave it out"
+    assert message == "--partner: ACD, but the model reads single sequences"

@@ -11,16 +11,12 @@ from subquad.bio.analysis.single_mutants import scan_table, single_mutants
 from subquad.bio.commands.fit import fit
 from subquad.bio.commands.rounds import rounds
 from subquad.bio.data.table import read_like
-from subquad.bio.design_search import simulation
 from subquad.bio.design_search.batch import pick_batch
 from subquad.bio.design_search.measurements import read_measurements, settings_of_run
 from subquad.bio.design_search.settings import RoundsSettings
-from subquad.bio.design_search.simulation import read_assay, replay
-from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
 from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
-from subquad.bio.models.stacking import Stacking
 from subquad.bio.settings import FitSettings
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -94,7 +90,7 @@ def test_two_rounds_propose_new_variants_and_learn_from_their_measurements(start
     page = (out / "rounds.html").read_text()
     for text in ("2 rounds, 5 new measurements", "a higher activity is better, as stated", "round-2/batch.html"):
         assert text in page
-    with pytest.raises(SubquadError, match="earlier rounds were to maximize"):
+    with pytest.raises(SubquadError, match="earlier rounds have the direction maximize"):
         propose(start, out, direction="minimize")
 
 
@@ -113,7 +109,7 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
                     rounds(start / "run", settings, out=out, quiet=True)
             fitted = (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns
             other = RoundsSettings(measured=settings.measured, propose=4)
-            with pytest.raises(SubquadError, match="round 2 is unfinished and has other settings"):
+            with pytest.raises(SubquadError, match="round 2 is unfinished"):
                 rounds(start / "run", other, out=out, quiet=True)
         rounds(start / "run", settings, out=out, quiet=True)
         batches[name] = (out / "round-2" / "batch.csv").read_text()
@@ -195,7 +191,7 @@ def test_measurements_are_compared_with_the_target_that_the_rounds_are_for(start
     measured = RoundsSettings(measured=(str(out / "round-1" / "batch.csv"),))
     step = rounds(tmp_path / "run", measured, out=out, quiet=True)["rounds"][1]
     assert (step["target"], step["best_new"]) == ("binding", batch["binding"].max())
-    with pytest.raises(SubquadError, match="--target activity: earlier rounds were for binding"):
+    with pytest.raises(SubquadError, match="earlier rounds have the target binding, not activity"):
         propose(tmp_path, out, target="activity")
 
 
@@ -204,7 +200,7 @@ def test_measurements_in_the_folder_of_the_round_that_is_replaced_are_kept(start
     file = tmp_path / "rounds" / "round-1" / "table.csv"
     pd.read_csv(file.parent / "batch.csv").assign(activity=1.0).to_csv(file, index=False)
     settings = RoundsSettings(propose=2, table=str(file), generations=1)
-    with pytest.raises(SubquadError, match=r"--table .*table.csv lies in --out .*round-1, which would be overwritten"):
+    with pytest.raises(SubquadError, match=r"table\.csv lies in the output .*round-1, which would be overwritten"):
         rounds(start / "run", settings, out=tmp_path / "rounds", force=True, quiet=True)
     assert file.is_file()
 
@@ -223,16 +219,24 @@ def test_a_round_is_replaced_only_with_force(start, tmp_path):
     with pytest.raises(SubquadError, match=r"round-2: holds plate_reader.csv, and is the folder of the next round"):
         rounds(start / "run", settings, out=tmp_path / "rounds", quiet=True)
     assert (tmp_path / "rounds" / "round-2" / "plate_reader.csv").is_file()
+    path = tmp_path / "rounds" / "rounds.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "rounds": [{**saved["rounds"][0], "run": "../run", "table": "t.csv"}]}))
+    with pytest.raises(SubquadError, match=r"rounds.json: run is '../run', outside"):
+        propose(start, tmp_path / "rounds")
+    path.write_text("[]")
+    with pytest.raises(SubquadError, match=r"rounds.json: cannot be read as the record of rounds"):
+        propose(start, tmp_path / "rounds")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
-    with pytest.raises(SubquadError, match="not empty, and holds no rounds"):
+    with pytest.raises(SubquadError, match="not empty, and has no rounds"):
         propose(start, tmp_path / "notes")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frame: frame.assign(activity=""), "column 'activity' is empty; write the measurements into it"),
+        (lambda frame: frame.assign(activity=""), "column 'activity' is empty"),
         (lambda frame: frame.drop(columns="activity"), "no column 'activity'"),
         (lambda frame: frame.assign(activity=["1", "high", "2", "3", "4"]), "row 2: 'high'"),
         (lambda frame: frame.assign(protein=["MKB?", *frame["protein"][1:]]), "row 1"),
@@ -289,7 +293,7 @@ def test_draws_from_the_posterior_have_its_mean_and_standard_deviation(start):
     model = BioModel.load(start / "run")
     inputs = model.inputs_of([WILD, WILD[:2] + "K" + WILD[3:], WILD[:5] + "WW" + WILD[7:]])
     members = model.members(inputs, "gp")
-    draws = model._baseline("gp").draws(inputs, 20_000, seed=0)
+    draws = model._baselines["gp"].draws(inputs, 20_000, seed=0)
     assert draws.shape == (20_000, 3, 1)
     np.testing.assert_allclose(draws.mean(0), members.mean, atol=0.02)
     np.testing.assert_allclose(draws.std(0), members.std(), rtol=0.03)
@@ -297,14 +301,14 @@ def test_draws_from_the_posterior_have_its_mean_and_standard_deviation(start):
 
 def test_a_scan_has_the_deviations_of_differences_of_a_posterior_in_an_ensemble(start, monkeypatch):
     model = BioModel.load(start / "run")
-    stacking = Stacking.from_dict(model.config["stacking"])
+    stacking = model.stacking
     # in equal parts, whatever the validation rows of so small a table say
-    model.config["stacking"] = stacking.with_weights(np.full(len(stacking.weights), 0.5)).as_dict()
+    model = replace(model, stacking=stacking.with_weights(np.full(len(stacking.weights), 0.5)))
     monkeypatch.setattr(scorer_module, "BATCH", 31)
     frame = scan_table(open_scorer(model), WILD)
     sequences = [WILD, *(WILD[:p] + letter + WILD[p + 1 :] for p, letter in single_mutants(WILD, model.alphabet))]
     inputs = model.inputs_of(sequences)
-    draws = model._baseline("gp").draws(inputs, 10_000, seed=0)[..., 0]
+    draws = model._baselines["gp"].draws(inputs, 10_000, seed=0)[..., 0]
     deviation = stacking.scale["gp"][0] * (draws - draws[:, :1]).std(0)
     both = [stacking.calibrate(name, model.predict(inputs, name))[:, 0] for name in ("ridge", "gp")]
     gap = np.subtract(*(own - own[0] for own in both))
@@ -326,126 +330,10 @@ def test_a_batch_prefers_high_values_and_keeps_its_distance():
     assert pick_batch(each, codes, **options).tolist() == [3, 2, 0]
 
 
-@pytest.fixture(scope="module")
-def assay(tmp_path_factory):
-    """Return a complete assay: all substitutions by six letters at two sites, and all pairs of them."""
-    rows = {WILD}
-    for a in range(len(WILD)):
-        for x in LETTERS:
-            rows.add(WILD[:a] + x + WILD[a + 1 :])
-            rows |= {WILD[:a] + x + WILD[a + 1 : b] + y + WILD[b + 1 :] for b in range(a + 1, 5) for y in LETTERS}
-    random = np.random.default_rng(0)
-    frame = pd.DataFrame({"sequence": sorted(rows)})
-    frame["score"] = [value(text) + random.normal(scale=0.05) for text in frame["sequence"]]
-    path = tmp_path_factory.mktemp("assay") / "assay.csv"
-    frame.to_csv(path, index=False)
-    return path
-
-
-def simulated(**settings):
-    chosen = {"direction": "maximize", "start_rows": 30, "rounds": 2, "propose": 10, "seeds": (0, 1)}
-    return RoundsSettings(simulate=True, **chosen | settings)
-
-
-def test_a_model_finds_the_hits_of_an_additive_assay_sooner_than_chance(assay, tmp_path):
-    settings = simulated(strategies=("ridge", "random"), hit_fraction=0.05)
-    metrics = rounds(assay, settings, out=tmp_path / "out", quiet=True)
-    final = {name: own["hits"]["mean"][-1] for name, own in metrics["strategies"].items()}
-    assert final["ridge"] > 2 * final["random"]
-    for runs in metrics["replays"].values():
-        for run in runs:
-            assert np.all(np.diff(run["hits"]) >= 0)
-            assert np.all(np.diff(run["best"]) >= 0)
-    # strategies of one seed start from the same rows
-    assert [run["hits"][0] for run in metrics["replays"]["ridge"]] == [
-        run["hits"][0] for run in metrics["replays"]["random"]
-    ]
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<figure") == 2
-    assert "a higher score is better, as stated" in page
-    with pytest.raises(SubquadError, match="holds a finished run"):
-        rounds(assay, settings, out=tmp_path / "out", quiet=True)
-
-
-def test_a_low_value_is_sought_if_a_low_one_is_better(assay, tmp_path):
-    table, _ = read_assay(assay, simulated(direction="minimize", hit_fraction=0.05))
-    assert table.y[table.hits].max() <= np.sort(table.y)[len(table.y) // 10]
-    found = replay(table, "ridge", simulated(direction="minimize"), seed=0, path=tmp_path / "x.json")
-    assert found["best"][-1] <= found["best"][0] < np.median(table.y)
-
-
-def test_a_resumed_replay_picks_the_same_rows_without_repeating_rounds(assay, tmp_path, monkeypatch):
-    settings = simulated(rounds=3, acquisition="thompson")
-    table, _ = read_assay(assay, settings)
-    whole = replay(table, "gp", settings, seed=1, path=tmp_path / "whole.json")
-    replay(table, "gp", simulated(rounds=2, acquisition="thompson"), seed=1, path=tmp_path / "part.json")
-    calls, fit_gp = [], simulation.fit_gp
-    monkeypatch.setattr(simulation, "fit_gp", lambda *args, **options: calls.append(1) or fit_gp(*args, **options))
-    resumed = replay(table, "gp", settings, seed=1, path=tmp_path / "part.json")
-    assert len(calls) == 1
-    picks = [json.loads((tmp_path / name).read_text())["picks"] for name in ("whole.json", "part.json")]
-    assert picks[0] == picks[1]
-    assert len({row for own in picks[0] for row in own}) == 30
-    assert (whole["hits"], whole["best"]) == (resumed["hits"], resumed["best"])
-
-
-def test_measurements_of_the_pool_are_hidden_from_the_models(assay):
-    settings = simulated()
-    table, _ = read_assay(assay, settings)
-    known = np.arange(0, 60, 2)
-    dataset = simulation._dataset(table, known, np.random.default_rng(0))
-    assert np.isfinite(dataset.target.y[:, 0]).nonzero()[0].tolist() == known.tolist()
-    assert sorted([*dataset.split["train"], *dataset.split["validation"]]) == known.tolist()
-
-
-@pytest.mark.long
-def test_the_ensemble_of_a_simulation_predicts_by_its_weighted_models(assay):
-    settings = simulated(tokens=2000)
-    table, _ = read_assay(assay, settings)
-    dataset = simulation._dataset(table, np.arange(0, 200, 2), np.random.default_rng(0))
-    members = simulation._ensemble_members(dataset, settings, table.inputs, seed=0)
-    assert members.weights.sum() == pytest.approx(1)
-    np.testing.assert_allclose(members.mean, np.tensordot(members.weights, np.asarray(members.each), 1), atol=1e-6)
-    assert np.corrcoef(members.mean[:, 0], table.y)[0, 1] > 0.7
-
-
-def test_differences_between_strategies_are_paired_over_seeds():
-    mean, low, high = interval_over_seeds(np.array([1.0, 2.0, 3.0]))
-    # t of 2 degrees of freedom is 4.303, and the standard error 1 / sqrt(3)
-    assert (mean, low, high) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
-    assert np.isnan(interval_over_seeds(np.array([1.0]))[1])
-    runs = [{"hits": [0, k], "best": [0.0, 1.0], "measured": 50, "cpu_seconds": 1.0} for k in (3, 9, 6)]
-    fewer = [{**run, "hits": [0, run["hits"][1] - 2]} for run in runs]
-    found = summarize({"ensemble": runs, "random": fewer}, 1)["strategies"]["random"]["difference"]
-    assert (found["value"], found["verdict"]) == (2.0, "clearly above")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"propose": 0}, "--propose must be at least 1, got 0"),
-        ({"simulate": True, "measured": ("a.csv",)}, "--simulate takes all measurements from its table"),
-        ({"simulate": True, "seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
-        (
-            {"simulate": True, "strategies": ("gp", "gpp")},
-            "--strategies must be one of ensemble, gp, ridge, random, got 'gpp'",
-        ),
-        ({"simulate": True, "models": ()}, "--models needs different values, got ''"),
-        ({"simulate": True, "hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
-        ({"simulate": True, "fixed": ("1-22",)}, "--simulate chooses rows of its table; leave out --fixed"),
-        ({"propose": 5, "start_rows": 40}, "--start-rows belongs to --simulate; leave it out, or add --simulate"),
-    ],
-)
-def test_wrong_settings_are_refused(settings, message):
-    with pytest.raises(SubquadError) as error:
-        RoundsSettings(**settings)
-    assert message in str(error.value)
-
-
 def test_the_command_states_what_to_do_next(start, tmp_path, capsys):
     out = tmp_path / "rounds"
     assert main(["bio", "rounds", str(start / "run"), "--out", str(out)]) == 2
-    assert "give --propose N, --measured TABLE, both, or --simulate" in capsys.readouterr().err
+    assert "rounds need measurements to read, a number of variants to propose, or both" in capsys.readouterr().err
     arguments = ["--propose", "3", "--generations", "1", "--max-mutations", "2"]
     assert main(["bio", "rounds", str(start / "run"), *arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr()

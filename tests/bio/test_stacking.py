@@ -309,14 +309,3 @@ def test_a_model_with_all_the_weight_out_of_fold_stays_as_it_is():
     np.testing.assert_array_equal(folded.predict({"lyra": y}), y)
     # validation rows are predicted by the models themselves
     np.testing.assert_allclose(fit_stacking(target, predictions).predict({"lyra": y}), 0.5 * y, atol=0.05)
-
-
-@pytest.mark.parametrize("weights", [{"ridge": 0.3, "lyra": 0.0}, {"ridge": 1.5, "lyra": -0.5}])
-def test_weights_of_a_saved_ensemble_that_are_no_weights_are_refused(weights):
-    saved = {
-        "task_type": "regression",
-        "shift": {"ridge": [0.0], "lyra": [0.0]},
-        "scale": {"ridge": [1.0], "lyra": [1.0]},
-    }
-    with pytest.raises(ValueError, match="must not be negative and must sum to 1"):
-        Stacking.from_dict({**saved, "weights": weights})

@@ -115,7 +115,7 @@ def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
         (
             ["MKTW", "MKTF", "MRTW"] * 7,
             list(range(21)),
-            "t.csv: --strands both needs double-stranded DNA, but these",
+            "t.csv: strands both needs double-stranded DNA, but these",
         ),
         (["ACGT", "CCGT", "AGGT"] * 7, ["0101", "1010", "0011"] * 7, "the target has values along the sequence"),
     ],

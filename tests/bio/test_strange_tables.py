@@ -4,12 +4,11 @@ import datetime
 import gzip
 
 import numpy as np
-import openpyxl
 import pandas as pd
 import pyarrow.parquet
 import pytest
 
-from subquad.bio.data import fasta, files
+from subquad.bio.data import files
 from subquad.bio.data.files import read_frame
 from subquad.bio.data.numbers import read_numbers
 from subquad.bio.data.residue_targets import read_pairs, read_residues
@@ -33,29 +32,15 @@ def test_a_table_of_too_many_columns_is_refused(tmp_path, ending, monkeypatch):
     else:
         text = "\n".join([",".join(f"c{k}" for k in range(count)), ",".join("1" * count)]).encode()
         path.write_bytes(gzip.compress(text) if ending == "csv.gz" else text)
-    assert said(read_frame, path) == f"{path}: has 301 columns, and at most 300 are read; keep those of the fit"
+    assert "it has 301 columns, and at most 300 are read" in said(read_frame, path)
 
 
-@pytest.mark.parametrize(("before", "after"), [("A" * 10**6, ""), ("", "A" * 10**6), ("caf", "s"), ("x-", "-y")])
-def test_the_first_word_that_is_not_utf8_is_found_beside_long_sequences(tmp_path, before, after):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"sequence,note\n" + b"A" * 10**5 + b",1\n" + before.encode() + b"\xe9" + after.encode() + b",2\n")
-    (remark,) = read_frame(path).attrs["remarks"]
-    word = f"{before[-40:].strip('-x')}é{after[:39].strip('-y')}"
-    assert remark.startswith(f"not UTF-8: read as Windows-1252, as in {word!r}; ")
-
-
-def test_headers_of_fasta_that_each_have_a_key_of_their_own_are_descriptions(tmp_path, monkeypatch):
+def test_headers_of_fasta_that_each_have_a_key_of_their_own_are_descriptions(tmp_path):
     path = tmp_path / "a.fa"
     path.write_text("".join(f">s{k} k{k}=1 word\nACGT\n" for k in range(10**4)))
     frame = read_frame(path)
     assert list(frame.columns) == ["id", "sequence", "word_2", "word_3"]
     assert frame.iloc[7].tolist() == ["s7", "ACGT", "k7=1", "word"]
-    monkeypatch.setattr(fasta, "FEW_CELLS", 0)
-    path.write_text("".join(f">s{k} k{k % 9}=1 all=2\nACGT\n" for k in range(100)))
-    assert read_frame(path).shape == (100, 12)
-    path.write_text("".join(f">s{k} k{k % 30}=1 all=2\nACGT\n" for k in range(100)))
-    assert read_frame(path).shape == (100, 4)
 
 
 @pytest.mark.parametrize("separator", [" ", "|"])
@@ -69,9 +54,7 @@ def test_many_and_long_values_that_are_no_numbers_are_refused_at_once():
     column = pd.Series(["9" * 10**5 + "x", "1,000" + ",000" * 10**4, *["low"] * 10**5], name="score")
     lines = said(read_numbers, "t.csv", column, "measurements").split("\n")
     assert lines[1] == f"  row 1: '{'9' * 99}…'"
-    assert (
-        lines[2] == f"  row 2: '{('1' + ',000' * 25)[:99]}…' has commas between thousands: remove them (1{'0' * 98}…)"
-    )
+    assert lines[2] == f"  row 2: '{('1' + ',000' * 25)[:99]}…'"
     assert lines[-1] == "  … and 99,992 more"
 
 
@@ -80,8 +63,7 @@ def test_a_long_cell_beside_a_quotation_mark_is_read_in_linear_time(tmp_path):
     assert read_frame(tmp_path / "a.csv")["sequence"].tolist() == ["A", "C"]
 
 
-def test_empty_rows_at_the_end_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK_ROWS", 7)
+def test_empty_rows_at_the_end_are_left_out(tmp_path):
     for count in (0, 1, 6, 7, 8, 30):
         (tmp_path / "a.csv").write_text("a,b\n,1\n,\n , x\n" + " ,\n" * count)
         assert read_frame(tmp_path / "a.csv")["b"].tolist() == ["1", "", " x"]
@@ -111,20 +93,6 @@ def test_pairs_of_whole_numbers_are_read(value):
     column, has = pd.Series([value], name="pairs"), np.ones(1, dtype=bool)
     ((pairs,), _) = read_pairs("t.csv", column, np.array([12]), has)
     assert pairs.tolist() == [[0, 8], [1, 7]]
-
-
-@pytest.mark.parametrize("cell", ["ZZ10", "B2000"])
-def test_a_value_far_from_the_table_of_a_sheet_is_refused(tmp_path, monkeypatch, cell):
-    monkeypatch.setattr(files, "FEW_CELLS", 2000)
-    book = openpyxl.Workbook()
-    for row in (["sequence", "score"], ["A", 1], ["C", 2]):
-        book.worksheets[0].append(row)
-    book.save(tmp_path / "a.xlsx")
-    assert read_frame(tmp_path / "a.xlsx").shape == (2, 2)
-    book.worksheets[0][cell] = "x"
-    book.save(tmp_path / "a.xlsx")
-    message = said(read_frame, tmp_path / "a.xlsx")
-    assert message.endswith("and 7 values in them; remove values that stand far from the table")
 
 
 def test_nested_values_of_parquet_are_text(tmp_path):

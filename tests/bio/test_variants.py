@@ -89,29 +89,15 @@ def test_a_stop_and_bases_are_substitutions():
 
 
 def test_variants_that_change_the_length_are_an_error():
-    assert "'NP_1.2:p.Ala3del' is a deletion;" in said(parse, "A3G", "NP_1.2:p.Ala3del")
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
-    assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; correct or remove them"
-    end = "; only substitutions are supported; give such rows as full sequences"
-    assert lines[1:] == [
-        f"  row 2: 'p.Ala3del' is a deletion{end}",
-        f"  row 3: 'p.Lys2_Ala3insGln' is an insertion{end}",
-        f"  row 4: 'p.Arg78fs' is a frameshift{end}",
-        f"  row 5: 'p.Ala3_Glu4dup' is a duplication{end}",
-        f"  row 6: 'c.1_2delinsTTT' replaces letters by another number of letters{end}",
-        "  row 7: 'A3' is not a variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G",
-        f"  row 8: 'A3_del' is a deletion{end}",
-    ]
+    assert lines[1:] == [f"  row {k}: {word!r}" for k, word in enumerate(words[1:], start=2)]
 
 
 def test_a_position_that_no_sequence_has_is_an_error():
     words = ["A3G", "T36600146250156228771U", "p.Lys99999999999999999999Ala"]
     lines = said(parse, *words).splitlines()
-    assert lines[1:] == [
-        f"  row {row}: {words[row - 1]!r} is not a variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G"
-        for row in (2, 3)
-    ]
+    assert lines[1:] == [f"  row {row}: {words[row - 1]!r}" for row in (2, 3)]
 
 
 def test_the_offset_is_inferred_and_remarked_on():
@@ -128,69 +114,31 @@ def test_the_offset_is_inferred_and_remarked_on():
 def test_two_offsets_that_fit_are_both_remarked_on():
     construct = made("K2R")
     assert construct.offset == 0
-    assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7; set --offset if 0 is wrong")
+    assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7")
     assert made("K2R", offset=-7).sequences == ["MKAEFGHIRLW"]
 
 
 def test_a_wrong_letter_that_fits_at_several_offsets_is_counted_from_1_and_refused():
     message = said(made, "K3R")
-    assert "rows that do not fit the wild type: 1 of 1" in message
     assert "row 1: expected K at 3, found A" in message
 
 
 def test_a_wrong_wild_type_letter_is_reported_with_row_and_offset():
     message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
     assert message.splitlines() == [
-        "t.csv: rows that do not fit the wild type: 3 of 7; offset 23 fits 5 of 7 variants; "
-        "correct or remove these rows",
+        "t.csv: 3 of 7 rows do not fit the wild type at offset 23",
         "  row 5: expected G at 28, found F",
         "  row 6: 50 is outside the wild type, which has the positions 24 to 34",
         "  row 7: two variants at 33 (L33I:L33V)",
     ]
 
 
-def numbered_from(start, letters="AD"):
-    wild = "MKVLASGDTWEYHRNQ"
-    return [f"{own}{place + start}{new}" for place, own in enumerate(wild) for new in letters if new != own]
-
-
-def test_two_numberings_are_both_named_so_that_no_good_rows_are_removed():
-    rows = numbered_from(1, "ACD") + numbered_from(24, "EF")
-    first = said(made, *rows, wild="MKVLASGDTWEYHRNQ").splitlines()[0]
-    assert first == (
-        "t.csv: rows that do not fit the wild type: 31 of 77; offset 0 fits 46 of 77 variants, and offset 23 fits the "
-        "other 31: the table seems to have two numberings of the positions; give all rows the same one"
-    )
-    first = said(made, *rows, "W40A", wild="MKVLASGDTWEYHRNQ").splitlines()[0]
-    assert "offset 23 fits 31 of the other 32: the table" in first
-
-
-def test_another_offset_is_suggested_only_if_more_than_chance_supports_it():
-    rows = numbered_from(24)
-    first = said(made, *rows, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]
-    assert first.endswith(
-        f"{len(rows)} of {len(rows)}; offset 0 fits 0 of {len(rows)} variants; --offset 23 fits 30 of {len(rows)}"
-    )
-    # two variants, and many variants of one letter
-    for few in (rows[:2], [f"M24{new}" for new in "ACDEFGHIKL"]):
-        first = said(made, *few, wild="MKVLASGDTWEYHRNQ", offset=0).splitlines()[0]
-        assert first.endswith(f"offset 0 fits 0 of {len(few)} variants; check --wild-type and --offset")
-
-
-def test_no_offset_that_fits_is_an_error_with_the_best_three():
+def test_no_offset_that_fits_is_an_error():
     title = "t.csv: no offset aligns the variants with the wild type of 5 letters"
     message = said(made, "M1I", "K2A", "M11G", "K12G", "M21G", "K22W", "W7A", wild="MKAEF")
-    assert message == (
-        f"{title}; the best are 0 (2 of 7 rows), 10 (2 of 7 rows), 20 (2 of 7 rows); check --wild-type, or set --offset"
-    )
-    assert f"{title}; the best is 0 (1 of 3 rows); check" in said(made, "M1I", "C6G", "D8A", wild="MKAEF")
-
-
-def test_an_offset_that_fits_no_row_is_not_called_the_best():
-    title = "t.csv: no offset aligns the variants with the wild type of 5 letters; check --wild-type, or set --offset"
-    assert said(made, "C6G", "D8A", wild="MKAEF") == title
+    assert message == f"{title} (at most 2 of 7 rows fit)"
     # single letters fit, but no row
-    assert said(made, "M1I:W2A", "K7A:W9G", wild="MKAEF") == title
+    assert said(made, "M1I:W2A", "K7A:W9G", wild="MKAEF").startswith(title)
 
 
 def test_dna_is_translated_where_the_variants_are_of_its_protein():
@@ -233,10 +181,10 @@ def test_an_inferred_variant_column_that_does_not_fit_is_ignored_and_a_named_one
     sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
     aside = both(sequences, words)
     assert aside.mutants is None
-    assert aside.remarks == ["column 'mutant' does not fit the sequences and is ignored (--mutant mutant shows why)"]
+    assert aside.remarks == ["column 'mutant' does not fit the sequences and is ignored"]
     assert "disagree in 3 of 3 rows" in said(both, sequences, words, is_named=True)
     lengths = said(both, [*sequences[:2], "ACD"], words, is_named=True)
-    assert lengths.splitlines()[1] == "  row 3: 3 letters"
+    assert "row 3: 3 letters" in lengths
 
 
 def test_a_scan_of_one_sequence_gives_variants_and_unrelated_sequences_do_not():
@@ -265,10 +213,9 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
     path.write_text(">wt\nMKA\nef\n")
     assert read(str(path)) == "MKAEF"
     path.write_text(">wt\nMKA\n>other\nMKC\n")
-    assert said(read, str(path)) == f"{path}: holds 2 sequences; --wild-type takes one"
+    assert "--wild-type takes one sequence" in said(read, str(path))
     for name in ("no.fasta", "A1" * 400, ""):
-        takes = "--wild-type takes letters, a FASTA file or a text file with one sequence"
-        assert said(read, name) == f"{name}: no such file ({takes})"
+        assert "no such file; --wild-type takes letters" in said(read, name)
 
 
 def test_a_damaged_gzipped_wild_type_is_refused(tmp_path):
@@ -277,8 +224,7 @@ def test_a_damaged_gzipped_wild_type_is_refused(tmp_path):
     for content in (b"MKAEF", data[:-12], data[:10] + b"\xff" + data[11:]):
         path.write_bytes(content)
         message = said(read_sequence, str(path), "--wild-type")
-        start = f"{path}: not gzipped although its name ends in .gz, or damaged or truncated (--wild-type) ("
-        assert message.startswith(start)
+        assert message.startswith(f"{path}: cannot be read as a sequence (")
 
 
 def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):
@@ -287,7 +233,7 @@ def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):
     assert read_sequence(str(path), "--wild-type") == "MKAYIAKQRQISFVK"
     path.write_text("id,sequence\n1,MKA\n")
     message = said(read_sequence, str(path), "--wild-type")
-    assert message == f"{path}: neither a FASTA file nor a text file with one sequence (--wild-type)"
+    assert "--wild-type takes one sequence" in message
 
 
 def test_columns_of_variants_are_recognised():

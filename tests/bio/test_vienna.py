@@ -50,8 +50,8 @@ def test_the_folds_are_the_baselines_of_base_pairs(tmp_path):
     assert list(baselines) == ["vienna", "vienna_bpp"]
     assert baselines["vienna"].selected == {"validation": 1.0}
     for name, baseline in baselines.items():
-        baseline.save(tmp_path / f"{name}.skops")
-        again = Baseline.load(tmp_path / f"{name}.skops")
+        baseline.save(tmp_path / f"{name}.safetensors")
+        again = Baseline.load(tmp_path / f"{name}.safetensors")
         assert again == baseline
         inputs, _ = own.part("test")
         (matrix,) = again.predict(inputs)

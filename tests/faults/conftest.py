@@ -9,20 +9,20 @@ from support.long_commands import COMMANDS, Whole
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """Return the function that returns a command and its output when it was left alone, by name."""
-    found = {}
+    finished = {}
 
     def get(name):
         command = COMMANDS[name]
         if command.imports is not None:
             pytest.importorskip(command.imports)
-        if name not in found:
+        if name not in finished:
             folder = tmp_path_factory.mktemp("whole")
             words, out = command.write(folder), folder / "second" / command.output
             # the first start imports what the others find imported
-            for own in ("first", "second"):
+            for output in ("first", "second"):
                 began = time.monotonic()
-                Whole(name, words, out, 0.0).end(folder / own)
-            found[name] = Whole(name, words, out, time.monotonic() - began)
-        return found[name]
+                Whole(name, words, out, 0.0).end(folder / output)
+            finished[name] = Whole(name, words, out, time.monotonic() - began)
+        return finished[name]
 
     return get

@@ -1,7 +1,6 @@
 """What each saved run answers to its input, through `load_run` and the field's own prediction."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,15 @@ import torch
 
 from subquad import bio, hep, llm
 from subquad.errors import SubquadError
-from subquad.runs.loading import load_run
-
-BIO_MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble")
+from subquad.runs.examples import load_run
 
 
-def bio_model(folder: Path, models: Sequence[str] = BIO_MODELS) -> dict[str, list]:
-    """Predictions and intervals of models."""
+def bio_model(folder: Path) -> dict[str, list]:
+    """Predictions and intervals of all models."""
     pd = pytest.importorskip("pandas")
-    load_run(folder)
     answers = {}
     with tempfile.TemporaryDirectory() as work:
-        for model in models:
+        for model in load_run(folder).models:
             out = Path(work) / f"{model}.csv"
             bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
             answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()
@@ -32,23 +28,19 @@ def bio_estimator(folder: Path) -> dict[str, list]:
     """Probabilities of the classes."""
     pd = pytest.importorskip("pandas")
     sequences = pd.read_csv(folder / "input.csv")["sequence"].tolist()
-    return {"probabilities": load_run(folder).predict_proba(sequences).tolist()}
+    return {"probabilities": bio.LyraClassifier.load(folder).predict_proba(sequences).tolist()}
 
 
-def llm_model(folder: Path) -> dict[str, list]:
-    """Logits of the last token, and the tokens of a greedy continuation."""
+def llm_model(folder: Path) -> dict[str, list | str]:
+    """Logits of the last token, the tokens of a greedy continuation, and the text after a state that was saved."""
     pytest.importorskip("transformers")
-    return language_model(folder, load_run(folder))
-
-
-def language_model(folder: Path, opened: tuple[Any, Any]) -> dict[str, list]:
-    """The same, of an opened model and its tokenizer."""
-    model, tokenizer = opened
+    model, tokenizer = load_run(folder)
     ids = tokens_of(folder, tokenizer)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1]
-        continued = model.generate(ids, max_new_tokens=11, do_sample=False)
-    return {"logits": logits.tolist(), "continuation": continued[0].tolist()}
+        continuation = model.generate(ids, max_new_tokens=11, do_sample=False)
+    after = llm.generate(folder, "the bird", llm.GenerateSettings(max_new_tokens=7), state=folder / "state.safetensors")
+    return {"logits": logits.tolist(), "continuation": continuation[0].tolist(), "after": after}
 
 
 def tokens_of(folder: Path, tokenizer: Any) -> torch.Tensor:
@@ -57,13 +49,6 @@ def tokens_of(folder: Path, tokenizer: Any) -> torch.Tensor:
     if not ids.numel():
         raise SubquadError(f"{folder}: its tokenizer makes no tokens of the text")
     return ids
-
-
-def llm_default(folder: Path) -> dict[str, list | str]:
-    """The same, and what it writes after a text whose state was saved."""
-    answers = llm_model(folder)
-    settings = llm.GenerateSettings(max_new_tokens=7)
-    return {**answers, "after": llm.generate(folder, "the bird", settings, state=folder / "state.safetensors")}
 
 
 def llm_adapter(folder: Path) -> dict[str, list]:
@@ -98,6 +83,6 @@ def hep_tagger(folder: Path) -> dict[str, list]:
 
 ANSWERS = {
     **{"bio_model": bio_model, "bio_estimator": bio_estimator, "bio_embedded": bio_embedded},
-    **{"llm_model": llm_model, "llm_default": llm_default, "llm_adapter": llm_adapter},
+    **{"llm_model": llm_model, "llm_adapter": llm_adapter},
     **{"hep_tagger": hep_tagger, "hep_auto": hep_tagger, "hep_card": hep_tagger},
 }

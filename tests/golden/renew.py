@@ -47,15 +47,7 @@ def bio_estimator(folder: Path, work: Path, *, seed: int = 0) -> None:
 
 
 def llm_model(folder: Path, work: Path, *, seed: int = 0) -> None:
-    """A linearized Llama with random weights."""
-    text = llm_models.write_text(work / "text.txt", seed=seed)
-    llm_models.write_checkpoint(work / "checkpoint", llm_models.word_tokenizer(text))
-    llm.linearize(work / "checkpoint", text, llm_models.SMALL, out=folder, seed=seed, quiet=True)
-    (folder / "input.txt").write_text("the green bird sings over the old river")
-
-
-def llm_default(folder: Path, work: Path, *, seed: int = 0) -> None:
-    """A linearized Llama with the default attention, and the state of a text that it has read."""
+    """A linearized Llama with random weights, and the state of a text that it has read."""
     text = llm_models.write_text(work / "text.txt", seed=seed)
     llm_models.write_checkpoint(work / "checkpoint", llm_models.word_tokenizer(text))
     llm.linearize(work / "checkpoint", text, llm_models.SMALL, out=folder, seed=seed, quiet=True)
@@ -87,9 +79,9 @@ def bio_embedded(folder: Path, work: Path, *, seed: int = 0) -> None:
     bio.embed(folder / "input.csv", embedding, out=folder / "input.safetensors", quiet=True)
 
 
-def _tagger(folder: Path, work: Path, *, seed: int, **given: Any) -> None:
+def _tagger(folder: Path, work: Path, *, seed: int, **options: Any) -> None:
     files = [hep_jets.write(work / f"{name}.root", hep_jets.columns(name, jets=47)) for name in hep_jets.CLASSES]
-    settings = hep.FitSettings(epochs=1, width=16, layers=2, no_boosting=True, **given)
+    settings = hep.FitSettings(epochs=1, width=16, layers=2, no_boosting=True, **options)
     hep.fit(files, settings, out=folder, seed=seed, quiet=True)
     hep_jets.write(folder / "input.root", hep_jets.columns("Hbb", jets=7, seed=1))
 
@@ -112,8 +104,8 @@ def hep_card(folder: Path, work: Path, *, seed: int = 0) -> None:
 
 
 def hep_tagger(folder: Path, work: Path, *, seed: int = 0) -> None:
-    """A tagger of three classes with Chebyshev filters."""
-    _tagger(folder, work, seed=seed, preset="auto-chebyshev", chebyshev_order=3)
+    """A tagger of three classes as published, with Chebyshev filters."""
+    _tagger(folder, work, seed=seed, preset="paper", chebyshev_order=3)
 
 
 def hep_auto(folder: Path, work: Path, *, seed: int = 0) -> None:
@@ -123,7 +115,7 @@ def hep_auto(folder: Path, work: Path, *, seed: int = 0) -> None:
 
 RUNS = {
     **{"bio_model": bio_model, "bio_estimator": bio_estimator, "bio_embedded": bio_embedded},
-    **{"llm_model": llm_model, "llm_default": llm_default, "llm_adapter": llm_adapter},
+    **{"llm_model": llm_model, "llm_adapter": llm_adapter},
     **{"hep_tagger": hep_tagger, "hep_auto": hep_auto, "hep_card": hep_card},
 }
 

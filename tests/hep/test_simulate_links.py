@@ -13,8 +13,7 @@ from subquad.hep.simulation.generator import Events, Generator
 from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.towers import ECAL, HCAL
-from subquad.hep.simulation.writer import columns, read_columns, write_jets
-from subquad.runs.disk import temporaries_of
+from subquad.hep.simulation.writer import columns, read_columns
 
 pytest.importorskip("fastjet")
 uproot = pytest.importorskip("uproot")
@@ -278,19 +277,6 @@ def test_events_without_a_jet_above_the_threshold_have_no_jets():
     found = find_jets(collisions, candidates, PROCESSES["ZJetsToNuNu"])
     assert (found.first.tolist(), found.momentum.shape, found.decays) == ([0], (0, 4), ())
     assert len(columns(candidates, found, PROCESSES["ZJetsToNuNu"])["npart"]) == 0
-
-
-def test_a_file_that_is_written_has_a_temporary_name_that_the_next_simulation_recognizes(tmp_path, monkeypatch):
-    found, table = [], read_columns(example_path())
-
-    def stopped(path, **_):
-        found.extend(temporaries_of(tmp_path / "TTBar_000.root"))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(uproot, "recreate", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        write_jets(tmp_path / "TTBar_000.root", table)
-    assert len(found) == 1
 
 
 def test_a_jet_of_one_particle_has_no_subjettiness():

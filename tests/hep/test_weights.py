@@ -7,12 +7,8 @@ import pytest
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
-from subquad.hep.data.chunks import read_chunks
-from subquad.hep.data.layout import layout_of, with_event_weights
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
-from subquad.hep.data.splits import reweighted, with_present_classes
-from subquad.hep.data.store import open_store, write_store
-from subquad.hep.settings import NetSettings, Reweighting, reweighting_of
+from subquad.hep.settings import Reweighting, reweighting_of
 
 NAMES = ("QCD", "Hbb")
 EDGES = (0.0, 1.0, 2.0, 3.0)
@@ -110,13 +106,6 @@ def test_weights_have_a_mean_of_1_among_the_training_jets():
             unit_mean(np.array(wrong), 2)
 
 
-def test_a_class_without_jets_in_the_bins_is_reported():
-    columns, labels = drawn()
-    for classes, first in ((("is0", "is1"), "is0"), ((), "QCD")):
-        with pytest.raises(SubquadError, match=rf"no jet of {first} is inside the bins of pt; give wider bins"):
-            kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=classes), columns, labels, NAMES)
-
-
 def test_observers_are_followed_by_their_bin_edges():
     assert reweighting_of(("jet_pt", "500", "600", "jet_eta", "-2", "0.5")).bins == {
         **{"jet_pt": (500.0, 600.0), "jet_eta": (-2.0, 0.5)},
@@ -138,22 +127,3 @@ def test_observers_are_followed_by_their_bin_edges():
 def test_words_that_are_not_bins_are_refused(words, message):
     with pytest.raises(SubquadError, match=f"--reweight-vars {re.escape(message)}"):
         FitSettings(reweight_vars=tuple(words.split()))
-
-
-def test_a_class_whose_event_weights_cancel_cannot_be_scaled(tables, tmp_path):
-    columns, write = tables
-    files = [
-        write(tmp_path / f"{label}.root", columns(label) | {"weight": np.where(np.arange(23) < positive, 1.0, -1.0)})
-        for label, positive in (("QCD", 20), ("Hbb", 11))
-    ]
-    layout = with_event_weights(layout_of(NetSettings()), "weight")
-    chunks = list(read_chunks(files, layout, is_training=True))
-    write_store(tmp_path / "jets", layout, {"train": chunks}, key="")
-    dataset = open_store(tmp_path / "jets", "", layout)
-    assert dataset is not None
-    dataset = with_present_classes(dataset, "files")
-    assert np.bincount(dataset.labels, reweighted(dataset, FitSettings(), None)).tolist() == [17, -1]
-    with pytest.raises(
-        SubquadError, match=r"--reweight class: the weights of the jets of Hbb add up to -1, and cannot"
-    ):
-        reweighted(dataset, FitSettings(reweight="class"), None)

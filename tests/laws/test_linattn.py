@@ -501,9 +501,6 @@ def test_what_does_not_fit_together_is_refused():
         hybrid_chunked(**given, phi_k=inputs["phi_q"], window=2, sinks=3)
     with pytest.raises(ValueError, match=r"a cache, of 2 tokens, needs a terrace window, not sliding"):
         hybrid_chunked(**given, phi_k=inputs["phi_q"], window_shape="sliding", cache=2)
-    for how in ({"sinks": 1}, {"cache": 2}):
-        with pytest.raises(ValueError, match="the Triton kernels have no sinks, no cache and no moments"):
-            hybrid_chunked(**given, phi_k=inputs["phi_q"], window=3, kernel="triton", **how)
     with pytest.raises(
         ValueError, match="3 slots and a cache of 0, but a terrace window of 3 with 0 sinks and a cache of 0 needs 6"
     ):

@@ -1,7 +1,6 @@
 """Hybrid attention inside Hugging Face decoders: the same model where it should be, and the same text step by step."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from support.llm_models import CONFIGS, prefilled, small_attention, tiny_model
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, attention_mode
-from subquad.llm.models.checkpoints import check_known
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument, forward, new_cache
 from subquad.llm.models.documents import separate_documents
@@ -29,7 +27,6 @@ def converted(
     window=5,
     window_shape="terrace",
     feature_map="hedgehog",
-    feature_heads="query",
     cache=0,
     softmax_layers=(),
     **changes,
@@ -41,7 +38,6 @@ def converted(
             window=window,
             window_shape=window_shape,
             feature_map=feature_map,
-            feature_heads=feature_heads,
             cache=cache,
             softmax_layers=softmax_layers,
         ),
@@ -86,14 +82,6 @@ def test_scaled_rotary_positions_are_kept(kind):
     assert torch.equal(narrow(made[:, :-1], use_cache=False).logits[:, 30:].argmax(-1), made[:, 31:])
 
 
-@pytest.mark.parametrize("feature_heads", ["query", "kv"])
-@torch.no_grad()
-def test_generation_without_a_window_equals_one_pass(feature_heads):
-    model, ids = converted("qwen3", window_shape="none", feature_heads=feature_heads), tokens(2, 31)
-    made = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
-    assert torch.equal(model(made[:, :-1], use_cache=False).logits[:, 30:].argmax(-1), made[:, 31:])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", ["terrace", "sliding"])
 @torch.no_grad()
@@ -106,13 +94,6 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
             torch.testing.assert_close(model(ids).logits, expected)
 
 
-def fits(how):
-    """Return whether what has no feature maps has their default, and moments a terrace."""
-    if how["feature_map"] in ("hedgehog", "t2r"):
-        return True
-    return how["feature_heads"] == "query" and (how["feature_map"], how["window_shape"]) != ("moments", "sliding")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hybrid", "without_linear", "window"])
 @given(
@@ -120,12 +101,11 @@ def fits(how):
     attention=st.fixed_dictionaries(
         {
             "window_shape": st.sampled_from(["terrace", "sliding"]),
-            "feature_map": st.sampled_from(["hedgehog", "t2r", "moments", "none"]),
-            "feature_heads": st.sampled_from(["query", "kv"]),
+            "feature_map": st.sampled_from(["hedgehog", "moments", "none"]),
             # of a window of two, rounding would decide which of the first two tokens is cached
             "window": st.sampled_from([1, 3, 4, 7]),
         }
-    ).filter(fits),
+    ).filter(lambda how: (how["feature_map"], how["window_shape"]) != ("moments", "sliding")),
     cached=st.sampled_from([0, 1, 3, 7]),
     cuts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
@@ -437,9 +417,9 @@ def test_chosen_layers_keep_softmax_attention():
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ((0, 5), r"softmax-layers: 5, but LlamaForCausalLM has layers 0 to 1"),
+        ((0, 5), "softmax layer 5: LlamaForCausalLM has layers 0 to 1"),
         ((0, 1), "no layer is left to be linearized"),
-        ((-1,), "-1; layers are counted from 0"),
+        ((-1,), "must be at least 0, got -1"),
     ],
 )
 def test_invalid_softmax_layers_are_rejected(chosen, message):
@@ -448,7 +428,7 @@ def test_invalid_softmax_layers_are_rejected(chosen, message):
 
 
 def test_a_sliding_window_in_all_layers_is_rejected():
-    with pytest.raises(SubquadError, match=r"all its layers .*\(sliding_window = 7 in its config\).*set it to null"):
+    with pytest.raises(SubquadError, match="sliding_window = 7 in all layers"):
         convert(tiny_model("mistral", sliding_window=7), AttentionSettings())
 
 
@@ -462,11 +442,8 @@ def test_logit_softcapping_is_rejected():
 
     sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 2, "head_dim": 6}
     model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1))
-    with pytest.raises(SubquadError, match=r"a soft cap on attention scores \(attn_logit_softcapping = 50\.0"):
+    with pytest.raises(SubquadError, match=r"attn_logit_softcapping = 50\.0"):
         convert(model, AttentionSettings())
-    # before transformers is asked for a kind of attention that such a model does not have
-    with pytest.raises(SubquadError, match=r"attn_logit_softcapping = 50\.0, as in Gemma 2\) is not supported"):
-        check_known(Path("gemma"), model.config.to_dict())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -503,7 +480,7 @@ def test_attention_without_the_projections_is_rejected():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=10, n_head=2, vocab_size=31))
-    with pytest.raises(SubquadError, match=r"0 of its 2 layers have a self_attn .*q_proj, k_proj, v_proj, o_proj"):
+    with pytest.raises(SubquadError, match="0 of its 2 layers have a self_attn"):
         convert(model, AttentionSettings())
 
 
@@ -546,20 +523,12 @@ def test_attention_that_computes_something_else_is_rejected():
     # as in models with a gate on the output, or layers without rotary positions
     forward = original.forward
     original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
-    with pytest.raises(SubquadError, match="the LlamaAttention of layer 1 computes more than projections"):
+    with pytest.raises(SubquadError, match="layer 1 computes more than projections"):
         convert(model, AttentionSettings())
 
 
 def test_weights_that_are_not_finite_are_named():
     model = tiny_model("llama")
     model.model.layers[1].self_attn.v_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(SubquadError, match="LlamaAttention of layer 1 is not finite; its weights are damaged"):
+    with pytest.raises(SubquadError, match=r"layer 1 computes more .*differs by nan"):
         convert(model, AttentionSettings())
-
-
-def test_the_kernel_setting_reaches_each_layer_and_is_rejected_on_a_cpu(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    model = convert(tiny_model("llama"), AttentionSettings(kernel="triton"))
-    assert [layer.hybrid.kernel for layer in attention_layers(model)] == ["triton", "triton"]
-    with pytest.raises(SubquadError, match=r"'triton' needs a CUDA GPU.*--attention.kernel torch"):
-        model(tokens(1, 7))

@@ -24,7 +24,7 @@ IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_saved_model_opens_with_the_same_logits(kind, tmp_path):
-    settings = small_attention(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
+    settings = small_attention(window=5, window_shape="sliding", feature_map="hedgehog")
     model = convert(tiny_model(kind), settings)
     for layer in attention_layers(model):
         torch.nn.init.normal_(layer.hybrid.map_q.weight)
@@ -114,7 +114,7 @@ def test_a_missing_feature_map_is_an_error(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.self_attn.hybrid.map_q.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SubquadError, match=r"missing or unexpected weights: 1, such as model\.layers\.1\.self_attn"):
+    with pytest.raises(SubquadError, match=r"1 weights are missing .* such as model\.layers\.1\.self_attn"):
         subquad.llm.load(tmp_path)
 
 
@@ -130,8 +130,8 @@ def test_an_unknown_base_model_is_an_error(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"base_model_type": "llama"', '"base_model_type": "lama"'))
-    with pytest.raises(SubquadError, match="no base_model_type 'lama'; did you mean 'llama'"):
-        AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(SubquadError, match=r"cannot be read as a checkpoint .*'lama'"):
+        subquad.llm.load(tmp_path)
 
 
 @pytest.mark.long

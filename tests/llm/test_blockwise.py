@@ -165,24 +165,12 @@ def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, joint_maps,
 
 
 @pytest.mark.usefixtures("unclipped")
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"transfer_loss": "relative"},
-        {"attention": DEFAULT.attention},
-        {"transfer_loss": "attention_weights"},
-        {"transfer_loss": "attention_weights", "cross_entropy_fraction": 0.9, "warmup_fraction": 0.3, "batch_size": 2},
-    ],
-)
-def test_blocks_train_the_feature_maps_of_the_joint_form_with_every_loss(
-    llama, few_joint_maps, sequences, tmp_path, how
-):
+@pytest.mark.parametrize("how", [{"attention": DEFAULT.attention}, {"warmup_fraction": 0.3, "batch_size": 2}])
+def test_blocks_with_other_settings_train_the_feature_maps_of_the_joint_form(llama, sequences, tmp_path, how):
     settings = replace(SMALL, **how)
     expected = joint(llama, sequences, settings, **FEW)
     found = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **{**EXACT, **FEW})
     assert distance(expected, read_tensors(found.feature_maps)) < 1e-5
-    # the loss is another one than without the setting
-    assert "attention" in how or distance(expected, few_joint_maps) > 1e-2
 
 
 @pytest.mark.usefixtures("unclipped")
@@ -210,7 +198,7 @@ def test_softmax_layers_are_passed_through(llama, sequences, tmp_path):
 
 
 def test_one_block_of_all_layers_equals_the_joint_form_with_clipping(llama, sequences, tmp_path):
-    settings = LinearizeSettings(attention=small_attention(feature_map="t2r"), sequence_length=31, batch_size=2)
+    settings = LinearizeSettings(attention=small_attention(window=2, sinks=2), sequence_length=31, batch_size=2)
     found = transfer_blockwise(llama, sequences, settings, block_layers=LAYERS, directory=tmp_path, **EXACT)
     expected, given = joint(llama, sequences, settings), read_tensors(found.feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
@@ -228,8 +216,8 @@ def test_feature_maps_of_other_attention_settings_are_rejected(llama, transferre
     maps = read_tensors(transferred(2))
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
-    other = convert(open_checkpoint(llama), small_attention(feature_heads="kv"))
-    with pytest.raises(SubquadError, match=r"5 of its feature maps do not fit.*model.layers.0.*\[6, 10, 10\]"):
+    other = convert(open_checkpoint(llama), small_attention(horizon=0.0))
+    with pytest.raises(ValueError, match=r"5 feature maps do not fit.*model.layers.0"):
         load_feature_maps(other, transferred(2))
 
 
@@ -363,7 +351,7 @@ def test_a_full_disk_is_reported_before_anything_is_computed(llama, sequences, t
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_store.shutil, "disk_usage", lambda _: usage(99_999, 99_000, 999))
     needed = 2 * 2 * TOKENS * 30
-    with pytest.raises(SubquadError, match=rf"341 tokens need {needed:,} more bytes .*{needed - 999:,} too few"):
+    with pytest.raises(SubquadError, match=rf"need {needed:,} bytes, and 999 are free"):
         transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
     assert not list(tmp_path.iterdir())
 
@@ -397,10 +385,10 @@ def with_index(path):
             changed_config(layer_types=["sliding_attention"] * LAYERS, model_type="qwen3"),
             "no layer is left to be linearized",
         ),
-        (changed_config(intermediate_size=41), r"model.layers.0.mlp.gate_proj.weight has shape \[37, 30\], but"),
+        (changed_config(intermediate_size=41), r"cannot be read as a checkpoint .*state_dict"),
         (without("model.layers.0.mlp.up_proj.weight"), "no model.layers.0.mlp.up_proj.weight in its safetensors"),
-        (with_index, "1 of its files are missing, such as model-00001-of-00007.safetensors"),
-        (lambda path: (path / "model.safetensors").write_bytes(b"{}"), "not a safetensors file, or truncated"),
+        (with_index, "model-00001-of-00007.safetensors: no such file"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"{}"), "cannot be read as a checkpoint"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_layer_by_layer_is_rejected(llama, sequences, tmp_path, change, message):
@@ -411,12 +399,10 @@ def test_a_checkpoint_that_cannot_be_read_layer_by_layer_is_rejected(llama, sequ
         transfer_blockwise(copy, sequences, SMALL, block_layers=2, directory=tmp_path / "out", **HOW)
 
 
-def test_a_gguf_file_and_an_empty_block_are_rejected(llama, sequences, tmp_path):
+def test_a_gguf_file_is_rejected(sequences, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(SubquadError, match=r"model.gguf: --block-layers reads layers one by one"):
+    with pytest.raises(SubquadError, match=r"model.gguf: layers are read one by one"):
         transfer_blockwise(tmp_path / "model.gguf", sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
-    with pytest.raises(SubquadError, match="--block-layers must be at least 1, got 0"):
-        transfer_blockwise(llama, sequences, SMALL, block_layers=0, directory=tmp_path, **HOW)
 
 
 @pytest.mark.long
@@ -447,7 +433,7 @@ def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monke
 
 def test_linearize_rejects_a_gguf_file_in_blocks_before_anything_is_written(text, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(SubquadError, match="give a Hugging Face folder, or omit --block-layers"):
+    with pytest.raises(SubquadError, match="layers are read one by one"):
         subquad.llm.linearize(
             tmp_path / "model.gguf", text, replace(SMALL, block_layers=2), out=tmp_path / "out", quiet=True
         )

@@ -1,7 +1,6 @@
-"""The budget of a run that is resumed, `budget.json`: damage is an error with file, entry and remedy."""
+"""The budget of a run that is resumed, `budget.json`: damage is an error with its file."""
 
 import json
-import re
 
 import pytest
 
@@ -23,20 +22,8 @@ def test_a_budget_is_read_again(tmp_path):
     assert _read(tmp_path) == BUDGET
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda own: {}, "precision is missing"),
-        (lambda own: [], "must be an object with precision"),
-        (lambda own: {**own, "precision": "float16"}, 'must be "float32" or "bfloat16", got "float16"'),
-        (lambda own: {**own, "lora_tokens": None}, "lora_tokens must be an integer, got null"),
-        (lambda own: {**own, "seconds_per_sequence": {"lora": "x"}}, 'per_sequence: lora must be a number, got "x"'),
-    ],
-)
-def test_a_damaged_budget_is_refused(tmp_path, change, message):
-    _save(BUDGET, tmp_path)
-    path = tmp_path / "budget.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(SubquadError, match=f"^{re.escape(str(path))}: .*{re.escape(message)}") as error:
+@pytest.mark.parametrize("damaged", [{}, [], {"precision": "float32"}])
+def test_a_damaged_budget_is_refused(tmp_path, damaged):
+    (tmp_path / "budget.json").write_text(json.dumps(damaged))
+    with pytest.raises(SubquadError, match=r"budget.json: cannot be read as a budget"):
         _read(tmp_path)
-    assert str(error.value).endswith("start the run again with --force")

@@ -1,10 +1,9 @@
-"""Chat templates are programs of a checkpoint: what they may make is limited, and errors name their file."""
+"""Chat templates are programs of a checkpoint, run in a sandbox: their errors name the model."""
 
 import pytest
 from support.llm_models import byte_tokenizer
 
 from subquad.errors import SubquadError
-from subquad.llm.data import chat_templates
 from subquad.llm.data.chat_templates import render_chat
 from subquad.llm.data.conversations import render
 from subquad.llm.serving.tokenization import chat_text
@@ -30,7 +29,7 @@ def tokenizer(tmp_path):
     return made
 
 
-def test_what_usual_templates_do_is_within_the_limits(tokenizer):
+def test_usual_templates_are_rendered_as_transformers_does(tokenizer):
     tokenizer.chat_template = USUAL
     messages = [{"role": "user", "content": f" {number} " * 1000} for number in range(3)]
     for is_prompt in (False, True):
@@ -45,37 +44,18 @@ def test_what_usual_templates_do_is_within_the_limits(tokenizer):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "ranges have more"),
-        ("{{ range(99999999) | length }}", "ranges have more than 1,000,000 numbers"),
-        ("{{ ('a' * 3000000000) | length }}", "result of its operator . is too large"),
-        ("{{ ([0] * 10**13) | length }}", "result of its operator . is too large"),
-        ("{{ 3000000000 * 'a' }}", "result of its operator . is too large"),
-        ("{{ (9 ** 99999) is odd }}", "result of its operator .. is too large"),
-        ("{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "too large"),
-        ("{% set ns = namespace(x='a') %}{% for i in range(50) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "is too"),
-        ("{{ '%3000000000d' % 1 }}", "result of its operator % is too large"),
-        ("{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}", "it writes more than 1,048,7.. characters"),
+        ("{{ range(99999999) | length }}", "Range too big"),
         ("{% macro again(n) %}{{ again(n) }}{% endmacro %}{{ again(1) }}", "recursion"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ messages[7].content }}", "has no element 7"),
         ("{% if %}", "Expected an expression"),
         ("{{ ''.__class__.mro() }}", "unsafe"),
-        (" " * (2**20 + 1), "it has 1,048,577 characters, more than 1,048,576"),
     ],
 )  # fmt: skip
-def test_a_template_that_makes_too_much_or_fails_is_an_error_that_names_its_file(tokenizer, template, reason):
+def test_a_template_that_fails_is_an_error_that_names_its_model(tokenizer, template, reason):
     tokenizer.chat_template = template
-    with pytest.raises(SubquadError, match=rf"model/chat_template.jinja: .*rejects the messages: .*({reason})"):
+    with pytest.raises(SubquadError, match=rf"model: .*rejects the messages: .*({reason})"):
         chat_text(tokenizer, MESSAGES)
     # training texts are written by it too
-    with pytest.raises(SubquadError, match=rf"model/chat_template.jinja: .*rejects the roles user: .*({reason})"):
+    with pytest.raises(SubquadError, match=rf"model: .*rejects the roles user: .*({reason})"):
         render(tokenizer, MESSAGES, with_answers=False)
-
-
-def test_too_little_memory_for_a_template_is_an_error_that_names_its_file(tokenizer, monkeypatch):
-    def fail(*args, **kwargs):
-        raise MemoryError
-
-    monkeypatch.setattr(chat_templates, "_run_within_limits", fail)
-    with pytest.raises(SubquadError, match=r"model/chat_template.jinja: .*rejects the messages: MemoryError"):
-        chat_text(tokenizer, MESSAGES)

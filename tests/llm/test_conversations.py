@@ -168,19 +168,19 @@ def test_conversations_that_a_template_rejects_are_errors_of_their_rows(tokenize
     path = write(tmp_path / "a.jsonl", rows)
     # whether a role is valid depends on the tokenizer
     check_text([path])
-    with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template rejects the roles bird: no birds"):
+    with pytest.raises(SubquadError, match=r"line 2: .*template rejects the roles bird: no birds"):
         tokenize(with_template(tokenizer, STRICT), [path])
-    with pytest.raises(SubquadError, match=r"line 3: unknown role 'bird' .known: system, user, assistant"):
+    with pytest.raises(SubquadError, match=r"line 2: .*roles are system, user, assistant, got 'bird'"):
         tokenize(tokenizer, [path])
 
 
 def test_answers_that_cannot_be_located_are_rejected(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}])
     used = with_template(tokenizer, CHANGING)
-    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be located .*use --train-on all"):
+    with pytest.raises(SubquadError, match=r"line 1: .*answer 2 is not found"):
         tokenize(used, [path], train_on="answers")
     assert used.decode(tokenize(used, [path]).ids) == "river  sings </s>"
-    with pytest.raises(SubquadError, match=r"--train-on answers: words.txt has no conversations"):
+    with pytest.raises(SubquadError, match=r"words.txt: no conversations"):
         prepare_text(tokenizer, [text], sequence_length=7, train_on="answers")
 
 
@@ -188,7 +188,7 @@ def test_a_slow_tokenizer_cannot_limit_the_loss_to_answers(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "caf\xe9?", "answer": "noir"}])
     used = ByT5Tokenizer()
     assert used.decode(tokenize(used, [path]).ids) == "caf\xe9?\n\nnoir</s>"
-    with pytest.raises(SubquadError, match="--train-on answers requires a fast tokenizer"):
+    with pytest.raises(SubquadError, match=r"cannot be read as a tokenizer .*offset_mapping"):
         tokenize(used, [path], train_on="answers")
 
 

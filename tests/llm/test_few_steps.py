@@ -8,7 +8,7 @@ from support.llm_models import linear_model, small_attention
 
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import PackedSequences
-from subquad.llm.plots.linearize_result import FEW_STEPS
+from subquad.llm.plots.linearize_page import FEW_STEPS
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.budget import TokenBudget, divide_time, enough_minutes
 from subquad.llm.training.stages import steps_for

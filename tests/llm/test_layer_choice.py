@@ -52,7 +52,7 @@ def test_the_lowest_divergences_are_chosen_in_order():
 
 
 def test_probabilities_that_are_not_finite_are_an_error():
-    with pytest.raises(SubquadError, match=r"layer 1: .* not finite, so no layers can be chosen"):
+    with pytest.raises(SubquadError, match=r"layers cannot be chosen: .* not finite"):
         choose_layers({-1: 1.0, 0: 2.0, 1: float("nan")}, 1)
 
 
@@ -75,7 +75,7 @@ def test_linearize_fine_tunes_the_model_with_the_chosen_layers(folder, text, tmp
     maps = [name for name in tensors if name.endswith("hybrid.map_q.weight")]
     assert maps == [f"model.layers.{1 - chosen}.self_attn.hybrid.map_q.weight"]
     assert not torch.equal(tensors[maps[0]], torch.eye(10).expand(6, 10, 10))
-    assert "keep it are green" in (tmp_path / "run" / "report.html").read_text()
+    assert "Green: the layers that keep it" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.long
@@ -101,7 +101,7 @@ def test_an_interrupted_run_ends_with_the_same_layers_and_weights(folder, text, 
 
 def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path, monkeypatch):
     from subquad.llm.commands.linearization import Linearization
-    from subquad.llm.training.metrics import compare_losses
+    from subquad.llm.metrics import compare_losses
 
     text = SimpleNamespace(holdout=SimpleNamespace(ids=None))
     run = SimpleNamespace(directory=tmp_path)
@@ -126,7 +126,7 @@ def test_a_run_that_diverged_has_the_same_error_when_it_is_resumed(tmp_path, mon
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"softmax_layers": 2}, "--softmax-layers 2: the model has 2 layers to linearize, and at least one has to be"),
+        ({"softmax_layers": 2}, "2 softmax layers: none of 2 is left to be linearized"),
         ({"softmax_layers": -1}, "--softmax-layers must be at least 0"),
     ],
 )

@@ -14,14 +14,14 @@ import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
+from subquad.llm.metrics import CONTROLS, LABELS
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert
 from subquad.llm.models.location import locate
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time, expected_seconds
-from subquad.llm.training.controls import MODES
+from subquad.llm.training.budget import budget_from_tokens, divide_time, expected_seconds
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -30,10 +30,10 @@ from subquad.runs.storage import read_tensors
 @pytest.mark.slow
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert list(metrics) == ["test", "wins", "tokens", "seconds", "trainable_parameters"]
-    names = [name for name in MODEL_NAMES if name not in (*MODES, "restored", "earlier")]
+    assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
+    names = [name for name in LABELS if name not in (*CONTROLS, "restored", "earlier")]
     assert list(metrics["test"]) == names
-    assert metrics["wins"] is None or metrics["wins"] in MODEL_NAMES
+    assert metrics["wins"] is None or metrics["wins"] in LABELS
     assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
     assert metrics["trainable_parameters"]["transfer"] == 2 * 2 * 6
     assert all(value > 0 for value in metrics["seconds"].values())
@@ -89,7 +89,7 @@ def test_the_page_shows_all_models(run):
     page = (run / "report.html").read_text()
     for words in (
         "after attention transfer",
-        "student, without moments",
+        "student without its linear branch",
         "the last tenth of words.txt",
         "Sample",
     ):
@@ -116,9 +116,7 @@ def test_separate_documents_change_both_stages(folder, text, tmp_path):
 
 def test_a_text_of_fewer_sequences_than_a_batch_is_rejected(folder, tmp_path):
     text = write_text(tmp_path / "short.txt", words=60)
-    with pytest.raises(
-        SubquadError, match=r"--batch-size: a step takes 50 sequences of 31 tokens, and there are \d+ training"
-    ):
+    with pytest.raises(SubquadError, match="a step takes 50 sequences of 31 tokens"):
         subquad.llm.linearize(folder, text, replace(SMALL, batch_size=50), out=tmp_path / "out", quiet=True)
 
 
@@ -134,9 +132,7 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
     whole = json.loads((run / "metrics.json").read_text())
     for name, found in whole["test"].items():
         assert halves["test"][name]["perplexity"] == pytest.approx(found["perplexity"], rel=0.03)
-    assert (
-        "weights in bfloat16, matrix products of training in bfloat16" in (tmp_path / "out" / "report.html").read_text()
-    )
+    assert "weights in bfloat16, products of training in bfloat16" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.long
@@ -228,13 +224,13 @@ def test_a_model_without_a_linear_branch_is_fine_tuned_alone(folder, text, tmp_p
     how = replace(SMALL, attention=attention, transfer_tokens=None, controls=True, save="adapter")
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     assert list(metrics["test"]) == [
-        "teacher", "teacher_fine_tuned", "window_fine_tuned", "wide_window_fine_tuned", "window", "untrained",
+        "teacher", "teacher_fine_tuned", "window", "window_fine_tuned", "wide_window_fine_tuned", "untrained",
         "fine_tuned",
     ]  # fmt: skip
     assert metrics["tokens"] == {"lora": how.lora_tokens}
     page = (tmp_path / "out" / "report.html").read_text()
-    for words in ("linear branch.", "moments", "hybrid", "Stage 1"):
-        assert words not in page.replace("Without a linear branch there is no attention transfer.", ""), words
+    for words in ("linear attention", "moments", "attention transfer"):
+        assert words not in page, words
     # nothing else has to be said in time
     plan = divide_time(
         4000.0, {"evaluate": 2.0, "lora": 8.0}, replace(how, lora_tokens=None), precision="float32", sequences=20
@@ -285,29 +281,23 @@ def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_
     assert "--minutes 0.001 is too short for this model on this computer: the shortest run takes about 0." in printed
     assert "1 step of fine-tuning: too few to judge the student by; 4 of each stage are the least" in printed
     assert (
-        "Trained on 1 step of attention transfer and 1 step of fine-tuning, too few to judge"
+        "Trained for 1 step of attention transfer and 1 step of fine-tuning, too few to judge"
         in (tmp_path / "out" / "README.md").read_text()
     )
     assert 0 < metrics["seconds"]["timing"] < metrics["seconds"]["total"]
 
 
-def test_a_model_that_cannot_be_linearized_is_refused_before_everything_else(folder, text, tmp_path, tokenizer):
+def test_a_model_that_cannot_be_linearized_is_refused_before_the_text_is_read(folder, text, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     config = json.loads((other / "config.json").read_text())
+    for model_type in ("bert", "gpt2", "gpt_neox", "bloom"):
+        (other / "config.json").write_text(json.dumps({"model_type": model_type, "num_hidden_layers": 2}))
+        with pytest.raises(SubquadError, match=r"self_attn|cannot be (linearized|read)"):
+            subquad.llm.linearize(other, text, replace(SMALL, sequence_length=2), out=tmp_path / "out", quiet=True)
     (other / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
-    wrong = replace(SMALL, sequence_length=2)
-    with pytest.raises(
-        SubquadError, match=r"model.embed_tokens.weight has shape \[.*config.json is damaged, or that of another"
-    ):
-        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
-    encoder = {**config, "model_type": "bert", "architectures": ["BertForMaskedLM"]}
-    (other / "config.json").write_text(json.dumps(encoder))
-    with pytest.raises(SubquadError, match="other: BertForMaskedLM is an encoder"):
-        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
-    (other / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
-    with pytest.raises(SubquadError, match="other: a model of type bert is an encoder; only decoders can be"):
-        subquad.llm.linearize(other, text, wrong, out=tmp_path / "out", quiet=True)
+    with pytest.raises(SubquadError, match="other: cannot be read as a checkpoint"):
+        subquad.llm.linearize(other, text, SMALL, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -369,7 +359,7 @@ def test_evaluations_take_at_most_a_quarter_of_the_time_unless_tokens_are_given(
 )
 def test_sequences_in_which_there_is_nothing_to_learn_are_refused(attention, exact, folder, text, tmp_path):
     settings = replace(SMALL, attention=AttentionSettings(**attention))
-    with pytest.raises(SubquadError, match=f"--sequence-length 31: .* up to {exact} tokens exactly"):
+    with pytest.raises(SubquadError, match=f"sequences of 31 tokens: .* up to {exact} exactly"):
         subquad.llm.linearize(folder, text, settings, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -397,15 +387,15 @@ def edit_config(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: (path / "config.json").unlink(), "no config.json in it"),
-        (lambda path: (path / "model.safetensors").unlink(), "no model.safetensors in it; the weights are missing"),
-        (truncate_weights, r"model\.safetensors: not a safetensors file, or truncated"),
-        (edit_config(model_type="lama"), "no causal language model of type 'lama'; did you mean 'llama'"),
-        (edit_config(model_type="own", auto_map={}), "defined by code in the folder, which subquad does not run"),
-        (edit_config(subquad={}), "subquad wrote this model"),
-        (edit_config(model_type=None), "no model_type in it"),
-        (edit_config(quantization_config={"quant_method": "gptq"}), r"its weights are quantized \(gptq\)"),
-        (edit_config(max_position_embeddings=29), "--sequence-length 31: the model supports at most 29 tokens"),
+        (lambda path: (path / "config.json").unlink(), "no config.json"),
+        (lambda path: (path / "model.safetensors").unlink(), "no checkpoint; give a folder with model.safetensors"),
+        (truncate_weights, "cannot be read as a checkpoint"),
+        (edit_config(model_type="lama"), "cannot be read as a checkpoint .*`lama`"),
+        (edit_config(model_type="own", auto_map={}), "cannot be read as a checkpoint .*`own`"),
+        (edit_config(subquad={}), "a model that subquad wrote"),
+        (edit_config(model_type=None), "cannot be read as a checkpoint"),
+        (edit_config(quantization_config={"quant_method": "gptq"}), "its weights are quantized"),
+        (edit_config(max_position_embeddings=29), "the model supports at most 29 tokens, not 31"),
     ],
 )
 def test_an_invalid_checkpoint_is_rejected_before_anything_is_written(folder, text, tmp_path, change, message):
@@ -416,31 +406,27 @@ def test_an_invalid_checkpoint_is_rejected_before_anything_is_written(folder, te
 
 
 def test_a_missing_model_is_rejected(tmp_path):
-    with pytest.raises(SubquadError, match="no such file or folder; MODEL is a Hugging Face folder"):
-        locate("nothing-8b")
-    for mistyped in ("smolm2", "SmolLM2"):
-        with pytest.raises(SubquadError, match=rf"{mistyped}: no such file or folder; did you mean smollm2\? MODEL is"):
-            locate(mistyped)
     (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(SubquadError, match=r"a model is a folder or a .gguf file"):
-        locate(tmp_path / "model.bin")
+    for name in ("nothing-8b", "smolm2", tmp_path / "model.bin"):
+        with pytest.raises(SubquadError, match=r"no checkpoint; give a folder with model.safetensors"):
+            locate(name)
 
 
 @pytest.mark.slow
 def test_a_finished_folder_is_not_overwritten_without_force(run, folder, text, tmp_path):
-    with pytest.raises(SubquadError, match="holds a finished run"):
+    with pytest.raises(SubquadError, match="has a finished run"):
         subquad.llm.linearize(folder, text, SMALL, out=run, quiet=True)
     other = write_text(tmp_path / "words.txt", seed=5)
     unfinished = tmp_path / "out"
     shutil.copytree(run, unfinished)
     (unfinished / "metrics.json").unlink()
-    with pytest.raises(SubquadError, match="the input files have other contents"):
+    with pytest.raises(SubquadError, match="the input files changed"):
         subquad.llm.linearize(folder, other, SMALL, out=unfinished, quiet=True)
 
 
 def test_a_folder_of_another_field_is_rejected(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"subquad": {"format": 1, "kind": "bio"}}))
-    with pytest.raises(SubquadError, match="holds a model of `subquad bio`"):
+    with pytest.raises(SubquadError, match="is a run of `subquad bio`, not of `subquad llm`"):
         subquad.llm.load(tmp_path)
 
 
@@ -462,18 +448,14 @@ def test_a_tokenizer_of_another_model_is_rejected(folder, text, tmp_path):
     tiny_model("llama", vocab_size=23).save_pretrained(tmp_path / "small")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / name, tmp_path / "small" / name)
-    with pytest.raises(
-        SubquadError, match=r"produces token \d+, but the model has only 23 tokens; it belongs to another"
-    ):
+    with pytest.raises(SubquadError, match=r"makes token \d+, and the model has 23"):
         subquad.llm.linearize(tmp_path / "small", text, SMALL, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_more_tokens_than_the_model_supports_are_rejected(run):
-    with pytest.raises(
-        SubquadError, match=r"--max-new-tokens 5000: together with the prompt \(\d tokens\) .*211 tokens"
-    ):
+    with pytest.raises(SubquadError, match=r"with 5,000 new ones it exceeds the model's 211"):
         subquad.llm.generate(run, "the green bird", GenerateSettings(max_new_tokens=5000))
 
 
@@ -509,12 +491,12 @@ def test_the_published_recipe_is_shipped_and_flags_replace_its_entries(folder, t
     assert attention["window"] == 5
     assert (attention["rotate_features"], attention["sinks"], attention["horizon"]) == (True, 0, 0)
     assert (settings["lora_rank"], settings["lora_targets"]) == (8, ["q_proj", "k_proj", "v_proj", "o_proj"])
-    assert (settings["gradient_accumulation"], settings["schedule"]) == (8, "plateau")
+    assert settings["gradient_accumulation"] == 8
     assert (settings["transfer_learning_rate"], settings["lora_learning_rate"]) == (1e-2, 1e-4)
 
 
 def test_a_text_is_not_given_twice(folder, text, tmp_path):
-    with pytest.raises(SubquadError, match=r"a text is given twice(?s:.)*words.txt"):
+    with pytest.raises(SubquadError, match=r"words.txt is the same text as .*words.txt"):
         subquad.llm.linearize(folder, [text, text], SMALL, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
@@ -522,7 +504,7 @@ def test_a_text_is_not_given_twice(folder, text, tmp_path):
 def test_a_text_is_not_measured_that_is_learned(folder, text, tmp_path):
     copy = tmp_path / "other_name.txt"
     copy.write_bytes(text.read_bytes())
-    message = r"--eval-text .*other_name.txt is the same text as --text .*words.txt; give another one"
+    message = r"other_name.txt is the same text as .*words.txt, which is learned"
     with pytest.raises(SubquadError, match=message):
         subquad.llm.linearize(folder, text, eval_text=copy, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()

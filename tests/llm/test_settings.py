@@ -1,7 +1,8 @@
-"""Settings of `subquad llm linearize`: what they reject, and when the command reports it."""
+"""Settings of `subquad llm linearize`: which combinations they refuse, and when the command says so."""
 
 from pathlib import Path
 from typing import get_args, get_type_hints
+from unittest.mock import patch
 
 import pytest
 from support.llm_models import write_text
@@ -12,91 +13,61 @@ from subquad.errors import SubquadError
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.nn.attention import FEATURE_MAPS, FeatureMap
 
+TOKENS = {"transfer_tokens": 5, "lora_tokens": 5}
+ADAPTER = {"from_": Path("a")}
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sequence_length": 1}, "--sequence-length must be at least 2, got 1"),
-        ({"patience": 0, "validate_every": 3}, "--patience must be at least 1, got 0"),
-        ({"transfer_learning_rate": 0.0}, "--transfer-learning-rate must be greater than 0, got 0.0"),
-        ({"feature_map_learning_rate": float("nan")}, "--feature-map-learning-rate must be a finite number, got nan"),
-        ({"distillation_weight": 1.5}, "--distillation-weight must be from 0 to 1, got 1.5"),
-        ({"cross_entropy_fraction": 1.5}, "--cross-entropy-fraction must be from 0 to 1, got 1.5"),
-        ({"text_weights": (1.0, 0.0)}, "--text-weights must all be greater than 0 and finite, got 1 0"),
-        ({"text_weights": (1.0, float("nan"))}, "--text-weights must all be greater than 0 and finite, got 1 nan"),
-        ({"lora_targets": ()}, "--lora-targets: at least one is required"),
         ({"lora_targets": ("all-linear", "lm_head")}, "all-linear cannot be combined with other names"),
-        (
-            {"transfer_loss": "wieghts"},
-            "--transfer-loss must be one of mse, relative, attention_weights, got",
-        ),
-        ({"precision": "fp8"}, "--precision must be one of auto, float32, bfloat16, got 'fp8'"),
-        ({"schedule": "cosine"}, "--schedule must be one of linear, plateau"),
         ({"transfer_tokens": 5}, "--transfer-tokens requires --lora-tokens"),
-        (
-            {"transfer_tokens": 5, "lora_tokens": 5, "minutes": 1},
-            "--minutes and --lora-tokens exclude each other",
-        ),
-        ({"warmup_fraction": 1.0}, "--warmup-fraction must be at least 0 and less than 1, a fraction .* got 1.0"),
-        ({"warmup_fraction": float("nan")}, "--warmup-fraction must be a finite number, got nan"),
-        ({"patience": 3}, "--patience 3 requires --validate-every N, the steps between validations"),
-        ({"schedule": "plateau"}, "--schedule plateau requires --validate-every N, the steps between validations"),
-        (
-            {"schedule": "plateau", "validate_every": 5, "patience": 2},
-            "halves the learning rates after 2 .* --patience 2 ends the stage by then; use --patience 3 or more",
-        ),
-        ({"documents": "separate", "transfer_loss": "attention_weights"}, "--documents separate can only be used with"),
-        (
-            {"documents": "separate", "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
-            "--block-layers requires --documents joined",
-        ),
-        (
-            {"from_": Path("a"), "transfer_tokens": 5, "lora_tokens": 5},
-            "whose attention was transferred; omit --transfer",
-        ),
-        ({"from_": Path("a"), "controls": True}, "--controls cannot be used with --from"),
-        ({"minutes": 1, "lora_tokens": 5}, "--minutes and --lora-tokens exclude each other"),
-        ({"from_": Path("a"), "lora_tokens": 5, "minutes": 1}, "--minutes and --lora-tokens exclude each other"),
+        ({**TOKENS, "minutes": 1.0}, "--minutes and --lora-tokens exclude each other"),
+        ({"patience": 3}, "--patience .* requires --validate-every"),
+        ({**TOKENS, "documents": "separate", "block_layers": 1}, "--block-layers requires --documents joined"),
+        ({**ADAPTER, **TOKENS}, "whose attention was transferred; omit --transfer"),
+        ({**ADAPTER, "controls": True}, "--controls cannot be used with --from"),
+        ({**ADAPTER, "softmax_layers": 1}, "--softmax-layers cannot be used with --from"),
         ({"block_layers": 2}, "--block-layers requires --transfer-tokens and --lora-tokens"),
-        ({"block_layers": 0}, "--block-layers must be at least 1, got 0"),
-        (
-            {"shard": True, "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
-            "--shard and --block-layers exclude each other",
-        ),
+        ({**TOKENS, "shard": True, "block_layers": 1}, "--shard and --block-layers exclude each other"),
         (
             {"softmax_layers": 1, "attention": AttentionSettings(softmax_layers=(0,))},
-            "--softmax-layers and --attention.softmax-layers exclude each other",
+            "--softmax-layers and --softmax-indices exclude each other",
         ),
-        ({"from_": Path("a"), "softmax_layers": 1}, "--softmax-layers cannot be used with --from"),
         ({"standalone": True, "save": "adapter"}, "--standalone requires --save model"),
         ({"dtype": "bfloat16", "precision": "float32"}, "--dtype bfloat16 implies products in bfloat16"),
     ],
 )
-def test_invalid_settings_are_rejected_by_flag(change, message):
+def test_combinations_that_cannot_work_are_refused_by_flag(change, message):
     with pytest.raises(SubquadError, match=message):
         LinearizeSettings(**change)
 
 
-def test_one_lora_target_may_be_a_string():
-    assert LinearizeSettings(lora_targets="q_proj").lora_targets == ("q_proj",)
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--softmax-layers", "3"], (3, ())),
+        (["--softmax-indices", "5", "0"], (0, (0, 5))),
+        ("softmax-layers: 2", (2, ())),
+        ("softmax-indices: [0, 5]", (0, (0, 5))),
+        ("attention:\n  window: 7\nsoftmax-indices: [1]", (0, (1,))),
+    ],
+)
+def test_layers_that_keep_softmax_attention_are_counted_or_named(flags, expected, folder, text, tmp_path):
+    if isinstance(flags, str):
+        (tmp_path / "recipe.yaml").write_text(flags)
+        flags = ["--config", str(tmp_path / "recipe.yaml")]
+    command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet"]
+    with patch("subquad.llm.commands.linearize.linearize", return_value={}) as run:
+        assert main([*command, *flags]) == 0
+    settings = run.call_args.args[2]
+    assert (settings.softmax_layers, settings.attention.softmax_layers) == expected
 
 
 def test_conflicting_flags_are_reported_by_the_command_before_anything_is_read(tmp_path, capsys):
-    flags = ["--schedule", "plateau", "--patience", "2", "--validate-every", "3", "--warmup-fraction", "0.2"]
-    command = ["llm", "linearize", "nowhere", "--text", "nothing.txt", "--out", str(tmp_path / "out"), *flags]
-    assert main(command) == 2
-    assert "use --patience 3 or more" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folder, tmp_path, monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("subquad.train.distributed.has_accelerator", lambda: False)
-    monkeypatch.setattr("subquad.llm.commands.linearize.open_checkpoint", lambda *_, **__: pytest.fail("opened"))
-    settings = LinearizeSettings(attention=AttentionSettings(kernel="triton"))
-    text = write_text(tmp_path / "words.txt")
-    with pytest.raises(SubquadError, match="kernel 'triton' needs a CUDA GPU"):
-        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+    command = ["llm", "linearize", "nowhere", "--text", "nothing.txt", "--out", str(tmp_path / "out")]
+    assert main([*command, "--patience", "2"]) == 2
+    assert "requires --validate-every" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -111,41 +82,30 @@ def test_a_short_text_and_settings_that_do_not_fit_are_refused_before_the_model_
         with pytest.raises(SubquadError, match=message):
             subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
 
-    rejected(r"short.txt: \d+ tokens, but two sequences of 31 are needed", short, sequence_length=31)
+    rejected(r"short.txt: \d+ tokens, and two sequences of 31 are needed", short, sequence_length=31)
     monkeypatch.setattr("subquad.llm.commands.linearize.open_tokenizer", lambda *_, **__: pytest.fail("opened"))
     rejected("q_porj", long, sequence_length=31, lora_targets=("q_porj",))
-    rejected("--sequence-length 100000: the model supports at most", long, sequence_length=100_000)
-    rejected("--softmax-layers 9: the model has 2 layers", long, sequence_length=31, softmax_layers=9)
+    rejected("the model supports at most", long, sequence_length=100_000)
+    rejected("9 softmax layers: none of 2 is left", long, sequence_length=31, softmax_layers=9)
 
 
 def test_the_settings_offer_every_feature_map():
     # written out there, since help must not import torch
     assert get_args(FeatureMap) == tuple(FEATURE_MAPS)
     offered, _ = get_args(get_type_hints(AttentionSettings)["feature_map"])
-    assert {*get_args(offered)} == {*FEATURE_MAPS, "moments"}
+    assert {*get_args(offered)} == {*FEATURE_MAPS, "moments", "none"}
 
 
 @pytest.mark.parametrize("kind", ["moments", "none"])
-@pytest.mark.parametrize("how", [{"feature_heads": "kv"}, {"horizon": 9.0}])
-def test_what_only_feature_maps_have_is_refused_without_them(kind, how):
-    with pytest.raises(SubquadError, match=rf"{kind} has no feature maps; add --attention\.feature-map hedgehog"):
-        AttentionSettings(**how, feature_map=kind)
-    AttentionSettings(**how, feature_map="hedgehog")
-
-
-@pytest.mark.parametrize("how", [{"window_shape": "none"}, {"kernel": "triton"}])
-def test_without_a_linear_branch_a_window_is_needed(how):
-    with pytest.raises(
-        SubquadError, match=r"--attention\.feature-map none: needs a window .* --attention\.kernel torch"
-    ):
-        AttentionSettings(**how, feature_map="none")
+def test_what_only_feature_maps_have_is_refused_without_them(kind):
+    with pytest.raises(SubquadError, match=rf"{kind} has no feature maps"):
+        AttentionSettings(horizon=9.0, feature_map=kind)
+    AttentionSettings(horizon=9.0, feature_map="hedgehog")
 
 
 def test_there_is_no_attention_transfer_without_a_linear_branch():
     attention = AttentionSettings(feature_map="none")
-    with pytest.raises(
-        SubquadError, match=r"there is no attention transfer with --attention\.feature-map none; omit it"
-    ):
+    with pytest.raises(SubquadError, match="there is no attention transfer"):
         LinearizeSettings(attention=attention, lora_tokens=31, block_layers=2)
     with pytest.raises(SubquadError, match=r"--transfer-tokens requires --lora-tokens"):
         LinearizeSettings(attention=attention, transfer_tokens=31)
@@ -155,9 +115,7 @@ def test_there_is_no_attention_transfer_without_a_linear_branch():
     assert not settings.has_transfer
 
 
-def test_a_cache_and_moments_are_the_default_where_the_kernel_has_them():
-    default = AttentionSettings()
+def test_a_cache_and_moments_are_the_default_with_terraces():
+    default, sliding = AttentionSettings(), AttentionSettings(window_shape="sliding")
     assert (default.cache, default.feature_map, default.sinks, default.horizon) == (384, "moments", 4, 0)
-    for how in ({"kernel": "triton"}, {"window_shape": "sliding"}, {"window_shape": "none"}):
-        other = AttentionSettings(**how)
-        assert (other.cache, other.feature_map, other.horizon) == (0, "hedgehog", 1024), how
+    assert (sliding.cache, sliding.feature_map, sliding.horizon) == (0, "hedgehog", 1024)

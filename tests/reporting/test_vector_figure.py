@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from subquad.reporting.page import Section, page, picture
-from subquad.reporting.vector_figure import MAX_MARKS, CellFigure, literal, vector_figure
+from subquad.reporting.style import literal
+from subquad.reporting.vector_figure import MAX_MARKS, CellFigure, vector_figure
 
 
 def drawn(figure_class=Figure, **axes_options):

@@ -63,8 +63,7 @@ def test_an_hdf5_file_that_names_another_file_is_refused(write, read, tmp_path):
     text = str(error.value)
     assert text.startswith(f"{tmp_path / 'given.h5'}: ")
     assert "mean" in text or "there" in text
-    assert "lies in another file, " in text
-    assert "secret" in text
+    assert "lies in another file" in text
 
 
 @pytest.mark.parametrize("write", [external_storage, virtual_dataset, external_link, external_link_in_a_group])
@@ -78,7 +77,7 @@ def test_what_lies_in_another_file_and_is_not_used_is_no_error(write, tmp_path):
     assert found.columns == ("own",)
     (name,) = found.refused
     assert name.startswith("mean")
-    assert found.refused[name].startswith("it lies in another file, ")
+    assert found.refused[name].startswith("it lies in another file")
 
 
 def test_columns_of_a_virtual_dataset_are_refused_where_they_are_used(tmp_path):
@@ -100,7 +99,7 @@ def test_a_mask_or_count_in_another_file_is_not_left_out(name, tmp_path):
     with h5py.File(tmp_path / "given.h5", "w") as file:
         file["vectors"] = np.ones((3, 4, 5))
         file[name] = h5py.ExternalLink("other.h5", "/x")
-    with pytest.raises(SubquadError, match=rf"given\.h5: {name} is not read, as it lies in another file, other\.h5"):
+    with pytest.raises(SubquadError, match=rf"given\.h5: {name}: it lies in another file"):
         read_jets(tmp_path / "given.h5")
 
 
@@ -111,35 +110,6 @@ def test_soft_links_and_second_names_within_a_file_are_no_further_datasets(tmp_p
     np.testing.assert_array_equal(read_embeddings(tmp_path / "given.h5").mean, SECRET)
 
 
-@pytest.mark.parametrize("user_block", [0, 512, 2048])
-@pytest.mark.parametrize("read", [read_embeddings, read_jets])
-def test_a_head_with_the_address_of_a_driver_is_refused_before_it_is_followed(read, user_block, tmp_path):
-    with h5py.File(tmp_path / "given.h5", "w", userblock_size=user_block) as file:
-        file["pt"] = SECRET[:, :1] if read is read_embeddings else SECRET[:, 0]
-    content = bytearray((tmp_path / "given.h5").read_bytes())
-    address = slice(user_block + 48, user_block + 56)
-    assert content[user_block : user_block + 9] == b"\x89HDF\r\n\x1a\n\0"
-    assert content[address] == b"\xff" * 8
-    read(tmp_path / "given.h5")
-    content[address] = (24).to_bytes(8, "little")
-    (tmp_path / "given.h5").write_bytes(content)
-    with pytest.raises(SubquadError, match=r"given\.h5: .*its head has the address of a driver"):
-        read(tmp_path / "given.h5")
-
-
-@pytest.mark.parametrize(("address", "names_driver"), [(b"\xff" * 8, False), (bytes([24]) + bytes(7), True)])
-def test_the_head_of_version_1_has_its_addresses_four_bytes_later(address, names_driver, tmp_path):
-    # h5py writes no such file, so only the head is one
-    with h5py.File(tmp_path / "given.h5", "w") as file:
-        file["mean"] = SECRET
-    content = (tmp_path / "given.h5").read_bytes()
-    head = content[:8] + b"\1" + content[9:24] + bytes([33, 0, 0, 0]) + content[24:48] + address + content[56:96]
-    (tmp_path / "given.h5").write_bytes(head + content[100:])
-    with pytest.raises(SubquadError) as error:
-        read_embeddings(tmp_path / "given.h5")
-    assert ("address of a driver" in str(error.value)) == names_driver
-
-
 @pytest.mark.parametrize("read", [read_embeddings, read_jets])
 def test_a_head_that_is_cut_short_is_refused_with_the_name_of_the_file(read, tmp_path):
     with h5py.File(tmp_path / "whole.h5", "w") as file:
@@ -147,7 +117,7 @@ def test_a_head_that_is_cut_short_is_refused_with_the_name_of_the_file(read, tmp
     content = (tmp_path / "whole.h5").read_bytes()
     for size in (1, 8, 9, 13, 14, 50, 60):
         (tmp_path / "given.h5").write_bytes(content[:size])
-        with pytest.raises(SubquadError, match=r"given\.h5: .*(not an? HDF5 file|damaged)"):
+        with pytest.raises(SubquadError, match=r"given\.h5: cannot be read"):
             read(tmp_path / "given.h5")
 
 

@@ -72,9 +72,7 @@ def test_a_checkpoint_that_names_other_files_is_refused(change, given):
 
     locate(given)
     OTHERS[change](given)
-    with pytest.raises(
-        SubquadError, match=r"given/[\w.]+\.json: (\w+ names a file outside its folder, |an adapter of PEFT beside)"
-    ):
+    with pytest.raises(SubquadError, match=r"given/[\w.]+\.json: (names a file|an adapter of PEFT|cannot be read)"):
         locate(given)
 
 
@@ -84,7 +82,7 @@ def test_a_saved_language_model_that_names_other_files_is_refused(tmp_path):
 
     folder = shutil.copytree(Path(__file__).parents[1] / "golden" / "llm_model", tmp_path / "run")
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
-    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT beside a model"):
+    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT"):
         llm.load(folder)
 
 
@@ -98,7 +96,7 @@ def test_a_protein_language_model_that_names_other_files_is_refused(tmp_path):
     folder = esm(tmp_path / "esm")
     shutil.copy(folder / "vocab.txt", tmp_path / "secret.txt")
     changed(folder / "tokenizer_config.json", vocab_file=str(tmp_path / "secret.txt"))
-    with pytest.raises(SubquadError, match=r"tokenizer_config\.json: vocab_file names a file outside its folder"):
+    with pytest.raises(SubquadError, match=r"tokenizer_config\.json: names a file outside its folder"):
         open_language_model(str(folder), "MKTA", alphabet="protein", device="cpu", precision="float32", with_head=False)
 
 
@@ -112,7 +110,7 @@ def test_a_gguf_file_beside_an_adapter_is_refused_as_transformers_would_open_the
         (tmp_path / name).write_text("{")
     assert locate(tmp_path / "model.gguf")
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT beside"):
+    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT"):
         locate(tmp_path / "model.gguf")
 
 
@@ -135,7 +133,7 @@ def test_relative_names_are_of_files_in_the_folder(tmp_path, monkeypatch):
     check_no_other_files(folder)
     check_no_other_files(Path("given"))
     changed(folder / "tokenizer_config.json", vocab_file="given/../tokenizer.json")
-    with pytest.raises(SubquadError, match=r"vocab_file names a file outside its folder, given/\.\./tokenizer\.json"):
+    with pytest.raises(SubquadError, match=r"names a file outside its folder, given/\.\./tokenizer\.json"):
         check_no_other_files(folder)
 
 

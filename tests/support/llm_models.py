@@ -1,5 +1,6 @@
 """Tiny language models with random weights, tokenizers, and texts of random words."""
 
+import json
 import random
 
 import torch
@@ -156,4 +157,17 @@ def write_checkpoint(folder, tokenizer):
     """Write a tiny Llama with random weights and its tokenizer."""
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_task(folder, items):
+    """Write the definition of a task `toy` for lm-eval, whose items have a question, choices and the right one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (folder / "toy.yaml").write_text(
+        "task: toy\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: "
+        f"{folder / 'items.jsonl'}\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}}"\ndoc_to_choice: choices\ndoc_to_target: answer\ntarget_delimiter: ""\n'
+        "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
+    )
     return folder

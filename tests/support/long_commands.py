@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from support.bio_language_models import esm
 from support.bio_tables import table
@@ -15,6 +14,7 @@ from support.forked import Command
 from support.hep_jets import CLASSES, columns, write
 from support.llm_models import SMALL, word_tokenizer, write_checkpoint, write_text
 
+PROTEIN = "MKTAYIAKQRQ"
 SMALL_FIT = ["--epochs", "2", "--boosting-iterations", "3", "--ensemble-size", "1", "--stack-folds", "1"]
 
 
@@ -51,21 +51,24 @@ def bio_embed(folder):
 
 
 def bio_rounds(folder):
-    table(folder / "assay.csv", rows=211)
-    columns = ["--sequence", "sequence", "--target", "score", "--direction", "maximize"]
-    plan = ["--start-rows", "30", "--rounds", "3", "--propose", "10", "--seeds", "0", "1"]
-    return [
-        "bio",
-        "rounds",
-        folder / "assay.csv",
-        "--simulate",
-        *columns,
-        *plan,
-        "--strategies",
-        "gp",
-        "ridge",
-        "random",
+    """A round that reads measurements, fits again and proposes."""
+    from subquad import bio
+
+    letters = np.random.default_rng(0).choice(list("ADKLSW"), (137, 2))
+    places = np.random.default_rng(1).permuted(np.tile(np.arange(len(PROTEIN)), (137, 1)), axis=1)[:, :2]
+    texts = [
+        "".join({**dict(enumerate(PROTEIN)), **dict(zip(row, new, strict=True))}.values())
+        for row, new in zip(places.tolist(), letters.tolist(), strict=True)
     ]
+    frame = pd.DataFrame({"protein": texts}).drop_duplicates()
+    frame["activity"] = frame["protein"].str.count("W") + 2.0 * (frame["protein"].str[2] == "K")
+    frame[:101].to_csv(folder / "assay.csv", index=False)
+    frame[101:113].to_csv(folder / "measured.csv", index=False)
+    settings = bio.FitSettings(models=("ridge", "gp"), target=("activity",), wild_type=PROTEIN)
+    bio.fit(folder / "assay.csv", settings, out=folder / "run", quiet=True)
+    search = ["--propose", "5", "--generations", "2", "--population", "20", "--max-mutations", "2"]
+    direction = ["--direction", "maximize"]
+    return ["bio", "rounds", folder / "run", "--measured", folder / "measured.csv", *direction, *search]
 
 
 def hep_simulate(folder):
@@ -102,7 +105,7 @@ def llm_evaluate(folder):
     return ["llm", "evaluate", folder / "linear", "--text", text, other, *sizes, "--speed", "0", "--resamples", "100"]
 
 
-FINISHED = "holds a finished run"
+FINISHED = "has a finished run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,39 +118,23 @@ class LongCommand:
     """Name of the output."""
     finished: str | None = FINISHED
     """What it answers, with status 2, if it is started once more after its last file; None if it ends as before."""
-    is_quick: bool = False
-    """`make test` kills it too."""
     imports: str | None = None
     """Optional package that it needs."""
-    workers: str | None = None
-    """What it does in other processes, in which no fault can be injected and which import everything anew."""
 
 
 COMMANDS = {
     "bio fit": LongCommand(write=bio_fit),
     "bio cross-validate": LongCommand(write=bio_cross_validate),
-    "bio bench": LongCommand(write=bio_bench, finished=None, workers="fits the models of a task"),
-    "bio embed": LongCommand(write=bio_embed, output="out.safetensors", finished="exists already", is_quick=True),
-    "bio rounds": LongCommand(write=bio_rounds, is_quick=True),
-    "hep simulate": LongCommand(
-        write=hep_simulate, finished=None, imports="pythia8mc", workers="writes the files of jets"
-    ),
+    "bio bench": LongCommand(write=bio_bench, finished=None),
+    "bio embed": LongCommand(write=bio_embed, output="out.safetensors", finished="exists already"),
+    "bio rounds": LongCommand(write=bio_rounds, finished="was made from the same measurements"),
+    "hep simulate": LongCommand(write=hep_simulate, finished=None, imports="pythia8mc"),
     "hep fit": LongCommand(write=hep_fit),
     "llm linearize": LongCommand(write=llm_linearize),
     "llm linearize --block-layers": LongCommand(write=llm_linearize_blocks),
-    "llm evaluate": LongCommand(write=llm_evaluate, finished="contains a finished evaluation"),
+    "llm evaluate": LongCommand(write=llm_evaluate, finished="finished evaluation"),
 }
-"""Name → each command that `RESUMED` of `cli.py` lists, some in several forms."""
-
-
-def parameters(*, with_workers=True):
-    """Return the names as parameters of a test, with its marks."""
-    return [
-        pytest.param(name, marks=pytest.mark.slow if own.is_quick else pytest.mark.long)
-        for name, own in COMMANDS.items()
-        if with_workers or own.workers is None
-    ]
-
+"""Name → each command that resumes, some in several forms."""
 
 LONGEST = 900.0
 """Seconds that no start of a command takes."""

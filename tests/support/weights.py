@@ -1,9 +1,9 @@
-"""Other weights and settings in a saved run, as if it had been trained so."""
+"""Other weights in a saved run, as if it had been trained so."""
 
 import torch
 
 from subquad.runs.folder import CONFIG, WEIGHTS
-from subquad.runs.storage import CHECKSUM, read_json, read_tensors, write_json, write_tensors
+from subquad.runs.storage import read_json, read_tensors, sha256_of, write_json, write_tensors
 
 
 def shuffle(folder):
@@ -15,20 +15,12 @@ def shuffle(folder):
         else tensor
         for name, tensor in read_tensors(folder / WEIGHTS).items()
     }
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    accept_weights(folder)
+
+
+def accept_weights(folder):
+    """Write the SHA-256 of the weights into the config of a run."""
     config = read_json(folder / CONFIG)
-    config["subquad"][CHECKSUM] = write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    config["subquad"]["sha256"] = sha256_of(folder / WEIGHTS)
     write_json(folder / CONFIG, config)
-    accept_changes(folder)
-
-
-def accept_changes(folder):
-    """Delete the checksums of the files of a run beside its weights, as someone does who changed one on purpose."""
-    config = read_json(folder / CONFIG)
-    config["subquad"].pop("parts", None)
-    write_json(folder / CONFIG, config)
-
-
-def replace_part(path, save):
-    """Write another fitted baseline with `save(path)`, and accept it in the run of its folder."""
-    save(path)
-    accept_changes(path.parent)

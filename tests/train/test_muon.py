@@ -65,7 +65,6 @@ def test_a_matrix_without_gradient_stays():
 
 def test_every_group_follows_its_learning_rate_also_in_a_copy():
     own = copy.deepcopy(optimizer(net()))
-    own.add_param_group({"params": [nn.Parameter(torch.ones(3))], "is_hidden": False})
     parameters = [parameter for group in own.param_groups for parameter in group["params"]]
     before = [parameter.detach().clone() for parameter in parameters]
     for rate, moves in ((0.0, False), (0.1, True)):

@@ -1,1 +1,1 @@
-"""The web page: sequences, language models and jets in the browser, on top of the commands of the three fields."""
+"""The web page: three tabs that start the commands of subquad as jobs and show their reports."""

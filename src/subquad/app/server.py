@@ -1,147 +1,167 @@
-"""`subquad app`: the web page on this computer."""
+"""`subquad app`: the web page on this computer. The modules of the page are imported when it is served."""
 
+import gc
+import ipaddress
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from subquad.app.marker import check_workspace
-from subquad.app.settings import AppSettings, cache_folder, read_password
-from subquad.errors import require
+from cyclopts import Group, Parameter
+
+from subquad.errors import SubquadError, reading, require
 from subquad.progress import say
-from subquad.runs.examples import EXAMPLE_RUNS, run_folder
-from subquad.runs.listening import check_address, is_loopback, listen, loopback_names
 from subquad.runs.lock import lock_folder
+from subquad.runs.options import Count, Ge, Lt, Settings
 
-__all__ = ["make_app", "serve"]
+__all__ = ["AppSettings", "make_app", "read_users", "serve"]
 
-BODY_SECONDS = 60.0
-"""Time in which an upload has to make progress."""
+T = TypeVar("T")
+
+FLAGS = Parameter(name="*", consume_multiple=1)
+Server = Annotated[T, Parameter(group=Group("Server", sort_key=1))]
+"""A flag about where the page is served, and to whom."""
+Work = Annotated[T, Parameter(group=Group("Work", sort_key=2))]
+"""A flag about files and jobs."""
 
 
-def serve(settings: AppSettings | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AppSettings(Settings):
+    """Where the page is served, who may use it, and where it keeps its files."""
+
+    host: Server[str] = "127.0.0.1"
+    """Address to listen on. Any other address than this computer's own needs --password-file."""
+    port: Server[Annotated[int, Ge(0), Lt(2**16)]] = 7860
+    """Port to listen on; 0 picks a free one."""
+    password_file: Server[Path | None] = None
+    """File with one line NAME:PASSWORD per user; the page then asks for both. All users see the same jobs."""
+    workspace: Work[Path | None] = None
+    """Folder for uploads and jobs. Default: subquad/app in the user's cache folder."""
+    data: Work[tuple[Path, ...]] = ()
+    """Folders whose data files and saved models the page offers, so that they need no upload."""
+    max_upload: Work[Count] = 200
+    """Largest file that can be uploaded, in MB."""
+    max_jobs: Work[Count] = 2
+    """Number of jobs that run at the same time; further ones wait."""
+
+
+def serve(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:
     """Serve the page until it is interrupted; jobs that are running are stopped then, and can be resumed.
 
     Raises:
-        SubquadError: gradio is not installed, the port is in use, the workspace cannot be written, or the page would be
-            open to other computers without a password.
+        SubquadError: gradio is not installed, the port or the workspace is in use, or other computers could open the
+            page without a password.
     """
-    settings = settings or AppSettings()
-    read_password(settings)
-    check_address(settings.host, settings.port)
-    _prepare_gradio()
-    uvicorn = require("uvicorn", "app")
-    from subquad.runs.connections import ACCEPTED_TOGETHER, QueueingServer, bounded_protocol, connection_limit
-
-    # the end of the process is an interruption too, so that jobs are stopped
-    signal.signal(signal.SIGTERM, _interrupt)
-    # before anything of an earlier server is cleared
-    with listen(settings.host, settings.port) as listener, suppress(KeyboardInterrupt), make_app(settings) as app:
-        config = uvicorn.Config(
-            app,
-            http=bounded_protocol(connection_limit(), body_seconds=BODY_SECONDS),
-            # a connection that became a web socket would not be limited
-            ws="none",
-            # users of this computer could name any address as theirs, and so guess passwords without a delay
-            proxy_headers=False,
-            # uvloop accepts any number of connections together
-            loop="asyncio",
-            backlog=ACCEPTED_TOGETHER,
-            log_level="warning",
-            timeout_graceful_shutdown=3,
-        )
-        server = QueueingServer(config)
+    users, uvicorn = read_users(settings), require("uvicorn", "app")
+    root = (cache_folder() if settings.workspace is None else settings.workspace).resolve()
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with closing(socket.socket(family)) as listener, lock_folder(root):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
+        # a fifth of the start would go into the search for garbage, of which there is none yet
+        gc.disable()
+        app, jobs = make_app(settings, root, users)
+        gc.freeze()
+        gc.enable()
+        # a browser that is faster than the server waits
+        listener.listen()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
-        server.run(sockets=[listener])
+        # the command line turns SIGTERM into an exception, which would end uvicorn before it has closed anything
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            jobs.close()
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+def make_app(settings: AppSettings, root: Path, users: list[tuple[str, str]] | None) -> tuple[Any, Any]:
+    """Return the application for an ASGI server, and the jobs of its workspace.
 
-
-def _prepare_gradio() -> None:
-    """Import gradio without anything that it would send or load.
-
-    Raises:
-        MissingExtra: It is not installed.
+    Args:
+        settings: Limits of the page.
+        root: The workspace.
+        users: Names and passwords; None if everyone who reaches the page may use it.
     """
+    uploads = root / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    # read by gradio when it is imported: uploads stay as long as jobs may need them, and nothing is sent
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_RUN_HISTORY"] = "False"
+    os.environ["GRADIO_DEFAULT_CONCURRENCY_LIMIT"] = "20"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    require("gradio", "app")
+    gr, fastapi = require("gradio", "app"), require("fastapi", "app")
+    trusted_host = import_module("starlette.middleware.trustedhost").TrustedHostMiddleware
 
-
-@contextmanager
-def make_app(settings: AppSettings) -> Iterator[Any]:
-    """Yield the application for an ASGI server.
-
-    At the end jobs are stopped. Uploads are deleted, at the end and before the start, unless a job needs them to go on.
-
-    Raises:
-        SubquadError: As `serve`, or the folder is not a workspace, or another server uses it.
-    """
-    root = cache_folder() if settings.workspace is None else settings.workspace
-    # even its lock would be a file in a folder of someone else
-    check_workspace(root)
-    with lock_folder(root, flag="--workspace"):
-        say("opening the page …")
-        yield from _app(settings, root)
-
-
-def _app(settings: AppSettings, root: Path) -> Iterator[Any]:
-    """Yield the application once, and clean up after it."""
-    password = read_password(settings)
-    from subquad.app.reading import start_early
-    from subquad.app.sessions import Workspace
-
-    start_early()
-    workspace = Workspace.open(root, settings.upload_bytes)
-    # of a server that was killed
-    workspace.clear_uploads()
-    workspace.clear_received()
-    # read by gradio when it is imported
-    os.environ["GRADIO_TEMP_DIR"] = str(workspace.received)
-    _prepare_gradio()
-    import fastapi
-    import gradio as gr
-
-    from subquad.app.access import Access
-    from subquad.app.cleaning import Cleaning
-    from subquad.app.files import add_routes
-    from subquad.app.jobs import JobRunner
+    from subquad.app.inputs import Inputs
+    from subquad.app.jobs import Jobs
     from subquad.app.page import build_page, look
-    from subquad.app.panels import Context
+    from subquad.app.tab import Context
 
-    runner, ended = JobRunner(settings.max_jobs, keep_free=settings.free_bytes), threading.Event()
-    # behind a proxy with a password, others use a page on loopback
-    is_private = is_loopback(settings.host) and password is None
-    # without examples that are named again
-    shared = list(dict.fromkeys(run_folder(run).resolve() for run in (*settings.runs, *EXAMPLE_RUNS)))
-    context = Context(workspace=workspace, runner=runner, shared=shared, is_private=is_private)
+    jobs = Jobs(root / "jobs", settings.max_jobs)
+    _write_example(uploads)
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    add_routes(inner, workspace, keep_free=settings.free_bytes)
-    blocks = build_page(context)
+    if users is None:
+        # a name that another web site lets point to this computer is refused
+        inner.add_middleware(trusted_host, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
+    blocks = build_page(Context(jobs, Inputs(uploads, settings.data, jobs)))
     # gradio before 6.24 has no history of runs
     no_history = {"run_history": False} if "run_history" in signature(gr.mount_gradio_app).parameters else {}
     app = gr.mount_gradio_app(
-        inner, blocks, path="/", max_file_size=settings.upload_bytes, footer_links=[], show_error=True, ssr_mode=False,
+        inner, blocks, path="/", auth=users, allowed_paths=[str(root / "jobs")],
+        max_file_size=settings.max_upload * 2**20, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, **no_history, **look(),
     )  # fmt: skip
-    hosts = loopback_names(settings.host) if is_private else None
-    cleaning = Cleaning(workspace, settings.keep_days)
-    threading.Thread(target=cleaning.run, args=(ended,), daemon=True, name="cleaning").start()
+    return app, jobs
+
+
+def read_users(settings: AppSettings) -> list[tuple[str, str]] | None:
+    """Return names and passwords of the users; None if there is no password file.
+
+    Raises:
+        SubquadError: The file has no line NAME:PASSWORD, or there is none and other computers can reach the page.
+    """
+    if settings.password_file is None:
+        if not _is_loopback(settings.host):
+            raise SubquadError(f"--host {settings.host}: other computers could use this one; add --password-file FILE")
+        return None
+    with reading(settings.password_file, "lines NAME:PASSWORD"):
+        lines = settings.password_file.read_text(encoding="utf-8").splitlines()
+    users = [(name, password) for name, _, password in (line.strip().partition(":") for line in lines) if password]
+    if not users:
+        raise SubquadError(f"{settings.password_file}: has no line NAME:PASSWORD")
+    return users
+
+
+def cache_folder() -> Path:
+    """Return the default workspace, in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "subquad" / "app"
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        yield Access(
-            app, password=password, largest=settings.upload_bytes, hosts=hosts, received=workspace.received,
-            keep_free=settings.free_bytes,
-        )  # fmt: skip
-    finally:
-        ended.set()
-        runner.close()
-        workspace.clear_uploads()
-        workspace.clear_received()
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _write_example(uploads: Path) -> None:
+    """Write the help topics that every Python contains, 460 kB of English, so that there is a text to train on."""
+    from pydoc_data.topics import topics
+
+    path = uploads / "example" / "python-help-topics.txt"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")

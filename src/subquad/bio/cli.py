@@ -9,13 +9,17 @@ from cyclopts import App, Parameter
 
 from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.names import check_written_table, folder_and_config
 from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.errors import flag_name
+from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.folder import check_free
-from subquad.runs.options import FolderOptions, Input, Model, Output, OutputOptions, RunOptions, SeededFolderOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
+from subquad.runs.storage import check_output, check_present, check_report_folder
 
 __all__ = ["app"]
 
@@ -31,6 +35,10 @@ class TableOptions(OutputOptions):
 
     out: Output[Path]
     """Output file: .csv or .tsv, alone or with .gz."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_written_table(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +67,7 @@ def fit(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
+    _check_inputs(table, settings.embeddings)
     check_free(options.out, force=options.force)
     from subquad.bio.commands.fit import fit as run_fit
     from subquad.bio.commands.printing import print_models
@@ -89,6 +98,7 @@ def cross_validate(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
+    _check_inputs(table, settings.embeddings)
     check_free(options.out, force=options.force)
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
     from subquad.bio.commands.printing import print_folds
@@ -125,6 +135,8 @@ def predict(
         model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
             ensemble, or of a run without one the last model of the report's table.
     """
+    _check_inputs(table, embeddings, run=run)
+    check_output(options.out, force=options.force)
     from subquad.bio.commands.predict import predict as run_predict
     from subquad.bio.commands.printing import print_rows, with_intervals, with_short_names
 
@@ -159,6 +171,8 @@ def embed(
     Args:
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants; or example:NAME.
     """
+    _check_inputs(table)
+    check_output(options.out, force=options.force)
     from subquad.bio.commands.embed import embed as run_embed
 
     found = run_embed(table, settings, **_keywords(options))
@@ -189,6 +203,8 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
         out: Output file. Default: report.html in the folder, which is written again.
         force: Overwrite an existing output.
     """
+    for folder in (run, *others):
+        _check_inputs(run=folder)
     from subquad.bio.commands.report import report as run_report
 
     print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
@@ -200,7 +216,7 @@ def scan(
     /,
     settings: Annotated[ScanSettings, FLAGS] = ScanSettings(),
     *,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Predict all single mutants of a sequence (in silico deep mutational scan): table, heat map and sequence logo.
 
@@ -211,6 +227,8 @@ def scan(
     Args:
         run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
     """
+    _check_inputs(settings.table, run=run)
+    _check_report(options, "scan")
     from subquad.bio.commands.printing import print_rows, with_intervals
     from subquad.bio.commands.scan import scan as run_scan
 
@@ -230,9 +248,9 @@ def epistasis(
     /,
     settings: Annotated[EpistasisSettings, FLAGS] = EpistasisSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
-    """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
+    """Estimate epistasis: double-mutant cycles of pairs of positions.
 
     For example:
 
@@ -241,6 +259,9 @@ def epistasis(
     Args:
         source: Table of variants with measurements, a folder that `subquad bio fit` wrote, or example:tdp43-model.
     """
+    is_run = source in EXAMPLE_RUNS or Path(source).is_dir()
+    _check_inputs(settings.table, *([] if is_run else [source]), run=source if is_run else None)
+    _check_report(options, "epistasis")
     from subquad.bio.commands.epistasis import epistasis as run_epistasis
     from subquad.bio.commands.printing import print_rows
 
@@ -258,7 +279,7 @@ def design(
     /,
     settings: Annotated[DesignSettings, FLAGS] = DesignSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Design the best variants under constraints, as a diverse batch laid out on plates.
 
@@ -269,6 +290,8 @@ def design(
     Args:
         run: Folder that `subquad bio fit` wrote, or example:tdp43-model, which ships with subquad.
     """
+    _check_inputs(settings.table, run=run)
+    _check_report(options, "design")
     from subquad.bio.commands.design import design as run_design
     from subquad.bio.commands.printing import print_rows, with_intervals
 
@@ -286,28 +309,24 @@ def rounds(
     /,
     settings: Annotated[RoundsSettings, FLAGS] = RoundsSettings(),
     *,
-    options: Annotated[SeededFolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
-    """Propose variants, read their measurements, fit again and propose the next ones; or simulate this on an assay.
+    """Propose variants, read their measurements, fit again and propose the next ones.
 
     For example:
 
         subquad bio rounds run --propose 24 --direction maximize --out rounds
         subquad bio rounds run --measured rounds/round-1/batch.csv --propose 24 --out rounds
-        subquad bio rounds assay.csv --simulate --direction maximize --out simulation
 
     Args:
-        source: Folder that `subquad bio fit` wrote, the same for all rounds; with --simulate a table.
+        source: Folder that `subquad bio fit` wrote, the same for all rounds.
     """
-    from subquad.bio.commands.printing import print_round, print_strategies
+    _check_inputs(*settings.measured, run=source)
+    from subquad.bio.commands.printing import print_round
     from subquad.bio.commands.rounds import rounds as run_rounds
 
     record = run_rounds(source, settings, **_keywords(options))
-    if options.quiet:
-        return
-    if settings.simulate:
-        print_strategies(record, options.out)
-    else:
+    if not options.quiet:
         print_round(record, options.out)
 
 
@@ -334,6 +353,8 @@ def guides(
         model: Folder that `subquad bio fit` wrote for a table of guides. Default: no scores.
         page: HTML page to write, with the best guides of each gene on its map.
     """
+    _check_inputs(genes, run=model)
+    check_output(options.out, force=options.force)
     from subquad.bio.commands.guides import guides as run_guides
     from subquad.bio.commands.printing import print_rows
 
@@ -349,7 +370,7 @@ def bench(
     /,
     settings: Annotated[BenchSettings, FLAGS] = BenchSettings(),
     *,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Fit all models on all tasks of a file and compare them; the same command resumes an interrupted benchmark.
 
@@ -360,6 +381,7 @@ def bench(
     Args:
         tasks: JSON list of tasks with id, file and task_type, and optionally settings, metric, published and train_on.
     """
+    _check_inputs(tasks)
     from subquad.bio.benchmark.page import summary_lines
     from subquad.bio.commands.bench import bench as run_bench
     from subquad.errors import raise_errors
@@ -375,6 +397,18 @@ def bench(
         f"{out}: some runs failed; the same command tries them again:",
         [f"{run['id']}, seed {run['seed']}: {run['message']}" for run in results["failed"]],
     )
+
+
+def _check_inputs(*files: Path | str | None, run: Path | str | None = None) -> None:
+    """Check that files and a run are there, before libraries are imported for seconds."""
+    if run is not None:
+        folder_and_config(run)
+    for file in filter(None, files):
+        check_present(resolve_table(file))
+
+
+def _check_report(options: OutputOptions, name: str) -> None:
+    check_report_folder(options.out, kind=f"bio {name}", file=f"{name}.json", force=options.force)
 
 
 def _keywords(options: OutputOptions) -> dict[str, Any]:

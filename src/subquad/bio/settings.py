@@ -2,11 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from subquad.bio.compared_models import check_names
-from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Training
+from subquad.errors import SubquadError
+from subquad.runs.options import (
+    Count,
+    Distinct,
+    Fraction,
+    Ge,
+    Gt,
+    Input,
+    Le,
+    Model,
+    MoreInput,
+    MoreModel,
+    MoreTraining,
+    Natural,
+    NonNegative,
+    Positive,
+    Settings,
+    Training,
+)
 
 __all__ = ["ALPHABETS", "AMBIGUITY", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
 
@@ -49,7 +67,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(Settings):
     """Columns to read, train/validation/test split, model and training of a fit."""
 
     target: Input[tuple[str, ...]] = ()
@@ -62,37 +80,37 @@ class FitSettings:
     wild_type: Input[str | None] = None
     """Wild-type sequence of the variants: letters, a FASTA file or a text file with one sequence. Default: inferred
     from the full sequences, if the table has them."""
-    offset: Input[int | None] = None
+    offset: MoreInput[int | None] = None
     """Position in the table minus position in the wild type (counted from 1). Default: inferred from the variants."""
-    partner: Input[str | None] = None
+    partner: MoreInput[str | None] = None
     """Column with a second sequence that pairs with the first one: the guide of a target context, the light chain of a
     heavy chain, the epitope of a receptor."""
-    pairing: Input[Literal["auto", "aligned", "chains"]] = "auto"
+    pairing: MoreInput[Literal["auto", "aligned", "chains"]] = "auto"
     """How partner sequences are read: `aligned` to their sequences (guides), or as two `chains`, one after the other.
     `auto` aligns DNA and RNA if the partner lies within its sequence with few mismatches."""
-    partner_alphabet: Input[AlphabetName] = "auto"
+    partner_alphabet: MoreInput[AlphabetName] = "auto"
     """Alphabet of the partner sequences. Default: that of the sequences if it contains all letters."""
     covariates: Input[tuple[str, ...]] = ()
     """Columns with additional numeric inputs, such as ESM or EVE scores; `*` matches any characters."""
-    embeddings: Input[str | None] = None
+    embeddings: MoreInput[Path | None] = None
     """File with embeddings of the rows by a language model, as additional inputs: written by `subquad bio embed`, or a
     matrix with one row per row of the table as .npy, .npz or .h5."""
-    weight: Input[str | None] = None
+    weight: MoreInput[str | None] = None
     """Column with the training weight of each row (above 0)."""
-    error: Input[str | None] = None
+    error: MoreInput[str | None] = None
     """Column with the standard error of each measurement (above 0); rows are weighted by its inverse square, at most by
     10 times the median weight."""
-    group: Input[str | None] = None
+    group: MoreInput[str | None] = None
     """Column with a group (gene, family) of each row; used by `--split-by group` and reported separately."""
-    task_type: Input[Literal["auto", TaskType]] = "auto"
+    task_type: MoreInput[Literal["auto", TaskType]] = "auto"
     """Type of the prediction task. Default: inferred from the target column."""
-    alphabet: Input[AlphabetName] = "auto"
+    alphabet: MoreInput[AlphabetName] = "auto"
     """Alphabet of the sequences; `auto` takes the smallest one that contains all letters. In `protein_gap`, `dna_gap`
     and `rna_gap` the gap of an alignment is a letter."""
-    ambiguity: Input[Literal["any", "refuse"]] = "any"
+    ambiguity: MoreInput[Literal["any", "refuse"]] = "any"
     """Ambiguous letters (N, X, B …): `any` encodes them as equal parts of all letters, `refuse` reports them as
     errors."""
-    lengths: Input[Literal["auto", "vary"]] = "auto"
+    lengths: MoreInput[Literal["auto", "vary"]] = "auto"
     """Sequences of different lengths, with one target value per row: `auto` reports an error if at most 5 % of them
     have another length than all others, since no model can then use positions; `vary` accepts them."""
     split: Input[str | None] = None
@@ -104,91 +122,72 @@ class FitSettings:
     """How to split if no column does: random rows; whole groups; whole sequences, or whole partner sequences, of pairs;
     clusters of similar sequences (MMseqs2); the variants with the most mutations as test; whole mutated positions; or
     the modulo or contiguous folds of ProteinGym."""
-    identity: Input[float] = 0.5
+    identity: MoreInput[Annotated[float, Gt(0), Le(1)]] = 0.5
     """Minimum sequence identity (0 to 1) within a cluster of `--split-by homology`."""
-    folds: Input[int] = 5
+    folds: MoreInput[Annotated[int, Ge(2)]] = 5
     """Number of folds in a cross-validation and in modulo or contiguous splits."""
-    fold: Input[int | None] = None
+    fold: MoreInput[Natural | None] = None
     """Fold that is the test set, counted from 0. Default: the first fold for `--split-by modulo` or `contiguous` and
     for a column of fold numbers; otherwise a test set of `--test-fraction`."""
-    test_fraction: Input[float] = 0.15
+    test_fraction: MoreInput[Fraction] = 0.15
     """Fraction of the rows in the test set."""
-    validation_fraction: Input[float] = 0.1
+    validation_fraction: MoreInput[Fraction] = 0.1
     """Fraction of the rows used for model selection (early stopping, penalties, weights of the ensemble)."""
-    train_rows: Input[int | None] = None
+    train_rows: MoreInput[Annotated[int, Ge(10)] | None] = None
     """Maximum number of training rows, drawn at random; validation rows are then reduced to a quarter of this number,
     at least 10. Default: all."""
-    leak_distance: Input[int | None] = None
+    leak_distance: MoreInput[Natural | None] = None
     """Remove test rows within this many substitutions of a training row (or one insertion or deletion, or its reverse
     complement); 0 keeps them. Default: 1, except that near-duplicates are only counted if a column gave the split or
     if the table is a library of variants."""
-    keep_duplicates: Input[bool] = False
+    keep_duplicates: MoreInput[bool] = False
     """Keep test rows whose sequence also occurs in training. By default they are counted, reported and removed."""
-    strands: Input[Literal["one", "both"]] = "one"
+    strands: MoreInput[Literal["one", "both"]] = "one"
     """`both`: double-stranded DNA that is read from either side (enhancers, binding sites). All models then also train
     on the reverse complements and average their predictions over both strands."""
-    models: Model[tuple[str, ...]] = ()
+    models: Model[Annotated[tuple[str, ...], Distinct()]] = ()
     """Models to fit, such as ridge lyra. Two or more of the baselines and Lyra also form an ensemble, which then
     predicts; in a run without one the last model of the report's table predicts. Default: all that suit the task,
     without `cnn` (convolutions), `mlp-more` (more MLPs, which replace Lyra in the ensemble without it), `lyra-alone`
     (Lyra without its additive path) and `lyra-paper` (as published), which are compared on request."""
-    ensemble_size: Model[int | None] = None
+    ensemble_size: Model[Count | None] = None
     """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
     `--tokens` allows, at most 5."""
-    boosting_iterations: Model[int | None] = None
+    boosting_iterations: MoreModel[Count | None] = None
     """Maximum number of trees in gradient boosting. Default: as many as fit in 40 seconds or in the time of
     Lyra, if that is longer, at most 500."""
-    transform: Model[Literal["auto", "none", "rank"]] = "auto"
+    transform: MoreModel[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements on which networks are trained: `none` standardises them, `rank` maps ranks to
     normal quantiles, `auto` uses ranks for columns with a skewness above 2 or below -2."""
-    stack_folds: Model[int | None] = None
+    stack_folds: MoreModel[Count | None] = None
     """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set. Default:
     5 if the validation set has fewer than 30 rows, otherwise 1."""
-    epochs: Training[float | None] = None
+    epochs: Training[Positive | None] = None
     """Number of passes of Lyra over the training set, and maximum number for the MLPs. Default: as many as `--tokens`
     allows, at most 40; if that is fewer than five, then five, or as many as fit in four times `--tokens`."""
-    tokens: Training[int] = 5_000_000
+    tokens: MoreTraining[Count] = 5_000_000
     """Training budget in tokens (letters of the sequences) if `--epochs` is not set; 5 million take about a minute."""
-    batch_size: Training[int | None] = None
+    batch_size: MoreTraining[Count | None] = None
     """Sequences per optimizer step. Default: small enough for 2,000 steps, at most 128."""
-    learning_rate: Training[float] = 3e-3
+    learning_rate: MoreTraining[Positive] = 3e-3
     """Maximum learning rate of the one-cycle schedule."""
-    weight_decay: Training[float] = 0.3
+    weight_decay: MoreTraining[NonNegative] = 0.3
     """Weight decay of the network; the linear path decays towards ridge regression instead of zero."""
-    learning_curve: Training[int] = 0
+    learning_curve: MoreTraining[Natural] = 0
     """Number of points of a learning curve: also fit all models on a half, a quarter … of the training rows."""
-    learning_sizes: Training[tuple[int, ...]] = ()
+    learning_sizes: MoreTraining[tuple[Annotated[int, Ge(MIN_CURVE_ROWS)], ...]] = ()
     """Training-set sizes of the learning curve, in rows, instead of halves, such as 24 48 96."""
-    learning_repeats: Training[int] = 1
+    learning_repeats: MoreTraining[Count] = 1
     """Number of random subsets per size of the learning curve; their mean and standard deviation are reported."""
 
     def __post_init__(self) -> None:
-        validate_values(self)
-        for name in ("test_fraction", "validation_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise SubquadError(f"{flag_name(name)} must be between 0 and 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.test_fraction + self.validation_fraction >= 0.9:
             raise SubquadError("--test-fraction and --validation-fraction leave less than a tenth of the rows to train")
-        validate_minima(self, ensemble_size=1, batch_size=1, boosting_iterations=1, tokens=1, stack_folds=1, folds=2)
         check_names(self.models)
-        if len(set(self.models)) < len(self.models):
-            raise SubquadError(f"--models names a model twice: {' '.join(self.models)}")
-        validate_minima(self, learning_curve=0, learning_repeats=1, leak_distance=0, fold=0, train_rows=10)
-        if any(size < MIN_CURVE_ROWS for size in self.learning_sizes):
-            raise SubquadError(
-                f"--learning-sizes must be numbers of rows of at least {MIN_CURVE_ROWS}, got {min(self.learning_sizes)}"
-            )
         # a column of folds has its own number of them
         if self.fold is not None and self.split is None and self.fold >= self.folds:
             raise SubquadError(f"--fold must be below --folds ({self.folds}), got {self.fold}")
-        if not 0 < self.identity <= 1:
-            raise SubquadError(f"--identity must be above 0 and at most 1, got {self.identity}")
-        if self.learning_rate <= 0:
-            raise SubquadError(f"--learning-rate must be above 0, got {self.learning_rate}")
-        if self.weight_decay < 0:
-            raise SubquadError(f"--weight-decay must not be negative, got {self.weight_decay}")
-        if self.epochs is not None and self.epochs <= 0:
-            raise SubquadError(f"--epochs must be above 0, got {self.epochs}")
         if self.weight is not None and self.error is not None:
             raise SubquadError("--weight and --error both weight the rows; give one of them")
         if self.split is not None and self.split_by != "random":

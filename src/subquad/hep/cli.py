@@ -1,20 +1,27 @@
 """`subquad hep`: names and flags of its commands. Everything else is imported when a command runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from subquad.errors import SubquadError
 from subquad.hep.settings import (
+    EVALUATION,
+    EXPLANATION,
+    EXPLANATION_FILE,
     EvaluateSettings,
     ExplainSettings,
     ExportSettings,
     FitSettings,
     PredictSettings,
     SimulateSettings,
-    Simulation,
 )
-from subquad.runs.options import FileOptions, FolderOptions, Input, Model, Output, RunOptions
+from subquad.runs.examples import run_folder
+from subquad.runs.folder import METRICS, load_config
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
+from subquad.runs.storage import check_output, check_report_folder
 
 __all__ = ["app"]
 
@@ -68,7 +75,7 @@ def predict(
     /,
     settings: Annotated[PredictSettings, FLAGS] = PredictSettings(),
     *,
-    options: Annotated[FileOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Score jets with a fitted tagger and write one ROOT file, with one entry per jet in the order of the input.
 
@@ -81,6 +88,8 @@ def predict(
         files: Files with the columns that the tagger was fitted on: names, folders, patterns in quotes, or
             example:jets.
     """
+    _check_inputs(files, runs=[run])
+    _check_file(options, ".root")
     from subquad.hep.commands.predict import predict as run_predict
 
     path = run_predict(run, files, settings, **vars(options))
@@ -106,6 +115,10 @@ def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: 
         out: Output file. Default: report.html in the folder, which is written again.
         force: Overwrite an existing output.
     """
+    _check_inputs(runs=[run, *others])
+    from subquad.reporting.run_comparison import report_file
+
+    report_file([run, *others], run_folder(run), out=out, force=force)
     from subquad.hep.commands.report import report as run_report
 
     print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
@@ -117,7 +130,7 @@ def evaluate(
     files: Input[Names] = (),
     scores: Input[Names] = (),
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Compare taggers on the same jets: metrics with intervals, ROC curves, pT dependence, mass sculpting, calibration.
 
@@ -133,6 +146,9 @@ def evaluate(
         scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
             for every class.
     """
+    named = [text if Path(text).exists() else text.partition("=")[2] or text for text in runs]
+    _check_inputs([*files, *(text.partition("=")[2] or text for text in scores)], runs=named)
+    check_report_folder(options.out, kind=EVALUATION, file=METRICS, force=options.force)
     from subquad.hep.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(runs, settings, files=files, scores=scores, **vars(options))
@@ -149,7 +165,7 @@ def explain(
     only: Annotated[Input[str | None], Parameter(name="--class")] = None,
     settings: Annotated[ExplainSettings, FLAGS] = ExplainSettings(),
     seed: Model[int] = 0,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Explain a tagger: attributions and permutation importance of its inputs and graphs, and displays of single jets.
 
@@ -163,6 +179,8 @@ def explain(
         only: Explain the logit of this class, for its jets only. Default: the logit of each jet's true class.
         seed: Seed of the permutations.
     """
+    _check_inputs(files, runs=[run])
+    check_report_folder(options.out, kind=EXPLANATION, file=EXPLANATION_FILE, force=options.force)
     from subquad.hep.commands.explain import explain as run_explain
     from subquad.hep.plots.explain_page import summary
 
@@ -178,7 +196,7 @@ def export(
     *,
     files: Input[Names] = (),
     settings: Annotated[ExportSettings, FLAGS] = ExportSettings(),
-    options: Annotated[FileOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Export a tagger as ONNX that takes the branches of files and needs neither subquad nor torch.
 
@@ -193,6 +211,8 @@ def export(
         run: Folder that `subquad hep fit` wrote, or example:tagger, a tagger that ships with subquad.
         files: Jets for the comparison. Default: example:jets if it has the branches, else the training files.
     """
+    _check_inputs(files, runs=[run])
+    _check_file(options, ".onnx")
     from subquad.hep.commands.export import PREPROCESS
     from subquad.hep.commands.export import export as run_export
 
@@ -219,25 +239,38 @@ def export(
 def simulate(
     *,
     settings: Annotated[SimulateSettings, FLAGS] = SimulateSettings(),
-    seed: Simulation[int] = 0,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Simulate labelled jets of JetClass's ten classes with Pythia 8 and FastJet, in JetClass's branch layout.
 
     For example:
 
         subquad hep simulate --out jets --jets-per-class 1000
-
-    Args:
-        seed: Seed of the collisions and of the detector.
     """
     from subquad.hep.commands.simulate import simulate as run_simulate
 
-    files = run_simulate(settings, seed=seed, **vars(options))
+    files = run_simulate(settings, **vars(options))
     if not options.quiet:
         what = f"{len(files)} file{'s' * (len(files) > 1)}"
         # some may be those of an interrupted simulation, or all
         print(f"{options.out} holds {what} of jets. Next: subquad hep fit '{options.out}/*.root' --out tagger")
+
+
+def _check_inputs(files: Sequence[str] = (), *, runs: Sequence[Path | str] = ()) -> None:
+    """Check that runs and local files are there, before libraries are imported for seconds."""
+    for run in runs:
+        load_config(run_folder(run), "hep")
+    # remote files would be listed twice
+    if local := [name for name in files if "://" not in name]:
+        from subquad.hep.data.formats import expand_files
+
+        expand_files(local)
+
+
+def _check_file(options: OutputOptions, suffix: str) -> None:
+    if options.out.suffix != suffix:
+        raise SubquadError(f"{options.out}: must end in {suffix}")
+    check_output(options.out, force=options.force)
 
 
 def _print_fit(metrics: dict[str, Any], out: Path) -> None:
@@ -245,7 +278,7 @@ def _print_fit(metrics: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     table = comparison_table(metrics)
-    title = f"{metrics['jets']['test']:,} test jets"
+    title = f"{metrics['jets']['test']:,} test jets, with 68 % intervals"
     print_table(table.header, table.rows, title=title, best=table.winner, transposed=True)
     print(
         verdict(metrics),
@@ -260,6 +293,6 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     metrics, rejections = evaluation_tables(evaluation)
-    print_table(metrics.header, metrics.rows, best=metrics.winner, transposed=True)
+    print_table(metrics.header, metrics.rows, title="With 68 % intervals", best=metrics.winner, transposed=True)
     print_table(rejections.header, rejections.rows, title=f"Rejection of {evaluation['background']}")
-    print(*evaluation["notes"], f"Wrote {out}. Next: open {out / 'report.html'} or {out / 'report.pdf'}", sep="\n")
+    print(*evaluation["notes"], f"Wrote {out}. Next: open {out / 'report.html'}", sep="\n")

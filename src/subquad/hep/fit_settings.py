@@ -6,10 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output, Training
+from subquad.errors import SubquadError
+from subquad.runs.options import (
+    Count,
+    Distinct,
+    Fraction,
+    Ge,
+    Gt,
+    Input,
+    Le,
+    Lt,
+    Model,
+    MoreInput,
+    MoreModel,
+    MoreTraining,
+    NonNegative,
+    Positive,
+    Settings,
+    Training,
+)
 
 __all__ = [
     "FitSettings",
@@ -21,8 +38,8 @@ __all__ = [
     "PresetName",
     "Reweighting",
     "ScheduleName",
+    "Threads",
     "bin_edges",
-    "check_threads",
     "is_number",
     "reweighting_of",
 ]
@@ -31,11 +48,13 @@ PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "pap
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["muon", "adamw", "radam", "sgd"]
+Optimizer = Literal["muon", "adamw"]
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
-MAX_THREADS = 1024
+Threads = Annotated[int, Ge(1), Le(1024)]
+BelowHalf = Annotated[float, Gt(0), Lt(0.5)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +120,7 @@ class NetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
+class FitSettings(Settings):
     """Settings of `subquad hep fit`: inputs, network and training."""
 
     preset: Model[PresetName] = "auto"
@@ -111,46 +130,46 @@ class FitSettings:
     from_: Model[Path | None] = None
     """Saved run to fine-tune, or example:tagger: the fit starts from its weights, with its network and standardization.
     The jets need the same inputs; their classes may be others. Default: random weights."""
-    epochs: Training[int] = 15
+    epochs: Training[Count] = 15
     """Number of passes over the training set."""
-    batch_size: Training[int | None] = None
+    batch_size: Training[Count | None] = None
     """Batch size: jets per optimizer step and process. Default: 32 for `auto` and `auto-chebyshev`, 128 for the
     others. A GPU needs larger batches than these to be busy."""
-    learning_rate: Training[float | Literal["auto"] | None] = None
-    """Peak learning rate; `auto` finds one by a range test of 100 steps, whose curve is in the report. Default: 3e-3
-    for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3 for the published networks; with
-    --from a third of these. A newly initialised output layer is trained with ten times the rate of the other layers."""
+    learning_rate: Training[Positive | None] = None
+    """Peak learning rate. Default: 3e-3 for `auto` and `auto-chebyshev` with Muon, else 2e-3, 3e-3 for `standard`, 1e-3
+    for the published networks; with --from a third of these. A newly initialised output layer is trained with ten times
+    the rate of the other layers."""
     card: Input[str | None] = None
     """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
-    layout: Input[LayoutName | None] = None
+    layout: MoreInput[LayoutName | None] = None
     """Layout of the files: JetClass, top tagging (Zenodo 2603256), EnergyFlow's quark and gluon jets (3164691), top and
     QCD jets (16986897), or four-vectors with numbered labels. Default: recognized by content."""
-    tree: Input[str] = "tree"
+    tree: MoreInput[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
-    test_fraction: Input[float] = 0.2
+    test_fraction: MoreInput[BelowHalf] = 0.2
     """Fraction of the jets, stratified by class, held out for testing if there are no test jets (--test, or a split
     that comes with the data set)."""
-    validation_fraction: Input[float] = 0.1
+    validation_fraction: MoreInput[BelowHalf] = 0.1
     """Fraction of the jets, stratified by class, held out for model selection, unless the data set has such jets."""
-    background: Input[str | None] = None
+    background: MoreInput[str | None] = None
     """Class whose rejection is measured. Default: QCD if it is present, else the first class."""
-    event_weights: Input[str | None] = None
+    event_weights: MoreInput[str | None] = None
     """Branch with event weights, such as those of a generator, which may be negative: jets count with them in the loss
     and in all metrics. Default: none, or those of the card."""
-    target: Input[tuple[str, ...]] = ()
+    target: MoreInput[Annotated[tuple[str, ...], Distinct()]] = ()
     """Regression targets beside the classes, such as the mass of the generated particle: branches with one number per
     jet or, with a card, expressions, in addition to those of its `labels`. Default: none, or those of the card."""
-    target_weight: Training[float] = 1.0
+    target_weight: MoreTraining[Positive] = 1.0
     """Weight of the regression loss, smooth L1 of standardized targets, beside the cross-entropy."""
-    reweight: Training[Literal["none", "class"]] = "none"
+    reweight: MoreTraining[Literal["none", "class"]] = "none"
     """Reweighting in the loss only: `class` gives every class the same total weight."""
-    reweight_vars: Training[tuple[str, ...]] = ()
+    reweight_vars: MoreTraining[tuple[str, ...]] = ()
     """Observers whose spectrum is made flat in each class by weights in the loss, each followed by its bin edges; for
     example jet_pt 500 600 800 1000 jet_eta -2 0 2."""
-    decorrelate: Training[str | None] = None
+    decorrelate: MoreTraining[str | None] = None
     """Observer, such as jet_sdmass, from which the scores of background jets are decorrelated by a penalty in the loss:
     the squared distance correlation (DisCo, arXiv:2001.05310) of each batch. Default: no penalty."""
-    decorrelation_weight: Training[float] = 1.0
+    decorrelation_weight: MoreTraining[Positive] = 1.0
     """Weight of the penalty of --decorrelate beside the cross-entropy."""
     inputs: Model[Inputs | None] = None
     """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them; gradient boosting then reads
@@ -158,76 +177,48 @@ class FitSettings:
     jet-level features. `particles+jet`: also jet-level features, such as the soft-drop mass and τ1 to τ4, and impact
     parameter significances of the particles. Default: `particles+jet` for `auto`, `auto-chebyshev` and `standard`.
     With --card, the particle features are those of the card."""
-    k: Model[int | None] = None
+    k: MoreModel[Count | None] = None
     """Number of nearest neighbours of each particle. Default: that of the preset."""
-    chebyshev_order: Model[int | None] = None
+    chebyshev_order: MoreModel[Count | None] = None
     """Number of Chebyshev terms of each filter (`auto` has no such filters). Default: that of the preset."""
-    width: Model[int | None] = None
+    width: MoreModel[Count | None] = None
     """Number of channels of each layer. Default: that of the preset."""
-    layers: Model[int | None] = None
+    layers: MoreModel[Count | None] = None
     """Number of layers that join neighbours. Default: that of the preset."""
-    dropout: Model[float | None] = None
+    dropout: MoreModel[BelowOne | None] = None
     """Dropout rate in the head. Default: 0.1 for `auto`, `auto-chebyshev` and `standard`, but 0 for the first two
     with --inputs particles; the published networks have no dropout."""
-    graph: Model[Graph | None] = None
+    graph: MoreModel[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto`,
     `auto-chebyshev` and `epcn`). Default: that of the preset."""
-    reflect: Training[bool] = False
-    """Reflect each training jet at random in Δη and in Δφ in each epoch, with the signs of its impact parameters;
-    regression targets must not depend on the side. For the features of JetClass's branches and of public layouts, but
-    not for `paper` and `paper-edges` on JetClass's branches."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
-    ema_decay: Training[float | None] = None
+    ema_decay: MoreTraining[Fraction | None] = None
     """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
     `auto` and `auto-chebyshev`, no average for the others."""
-    optimizer: Training[Optimizer | None] = None
+    optimizer: MoreTraining[Optimizer | None] = None
     """Optimizer: Muon for the matrices of hidden layers with at least 32 rows and columns, with AdamW for all other
-    weights; AdamW; RAdam with decoupled weight decay; or SGD with Nesterov momentum 0.9. Default: Muon for `auto` and
-    `auto-chebyshev`, AdamW for the others, whose filters are no such matrices."""
-    schedule: Training[ScheduleName | None] = None
+    weights; or AdamW. Default: Muon for `auto` and `auto-chebyshev`, AdamW for the others, whose filters are no such
+    matrices."""
+    schedule: MoreTraining[ScheduleName | None] = None
     """Learning rate schedule: `constant`, `linear` or `cosine` decay to 0, or `one_cycle`. Default: that of the preset:
     cosine for `auto` and `auto-chebyshev`, one cycle for `standard`, constant for the published networks."""
-    warmup_fraction: Training[float | None] = None
+    warmup_fraction: MoreTraining[BelowOne | None] = None
     """Fraction of the steps with linear warm-up. Default: 0.05 for `auto` and `auto-chebyshev`, 0 for the others."""
-    patience: Training[int | None] = None
+    patience: MoreTraining[Count | None] = None
     """Number of successive epochs without an improvement on the validation jets after which training stops. Default:
     all epochs."""
-    tensorboard: Output[bool] = False
-    """Write loss and validation metrics as events of TensorBoard to `tensorboard/` in the output folder."""
-    weight_decay: Training[float | None] = None
-    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with the other optimizers."""
-    precision: Training[Precision] = "float32"
+    weight_decay: MoreTraining[NonNegative | None] = None
+    """Weight decay; applied to weight matrices only. Default: 0.05 with Muon, 0.01 with AdamW."""
+    precision: MoreTraining[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
-    threads: Training[int] = 1
+    threads: Training[Threads] = 1
     """Number of CPU threads. The operations of a step are small, so that more threads help little."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_values(self)
-        check_threads(self.threads)
-        validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1, patience=1)
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
+        super().__post_init__()
         reweighting_of(self.reweight_vars)
-        if isinstance(self.learning_rate, str):
-            if self.learning_rate != "auto":
-                raise SubquadError(f"--learning-rate is {self.learning_rate!r}; give a number above 0, or auto")
-        elif self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0, or auto")
-        for name in ("dropout", "warmup_fraction"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise SubquadError(f"{flag_name(name)} is {value}; give a fraction from 0 to less than 1")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
-        for name in ("decorrelation_weight", "target_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a value above 0")
-        validate_distinct(self, "target")
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,16 +237,6 @@ class Reweighting:
     """Percentile of the bin contents below which bins are not flattened, since the weights would become too large."""
     drops_outside: bool = True
     """Jets outside the bins get weight 0; otherwise they count in the nearest bin."""
-
-
-def check_threads(threads: int) -> None:
-    """Check a number of threads, of which torch starts as many as it is told.
-
-    Raises:
-        SubquadError: There are none, or too many for any machine.
-    """
-    if not 1 <= threads <= MAX_THREADS:
-        raise SubquadError(f"--threads must be from 1 to {MAX_THREADS:,}, got {threads:,}")
 
 
 def is_number(value: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import SubquadError, unknown, validate_distinct, validate_minima, validate_values
+from subquad.errors import SubquadError, unknown
 from subquad.hep.fit_settings import (
     FitSettings,
     Graph,
@@ -14,15 +14,18 @@ from subquad.hep.fit_settings import (
     Precision,
     PresetName,
     Reweighting,
+    Threads,
     bin_edges,
-    check_threads,
     is_number,
     reweighting_of,
 )
-from subquad.runs.options import Input, Model, Output
+from subquad.runs.options import Count, Distinct, Fraction, Input, MinLen, Model, Natural, Output, Settings
 
 __all__ = [
     "CLASSES",
+    "EVALUATION",
+    "EXPLANATION",
+    "EXPLANATION_FILE",
     "EvaluateSettings",
     "ExplainSettings",
     "ExportSettings",
@@ -48,6 +51,9 @@ T = TypeVar("T")
 Simulation = Annotated[T, Parameter(group=Group("Simulation", sort_key=2))]
 """A flag about the simulated jets."""
 
+EVALUATION, EXPLANATION, EXPLANATION_FILE = "hep evaluation", "hep explanation", "explain.json"
+"""Kinds of report folders, by which a command recognizes its own, and the file of an explanation."""
+
 CLASSES = (
     "ZJetsToNuNu",
     "HToBB",
@@ -64,10 +70,10 @@ CLASSES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings:
+class PredictSettings(Settings):
     """Settings of `subquad hep predict`."""
 
-    batch_size: Model[int] = 64
+    batch_size: Model[Count] = 64
     """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
@@ -76,79 +82,58 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_minima(self, batch_size=1)
+        super().__post_init__()
         taken = [name for name in self.observers if name.startswith(("score_", "predicted_", "label_"))]
         if taken:
             raise SubquadError(f"--observers: {', '.join(taken)} would have the name of a column of the output")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Settings):
     """Settings of `subquad hep evaluate`."""
 
     background: Input[str | None] = None
     """Class whose rejection is measured. Default: that of the first run, or QCD, or the first class."""
-    efficiency: Input[float | None] = None
+    efficiency: Input[Fraction | None] = None
     """Signal efficiency at which the rejection is measured, such as 0.3. Default: 0.5, or for the classes Hqql and Tbl
     0.99 and 0.995, as in JetClass's table."""
     reference: Output[str | None] = None
     """Name of the model that ROC curves are divided by in the ratio panels. Default: the first model."""
-    batch_size: Model[int] = 64
+    batch_size: Model[Count] = 64
     """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files."""
     event_weights: Input[str | None] = None
     """Branch with event weights of the files: jets count with them in all metrics. Default: that of the first run;
     in files of --scores, event_weight if there is such a branch."""
-    vary: Input[tuple[str, ...]] = ()
-    """Systematic variations of the particles of --files, each applied alone: pt_scale=1.02 multiplies all momenta,
-    pt_smear=0.05 smears them by 5 %, drop=0.03 drops particles with this probability, and rotate=0.5 rotates jets about
-    the beam axis by this angle in radians, which must not change any prediction."""
-    seed: Input[int] = 0
-    """Seed of the random numbers of --vary."""
-    threads: Model[int] = 1
+    threads: Model[Threads] = 1
     """Number of CPU threads of the network."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        check_threads(self.threads)
-        validate_minima(self, batch_size=1)
-        validate_minima(self, seed=0)
-        if self.efficiency is not None and not 0 < self.efficiency < 1:
-            raise SubquadError(f"--efficiency is {self.efficiency}; give a fraction between 0 and 1, such as 0.3")
-        validate_distinct(self, "vary")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainSettings:
+class ExplainSettings(Settings):
     """Settings of `subquad hep explain`."""
 
-    jets: Input[int] = 2000
+    jets: Input[Count] = 2000
     """Number of jets to explain: the first ones of each file, equally many from each."""
     event_weights: Input[str | None] = None
     """Branch with event weights of the files: jets count with them in all means and metrics. Default: that of the
     run."""
-    repeats: Model[int] = 3
+    repeats: Model[Count] = 3
     """Number of permutations of each feature."""
-    displays: Output[int] = 2
+    displays: Output[Natural] = 2
     """Number of event displays per class: so many of the jets with the highest score, and as many of the most confident
     misclassifications."""
-    batch_size: Model[int] = 64
+    batch_size: Model[Count] = 64
     """Jets per forward pass."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files."""
-    threads: Model[int] = 1
+    threads: Model[Threads] = 1
     """Number of CPU threads of the network."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        check_threads(self.threads)
-        validate_minima(self, jets=1, repeats=1, batch_size=1)
-        validate_minima(self, displays=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings:
+class ExportSettings(Settings):
     """Settings of `subquad hep export`."""
 
     inputs: Model[ExportInputs] = "branches"
@@ -158,32 +143,23 @@ class ExportSettings:
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        validate_values(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SimulateSettings:
+class SimulateSettings(Settings):
     """Settings of `subquad hep simulate`."""
 
-    jets_per_class: Simulation[int] = 1000
+    jets_per_class: Simulation[Count] = 1000
     """Number of jets of each class."""
-    classes: Simulation[tuple[str, ...]] = CLASSES
+    classes: Simulation[Annotated[tuple[str, ...], MinLen(1), Distinct()]] = CLASSES
     """Classes to simulate, by the names of JetClass's files."""
-    jets_per_file: Output[int] = 1000
+    jets_per_file: Output[Count] = 1000
     """Number of jets per file; each file is simulated by one process."""
-    workers: Simulation[int] = 0
+    workers: Simulation[Natural] = 0
     """Number of processes; 0 uses all cores. The number does not change the jets."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_minima(self, jets_per_class=1, jets_per_file=1)
-        validate_minima(self, workers=0)
-        if not self.classes:
-            raise SubquadError(f"--classes is empty; the classes are {', '.join(CLASSES)}")
+        super().__post_init__()
         for name in self.classes:
             if name not in CLASSES:
                 raise unknown("class", name, CLASSES)
-        if len(set(self.classes)) < len(self.classes):
-            raise SubquadError(f"--classes names a class twice: {', '.join(self.classes)}")

@@ -15,9 +15,8 @@ from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSe
 from subquad.llm.settings import LinearizeSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import check_free, load_config
-from subquad.runs.listening import check_address
-from subquad.runs.options import FolderOptions, Input, Model, Output, RunOptions
-from subquad.runs.storage import check_present
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
+from subquad.runs.storage import as_file, check_output, check_present
 
 __all__ = ["app"]
 
@@ -123,6 +122,9 @@ def generate(
         force: Overwrite the file of --save-state.
     """
     check_run(run)
+    check_present(*filter(None, [state]))
+    if save_state is not None:
+        check_output(as_file(save_state), force=force)
     from subquad.llm.commands.generate import generate as run_generate
 
     run_generate(
@@ -137,7 +139,7 @@ def merge(
     *,
     base: Model[str | None] = None,
     standalone: Output[bool] = False,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Merge an adapter into its checkpoint, and write the whole model.
 
@@ -233,7 +235,6 @@ def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSetting
         run: Folder that `subquad llm linearize` wrote, its name on the Hugging Face Hub (OWNER/NAME), or
             example:linear-smollm2, which ships with subquad.
     """
-    check_address(settings.host, settings.port)
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
     check_run(run)
@@ -248,15 +249,14 @@ def evaluate(
     /,
     *,
     text: Input[Files] = None,
-    data: Input[Path | None] = None,
     teacher: Model[str | None] = None,
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     extend: Output[bool] = False,
-    options: Annotated[FolderOptions, FLAGS],
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Compare linearized models with controls: the teacher, the window alone, and the student without linear branch.
 
-    Perplexity by position, lm-eval tasks from local files, passkey retrieval, speed and memory. A stopped evaluation is
+    Perplexity by position, lm-eval's tasks, passkey retrieval, speed and memory. A stopped evaluation is
     resumed by the same command.
 
     For example:
@@ -267,7 +267,6 @@ def evaluate(
         runs: Folders that `subquad llm linearize` wrote, their names on the Hugging Face Hub (OWNER/NAME), or
             example:linear-smollm2, which ships with subquad.
         text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
-        data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
@@ -277,7 +276,7 @@ def evaluate(
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(
-        runs, settings, text=text or (), data=data, teacher=teacher, extend=extend,
+        runs, settings, text=text or (), teacher=teacher, extend=extend,
         out=options.out, force=options.force, quiet=options.quiet,
     )  # fmt: skip
     if not options.quiet:
@@ -285,14 +284,16 @@ def evaluate(
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.evaluation_tables import perplexity_text
-    from subquad.llm.plots.linearize_page import labels
+    from subquad.llm.metrics import LABELS
+    from subquad.reporting.metrics import value_text
     from subquad.reporting.tables import print_table
-    from subquad.runs.storage import read_json
 
-    names = labels(read_json(out / "evaluations.json")["about"])
-    found = {name: one["perplexity"] for name, one in metrics["test"].items()}
-    rows = [[label, perplexity_text(found[name])] for name, label in names.items() if name in found]
+    test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
+    rows = [
+        [label, value_text(test[name]["perplexity"], limits.get(name, {}).get("perplexity"))]
+        for name, label in LABELS.items()
+        if name in test
+    ]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
     trained = sum(seconds[stage] for stage in tokens)
@@ -305,28 +306,14 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
 
 
 def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
-    from subquad.llm.plots.evaluation_tables import (
-        columns,
-        gap_rows,
-        has_gap,
-        perplexity_rows,
-        reasons,
-        task_rows,
-    )
+    from subquad.llm.plots.evaluation_page import differences_table, results_of, results_table
     from subquad.reporting.tables import print_table
 
     for model in evaluation["models"]:
-        folder, names = model["about"]["folder"], columns(model["about"])
-        for header, rows, title in (
-            (["text", "tokens", *names], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
-            (["task", "items", "beyond window", *names], task_rows(model), "accuracy in percent"),
-        ):
+        tables = (results_table(model), differences_table(model)) if results_of(model) else ()
+        for table in tables:
             # three columns with intervals fit a terminal
-            for start in range(0, len(rows), 3):
-                print_table(header, rows[start : start + 3], title=f"{folder}: {title}", transposed=True)
-        if has_gap(rows := gap_rows(model)):
-            header = ["measurement", "gap closed"]
-            print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")
-    for reason in reasons(evaluation["models"]):
-        print(f"gap to the teacher not known: {reason}")
+            for start in range(1, len(table.header), 3):
+                rows = [[row[0], *row[start : start + 3]] for row in table.rows]
+                print_table([table.header[0], *table.header[start : start + 3]], rows, title=model["about"]["folder"])
     print(f"Wrote {out}; open {out / 'report.html'}.")

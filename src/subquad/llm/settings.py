@@ -1,13 +1,31 @@
 """Settings of `linearize` and of hybrid attention; each field is a flag, an argument and an entry of `config.json`."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output, Training
+from cyclopts import Parameter
+
+from subquad.errors import SubquadError, flag_name, unknown
+from subquad.runs.options import (
+    Count,
+    Ge,
+    Input,
+    Lt,
+    MinLen,
+    Model,
+    MoreInput,
+    MoreModel,
+    MoreOutput,
+    MoreTraining,
+    Natural,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    Training,
+)
 
 __all__ = ["ADAPTER_TYPE", "MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
 
@@ -23,44 +41,40 @@ CACHE = 384
 HORIZON = 1024.0
 """Default number of tokens of `horizon`."""
 ALL_LINEAR = "all-linear"
-PLATEAU = 2
-"""Validations without improvement after which the schedule `plateau` halves the learning rates."""
+AtLeastTwo = Annotated[int, Ge(2)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionSettings:
+class AttentionSettings(Settings):
     """The hybrid attention that replaces softmax attention; saved with the model."""
 
-    window: Model[int] = 64
+    window: Model[Count] = 64
     """Tokens of the softmax window, or of one of its blocks (`terrace`)."""
-    window_shape: Model[Literal["terrace", "sliding", "none"]] = "terrace"
+    window_shape: MoreModel[Literal["terrace", "sliding"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
-    `window` tokens. `none`: linear attention only."""
-    sinks: Model[int | None] = None
-    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
-    none without a window or with the kernel `triton`."""
-    cache: Model[int | None] = None
+    `window` tokens."""
+    sinks: MoreModel[Natural | None] = None
+    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4,
+    at most `window`."""
+    cache: MoreModel[Natural | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
-    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace` and the kernel
-    `torch`. Default: 384 with these, else 0."""
-    feature_map: Model[Literal["hedgehog", "t2r", "moments", "none"] | None] = None
-    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
-    means and covariances of the earlier keys and values in place of a map, which estimate softmax attention to them.
-    `none`: no linear branch, so that earlier tokens that are not cached are not seen, and there is no attention
-    transfer. Default: `moments` with the window shape `terrace` and the kernel `torch`, else `hedgehog`."""
-    feature_heads: Model[Literal["query", "kv"]] = "query"
-    """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
-    rotate_features: Model[bool] = False
+    most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
+    with it, else 0."""
+    feature_map: MoreModel[Literal["hedgehog", "moments", "none"] | None] = None
+    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog). `moments`: means and covariances
+    of the earlier keys and values in place of a map, which estimate softmax attention to them. `none`: no linear
+    branch, so that earlier tokens that are not cached are not seen, and there is no attention transfer. Default:
+    `moments` with the window shape `terrace`, else `hedgehog`."""
+    rotate_features: MoreModel[bool] = False
     """Feature maps, and the choice of cached tokens, read queries and keys after the rotary embedding, as in the paper;
     beyond the length of the training sequences feature maps then do harm."""
-    horizon: Model[float | None] = None
+    horizon: MoreModel[NonNegative | None] = None
     """With feature maps, limit of the weight of all earlier tokens together, as a number of tokens: the weight of n
     tokens is divided by 1 + n / horizon. Initial value; trained for each query head. 0 for no limit, as in the paper.
     Default: 1024, and 0 with moments, which need no limit."""
-    softmax_layers: Model[tuple[int, ...]] = ()
-    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none."""
-    kernel: Model[Literal["torch", "triton"]] = "torch"
-    """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
+    softmax_layers: MoreModel[Annotated[tuple[Natural, ...], Parameter(name="--softmax-indices")]] = ()
+    """Layers, counted from 0, that keep softmax attention; their cache grows with the text. Default: none, or those
+    that `--softmax-layers` chooses."""
 
     @property
     def has_moments(self) -> bool:
@@ -83,55 +97,41 @@ class AttentionSettings:
         return not self.rotate_features and (self.has_features or bool(self.cache))
 
     def __post_init__(self) -> None:
-        validate_values(self, prefix="attention.")
-        validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
-        in_blocks = self.window_shape == "terrace" and self.kernel == "torch"
+        super().__post_init__()
+        in_blocks = self.window_shape == "terrace"
         if self.cache is None:
             object.__setattr__(self, "cache", CACHE if in_blocks else 0)
         if self.feature_map is None:
             object.__setattr__(self, "feature_map", "moments" if in_blocks else "hedgehog")
-        cannot = self.window_shape == "none" or self.kernel == "triton"
         if self.sinks is None:
-            object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
-        elif self.sinks > (0 if cannot else self.window):
-            raise SubquadError(
-                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
-                "--attention.window-shape none or --attention.kernel triton"
-            )
+            object.__setattr__(self, "sinks", min(SINKS, self.window))
+        elif self.sinks > self.window:
+            raise SubquadError(f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window})")
         if self.cache and not in_blocks:
-            raise SubquadError(
-                f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
-            )
+            raise SubquadError(f"--attention.cache {self.cache}: needs --attention.window-shape terrace")
         if self.has_moments and not in_blocks:
+            raise SubquadError("--attention.feature-map moments: needs --attention.window-shape terrace")
+        if not self.has_features and self.horizon:
             raise SubquadError(
-                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
+                f"--attention.horizon {self.horizon}: {self.feature_map} has no feature maps; add "
+                "--attention.feature-map hedgehog, or omit it"
             )
-        if not self.has_linear and cannot:
-            raise SubquadError(
-                "--attention.feature-map none: needs a window (--attention.window-shape terrace or sliding) and "
-                "--attention.kernel torch"
-            )
-        if not self.has_features:
-            without = f"{self.feature_map} has no feature maps; add --attention.feature-map hedgehog, or omit it"
-            if self.feature_heads != "query":
-                raise SubquadError(f"--attention.feature-heads {self.feature_heads}: {without}")
-            if self.horizon:
-                raise SubquadError(f"--attention.horizon {self.horizon}: {without}")
         if self.horizon is None:
             object.__setattr__(self, "horizon", HORIZON if self.has_features else 0.0)
-        # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
-        if self.softmax_layers and self.softmax_layers[0] < 0:
-            raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
+
+    @property
+    def _prefix(self) -> str:
+        return "attention."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlacementSettings:
+class PlacementSettings(Settings):
     """Where a linearized model is held, and in which type."""
 
-    device: Model[Literal["auto", "cpu", "cuda", "mps"]] = "auto"
+    device: MoreModel[Literal["auto", "cpu", "cuda", "mps"]] = "auto"
     """Device of the model; `auto` takes an accelerator if there is one."""
-    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    dtype: MoreModel[Literal["float32", "bfloat16"]] = "float32"
     """Type of weights and activations; feature maps stay in float32."""
 
 
@@ -149,110 +149,99 @@ def attention_of(content: Mapping[str, Any] | None, place: str) -> AttentionSett
         raise SubquadError(f"{place}: hybrid_attention is {content!r:.40}, and must be an object of settings")
     if others := content.keys() - (known := [field.name for field in fields(AttentionSettings)]):
         raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', min(others), known)}")
-    # a model that was saved before these settings existed has the attention of the paper
-    before = {"feature_map": "hedgehog", "sinks": 0, "cache": 0, "rotate_features": True, "horizon": 0.0}
     try:
-        return AttentionSettings(**{**before, **content})
+        return AttentionSettings(**content)
     except (SubquadError, TypeError) as error:
         raise SubquadError(f"{place}: hybrid_attention: {error}; config.json is damaged") from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearizeSettings:
+class LinearizeSettings(Settings):
     """How a model is linearized: attention transfer (stage 1), then fine-tuning with LoRA (stage 2)."""
 
     attention: AttentionSettings = AttentionSettings()
     """The hybrid attention that replaces softmax attention."""
-    softmax_layers: Model[int] = 0
+    softmax_layers: Model[Natural] = 0
     """Number of layers that keep softmax attention, chosen after attention transfer: those that bring the student
-    closest to the teacher's predictions. To name them, use `--attention.softmax-layers`."""
-    from_: Input[Path | None] = None
+    closest to the teacher's predictions. `--softmax-indices` names them instead."""
+    from_: MoreInput[Path | None] = None
     """Adapter of an earlier run of the same model (`--save adapter`), or example:linear-smollm2, to fine-tune further,
     without attention transfer; its attention and LoRA settings are used."""
-    minutes: Training[float | None] = None
+    minutes: Training[Positive | None] = None
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
     are given."""
-    transfer_tokens: Training[int | None] = None
+    transfer_tokens: Training[Count | None] = None
     """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`. Not used without a
     linear branch."""
-    lora_tokens: Training[int | None] = None
+    lora_tokens: Training[Count | None] = None
     """Training tokens of fine-tuning; used with `--transfer-tokens` instead of `--minutes`."""
-    sequence_length: Input[int] = 1024
+    sequence_length: Input[AtLeastTwo] = 1024
     """Tokens of one training or evaluation sequence."""
-    batch_size: Training[int] = 1
+    batch_size: Training[Count] = 1
     """Batch size: sequences in one forward pass of one process."""
-    gradient_accumulation: Training[int] = 1
+    gradient_accumulation: MoreTraining[Count] = 1
     """Batches whose gradients are averaged in one optimizer step: a larger batch in the same memory."""
-    transfer_learning_rate: Training[float | None] = None
+    transfer_learning_rate: MoreTraining[Positive | None] = None
     """Peak learning rate of attention transfer. Default: 0.03 for feature maps, 0.3 for moments, which have only two
     numbers per head."""
-    lora_learning_rate: Training[float] = 2e-3
+    lora_learning_rate: MoreTraining[Positive] = 2e-3
     """Peak learning rate of the LoRA updates."""
-    feature_map_learning_rate: Training[float] = 3e-3
+    feature_map_learning_rate: MoreTraining[NonNegative] = 3e-3
     """Peak learning rate of feature maps, or of γ and c of moments, in fine-tuning; 0 freezes them, as in the paper."""
-    lora_rank: Model[int] = 16
+    lora_rank: Model[Count] = 16
     """Rank of the LoRA updates."""
-    lora_alpha: Model[float] = 32.0
+    lora_alpha: MoreModel[Positive] = 32.0
     """LoRA alpha; updates are scaled by alpha / rank."""
-    lora_targets: Model[tuple[str, ...]] = (ALL_LINEAR,)
+    lora_targets: MoreModel[Annotated[tuple[str, ...], MinLen(1)]] = (ALL_LINEAR,)
     """Linear layers that get a LoRA update, by the end of their names; `all-linear` for all linear layers of the
     decoder."""
-    transfer_loss: Training[Literal["mse", "relative", "attention_weights"]] = "mse"
-    """Loss of attention transfer. `mse`: mean squared error of the attention outputs. `relative`: the same, divided by
-    the mean square of the teacher's outputs. `attention_weights`: a mix of `mse` and the cross-entropy of the attention
-    weights, whose time and memory grow with the square of `--sequence-length`."""
-    cross_entropy_fraction: Training[float] = 0.5
-    """Weight of the cross-entropy in `--transfer-loss attention_weights`, from 0 to 1; the squared error has
-    the rest."""
-    distillation_weight: Training[float] = 0.0
+    distillation_weight: MoreTraining[Probability] = 0.0
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""
-    random_windows: Training[tuple[int, ...]] = ()
+    random_windows: MoreTraining[tuple[Count, ...]] = ()
     """Windows from which fine-tuning draws one for each training sequence, such as `16 32 64`, so that the linear
-    branch learns to carry weight; with feature maps also 0, for linear attention alone. Evaluation, and the saved
-    model, have `--attention.window`. Default: the window of the model."""
-    train_on: Training[Literal["all", "answers"]] = "all"
+    branch learns to carry weight. Evaluation, and the saved model, have `--attention.window`. Default: the window of
+    the model."""
+    train_on: MoreTraining[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
-    controls: Training[bool] = False
+    controls: MoreTraining[bool] = False
     """Also fine-tune controls on the same texts, each with the tokens of both stages: the teacher, the window alone, a
     sliding window as large as the student's state, and with a cache the window and a cache of that size. Takes four to
     five times as long."""
-    schedule: Training[Literal["linear", "plateau"]] = "linear"
-    """Learning rate schedule of both stages after the warm-up: linear decay to 0, or halved after 2 validations without
-    improvement."""
-    warmup_fraction: Training[float | None] = None
-    """Fraction of a stage's steps with linear warm-up. Default: 0 for attention transfer, 0.1 for fine-tuning."""
-    validate_every: Training[int | None] = None
+    warmup_fraction: MoreTraining[Annotated[float, Ge(0), Lt(1)] | None] = None
+    """Fraction of a stage's steps with linear warm-up, before a linear decay to 0. Default: 0 for attention transfer,
+    0.1 for fine-tuning."""
+    validate_every: MoreTraining[Count | None] = None
     """Steps between validations on a part of the training text that is held out; the best weights are kept. Default: no
     validation."""
-    patience: Training[int | None] = None
+    patience: MoreTraining[Count | None] = None
     """Early stopping: validations without improvement after which a stage (or a block of layers) ends. Default:
     never."""
-    precision: Training[Literal["auto", "float32", "bfloat16"]] = "auto"
+    precision: MoreTraining[Literal["auto", "float32", "bfloat16"]] = "auto"
     """Precision of matrix products in training; `auto` uses bfloat16 if a short test shows that it is faster."""
-    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    dtype: MoreModel[Literal["float32", "bfloat16"]] = "float32"
     """Type of the frozen weights in memory and in the saved model; trained parameters stay in float32."""
-    gradient_checkpointing: Training[bool] = False
+    gradient_checkpointing: MoreTraining[bool] = False
     """Recompute activations in the backward pass of fine-tuning: less memory, one more forward pass per step."""
-    shard: Training[bool] = False
+    shard: MoreTraining[bool] = False
     """Shard the frozen weights over the processes started by `torchrun` (FSDP2)."""
-    block_layers: Training[int | None] = None
+    block_layers: MoreTraining[Count | None] = None
     """Attention transfer of this many layers at a time, read from disk, for models larger than memory. Requires both
     token flags; excludes --shard and --documents separate. Default: all layers at once."""
-    text_key: Input[str] = "text"
+    text_key: MoreInput[str] = "text"
     """Key or column that holds the text of a row; without a `text`, conversations are detected."""
-    text_weights: Input[tuple[float, ...]] = ()
+    text_weights: MoreInput[tuple[Positive, ...]] = ()
     """Sampling weight of each `--text` file, in any unit. Default: proportional to its length."""
-    documents: Input[Literal["joined", "separate"]] = "joined"
+    documents: MoreInput[Literal["joined", "separate"]] = "joined"
     """Whether a token attends to earlier documents in the same training sequence; positions continue in both cases."""
-    evaluation_tokens: Input[int | None] = None
+    evaluation_tokens: MoreInput[AtLeastTwo | None] = None
     """Held-out tokens on which each perplexity is measured, at least one sequence. Default: 8192, or as many as about a
     quarter of the time allows; with `--minutes` no more than that."""
-    save: Output[Literal["model", "adapter"]] = "model"
+    save: MoreOutput[Literal["model", "adapter"]] = "model"
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
-    standalone: Output[bool] = False
+    standalone: MoreOutput[bool] = False
     """Also save the code of the model, so that transformers opens the folder without subquad, with
-    `trust_remote_code=True`. Requires --save model and the kernel torch."""
+    `trust_remote_code=True`. Requires --save model."""
 
     @property
     def has_transfer(self) -> bool:
@@ -260,39 +249,13 @@ class LinearizeSettings:
         return self.from_ is None and self.attention.has_linear
 
     def __post_init__(self) -> None:
-        self._check_targets()
-        # a JSON file gives a list
-        object.__setattr__(self, "random_windows", tuple(self.random_windows))
-        validate_values(self)
-        validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
-        validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
-        validate_minima(self, gradient_accumulation=1, feature_map_learning_rate=0, softmax_layers=0)
-        for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SubquadError(f"{flag_name(name)} must be greater than 0, got {value}")
-        for name in ("distillation_weight", "cross_entropy_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SubquadError(f"{flag_name(name)} must be from 0 to 1, got {getattr(self, name)}")
-        if not all(0 < weight < math.inf for weight in self.text_weights):
-            shown = " ".join(f"{weight:g}" for weight in self.text_weights)
-            raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
+        super().__post_init__()
+        if ALL_LINEAR in self.lora_targets and len(self.lora_targets) > 1:
+            raise SubquadError(f"--lora-targets: {ALL_LINEAR} cannot be combined with other names")
         if self.from_ is None:
             self.check_random_windows()
         self._check_budget()
-        self._check_schedule()
         self._check_combinations()
-
-    def _check_targets(self) -> None:
-        # a JSON file gives a list; Python may give one name
-        targets = (self.lora_targets,) if isinstance(self.lora_targets, str) else tuple(self.lora_targets)
-        object.__setattr__(self, "lora_targets", targets)
-        if not targets:
-            raise SubquadError("--lora-targets: at least one is required")
-        if ALL_LINEAR in targets and len(targets) > 1:
-            raise SubquadError(
-                f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} cannot be combined with other names; omit them"
-            )
 
     def check_random_windows(self) -> None:
         """Check that the attention can have the windows that are drawn; with `from_` it is that of the adapter.
@@ -304,18 +267,12 @@ class LinearizeSettings:
         shown = f"--random-windows {' '.join(map(str, windows))}"
         if not windows:
             return
-        if attention.window_shape == "none":
-            raise SubquadError(f"{shown}: cannot be used with --attention.window-shape none, which has no window")
         fewest = max(1, attention.sinks or 0)
-        wrong = [window for window in windows if window and not fewest <= window <= attention.window]
+        wrong = [window for window in windows if not fewest <= window <= attention.window]
         if wrong:
             raise SubquadError(
-                f"{shown}: {wrong[0]} must be 0, or from {fewest} (--attention.sinks) to {attention.window} "
+                f"{shown}: {wrong[0]} must be from {fewest} (--attention.sinks) to {attention.window} "
                 "(--attention.window)"
-            )
-        if 0 in windows and not attention.has_features:
-            raise SubquadError(
-                f"{shown}: only feature maps can do without a window; omit 0, or add --attention.feature-map hedgehog"
             )
 
     def _check_budget(self) -> None:
@@ -355,42 +312,17 @@ class LinearizeSettings:
                 "run"
             )
 
-    def _check_schedule(self) -> None:
-        if self.warmup_fraction is not None and not 0 <= self.warmup_fraction < 1:
-            raise SubquadError(
-                f"--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got "
-                f"{self.warmup_fraction}"
-            )
-        requires = "requires --validate-every N, the steps between validations"
-        if self.patience is not None and self.validate_every is None:
-            raise SubquadError(f"--patience {self.patience} {requires}: it counts validations without improvement")
-        if self.schedule == "plateau":
-            if self.validate_every is None:
-                raise SubquadError(
-                    f"--schedule plateau {requires}: learning rates fall where these find no improvement"
-                )
-            if self.patience is not None and self.patience <= PLATEAU:
-                raise SubquadError(
-                    f"--schedule plateau halves the learning rates after {PLATEAU} validations without improvement, "
-                    f"and --patience {self.patience} ends the stage by then; use --patience {PLATEAU + 1} or more"
-                )
-
     def _check_combinations(self) -> None:
-        if self.documents == "separate" and self.transfer_loss == "attention_weights":
-            raise SubquadError("--documents separate can only be used with --transfer-loss mse or relative")
+        if self.patience is not None and self.validate_every is None:
+            raise SubquadError("--patience counts validations without improvement, and requires --validate-every")
         if self.documents == "separate" and self.block_layers is not None:
             raise SubquadError("--block-layers requires --documents joined")
         if self.softmax_layers and self.attention.softmax_layers:
             raise SubquadError(
-                "--softmax-layers and --attention.softmax-layers exclude each other: give their number or name them"
+                "--softmax-layers and --softmax-indices exclude each other: give their number or name them"
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
-        if self.standalone and self.attention.kernel != "torch":
-            raise SubquadError(
-                "--standalone requires --attention.kernel torch: the Triton kernels are not part of the code that is "
-                "written"
-            )
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

@@ -7,7 +7,7 @@ per token in decoding; see `subquad.ops.linattn`.
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """
 
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,22 +16,20 @@ from torch import Tensor, nn
 from subquad.nn.native import library_for
 from subquad.ops.linattn import (
     HybridState,
-    Kernel,
     StepPlace,
     WindowShape,
     hybrid_chunked,
     hybrid_prefill,
     hybrid_state,
     hybrid_step,
-    hybrid_weights,
 )
 from subquad.ops.linattn_native import hedgehog_native
 from subquad.ops.linattn_windows import earlier_tokens
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention", "NoFeatures"]
+__all__ = ["FEATURE_MAPS", "FeatureMap", "Hedgehog", "HybridAttention", "NoFeatures"]
 
-FeatureMap = Literal["hedgehog", "t2r", "none"]
+FeatureMap = Literal["hedgehog", "none"]
 SPREAD = 2.0
 """Initial c of moments: the variance of the scores up to which they count as normal."""
 
@@ -70,32 +68,6 @@ class Hedgehog(nn.Module):
         return torch.cat((z.softmax(-1), (-z).softmax(-1)), -1)
 
 
-class T2R(nn.Module):
-    r"""$\phi(x) = \text{relu}(xW + b)$, one W and b per head; W starts as the identity, b as 0."""
-
-    features_per_column = 1
-    kept_per_feature = 1
-
-    def __init__(self, heads: int, head_width: int, *, features: int | None = None):
-        super().__init__()
-        self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
-        self.bias = nn.Parameter(torch.zeros(heads, 1, self.weight.shape[-1]))
-
-    @property
-    def heads(self) -> int:
-        """Number of maps."""
-        return len(self.weight)
-
-    @property
-    def width(self) -> int:
-        """Number of features per head."""
-        return self.features_per_column * self.weight.shape[-1]
-
-    def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
-        """Return the features, non-negative, in the weights' dtype; several heads of W can share a head of x."""
-        return torch.relu(_project(x, self.weight) + self.bias)
-
-
 class NoFeatures(nn.Module):
     """No features: softmax over the window, the sinks and the cache, without a linear branch."""
 
@@ -112,9 +84,8 @@ class NoFeatures(nn.Module):
         return x.new_zeros(x.shape[0], self.heads, x.shape[2], 0)
 
 
-FEATURE_MAPS: dict[FeatureMap, type[Hedgehog | T2R | NoFeatures]] = {
+FEATURE_MAPS: dict[FeatureMap, type[Hedgehog | NoFeatures]] = {
     "hedgehog": Hedgehog,
-    "t2r": T2R,
     "none": NoFeatures,
 }
 """Feature maps by their name in settings."""
@@ -144,12 +115,10 @@ class HybridAttention(nn.Module):
         window_shape: WindowShape = "terrace",
         sinks: int = 0,
         cache: int = 0,
-        feature_heads: Literal["query", "kv"] = "query",
         scale: float | None = None,
         gamma: float = 1.0,
         horizon: float | None = None,
         has_inputs: bool = False,
-        kernel: Kernel = "torch",
     ):
         """Initialize the maps; see `subquad.ops.linattn` for the window shapes.
 
@@ -157,33 +126,25 @@ class HybridAttention(nn.Module):
             heads: Query heads.
             kv_heads: Key and value heads; the number of query heads is a multiple of it.
             head_width: Width of queries and keys.
-            feature_map: `hedgehog`, `t2r`, `moments` in place of feature maps, or `none` for no linear branch.
+            feature_map: `hedgehog`, `moments` in place of feature maps, or `none` for no linear branch.
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
             window: Tokens of the window or block.
             window_shape: `sliding`, `terrace` or `none`.
             sinks: Number of first tokens that every window has.
             cache: Number of other tokens before the window that stay exact, chosen for each key head; see
                 `subquad.ops.linattn_cache`.
-            feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Initial value of the mixing term γ, the weight of the softmax terms.
             horizon: Initial number of earlier tokens at which their weight is halved; None for no limit. Moments have
                 none.
             has_inputs: The maps, and the choice of cached tokens, read inputs of their own, of the heads' width, in
                 place of queries and keys.
-            kernel: Implementation for many tokens: `torch` or, on CUDA, `triton`.
         """
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"{heads} query heads are not a multiple of {kv_heads} key heads")
         if feature_map not in (*FEATURE_MAPS, "moments"):
             raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, moments, not {feature_map!r}")
-        if feature_heads not in ("query", "kv"):
-            raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
-        if kernel not in get_args(Kernel):
-            raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
-        if feature_map == "none" and (window_shape == "none" or kernel == "triton"):
-            raise ValueError("without a linear branch a window is needed, and the kernel 'torch'")
         for name, value in (("gamma", gamma), ("horizon", 1.0 if horizon is None else horizon)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
@@ -192,16 +153,15 @@ class HybridAttention(nn.Module):
         self.window_shape: WindowShape = window_shape
         self.sinks, self.cache = sinks, cache
         self.scale = scale
-        self.kernel: Kernel = kernel
         self.map_q = self.map_k = self.log_spread = None
         if feature_map in ("moments", "none"):
-            horizon, feature_heads = None, "kv"
+            horizon = None
         if feature_map == "moments":
             self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
         else:
             make = FEATURE_MAPS[feature_map]
             self.map_q = make(heads, head_width, features=features)
-            self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
+            self.map_k = make(kv_heads if feature_map == "none" else heads, head_width, features=features)
         self.mix = None if feature_map == "none" else nn.Parameter(torch.full((heads,), gamma).log())
         self.log_horizon = None if horizon is None else nn.Parameter(torch.full((heads,), horizon).log())
         self.has_inputs = has_inputs
@@ -267,33 +227,13 @@ class HybridAttention(nn.Module):
         how |= {"use_linear": use_linear and self.has_linear, "cache": self.cache if use_cached else 0}
         if state is None:
             phi_k = None if self.map_k is None else self.map_k(of_keys)
-            return hybrid_chunked(q, k, v, **how, phi_k=phi_k, kernel=self.kernel)
+            return hybrid_chunked(q, k, v, **how, phi_k=phi_k)
         how |= {"map_k": self.map_k, "state": state}
         if place is None:
-            y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
+            y, state = hybrid_prefill(q, k, v, **how)
         else:
             y, state = hybrid_step(q, k, v, **how, place=place, library=library_for(q))
         return (y, state) if return_state else y
-
-    def weights(
-        self,
-        q: Float[Tensor, "B Hq T K"],
-        k: Float[Tensor, "B Hkv T K"],
-        *,
-        inputs: tuple[Float[Tensor, "B Hq T K"], Float[Tensor, "B Hkv T K"]] | None = None,
-        mask: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B Hq T T"], Float[Tensor, "B Hq T T"]]:
-        """Return the attention's weights and, without gradients, those of softmax attention over all tokens; O(T²).
-
-        The weights of a real token sum to 1, those of padding are 0.
-        """
-        how, of_keys = self._arguments(q, k, inputs, mask=mask)
-        how["phi_k"] = None if self.map_k is None else self.map_k(of_keys)
-        given = hybrid_weights(q, k, **how, cache=self.cache)
-        with torch.no_grad():
-            # a block of all tokens
-            how |= {"window": q.shape[2], "window_shape": "terrace", "sinks": 0}
-            return given, hybrid_weights(q, k, **how, use_linear=False)
 
     def empty_state(
         self,

@@ -37,8 +37,7 @@ the result that it would give alone and without padding. A padded key has no eff
 Forms: `hybrid_quadratic`, the definition, O(T²), from its `hybrid_weights`; `hybrid_chunked` for training and
 `hybrid_prefill` for prompts, O(T · (C + window)); `hybrid_step`, one token, O(1), on a `HybridState` whose size does
 not depend on T. The last two take the feature map of keys as a function and apply it to keys that leave the window. All
-accumulate in float32 (float64 for float64 inputs), also under autocast. The two forms for many tokens compute blocks
-with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that give equal results.
+accumulate in float32 (float64 for float64 inputs), also under autocast.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, U width of the inputs of the keys'
@@ -48,7 +47,6 @@ Inside: N blocks, G query heads per key head, w positions of a block.
 
 from collections.abc import Sequence
 from ctypes import CDLL
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -75,7 +73,6 @@ from subquad.ops.linattn_state import (
     widen,
 )
 from subquad.ops.linattn_step import StepPlace, attend_once, leave, push, step_place
-from subquad.ops.linattn_triton import hybrid_triton
 from subquad.ops.linattn_windows import pair_masks, positions, summed
 from subquad.ops.moments import moment_blocks
 from subquad.ops.precision import autocast_disabled
@@ -83,7 +80,6 @@ from subquad.ops.window_lengths import WindowShape
 
 __all__ = [
     "HybridState",
-    "Kernel",
     "StepPlace",
     "WindowShape",
     "hybrid_chunked",
@@ -94,8 +90,6 @@ __all__ = [
     "hybrid_weights",
     "step_place",
 ]
-
-Kernel = Literal["torch", "triton"]
 
 
 def hybrid_chunked(
@@ -115,12 +109,10 @@ def hybrid_chunked(
     sinks: int = 0,
     cache: int = 0,
     inputs: Float[Tensor, "B Hkv T U"] | None = None,
-    kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
     """Compute `hybrid_quadratic` in O(T · (C + window)), block by block; for training.
 
-    `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions. The choice of cached tokens
-    reads `inputs`.
+    The choice of cached tokens reads `inputs`.
     """
     phi_q, phi_k = features_or_none(q, k, phi_q, phi_k, spread=spread, window_shape=window_shape)
     check_arguments(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks, cache=cache)
@@ -133,7 +125,7 @@ def hybrid_chunked(
         queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     else:
         first = [x[:, :, :sinks] for x in (k, v)] if sinks else None
-        behind = -q.shape[2] % window if kernel == "torch" else 0
+        behind = -q.shape[2] % window
         whole = [_with_zeros(x, behind=behind) if behind else x for x in (q, k, v, phi_q, phi_k)]
         queries, keys, values, maps, features = whole
         place = None
@@ -152,8 +144,7 @@ def hybrid_chunked(
         sources = Sources(*layout, marks=marks, before=torch.zeros_like(after), after=after)
     y, _ = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
-        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first,
-        sources=sources,
+        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, first=first, sources=sources,
     )  # fmt: skip
     y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
     return y.to(q.dtype)
@@ -177,12 +168,11 @@ def hybrid_prefill(
     use_linear: bool = True,
     sinks: int = 0,
     cache: int = 0,
-    kernel: Kernel = "torch",
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
     """Return the output of `hybrid_quadratic` for tokens that follow those in `state`, and the state after them.
 
     A prompt can be processed in chunks of any length; the given state is not modified. `map_k` reads `inputs`, or the
-    keys if there are none. `kernel` as in `hybrid_chunked`.
+    keys if there are none.
     """
     k = hide(k, mask)
     if mask is None:
@@ -237,7 +227,7 @@ def hybrid_prefill(
         total, squares = total + sums, squares + powers
     y, choice = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
-        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel,
+        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear,
         first=first if sinks else None, total=total, squares=squares, start=place.start, sources=sources,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
@@ -308,23 +298,15 @@ def hybrid_step(
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, spread: Tensor | None, mix: Tensor, window: int,
-    window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, first: Sequence[Tensor] | None,
+    window_shape: WindowShape, scale: float, use_linear: bool, first: Sequence[Tensor] | None,
     total: Tensor | None = None, squares: Tensor | None = None, start: Tensor | None = None,
     sources: Sources | None = None,
 ) -> tuple[Tensor, Choice | None]:  # fmt: skip
-    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators.
+    """Call `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators.
 
     `first` are keys and values of the sinks, `start` the position of the first key of each row, -window if None.
     Return what is cached too.
     """
-    if kernel == "triton":
-        if first is not None or sources is not None or spread is not None:
-            raise ValueError("the Triton kernels have no sinks, no cache and no moments; use kernel 'torch'")
-        y = hybrid_triton(
-            q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
-            use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
-        )  # fmt: skip
-        return y, None
     softmax, linear = pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device,
         sinks=0 if first is None else first[0].shape[2], start=start,

@@ -13,7 +13,8 @@ for (const table of document.querySelectorAll("table")) {
     button.append(...head.childNodes);
     head.append(button);
     button.onclick = () => {
-      const key = row => row.cells[column].textContent.trim();
+      // without the interval below a value
+      const key = row => (row.cells[column].firstChild?.textContent ?? "").trim();
       const isNumeric = [...body.rows].filter(row => Number.isNaN(number(key(row)))).length * 2 < body.rows.length;
       // numbers start with the largest, text with the first of the alphabet
       const [first, second] = isNumeric ? ["descending", "ascending"] : ["ascending", "descending"];

@@ -7,32 +7,15 @@ a click on a column's name, and values are read off figures under the pointer, a
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import jinja2
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
-from subquad.reporting.vector_figure import DARK, vector_figure
-
-__all__ = [
-    "Block",
-    "Link",
-    "Picture",
-    "Section",
-    "Table",
-    "Verbatim",
-    "difference_text",
-    "page",
-    "picture",
-    "show",
-    "signed",
-    "with_code",
-]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
 """Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
-MORE_DIGITS = 4
-"""Decimals that a difference gets besides its own so that it does not read as 0."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +40,23 @@ class Table:
     winner: int | None = None
     """Index of the row that is highlighted."""
 
+    def as_markdown(self) -> str:
+        """Return the table with its caption for a model card."""
+        lines = [self.header, ["---"] * len(self.header), *([show(cell) for cell in row] for row in self.rows)]
+        texts = [
+            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines
+        ]
+        return "\n".join([*texts, *(["", self.caption] if self.caption else [])])
+
 
 @dataclass(frozen=True)
 class Verbatim:
     """Text of others, such as that of a model, with its lines and spaces and without any markup."""
 
     text: str
-    """The text."""
 
 
 Block = str | Table | Picture | Verbatim
-"""A paragraph, a table, a figure or a text as it is."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,6 @@ class Link:
     """A paragraph that is a link."""
 
     text: str
-    """Text of the link."""
     target: str
     """Path relative to this page."""
 
@@ -88,8 +76,10 @@ class Section:
     blocks: Sequence[Block | Link] = field(default_factory=list)
 
 
-def picture(figure: Figure, caption: str, *, is_half: bool = False) -> Picture:
+def picture(figure: "Figure", caption: str, *, is_half: bool = False) -> Picture:
     """Return a matplotlib figure for a page."""
+    from subquad.reporting.vector_figure import vector_figure
+
     return Picture(vector_figure(figure, label=caption), caption, is_half)
 
 
@@ -124,40 +114,28 @@ def difference_text(
 ) -> str:
     """Return a difference and, if it is known, its interval: `+3.1 % [+1.0, +5.2]`.
 
-    Args:
-        value: The difference.
-        low: Lower limit.
-        high: Upper limit.
-        digits: Decimals; up to four more are written if the difference would read as 0 without them.
-        unit: What stands after the value, with the space before it.
+    Up to four decimals more than `digits` are written if the difference would read as 0 without them.
     """
     limits = [] if low is None or high is None else [low, high]
-    is_clear = not limits or min(limits) > 0 or max(limits) < 0
     # of an interval around 0, one limit tells how wide it is
-    least = (min if is_clear else max)(abs(end) for end in (value, *limits))
-    digits = next((more for more in range(digits, digits + MORE_DIGITS + 1) if round(least, more)), digits)
+    is_around = bool(limits) and limits[0] <= 0 <= limits[1]
+    least = (max if is_around else min)(abs(end) for end in (value, *limits))
+    digits = next((more for more in range(digits, digits + 5) if round(least, more)), digits)
     interval = f" [{', '.join(signed(limit, digits) for limit in limits)}]" * bool(limits)
     return f"{signed(value, digits)}{unit}{interval}"
 
 
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
-    """Return a page as HTML.
+    """Return a page as HTML, with the result in its `lead`; all text is escaped."""
+    import jinja2
 
-    Args:
-        title: Title of the page.
-        lead: The first sentence: the result.
-        sections: Sections in order; more than two get a table of contents. All text is escaped.
-    """
+    from subquad.reporting.style import DARK
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("subquad.reporting", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["show"] = show
-    environment.tests["table"] = lambda block: isinstance(block, Table)
-    environment.filters["text_columns"] = _text_columns
-    environment.filters["with_code"] = with_code
-    environment.tests["link"] = lambda block: isinstance(block, Link)
-    environment.tests["verbatim"] = lambda block: isinstance(block, Verbatim)
-    environment.tests["picture"] = lambda block: isinstance(block, Picture)
+    environment.filters |= {"cell": _cell, "text_columns": _text_columns, "with_code": with_code}
+    environment.filters["type"] = lambda block: type(block).__name__
     dark_colours = Markup(" ".join(f"--c{colour[1:]}: {light};" for colour, light in DARK.items()))
     return environment.get_template("page.html").render(
         title=title, lead=lead, sections=sections, dark_colours=dark_colours
@@ -166,11 +144,14 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
 
 def _text_columns(table: Table) -> set[int]:
     """Return the columns with sentences: text is aligned to the left, numbers and their intervals to the right."""
-    return {k for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str) and _is_sentence(cell)}
+    texts = ((k, cell) for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str))
+    return {k for k, cell in texts if len(cell) > 24 and re.search(r"[^\W\d_]{2}", cell)}
 
 
-def _is_sentence(cell: str) -> bool:
-    return len(cell) > 24 and re.search(r"[^\W\d_]{2}", cell) is not None
+def _cell(value: str | float | int | None) -> Markup:
+    """Return a cell as HTML; what stands below its first line, such as an interval, is smaller."""
+    first, _, rest = show(value).partition("\n")
+    return escape(first) + Markup("<small>{}</small>").format(rest) * bool(rest)
 
 
 def with_code(text: str) -> Markup:

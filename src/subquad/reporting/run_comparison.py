@@ -1,36 +1,25 @@
-"""What the reports of runs have in common: the file to write, names of runs, and the settings in which runs differ."""
+"""Reports of runs: the file to write, names of runs, and the page that compares several."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, flag_name
-from subquad.reporting.page import Table
+from subquad.reporting.metrics import Metric, difference_table, value_text
+from subquad.reporting.page import Block, Section, Table, page
+from subquad.reporting.statistics import Difference
 from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.folder import REPORT
-from subquad.runs.storage import as_file, check_output
 
-__all__ = [
-    "difference_tables",
-    "differing_settings",
-    "html_file",
-    "model_name",
-    "report_file",
-    "run_name",
-    "run_names",
-    "seeds_text",
-]
-
-UNINFORMATIVE = "out"
-"""Name of the folder that the web page gives to every output; the folder above it has the name of the job."""
 MAX_SETTING = 60
 """Characters of a setting that are shown."""
 
 
 def run_name(folder: Path | str) -> str:
-    """Return the name of a run for a page: that of its folder, or of the folder above one that is called `out`."""
+    """Return the name of a run for a page: that of its folder, or of its job on the web page, which is above `out`."""
     path = Path(folder)
-    return (path.parent.name if path.name == UNINFORMATIVE else "") or path.name or str(folder)
+    return (path.parent.name if path.name == "out" else "") or path.name or str(folder)
 
 
 def model_name(model: str) -> str:
@@ -51,72 +40,112 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def report_file(runs: Sequence[Path | str], folder: Path, *, out: Path | str | None, force: bool) -> Path:
-    """Return the path of the report to write.
+    """Return the path of the report to write: `out`, or without it the report in the folder of a single run.
 
-    Args:
-        runs: The runs as they were given; with several the report compares them.
-        folder: Folder of the first run, to whose report `out` defaults; that one is replaced without `force`.
-        out: The file that was given.
-        force: Overwrite an existing file.
+    The latter is replaced without `force`, since it is made of the files of the run.
 
     Raises:
-        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written or does
-            not end in `.html` or `.htm`.
+        SubquadError: A comparison or a run that ships with the package has no `out`, or it must not be written.
     """
-    if out is None and (len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS):
+    if out is not None:
+        return html_file(out, force=force)
+    if len(runs) > 1 or str(runs[0]) in EXAMPLE_RUNS:
         what = "a comparison of several runs" if len(runs) > 1 else f"{runs[0]}, which is a part of the package,"
-        raise SubquadError(f"{what} needs an output file: name it with --out")
-    if out is None:
-        # it is made of what lies beside it, so that nothing is lost
-        return check_output(folder / REPORT, force=True)
-    return html_file(out, force=force)
+        raise SubquadError(f"{what} needs an output file")
+    return folder / REPORT
 
 
-def html_file(out: Path | str, *, force: bool, flag: str = "--out") -> Path:
-    """Return the path of a page to write.
-
-    Args:
-        out: The file that was given.
-        force: Overwrite an existing page.
-        flag: The flag that names it.
+def html_file(out: Path | str, *, force: bool) -> Path:
+    """Return the path of a page to write, which replaces another file only with `force`.
 
     Raises:
-        SubquadError: It must not be written or does not end in `.html` or `.htm`.
+        SubquadError: It exists already, or its name does not end in `.html` or `.htm`.
     """
-    path = check_output(as_file(out, flag=flag), force=force, flag=flag)
+    path = Path(out)
     if path.suffix.lower() not in (".html", ".htm"):
-        if path.is_file():
-            raise SubquadError(f"{path}: is no HTML file, and --force replaces only pages; choose another {flag}")
-        raise SubquadError(f"{path}: {flag} must end in .html or .htm, since it is an HTML page")
+        raise SubquadError(f"{path}: a report is an HTML page; its name must end in .html or .htm")
+    if path.exists() and not (force and path.is_file()):
+        raise SubquadError(f"{path}: exists already; choose another name, or overwrite it with --force")
     return path
 
 
-def difference_tables(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> list[Table]:
-    """Return differences between runs as one table for each pair of runs, which so fits a narrow screen.
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """What a comparison shows of a run."""
+
+    values: Mapping[str, tuple[float | None, Sequence[float] | None]]
+    """Value and interval by the name of a row; the first row is the result."""
+    settings: Mapping[str, Any]
+    """Settings of the run, of which those that differ are shown."""
+    facts: Mapping[str, str]
+    """Further facts, such as the number of test items."""
+
+
+Gaps = Mapping[str, Difference | None]
+
+
+def comparison_page(
+    what: str,
+    runs: Mapping[str, ComparedRun],
+    metrics: Mapping[str, Metric],
+    gaps: Callable[[str, str], Gaps | str],
+    *,
+    ignored: Sequence[str] = (),
+) -> str:
+    """Return the page that compares runs with the first one.
 
     Args:
-        header: Names of the columns after that of the runs.
-        rows: Which run is compared with which, and the other columns.
-        caption: What the columns mean; below the last table.
+        what: What the runs are, such as `jet taggers`.
+        runs: At least two runs by name.
+        metrics: Metric of each row, by the name of the row.
+        gaps: From the names of a run and of the first one to the paired differences by row, on the same test items, or
+            the reason why there are none.
+        ignored: Settings that are not shown.
     """
-    pairs = list(dict.fromkeys(row[0] for row in rows))
-    captions = {**{pair: f"{pair}." for pair in pairs}, **{pair: f"{pair}. {caption}" for pair in pairs[-1:]}}
-    return [Table(header, [row[1:] for row in rows if row[0] == pair], caption=captions[pair]) for pair in pairs]
-
-
-def seeds_text(settings: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence on whether the compared runs differ in their seed, from their settings."""
-    if len({own.get("seed") for own in settings}) > 1:
-        return "The runs differ in their seed, with one training each."
-    return "Training seeds were not varied."
+    (first, *others), result = runs, next(iter(metrics))
+    found = {name: gaps(name, first) for name in others}
+    settings = [run.settings for run in runs.values()]
+    seeds = "Training seeds were not varied."
+    if len({setting.get("seed") for setting in settings}) > 1:
+        seeds = "The runs differ in their seed, with one training each."
+    values = "; ".join(f"{name} {value_text(*run.values[result])}" for name, run in runs.items())
+    verdicts = [
+        f"{name} against {first}: {gap}."
+        if isinstance(gap, str)
+        else metrics[result].compare(name, first, gap.get(result))
+        for name, gap in found.items()
+    ]
+    cells = [
+        [row, *(value_text(*run.values.get(row, (None, None)), between="\n") for run in runs.values())]
+        for row in metrics
+    ]
+    tables: list[Block] = []
+    for name, gap in found.items():
+        title = f"{name} against {first}"
+        if isinstance(gap, str):
+            tables.append(f"{title}: {gap}.")
+        elif rows := [(row, metrics[row], one) for row, one in gap.items() if one is not None]:
+            tables.append(difference_table(rows, what=title, caption=seeds))
+    facts = [[fact, *(run.facts[fact] for run in runs.values())] for fact in runs[first].facts]
+    return page(
+        f"Comparison of {len(runs)} {what}",
+        lead=f"{metrics[result].title}: {values}. {' '.join(verdicts)} {seeds}",
+        sections=[
+            Section("Metrics", [Table(["", *runs], cells, caption="On the test items of each run.")]),
+            Section("Differences on the same test items", tables),
+            Section("Runs", [Table(["", *runs], facts + differing_settings(settings, ignored=ignored))]),
+        ],
+    )
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]], *, ignored: Sequence[str] = ()) -> list[list[str]]:
     """Return a row for each setting in which runs differ: its flag, and its value in each run."""
-    flat = [dict(_flat(own)) for own in settings]
-    names = [name for name in dict.fromkeys(key for own in flat for key in own) if name.split(".")[0] not in ignored]
-    rows = [[flag_name(name), *(own.get(name) for own in flat)] for name in names]
-    return [[row[0], *map(_short, row[1:])] for row in rows if any(value != row[1] for value in row[2:])]
+    flat = [dict(_flat(setting)) for setting in settings]
+    names = [
+        name for name in dict.fromkeys(key for setting in flat for key in setting) if name.split(".")[0] not in ignored
+    ]
+    rows = [[name, *(setting.get(name) for setting in flat)] for name in names]
+    return [[flag_name(row[0]), *map(_short, row[1:])] for row in rows if any(value != row[1] for value in row[2:])]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,51 +1,53 @@
-"""Intervals of rates, means and paired differences, and calibration of probabilities.
+"""Intervals of rates, means and paired differences, when a difference is clear, and calibration of probabilities.
 
-Axes: N items, R bootstrap resamples, K folds, B bins.
+Intervals have a coverage of 95 % unless `confidence` is another one. Axes: N items, R resamples, K folds, B bins.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-__all__ = [
-    "FEWEST_ITEMS",
-    "FEW_ITEMS",
-    "CalibrationBins",
-    "Difference",
-    "bootstrap_means",
-    "calibration_bins",
-    "clopper_pearson",
-    "fold_difference",
-    "mean_interval",
-    "paired_difference",
-    "percentile_interval",
-    "ratio_interval",
-    "wilson",
-]
-
 Count = int | float | np.ndarray
 
-FEWEST_ITEMS = 4
-"""Number of items below which a mean is shown without an interval: that of two or three says nothing."""
+FEWEST_ITEMS = 3
+"""Number of items below which means and differences have no interval: that of two says nothing."""
 FEW_ITEMS = 30
 """Number of items below which bootstrap intervals of a mean are too narrow: those of two end at the two values."""
+THRESHOLDS = {"correlation": 0.002, "accuracy": 0.005, "perplexity": 1.0}
+"""Largest difference that does not matter: in correlations and areas under curves, in accuracies and other rates, and
+in perplexities, in per cent."""
+VERDICTS = CLEARLY_BETTER, NOT_CLEAR, CLEARLY_WORSE = ("clearly better", "no clear difference", "clearly worse")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def read(cls, entry: Mapping[str, float]) -> Self:
+        """Return the difference in an entry of `metrics.json`."""
+        return cls(entry["value"], entry["low"], entry["high"])
+
+    @classmethod
+    def by_student(cls, value: float, error: float, freedom: int) -> Self:
+        """Return a difference with the interval of Student's t, from its standard error."""
+        half = float(stats.t.ppf(0.975, freedom)) * error
+        return cls(value, value - half, value + half)
 
 
 def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return Wilson's interval of a rate.
+    r"""Return Wilson's interval of a rate, also of an array of rates; without trials the rate counts as 0 of 1.
 
     $(p + z²/2n \pm z\sqrt{p(1-p)/n + z²/4n²}) / (1 + z²/n)$ with $p$ = `passed` / `total` (Wilson, Journal of the
     American Statistical Association 22 (1927) 209). It is honest for few items, and for rates of 0 and 1.
-
-    Args:
-        passed: Number of successes; an array gives an array of intervals.
-        total: Number of trials. Without trials the rate counts as 0 of 1.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The lower and the upper limit.
     """
     z, n = stats.norm.ppf((1 + confidence) / 2), np.maximum(total, 1)
     rate = passed / n
@@ -58,13 +60,7 @@ def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.nd
 def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact binomial interval of a rate (Clopper and Pearson, Biometrika 26 (1934) 404).
 
-    Args:
-        passed: Number of successes, or an effective number; an array gives an array of intervals.
-        total: Number of trials, or an effective number.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The lower limit, 0 where no trial succeeded, and the upper limit, 1 where all did.
+    Both numbers may be effective ones. The lower limit is 0 where no trial succeeded, the upper 1 where all did.
     """
     passed, total = np.broadcast_arrays(passed, total)
     tail = (1 - confidence) / 2
@@ -74,10 +70,7 @@ def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tu
 
 
 def bootstrap_means(values: np.ndarray, *, resamples: int, seed: int = 0) -> np.ndarray:
-    """Return means over resampled items, `(R, ...)`, of values `(N, ...)`.
-
-    All columns of the values are resampled together, so that differences between them are paired.
-    """
+    """Return means `(R, ...)` over resampled items of values `(N, ...)`; columns are resampled together."""
     generator, N = np.random.default_rng(seed), len(values)
     return np.stack([values[generator.integers(N, size=N)].mean(0) for _ in range(resamples)])
 
@@ -89,85 +82,43 @@ def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[
     return float(low), float(high)
 
 
-def mean_interval(values: np.ndarray, means: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of a mean: that of its bootstrap samples, or of few items that of Student's t.
+def mean_interval(values: np.ndarray, means: np.ndarray) -> tuple[float, float] | None:
+    """Return the interval of the mean of values `(N,)`, from its bootstrap samples `(R,)`.
 
-    Args:
-        values: `(N,)`.
-        means: `(R,)` bootstrap samples of the mean.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The limits; None of fewer than `FEWEST_ITEMS`.
+    Fewer than `FEW_ITEMS` have the interval of Student's t, fewer than `FEWEST_ITEMS` none.
     """
-    N = len(values)
-    if N < FEWEST_ITEMS:
-        return None
-    if N >= FEW_ITEMS:
-        return percentile_interval(means, confidence)
-    mean = float(np.mean(values))
-    half = float(stats.t.ppf((1 + confidence) / 2, N - 1) * stats.sem(values))
-    return mean - half, mean + half
+    if len(values) >= FEW_ITEMS:
+        return percentile_interval(means)
+    mean = paired_difference(values, np.zeros(len(values)))
+    return None if mean is None else (mean.low, mean.high)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A difference with its interval."""
+def paired_difference(one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None) -> Difference | None:
+    """Return the mean difference of values `(N,)` of the same items, with its interval by Student's t.
 
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_clear(self) -> bool:
-        """The interval does not contain 0."""
-        return self.low > 0 or self.high < 0
-
-
-def paired_difference(
-    one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None, confidence: float = 0.95
-) -> Difference | None:
-    """Return the mean difference of values of the same items, with its interval by Student's t.
-
-    Args:
-        one: `(N,)` values.
-        other: `(N,)` values, which are subtracted.
-        weights: `(N,)` weights of the items; None counts all the same.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The difference; None of fewer than two items, which have no interval.
+    Items may have weights `(N,)`. The difference is None of fewer than `FEWEST_ITEMS`.
     """
     N = len(one)
-    if N < 2:
+    if N < FEWEST_ITEMS:
         return None
     parts = np.full(N, 1 / N) if weights is None else weights / weights.sum()
     differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     mean = float((differences * parts).sum())
     error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
-    half = float(stats.t.ppf((1 + confidence) / 2, N - 1)) * error
-    return Difference(mean, mean - half, mean + half)
+    return Difference.by_student(mean, error, N - 1)
 
 
-def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
-    r"""Return the interval of a ratio of means of the same few items.
+def ratio_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
+    r"""Return the interval of a ratio of means of the same few items, $a$ `(N,)` over $b$ `(N,)`.
 
     Fieller's: the $r$ for which 0 lies in Student's interval of the mean of $a - r b$ (Journal of the Royal Statistical
-    Society B 16 (1954) 175).
-
-    Args:
-        one: `(N,)` values $a$ of the numerator.
-        other: `(N,)` values $b$ of the denominator.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The limits; None of fewer than two items, or if the mean of the denominator is not told apart from 0.
+    Society B 16 (1954) 175). None of fewer than `FEWEST_ITEMS`, or if the interval of the mean of $b$ contains 0.
     """
     N = len(one)
-    if N < 2:
+    if N < FEWEST_ITEMS:
         return None
     a, b = float(np.mean(one)), float(np.mean(other))
-    (aa, ab), (_, bb) = np.cov(one, other) * float(stats.t.ppf((1 + confidence) / 2, N - 1)) ** 2 / N
+    (aa, ab), (_, bb) = np.cov(one, other) * float(stats.t.ppf(0.975, N - 1)) ** 2 / N
     # r² (b² - bb) - 2 r (a b - ab) + (a² - aa) <= 0
     square, linear, constant = b * b - bb, a * b - ab, a * a - aa
     if square <= 0:
@@ -176,35 +127,24 @@ def ratio_interval(one: np.ndarray, other: np.ndarray, confidence: float = 0.95)
     return float((linear - half) / square), float((linear + half) / square)
 
 
-def fold_difference(
-    one: ArrayLike, other: ArrayLike, *, test_to_training: float, confidence: float = 0.95
-) -> Difference | None:
-    r"""Return the mean difference over the folds of a cross-validation, with its interval by Student's t.
+def fold_difference(one: ArrayLike, other: ArrayLike, *, test_to_training: float) -> Difference | None:
+    r"""Return the mean difference of values `(K,)` of the folds of a cross-validation, with Student's interval.
 
     The training rows of two folds overlap, so that the variance of the mean is $(1/K + n_2/n_1) σ^2$, not $σ^2/K$, with
-    K folds of $n_2$ test rows and $n_1$ others (Nadeau and Bengio, Machine Learning 52 (2003) 239).
-
-    Args:
-        one: `(K,)` values, one per fold.
-        other: `(K,)` values, which are subtracted.
-        test_to_training: $n_2/n_1$, the number of test rows divided by that of the other rows.
-        confidence: Coverage, between 0 and 1.
-
-    Returns:
-        The difference; None of fewer than two folds, which have no interval.
+    K folds of $n_2$ test rows and $n_1$ others (Nadeau and Bengio, Machine Learning 52 (2003) 239); `test_to_training`
+    is $n_2/n_1$. None of fewer than `FEWEST_ITEMS` folds.
     """
     differences = np.subtract(one, other)
     K = len(differences)
-    if K < 2:
+    if K < FEWEST_ITEMS:
         return None
-    mean, error = float(differences.mean()), float(differences.std(ddof=1) * (1 / K + test_to_training) ** 0.5)
-    half = float(stats.t.ppf((1 + confidence) / 2, K - 1)) * error
-    return Difference(mean, mean - half, mean + half)
+    error = float(differences.std(ddof=1) * (1 / K + test_to_training) ** 0.5)
+    return Difference.by_student(float(differences.mean()), error, K - 1)
 
 
 @dataclass(frozen=True)
 class CalibrationBins:
-    """Predicted probabilities against observed rates, in bins of equal width."""
+    """Predicted probabilities against observed rates, in B bins of equal width."""
 
     edges: np.ndarray
     """`(B + 1,)` limits of the bins, from 0 to 1."""
@@ -227,26 +167,19 @@ class CalibrationBins:
 def calibration_bins(
     probabilities: np.ndarray, is_true: np.ndarray, bins: int = 10, *, weights: np.ndarray | None = None
 ) -> CalibrationBins:
-    """Return predicted probabilities and observed rates by bin of probability.
+    """Return predicted probabilities `(N,)` and rates of the predicted event by bin of probability.
 
-    Args:
-        probabilities: `(N,)` predicted probabilities.
-        is_true: `(N,)` whether the predicted event occurred.
-        bins: Number of bins.
-        weights: `(N,)`; None counts all predictions the same. A bin where their sum is not above 0 is empty.
+    A bin where the sum of the weights `(N,)` is not above 0 is empty.
     """
-    place = (probabilities * bins).astype(np.int64).clip(0, bins - 1)
-    counts = effective = np.bincount(place, minlength=bins)
+    bin_of = (probabilities * bins).astype(np.int64).clip(0, bins - 1)
+    counts = effective = np.bincount(bin_of, minlength=bins)
     if weights is not None:
-        counts = np.bincount(place, weights=weights, minlength=bins).clip(0)
-        squares = np.bincount(place, weights=weights**2, minlength=bins)
+        counts = np.bincount(bin_of, weights=weights, minlength=bins).clip(0)
+        squares = np.bincount(bin_of, weights=weights**2, minlength=bins)
         effective = np.divide(counts**2, squares, out=np.zeros(bins), where=squares > 0)
         probabilities, is_true = probabilities * weights, is_true * weights
     known = np.where(counts > 0, counts, np.nan)
-    return CalibrationBins(
-        edges=np.linspace(0, 1, bins + 1),
-        counts=counts,
-        predicted=np.bincount(place, weights=probabilities, minlength=bins) / known,
-        observed=np.bincount(place, weights=is_true, minlength=bins) / known,
-        effective=effective,
+    predicted, observed = (
+        np.bincount(bin_of, weights=part, minlength=bins) / known for part in (probabilities, is_true)
     )
+    return CalibrationBins(np.linspace(0, 1, bins + 1), counts, predicted, observed, effective)

@@ -17,61 +17,16 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, PercentFormatter, ScalarFormatter, StrMethodFormatter
 
-__all__ = [
-    "BAND",
-    "DARK",
-    "FILL",
-    "INK",
-    "ON_DARK",
-    "ON_LIGHT",
-    "PAPER",
-    "SOFT",
-    "CellFigure",
-    "literal",
-    "vector_figure",
-]
+from subquad.reporting.style import DARK, PAGE_COLOURS
 
-INK = "#000000"
-"""Colour of text and frames."""
-PAPER = "#ffffff"
-"""Colour of the background."""
-BAND = "#ebebeb"
-"""Colour of an area behind curves."""
-FILL = "#cfe3d8"
-"""Colour of an area with a frame."""
-SOFT = "#5b6474"
-"""Colour of text of less importance."""
-NAMED = {
-    INK: "currentColor",
-    PAPER: "var(--paper)",
-    BAND: "var(--band)",
-    FILL: "var(--mark)",
-    SOFT: "var(--soft)",
-    "#1c2330": "currentColor",
-    "#dfe3ea": "var(--line)",
-}
-"""Colours of text, frames and background, which follow the page."""
-ON_LIGHT = "#111111"
-"""Colour of what is drawn on light cells, the same on a light and on a dark page."""
-ON_DARK = "#fefefe"
-"""Colour of what is drawn on dark cells, the same on a light and on a dark page."""
-DARK = {
-    "#1f6f54": "#4fb893",
-    "#2f6db3": "#6ca6e6",
-    "#8a94a6": "#98a2b3",
-    "#bd1f01": "#ee6a50",
-    "#832db6": "#b98be0",
-    "#a33b3b": "#e07b7b",
-    "#6d4b9a": "#a98bd6",
-}
-"""Colours of curves that are too dark on a dark page, and what replaces them there."""
+NUMBERS = (LogFormatter, PercentFormatter, ScalarFormatter, StrMethodFormatter)
+"""What writes numbers at ticks; names are written by others."""
 MAX_MARKS = 600
 """More marks than these become an image inside the figure, which then stays small."""
 DPI = PIXELS = 144
 """Resolution of images inside a figure, and width of an inch of it on a wide screen, in pixels."""
-NUMBER_SCALES = ("linear", "log")
 
 
 class CellFigure(Figure):
@@ -84,14 +39,9 @@ class CellFigure(Figure):
 
 
 def vector_figure(figure: Figure, *, label: str) -> str:
-    """Return a figure as an SVG element of an HTML page.
+    """Return a figure as an SVG element of an HTML page, of which a screen reader says `label`.
 
     Under the pointer, cells of a `CellFigure` show their texts, and other axes with numbers on both sides coordinates.
-    The arrow keys move over the cells.
-
-    Args:
-        figure: The figure.
-        label: What a screen reader says of it.
     """
     readings = _mark_axes(figure)
     for artist in _heavy_artists(figure):
@@ -103,18 +53,17 @@ def vector_figure(figure: Figure, *, label: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _themed(found.group()), text)
+    colours = PAGE_COLOURS | {colour: f"var(--c{colour[1:]},{colour})" for colour in DARK}
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: colours.get(found.group(), found.group()), text)
     text = _unique(re.sub(r"\n\s*", "\n", text))
-    opening = re.match(r"<svg[^>]*>", text)
-    assert opening is not None, "matplotlib writes an svg element"
-    box = re.search(r'viewBox="\S+ \S+ (\S+) (\S+)"', opening.group())
-    assert box is not None, "matplotlib writes the size of a figure"
-    width = f"{float(box[1]) / 72 * PIXELS:.0f}px"
+    opening = re.match(r'<svg[^>]*viewBox="\S+ \S+ (\S+) (\S+)"[^>]*>', text)
+    assert opening is not None, "matplotlib writes an svg element with its size"
+    width = f"{float(opening[1]) / 72 * PIXELS:.0f}px"
     # as a variable too, by which style sheets bound how small the figure becomes
     attributes = f'role="img" aria-label="{escape(label)}" style="--width: {width}; width: {width}"'
     if readings:
         attributes += f' data-readings="{escape(json.dumps(readings, ensure_ascii=False, separators=(",", ":")))}"'
-    return f'<svg viewBox="0 0 {box[1]} {box[2]}" {attributes}>{text[opening.end() :].rstrip()}'
+    return f'<svg viewBox="0 0 {opening[1]} {opening[2]}" {attributes}>{text[opening.end() :].rstrip()}'
 
 
 def _mark_axes(figure: Figure) -> dict[str, dict[str, object]]:
@@ -137,23 +86,11 @@ def _mark_axes(figure: Figure) -> dict[str, dict[str, object]]:
 
 def _has_numbers(axes: Axes) -> bool:
     """Return whether both sides of axes are numbers whose ticks are shown, and something is drawn by them."""
-    if not axes.axison or axes.images or not (axes.lines or axes.collections or axes.patches):
-        return False
-    if axes.name != "rectilinear" or {axes.get_xscale(), axes.get_yscale()} - set(NUMBER_SCALES):
-        return False
-    return all(_is_numeric(axis.get_ticklabels()) for axis in (axes.xaxis, axes.yaxis))
-
-
-def _is_numeric(labels: Sequence[Text]) -> bool:
-    shown = [_plain(label.get_text()) for label in labels if label.get_text()]
-    return bool(shown) and all(
-        re.fullmatch(r"[-+−]?[\d.,]+(e[-+−]?\d+)?%?|([-−]?[\d.]+×)?10[-−]?\d+", text) for text in shown
+    is_drawn = axes.axison and not axes.images and (axes.lines or axes.collections or axes.patches)
+    sides = (axes.xaxis, axes.yaxis) if is_drawn and axes.name == "rectilinear" else ()
+    return bool(sides) and all(
+        isinstance(side.get_major_formatter(), NUMBERS) and side.get_scale() in ("linear", "log") for side in sides
     )
-
-
-def literal(text: str) -> str:
-    """Return what matplotlib draws as this text, such as the name of a column, also if two `$` are in it."""
-    return text.replace("$", r"\$")
 
 
 def _plain(text: str) -> str:
@@ -167,20 +104,11 @@ def _plain(text: str) -> str:
 
 def _heavy_artists(figure: Figure) -> list[Artist]:
     """Return collections with many marks, and the patches of axes that have many, such as the letters of a logo."""
-    found: list[Artist] = [artist for artist in figure.findobj(Collection) if _marks(artist) > MAX_MARKS]
-    for axes in figure.axes:
-        found += axes.patches if len(axes.patches) > MAX_MARKS else []
-    return found
-
-
-def _marks(collection: Any) -> int:
-    return max(len(collection.get_paths()), np.shape(collection.get_offsets())[0])
-
-
-def _themed(colour: str) -> str:
-    if colour in NAMED:
-        return NAMED[colour]
-    return f"var(--c{colour[1:]},{colour})" if colour in DARK else colour
+    marks: dict[Artist, int] = {
+        one: max(len(one.get_paths()), np.shape(one.get_offsets())[0]) for one in figure.findobj(Collection)
+    }
+    marks |= {patch: len(axes.patches) for axes in figure.axes for patch in axes.patches}
+    return [artist for artist, count in marks.items() if count > MAX_MARKS]
 
 
 def _unique(text: str) -> str:

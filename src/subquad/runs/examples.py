@@ -1,43 +1,40 @@
 """Files that ship with the package, and among them fitted runs, which can be opened before anything is trained."""
 
-import hashlib
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from subquad.errors import SubquadError, unknown
-
-__all__ = ["EXAMPLE_RUNS", "name_of_run", "run_folder", "shipped_file"]
+from subquad.runs.folder import stamp_of
+from subquad.runs.storage import sha256_of
 
 PREFIX = "example:"
 EXAMPLE_RUNS = {
-    "example:tdp43-model": (
-        "bio/data/examples/tdp43_model/model.safetensors",
-        "feb686b9feea1fab109e5eb19c995b77b6529a83513ba958f34d2147bec5e26f",
-    ),
-    "example:linear-smollm2": (
-        "llm/data/examples/linear_smollm2/model.safetensors",
-        "d57f79794aba32f8ba8e5078a98ca4b6d160e203dd3258302ed934ec796e321f",
-    ),
-    "example:tagger": (
-        "hep/data/examples/tagger/model.safetensors",
-        "ee60151556701e8c507529b04f3322c32af651b27082e487c5f3c647567b613b",
-    ),
+    "example:tdp43-model": "bio/data/examples/tdp43_model",
+    "example:linear-smollm2": "llm/data/examples/linear_smollm2",
+    "example:tagger": "hep/data/examples/tagger",
 }
-"""Name of each run → its weights within the package, and their SHA-256."""
+"""Name of each run → its folder within the package."""
+LOADERS = {
+    "bio": "subquad.bio.models.estimators:load",
+    "llm": "subquad.llm.models.loading:load",
+    "hep": "subquad.hep.models.trained:load",
+}
+"""Kind of run → `module:function`, where the function takes the folder."""
 
 
 def run_folder(run: Path | str) -> Path:
-    """Return the folder of a run, where `example:NAME` stands for one that ships with the package.
+    """Return the folder of a run, where `example:NAME` names one that ships with the package.
 
     Raises:
-        SubquadError: There is no such example, or its weights are missing or have changed.
+        SubquadError: There is no such example.
     """
     name = str(run)
     if not name.startswith(PREFIX):
         return Path(run)
     if name not in EXAMPLE_RUNS:
         raise unknown("example run", name, EXAMPLE_RUNS)
-    weights, digest = EXAMPLE_RUNS[name]
-    return shipped_file(Path(__file__).resolve().parents[1] / weights, digest).parent
+    return Path(__file__).resolve().parents[1] / EXAMPLE_RUNS[name]
 
 
 def name_of_run(folder: Path) -> str:
@@ -46,19 +43,33 @@ def name_of_run(folder: Path) -> str:
 
 
 def shipped_file(path: Path, sha256: str) -> Path:
-    """Return the path of a data file that ships with the package, after checking its content.
-
-    Args:
-        path: Where the package has it.
-        sha256: The expected checksum, 64 hex digits.
+    """Return the path of a data file that ships with the package, after checking its content, 64 hex digits.
 
     Raises:
         SubquadError: The file is missing or its content has changed.
     """
-    if not path.is_file():
-        raise SubquadError(f"{path}: this file of the package is missing; install subquad again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise SubquadError(f"{path}: this file of the package has changed (sha256 {digest}); install subquad again")
+    if not path.is_file() or sha256_of(path) != sha256:
+        raise SubquadError(f"{path}: this file of the package is missing or has changed; install subquad again")
     return path
+
+
+def load_run(directory: Path | str) -> Any:
+    """Return the fitted model in a run folder, whichever field wrote it.
+
+    Args:
+        directory: Folder that `subquad bio fit`, `subquad llm linearize`, `subquad hep fit` or an estimator's `save`
+            wrote, or one of `EXAMPLE_RUNS`.
+
+    Returns:
+        What the field's own `load` returns: a `subquad.bio.BioModel` or estimator, the pair of a transformers model
+        and its tokenizer, or a trained tagger.
+
+    Raises:
+        SubquadError: There is no such folder, or subquad did not write it.
+    """
+    path = run_folder(directory)
+    name = str(stamp_of(path).get("kind"))
+    if name not in LOADERS:
+        raise SubquadError(f"{path}: {unknown('kind of run', name, LOADERS)}")
+    module, function = LOADERS[name].split(":")
+    return getattr(import_module(module), function)(path)

@@ -1,23 +1,17 @@
 """The training history of a run: one JSON object per line of `history.jsonl`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError
-from subquad.runs.markup import parse_json
-from subquad.runs.records import shown
+from subquad.errors import reading
 from subquad.runs.storage import atomic, null_as_nan
-
-__all__ = ["HISTORY", "cut_history", "read_history", "remove_part"]
 
 HISTORY = "history.jsonl"
 
 
 def remove_part(directory: Path | str, part: str) -> None:
-    """Remove the entries of a stage that starts again, and what a killed process or a power loss left of others.
-
-    Entries of a stage that has a checkpoint are on the disk, so that only this stage can have damaged ones.
-    """
+    """Remove the entries of a stage that starts again, and a line that a killed process wrote only half."""
     path = Path(directory) / HISTORY
     if not path.is_file():
         return
@@ -29,10 +23,9 @@ def remove_part(directory: Path | str, part: str) -> None:
 
 
 def _part_of(line: bytes) -> str | None:
-    """Return the stage of an entry; None for a damaged one."""
     try:
-        return parse_json(line.decode("utf-8"))["part"]
-    except (ValueError, KeyError, TypeError):
+        return json.loads(line)["part"]
+    except (ValueError, LookupError, TypeError):
         return None
 
 
@@ -48,33 +41,18 @@ def cut_history(directory: Path | str, length: int) -> None:
 def read_history(directory: Path | str) -> list[dict[str, Any]]:
     """Return the entries of a run's history, oldest first; an empty list where the run has none.
 
-    Args:
-        directory: Folder of the run.
-
     Returns:
         Entries with `part` (the stage of training), `step`, `seconds` and the metrics logged at that step; NaN where a
         metric was not defined.
 
     Raises:
-        SubquadError: A line is not JSON, or no entry.
+        SubquadError: The file cannot be read.
     """
     path = Path(directory) / HISTORY
     if not path.is_file():
         return []
-    entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            entries.append(null_as_nan(parse_json(line.decode("utf-8"))))
-        except ValueError as error:
-            raise SubquadError(f"{path}, line {number}: not JSON ({error}); the file is damaged") from error
-        _check(entries[-1], f"{path}, line {number}")
-    return entries
-
-
-def _check(entry: Any, place: str) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("part"), str):
-        raise SubquadError(f"{place}: no object with the stage of a training (part); the file is damaged")
-    for name in ("step", "loss"):
-        value = entry.get(name, 0.0 if name == "loss" else None)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SubquadError(f"{place}: {name} is {shown(value)}, which is no number; the file is damaged")
+    with reading(path, "a training history"):
+        entries = [null_as_nan(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        for entry in entries:
+            _ = entry["part"] + "", entry["step"] + 0, entry.get("loss", 0) + 0
+        return entries

@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from filelock import FileLock, Timeout
+
 from subquad.errors import SubquadError
-from subquad.runs.disk import LOCK, lock_file, temporaries_of
-from subquad.runs.launchers import started_processes
-from subquad.runs.storage import as_folder, check_writable, create_output_folder
+from subquad.runs.storage import as_folder, check_writable, make_folder, remove_temporaries
 
-__all__ = ["LOCK", "is_blank", "lock_folder", "locks_output"]
-
+LOCK = ".lock"
+"""Name of the file that a process which writes to a folder holds locked."""
 WAIT = 3.0
 """Seconds to wait for a process that was just killed, or whose parent was."""
 
@@ -33,67 +33,58 @@ def locks_output(command: Command) -> Command:
 
 
 @contextmanager
-def lock_folder(out: Path | str, *, flag: str = "--out", wait: float = WAIT) -> Iterator[None]:
+def lock_folder(out: Path | str, *, wait: float = WAIT) -> Iterator[None]:
     """Hold the lock of a folder, which is made for that and removed if it stays empty.
 
-    Of several processes that `torchrun` started, the first one holds it for all. Where the file system has no locks
-    (some network file systems), nothing is locked. `flag` names the folder in messages; `wait` is in seconds.
+    Of several processes that `torchrun` started, the first one holds it for all. `wait` is in seconds.
 
     Raises:
         SubquadError: Another process holds the lock, or the folder cannot be written.
     """
     folder = as_folder(out)
-    check_writable(folder, flag=flag)
+    check_writable(folder)
     # batch systems set RANK for other purposes too
     if started_processes() > 1 and os.environ.get("RANK", "0") != "0":
         yield
         return
-    created = [own for own in (folder, *folder.parents) if not own.exists()]
-    file = _acquire(folder, flag, wait)
+    deadline = time.monotonic() + wait
+    while True:
+        created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        make_folder(folder)
+        lock = FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic()))
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SubquadError(f"{folder}: another process is writing to it; choose another output") from None
+        except FileNotFoundError:
+            # the process that had the lock removed the empty folder
+            continue
+        except NotImplementedError:
+            # some network file systems have no locks
+            pass
+        break
     try:
         yield
     finally:
-        # an error of the disk here would hide that of the work
         with suppress(OSError):
-            (folder / LOCK).unlink()
-        with suppress(OSError):
-            os.close(file)
-        for own in created:
+            (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for parent in created:
             with suppress(OSError):
-                own.rmdir()
+                parent.rmdir()
 
 
 def is_blank(folder: Path, first: str) -> bool:
-    """Return whether a folder is missing, or holds nothing but its lock and parts of the file written first."""
-    if not folder.is_dir():
-        return True
-    return not {*folder.iterdir()} - {folder / LOCK, *temporaries_of(folder / first)}
+    """Return whether a folder is missing, or has nothing but its lock and parts of the file written first."""
+    remove_temporaries(folder, first)
+    return not folder.is_dir() or not {*folder.iterdir()} - {folder / LOCK}
 
 
-def _acquire(folder: Path, flag: str, wait: float) -> int:
-    """Return the open file that holds the lock."""
-    end = time.monotonic() + wait
-    while True:
-        # a process that ends removes a folder that stayed empty
-        create_output_folder(folder, flag=flag)
-        if (file := _try(folder / LOCK)) is not None:
-            return file
-        if time.monotonic() > end:
-            raise SubquadError(
-                f"{folder}: another process is writing to it; wait until it has ended, or choose another folder with "
-                f"{flag}"
-            )
-        time.sleep(0.05)
+def started_processes() -> int:
+    """Return the number of processes that `torchrun` or `accelerate launch` started for this command; 1 without them.
 
-
-def _try(path: Path) -> int | None:
-    """Return the open file that holds the lock, or None while another process holds it or removes the folder."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:
-        return None
-    # Windows and some file systems have no locks
-    if lock_file(file, path) is not False:
-        return file
-    os.close(file)
-    return None
+    Others set `WORLD_SIZE` too, as Kubernetes' PyTorchJob does for the one process in each of its pods.
+    """
+    count = os.environ.get("WORLD_SIZE", "")
+    is_launched = any(os.environ.get(name) for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID"))
+    return max(int(count), 1) if is_launched and count.isdecimal() else 1

@@ -1,83 +1,153 @@
 """Files as JSON and safetensors only, each written to a temporary name and renamed when complete."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
-
-from subquad.errors import SubquadError, flag_name
-from subquad.runs.damage import damage_as_error, system_errors
-from subquad.runs.disk import (
-    DISK_FULL,
-    clean_up,
-    is_read_only,
-    make_folder,
-    sync,
-    temporary_folder,
-)
-from subquad.runs.markup import parse_json
+from subquad.errors import DISK_FULL, SubquadError, reading
 
 if TYPE_CHECKING:
     # commands that read no weights start a second earlier without torch
     from torch import Tensor
 
-__all__ = [
-    "CHECKSUM",
-    "DISK_FULL",
-    "as_file",
-    "as_folder",
-    "atomic",
-    "check_files_not_inside",
-    "check_not_inside",
-    "check_output",
-    "check_present",
-    "check_writable",
-    "create_output_folder",
-    "fingerprint",
-    "is_finite",
-    "null_as_nan",
-    "plain",
-    "read_json",
-    "read_tensors",
-    "read_tensors_and_metadata",
-    "sync",
-    "verify_tensors",
-    "write_json",
-    "write_tensors",
-]
-
-
-CHECKSUM = "crc32"
-"""Entry in the header of safetensors files, against accidental changes of header and numbers."""
+TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.(new|old)")
+"""Temporary names: the name of the output, the process that writes it, and whether it is the new or the earlier one."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure.
+    """Yield a temporary path next to `path` that is renamed to `path` on success and removed on failure.
 
-    The content is on the disk before the new name, so that after a power loss `path` is whole or as it was. What killed
-    processes left of the same path is removed.
+    The content is on the disk before the new name, so that after a power loss `path` is whole or as it was. An earlier
+    folder is replaced as a whole; the next command restores it if this one is killed in between.
     """
-    path = Path(path)
-    with temporary_folder(path) as folder:
-        temporary = folder / path.name
-        yield temporary
-        for written in [*temporary.rglob("*"), temporary]:
-            sync(written)
-        os.replace(temporary, path)
+    path = Path(path).absolute()
+    make_folder(path.parent)
+    remove_temporaries(path.parent, path.name)
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    try:
+        with _full_disk_named(path):
+            yield new
+            for written in [*new.rglob("*"), new]:
+                sync(written)
+            if path.is_dir():
+                os.replace(path, old)
+            os.replace(new, path)
+    finally:
+        # an error here would hide that of the work
+        with suppress(OSError):
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+        for left in (new, old):
+            _remove(left)
     sync(path.parent)
 
 
-def check_writable(path: Path | str, *, flag: str = "--out") -> None:
-    """Check that an output, which `flag` names, can be written, before any work.
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Let errors for lack of space, which libraries turn into text, be what they are and name the output."""
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if text := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(text[1])
+        if number in DISK_FULL:
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left of outputs in a folder, and restore an earlier one that was being replaced.
+
+    Args:
+        folder: The folder.
+        name: Name of one output; by default all, also in folders below.
+    """
+    paths = folder.glob(".*.*.*") if name else folder.rglob(".*.*.*")
+    for path in list(paths) if folder.is_dir() else ():
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None or (name and match[1] != name) or _is_alive(int(match[2])):
+            continue
+        if match[3] == "old" and not path.with_name(match[1]).exists():
+            with suppress(OSError):
+                os.replace(path, path.with_name(match[1]))
+        _remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    # in containers, a killed process had the number of this one
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def make_folder(path: Path | str) -> None:
+    """Create a folder and those above it, unless they exist; `SubquadError` if the system does not allow it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SubquadError(f"{path}: cannot be created ({error.strerror})") from error
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # not every system can do so with folders
+        if path.is_file() or error.errno in (errno.EIO, *DISK_FULL):
+            error.filename = str(path)
+            raise
+
+
+def as_folder(out: Path | str) -> Path:
+    """Return `out` as the path of a folder to write; a file and the name of an example are refused."""
+    path = Path(out)
+    if str(out).startswith("example:") or path.is_file():
+        raise SubquadError(f"{out}: the output must be a folder, and this is no folder")
+    # a link cannot be replaced by a folder, and `.` and `..` are no names
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+
+
+def as_file(out: Path | str) -> Path:
+    """Return `out` as the path of a file to write; a folder is refused."""
+    if Path(out).is_dir():
+        raise SubquadError(f"{out}: the output must be a file, and this is a folder")
+    return Path(out)
+
+
+def check_writable(path: Path | str) -> None:
+    """Check, before any work, that an output can be written.
 
     Raises:
         SubquadError: The nearest folder above it is a file, or must not be written to.
@@ -85,124 +155,95 @@ def check_writable(path: Path | str, *, flag: str = "--out") -> None:
     above = Path(path).absolute()
     above = next(parent for parent in (above if above.is_dir() else above.parent, *above.parents) if parent.exists())
     if not above.is_dir():
-        raise SubquadError(f"{path}: {above} is a file, not a folder; choose another {flag}")
+        raise SubquadError(f"{path}: {above} is a file, not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        if is_read_only(above):
-            raise SubquadError(f"{path}: {above} is on a read-only file system; choose another {flag}")
-        raise SubquadError(f"{path}: no permission to write in {above}; choose another {flag}")
+        raise SubquadError(f"{path}: no permission to write in {above}")
 
 
-def create_output_folder(path: Path, *, flag: str = "--out") -> None:
-    """Create an output folder, which `flag` names, and those above it, unless it exists.
-
-    Raises:
-        SubquadError: The system does not allow it, as in /proc.
-    """
-    try:
-        make_folder(path)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise SubquadError(
-            f"{path}: cannot create the output folder ({error.strerror}); choose another {flag}"
-        ) from error
-
-
-def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
-    """Return the path of an output, after checking that it can be written and that writing it destroys nothing.
-
-    What killed processes left of it is removed.
+def check_output(path: Path | str, *, force: bool) -> Path:
+    """Return the path of an output, after checking that writing it is possible and destroys nothing.
 
     Args:
-        path: A file or folder that a command is about to write. An empty folder counts as absent.
+        path: A file or folder. An empty folder counts as absent.
         force: Allow an existing output to be overwritten.
-        flag: The flag that names it.
 
     Raises:
         SubquadError: The output exists and `force` is off, or it cannot be written.
     """
     path = Path(path)
-    check_writable(path, flag=flag)
-    clean_up(path)
-    is_there = any(path.iterdir()) if path.is_dir() else path.exists()
-    if is_there and not force:
-        raise SubquadError(f"{path}: exists already; choose another {flag}, or overwrite it with --force")
+    check_writable(path)
+    remove_temporaries(path.absolute().parent, path.name)
+    if not force and (any(path.iterdir()) if path.is_dir() else path.exists()):
+        raise SubquadError(f"{path}: exists already; choose another output, or overwrite it with --force")
     return path
 
 
 def check_present(*inputs: Path | str) -> None:
-    """Check that inputs exist, before libraries are imported for seconds; the readers check the rest.
+    """Refuse a missing input before libraries are imported; examples and remote files count as present."""
+    for path in map(str, inputs):
+        files = (path, path.rpartition("#")[0], path.rpartition(":")[0])
+        if not path.startswith("example:") and "://" not in path and not any(map(os.path.exists, filter(None, files))):
+            raise SubquadError(f"{path}: no such file")
+
+
+def check_not_inside(out: Path | str, *inputs: Path | str | None) -> None:
+    """Check that an output which may be overwritten contains none of the inputs, nor a link to one.
 
     Raises:
-        SubquadError: Some are missing.
-    """
-    missing = [str(path) for path in inputs if not Path(path).exists()]
-    if missing:
-        raise SubquadError("\n".join(f"{path}: no such file" for path in missing))
-
-
-def check_not_inside(out: Path | str, *inputs: Path | str | None, flag: str) -> None:
-    """Check that an output which may be overwritten contains none of the inputs.
-
-    Args:
-        out: The output.
-        *inputs: Files and folders that are read.
-        flag: The flag that names them.
-
-    Raises:
-        SubquadError: One of them is `out`, or lies in it, also if only a link to it does.
+        SubquadError: It does.
     """
     folder = Path(out).resolve()
-    for given in filter(None, inputs):
-        real = Path(given).resolve()
-        links = (parent.resolve() for parent in Path(os.path.abspath(given)).parents)
+    for path in filter(None, inputs):
+        real = Path(path).resolve()
+        links = (parent.resolve() for parent in Path(os.path.abspath(path)).parents)
         if folder in (real, *real.parents, *links):
-            raise SubquadError(f"{flag} {given} lies in --out {out}, which would be overwritten; choose another --out")
+            raise SubquadError(f"{path} lies in the output {out}, which would be overwritten; choose another output")
 
 
 def check_files_not_inside(out: Path | str, settings: Any, *names: str) -> None:
-    """Check that an output which may be overwritten contains no file that settings name.
-
-    Args:
-        out: The output.
-        settings: A settings class.
-        *names: Its fields with a path, or with several; the name of a sheet may follow after `#`. Other values, such as
-            the letters of a wild type, are allowed.
+    """Check that an output contains no file that settings name in these fields, with a sheet after `#` or without.
 
     Raises:
-        SubquadError: One of the files lies in `out`.
+        SubquadError: It does.
     """
     for name in names:
         value = getattr(settings, name)
-        for given in value if isinstance(value, tuple) else (value,):
-            paths = (str(given), str(given).rpartition("#")[0])
-            check_not_inside(out, next(filter(os.path.exists, paths), None), flag=flag_name(name))
+        for entry in value if isinstance(value, tuple) else (value,):
+            files = (str(entry), str(entry).rpartition("#")[0])
+            check_not_inside(out, next(filter(os.path.exists, files), None))
 
 
-def as_folder(out: Path | str) -> Path:
-    """Return `out` as the path of a folder to write.
+def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -> Path:
+    """Return `out` as the path of a report folder to write, after checking that writing it destroys nothing.
 
-    Raises:
-        SubquadError: `out` is a file, or has the form of an example's name.
-    """
-    path = Path(out)
-    if str(out).startswith("example:"):
-        raise SubquadError(f"{out}: --out must be a folder, and this is the name of an example")
-    if path.is_file():
-        raise SubquadError(f"{out}: --out must be a folder, and this is a file")
-    # a link cannot be replaced by a folder, and `.` and `..` are no names
-    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
-
-
-def as_file(out: Path | str, *, flag: str = "--out") -> Path:
-    """Return `out` as the path of a file to write, which `flag` names.
+    Args:
+        out: The folder; an empty one counts as absent.
+        kind: Kind of the report, as in the entry `subquad: kind` of its JSON file.
+        file: Name of that JSON file.
+        force: Replace an earlier report of this kind.
 
     Raises:
-        SubquadError: `out` is a folder.
+        SubquadError: `out` cannot be written, has other files, or has such a report and `force` is off.
     """
-    if Path(out).is_dir():
-        raise SubquadError(f"{out}: {flag} must be a file, and this is a folder")
-    return Path(out)
+    out = as_folder(out)
+    check_writable(out)
+    remove_temporaries(out.absolute().parent, out.name)
+    if not out.is_dir() or not any(out.iterdir()):
+        return out
+    content = read_json(out / file) if (out / file).is_file() else None
+    stamp = content.get("subquad") if isinstance(content, dict) else None
+    if not isinstance(stamp, dict) or stamp.get("kind") != kind:
+        raise SubquadError(f"{out}: not empty, and no {kind}; choose another output folder")
+    return check_output(out, force=force)
+
+
+@contextmanager
+def write_report_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `out` on success and is removed on failure."""
+    # the working directory may be the folder that is replaced
+    with atomic(out.resolve()) as folder:
+        folder.mkdir()
+        yield folder
 
 
 def plain(value: Any) -> Any:
@@ -223,8 +264,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if (scalar := getattr(value, "item", None)) is not None:
-        own = scalar()
-        return None if isinstance(own, float) and not math.isfinite(own) else own
+        return plain(scalar())
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
@@ -249,74 +289,36 @@ def read_json(path: Path | str) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        SubquadError: There is no such file, it is a folder, pipe or device, or it is not JSON.
+        SubquadError: It cannot be read.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise SubquadError(f"{path}: must be a file, and is a folder, a pipe or a device")
-    try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SubquadError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SubquadError(f"{path}: not JSON ({error}); the file is damaged or was written by another tool") from error
+    with reading(path, "JSON"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> str:
-    """Write named tensors as safetensors, with `metadata` and a checksum in the header; return the checksum."""
+def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors, with `metadata` in the header."""
     from safetensors.torch import save_file
 
-    owned, header = _without_shared_memory(tensors), dict(metadata or {})
-    checksum = _checksum(owned, owned.__getitem__, header)
     with atomic(path) as temporary:
-        # created here, with the permissions of other files; safetensors makes it readable by its owner only
+        # safetensors makes it readable by its owner only
         temporary.touch()
         mode = temporary.stat().st_mode
-        with system_errors(path):
-            save_file(owned, temporary, metadata={**header, CHECKSUM: checksum})
-        _sort_metadata(temporary)
+        save_file(_without_shared_memory(tensors), temporary, metadata=dict(metadata or {}))
         temporary.chmod(mode)
-    return checksum
-
-
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata in the header of a safetensors file, whose order is random, so that equal files are equal."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        # a header of another length would move the numbers
-        if len(text) <= size:
-            file.seek(8)
-            file.write(text.ljust(size))
-
-
-def _checksum(names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata: Mapping[str, str]) -> str:
-    """Return 8 hex digits that depend on the metadata and on the names, types, shapes and numbers of tensors."""
-    from torch import uint8
-
-    texts = sorted(item for item in metadata.items() if item[0] != CHECKSUM)
-    value = zlib.crc32(json.dumps(texts).encode())
-    for name in sorted(names):
-        own = tensor(name)
-        value = zlib.crc32(f"{name} {own.dtype} {tuple(own.shape)}".encode(), value)
-        value = zlib.crc32(own.reshape(-1).view(uint8).numpy().data, value)
-    return f"{value:08x}"
 
 
 def _without_shared_memory(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return tensors that safetensors takes: it refuses those that share memory, as tied weights and views do."""
-    owned, seen = {}, set()
+    separate, seen = {}, set()
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        memory = own.untyped_storage()
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage()
         # a clone of each would take the memory of a large model twice
-        if memory.data_ptr() in seen or memory.nbytes() != own.nbytes:
-            own = own.clone()
-        seen.add(own.untyped_storage().data_ptr())
-        owned[name] = own
-    return owned
+        if memory.data_ptr() in seen or memory.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        separate[name] = value
+    return separate
 
 
 def read_tensors(path: Path | str) -> "dict[str, Tensor]":
@@ -328,63 +330,18 @@ def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dic
     """Return the named tensors of a safetensors file and the entries of its header.
 
     Raises:
-        SubquadError: There is no such file, or it is damaged, also if only by the checksum of `write_tensors`.
+        SubquadError: It cannot be read.
     """
-    with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return tensors, _verified(path, tensors, tensors.__getitem__, file.metadata())
+    import safetensors
+
+    with reading(path, "safetensors"), safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
 
 
-def verify_tensors(path: Path | str) -> tuple[dict[str, str], list[str]]:
-    """Check the content of a safetensors file, one tensor at a time.
-
-    Returns:
-        The entries of its header, and the tensors that are not finite, unless it has no checksum and is not read.
-
-    Raises:
-        SubquadError: There is no such file, or it is damaged; see `read_tensors_and_metadata`.
-    """
-    wrong: list[str] = []
-    with _opened(path) as file:
-
-        def inspected(name: str) -> "Tensor":
-            tensor: Tensor = file.get_tensor(name)
-            if not is_finite(tensor):
-                wrong.append(name)
-            return tensor
-
-        return _verified(path, file.keys(), inspected, file.metadata()), wrong
-
-
-def is_finite(tensor: "Tensor") -> bool:
-    """Return whether all values of a tensor are finite numbers, in less time than a checksum of it takes."""
-    if tensor.is_complex():
-        return is_finite(tensor.real) and is_finite(tensor.imag)
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    # both are NaN if any value is
-    return all(math.isfinite(float(limit)) for limit in tensor.aminmax())
-
-
-@contextmanager
-def _opened(path: Path | str) -> Iterator[Any]:
-    if not Path(path).is_file():
-        raise SubquadError(f"{path}: no such file")
-    with (
-        damage_as_error(f"{path}: not a safetensors file, or cut short"),
-        safetensors.safe_open(path, framework="pt") as file,
-    ):
-        yield file
-
-
-def _verified(
-    path: Path | str, names: Iterable[str], tensor: "Callable[[str], Tensor]", metadata: dict[str, str] | None
-) -> dict[str, str]:
-    """Return the metadata of a file, whose checksum, if it has one, is that of its content."""
-    found = metadata or {}
-    if CHECKSUM in found and found[CHECKSUM] != _checksum(names, tensor, found):
-        raise SubquadError(f"{path}: damaged (its checksum does not match its content); copy or make it again")
-    return found
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(*parts: Path | bytes | str) -> str:
@@ -392,8 +349,7 @@ def fingerprint(*parts: Path | bytes | str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(part)))
         else:
             digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
     return digest.hexdigest()[:16]

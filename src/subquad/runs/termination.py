@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["TERMINATED", "Terminated", "end_on_sigterm", "sigterm_deferred"]
-
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM ended."""
 
@@ -15,23 +13,23 @@ TERMINATED = 128 + signal.SIGTERM
 class Terminated(SystemExit):
     """SIGTERM was received; without a handler the process exits with status 143."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         super().__init__(TERMINATED)
 
 
 def end_on_sigterm() -> None:
     """Raise `Terminated` in the main thread at SIGTERM, so that temporary files are removed and child processes end."""
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
 def sigterm_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGTERM was received; it is handled at the end of the `with` block.
-
-    Args:
-        enabled: Off: it is handled at once, as it is outside the main thread. Where it is ignored, it still is.
-    """
+    """Yield a function that returns whether SIGTERM was received; it is handled at the end of the `with` block."""
     is_ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     if not enabled or is_ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -44,7 +42,3 @@ def sigterm_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous)
         if received:
             signal.raise_signal(signal.SIGTERM)
-
-
-def _terminate(*_: Any) -> None:
-    raise Terminated

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["batches_by_length", "bucketed_batches"]
-
 BATCHES_PER_BUCKET = 32
 
 
@@ -26,9 +24,6 @@ def bucketed_batches(
         epoch: Number of the epoch, from 0; each has an order of its own.
         together: Number of processes. So many successive batches also have similar lengths, so that no process waits
             for the longest examples of another.
-
-    Returns:
-        Index tensors, one per batch.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     shuffled = rows[torch.randperm(len(rows), generator=generator)]

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,27 +12,9 @@ from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, distributed, nn
 
 from subquad.runs.folder import Run, open_run
-from subquad.runs.launchers import started_processes
-
-__all__ = [
-    "all_reduce_gradients",
-    "broadcast_object",
-    "device_name",
-    "has_accelerator",
-    "open_shared_run",
-    "process_device",
-    "processes",
-    "sum_over_processes",
-    "wait_for",
-    "wait_for_everyone",
-    "weights_of_batches",
-]
+from subquad.runs.lock import started_processes
 
 Value = TypeVar("Value")
-LONGEST_WAIT = timedelta(days=7)
-"""For a process that reads or writes large files; of training steps, the backend's own limit of some minutes holds."""
-POLL_SECONDS = 0.02
-"""Time between two looks at the store."""
 _waits = count()
 """Numbers of the times at which processes waited for everyone, the same in all of them."""
 
@@ -51,10 +32,7 @@ def processes() -> PartialState:
 
 
 def broadcast_object(value: Value) -> Value:
-    """Return the value of the first process in every process; all processes must call this.
-
-    The others wait as long as the first one takes to find the value.
-    """
+    """Return the value of the first process, however long it takes to find it; all processes must call this."""
     wait_for_everyone()
     return broadcast_object_list([value])[0]
 
@@ -63,25 +41,23 @@ def wait_for_everyone() -> None:
     """Return when all processes have called this, however long one of them reads or writes files.
 
     A waiting process handles signals, so that SIGTERM of `torchrun` ends it when another one has failed.
-
-    Raises:
-        TimeoutError: A process has not called this after `LONGEST_WAIT`.
     """
     group = processes()
     if group.num_processes == 1:
         return
-    # through the store, by which processes find one another: it has no limit of minutes, and works with every backend
+    # through the store, by which processes find one another: a barrier of the backend ends after some minutes, and
+    # Python handles no signal during it
     store, name = distributed.distributed_c10d._get_default_store(), f"subquad/{next(_waits)}"
-    if store.add(name, 1) == group.num_processes:
-        store.set(f"{name}/all", "")
-    end = time.monotonic() + LONGEST_WAIT.total_seconds()
-    # Python handles no signal during `store.wait`
-    while not store.check([f"{name}/all"]):
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited for the other processes longer than {LONGEST_WAIT}")
-        time.sleep(POLL_SECONDS)
+    store.add(name, 1)
+    wait_for(lambda: store.add(name, 0) == group.num_processes)
     # the process that holds the store must not end before the others have read it
     group.wait_for_everyone()
+
+
+def wait_for(is_done: Callable[[], bool]) -> None:
+    """Return when the first process has done something."""
+    while not is_done():
+        time.sleep(0.02)
 
 
 def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -90,12 +66,12 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     This is done after the backward pass rather than by a wrapper during it, so that a step may call `backward` several
     times. All gradients of one data type are sent in one message, which needs a second copy of them in memory.
     """
-    for kind in dict.fromkeys(parameter.dtype for parameter in parameters):
-        alike = [parameter for parameter in parameters if parameter.dtype == kind]
-        own = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
-        mean = cast(Tensor, reduce(torch.cat([gradient.flatten() for gradient in own]), "mean"))
-        for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
-            one.grad = part.view_as(one)
+    for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
+        alike = [parameter for parameter in parameters if parameter.dtype == dtype]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in alike]
+        mean = cast(Tensor, reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean"))
+        for parameter, part in zip(alike, mean.split([p.numel() for p in alike]), strict=True):
+            parameter.grad = part.view_as(parameter)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -104,20 +80,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def weights_of_batches(counts: Sequence[int]) -> list[float]:
-    """Return the weights of the batches of a step that make the mean of their losses that of all examples.
+    """Return the weights of the batches of a step, with these `counts` of examples, for a mean loss over all examples.
 
-    All processes must call this, each with as many batches.
-
-    Args:
-        counts: Examples or tokens in each batch of this process.
-
-    Returns:
-        The weights of these batches, whose mean over all batches and processes is 1; exactly 1 for equal counts.
+    All processes must call this, each with as many batches. The mean of all weights is 1; equal counts give exactly 1.
     """
-    own, number = torch.tensor(counts), len(counts) * processes().num_processes
+    number = len(counts) * processes().num_processes
     if number == 1:
         return [1.0]
-    total = int(sum_over_processes(own.sum()))
+    total = int(sum_over_processes(torch.tensor(sum(counts))))
     return [count * number / total if total else 1.0 for count in counts]
 
 
@@ -131,12 +101,6 @@ def open_shared_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], 
         run = open_run(out, kind=kind, settings=settings, force=force and group.is_main_process)
     wait_for_everyone()
     return run
-
-
-def wait_for(is_done: Callable[[], bool]) -> None:
-    """Return when the first process has written something; a barrier would time out after some minutes."""
-    while not is_done():
-        time.sleep(0.2)
 
 
 def process_device() -> torch.device:

@@ -6,7 +6,7 @@ arXiv:2502.16982.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,10 +28,7 @@ UPDATE_RMS = 0.2
 def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     """Return matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
 
-    Singular values below about a hundredth of the norm stay smaller than 1, and 0 stays 0.
-
-    Args:
-        matrices: N matrices; the cost is O(N R² C) for R ≤ C rows.
+    Singular values below about a hundredth of the norm stay smaller than 1, and 0 stays 0. Costs O(N R² C) for R ≤ C.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
@@ -46,21 +43,17 @@ def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
 def muon_groups(groups: Iterable[dict[str, Any]], output: Tensor) -> list[dict[str, Any]]:
     """Divide optimizer groups into those of hidden layers' matrices and the others, for `MuonAdamW`.
 
-    Args:
-        groups: Optimizer groups.
-        output: Weights of the output layer, which AdamW updates, as all matrices with a side below `LEAST_SIDE`.
+    AdamW updates `output`, the weights of the output layer, and all matrices with a side below `LEAST_SIDE`.
     """
     divided = []
     for group in groups:
-        for is_hidden in (False, True):
-            own = [p for p in group["params"] if (p is not output and _is_matrix(p)) == is_hidden]
-            divided += [{**group, "params": own, "is_hidden": is_hidden}] if own else []
+        parts: dict[bool, list[Tensor]] = {False: [], True: []}
+        for p in group["params"]:
+            # of convolutions, those over one position
+            is_matrix = p.ndim >= 2 and min(p.shape[:2]) >= LEAST_SIDE and math.prod(p.shape[2:]) == 1
+            parts[is_matrix and p is not output].append(p)
+        divided += [{**group, "params": part, "is_hidden": is_hidden} for is_hidden, part in parts.items() if part]
     return divided
-
-
-def _is_matrix(parameter: Tensor) -> bool:
-    # of convolutions, those over one position
-    return parameter.ndim >= 2 and min(parameter.shape[:2]) >= LEAST_SIDE and math.prod(parameter.shape[2:]) == 1
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -75,36 +68,21 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.01, "is_hidden": False})
-        self._build_adamw()
+        self.__setstate__({})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy, or what `state_dict` returned."""
+        """Restore what `state_dict` returned, and let AdamW work on the same groups and the same state."""
         super().__setstate__(state)
-        self._build_adamw()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; `is_hidden` says whether Muon updates it."""
-        super().add_param_group(param_group)
-        if hasattr(self, "_adamw"):
-            self._build_adamw()
-
-    def _build_adamw(self) -> None:
-        """Let AdamW work on the groups and the state of this optimizer, the same objects."""
-        others = [group for group in self.param_groups if not group["is_hidden"]]
-        self._adamw = torch.optim.AdamW(others, fused=True)
+        self._adamw = torch.optim.AdamW([group for group in self.param_groups if not group["is_hidden"]], fused=True)
         self._adamw.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update all parameters that have a gradient."""
-        if closure is not None:
-            raise ValueError("this optimizer takes no closure")
         self._adamw.step()
         for group in self.param_groups:
-            if not group["is_hidden"]:
-                continue
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for matrix in group["params"]:
+            for matrix in group["params"] if group["is_hidden"] else ():
                 if matrix.grad is not None:
                     alike[matrix.shape].append(matrix)
             for shape, matrices in alike.items():
@@ -117,7 +95,5 @@ class MuonAdamW(torch.optim.Optimizer):
         """Return Nesterov's momentum of a matrix with the present gradient."""
         gradient, state = matrix.grad, self.state[matrix]
         assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(matrix)
-        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(state["momentum"], MOMENTUM)
+        momentum = state.setdefault("momentum", torch.zeros_like(matrix)).lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)

@@ -16,27 +16,23 @@ class LoopSettings:
     """Number of batches whose gradients are averaged in one step; weighted by `counts` of `train`, if it is given."""
     clip: float | None = 1.0
     """Maximum norm of the gradient; None disables clipping."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Data type of matrix products (autocast); weights stay in float32."""
     evaluate_every: int | None = None
     """Steps between two validations. The last step is always validated, and the last but one validation is skipped
     where it would come less than half an interval before it."""
     patience: int | None = None
     """Number of successive validations without a new best after which training stops."""
-    plateau: int | None = None
-    """Number of successive validations without a new best after which the learning rate is halved."""
     ema_decay: float | None = None
     """Decay of the exponential moving average of the weights that is validated and kept; None: no average."""
     save_seconds: float = 20.0
     """Minimum time between two checkpoints, in seconds."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulation", "evaluate_every", "patience", "plateau"):
+        for name in ("steps", "accumulation", "evaluate_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,10 +54,7 @@ def letters_of(sequences: Sequence[str]) -> np.ndarray:
     """
     lengths = np.unique([len(sequence) for sequence in sequences])
     if len(lengths) != 1:
-        raise SubquadError(
-            f"epistasis needs sequences of one length, but these have {lengths[0]} to {lengths[-1]} letters; use "
-            "variants of one wild type"
-        )
+        raise SubquadError(f"epistasis needs sequences of one length, and these have {lengths[0]} to {lengths[-1]}")
     joined = np.frombuffer("".join(sequences).encode("ascii", "replace"), dtype=np.uint8)
     return joined.reshape(len(sequences), int(lengths[0]))
 
@@ -82,7 +79,7 @@ def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarr
     count = is_mutated.sum(1)
     doubles = np.flatnonzero(count == 2)
     if not len(doubles):
-        raise SubquadError("the table has no double mutants, which double-mutant cycles are made of")
+        raise SubquadError("the table has no double mutants of the wild type, which epistasis is estimated from")
     position = np.nonzero(is_mutated[doubles])[1].reshape(-1, 2)
     new = np.take_along_axis(letters[doubles], position, axis=1)
     effect = _measured_singles(letters, is_mutated, values, np.flatnonzero(count == 1))

@@ -1,4 +1,4 @@
-"""Page and figures of epistasis: maps of pairs of positions, specific epistasis, variance by order of interaction."""
+"""Page and figures of epistasis: maps of pairs of positions, and specific epistasis."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from subquad.bio.analysis.landscape import MEASURED, PREDICTED, Landscape
 from subquad.bio.models.support import count_of
 from subquad.bio.plots.maps import correlation_text, scatter
-from subquad.bio.plots.pair_maps import order_bars, pair_map, pair_stems
+from subquad.bio.plots.pair_maps import pair_map, pair_stems
 from subquad.reporting.page import Block, Picture, Section, Table, page, picture
 
 __all__ = ["describe_source", "page_and_figures", "support_warnings"]
@@ -31,18 +31,14 @@ def page_and_figures(
         cycles: Double mutants, from `pair_tables`.
         source: Name of the table or run.
     """
-    parts: dict[str, Part] = {}
-    if cycles is not None:
-        blocks, figures = _pairs(landscape, pairs)
-        parts["Pairs of positions"] = [*support_warnings(landscape), *blocks], figures
-        if cycles["specific"].notna().any():
-            parts["Specific epistasis"] = _specific(landscape, pairs, cycles)
-        if f"{PREDICTED}_epistasis" in cycles:
-            parts["Measured and predicted"] = [_compared(landscape, cycles)], {}
-        tables = [_strongest_pairs(landscape, pairs), _strongest_cycles(landscape, cycles)]
-        parts["Strongest epistasis"] = [*describe_source(landscape), *tables], {}
-    if landscape.orders:
-        parts["Variance by order of interaction"] = _orders(landscape)
+    blocks, figures = _pairs(landscape, pairs)
+    parts: dict[str, Part] = {"Pairs of positions": ([*support_warnings(landscape), *blocks], figures)}
+    if cycles["specific"].notna().any():
+        parts["Specific epistasis"] = _specific(landscape, pairs, cycles)
+    if f"{PREDICTED}_epistasis" in cycles:
+        parts["Measured and predicted"] = [_compared(landscape, cycles)], {}
+    tables = [_strongest_pairs(landscape, pairs), _strongest_cycles(landscape, cycles)]
+    parts["Strongest epistasis"] = [*describe_source(landscape), *tables], {}
     parts["How to read this page"] = [*_explanation(landscape)], {}
     sections = [Section(title, blocks) for title, (blocks, _) in parts.items()]
     figures = {name: figure for _, own in parts.values() for name, figure in own.items()}
@@ -92,9 +88,6 @@ def support_warnings(landscape: Landscape) -> list[str]:
 
 def _lead(landscape: Landscape, source: str) -> str:
     found = [f"{len(own.frame):,} {name} double mutants" for name, own in landscape.cycles.items()]
-    if landscape.library is not None:
-        library = landscape.library
-        found.append(f"{len(library.values):,} of {library.combinations:,} combinations at {len(library.sites)} sites")
     return (
         f"{source}: {', '.join(found)}. The epistasis of a double mutant is its value less that expected from the sum "
         "of both single-mutant effects; zero means that the two mutations act independently."
@@ -269,42 +262,6 @@ def _strongest_cycles(landscape: Landscape, cycles: Any) -> Table:
     return Table(["double mutant", *titles.values()], rows, caption=caption)
 
 
-def _orders(landscape: Landscape) -> Part:
-    library, first = landscape.library, next(iter(landscape.orders.values()))
-    assert library is not None
-    figure = order_bars(
-        {name: own.fraction.tolist() for name, own in landscape.orders.items()}, label="% of the variance"
-    )
-    caption = (
-        "Exact decomposition: all combinations are present. Measurement noise is spread evenly over all terms, so the "
-        "orders with many terms contain most of it."
-        if first.is_exact
-        else f"Gain in leave-one-out R² by each order ({first.rows:,} variants); noise cannot inflate it."
-    )
-    blocks: list[Block] = [picture(figure, caption + _unit(landscape))]
-    rows: list[list[Any]] = []
-    for name, own in landscape.orders.items():
-        for k, fraction in enumerate(own.fraction):
-            r2 = _number(own.heldout_r2[k]) if k < len(own.heldout_r2) else None
-            rows.append([k + 1, name, float(fraction), float(own.fraction[: k + 1].sum()), r2])
-    header = ["order", "source", "fraction of the variance", "cumulative", "leave-one-out R²"]
-    caption = f"{len(library.values):,} of {library.combinations:,} combinations at {len(library.sites)} sites: "
-    blocks.append(Table(header, rows, caption=caption + ", ".join(library.sites) + "."))
-    if first.terms:
-        terms = [[" × ".join(sites), len(sites), effect, fraction] for sites, effect, fraction in first.terms[:20]]
-        header = ["substitutions", "order", "effect", "fraction of the variance"]
-        caption = "Largest terms: mean effect over all backgrounds of a substitution, a double-mutant cycle, and so on."
-        blocks.append(Table(header, terms, caption=caption))
-    figures = {"orders": figure}
-    panels = {f"mean double-mutant cycle, {name}": own.pairs for name, own in landscape.orders.items()}
-    known = {title: values for title, values in panels.items() if values is not None}
-    if known:
-        figures["pairs_averaged"] = pair_map(known, labels=library.sites, axis="site", signed=list(known))
-        caption = "Epistasis of pairs of sites, averaged over all backgrounds. Blue: positive; red: negative."
-        blocks.insert(1, picture(figures["pairs_averaged"], caption))
-    return blocks, figures
-
-
 def _explanation(landscape: Landscape) -> list[str]:
     texts = [
         "Pairs of positions with large values have mutations that do not act independently. Epistasis is positive "
@@ -321,13 +278,13 @@ def _explanation(landscape: Landscape) -> list[str]:
         if landscape.has_log_odds:
             text += (
                 " That of a class is in log odds, the natural logarithm of p / (1 − p), on which effects of mutations "
-                "add up; so are its predicted values and the predicted variance by order."
+                "add up; so are its predicted values."
             )
         texts.append(text)
     if landscape.at_minimum > 0.05:
         texts.append(
             f"{100 * landscape.at_minimum:.0f} % of the measurements equal the lowest value, probably the detection "
-            "limit of the assay; epistasis and high orders among them reflect that limit."
+            "limit of the assay; epistasis among them reflects that limit."
         )
     return texts
 

@@ -1,4 +1,4 @@
-"""Epistasis of a fitness landscape, measured or predicted: double-mutant cycles and variance by order."""
+"""Epistasis of a fitness landscape, measured or predicted: double-mutant cycles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,9 @@ from subquad.bio.analysis.cycles import (
     by_pair,
     letters_of,
     measured_cycles,
-    on_additive_scale,
     predicted_cycles,
     specific_epistasis,
 )
-from subquad.bio.analysis.orders import Library, Orders, find_library, variance_by_order
 from subquad.bio.models.scorer import Scorer
 from subquad.bio.models.support import describe_quality, double_mutants_of_fit, measured_range
 from subquad.errors import SubquadError
@@ -27,7 +25,6 @@ __all__ = [
     "PREDICTED",
     "Landscape",
     "measured_landscape",
-    "orders_table",
     "pair_tables",
     "predicted_landscape",
 ]
@@ -45,8 +42,6 @@ class Landscape:
     offset: int
     """Positions are numbered from 1 + `offset`."""
     cycles: Mapping[str, Cycles]
-    orders: Mapping[str, Orders]
-    library: Library | None
     at_minimum: float
     """Fraction of the measurements that equal the lowest one."""
     name: str
@@ -68,7 +63,6 @@ def measured_landscape(
     *,
     name: str = "target",
     offset: int = 0,
-    seed: int = 0,
 ) -> tuple[Landscape, list[str]]:
     """Return the epistasis of measurements, and remarks for the user.
 
@@ -78,20 +72,15 @@ def measured_landscape(
         wild_type: Wild-type sequence; by default the most frequent letter at each position.
         name: Target column.
         offset: Positions are numbered from 1 + `offset`.
-        seed: Seed of random subsamples.
 
     Raises:
-        SubquadError: No row has the length of the wild type, or there are neither double mutants nor a combinatorial
-            library.
+        SubquadError: No row has the length of the wild type, or there are no double mutants.
     """
     remarks = []
     length = len(wild_type) if wild_type else int(np.bincount([len(s) for s in sequences]).argmax())
     kept = np.array([len(s) == length for s in sequences], dtype=bool) & np.isfinite(values)
     if not kept.any():
-        raise SubquadError(
-            f"no measured row of the table has {length:,} letters, as the wild type has; choose another table or "
-            "--wild-type"
-        )
+        raise SubquadError(f"no measured row of the table has {length:,} letters, as the wild type has")
     if not kept.all():
         remarks.append(f"skipped {(~kept).sum():,} rows of another length or without a measurement")
     letters = letters_of([s for s, keep in zip(sequences, kept, strict=True) if keep])
@@ -100,23 +89,12 @@ def measured_landscape(
         wild_type = "".join(chr(np.bincount(column).argmax()) for column in letters.T)
         remarks.append("wild type: inferred as the most frequent letter at each position; override it with --wild-type")
     own = np.frombuffer(wild_type.encode(), dtype=np.uint8)
-    cycles = {}
-    if ((letters != own).sum(1) == 2).any():
-        cycles[MEASURED] = measured_cycles(letters, own, values, offset=offset)
-    library = find_library(letters, own, values, offset=offset)
-    orders = {} if library is None else {MEASURED: variance_by_order(library, seed=seed)}
-    if not cycles and not orders:
-        raise SubquadError(
-            "the table has neither double mutants of the wild type nor a combinatorial library of a few sites; "
-            "epistasis can be estimated from those only"
-        )
+    cycles = {MEASURED: measured_cycles(letters, own, values, offset=offset)}
     is_class = set(np.unique(values)) <= {0.0, 1.0}
     landscape = Landscape(
         wild_type=wild_type,
         offset=offset,
         cycles=cycles,
-        orders=orders,
-        library=library,
         # the negative class is no detection limit
         at_minimum=0.0 if is_class else float((values == values.min()).mean()),
         name=name,
@@ -138,31 +116,20 @@ def predicted_landscape(
     Args:
         scorer: Model and output.
         wild_type: Wild-type sequence.
-        measured: Measured epistasis, or None; its double mutants and combinations are predicted.
+        measured: Measured epistasis, or None; its double mutants are predicted.
         max_double_mutants: Number of double mutants to predict.
         seed: Seed of random subsamples.
         quiet: Show no progress.
     """
-    doubles = None
-    if measured is not None and measured.cycles:
-        doubles = _double_mutants(measured.cycles[MEASURED].frame, scorer.offset)
+    doubles = None if measured is None else _double_mutants(measured.cycles[MEASURED].frame, scorer.offset)
     cycles = {} if measured is None else dict(measured.cycles)
     cycles[PREDICTED] = predicted_cycles(
         scorer, wild_type, doubles=doubles, max_double_mutants=max_double_mutants, seed=seed, quiet=quiet
     )
-    orders = {} if measured is None else dict(measured.orders)
-    library = None if measured is None else measured.library
-    if library is not None:
-        values = scorer.members(library.sequences(wild_type), title="combinations", quiet=quiet).mean
-        values = on_additive_scale(scorer, values)
-        same = Library(choices=library.choices, values=values, sites=library.sites, letters=library.letters)
-        orders[PREDICTED] = variance_by_order(same, seed=seed)
     return Landscape(
         wild_type=wild_type,
         offset=scorer.offset,
         cycles=cycles,
-        orders=orders,
-        library=library,
         at_minimum=0.0 if measured is None else measured.at_minimum,
         name=scorer.name,
         has_log_odds=scorer.is_probability,
@@ -178,8 +145,8 @@ def _double_mutants(frame: pd.DataFrame, offset: int) -> list[DoubleMutant]:
     return list(zip(zip(i, first, strict=True), zip(j, second, strict=True), strict=True))
 
 
-def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Return one row per pair of positions and one per double mutant (None without any), all sources side by side.
+def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one row per pair of positions and one per double mutant, all sources side by side.
 
     Pairs are sorted by the root mean square of their specific epistasis, or of all epistasis if no curve was fitted.
     Columns of pairs: `i`, `j`, `rms`, `max`, `mean`, `double_mutants`, `rms_specific`, `mean_specific`; of double
@@ -204,19 +171,8 @@ def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None
         renamed = {column: f"{name}_{column}" for column in ("f_ij", "expected", "epistasis", "specific")}
         text = {"first": str, "second": str}
         cycles = cycles.astype(text).merge(frame.astype(text).rename(columns=renamed), on=keys, how="left")
-    if pairs is None:
-        columns = ["i", "j", "rms", "max", "mean", "double_mutants", "rms_specific", "mean_specific"]
-        return pd.DataFrame(columns=columns), cycles
+    assert pairs is not None
+    assert cycles is not None
     order = "rms_specific" if bool(pairs["rms_specific"].notna().any()) else "rms"
     pairs = pairs.sort_values(order, ascending=False, ignore_index=True)
     return pairs, cycles
-
-
-def orders_table(landscape: Landscape) -> pd.DataFrame:
-    """Return one row per source and order: `source`, `order`, `variance_fraction` and `heldout_r2`."""
-    return pd.concat(
-        pd.DataFrame(
-            {"source": name, "order": np.arange(1, len(own.fraction) + 1), "variance_fraction": own.fraction}
-        ).assign(heldout_r2=pd.Series(own.heldout_r2))
-        for name, own in landscape.orders.items()
-    )

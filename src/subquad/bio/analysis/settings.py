@@ -4,8 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
-from subquad.runs.options import Input, Model
+from subquad.errors import SubquadError, flag_name
+from subquad.runs.options import Count, Input, Model, Settings
 
 __all__ = ["EpistasisSettings", "ScanSettings", "check_unused"]
 
@@ -27,7 +27,7 @@ def check_unused(settings: "ScanSettings | EpistasisSettings", names: Collection
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanSettings:
+class ScanSettings(Settings):
     """What to scan, and the measurements to compare with."""
 
     sequence: Input[str | None] = None
@@ -44,12 +44,9 @@ class ScanSettings:
     """Whether a high (maximize) or a low (minimize) value of the target is better, for the order of the mutants and for
     warnings. Default: maximize, which the page and the terminal then call an assumption."""
 
-    def __post_init__(self) -> None:
-        validate_values(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class EpistasisSettings:
+class EpistasisSettings(Settings):
     """Columns of the table of variants, and the number of double mutants that a model predicts."""
 
     sequence: Input[str | None] = None
@@ -65,8 +62,5 @@ class EpistasisSettings:
     """Position in a table minus position in the wild type (counted from 1). Default: inferred from the variants."""
     table: Input[str | None] = None
     """Table with measurements to compare the predictions of a fitted model with."""
-    max_double_mutants: Model[int] = 50_000
+    max_double_mutants: Model[Count] = 50_000
     """Maximum number of double mutants that a fitted model predicts; of more, a random sample is predicted."""
-
-    def __post_init__(self) -> None:
-        validate_minima(self, max_double_mutants=1)

@@ -67,10 +67,7 @@ def scan_table(
     """
     mutants = single_mutants(wild_type, scorer.letters, scorer.positions)
     if not mutants:
-        raise SubquadError(
-            "no position of the sequence varied in training, so that the model cannot tell its mutants apart; swap "
-            "--sequence and --partner in the fit to scan the partner sequences"
-        )
+        raise SubquadError("no position of the sequence varied in training; the model cannot tell its mutants apart")
     sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
     members = scorer.members(sequences, title="single mutants", to_first=True, quiet=quiet)
     prediction, spread = members.mean, deviation(members.each, members.weights)

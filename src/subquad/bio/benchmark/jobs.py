@@ -18,13 +18,11 @@ import numpy as np
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import names_of
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.models.finished_run import read_bootstrap
-from subquad.errors import raise_errors
-from subquad.runs.disk import make_folder
+from subquad.errors import raise_errors, reading
 from subquad.runs.folder import CONFIG, METRICS
-from subquad.runs.records import read_record
-from subquad.runs.storage import check_not_inside, fingerprint, null_as_nan, plain, read_json, write_json
+from subquad.runs.storage import check_not_inside, fingerprint, make_folder, null_as_nan, plain, read_json, write_json
 
 __all__ = [
     "Job",
@@ -76,7 +74,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
     for task in sorted(tasks, key=lambda task: -task.size):
         if not task.has_training:
             continue
-        check_not_inside(folder / RUNS, file_of(task.table), *_other_files(task), flag=task.id)
+        check_not_inside(folder / RUNS, file_of(task.table), *_other_files(task))
         for seed in settings.seeds:
             job = Job(
                 id=task.id,
@@ -148,8 +146,9 @@ def outcome_of(job: Job) -> dict[str, Any]:
     path = beside(job, "done.json")
     if not path.is_file():
         return {}
-    types = {"message": str | None, "seconds": float | None, "memory_mb": float | None}
-    return read_record(path, remedy="delete it; the run is started again", **types)
+    with reading(path, "the outcome of a task"):
+        record = read_json(path)
+        return {name: record[name] for name in ("message", "seconds", "memory_mb")}
 
 
 def run_job(job: Job, timeout: float | None, running: set[subprocess.Popen] | None = None) -> dict[str, Any]:
@@ -203,11 +202,14 @@ def _changes(job: Job) -> str:
     path = beside(job, "job.json")
     if not path.is_file():
         return ""
-    remedy = f"delete it and the folder {job['out']}, and the task is run again"
-    before, now = (
-        {**{key: value for key, value in side.items() if key not in (*NOT_COMPARED, "settings")}, **side["settings"]}
-        for side in (read_record(path, remedy=remedy, settings=dict), job)
-    )
+    with reading(path, "a task"):
+        before, now = (
+            {
+                **{key: value for key, value in side.items() if key not in (*NOT_COMPARED, "settings")},
+                **side["settings"],
+            }
+            for side in (read_json(path), job)
+        )
     differing = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differing == ["fingerprint"]:
         return "the table, or a file that it is read with, has changed"

@@ -4,21 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICTS
+from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
-from subquad.bio.metrics.scores import METRICS, MIN_TEST_ROWS
-from subquad.bio.plots.maps import GREEN, INK
-from subquad.reporting.page import Block, Picture, Section, Table, page, picture, show, signed
-from subquad.reporting.vector_figure import literal
+from subquad.bio.metrics.scores import METRICS
+from subquad.reporting.page import Block, Picture, Section, Table, page, picture, signed
+from subquad.reporting.statistics import VERDICTS
+from subquad.reporting.style import GREEN, INK, literal, tidy
 
 __all__ = ["markdown", "render", "summary_lines"]
 
 MARKERS = {"lyra": "o", "variant": "o", "baseline": "|", "control": "|", "ensemble": "D"}
 MARKER_SIZES = {"|": 9, "o": 6, "D": 4.2}
-HIGHER, EQUAL, LOWER = GREEN, "#9aa5b5", "#b4532a"
+VERDICT_COLOURS = dict(zip(VERDICTS, (GREEN, "#9aa5b5", "#b4532a"), strict=True))
 OUTLIER = 3.0
 """A difference of more than this factor times the 0.9 quantile of the differences is beyond the axis."""
 NBSP = "\N{NO-BREAK SPACE}"
@@ -64,14 +63,14 @@ def markdown(results: Results) -> str:
         f"# {results['tasks_file']}: {len(entries)} tasks",
         _summary(results),
         *_methods(results),
-        _as_markdown(_comparisons(results)),
+        _comparisons(results).as_markdown(),
     ]
     for family, own in _families(scored).items():
-        parts += [f"## {family}", *(_as_markdown(table) for table in _tables(own))]
+        parts += [f"## {family}", *(table.as_markdown() for table in _tables(own))]
     if published := _with_publication(entries):
-        parts += ["## Published results", _as_markdown(_published(published))]
+        parts += ["## Published results", _published(published).as_markdown()]
     if excluded := _excluded(entries):
-        parts += ["## Not counted", _as_markdown(_exclusions(excluded))]
+        parts += ["## Not counted", _exclusions(excluded).as_markdown()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,7 +113,7 @@ def _summary(results: Results) -> str:
         own = counts[name]
         if own["tasks"]:
             close = f"{own['close']} of {own['tasks']} ({100 * own['close'] / own['tasks']:.0f} %)"
-            parts.append(f"ensemble neither clearly below {other} nor over {MAX_LOSS} below it: {close}")
+            parts.append(f"ensemble neither clearly worse than {other} nor over {MAX_LOSS} below it: {close}")
     return "; ".join(parts) + "."
 
 
@@ -135,14 +134,12 @@ def _comparisons(results: Results) -> Table:
     fitted = {name for entry in results["tasks"] for name in entry.get("values", {})}
     baselines = [label_of(name) for name in names_of("baseline") if name in fitted]
     caption = (
-        f"Number of tasks in which the first model is {' / '.join(VERDICTS)} (main metric on the test rows): the 95 % "
-        "interval of the difference is above 0, contains 0, or is below 0. Baselines, as far as they suit a task: "
-        f"{', '.join(baselines)}; the best of them is chosen on the test rows. Holm: after his correction for as many "
-        f"comparisons as there are tasks. Not counted: fewer than {MIN_TEST_ROWS} test rows, test rows that do not "
-        "define the main metric, no training rows, or failed."
+        f"Number of tasks in which the first model is {' / '.join(VERDICTS)}: better or worse by more than matters, "
+        f"with a 95 % interval that excludes 0. The best of the baselines ({', '.join(baselines)}) is chosen on the "
+        "test rows, and Holm corrects for the number of tasks."
     )
     if len(seeds) == 1:
-        caption += " One seed: the intervals lack the variation of the training, and no task has a winner."
+        caption += " One seed: the intervals lack the variation between trainings."
     return Table(
         header=["family", "scored", *(COMPARISONS[name] for name in shown), "not counted"],
         rows=rows,
@@ -236,12 +233,11 @@ def _exclusions(entries: Sequence[Results]) -> Table:
 
 def _methods(results: Results) -> list[str]:
     machine, settings = results["machine"], results["settings"]
-    memory = f", {machine['memory_gb']:g} GiB" if machine["memory_gb"] else ""
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     trees = settings["boosting_iterations"]
     seeds = " ".join(map(str, settings["seeds"]))
     return [
-        f"{results['date']}, {machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}; "
+        f"{results['date']}, {machine['processor']}, {machine['cores']} cores, {machine['system']}; "
         f"{results['core_hours']:.2f} core-hours. {versions}.",
         f"Each task: at most {settings['train_rows']:,} training rows, {settings['tokens']:,} tokens of training per "
         f"network{f', at most {trees} trees' if trees else ''}, {'seeds' if len(settings['seeds']) > 1 else 'seed'} "
@@ -251,15 +247,6 @@ def _methods(results: Results) -> list[str]:
         "model, to which Lyra and the ensemble are compared, were chosen on the test rows. Intervals are from "
         "bootstrap samples of the test rows, widened by the variance between seeds (Student's t).",
     ]
-
-
-def _as_markdown(table: Table) -> str:
-    def cell(value: Any) -> str:
-        return show(value).replace("|", "\\|").replace("\n", " ").replace(NBSP, " ")
-
-    lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in table.rows]
-    return "\n".join([*lines, *(["", table.caption] if table.caption else [])])
 
 
 def _differences(entries: Sequence[Results]) -> Picture:
@@ -272,7 +259,7 @@ def _differences(entries: Sequence[Results]) -> Picture:
     axes = figure.add_subplot()
     for y, entry in enumerate(own):
         gap = entry["comparisons"]["lyra_baseline"]
-        colour = HIGHER if gap["low"] > 0 else LOWER if gap["high"] < 0 else EQUAL
+        colour = VERDICT_COLOURS[gap["verdict"]]
         axes.plot([gap["low"], gap["high"]], [y, y], color=colour, linewidth=1.3, alpha=0.7, solid_capstyle="butt")
         axes.plot(gap["value"], y, "o", color=colour, markersize=3.8)
         if abs(gap["value"]) > most:
@@ -285,8 +272,8 @@ def _differences(entries: Sequence[Results]) -> Picture:
     ends = [gap[name] for gap in gaps for name in ("low", "high")]
     axes.set_xlim(max(1.05 * min(*ends, -0.01), -most), min(1.05 * max(*ends, 0.01), most))
     axes.set_xlabel("Lyra minus best baseline, main metric of the task")
-    _style(axes)
-    for label, colour in (("clearly above", HIGHER), ("tie", EQUAL), ("clearly below", LOWER)):
+    tidy(axes, grid="x")
+    for label, colour in VERDICT_COLOURS.items():
         axes.plot([], [], "o-", color=colour, label=label, markersize=3.8, linewidth=1.3)
     # the rows are sorted, so that the upper left is free
     axes.legend(frameon=False, loc="upper left", fontsize=8)
@@ -326,7 +313,7 @@ def _values(entries: Sequence[Results]) -> Picture:
     axes.set_xlim(left=max(-0.2, left - 0.03))
     titles = dict.fromkeys(METRICS[entry["main"]].title for entry in own)
     axes.set_xlabel(" or ".join(titles) + " on the test rows")
-    _style(axes)
+    tidy(axes, grid="x")
     axes.legend(
         frameon=False,
         fontsize=8,
@@ -335,10 +322,3 @@ def _values(entries: Sequence[Results]) -> Picture:
         bbox_to_anchor=(0.45, -0.55 / figure.get_figheight()),
     )
     return picture(figure, "Main metric of each task; the bar connects Lyra and the best baseline.")
-
-
-def _style(axes: Axes) -> None:
-    axes.grid(axis="x", color="#dfe3ea", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)

@@ -1,15 +1,28 @@
 """Settings of `bench`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from subquad.errors import SubquadError, validate_distinct, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Training
+from subquad.errors import SubquadError
+from subquad.runs.options import (
+    Count,
+    Distinct,
+    Ge,
+    Input,
+    MinLen,
+    Model,
+    MoreTraining,
+    Positive,
+    Seed,
+    Settings,
+    Training,
+)
 
 __all__ = ["BenchSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings:
+class BenchSettings(Settings):
     """Which tasks to run, with what training budget, and how many at a time."""
 
     only: Input[tuple[str, ...]] = ()
@@ -19,32 +32,26 @@ class BenchSettings:
     train_on: Input[tuple[str, ...]] = ()
     """Training rows for tasks that have none, as TASK=TASK; * on the left matches any characters, such as
     idr/caid2_disorder_*=idr/disorder."""
-    models: Model[tuple[str, ...]] = ()
+    models: Model[Annotated[tuple[str, ...], Distinct()]] = ()
     """Models to fit to each task that they suit, such as ridge lyra lyra-paper. Default: as for `fit`."""
-    train_rows: Training[int] = 20_000
+    train_rows: Training[Annotated[int, Ge(10)]] = 20_000
     """Maximum number of training rows per task, drawn at random."""
-    tokens: Training[int] = 2_000_000
+    tokens: Training[Count] = 2_000_000
     """Training budget of each network, in tokens (letters of the sequences)."""
-    boosting_iterations: Training[int | None] = None
+    boosting_iterations: MoreTraining[Count | None] = None
     """Maximum number of trees in gradient boosting. Default: as many as fit in 40 seconds or in the time of Lyra."""
-    seeds: Training[tuple[int, ...]] = (0,)
+    seeds: Training[Annotated[tuple[Seed, ...], MinLen(1), Distinct()]] = (0,)
     """Seeds; each task is run once per seed."""
-    jobs: Training[int] = 2
+    jobs: Training[Count] = 2
     """Number of tasks at a time, one thread each, largest first."""
     ray: Training[bool] = False
     """Distribute the tasks with Ray: on the cluster of the variable RAY_ADDRESS, or on --jobs local cores."""
-    timeout: Training[float | None] = None
+    timeout: MoreTraining[Positive | None] = None
     """Maximum time of one task in seconds; a task that exceeds it is stopped and counts as failed. The next start
     resumes it. Default: no limit."""
 
     def __post_init__(self) -> None:
-        validate_values(self)
-        validate_minima(self, jobs=1, train_rows=10, tokens=1, boosting_iterations=1)
-        if self.timeout is not None and self.timeout <= 0:
-            raise SubquadError(f"--timeout must be above 0 seconds, got {self.timeout:g}")
-        validate_distinct(self, "seeds", "models")
-        if min(self.seeds) < 0:
-            raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
+        super().__post_init__()
         # parsed here to report errors before any file is read
         _ = self.train_pairs
 

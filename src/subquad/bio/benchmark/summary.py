@@ -17,10 +17,11 @@ from scipy.stats import t as student
 from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of, selected_model
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
-from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, MIN_TEST_ROWS, verdict
+from subquad.bio.metrics.scores import MAIN_METRIC, METRICS, MIN_TEST_ROWS, verdict_of
+from subquad.reporting.statistics import CLEARLY_WORSE, NOT_CLEAR, VERDICTS
 from subquad.runs.storage import read_json
 
-__all__ = ["COMPARISONS", "MAX_LOSS", "STATES", "VERDICTS", "result_rows", "summarize", "task_entries"]
+__all__ = ["COMPARISONS", "MAX_LOSS", "STATES", "result_rows", "summarize", "task_entries"]
 
 STATES = {
     "scored": "scored",
@@ -42,8 +43,6 @@ COMPARISONS = {
 }
 """Comparisons of a task, and their titles. The best model is chosen on the test rows, to the disadvantage of the first
 one."""
-VERDICTS = ("clearly above", "tie", "clearly below")
-TIE = VERDICTS[1]
 MAX_LOSS = 0.01
 """Largest loss of the ensemble to the best single model that still counts as equal."""
 PUBLISHED_METRICS = {
@@ -111,7 +110,7 @@ def summarize(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
     Each comparison of `COMPARISONS` has `tasks`, the number of each verdict, also after Holm's correction,
     `at_least`, in how many tasks the first model is at least as high, and `close`, in how many it is neither clearly
-    below nor more than 0.01 below.
+    worse nor more than 0.01 below.
     """
     families = dict.fromkeys(entry["family"] for entry in entries)
     groups = {name: [entry for entry in entries if entry["family"] == name] for name in families}
@@ -126,7 +125,7 @@ def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         counts[name] = {"tasks": len(gaps), **{one: sum(gap["verdict"] == one for gap in gaps) for one in VERDICTS}}
         counts[name]["at_least"] = sum(gap["value"] >= 0 for gap in gaps)
         counts[name]["after_holm"] = _after_holm(gaps)
-        counts[name]["close"] = sum(gap["high"] >= 0 and gap["value"] >= -MAX_LOSS for gap in gaps)
+        counts[name]["close"] = sum(gap["verdict"] != CLEARLY_WORSE and gap["value"] >= -MAX_LOSS for gap in gaps)
     return counts
 
 
@@ -173,7 +172,7 @@ def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
         "published_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
         "best_baseline": baseline,
         "weights": {name: fmean(run["weights"].get(name, 0.0) for run in runs) for name in runs[0]["weights"]},
-        "comparisons": _comparisons(values, baseline, [bootstrap_of(job, values) for job in jobs])
+        "comparisons": _comparisons(main, values, baseline, [bootstrap_of(job, values) for job in jobs])
         | _against_selected(main, runs, jobs),
         "cpu_seconds": {name: fmean(run["cpu_seconds"].get(name, 0.0) for run in runs) for name in models},
         "seconds": fmean(run["task_seconds"] or 0.0 for run in runs),
@@ -182,7 +181,7 @@ def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def _comparisons(
-    values: Mapping[str, float], baseline: str | None, drawn: Sequence[Mapping[str, np.ndarray]]
+    main: str, values: Mapping[str, float], baseline: str | None, drawn: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, dict[str, Any]]:
     """Return difference, interval and verdict of each comparison whose models were fitted."""
     pairs = {
@@ -200,7 +199,7 @@ def _comparisons(
             value = values[first] - values[second]
             gaps = np.stack([run[first] - run[second] for run in drawn])
             gap = {"first": first, "second": second, "value": value, **_interval(gaps, value)}
-            found[name] = gap | {"verdict": verdict(gap)}
+            found[name] = gap | {"verdict": verdict_of(gap, main)}
     return found
 
 
@@ -214,7 +213,7 @@ def _against_selected(main: str, runs: Sequence[Mapping[str, Any]], jobs: Sequen
     drawn = [(bootstrap_of(job, (ENSEMBLE, model)), model) for _, job, model in pairs]
     gap = {"value": value, **_interval(np.stack([own[ENSEMBLE] - own[model] for own, model in drawn]), value)}
     second = ", ".join(dict.fromkeys(chosen))
-    return {"ensemble_selected": {"first": ENSEMBLE, "second": second, **gap, "verdict": verdict(gap)}}
+    return {"ensemble_selected": {"first": ENSEMBLE, "second": second, **gap, "verdict": verdict_of(gap, main)}}
 
 
 def _interval(gaps: np.ndarray, value: float) -> dict[str, float]:
@@ -256,7 +255,7 @@ def _after_holm(gaps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
             kept = k
             break
     for k, gap in enumerate(order):
-        counts[gap["verdict"] if k < kept else TIE] += 1
+        counts[gap["verdict"] if k < kept else NOT_CLEAR] += 1
     return counts
 
 

@@ -24,13 +24,19 @@ from subquad.bio.benchmark.runners import run_locally, run_on_ray
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import TABLES, read_tasks
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.progress import say, track
-from subquad.runs.disk import make_folder, remove_temporaries
 from subquad.runs.lock import LOCK, is_blank, locks_output
 from subquad.runs.machine import describe_machine, peak_memory
-from subquad.runs.records import check_record, damaged, shown
-from subquad.runs.storage import as_folder, atomic, check_not_inside, read_json, write_json
+from subquad.runs.storage import (
+    as_folder,
+    atomic,
+    check_not_inside,
+    make_folder,
+    read_json,
+    remove_temporaries,
+    write_json,
+)
 
 __all__ = ["bench"]
 
@@ -70,7 +76,7 @@ def bench(
     settings, folder = settings or BenchSettings(), as_folder(out)
     _check_folder(folder)
     chosen = read_tasks(tasks, settings, folder)
-    check_not_inside(folder / RUNS, tasks, flag="TASKS")
+    check_not_inside(folder / RUNS, tasks)
     jobs = make_jobs(chosen, settings, folder, force=force)
     make_folder(folder)
     remove_temporaries(folder)
@@ -168,23 +174,12 @@ def _add_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
 
 
 def _read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Return the tasks that failed so far.
-
-    Raises:
-        SubquadError: Their record is damaged.
-    """
-    path, remedy = folder / FAILED, "delete it, and the same command runs the tasks that failed again"
+    """Return the tasks that failed so far."""
+    path = folder / FAILED
     if not path.is_file():
         return []
-    try:
-        failed = read_json(path)
-    except SubquadError as error:
-        raise SubquadError(f"{error}; {remedy}") from error
-    if not isinstance(failed, list):
-        raise damaged(path, f"must be a list of objects, and is {shown(failed)}", remedy=remedy)
-    for number, entry in enumerate(failed):
-        check_record(entry, f"{path}: entry {number}", remedy=remedy, id=str, seed=int, message=str)
-    return failed
+    with reading(path, "failed tasks"):
+        return [{name: entry[name] for name in ("id", "seed", "message")} for entry in read_json(path)]
 
 
 def _write_failures(folder: Path, failed: list[dict[str, Any]]) -> None:

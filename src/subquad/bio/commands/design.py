@@ -10,8 +10,14 @@ from subquad.bio.design_search.proposal import COLUMNS, Proposal, measured_seque
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import folder_of, open_model, open_scorer, partner_sequence
 from subquad.errors import SubquadError
-from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import check_files_not_inside, check_not_inside, plain, write_json
+from subquad.runs.storage import (
+    check_files_not_inside,
+    check_not_inside,
+    check_report_folder,
+    plain,
+    write_json,
+    write_report_folder,
+)
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -50,7 +56,7 @@ def design(
     """
     settings = settings or DesignSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
-    check_not_inside(out, folder_of(run), flag="RUN")
+    check_not_inside(out, folder_of(run))
     check_files_not_inside(out, settings, "start", "partner", "table")
     model = open_model(run)
     if model.schema.partner and model.schema.partner_chain is None:

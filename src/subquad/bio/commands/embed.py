@@ -10,14 +10,14 @@ import numpy as np
 
 from subquad.bio.data.embeddings import Embeddings, sequences_fingerprint, write_embeddings
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import read_sequences
 from subquad.bio.language_models.checkpoint import checkpoint_fingerprint, open_language_model
 from subquad.bio.language_models.embedding import EmbeddingTask, check_task, embed_rows, score_variants
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import CONFIG, Run, open_run, stamp_of
+from subquad.runs.folder import CONFIG, Run, open_run
 from subquad.runs.lock import LOCK, lock_folder
 from subquad.runs.storage import (
     as_file,
@@ -25,8 +25,6 @@ from subquad.runs.storage import (
     check_not_inside,
     check_output,
     fingerprint,
-    read_json,
-    verify_tensors,
 )
 
 __all__ = ["embed"]
@@ -62,8 +60,6 @@ def embed(
             exists; nothing has been written then.
     """
     partial = Path(out).with_name(f"{Path(out).name}.partial")
-    if not force:
-        _remove_complete(Path(out), partial)
     out, path = check_output(as_file(out), force=force), resolve_table(table)
     if out.suffix.lower() != ".safetensors":
         raise SubquadError(f"{out}: --out must end in .safetensors")
@@ -113,13 +109,11 @@ def embed(
 
 def _check_inputs(path: Path, settings: EmbedSettings, out: Path, partial: Path) -> None:
     """Check that neither the output nor the folder of its shards replaces a file that is read."""
+    if Path(settings.model).resolve() in out.resolve().parents:
+        raise SubquadError(f"{out}: lies in the folder of the model; choose another output")
     for place in (out, partial):
-        check_not_inside(place, file_of(path), flag="TABLE")
+        check_not_inside(place, file_of(path))
         check_files_not_inside(place, settings, "model", "wild_type")
-    if out.is_file() and any(out.samefile(file) for file in Path(settings.model).glob("model*.safetensors")):
-        raise SubquadError(
-            f"{out}: part of --model {settings.model}, which --force would replace; choose another --out"
-        )
 
 
 def _remove(partial: Path) -> None:
@@ -128,21 +122,6 @@ def _remove(partial: Path) -> None:
         if path.name not in (CONFIG, LOCK):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(partial)
-
-
-def _remove_complete(out: Path, partial: Path) -> None:
-    """Remove the shards of an output that is complete: a process was killed before it had removed them."""
-    if not out.is_file() or not (partial / CONFIG).is_file():
-        return
-    try:
-        header, _ = verify_tensors(out)
-    except SubquadError:
-        # another file, which is not to be overwritten
-        return
-    with lock_folder(partial):
-        stamp = stamp_of(read_json(partial / CONFIG), partial)
-        if stamp.get("kind") == KIND and _fingerprint(stamp.get("settings")) == header.get("settings"):
-            _remove(partial)
 
 
 def _fingerprint(settings: Any) -> str:

@@ -15,7 +15,8 @@ from subquad.bio.analysis.audit import audit, count_unseen
 from subquad.bio.compared_models import NETWORKS
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
+from subquad.bio.data.files import naming
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
@@ -29,7 +30,6 @@ from subquad.bio.plots.fit_page import card, render
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import Split, make_split
 from subquad.bio.splits.split_column import check_split_column
-from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import METRICS, Run, check_run_folder
 from subquad.runs.history import read_history
@@ -170,10 +170,8 @@ def check_dataset(dataset: Dataset, settings: FitSettings, *, place: str) -> Non
         SubquadError: A model does not exist or does not suit the task, or the training rows do not suffice.
     """
     models_of(dataset, settings)
-    try:
+    with naming(place):
         check_trainable(dataset)
-    except SubquadError as error:
-        raise SubquadError(f"{place}: {error}") from error
 
 
 def check_inputs(path: Path, settings: FitSettings, out: Path | str) -> None:
@@ -182,7 +180,7 @@ def check_inputs(path: Path, settings: FitSettings, out: Path | str) -> None:
     Raises:
         SubquadError: It holds the table, or a file that the settings name.
     """
-    check_not_inside(out, file_of(path), flag="TABLE")
+    check_not_inside(out, file_of(path))
     check_files_not_inside(out, settings, "embeddings", "wild_type")
 
 
@@ -191,7 +189,7 @@ def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]
     named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(file_of(path))}
     named["processes"] = processes().num_processes
     if settings.embeddings is not None:
-        named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
+        named["fingerprint_embeddings"] = fingerprint(settings.embeddings)
     if settings.wild_type is not None and os.path.isfile(settings.wild_type):
         named["fingerprint_wild_type"] = fingerprint(Path(settings.wild_type))
     return {**plain(settings), **named}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.fasta import read_fasta
-from subquad.bio.data.files import check_written_table, separator_of
+from subquad.bio.data.names import check_written_table, separator_of
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
 from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, pack
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
@@ -24,7 +24,7 @@ from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, counted, raise_errors
 from subquad.progress import say, track
 from subquad.reporting.run_comparison import html_file
-from subquad.runs.storage import as_file, atomic, check_output
+from subquad.runs.storage import as_file, atomic, check_not_inside, check_output
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -61,10 +61,9 @@ def guides(
     """
     check_written_table(as_file(out))
     settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
-    page = None if page is None else html_file(page, force=force, flag="--page")
-    named = [path.resolve() for path in (genes, out, page) if path is not None]
-    if len(set(named)) < len(named):
-        raise SubquadError("the file of the genes, --out and --page have to be different files")
+    page = None if page is None else html_file(page, force=force)
+    for path in [out, *([] if page is None else [page])]:
+        check_not_inside(path, genes)
     scorer = None if model is None else open_scorer(model, target=settings.target)
     window = _window(scorer, settings, quiet=quiet)
     identical, similar = _similar_sites(genes, settings, window, quiet=quiet)
@@ -112,27 +111,16 @@ def _window(scorer: Scorer | None, settings: GuideSettings, *, quiet: bool) -> W
 
 
 def _model_window(scorer: Scorer, settings: GuideSettings) -> Window:
-    if not scorer.is_nucleotide:
-        raise SubquadError(f"the model reads the letters {scorer.model.alphabet}; guides need a model of DNA or RNA")
-    if scorer.schema.partner_chain is not None:
-        raise SubquadError(
-            "the model reads two chains, and a guide and its target are aligned; fit it with --pairing aligned"
-        )
     length = scorer.schema.length
+    if not scorer.is_nucleotide or scorer.schema.partner_chain is not None:
+        raise SubquadError("guides need a model of DNA or RNA, with guides that are aligned to their targets")
     if length is None and settings.context is None:
-        published = ", ".join(f"{w.before} {w.after}" for w in NUCLEASES[settings.nuclease].windows)
-        raise SubquadError(
-            "the model was fitted on sequences of several lengths, so that the context of a guide is unknown; give it "
-            f"with --context BEFORE AFTER (published for {settings.nuclease}: {published})"
-        )
+        raise SubquadError("the model reads sequences of several lengths; name the context of a guide with --context")
     window = settings.window(length)
     alignment = scorer.schema.alignment
     offset = None if alignment is None else alignment.offset
     if offset not in (None, window.before):
-        raise SubquadError(
-            f"the model's guides start {offset} letters into their context, but those of {settings.nuclease} would "
-            f"start {window.before} letters into it; give the context with --context {offset} AFTER"
-        )
+        raise SubquadError(f"guides of the model start {offset} letters into their context, not {window.before}")
     return window
 
 
@@ -153,10 +141,7 @@ def _similar_sites(
     raise_errors(f"{genes}: not all sequences are nucleotides:", errors)
     joined = np.concatenate(packed or [np.empty(0, np.uint64)])
     if not len(joined):
-        raise SubquadError(
-            f"{genes}: no guide of {window.spacer} letters for {NUCLEASES[settings.nuclease].title} in it; check the "
-            "sequences, or set another --nuclease, --pam or --spacer"
-        )
+        raise SubquadError(f"{genes}: no guide of {window.spacer} letters for {NUCLEASES[settings.nuclease].title}")
     return count_similar(joined, window.spacer, settings.mismatches, quiet=quiet)
 
 

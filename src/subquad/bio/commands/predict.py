@@ -1,19 +1,18 @@
 """`predict`: a table with the predictions of a fitted model in additional columns."""
 
-import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from subquad.bio.compared_models import ENSEMBLE
-from subquad.bio.data.examples import EXAMPLES, PREFIX, resolve_table
-from subquad.bio.data.files import check_written_table, file_of, separator_of
+from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.files import naming
+from subquad.bio.data.names import check_written_table, file_of, separator_of
 from subquad.bio.data.table import read_like
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.storage import as_file, atomic, check_output
 
 __all__ = ["predict"]
@@ -54,49 +53,27 @@ def predict(
     Raises:
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
-    _check_order(run, table)
     check_written_table(as_file(out))
-    out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
+    out, fitted, path = check_output(as_file(out), force=force), BioModel.load(run), resolve_table(table)
     if out.exists() and out.samefile(file_of(path)):
-        raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
+        raise SubquadError(f"{out}: is the table itself; choose another name")
     if model is None and ENSEMBLE not in fitted.models and len(fitted.models) > 1:
         say(f"the run has no ensemble: {fitted.default} predicts; --model names another model", quiet=quiet)
     model = model or fitted.default
     fitted.check_model(model)
-    read = read_like(path, fitted.schema, sequence=sequence, has_flag=True, embeddings=embeddings)
+    read = read_like(path, fitted.schema, sequence=sequence, embeddings=embeddings)
     taken = [name for name in read.frame.columns if str(name).startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: already has a column {taken[0]!r}; rename it, so that it is not overwritten")
     for remark in [*read.remarks, *fitted.warn_unobserved(read.inputs)]:
         say(remark, quiet=quiet)
-    try:
+    with naming(path):
         frame = add_predictions(read, fitted, model)
-    except SubquadError as error:
-        # what is damaged in the run names its own file
-        if str(error).startswith(f"{fitted.directory}/"):
-            raise
-        raise SubquadError(f"{path}: {error}") from error
     if any(str(name).startswith("prediction_low") and frame[name].isna().all() for name in frame):
         say("no 90 % intervals: they need nine validation rows, and the fit had fewer", quiet=quiet)
     # pandas takes the compression from the name, which the temporary file shares
     with atomic(out) as temporary:
-        frame.to_csv(temporary, index=False, sep=separator_of(out))
+        # the temporary name has no suffix
+        compression = "gzip" if out.suffix == ".gz" else None
+        frame.to_csv(temporary, index=False, sep=separator_of(out), compression=compression)
     return frame
-
-
-def _check_order(run: Path | str, table: Path | str) -> None:
-    """Check that the folder of the model comes first, and then the table.
-
-    Raises:
-        SubquadError: The first argument is a file or an example table.
-    """
-    is_example = str(run) in [f"{PREFIX}{name}" for name in EXAMPLES]
-    if not is_example and not file_of(run).is_file():
-        return
-    is_swapped = Path(table).is_dir() or str(table) in EXAMPLE_RUNS
-    order = f": subquad bio predict {shlex.join([str(table), str(run)])} …" if is_swapped else ""
-    what = "a table" if is_example else "a file"
-    raise SubquadError(
-        f"{run}: this is {what}, but the first argument is the folder of a model; give the folder first, then the "
-        f"table{order}"
-    )

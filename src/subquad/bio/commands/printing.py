@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from subquad.bio.compared_models import ENSEMBLE, label_of
-from subquad.bio.design_search.simulation_page import result_table
 from subquad.bio.metrics.scores import overall, title
 from subquad.bio.models.finished_run import best_single, lead_of, no_comparison
 from subquad.bio.models.support import interval_text
@@ -19,7 +18,6 @@ __all__ = [
     "print_models",
     "print_round",
     "print_rows",
-    "print_strategies",
     "with_intervals",
     "with_short_names",
 ]
@@ -81,14 +79,6 @@ def print_round(record: dict[str, Any], out: Path) -> None:
     print(f"Wrote {out}/ (rounds.html, rounds.json, round-{number}).")
     if "proposed" in record["rounds"][-1]:
         print(f"Next: write the measurements into {batch}, and name it with --measured")
-
-
-def print_strategies(metrics: dict[str, Any], out: Path) -> None:
-    """Print one row per strategy of a simulation."""
-    table = result_table(metrics)
-    heading = f"{metrics['rows']:,} variants, {metrics['hits']:,} hits, {len(metrics['settings']['seeds'])} seeds"
-    print_table(table.header, table.rows, title=heading)
-    print(f"Wrote {out}/ (report.html, metrics.json). Next: open {out}/report.html")
 
 
 def with_intervals(frame: Any) -> Any:

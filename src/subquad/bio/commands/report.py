@@ -1,13 +1,12 @@
 """`report`: the HTML report of a finished run, or a comparison of several, from the files in their folders."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from subquad.bio.models.finished_run import REMEDY, FinishedRun, read_bootstrap, read_finished_run
-from subquad.bio.plots.comparison_page import check_comparable, comparison_page
+from subquad.bio.models.finished_run import read_bootstrap, read_finished_run
+from subquad.bio.plots.comparison_page import compare
 from subquad.bio.plots.fit_page import render
+from subquad.errors import reading
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import run_folder
 from subquad.runs.storage import atomic
 
@@ -26,19 +25,16 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     Raises:
         SubquadError: There is no finished run, the output exists, or runs of different targets are to be compared.
     """
-    folders = [run_folder(own) for own in (run, *others)]
+    folders = [run_folder(folder) for folder in (run, *others)]
     names = run_names(folders)
     out = report_file((run, *others), folders[0], out=out, force=force)
     runs = {name: read_finished_run(folder) for name, folder in zip(names, folders, strict=True)}
-    if others:
-        check_comparable(runs)
-    with damage_as_error(f"{', '.join(map(str, folders))}: results or settings are damaged; {REMEDY}"):
-        html = _comparison(runs, folders) if others else render(runs[names[0]])
+    with reading(folders[0], "a finished run"):
+        if others:
+            by_name = zip(names, folders, strict=True)
+            html = compare(runs, {name: read_bootstrap(folder, runs[name].models) for name, folder in by_name})
+        else:
+            html = render(runs[names[0]])
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out
-
-
-def _comparison(runs: Mapping[str, FinishedRun], folders: Sequence[Path]) -> str:
-    bootstraps = zip(runs.items(), folders, strict=True)
-    return comparison_page(runs, {name: read_bootstrap(folder, run.models) for (name, run), folder in bootstraps})

@@ -1,4 +1,4 @@
-"""`rounds`: propose variants, read their measurements, fit again, and so on; or the same replayed on a complete assay.
+"""`rounds`: propose variants, read their measurements, fit again, and so on.
 
 A folder holds one folder per round, `round-1`, `round-2` …: what was proposed, and from the second one on usually the
 table with all measurements so far and the models fitted to it. An interrupted round is resumed by the same command.
@@ -17,35 +17,37 @@ import pandas as pd
 from subquad import __version__
 from subquad.bio.commands.fit import fit
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.data.table import read_like
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
-from subquad.bio.design_search.rounds_record import KIND, RECORD, Step, read_rounds
-from subquad.bio.design_search.settings import ONLY_SIMULATED, RoundsSettings, SearchSettings
+from subquad.bio.design_search.settings import RoundsSettings, SearchSettings
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.models.support import prediction_interval, sign_of
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, flag_name
-from subquad.progress import say, track
-from subquad.runs.disk import make_folder, remove_temporaries
-from subquad.runs.folder import METRICS, open_run
+from subquad.errors import SubquadError, flag_name, reading
+from subquad.progress import say
+from subquad.runs.folder import METRICS
 from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import (
     as_folder,
     atomic,
     check_files_not_inside,
-    check_not_inside,
     check_writable,
     fingerprint,
+    make_folder,
     plain,
+    read_json,
+    remove_temporaries,
     write_json,
 )
 
 __all__ = ["rounds"]
 
-SIMULATION = "bio rounds simulation"
+KIND, RECORD = "bio rounds", "rounds.json"
+Step = dict[str, Any]
+"""Entry of a round in `rounds.json`."""
 TABLE, RUN, BATCH, MEASURED = "table.csv", "run", "batch.csv", "measured.csv"
 PROPOSED = ("plates.csv", "batch.fasta", "batch.html", "batch.json")
 OWN = (TABLE, RUN, BATCH, MEASURED, *PROPOSED)
@@ -64,36 +66,40 @@ def rounds(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Do the next round: read measurements and fit again, propose variants, or both; or simulate all rounds.
+    """Do the next round: read measurements and fit again, propose variants, or both.
 
     The folder gets `round-1`, `round-2` …, each with `table.csv` and `run` (if measurements were read) and `batch.csv`,
-    `batch.fasta`, `plates.csv` and `batch.html` (if variants were proposed), and `rounds.json` and `rounds.html`. With
-    `settings.simulate` it gets `metrics.json` and `report.html`.
+    `batch.fasta`, `plates.csv` and `batch.html` (if variants were proposed), and `rounds.json` and `rounds.html`.
 
     Args:
-        source: Folder that `fit` wrote, from which the first round starts; with `settings.simulate` a table.
-        settings: Measurements to read, number of variants to propose, objective and constraints; or the simulation.
+        source: Folder that `fit` wrote, from which the first round starts.
+        settings: Measurements to read, number of variants to propose, objective and constraints.
         out: Output folder, the same for all rounds.
         seed: Seed of the search and of draws.
-        force: Replace the last round, if it was made from the same measurements; or a finished simulation.
+        force: Replace the last round, if it was made from the same measurements.
         quiet: Show no progress and no remarks.
 
     Returns:
-        Contents of `rounds.json`, or of `metrics.json` of a simulation.
+        Contents of `rounds.json`.
 
     Raises:
         SubquadError: Measurements are missing, invalid or contradictory, nothing satisfies the constraints, or the
             round was done already; nothing has been written then.
     """
-    if settings.simulate:
-        return _simulate(source, settings, out=out, seed=seed, force=force, quiet=quiet)
     if not (settings.measured or settings.propose):
-        raise SubquadError("give --propose N, --measured TABLE, both, or --simulate")
+        raise SubquadError("rounds need measurements to read, a number of variants to propose, or both")
     out, source = as_folder(out), Path(source)
     check_writable(out)
     record = _record(out, source)
     remove_temporaries(out)
-    direction, target = _direction(record, settings), _target(record, settings)
+    # what an earlier round stated holds for all
+    for name in ("direction", "target"):
+        before, now = record[name], getattr(settings, name)
+        is_fixed = before is not None or (name == "target" and record["rounds"])
+        if is_fixed and now not in (None, before):
+            raise SubquadError(f"{out}: earlier rounds have the {name} {before or 'by default'}, not {now}")
+        record[name] = now or before
+    direction, target = record["direction"], record["target"]
     step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
     done, known = record["rounds"], len(record["rounds"])
     if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
@@ -152,37 +158,27 @@ def _record(out: Path, source: Path) -> dict[str, Any]:
     if is_blank(out, RECORD):
         stamp = {"kind": KIND, "version": __version__}
         return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "target": None, "rounds": []}
-    record = read_rounds(out)
-    if record["source"] != str(source.resolve()):
-        raise SubquadError(
-            f"{out}: its rounds started from {record['source']}, not from {source}; name that run, or choose another "
-            "--out"
-        )
+    path = out / RECORD
+    if not path.is_file():
+        raise SubquadError(f"{out}: not empty, and has no rounds; choose another folder")
+    with reading(path, "the record of rounds"):
+        record = read_json(path)
+        if record["subquad"]["kind"] != KIND or record["source"] != str(source.resolve()):
+            raise SubquadError(
+                f"{out}: its rounds started from {record['source']}, not from {source}; choose another folder"
+            )
+        _ = record["direction"], record["target"]
+        for step in record["rounds"]:
+            _ = _identity(step), step["is_finished"]
+            # a record that someone else made must not choose which files of this machine are read
+            for name in {"run", "table"} & {*step}:
+                if not (out / step[name]).resolve().is_relative_to(out.resolve()):
+                    raise SubquadError(f"{path}: {name} is {step[name]!r}, outside {out}")
     return record
 
 
-def _direction(record: dict[str, Any], settings: RoundsSettings) -> Direction | None:
-    """Return the direction that was stated, now or in an earlier round."""
-    before: Direction | None = record["direction"]
-    if before is not None and settings.direction not in (None, before):
-        raise SubquadError(f"--direction {settings.direction}: earlier rounds were to {before}; choose another --out")
-    record["direction"] = settings.direction or before
-    return record["direction"]
-
-
-def _target(record: dict[str, Any], settings: RoundsSettings) -> str | None:
-    """Return the target that was named, now or in an earlier round; None: the first one."""
-    before: str | None = record["target"]
-    if record["rounds"] and settings.target not in (None, before):
-        raise SubquadError(
-            f"--target {settings.target}: earlier rounds were for {before or 'the first target'}; choose another --out"
-        )
-    record["target"] = settings.target or before
-    return record["target"]
-
-
 def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:
-    names = [Path(path).name for path in settings.measured]
+    names = [path.name for path in settings.measured]
     files = [file_of(path) for path in settings.measured]
     prints = [fingerprint(file) if file.is_file() else "" for file in files]
     return {
@@ -212,15 +208,10 @@ def _check_last(out: Path, last: Step, step: Step, number: int, *, force: bool) 
         # else the folder is cleared once more
         return not last.get(REPLACING, False)
     if not force:
-        if last["is_finished"]:
-            raise SubquadError(
-                f"{out}: round {number} was made from the same measurements; measure {folder / BATCH} and name it with "
-                "--measured, or replace the round with --force"
-            )
-        raise SubquadError(
-            f"{out}: round {number} is unfinished and has other settings or measurements; use the same command to "
-            "resume it, or replace it with --force"
+        what = (
+            f"was made from the same measurements; measure {folder / BATCH}" if last["is_finished"] else "is unfinished"
         )
+        raise SubquadError(f"{out}: round {number} {what}, or replace the round with --force")
     return False
 
 
@@ -310,9 +301,8 @@ def _propose(
         seed=seed,
         quiet=quiet,
     )
-    used = {name: value for name, value in plain(settings).items() if name not in ONLY_SIMULATED}
     record = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": used, "seed": seed},
+        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed},
         "run": str(run),
         **proposal.record,
     }
@@ -352,48 +342,3 @@ def _save(out: Path, record: dict[str, Any], step: Step) -> None:
         with atomic(out / "rounds.html") as temporary:
             temporary.write_text(render(record, frames), encoding="utf-8")
     write_json(out / RECORD, record)
-
-
-def _simulate(
-    source: Path | str, settings: RoundsSettings, *, out: Path | str, seed: int, force: bool, quiet: bool
-) -> dict[str, Any]:
-    """Replay all rounds on a complete assay; see `rounds`."""
-    from subquad.bio.compared_models import models_for
-    from subquad.bio.design_search.simulation import read_assay, replay
-    from subquad.bio.design_search.simulation_page import card, render, summarize
-    from subquad.bio.models.support import describe_direction
-
-    path = resolve_table(source)
-    check_not_inside(out, file_of(path), flag="TABLE")
-    check_files_not_inside(out, settings, "table", "start", "wild_type")
-    models_for("regression", settings.models)
-    assay, remarks = read_assay(path, settings)
-    identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(file_of(path)), "seed": seed}
-    run = open_run(out, kind=SIMULATION, settings=identity, force=force)
-    direction = describe_direction(settings.direction, assay.name)
-    for remark in (*remarks, direction):
-        say(remark, quiet=quiet)
-    found: dict[str, list[dict[str, Any]]] = {}
-    total = len(settings.strategies) * len(settings.seeds) * settings.rounds
-    with track("rounds", total, quiet=quiet) as advance:
-        for strategy in settings.strategies:
-            for own in settings.seeds:
-                file = run.directory / f"{strategy}-{own}.json"
-                result = replay(assay, strategy, settings, seed=seed + own, path=file, advance=advance)
-                found.setdefault(strategy, []).append(result)
-    best = np.sort(assay.sign * assay.y)[-int(assay.hits.sum())]
-    metrics = {
-        "target": assay.name,
-        "direction": direction,
-        "rows": len(assay.y),
-        "hits": int(assay.hits.sum()),
-        "hit_text": f"the best {100 * settings.hit_fraction:g} %, {assay.name} {'≥' if assay.sign > 0 else '≤'} "
-        f"{assay.sign * best:.4g}",
-        "batch_size": settings.batch_size,
-        "settings": run.settings,
-        **summarize(found, assay.sign),
-        "replays": found,
-    }
-    text = card(metrics, path.name)
-    run.finish(config={}, tensors=None, metrics=metrics, card=text, report=lambda: render(metrics, path.name))
-    return metrics

@@ -25,8 +25,15 @@ from subquad.bio.plots.maps import save
 from subquad.progress import say
 from subquad.reporting.run_comparison import run_name
 from subquad.runs.folder import METRICS
-from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import check_files_not_inside, check_not_inside, plain, read_json, write_json
+from subquad.runs.storage import (
+    check_files_not_inside,
+    check_not_inside,
+    check_report_folder,
+    plain,
+    read_json,
+    write_json,
+    write_report_folder,
+)
 
 __all__ = ["scan"]
 
@@ -62,7 +69,7 @@ def scan(
     """
     settings = settings or ScanSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
-    check_not_inside(out, folder_of(run), flag="RUN")
+    check_not_inside(out, folder_of(run))
     check_files_not_inside(out, settings, "sequence", "partner", "table")
     model = open_model(run)
     wild_type = input_sequence(model, settings.sequence, "--sequence")

@@ -3,7 +3,6 @@
 Axes: n rows, T positions. If a table has both DNA and RNA letters, U and T are the same letter.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from subquad.bio.data.dataset import ANY, PAD
 from subquad.bio.settings import ALPHABETS, AMBIGUITY
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import raise_errors
 
 __all__ = [
     "AMBIGUOUS",
@@ -26,7 +25,6 @@ __all__ = [
     "is_nucleotide",
     "letter_mask",
     "normalize",
-    "remove_few_gaps",
 ]
 
 TITLES = {
@@ -45,14 +43,9 @@ GAP, OTHER_GAP = "-", "."
 """The gap of an alignment, and its other sign."""
 NEAREST = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine, encoded as the most similar standard amino acids."""
-MAX_CODES = 500_000_000
-"""Maximum size of the padded codes of all rows. Reading needs two bytes for a code in the padding and eight for a
-letter: at most 4 GB, half of a laptop's memory."""
 LETTERS_AT_ONCE = 1_000_000
 """Letters counted at a time, since that needs eight bytes or more per letter."""
 INVALID = -3
-FEW = 0.01
-"""Fraction of rows that may have gaps in a table without an alignment, without an error."""
 
 
 def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,30 +90,6 @@ def infer_alphabet(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     return f"{name}_gap" if gaps else name, True
 
 
-def remove_few_gaps(sequences: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return sequences without gaps if they are no alignment and at most 1 % have gaps, and a remark that says so.
-
-    Sequences are no alignment if less than half of them have the most common length. Other tables with gaps are left
-    as they are, and `check_aligned` reports the rows of other lengths.
-
-    Args:
-        sequences: One per row.
-    """
-    sequences = list(sequences)
-    gapped = [row for row, sequence in enumerate(sequences) if GAP in sequence or OTHER_GAP in sequence]
-    if not gapped or len(gapped) > FEW * len(sequences):
-        return sequences, []
-    if max(Counter(map(len, sequences)).values()) >= len(sequences) / 2:
-        return sequences, []
-    for row in gapped:
-        sequences[row] = sequences[row].replace(GAP, "").replace(OTHER_GAP, "")
-    rows = ", ".join(f"{row + 1:,}" for row in gapped[:3]) + (", …" if len(gapped) > 3 else "")
-    return sequences, [
-        f"gaps ({GAP} or {OTHER_GAP}) are removed from {len(gapped):,} of {len(sequences):,} sequences (rows {rows}), "
-        "which are not aligned"
-    ]
-
-
 def _counts(flat: np.ndarray) -> np.ndarray:
     """Return how often each byte occurs, `(256,)`."""
     counts = np.zeros(256, dtype=np.int64)
@@ -159,7 +128,6 @@ def encode(
     ambiguity: str = "any",
     length: int | None = None,
     what: str = "sequence",
-    flag: str = "--ambiguity any",
 ) -> tuple[np.ndarray, list[str]]:
     """Return the codes of the sequences as `(n, T)` int8, and remarks on letters that are replaced.
 
@@ -172,28 +140,15 @@ def encode(
         ambiguity: Whether ambiguous letters are encoded (`any`) or errors (`refuse`).
         length: Required length, in letters.
         what: Name of the sequences, for messages.
-        flag: Flag that accepts ambiguous letters, for messages.
 
     Raises:
-        SubquadError: Letters outside the alphabet, empty sequences or wrong lengths, with their rows; or a sequence so
-            long that the padded table would not fit into memory.
+        SubquadError: Letters outside the alphabet, empty sequences or wrong lengths, with their rows.
     """
     flat, lengths = flatten(sequences)
-    _check_size(path, lengths)
-    if length is not None and len(lengths) and (lengths == lengths[0]).all() and lengths[0] not in (0, length):
-        raise SubquadError(
-            f"{path}: {lengths[0]:,} letters, but the model was trained on {what}s of {length:,} letters"
-        )
     flat_codes = _table(alphabet, ambiguity)[flat]
     errors = _errors(sequences, lengths, flat_codes == INVALID, alphabet=alphabet, length=length, what=what)
-    title = f"{path}: {len(errors):,} of {len(sequences):,} rows cannot be read; correct or remove them"
-    if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
-        title += f" ({flag} accepts ambiguous letters)"
-    if not has_gap(alphabet) and any(GAP in sequence for sequence in sequences):
-        name = "protein_gap" if alphabet.startswith("protein") else f"{alphabet}_gap"
-        title += f"; remove the gaps, or train a model on an alignment, in which gaps are letters (alphabet {name})"
-    raise_errors(title, errors)
-    return _padded(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
+    raise_errors(f"{path}: {len(errors):,} of {len(sequences):,} rows cannot be read; correct or remove them", errors)
+    return _padded(flat_codes, lengths), _remarks(_counts(flat), alphabet)
 
 
 def _table(alphabet: str, ambiguity: str) -> np.ndarray:
@@ -211,17 +166,6 @@ def _table(alphabet: str, ambiguity: str) -> np.ndarray:
 def is_invalid(letters: np.ndarray, alphabet: str, ambiguity: str) -> np.ndarray:
     """Return which letters (bytes, any shape) `encode` reports as errors."""
     return _table(alphabet, ambiguity)[letters] == INVALID
-
-
-def _check_size(path: Path | str, lengths: np.ndarray) -> None:
-    size = len(lengths) * int(lengths.max(initial=0))
-    if size > MAX_CODES:
-        row = int(lengths.argmax())
-        raise SubquadError(
-            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to this length gives "
-            f"{size / 1e6:,.0f} million letters, and the maximum is {MAX_CODES / 1e6:,.0f} million (median length: "
-            f"{int(np.median(lengths)):,}); cut or remove the longest rows"
-        )
 
 
 def _errors(
@@ -263,29 +207,19 @@ def _padded(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _remarks(counts: np.ndarray, alphabet: str, lengths: np.ndarray) -> list[str]:
+def _remarks(counts: np.ndarray, alphabet: str) -> list[str]:
     remarks = []
     ambiguous = {letter: int(counts[ord(letter)]) for letter in AMBIGUOUS[alphabet] if counts[ord(letter)]}
     if ambiguous:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in ambiguous.items())
-        stop = "; X means any amino acid: write a stop codon as *" if "X" in ambiguous else ""
         remarks.append(
-            f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous ({shown}); each is "
-            f"encoded as equal parts of all letters (--ambiguity refuse reports them as errors){stop}"
+            f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous ({shown}), and are encoded as "
+            "equal parts of all letters"
         )
     if has_gap(alphabet) and counts[ord(GAP)]:
-        remarks.append(
-            f"{int(counts[ord(GAP)]):,} of {int(counts.sum()):,} letters are gaps ({GAP}) of the alignment; a gap is "
-            "read as a letter of its own"
-        )
+        remarks.append(f"{counts[ord(GAP)]:,} of {counts.sum():,} letters are gaps ({GAP}), each read as a letter")
     for letter, similar in NEAREST.items():
         if alphabet.startswith("protein") and counts[ord(letter)]:
             count = int(counts[ord(letter)])
             remarks.append(f"{letter} is read as {similar}, the most similar standard amino acid ({count:,} letters)")
-    row, median = int(lengths.argmax()), int(np.median(lengths))
-    if lengths[row] > max(1000, 20 * median):
-        remarks.append(
-            f"row {row + 1} has {lengths[row]:,} letters (median: {median:,}); all rows are padded to this length, "
-            "which takes time and memory; remove it if it is an error"
-        )
     return remarks

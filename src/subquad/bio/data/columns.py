@@ -1,7 +1,5 @@
 """Column roles of a table: named by the user, or inferred from column names and a sample of the rows."""
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,6 @@ from subquad.errors import SubquadError, collect_errors, shortened, unknown
 __all__ = [
     "SPLIT_NAMES",
     "Columns",
-    "expected_columns",
     "find_columns",
     "find_inputs",
     "looks_like_sequences",
@@ -36,11 +33,9 @@ NAMES_OF_LETTERS = {*SEQUENCE_NAMES, *GUIDE_NAMES, *MUTANT_NAMES} - {"x"}
 """Names of columns that never have numbers."""
 TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
 SPLIT_NAMES = ("split", "set")
-ERROR_NAMES = ("se", "sem", "std", "sd", "stderr", "error", "err", "sigma")
-"""Last words of the names of columns that have standard errors."""
-MAX_UNUSED = 10
-"""Unused columns that a remark names."""
 SAMPLE_ROWS = 2000
+MOST_NAMES = 10
+"""Columns that an error names."""
 MIN_HEADER_LETTERS = 5
 """Minimum length of a column name that may be a sequence."""
 
@@ -100,7 +95,7 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
         error=settings.error,
         group=group,
     )
-    return columns, remarks + _unused(frame, columns, splits)
+    return columns, remarks
 
 
 def find_inputs(
@@ -111,7 +106,6 @@ def find_inputs(
     mutant: str | None,
     partner: str | None,
     excluded: Sequence[tuple[str, str]] = (),
-    flags: tuple[str, str] | None = ("--sequence", "--mutant"),
 ) -> tuple[dict[str, str | None], list[str]]:
     """Return the columns `sequence`, `mutant` and `partner`, inferred unless given, and remarks.
 
@@ -122,7 +116,6 @@ def find_inputs(
         mutant: Column with the variants.
         partner: Column with the partner sequences.
         excluded: Flags and the columns that they name, which have other roles.
-        flags: Flags that name the columns of the sequences and of the variants, for messages; None if there are none.
 
     Raises:
         SubquadError: A named column does not exist, or neither sequences nor variants are found.
@@ -136,43 +129,27 @@ def find_inputs(
     left = [name for name in frame.columns if name not in [name for _, name in excluded]]
     likely = [name for name in left if looks_like_sequences(column_of(frame, name))]
     variants = [name for name in left if looks_like_variants(column_of(frame, name))]
-    own = flags or ("--sequence", "--mutant")
-    for flag, name in ((own[0], sequence), (own[1], mutant), ("--partner", partner)):
+    for name in (sequence, mutant, partner):
         if name is not None and _has_numbers(frame, name):
-            shown = ", ".join(map(repr, dict.fromkeys([*likely, *variants])))
-            others = f"columns that look like sequences or variants: {shown}" if shown else "no column looks like them"
-            raise SubquadError(f"{path}: {flag}: column {name!r} has numbers, not sequences or variants; {others}")
+            raise SubquadError(f"{path}: column {name!r} has numbers, not sequences or variants")
     if partner is None and sequence is None:
         partner = _named(GUIDE_NAMES, likely)
         sequence = _named(CONTEXT_NAMES, likely) if partner is not None else None
         if sequence is None or _named(("sequence",), likely) or not _are_nucleotides(frame, (sequence, partner)):
             sequence = partner = None
         else:
-            remarks.append(
-                f"contexts: column {sequence!r}, guides: column {partner!r} "
-                f"(inferred{'; --sequence, --partner override' if flags else ''})"
-            )
+            remarks.append(f"contexts: column {sequence!r}, guides: column {partner!r} (inferred)")
     elif sequence is None:
         sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])
     if mutant is None:
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
-            remarks.append(f"variants: column {mutant!r} ({_inferred(flags and flags[1])})")
-    if sequence is None and mutant is None and not likely:
-        for flag, name in excluded:
-            if name in frame.columns and looks_like_sequences(column_of(frame, name)):
-                raise SubquadError(
-                    f"{path}: {flag} names column {name!r}, which has the sequences; name another column"
-                )
+            remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
     if sequence is None:
         sequence = _infer_sequence(path, frame, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:
-            remarks.append(f"sequences: column {sequence!r} ({_inferred(flags and flags[0])})")
+            remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
-
-
-def _inferred(flag: str | None) -> str:
-    return "inferred" if flag is None else f"inferred; {flag} overrides"
 
 
 def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[str, str | None]:
@@ -180,49 +157,25 @@ def named_inputs(frame: pd.DataFrame, name: str, schema: InputSchema) -> dict[st
     is_variants = False
     if schema.wild_type is not None and name in frame.columns:
         column = column_of(frame, name)
-        # a run of variants also has the better message on what is no substitution, such as a deletion
-        has_positions = schema.mutant is not None and bool(column.str.contains(r"\d").mean() > 0.5)
-        is_variants = has_positions or looks_like_variants(column)
+        is_variants = looks_like_variants(column)
     return {"sequence": None, "mutant": name} if is_variants else {"sequence": name, "mutant": None}
 
 
-def expected_columns(path: Path | str, frame: pd.DataFrame, schema: InputSchema, *, has_flag: bool) -> str:
-    """Return which columns a model expects and a table has, as the first line of an error."""
-    wanted = " or ".join(repr(name) for name in (schema.sequence, schema.mutant) if name is not None)
-    names = [repr(shortened(str(name))) for name in frame.columns if name]
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    inputs = "sequences" if schema.mutant is None or schema.wild_type is None else "sequences or variants"
-    other = f", or name the column of the {inputs} with --sequence" if has_flag else ""
-    return (
-        f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
-        f"with that column{other}"
-    )
-
-
 def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
-    """Check that the names of the columns are not the first row.
-
-    Raises:
-        SubquadError: One name is a number above numbers, another one a sequence of letters above such sequences; or
-            the names are those of the next columns.
-    """
+    """Check that the names of the columns are not the first row, or those of the next columns."""
     letters = set("".join(ALPHABETS.values())) - {"-"}
     names = [str(name) for name in frame.columns]
-    numbers = [name for name in names if np.isfinite(to_numbers(pd.Series([name]))).all()]
+    numbers = np.isfinite(to_numbers(pd.Series(names))).any()
     likely = [name for name in names if len(name) >= MIN_HEADER_LETTERS and set(name) <= letters]
-    sequences = [name for name in likely if looks_like_sequences(column_of(frame, name))]
-    if numbers and sequences:
-        raise SubquadError(
-            f"{path}: no header: its first line has the sequence {sequences[0][:20]!r} and the number {numbers[0]}; "
-            "add a line with the names of the columns, such as sequence,value"
-        )
-    if "" in names and any(looks(column_of(frame, "")) for looks in (looks_like_sequences, looks_like_variants)):
-        misplaced = [name for name in names if name.lower() in NAMES_OF_LETTERS and _has_numbers(frame, name)]
-        if misplaced:
-            raise SubquadError(
-                f"{path}: column {misplaced[0]!r} has numbers, and the first column, which has no name, has sequences "
-                "or variants: the rows have one value more than the header; name all columns"
-            )
+    if numbers and any(looks_like_sequences(column_of(frame, name)) for name in likely):
+        raise SubquadError(f"{path}: no header; add a line with the names of the columns, such as sequence,value")
+    misplaced = [name for name in names if name.lower() in NAMES_OF_LETTERS and _has_numbers(frame, name)]
+    if (
+        "" in names
+        and misplaced
+        and any(looks(column_of(frame, "")) for looks in (looks_like_sequences, looks_like_variants))
+    ):
+        raise SubquadError(f"{path}: the rows have one value more than the header; name all columns")
 
 
 def _infer_sequence(
@@ -236,14 +189,9 @@ def _infer_sequence(
         return named
     if len(likely) == 1:
         return likely[0]
-    shown = ", ".join(map(shortened, likely or [name for name in left if name]))
-    remedy = "name the column with --sequence or --mutant"
-    if likely:
-        raise SubquadError(f"{path}: several columns may be the sequences ({shown}); {remedy}")
-    if len(left) == 1 and re.search(r"[ |]", left[0].strip()):
-        remedy = "it is the only column: separate columns by commas, tabs or semicolons"
-    first = f", and {shortened(column_of(frame, left[0]).iloc[0], 40)!r} in row 1 is neither" if left else ""
-    raise SubquadError(f"{path}: no column looks like sequences or variants ({shown}){first}; {remedy}")
+    shown = ", ".join(map(shortened, (likely or [name for name in left if name])[:MOST_NAMES]))
+    what = "several columns look like sequences" if likely else "no column looks like sequences or variants"
+    raise SubquadError(f"{path}: {what} ({shown}); name the column with --sequence or --mutant")
 
 
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
@@ -254,51 +202,14 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
         if candidate is not None:
             remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
             return (candidate,)
-    shown = ", ".join(map(shortened, numbers or left or [name for name in frame.columns if name]))
-    if not left:
-        used = ", ".join(repr(name) for name in taken if name in frame.columns)
-        raise SubquadError(
-            f"{path}: no column has measurements ({shown}); read as something else: {used}; add one, or name it with "
-            "--target" + ("; in FASTA, headers have them as >name fitness=0.57" if "id" in frame.columns else "")
-        )
-    raise SubquadError(f"{path}: several columns may be the target ({shown}); name it with {_choices(numbers or left)}")
-
-
-def _choices(names: Sequence[str]) -> str:
-    """Return the flags that settle which of several columns is the target."""
-    errors = [name for name in names if _is_error(name)]
-    values = [name for name in names if name not in errors]
-    if errors and values:
-        flags = f"--target {shlex.quote(values[0])} --error {shlex.quote(errors[0])}"
-        return f"--target, and its standard errors with --error, such as {flags}"
-    return f"--target, or {'both' if len(names) == 2 else 'several'} with --target {shlex.join(names[:2])}" + (
-        " …" if len(names) > 2 else ""
-    )
+    shown = ", ".join(map(shortened, (numbers or left or [name for name in frame.columns if name])[:MOST_NAMES]))
+    what = "several columns may be the target" if left else "no column has measurements"
+    raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
 
 
 def _has_numbers(frame: pd.DataFrame, name: str) -> bool:
     sample = column_of(frame, name).head(SAMPLE_ROWS)
     return look_like_numbers(sample).sum() > 0.9 * (~is_missing(sample)).sum()
-
-
-def _is_error(name: str) -> bool:
-    """Return whether a column is named like one of standard errors, such as `fitness_se`."""
-    return re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())[-1] in ERROR_NAMES
-
-
-def _unused(frame: pd.DataFrame, columns: Columns, splits: Sequence[str | None]) -> list[str]:
-    """Return a remark about columns of numbers that are not read, if there are any."""
-    used = {*columns.target, *columns.covariates, columns.weight, columns.error, columns.group, *splits}
-    used |= {columns.sequence, columns.mutant, columns.partner}
-    left = [name for name in frame.columns if name not in used and not _is_index(name)]
-    names = [name for name in left if _has_numbers(frame, name)]
-    if not names:
-        return []
-    more = f" and {len(names) - MAX_UNUSED:,} more" if len(names) > MAX_UNUSED else ""
-    shown = ", ".join(map(repr, names[:MAX_UNUSED])) + more
-    errors = [name for name in names if _is_error(name)] if columns.error is None and columns.weight is None else []
-    remedy = f"; if {errors[0]!r} has standard errors, --error weights the rows by them" if errors else ""
-    return [f"columns of numbers that are not used: {shown} (--covariates makes them inputs{remedy})"]
 
 
 def _is_index(name: str) -> bool:
@@ -313,8 +224,7 @@ def _named(usual: Sequence[str], columns: Sequence[str]) -> str | None:
 
 def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
     if name not in frame.columns:
-        error = unknown("column", name, [name for name in frame.columns if name])
-        raise SubquadError(f"{path}: {flag}: {error}; name one of these")
+        raise SubquadError(f"{path}: {flag}: {unknown('column', name, [name for name in frame.columns if name])}")
     return name
 
 

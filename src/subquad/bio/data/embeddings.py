@@ -6,9 +6,7 @@ Axes: n rows, D numbers of an embedding, L letters of all sequences together.
 """
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,9 @@ import numpy as np
 from subquad import __version__
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, InputSchema
 from subquad.bio.data.residue_vectors import ResidueVectors
-from subquad.errors import SubquadError, raise_errors
-from subquad.runs.damage import damage_as_error
-from subquad.runs.hdf5 import datasets_of, open_hdf5
+from subquad.errors import SubquadError, raise_errors, reading, require
+from subquad.runs.hdf5 import datasets_of
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
-from subquad.runs.unpacking import array_header, bytes_of_array, check_expansion
 
 __all__ = [
     "Embeddings",
@@ -34,18 +30,7 @@ __all__ = [
     "write_embeddings",
 ]
 
-KIND, FORMAT = "bio embeddings", 1
-"""What the header of our files says, and the newest format that is read."""
-TENSORS = {"mean", "scores", "residues", "lengths"}
-"""Arrays that our files may hold; see `subquad.bio.commands.embed`."""
-ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
 HDF5 = (".h5", ".hdf5", ".hdf")
-WIDEST = 100_000
-"""Numbers of an embedding; those of language models have up to some thousands."""
-MOST_EXPANDED = 1000
-"""Bytes of an array per byte of it in its file: sparse counts are packed well, and its shape is that of the table."""
-UNCOMPRESSED = "uncompressed (`np.savez` or `np.save`)"
-"""How to write an array that is refused, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +79,7 @@ def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequen
     arrays = {
         name: np.require(x, requirements=["C", "W"]) for name in names if (x := getattr(embeddings, name)) is not None
     }
-    header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
+    header = {"version": __version__, "model": embeddings.model or ""}
     header |= {"sequences": sequences_fingerprint(sequences), "settings": settings}
     write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, header)
 
@@ -112,25 +97,24 @@ def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path |
             that is not a finite number.
     """
     path = Path(path)
-
-    def check_rows(count: int) -> None:
-        if count != len(sequences):
-            raise SubquadError(
-                f"{path}: has {count:,} rows, but {table} has {len(sequences):,}; embeddings need one row for each row "
-                "of the table, in its order"
-            )
-
-    readers = {".npy": _numpy, ".npz": _numpy, **dict.fromkeys(HDF5, _hdf5)}
     ending = path.suffix.lower()
-    if not path.is_file():
-        raise SubquadError(f"{path}: no such file (--embeddings)")
-    if ending == ".safetensors":
-        found = _own(path, sequences, table)
-    elif ending in readers:
-        found = Embeddings(mean=_matrix(path, readers[ending](path, check_rows)), model=None)
-    else:
-        raise SubquadError(f"{path}: embeddings end in {ENDINGS}; convert the file")
-    check_rows(len(found.mean))
+    with reading(path, "embeddings"):
+        if ending == ".safetensors":
+            found = _of_subquad(path, sequences, table)
+        elif ending in (".npy", ".npz"):
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                found = Embeddings(mean=_matrix(loaded if ending == ".npy" else _single(loaded)), model=None)
+        elif ending in HDF5:
+            with require("h5py", extra="embed").File(path, "r") as file:
+                datasets, elsewhere = datasets_of(file, extra="embed")
+                for name, reason in elsewhere.items():
+                    raise SubquadError(f"{path}: {name}: {reason}")
+                found = Embeddings(mean=_matrix(_single(datasets)[()]), model=None)
+        else:
+            raise SubquadError(f"{path}: embeddings end in .safetensors (of `subquad bio embed`), .npy, .npz or .h5")
+    if len(found.mean) != len(sequences):
+        raise SubquadError(f"{path}: has {len(found.mean):,} rows, but {table} has {len(sequences):,}")
     _check_finite(path, found)
     return found
 
@@ -152,13 +136,9 @@ def add_embeddings(
         SubquadError: As `read_embeddings`; or the task has no use for embeddings, or needs a vector per letter.
     """
     found = read_embeddings(path, sequences, table=table)
-    if task_type == "pairs":
-        raise SubquadError("--embeddings: base pairs have no use for embeddings; leave it out")
-    if task_type not in ROW_TASK_TYPES and found.residues is None:
-        raise SubquadError(
-            f"{path}: has one vector per row, but a task of type {task_type} has values along the sequence and needs "
-            "one per letter; write the file with `subquad bio embed --residues`"
-        )
+    if task_type == "pairs" or (task_type not in ROW_TASK_TYPES and found.residues is None):
+        needs = "no embeddings" if task_type == "pairs" else "one vector per letter (`embed --residues`)"
+        raise SubquadError(f"{path}: the task {task_type} takes {needs}")
     remarks, median = [], None
     if found.scores is not None:
         known = found.scores[~np.isnan(found.scores)]
@@ -187,27 +167,23 @@ def add_embeddings_like(
         SubquadError: As `read_embeddings`; or the file is missing, not needed, or of another language model.
     """
     expected = schema.embedding
-    if expected is None:
-        if path is not None:
-            raise SubquadError("the model was trained without embeddings; leave out --embeddings")
+    if (expected is None) != (path is None):
+        with_what = "without embeddings" if expected is None else f"with {expected.title}; name their file"
+        raise SubquadError(f"{table}: the model was trained {with_what}")
+    if expected is None or path is None:
         return inputs
-    if path is None:
-        flags = " --residues" * expected.has_vectors + " --scores" * expected.has_scores
-        made = f"`subquad bio embed {table} --model {expected.model}{flags} --out FILE`"
-        how = f"write those of this table with {made}, and name" if expected.model else "name"
-        raise SubquadError(f"{table}: the model was trained with {expected.title}; {how} the file with --embeddings")
     found = read_embeddings(path, sequences, table=table)
     size = found.mean.shape[1]
     is_other = expected.model and found.model and Path(expected.model).name != Path(found.model).name
-    if size != expected.dimensions or is_other:
-        given = replace(expected, model=found.model, dimensions=size, has_vectors=False, median_score=None)
-        raise SubquadError(f"{path}: {given.title}, but the model was trained with {expected.title}")
-    if expected.has_scores and found.scores is None:
-        raise SubquadError(f"{path}: has no scores, with which the model was trained; write it with --scores")
-    if expected.has_vectors and found.residues is None:
-        raise SubquadError(
-            f"{path}: has no vectors of letters, with which the model was trained; write it with --residues"
+    is_less = (expected.has_scores and found.scores is None) or (expected.has_vectors and found.residues is None)
+    if size != expected.dimensions or is_other or is_less:
+        has = EmbeddingSchema(
+            model=found.model,
+            dimensions=size,
+            has_vectors=found.residues is not None,
+            median_score=None if found.scores is None else 0.0,
         )
+        raise SubquadError(f"{path}: {has.title}, but the model was trained with {expected.title}")
     return _with(inputs, found, expected)
 
 
@@ -222,121 +198,40 @@ def _with(inputs: Inputs, found: Embeddings, schema: EmbeddingSchema) -> Inputs:
     return replace(inputs, covariates=covariates, embedding=found.mean, vectors=vectors)
 
 
-def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
+def _of_subquad(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
     tensors, header = read_tensors_and_metadata(path)
-    if header.get("kind") != KIND:
-        raise SubquadError(f"{path}: not written by `subquad bio embed`; give such a file, or an array as {ENDINGS}")
-    if header.get("format") not in [str(number) for number in range(FORMAT + 1)]:
-        raise SubquadError(
-            f"{path}: format {header.get('format')} is newer than this subquad {__version__} reads (up to {FORMAT}); "
-            "upgrade subquad"
-        )
-    if header.get("sequences") != sequences_fingerprint(sequences):
-        raise SubquadError(
-            f"{path}: embeddings of another table: its sequences are not those of {table}, row by row; run "
-            f"`subquad bio embed {table}` with the same columns"
-        )
-    if not {"mean"} <= set(tensors) <= TENSORS or "model" not in header:
-        raise SubquadError(
-            f"{path}: damaged: has the arrays {', '.join(sorted(tensors)) or 'none'}; write the file again"
-        )
-    with damage_as_error(f"{path}: damaged; write the file again"):
-        found = {name: x.numpy() for name, x in tensors.items()}
-        found["mean"] = _matrix(path, found["mean"])
-    residues, lengths = found.get("residues"), found.get("lengths")
-    if (residues is None) != (lengths is None) or (
-        residues is not None
-        and lengths is not None
-        and (residues.ndim != 2 or lengths.shape != found["mean"].shape[:1] or lengths.sum() != len(residues))
+    if header["sequences"] != sequences_fingerprint(sequences):
+        raise SubquadError(f"{path}: embeddings of another table: its sequences are not those of {table}, row by row")
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    found = Embeddings(**{**arrays, "mean": _matrix(arrays["mean"])}, model=header["model"])
+    if found.residues is not None and (
+        found.lengths is None or len(found.lengths) != len(found.mean) or found.lengths.sum() != len(found.residues)
     ):
-        raise SubquadError(f"{path}: the lengths of the rows do not fit the vectors of letters; write the file again")
-    return Embeddings(**found, model=header["model"])
+        raise ValueError("the lengths of the rows do not fit the vectors of letters")
+    return found
 
 
-def _numpy(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
-    """Return the array of an `.npy` file, or the only one of an `.npz` file; its shape is checked before it is read."""
-    with damage_as_error(f"{path}: not a NumPy array of numbers, or cut short"), ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("rb"))
-        packed = path.stat().st_size
-        if zipfile.is_zipfile(file):
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            _check_single(path, "arrays", [name.removesuffix(".npy") for name in archive.namelist()])
-            (entry,) = archive.infolist()
-            file, packed = stack.enter_context(archive.open(entry)), entry.compress_size
-        file.seek(0)
-        shape, _, dtype = array_header(file)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
-        _check_matrix(path, shape, dtype)
-        check_rows(shape[0])
-        size = bytes_of_array(shape, dtype)
-        check_expansion(path, f"the array of shape {shape}", size, packed, most=MOST_EXPANDED, remedy=UNCOMPRESSED)
-        file.seek(0)
-        return np.load(file, allow_pickle=False)
+def _single(arrays: Mapping[str, Any]) -> Any:
+    if len(arrays) != 1:
+        raise ValueError(f"it has {len(arrays)} arrays, and one is needed")
+    return next(iter(arrays.values()))
 
 
-def _hdf5(path: Path, check_rows: Callable[[int], None]) -> np.ndarray:
-    """Return the only data set of an HDF5 file; a small file can say any shape, which is checked before it is read."""
-    with damage_as_error(f"{path}: not an HDF5 file, or cut short"), open_hdf5(path, path, extra="embed") as file:
-        datasets, elsewhere = datasets_of(file, extra="embed")
-        if elsewhere and not datasets:
-            name, reason = next(iter(elsewhere.items()))
-            raise SubquadError(f"{path}: {name} is not read, as {reason}")
-        # with one in another file too, it is unknown which of them is meant
-        _check_single(path, "data sets", [*datasets, *elsewhere])
-        ((name, found),) = datasets.items()
-        # an empty data set has no shape
-        shape: Any = found.shape or ()
-        _check_matrix(path, shape, found.dtype)
-        check_rows(shape[0])
-        packed = found.id.get_storage_size()
-        sizes = {f"data set {name!r} of shape {shape}": bytes_of_array(shape, found.dtype)}
-        if found.chunks:
-            chunk = f"a chunk of data set {name!r}, of shape {found.chunks},"
-            sizes[chunk] = bytes_of_array(found.chunks, found.dtype)
-        for what, size in sizes.items():
-            check_expansion(path, what, size, packed, most=MOST_EXPANDED, remedy=UNCOMPRESSED)
-        return found[()]
-
-
-def _check_single(path: Path, what: str, names: Sequence[str]) -> None:
-    if len(names) != 1:
-        shown = ", ".join(names[:10]) or "none"
-        raise SubquadError(f"{path}: has {len(names)} {what} ({shown}); keep one, with a row for each row of the table")
-
-
-def _check_matrix(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    if len(shape) != 2 or dtype.kind not in "fiu" or not shape[1]:
-        raise SubquadError(
-            f"{path}: has the shape {shape} and the type {dtype}; embeddings are numbers with one row for each row of "
-            "the table: shape (rows, numbers)"
-        )
-    if shape[1] > WIDEST:
-        raise SubquadError(
-            f"{path}: has the shape {shape}; embeddings have at most {WIDEST:,} numbers: check how the file was made"
-        )
-
-
-def _matrix(path: Path, values: Any) -> np.ndarray:
+def _matrix(values: Any) -> np.ndarray:
     values = np.asarray(values)
-    _check_matrix(path, values.shape, values.dtype)
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
+        raise ValueError(f"it has the shape {values.shape} and the type {values.dtype}, not numbers (rows, numbers)")
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 
 
 def _check_finite(path: Path, found: Embeddings) -> None:
-    is_wrong = ~np.isfinite(found.mean)
-    rows = np.flatnonzero(is_wrong.any(1))
-    # the first one of each row
-    columns = is_wrong[rows].argmax(1)
-    errors = [f"row {r + 1}, column {c + 1}: {found.mean[r, c]}" for r, c in zip(rows, columns, strict=True)]
+    is_wrong = np.array(~np.isfinite(found.mean).all(1))
     if found.scores is not None:
         # NaN stands for a variant without a score
-        errors += [f"row {row + 1}, score: {found.scores[row]}" for row in np.flatnonzero(np.isinf(found.scores))]
-    if found.residues is not None and found.lengths is not None and not np.isfinite(found.residues).all():
+        is_wrong |= np.isinf(found.scores)
+    if found.residues is not None and found.lengths is not None:
         letters = np.flatnonzero(~np.isfinite(found.residues).all(1))
-        ends = found.lengths.cumsum()
-        rows = np.searchsorted(ends, letters, side="right")
-        places = letters - (ends - found.lengths)[rows] + 1
-        errors += [f"row {row + 1}, letter {place}" for row, place in zip(rows, places, strict=True)]
-    raise_errors(f"{path}: values that are not finite numbers; remove or replace them", errors)
+        is_wrong[np.searchsorted(found.lengths.cumsum(), letters, side="right")] = True
+    rows = [f"row {row + 1}" for row in np.flatnonzero(is_wrong)]
+    raise_errors(f"{path}: rows with values that are not finite numbers; remove or replace them", rows)

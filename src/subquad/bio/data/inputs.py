@@ -1,6 +1,5 @@
 """Reading of model inputs from the columns of a table: sequences, variants and partner sequences."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,15 +13,13 @@ from subquad.bio.data.alphabet import (
     infer_alphabet,
     is_nucleotide,
     normalize,
-    remove_few_gaps,
 )
 from subquad.bio.data.consistency import check_aligned, check_mixed, check_same_type, few_other_lengths
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of
+from subquad.bio.data.files import column_of, naming
 from subquad.bio.data.numbers import is_missing, rows_without
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
-from subquad.bio.data.quotation_marks import check_line_breaks
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, each_with_stop, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
@@ -61,8 +58,6 @@ class InputOptions:
     """The user named the column of variants, so it must be readable."""
     schema: InputSchema | None = None
     """Schema of the training table; None if this is the training table, from which missing options are inferred."""
-    names_parameters: bool = False
-    """Messages name parameters of Python in place of flags."""
 
     @classmethod
     def of_schema(
@@ -81,16 +76,6 @@ class InputOptions:
             partner_alphabet=schema.alphabet if schema.partner_chain is None else schema.partner_chain.alphabet,
             schema=schema,
         )
-
-    @property
-    def alphabet_flag(self) -> str:
-        """What sets the alphabet."""
-        return "alphabet=" if self.names_parameters else "--alphabet"
-
-    @property
-    def ambiguity_flag(self) -> str:
-        """What accepts ambiguous letters."""
-        return 'ambiguity="any"' if self.names_parameters else "--ambiguity any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,17 +102,11 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     if options.sequence is not None:
         column = column_of(frame, options.sequence)
         _check_present(path, column)
-        check_line_breaks(path, frame, options.sequence)
         texts, remarks = _upper_case(column)
-        _check_words(path, column, texts, options.schema)
     if texts is None and wild is None:
-        remedy = "give their wild type with --wild-type (letters, or a FASTA or text file)"
-        if not is_training:
-            remedy = "the model has no wild type, so it needs full sequences"
-        raise SubquadError(f"{path}: column {options.mutant!r} holds variants; {remedy}")
-    if texts is not None and is_training and options.alphabet == "auto":
-        texts, notes = remove_few_gaps(texts)
-        remarks += notes
+        raise SubquadError(
+            f"{path}: column {options.mutant!r} has variants, whose wild type is unknown; give it, or full sequences"
+        )
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
     partners, partner_alphabet = _partner_texts(path, frame, options)
     if partners is not None and options.partner_alphabet == "auto":
@@ -144,7 +123,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         texts, truncated = each_with_stop(texts, options.schema.completing)
         remarks = remarks + truncated
     if is_inferred and texts is not None:
-        remarks = remarks + check_mixed(path, texts, alphabet, flag=options.alphabet_flag)
+        remarks = remarks + check_mixed(path, texts, alphabet)
     elif not is_training and texts is not None:
         check_same_type(path, texts, alphabet)
     if texts is None:
@@ -161,7 +140,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         )
         notes = changed + notes
     if is_inferred:
-        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; {options.alphabet_flag} overrides)")
+        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
     remarks += notes + found.remarks + more
     if partners is not None:
         texts = normalize(partners, partner_alphabet)[0]
@@ -218,18 +197,6 @@ def _check_present(path: Path | str, column: pd.Series) -> None:
     )
 
 
-def _check_words(path: Path | str, column: pd.Series, texts: Sequence[str], schema: InputSchema | None) -> None:
-    """Check that words of a text are no blocks of letters of a sequence, of which a model reads only one length."""
-    if schema is None or schema.length is None:
-        return
-    rows = [row for row, text in enumerate(texts) if len(text) != schema.length and " " in column.iloc[row].strip()]
-    raise_errors(
-        f"{path}: {len(rows):,} of {len(texts):,} rows are neither a sequence of {schema.length:,} letters nor a "
-        "variant; correct or remove them",
-        [f"row {row + 1}: {column.iloc[row][:60]!r}" for row in rows],
-    )
-
-
 def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions) -> tuple[list[str] | None, str]:
     """Return the partner sequences in upper case, and the name of their alphabet; None without partner sequences."""
     if options.partner is None:
@@ -237,14 +204,13 @@ def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions)
     column = column_of(frame, options.partner)
     missing = np.flatnonzero(is_missing(column))
     raise_errors(
-        f"{path}: {rows_without(len(missing))} partner sequence in column {options.partner!r}; complete or remove them",
+        f"{path}: {rows_without(len(missing))} partner sequence in column {options.partner!r}",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
-    check_line_breaks(path, frame, options.partner)
     texts = _upper_case(column)[0]
     alphabet, is_inferred = infer_alphabet(texts, options.partner_alphabet)
     if is_inferred:
-        check_mixed(path, texts, alphabet, flag="--partner-alphabet")
+        check_mixed(path, texts, alphabet)
     if has_gap(alphabet) and options.schema is None:
         check_aligned(path, texts, column=options.partner)
     return texts, alphabet
@@ -260,11 +226,10 @@ def _codes(
 ) -> tuple[np.ndarray, Partners, list[str]]:
     """Return the codes of the sequences, the partner sequences, and remarks."""
     schema, (alphabet, partner_alphabet) = options.schema, alphabets
-    accepted = {"ambiguity": options.ambiguity, "flag": options.ambiguity_flag}
 
     def sequences() -> tuple[np.ndarray, list[str]]:
         length = None if schema is None else schema.length
-        return encode(path, texts, alphabet, length=length, **accepted)
+        return encode(path, texts, alphabet, length=length, ambiguity=options.ambiguity)
 
     if partners is None:
         codes, remarks = sequences()
@@ -273,7 +238,7 @@ def _codes(
     short, changed = normalize(partners, partner_alphabet)
     length = None if chain is None else chain.length
     (codes, remarks), (short, more) = collect_errors(
-        sequences, lambda: encode(path, short, partner_alphabet, length=length, what=what, **accepted)
+        sequences, lambda: encode(path, short, partner_alphabet, length=length, what=what, ambiguity=options.ambiguity)
     )
     paired = pair(path, codes, short, alphabets=alphabets, pairing=options.pairing, schema=schema)
     return codes, paired, [*remarks, *changed, *more, *paired.remarks]
@@ -306,10 +271,8 @@ def _sequence_set(
     if options.schema is not None and (wild is None or all(len(text) != len(wild) for text in sequences)):
         # sequences of another length than in training are reported where they are encoded
         return SequenceSet(sequences=sequences), remarks
-    try:
+    with naming(path):
         return from_sequences(sequences, wild_type=wild), remarks
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
 
 
 def _from_variants(
@@ -322,8 +285,7 @@ def _from_variants(
     alphabet: str,
 ) -> SequenceSet:
     if sequences is None:
-        is_training = options.schema is None
-        return from_variants(path, variants, wild or "", offset=options.offset, is_training=is_training)
+        return from_variants(path, variants, wild or "", offset=options.offset)
     return from_both(
         path,
         sequences,
@@ -345,8 +307,7 @@ def _variants(
     variants, remarks = parse_variants(column_of(frame, options.mutant))
     if variants.unread and not is_needed:
         # the full sequences suffice
-        text = f"column {options.mutant!r} has values that are not substitutions and is ignored"
-        return None, [f"{text} (--mutant {options.mutant} shows where)"]
+        return None, [f"column {options.mutant!r} has values that are not substitutions and is ignored"]
     letters = set(np.unique([variants.old, variants.new]).tolist())
     # of a coding sequence they can be those of the protein
     if is_nucleotide(alphabet) and letters <= set(b"ACGTUN"):
@@ -370,13 +331,10 @@ def check_task(inputs: Inputs, *, alphabet: str, task_type: TaskType) -> None:
     Raises:
         SubquadError: Values along the sequence of pairs of chains, or base pairs of an alignment with gaps.
     """
-    if inputs.partner_chain is not None and task_type not in ROW_TASK_TYPES:
-        raise SubquadError(
-            "pairs of two chains need one measurement or class per row, but the target has values along the sequence; "
-            "leave out --partner, or choose another --target"
-        )
-    if task_type == "pairs" and has_gap(alphabet):
-        raise SubquadError("base pairs need sequences without gaps; remove the gaps of the alignment")
+    is_chains, is_gapped = inputs.partner_chain is not None, task_type == "pairs" and has_gap(alphabet)
+    if is_gapped or (is_chains and task_type not in ROW_TASK_TYPES):
+        what = "base pairs need sequences without gaps" if is_gapped else "two chains need one value per row"
+        raise SubquadError(f"{what}; the task is {task_type}")
 
 
 def check_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:

@@ -3,7 +3,6 @@
 A place is a position in the wild type counted from 0; a table writes place + 1 + offset. Letters are ASCII bytes here.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,14 @@ from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["check_numbering", "infer_offset"]
 
-MIN_VARIANTS = 5
-"""Minimum number of variants from which an error suggests another offset."""
-MAX_CHANCE = 0.01
-"""Maximum probability that some offset fits so many wild-type letters by chance, for an error to suggest it."""
 
-
-def infer_offset(
-    path: Path | str, variants: Variants, wild: np.ndarray, *, is_training: bool = True
-) -> tuple[int, list[str]]:
+def infer_offset(path: Path | str, variants: Variants, wild: np.ndarray) -> tuple[int, list[str]]:
     """Return the offset at which most letters agree with the wild type, and a remark.
 
     Args:
         path: The table, for messages.
         variants: Variants of all rows.
         wild: `(T,)` letters of the wild type.
-        is_training: The table is one to fit, whose command has the flags `--offset` and `--wild-type`.
 
     Raises:
         SubquadError: No offset fits half of the rows.
@@ -40,15 +31,8 @@ def infer_offset(
     best = _ranked(votes)[:3]
     fits = {offset: _rows_that_fit(variants, wild, offset) for offset in best}
     if not best or fits[best[0]] < total / 2:
-        # several variants of a row may fit at different offsets, so that none fits a whole row
-        closest = sorted((offset for offset in best if fits[offset]), key=lambda offset: -fits[offset])
-        shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in closest)
-        if closest:
-            shown = f"; the best {'are' if len(closest) > 1 else 'is'} {shown}"
-        remedy = "check --wild-type, or set --offset" if is_training else "give variants of this wild type"
-        raise SubquadError(
-            f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters{shown}; {remedy}"
-        )
+        shown = f" (at most {max(fits.values(), default=0):,} of {total:,} rows fit)"
+        raise SubquadError(f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters{shown}")
     first = best[0]
     is_ambiguous = len(best) > 1 and votes[best[1]] == votes[first]
     if is_ambiguous and first != 0:
@@ -58,14 +42,10 @@ def infer_offset(
     remark = f"positions of the variants: offset {first} fits {rows}"
     if is_ambiguous:
         remark += f", and so does {best[1]}"
-        if is_training:
-            remark += f"; set --offset if {first} is wrong"
     return first, [remark]
 
 
-def check_numbering(
-    path: Path | str, variants: Variants, wild: np.ndarray, offset: int, *, is_training: bool = True
-) -> None:
+def check_numbering(path: Path | str, variants: Variants, wild: np.ndarray, offset: int) -> None:
     """Check that all variants have the letters of the wild type at an offset, each position once.
 
     Args:
@@ -73,7 +53,6 @@ def check_numbering(
         variants: Variants of all rows.
         wild: `(T,)` letters of the wild type.
         offset: Position in the table minus position in the wild type.
-        is_training: The table is one to fit, whose command has the flags `--offset` and `--wild-type`.
 
     Raises:
         SubquadError: Rows with another letter, outside the wild type, or with two variants at one position.
@@ -95,61 +74,10 @@ def check_numbering(
         errors.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
     if not errors:
         return
-    remedy = _remedy(variants, wild, offset, is_training=is_training)
     raise_errors(
-        f"{path}: rows that do not fit the wild type: {len(errors):,} of {variants.rows:,}; {remedy}",
+        f"{path}: {len(errors):,} of {variants.rows:,} rows do not fit the wild type at offset {offset}",
         [errors[row] for row in sorted(errors)],
     )
-
-
-def _remedy(variants: Variants, wild: np.ndarray, offset: int, *, is_training: bool) -> str:
-    """Return what to do about rows that do not fit the wild type at an offset."""
-    total, fit = len(np.unique(variants.row)), _rows_that_fit(variants, wild, offset)
-    is_most = fit >= total / 2
-    found = f"offset {offset} fits {fit:,} of {total:,} variants"
-    numbering = f"number the positions as in the fit, from {1 + offset} to {len(wild) + offset}"
-    other, others = _other_offset(variants, wild, offset)
-    if other is None:
-        if is_most:
-            return f"{found}; correct or remove these rows"
-        return f"{found}; {'check --wild-type and --offset' if is_training else numbering}"
-    rest = f"{others:,} of the other {total - fit:,}" if others < total - fit else f"the other {others:,}"
-    if not is_training:
-        change = f"{abs(offset - other):,} is {'added to' if offset > other else 'subtracted from'} their positions"
-        return f"{found}; {numbering} ({rest if fit else f'{others:,}'} fit if {change})"
-    better = _rows_that_fit(variants, wild, other)
-    if not is_most and better > total / 2:
-        return f"{found}; --offset {other} fits {better:,} of {total:,}"
-    return (
-        f"{found}, and offset {other} fits {rest}: the table seems to have two numberings of the positions; give all "
-        "rows the same one"
-    )
-
-
-def _other_offset(variants: Variants, wild: np.ndarray, offset: int) -> tuple[int | None, int]:
-    """Return the offset that best fits the rows that do not fit at `offset`, unless by chance, and their number."""
-    good = _agrees(variants, wild, variants.position - 1 - offset)[1]
-    left = np.isin(variants.row, variants.row[~good])
-    rest = replace(variants, **{name: getattr(variants, name)[left] for name in ("row", "position", "old", "new")})
-    votes = _votes(rest, wild) if left.any() else {}
-    other = next((found for found in _ranked(votes) if found != offset), None)
-    if other is None:
-        return None, 0
-    fit = _rows_that_fit(rest, wild, other)
-    is_supported = fit >= MIN_VARIANTS and len(votes) * _chance(rest, wild, other) <= MAX_CHANCE
-    return (other, fit) if is_supported else (None, 0)
-
-
-def _chance(variants: Variants, wild: np.ndarray, offset: int) -> float:
-    """Return the probability that a random offset fits as many letters as this one; each position counts once."""
-    from scipy.stats import binom
-
-    position, old = np.unique(np.stack([variants.position, variants.old]), axis=1)
-    place = position - 1 - offset
-    inside = (place >= 0) & (place < len(wild))
-    fit = int((wild[place[inside]] == old[inside]).sum())
-    by_letter = np.bincount(wild, minlength=256) / len(wild)
-    return float(binom.sf(fit - 1, len(old), by_letter[old].mean()))
 
 
 def _ranked(votes: dict[int, int]) -> list[int]:

@@ -24,13 +24,10 @@ __all__ = [
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
-MOST_SHOWN = 10
-"""Wrong values that an error lists."""
 LARGEST = 1e100
 """Largest number that is read: the square of a larger one overflows."""
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 PERCENT = re.compile(r"[+-]?\d+([.,]\d*)?\s*%")
-LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
 
 
 def is_missing(column: pd.Series) -> np.ndarray:
@@ -62,7 +59,7 @@ def with_decimal_points(text: pd.Series) -> pd.Series:
 def look_like_numbers(text: pd.Series) -> np.ndarray:
     """Return which values are numbers, `(n,)` bool, also with percent signs or commas between thousands.
 
-    Those of the latter two are errors, which `read_numbers` explains.
+    Those of the latter two are errors where they are read, and no classes.
     """
     text = with_hyphens(text.str.strip())
     written = text.str.fullmatch(THOUSANDS) | text.str.fullmatch(PERCENT)
@@ -89,14 +86,9 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
         numbers[wrong] = to_numbers(with_decimal_points(bad))
         remarks.append(f"commas in column {column.name!r} are read as decimal points ({bad.iloc[0]})")
         wrong = ~(np.abs(numbers) <= LARGEST) & ~missing
-    count = int(wrong.sum())
     raise_errors(
-        f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,} wrong); correct or empty them",
-        # only the first ones are shown, and advice takes time
-        [
-            f"row {row + 1}: {shortened(column.iloc[row])!r}{_advice(text.iloc[row])}" if place < MOST_SHOWN else ""
-            for place, row in enumerate(np.flatnonzero(wrong))
-        ],
+        f"{path}: not all {what} in column {column.name!r} are finite numbers ({wrong.sum():,} wrong)",
+        [f"row {row + 1}: {shortened(column.iloc[row])!r}" for row in np.flatnonzero(wrong)],
     )
     return numbers, remarks
 
@@ -108,17 +100,6 @@ def read_number_columns(
     read = collect_errors(*(lambda name=name: read_numbers(path, column_of(frame, name), what) for name in names))
     values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
     return values, [remark for _, remarks in read for remark in remarks]
-
-
-def _advice(text: str) -> str:
-    limit = LIMIT.fullmatch(text)
-    if limit:
-        return f" is a bound: write {shortened(limit[1])}, or leave the cell empty"
-    if THOUSANDS.fullmatch(text):
-        return f" has commas between thousands: remove them ({shortened(text.replace(',', ''))})"
-    if PERCENT.fullmatch(text):
-        return f" has a percent sign: remove it from all rows ({shortened(text.rstrip('%').strip())})"
-    return " is beyond 1e100" if np.isfinite(to_numbers(pd.Series([text]))).all() else ""
 
 
 def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:

@@ -82,10 +82,7 @@ def pair(
         is_aligned = pairing == "aligned"
     if is_aligned:
         if not can_align:
-            raise SubquadError(
-                f"{path}: --pairing aligned needs DNA or RNA, but these alphabets are {' and '.join(alphabets)}; "
-                "leave it out to read two chains"
-            )
+            raise SubquadError(f"{path}: aligned pairs are DNA or RNA, but these are {' and '.join(alphabets)}")
         known = None if schema is None else schema.alignment
         aligned, alignment, remarks = align_partners(path, codes, partners, known=known)
         return Partners(aligned=aligned, alignment=alignment, remarks=remarks)
@@ -115,10 +112,7 @@ def _lie_on(path: Path | str, codes: np.ndarray, partners: np.ndarray) -> bool:
     if _fraction_of_mismatches(codes, partners) <= MAX_MISMATCHES:
         return True
     if _fraction_of_mismatches(partners, codes) <= MAX_MISMATCHES:
-        raise SubquadError(
-            f"{path}: the sequences lie on their partner sequences; swap --sequence and --partner, or read two chains "
-            "with --pairing chains"
-        )
+        raise SubquadError(f"{path}: the sequences lie on their partner sequences; swap both columns")
     return False
 
 

@@ -17,7 +17,6 @@ from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.data.files import sample_of
 from subquad.bio.data.numbers import MISSING, to_numbers
 from subquad.errors import SubquadError, raise_errors, shortened
-from subquad.runs.markup import parse_json
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
 
@@ -25,8 +24,6 @@ UNKNOWN = "-?"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", **{chr(k): chr(k + 32) for k in range(ord("A"), ord("Z") + 1)}}
 UNPAIRED = ".-_:,~"
 MAX_LABELS = 30
-MIN_CONSTANT = 10
-"""Residues of a sequence from which equal values of all of them are no chance."""
 MIN_PAIRING, MIN_LEAD = 0.5, 0.2
 """Pairs count from 0 if at least this fraction of them can pair, and that much more than if they count from 1; of
 random bases three in eight can pair."""
@@ -72,8 +69,8 @@ def _as_list(value: str) -> list | None:
     """Return a JSON list, or a list of at least two values between commas; None for anything else."""
     if value.startswith("["):
         try:
-            found = parse_json(value)
-        except json.JSONDecodeError:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
             return None
         return found if isinstance(found, list) else None
     if value.count(",") >= 2:
@@ -120,7 +117,7 @@ def read_residues(
     is_list = sum(value is not None for value in lists) > 0.5 * len(lists)
     if is_list:
         raise_errors(
-            f"{path}: not all values in column {column.name!r} are lists; correct them",
+            f"{path}: not all values in column {column.name!r} are lists",
             [
                 f"row {row + 1}: {value[:40]!r}"
                 for row, value, found in zip(rows, values, lists, strict=True)
@@ -137,32 +134,13 @@ def read_residues(
         y = np.full((len(column), width), np.nan)
         flat = _flat_numbers(path, str(column.name), rows, lists, found)
         _fill(y, rows, found, flat)
-        remarks += _constant_rows(y, str(column.name))
         return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks
     labels, flat = _flat_labels(lists, is_list=is_list)
     if task_type == "residue_binary" and len(labels) > 2:
-        raise SubquadError(
-            f"{path}: column {column.name!r} has {len(labels)} labels ({', '.join(labels[:9])}); {task_type} takes two"
-        )
+        raise SubquadError(f"{path}: column {column.name!r} has {len(labels)} labels; {task_type} takes two")
     y = np.full((len(column), width), -1, dtype=np.int16)
     _fill(y, rows, found, flat)
     return Target(task_type=task_type, y=y, classes=labels, names=(str(column.name),)), remarks
-
-
-def _constant_rows(y: np.ndarray, name: str) -> list[str]:
-    """Return a remark if all residues of sequences have one value, as where 0 stands for a missing measurement."""
-    known = np.isfinite(y)
-    low, high = (end(np.where(known, y, fill), axis=1) for end, fill in ((np.min, np.inf), (np.max, -np.inf)))
-    is_known, is_constant = known.any(axis=1), (low == high) & (known.sum(axis=1) >= MIN_CONSTANT)
-    if is_constant.sum() < 2 or is_constant[is_known].all():
-        return []
-    rows = np.flatnonzero(is_constant)
-    shown = ", ".join(f"row {row + 1}: {low[row]:g}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")
-    return [
-        f"column {name!r}: in {len(rows):,} of {is_known.sum():,} sequences all residues have the same value "
-        f"({shown}); empty these cells if the value marks missing measurements, because models would learn to "
-        "recognize such sequences"
-    ]
 
 
 def _check_lengths(
@@ -176,7 +154,7 @@ def _check_lengths(
         return [f"column {name!r} covers the first {shown} residues; the others are unknown"]
     wrong = np.flatnonzero(found != expected)
     raise_errors(
-        f"{path}: column {name!r} must have one value per residue; {len(wrong):,} of {len(rows):,} rows do not",
+        f"{path}: column {name!r} needs one value per residue; {len(wrong):,} of {len(rows):,} rows have more or fewer",
         [f"row {rows[k] + 1}: {found[k]:,} values for {expected[k]:,} letters" for k in wrong],
     )
     return []
@@ -201,7 +179,7 @@ def _flat_numbers(path: Path | str, name: str, rows: np.ndarray, lists: list, fo
     starts = np.repeat(np.cumsum(found) - found, found)
     wrong = np.flatnonzero(np.isinf(numbers))
     raise_errors(
-        f"{path}: {len(wrong):,} values in column {name!r} are not finite numbers; correct them, or write null",
+        f"{path}: {len(wrong):,} values in column {name!r} are not finite numbers; unknown ones are null",
         [f"row {row_of[k] + 1}: {shortened(repr(items[k]))} at residue {k - starts[k] + 1}" for k in wrong],
     )
     return numbers
@@ -285,16 +263,15 @@ def read_pairs(
             )
         elif (pairs[row][:, 0] == pairs[row][:, 1]).any():
             errors.append(f"row {row + 1}: a base is paired with itself")
-    title = f"{path}: {len(errors):,} structures in column {column.name!r} cannot be read; correct or empty them"
-    title += f" ({remarks[0]})" if remarks else ""
+    title = f"{path}: {len(errors):,} structures in column {column.name!r} cannot be read"
     raise_errors(title, sorted(errors, key=lambda error: int(error.split()[1].rstrip(":"))))
     return [np.unique(np.sort(found, axis=1), axis=0) for found in pairs], remarks
 
 
 def _from_list(value: str) -> np.ndarray | str:
     try:
-        pairs = [list(map(_position, pair)) for pair in parse_json(value) if pair != []]
-    except (json.JSONDecodeError, ValueError, TypeError, OverflowError):
+        pairs = [list(map(_position, pair)) for pair in json.loads(value) if pair != []]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pairs = [[]]
     if any(len(pair) != 2 for pair in pairs):
         return f"{value[:40]!r} is not a list of pairs such as [[1, 9], [2, 8]]"

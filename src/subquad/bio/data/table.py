@@ -14,10 +14,8 @@ import pandas as pd
 from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.columns import (
     Columns,
-    expected_columns,
     find_columns,
     find_inputs,
-    looks_like_sequences,
     named_inputs,
 )
 from subquad.bio.data.consistency import check_lengths
@@ -25,12 +23,12 @@ from subquad.bio.data.covariates import read_covariates
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import column_of, read_frame
+from subquad.bio.data.files import column_of, naming, read_frame
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_inputs
 from subquad.bio.data.numbers import is_missing, read_numbers, rows_without
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
-from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
+from subquad.errors import SubquadError, collect_errors, counted, raise_errors, unknown
 
 __all__ = ["Table", "inputs_of", "read_like", "read_sequences", "read_table"]
 
@@ -96,8 +94,7 @@ def read_table(
     """
     path = resolve_table(path)
     frame = read_frame(path)
-    note = frame.attrs.get("note", "")
-    ((columns, remarks),) = collect_errors(lambda: find_columns(path, frame, settings), note=note)
+    columns, remarks = find_columns(path, frame, settings)
     read: list[ReadInputs] = []
 
     def inputs() -> ReadInputs:
@@ -117,17 +114,12 @@ def read_table(
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_covariates(path, frame, columns.covariates, None)]
     checks += [lambda: _weight(path, frame, columns), lambda: check(frame)]
-    made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks, note=note)
+    made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
-    try:
+    with naming(path):
         check_task(made.inputs, alphabet=made.schema.alphabet, task_type=aims.task_type)
-    except SubquadError as error:
-        raise SubquadError(f"{path}: {error}") from error
-    try:
         own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
-    except SubquadError as error:
-        raise SubquadError(f"{path}: --{error}") from error
     own, texts = replace(own, covariates=covariates), made.sequences.sequences
     schema = replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands)
     if settings.embeddings is not None:
@@ -189,10 +181,7 @@ def read_sequences(
     """
     path = resolve_table(path)
     frame = read_frame(path)
-    ((columns, remarks),) = collect_errors(
-        lambda: find_inputs(path, frame, sequence=sequence, mutant=mutant, partner=None),
-        note=frame.attrs.get("note", ""),
-    )
+    columns, remarks = find_inputs(path, frame, sequence=sequence, mutant=mutant, partner=None)
     made = read_inputs(
         path,
         frame,
@@ -225,7 +214,6 @@ def read_like(
     schema: InputSchema,
     *,
     sequence: str | None = None,
-    has_flag: bool = False,
     embeddings: Path | str | None = None,
 ) -> Table:
     """Read a table to predict in the same way as the training table: columns, alphabet, wild type and offset.
@@ -235,7 +223,6 @@ def read_like(
         schema: Schema of the training table.
         sequence: Column with the sequences, or with variants of the run's wild type. Default: that of the training
             table, otherwise inferred.
-        has_flag: The command has a flag `--sequence` for that column, which messages name.
         embeddings: File with the embeddings of the table, by the same language model as in training.
 
     Raises:
@@ -245,45 +232,18 @@ def read_like(
     frame = read_frame(path)
     expected = {key: getattr(schema, key) for key in ("sequence", "mutant", "partner")}
     names: dict[str, str | None] = {key: name if name in frame.columns else None for key, name in expected.items()}
+    if schema.partner is not None and names["partner"] is None:
+        raise SubquadError(f"{path}: {unknown('column', schema.partner, frame.columns)}; the model reads pairs")
     if sequence is not None:
         names |= named_inputs(frame, sequence, schema)
     remarks: list[str] = []
     is_absent = names["sequence"] is None and (names["mutant"] is None or schema.wild_type is None)
-
-    def find() -> None:
-        """Find the columns if they are absent, and check the one that `sequence` names."""
-        flags = ("--sequence", "--sequence") if has_flag else None
-        try:
-            found, notes = find_inputs(
-                path, frame, sequence=names["sequence"], mutant=names["mutant"], partner=names["partner"], flags=flags
-            )
-        except SubquadError as error:
-            if not is_absent:
-                raise
-            raise SubquadError(expected_columns(path, frame, schema, has_flag=has_flag)) from error
-        if is_absent:
-            names.update(found)
-            remarks.extend(notes)
-
-    def inputs() -> ReadInputs:
-        if schema.partner is not None and names["partner"] is None:
-            error = unknown("column", schema.partner, frame.columns)
-            raise SubquadError(f"{path}: {error}; the model pairs it with the sequence")
-        if is_absent or sequence is not None:
-            find()
-        try:
-            return read_inputs(path, frame, InputOptions.of_schema(schema, **names))
-        except SubquadError as error:
-            own = names["sequence"]
-            if not is_absent or own is None or looks_like_sequences(column_of(frame, own)):
-                raise
-            # the column was chosen for its name only, and the table may be another one
-            raise SubquadError(f"{expected_columns(path, frame, schema, has_flag=has_flag)}\n{error}") from error
-
+    if sequence is not None or is_absent:
+        inferred = find_inputs(path, frame, excluded=(), **names)
+        names, remarks = inferred if is_absent else (names, [])
     made, (covariates, _, filled) = collect_errors(
-        inputs,
+        lambda: read_inputs(path, frame, InputOptions.of_schema(schema, **names)),
         lambda: read_covariates(path, frame, tuple(schema.covariates), schema.covariates),
-        note=frame.attrs.get("note", ""),
     )
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     own = add_embeddings_like(embeddings, own, schema, made.sequences.sequences, table=path)
@@ -307,14 +267,9 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str]) -> Inputs:
     Raises:
         SubquadError: Letters outside the alphabet, wrong lengths, or the model needs covariates or embeddings.
     """
-    if schema.embedding is not None:
-        raise SubquadError(
-            f"the model was trained with {schema.embedding.title}, which sequences alone do not have; predict a table "
-            "of them with --embeddings, or fit a model without embeddings"
-        )
-    if schema.covariates:
-        names = ", ".join(schema.covariates)
-        raise SubquadError(f"the model was trained with covariates ({names}), which sequences alone do not have")
+    others = [*schema.covariates, *([] if schema.embedding is None else [schema.embedding.title])]
+    if others:
+        raise SubquadError(f"the model also reads {', '.join(others)}, which sequences alone do not have")
     columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
     if schema.partner is not None:
         columns["partner"] = [text.partition("|")[0] for text in sequences]
@@ -335,7 +290,7 @@ def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.nd
     column = column_of(frame, name)
     missing = np.flatnonzero(is_missing(column))
     raise_errors(
-        f"{path}: {rows_without(len(missing))} group in column {name!r}; complete or remove them",
+        f"{path}: {rows_without(len(missing))} group in column {name!r}",
         [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
     )
     return _groups(frame, name)
@@ -351,7 +306,7 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
     has = ~np.stack([is_missing(column_of(frame, target)) for target in columns.target]).all(0)
     wrong = np.flatnonzero(has & ~(numbers > 0))
     raise_errors(
-        f"{path}: {what} in column {name!r} must be above 0; correct or remove {len(wrong):,} rows",
+        f"{path}: {len(wrong):,} {what} in column {name!r} are not above 0",
         [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in wrong],
     )
     numbers = np.where(numbers > 0, numbers, 1.0)
@@ -362,37 +317,26 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
     most = MAX_WEIGHT * float(np.median(weight[has])) if has.any() else np.inf
     limited = np.flatnonzero(has & (weight > most))
     if len(limited):
-        row = int(limited[numbers[limited].argmin()])
         remarks.append(
-            f"standard errors: the weights of {len(limited):,} row{'s'[: len(limited) > 1]} are limited to "
-            f"{MAX_WEIGHT:g} times the median weight, as if the standard error were {most**-0.5:.3g} (smallest: "
-            f"{numbers[row]:.3g} in row {row + 1})"
+            f"standard errors: {counted(len(limited), 'weight')} limited to {MAX_WEIGHT:g} times the median, that of a "
+            f"standard error of {most**-0.5:.3g}"
         )
     return np.minimum(weight, most), remarks
 
 
 def _check_learnable(path: Path | str, target: Target, has: np.ndarray) -> None:
     """Raise if the target is constant, or if too few rows have one."""
-    rows = int(has.sum())
-    name = ", ".join(map(repr, target.names))
+    rows, names = int(has.sum()), list(target.names)
     if rows < MIN_ROWS:
-        unit = "row" if rows == 1 else "rows"
-        raise SubquadError(f"{path}: {rows} {unit} with a measurement in {name}; at least {MIN_ROWS} are needed")
-    nothing = f"{path}: there is nothing to learn: "
+        raise SubquadError(f"{path}: {counted(rows, 'row')} with a measurement; at least {MIN_ROWS} are needed")
     if target.task_type == "pairs":
-        if not any(map(len, target.y)):
-            raise SubquadError(f"{nothing}no structure in column {name} has a base pair")
-        return
-    y = target.y[has]
-    if target.classes or target.task_type == "residue_binary":
-        present = np.unique(y[y >= 0])
-        if len(present) < 2:
-            only = target.classes[present[0]] if len(present) else "unknown"
-            raise SubquadError(f"{nothing}column {name} has the same value or class ({only!r}) in all rows")
-        return
-    columns = [y.ravel()] if target.task_type == "residue_regression" else list(y.T)
-    for label, values in zip(target.names, columns, strict=True):
-        known = values[~np.isnan(values)]
-        if not len(known) or known.min() == known.max():
-            value = f"the same value ({known[0]:g})" if len(known) else "no value"
-            raise SubquadError(f"{nothing}column {label!r} has {value} in all rows")
+        constant = [] if any(map(len, target.y)) else names
+    elif target.classes or target.task_type == "residue_binary":
+        constant = [] if len(np.unique(target.y[target.y >= 0])) > 1 else names
+    else:
+        y = target.y[has]
+        columns = [y.ravel()] if target.task_type == "residue_regression" else y.T
+        known = [values[~np.isnan(values)] for values in columns]
+        constant = [name for name, values in zip(names, known, strict=True) if len(np.unique(values)) < 2]
+    if constant:
+        raise SubquadError(f"{path}: nothing to learn, since column {constant[0]!r} has one value in all rows")

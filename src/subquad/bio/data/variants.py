@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.files import sample_of
-from subquad.errors import raise_errors, require
+from subquad.errors import raise_errors, require, shortened
 
 __all__ = [
     "Variants",
@@ -28,14 +28,6 @@ __all__ = [
 ]
 
 WILD_TYPE_NAMES = {"_WT", "WT", "_SY", "WILDTYPE", "WILD-TYPE", "WILD TYPE", "WILD_TYPE", "=", "REF", "REFERENCE"}
-LENGTH_CHANGES = {
-    "delins": "replaces letters by another number of letters",
-    "del": "is a deletion",
-    "ins": "is an insertion",
-    "dup": "is a duplication",
-    "fs": "is a frameshift",
-    "ext": "is an extension",
-}
 PREFIX = re.compile(r"^[pcngmr]\.")
 ACCESSION = re.compile(r"^([^\s:;,]+):(?=[pcngmr]\.)")
 SEPARATORS = re.compile(r"[:;,\s+/&|]+")
@@ -62,7 +54,7 @@ class Variants:
     text: Sequence[str]
     """Text of each row."""
     unread: Mapping[int, str] = field(default_factory=dict)
-    """Rows that are not substitutions, from 0, and the reason."""
+    """Rows that are not substitutions, from 0, and their text."""
 
     def translated(self, old: str, new: str) -> "Variants":
         """Return the variants with one letter replaced by another."""
@@ -87,7 +79,7 @@ def parse_variants(column: pd.Series) -> tuple[Variants, list[str]]:
         for part in _parts(text):
             substitution = _substitution(part)
             if substitution is None:
-                unread[row] = f"{text!r} {_why(text)}"
+                unread[row] = text
                 continue
             rows.append(row)
             found.append(substitution)
@@ -110,20 +102,11 @@ def parse_variants(column: pd.Series) -> tuple[Variants, list[str]]:
 
 
 def check_unread(path: Path | str, variants: Variants, column: str) -> None:
-    """Check that all variants were read.
-
-    Args:
-        path: The table, for messages.
-        variants: Variants of all rows.
-        column: Their column, for messages.
-
-    Raises:
-        SubquadError: Values that are not substitutions.
-    """
+    """Raise an error about the values of the column that are not substitutions, if there are any."""
     raise_errors(
-        f"{path}: {len(variants.unread):,} of {variants.rows:,} variants in column {column!r} cannot be read; "
-        "correct or remove them",
-        [f"row {row + 1}: {error}" for row, error in variants.unread.items()],
+        f"{path}: {len(variants.unread):,} of {variants.rows:,} variants in column {column!r} are no substitutions, "
+        "such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G",
+        [f"row {row + 1}: {shortened(text)!r}" for row, text in variants.unread.items()],
     )
 
 
@@ -167,25 +150,6 @@ def _substitution(word: str) -> tuple[int, int, int] | None:
 def _one_letter() -> dict[str, str]:
     tables = require("Bio.Data.IUPACData", extra="bio")
     return {**tables.protein_letters_3to1_extended, "Ter": "*", "Stp": "*"}
-
-
-def _why(text: str) -> str:
-    """Return why a value is not a substitution."""
-    types: Sequence[str] = ()
-    text = _without_accession(text)
-    if PREFIX.match(text):
-        hgvs = require("mavehgvs", extra="bio")
-        try:
-            found = hgvs.Variant(text).variant_type
-            types = [found] if isinstance(found, str) else found
-        except hgvs.MaveHgvsParseError:
-            types = ()
-    # values outside the standard often contain its abbreviations
-    types = types or [word for word in LENGTH_CHANGES if word in text.lower()]
-    reason = next((LENGTH_CHANGES[name] for name in types if name in LENGTH_CHANGES), None)
-    if reason is None:
-        return "is not a variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G"
-    return f"{reason}; only substitutions are supported; give such rows as full sequences"
 
 
 def canonical(row: np.ndarray, place: np.ndarray, old: np.ndarray, new: np.ndarray, *, rows: int) -> list[str]:

@@ -37,9 +37,7 @@ class SequenceSet:
     remarks: list[str] = field(default_factory=list)
 
 
-def from_variants(
-    path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None, is_training: bool = True
-) -> SequenceSet:
+def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None) -> SequenceSet:
     """Return the full sequences of variants.
 
     Args:
@@ -47,7 +45,6 @@ def from_variants(
         variants: Variants of all rows.
         wild_type: Letters; DNA is translated if the variants are substitutions in its protein.
         offset: Position in the table minus position in the wild type; inferred from the letters by default.
-        is_training: The table is one to fit, whose command has the flags `--offset` and `--wild-type`.
 
     Raises:
         SubquadError: No offset fits, or letters or positions do not fit the wild type.
@@ -61,10 +58,10 @@ def from_variants(
         )
     wild = flatten([wild_type])[0]
     if offset is None:
-        offset, notes = infer_offset(path, variants, wild, is_training=is_training)
+        offset, notes = infer_offset(path, variants, wild)
     else:
         notes = []
-    check_numbering(path, variants, wild, offset, is_training=is_training)
+    check_numbering(path, variants, wild, offset)
     place = variants.position - 1 - offset
     letters = np.repeat(wild[None], variants.rows, axis=0)
     letters[variants.row, place] = variants.new
@@ -119,7 +116,7 @@ def from_both(
     """
     ignored = SequenceSet(
         sequences=list(sequences),
-        remarks=[f"column {column!r} does not fit the sequences and is ignored (--mutant {column} shows why)"],
+        remarks=[f"column {column!r} does not fit the sequences and is ignored"],
     )
     flat, lengths = flatten(sequences)
     width = len(wild_type) if wild_type else int(np.bincount(lengths).argmax())
@@ -128,8 +125,12 @@ def from_both(
     if not len(variants.row):
         return SequenceSet(sequences=list(sequences))
     if (lengths != width).any():
-        if is_named:
-            _check_lengths(path, lengths, width, column, np.flatnonzero((lengths != width) & is_read))
+        wrong = np.flatnonzero((lengths != width) & is_read)
+        if is_named and len(wrong):
+            raise SubquadError(
+                f"{path}, row {wrong[0] + 1}: {lengths[wrong[0]]:,} letters, which variants in column {column!r} "
+                f"cannot make of a wild type of {width:,}"
+            )
         return ignored
     letters = flat.reshape(len(sequences), width)
     if offset is None:
@@ -155,14 +156,6 @@ def from_both(
         wild_type=wild.tobytes().decode(),
         offset=offset,
         remarks=[remark + ("" if wild_type else undone)],
-    )
-
-
-def _check_lengths(path: Path | str, lengths: np.ndarray, width: int, column: str, wrong: np.ndarray) -> None:
-    raise_errors(
-        f"{path}: {len(wrong):,} sequences are not as long as the wild type ({width} letters), so the variants in "
-        f"column {column!r} cannot produce them; remove the rows, or leave out --mutant",
-        [f"row {row + 1}: {lengths[row]:,} letters" for row in wrong],
     )
 
 
@@ -219,17 +212,6 @@ def _consensus(letters: np.ndarray) -> np.ndarray:
     return best
 
 
-def _final_stops(sequences: Sequence[str]) -> list[str]:
-    """Return a remark if sequences differ in length only because some of them end with the stop codon."""
-    count = sum(text.endswith("*") for text in sequences)
-    if count in (0, len(sequences)) or len({len(text.rstrip("*")) for text in sequences}) > 1:
-        return []
-    return [
-        f"{count:,} of {len(sequences):,} sequences end with the stop codon *, the others do not, so that they differ "
-        "in length and are not compared position by position; remove it from all of them"
-    ]
-
-
 def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) -> SequenceSet:
     """Return full sequences as variants of a wild type, if they are few substitutions away from it.
 
@@ -244,17 +226,11 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
     flat, lengths = flatten(sequences)
     width = int(lengths[0])
     if (lengths != width).any() or not width or (wild_type is not None and len(wild_type) != width):
-        remarks = _final_stops(sequences)
+        remarks = []
         if wild_type is not None:
             if not (lengths == len(wild_type)).any():
-                low, high = lengths.min(), lengths.max()
-                raise SubquadError(
-                    f"the wild type has {len(wild_type):,} letters, and no sequence has: they have {low:,}"
-                    f"{f' to {high:,}' if high > low else ''}; give the wild type of these sequences"
-                )
-            remarks += [
-                f"not all sequences are as long as the wild type ({len(wild_type)} letters); variants are not derived"
-            ]
+                raise SubquadError(f"no sequence has as many letters as the wild type, {len(wild_type):,}")
+            remarks = ["not all sequences are as long as the wild type; variants are not derived"]
         return SequenceSet(sequences=list(sequences), wild_type=wild_type, remarks=remarks)
     letters = flat.reshape(len(sequences), width)
     wild = flatten([wild_type])[0] if wild_type else _consensus(letters)

@@ -69,15 +69,11 @@ def make_acquisition(
             needs one; or expected improvement without a known measurement.
     """
     sign, single = sign_of(direction), "the predicting model has a single member and no standard deviation"
-    remedy = "fit an ensemble of several models, or several networks with --ensemble-size"
-    if members < 2 and kind != "ucb":
-        raise SubquadError(f"--acquisition {kind}: {single}; {remedy}, or use ucb, which then ranks by the prediction")
-    if members < 2 and beta:
-        raise SubquadError(f"--beta {beta:g}: {single}, so that beta has no effect; leave it out, or {remedy}")
+    if members < 2 and (kind != "ucb" or beta):
+        what = f"beta {beta:g}" if kind == "ucb" else f"acquisition {kind}"
+        raise SubquadError(f"{single}, which {what} needs; fit several models")
     if kind == "ei" and best is None:
-        raise SubquadError(
-            "--acquisition ei: needs a regression model that `subquad bio fit` wrote, which knows the best measurement"
-        )
+        raise SubquadError("acquisition ei needs the best measurement, which this model does not know")
     value = float(members > 1) if beta is None else beta
     remark = (
         f"Warning: {single}; variants are ranked by the prediction alone." if members < 2 and beta is None else None

@@ -114,10 +114,8 @@ def plate_map(names: Sequence[str], *, wells: int = 96, controls: int = 4, contr
     Raises:
         SubquadError: There is no such plate, or no well is left for designs.
     """
-    if wells not in PLATE_SHAPES:
-        raise SubquadError(f"plates have {' or '.join(map(str, PLATE_SHAPES))} wells, got {wells}")
-    if not 0 <= controls < wells:
-        raise SubquadError(f"controls must be between 0 and {wells - 1} for plates of {wells} wells, got {controls}")
+    if wells not in PLATE_SHAPES or not 0 <= controls < wells:
+        raise SubquadError(f"plates have 96 or 384 wells and fewer controls, got {wells} wells and {controls} controls")
     rows, capacity = [], wells - controls
     for plate, begin in enumerate(range(0, len(names), capacity), start=1):
         own = list(names[begin : begin + capacity])

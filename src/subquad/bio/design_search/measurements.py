@@ -64,8 +64,7 @@ def settings_of_run(model: BioModel) -> tuple[FitSettings, int]:
     saved = model.config["subquad"]["settings"]
     if "fingerprint" not in saved:
         raise SubquadError(f"{model.directory}: not fitted by `subquad bio fit`; rounds need its table and settings")
-    # an earlier version accepted all lengths
-    given, schema = FitSettings.from_dict({"lengths": "vary", **saved}), model.schema
+    given, schema = FitSettings.from_dict(saved), model.schema
     settings = replace(
         given,
         sequence=schema.sequence,
@@ -115,8 +114,7 @@ def read_measurements(
             elif before:
                 own, k = before[0]
                 conflicts.append(
-                    f"{rows.path}, row {row + 1}: {rows.value(row)}, but {own.path}, row {k + 1}, has {own.value(k)} "
-                    f"for the same sequence {_short(rows.sequences[row])}"
+                    f"{rows.path}, row {row + 1}: {rows.value(row)}, but {own.path}, row {k + 1}, has {own.value(k)}"
                 )
             else:
                 before.append((rows, int(row)))
@@ -172,10 +170,6 @@ def _with_split(table: Table, settings: FitSettings, *, seed: int) -> tuple[pd.D
     return table.frame.assign(**{SPLIT: part}), fixed
 
 
-def _short(sequence: str) -> str:
-    return sequence if len(sequence) <= 24 else f"{sequence[:21]}…"
-
-
 def batch_table(designs: pd.DataFrame, model: BioModel) -> pd.DataFrame:
     """Return proposed variants as a table to fill in: with the columns that the fit reads, those of the target empty.
 
@@ -191,11 +185,8 @@ def batch_table(designs: pd.DataFrame, model: BioModel) -> pd.DataFrame:
     # a column of variants may be called mutations, like the number of them
     frame = designs.drop(columns=[name for name in names.values() if name == "mutations"]).rename(columns=names)
     for place, name in enumerate(model.names):
-        if name in frame.columns:
-            raise SubquadError(
-                f"column {name!r} of the fit is also a column of proposed batches; rename it in the table"
-            )
-        frame.insert(3 + place, name, "")
+        frame.insert(3 + place, name, "", allow_duplicates=True)
     if frame.columns.duplicated().any():
-        raise SubquadError(f"columns of the fit ({', '.join(names.values())}) are also columns of proposed batches")
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise SubquadError(f"column {twice!r} of the fit is also a column of proposed batches; rename it in the table")
     return frame

@@ -14,9 +14,9 @@ from subquad.bio.design_search.batch import PLATE_SHAPES
 from subquad.bio.design_search.proposal import Proposal
 from subquad.bio.design_search.search import ScoredVariants
 from subquad.bio.models.support import count_of, describe_prediction, describe_quality, interval_text
-from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
+from subquad.bio.plots.maps import BY_PROPERTY
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
-from subquad.reporting.vector_figure import BAND, ON_LIGHT, literal
+from subquad.reporting.style import BAND, GREEN, GREY, INK, OCHRE, ON_LIGHT, literal, tidy
 
 __all__ = ["render", "setting_text"]
 

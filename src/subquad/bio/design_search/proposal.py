@@ -13,7 +13,7 @@ import pandas as pd
 
 from subquad.bio.data import examples
 from subquad.bio.data.alphabet import GAP
-from subquad.bio.data.files import file_of
+from subquad.bio.data.names import file_of
 from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
@@ -285,15 +285,10 @@ def _candidates(scored: ScoredVariants, excluded: set[str]) -> np.ndarray:
     is_valid = scored.violations == 0
     sequences = scored.constraints.sequences(scored.codes)
     is_new = np.array([sequence not in excluded for sequence in sequences], dtype=bool)
-    if not is_valid.any():
-        raise SubquadError(
-            f"no variant satisfies the constraints: none of {len(scored):,} scored variants satisfies --gc and "
-            "--forbid-sites; relax them"
-        )
     if not (is_valid & is_new).any():
         raise SubquadError(
-            f"no new variant satisfies the constraints: all {int(is_valid.sum()):,} have been measured; relax the "
-            "constraints, or allow measured variants (`subquad bio design --allow-measured`)"
+            f"no new variant satisfies the constraints: {is_valid.sum():,} of {len(scored):,} satisfy GC content and "
+            "sites, and these are measured"
         )
     return np.flatnonzero(is_valid & is_new)
 

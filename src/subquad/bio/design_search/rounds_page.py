@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from subquad.bio.models.support import describe_direction, sign_of
-from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, correlation_text, tidy
+from subquad.bio.plots.maps import correlation_text
 from subquad.reporting.page import Link, Section, Table, page, picture
-from subquad.reporting.vector_figure import literal
+from subquad.reporting.style import BLUE, GREEN, GREY, INK, OCHRE, literal, tidy
 
 __all__ = ["render"]
 

@@ -1,48 +1,41 @@
 """Settings of `design` and of `rounds`."""
 
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output, Training
+from subquad.errors import SubquadError
+from subquad.runs.options import (
+    Count,
+    Ge,
+    Input,
+    Model,
+    MoreInput,
+    MoreModel,
+    MoreOutput,
+    MoreTraining,
+    Natural,
+    NonNegative,
+    Probability,
+    Settings,
+)
 
-__all__ = [
-    "ONLY_SIMULATED",
-    "STRATEGIES",
-    "AcquisitionKind",
-    "DesignSettings",
-    "RoundsSettings",
-    "SearchSettings",
-    "Strategy",
-]
+__all__ = ["AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings"]
 
 AcquisitionKind = Literal["ucb", "ei", "thompson"]
 """Acquisition function; see `subquad.bio.design_search.acquisition`."""
-Strategy = Literal["ensemble", "gp", "ridge", "random"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-"""What chooses the rows of a simulated round: a model, or chance."""
-NOT_SIMULATED = frozenset((
-    "start", "table", "max_mutations", "fixed", "only", "allow", "forbid_letters", "gc", "forbid_sites",
-    "allow_unobserved", "generations", "population", "wells", "controls",
-))  # fmt: skip
-"""Settings of new variants, which a simulation does not make."""
-ONLY_SIMULATED = frozenset((
-    "strategies", "models", "sequence", "mutant", "wild_type", "assay_rows", "start_rows", "rounds", "seeds", "tokens",
-    "ensemble_size", "hit_fraction",
-))  # fmt: skip
-"""Settings of the assay and of the replay."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchSettings:
+class SearchSettings(Settings):
     """Objective and constraints of a search for variants. Positions are numbered as in the table of the fit."""
 
     start: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
-    table: Input[str | None] = None
+    table: MoreInput[str | None] = None
     """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
-    max_mutations: Model[int] = 4
+    max_mutations: Model[Count] = 4
     """Maximum number of mutations per design."""
     fixed: Model[tuple[str, ...]] = ()
     """Positions that must not mutate, such as 1-10 24."""
@@ -53,46 +46,44 @@ class SearchSettings:
     or a gap (-) is designed only where it is listed here."""
     forbid_letters: Model[str | None] = None
     """Letters that no substitution may introduce, such as CM."""
-    gc: Model[tuple[float, float] | None] = None
+    gc: MoreModel[tuple[Probability, Probability] | None] = None
     """Lowest and highest GC content of a design, such as 0.4 0.6; DNA and RNA only."""
-    forbid_sites: Model[tuple[str, ...]] = ()
+    forbid_sites: MoreModel[tuple[str, ...]] = ()
     """Sites that no design may contain on either strand: IUPAC sequences or restriction enzymes, such as GAATTC BsaI;
     DNA and RNA only."""
-    allow_unobserved: Model[bool] = False
+    allow_unobserved: MoreModel[bool] = False
     """Allow letters that were not observed at a position in training; their effect is an extrapolation."""
     direction: Model[Direction | None] = None
     """Whether a high (maximize) or a low (minimize) value of the target is better. Default: maximize, which the page
     and the terminal then call an assumption."""
-    target: Model[str | None] = None
+    target: MoreModel[str | None] = None
     """Target column or class to optimize. Default: the first target column, or the second of two classes."""
-    beta: Model[float | None] = None
+    beta: MoreModel[NonNegative | None] = None
     """Weight of the ensemble's standard deviation in the upper confidence bound (UCB) that ranks the designs; 0 ranks
     by the mean prediction, larger values explore. Default: 1, or 0 if the model has a single member and thus no
     standard deviation."""
-    diversity: Model[float] = 0.2
+    diversity: MoreModel[NonNegative] = 0.2
     """Penalty for mutations shared with designs chosen before, as a fraction of the best design's gain; 0 ignores
     similarity."""
-    min_distance: Model[int] = 1
+    min_distance: MoreModel[Count] = 1
     """Minimum number of substitutions between any two designs."""
-    generations: Training[int] = 30
+    generations: MoreTraining[Count] = 30
     """Maximum number of generations of the evolutionary search, used if there are too many variants to score all of
     them."""
-    population: Training[int] = 300
+    population: MoreTraining[Annotated[int, Ge(2)]] = 300
     """Number of parents per generation."""
-    wells: Output[Literal["96", "384"]] = "96"
+    wells: MoreOutput[Literal["96", "384"]] = "96"
     """Wells per plate."""
-    controls: Output[int] = 4
+    controls: MoreOutput[Natural] = 4
     """Wells per plate that hold the start sequence as a control."""
 
     def __post_init__(self) -> None:
-        validate_values(self)
-        validate_minima(self, max_mutations=1, generations=1, population=2, controls=0, beta=0, diversity=0)
-        validate_minima(self, min_distance=1)
+        super().__post_init__()
         if self.controls >= int(self.wells):
             raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")
         if self.fixed and self.only:
             raise SubquadError("--fixed and --only exclude each other; give one of them")
-        if self.gc is not None and not 0 <= self.gc[0] <= self.gc[1] <= 1:
+        if self.gc is not None and self.gc[0] > self.gc[1]:
             raise SubquadError(f"--gc must be a lowest and a highest fraction, such as 0.4 0.6, got {self.gc}")
 
 
@@ -103,77 +94,21 @@ class DesignSettings(SearchSettings):
     partner: Input[str | None] = None
     """Partner sequence, for a model of pairs of chains; it is not designed. Letters, or a FASTA or text file with one
     sequence."""
-    number: Model[int] = 92
+    number: Model[Count] = 92
     """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
-    allow_measured: Model[bool] = False
+    allow_measured: MoreModel[bool] = False
     """Allow variants that have already been measured."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        validate_minima(self, number=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsSettings(SearchSettings):
-    """Rounds of proposing, measuring and fitting again, in the laboratory or simulated on a complete assay."""
+    """Rounds of proposing, measuring and fitting again."""
 
-    measured: Input[tuple[str, ...]] = ()
+    measured: Input[tuple[Path, ...]] = ()
     """Tables with the measurements of proposed variants, such as batch.csv with its empty column filled in."""
-    propose: Model[int | None] = None
-    """Number of variants to propose; with --simulate, per round (default there: 20)."""
+    propose: Model[Count | None] = None
+    """Number of variants to propose."""
     acquisition: Model[AcquisitionKind] = "ucb"
     """Acquisition function that ranks the variants: ucb (upper confidence bound, with --beta), ei (expected
     improvement over the best measurement), or thompson (each choice by another random member of the model, or by
     another sample from the posterior of a Gaussian process)."""
-    simulate: Model[bool] = False
-    """Replay the loop on a complete assay: the source is then a table, and each round chooses from its unmeasured
-    rows."""
-    strategies: Model[tuple[Strategy, ...]] = STRATEGIES
-    """With --simulate: what chooses the rows. ensemble: the models of --models; gp: a Gaussian process; ridge: an
-    additive model, which has no standard deviation; random."""
-    models: Model[tuple[str, ...]] = ("ridge", "boosting", "lyra")
-    """With --simulate: models of the strategy `ensemble`."""
-    sequence: Input[str | None] = None
-    """With --simulate: column of the sequences. Default: inferred."""
-    mutant: Input[str | None] = None
-    """With --simulate: column of the variants, for tables without full sequences. Default: inferred."""
-    wild_type: Input[str | None] = None
-    """With --simulate: wild-type sequence of the variants. Default: inferred from the full sequences."""
-    assay_rows: Input[int | None] = None
-    """With --simulate: maximum number of rows of the assay, drawn at random. Default: all."""
-    start_rows: Training[int] = 50
-    """With --simulate: number of random rows that are measured before the first round."""
-    rounds: Training[int] = 5
-    """With --simulate: number of rounds."""
-    seeds: Training[tuple[int, ...]] = (0, 1, 2)
-    """With --simulate: seeds of the start rows and of the models; the loop is replayed once per seed."""
-    tokens: Training[int] = 100_000
-    """With --simulate: training budget of each network, in tokens (letters of the sequences)."""
-    ensemble_size: Training[int] = 2
-    """With --simulate: number of networks of `lyra`."""
-    hit_fraction: Output[float] = 0.01
-    """With --simulate: fraction of the assay, the best rows, that counts as hits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        validate_minima(self, propose=1, start_rows=20, rounds=1, tokens=1, ensemble_size=1, assay_rows=100)
-        if self.simulate and self.measured:
-            raise SubquadError("--simulate takes all measurements from its table; leave out --measured")
-        for field in fields(self):
-            if getattr(self, field.name) != field.default:
-                if self.simulate and field.name in NOT_SIMULATED:
-                    raise SubquadError(f"--simulate chooses rows of its table; leave out {flag_name(field.name)}")
-                if not self.simulate and field.name in ONLY_SIMULATED:
-                    raise SubquadError(
-                        f"{flag_name(field.name)} belongs to --simulate; leave it out, or add --simulate"
-                    )
-        if not 0 < self.hit_fraction < 1:
-            raise SubquadError(f"--hit-fraction must be between 0 and 1, got {self.hit_fraction}")
-        validate_distinct(self, "seeds", "strategies", "models")
-        if min(self.seeds) < 0:
-            raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows that each simulated round chooses."""
-        return 20 if self.propose is None else self.propose

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings
 from subquad.bio.guide_search.sites import Sites
 from subquad.bio.models.support import describe_direction
-from subquad.bio.plots.maps import GREEN, INK, OCHRE, tidy
 from subquad.reporting.page import Section, Table, page, picture, show
-from subquad.reporting.vector_figure import literal
+from subquad.reporting.style import GREEN, INK, OCHRE, literal, tidy
 
 __all__ = ["render"]
 

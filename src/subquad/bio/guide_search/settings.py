@@ -1,11 +1,11 @@
 """Nucleases, and the settings of `guides`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from subquad.bio.settings import AMBIGUITY, Direction
-from subquad.errors import SubquadError, validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output
+from subquad.errors import SubquadError
+from subquad.runs.options import Count, Ge, Input, Le, Model, Natural, Output, Settings
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
 
@@ -66,7 +66,7 @@ NUCLEASES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideSettings:
+class GuideSettings(Settings):
     """Nuclease, context and ranking of guides."""
 
     nuclease: Input[Literal["cas9", "sacas9", "cas12a", "cas13a", "cas13d"]] = "cas9"
@@ -74,11 +74,11 @@ class GuideSettings:
     pam: Input[str | None] = None
     """PAM in IUPAC letters, such as NG; for Cas13 the letter that follows the protospacer (H: any but G). Default: that
     of the nuclease."""
-    spacer: Input[int | None] = None
+    spacer: Input[Annotated[int, Ge(15), Le(32)] | None] = None
     """Length of a guide. Default: that of the nuclease or of the model."""
-    mismatches: Input[int] = 3
+    mismatches: Input[Annotated[int, Ge(0), Le(5)]] = 3
     """Off-targets are other sites of the file with at most this number of mismatches to the guide."""
-    context: Model[tuple[int, int] | None] = None
+    context: Model[tuple[Natural, Natural] | None] = None
     """Letters before and after the guide that the model reads, such as 4 6. Default: inferred from the length of the
     model's sequences."""
     target: Model[str | None] = None
@@ -87,20 +87,13 @@ class GuideSettings:
     direction: Model[Direction | None] = None
     """Whether a high (maximize) or a low (minimize) score is better; for depletion scores and fold changes, minimize.
     Default: maximize, which the page and the terminal then call an assumption."""
-    best: Output[int] = 10
+    best: Output[Count] = 10
     """Guides per gene on the page and in the terminal; the output file lists all."""
 
     def __post_init__(self) -> None:
-        validate_values(self)
+        super().__post_init__()
         if self.pam is not None and (not self.pam or set(self.pam.upper()) - set(AMBIGUITY)):
             raise SubquadError(f"--pam must consist of the letters {''.join(AMBIGUITY)}, got {self.pam!r}")
-        if self.spacer is not None and not 15 <= self.spacer <= 32:
-            raise SubquadError(f"--spacer must be between 15 and 32 letters, got {self.spacer}")
-        if not 0 <= self.mismatches <= 5:
-            raise SubquadError(f"--mismatches must be between 0 and 5, got {self.mismatches}")
-        validate_minima(self, best=1)
-        if self.context is not None and min(self.context) < 0:
-            raise SubquadError(f"--context must be letters before and after the guide, such as 4 6, got {self.context}")
 
     @property
     def site_pam(self) -> str:

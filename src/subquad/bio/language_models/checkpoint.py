@@ -12,19 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
+from subquad.bio.data.alphabet import AMBIGUOUS, is_nucleotide
 from subquad.bio.settings import ALPHABETS
-from subquad.errors import SubquadError, require
+from subquad.errors import SubquadError, reading, require
 from subquad.runs.checkpoint_files import check_no_other_files
-from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error, panics_as_errors
 from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 NOT_READ = ("pooler", "contact_head", "position_ids")
 """Parts of the names of weights that the vector of a token does not depend on."""
 NO_LIMIT = 1_000_000
@@ -134,15 +130,21 @@ def open_language_model(
         MissingExtra: transformers is not installed.
     """
     require("transformers", extra="embed")
-    chosen = _device(device)
-    if Path(name).exists() or "/" not in name or name.startswith((".", "/", "~")):
-        _check_folder(Path(name))
-        check_no_other_files(Path(name))
-    with _readable_errors(name):
+    # an allocation shows whether the device is there
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    with reading(device, "a device of PyTorch"):
+        chosen = torch.empty(1, device=default if device == "auto" else device).device
+    check_no_other_files(Path(name))
+    with reading(name, "a checkpoint of transformers"), _without_warnings():
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise SubquadError(f"{name}: is defined by Python code of its own, which is not run") from error
+            raise
         loader = _loader(name, config, with_head=with_head)
         network, found = loader.from_pretrained(
             name,
@@ -156,18 +158,12 @@ def open_language_model(
     absent = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     missing = sorted(key for key in absent if not any(part in key for part in NOT_READ))
     if missing:
-        head = " (the masked-language-model head, which --scores needs)" if with_head else ""
-        raise SubquadError(
-            f"{name}: {len(missing)} weights are missing or have another shape, such as {missing[0]}{head}; "
-            "transformers would draw them at random. The checkpoint is incomplete, or its architecture is defined by "
-            "code in it, which is not run"
-        )
+        # transformers would draw them at random
+        raise SubquadError(f"{name}: {len(missing)} weights are missing or have another shape, such as {missing[0]}")
     # a damaged vocabulary is noticed when it is used
-    with damage_as_error(f"{name}: its tokenizer cannot be used"):
+    with reading(name, "a tokenizer"):
         is_spaced, is_letterwise, replaced = _reading(name, tokenizer, sequence, alphabet)
         special_tokens = len(tokenizer("")["input_ids"])
-    if with_head and tokenizer.mask_token_id is None:
-        raise SubquadError(f"{name}: its tokenizer has no mask token, which --scores needs; leave out --scores")
     return LanguageModel(
         name=name,
         network=network.to(chosen).eval(),
@@ -180,61 +176,16 @@ def open_language_model(
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # an allocation shows whether the device is there
-        return torch.empty(1, device=name).device
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise SubquadError(f"--device {name}: PyTorch cannot use it ({reason}); choose auto or cpu") from error
-
-
-def _check_folder(folder: Path) -> None:
-    """Check that a folder has a config, weights and a tokenizer.
-
-    Raises:
-        SubquadError: It does not.
-    """
-    if not (folder / "config.json").is_file():
-        what = "no config.json in it" if folder.is_dir() else "no such folder"
-        raise SubquadError(
-            f"{folder}: {what}; --model is the folder of a checkpoint (fetch one with `hf download NAME --local-dir "
-            "FOLDER`), or its name on the Hugging Face Hub, such as facebook/esm2_t12_35M_UR50D"
-        )
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        detail = f"; {others[0]} is pickled and is not opened, since it may run code" if others else ""
-        raise SubquadError(f"{folder}: no model.safetensors in it{detail}; give a checkpoint with these weights")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        raise SubquadError(
-            f"{folder}: no tokenizer in it ({', '.join(TOKENIZER_FILES)}); copy the tokenizer of the model there"
-        )
-
-
 @contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    """Turn the errors of transformers into errors that name the checkpoint."""
+def _without_warnings() -> Iterator[None]:
+    """Hide progress bars and warnings of transformers; missing weights are an error here."""
     from transformers.utils import logging
 
     is_shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # missing weights are reported as an error
     logging.set_verbosity_error()
     try:
-        with panics_as_errors(f"{name}: transformers cannot open this checkpoint"):
-            yield
-    except SubquadError:
-        raise
-    except OF_TRANSFORMERS as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        reason = " ".join(lines[0].split())
-        if isinstance(error, SafetensorError):
-            reason = f"its weights are damaged or incomplete ({reason}); download them again"
-        if "trust_remote_code" in str(error):
-            reason = "its architecture or tokenizer is defined by code in the checkpoint, which is not run"
-        raise SubquadError(f"{name}: transformers cannot open this checkpoint: {reason}") from error
+        yield
     finally:
         logging.set_verbosity(level)
         if is_shown:
@@ -243,17 +194,9 @@ def _readable_errors(name: str) -> Iterator[None]:
 
 def _loader(name: str, config: Any, *, with_head: bool) -> Any:
     from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTextEncoding
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
-    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
     if with_head:
-        if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            raise SubquadError(
-                f"{name}: a model of type {config.model_type} has no masked-language-model head, which --scores needs; "
-                "leave out --scores"
-            )
         return AutoModelForMaskedLM
     # of encoder-decoders only the encoder, which may be all that the checkpoint has
     if config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES:
@@ -268,10 +211,7 @@ def _reading(name: str, tokenizer: Any, sequence: str, alphabet: str) -> tuple[b
     standard = ALPHABETS[alphabet].replace("*", "")
     is_nucleic = is_nucleotide(alphabet)
     if is_nucleic and _reads_proteins(tokenizer):
-        raise SubquadError(
-            f"{name}: a model of proteins, which would read the bases A, C, G and T as amino acids; choose a model of "
-            f"{alphabet.removesuffix('_gap').upper()}"
-        )
+        raise SubquadError(f"{name}: a model of proteins, which would read the bases A, C, G and T as amino acids")
     # RNA models know U, models of DNA know T
     for letters in (standard, standard.translate(str.maketrans("TU", "UT"))) if is_nucleic else (standard,):
         turned = {a: b for a, b in zip(standard, letters, strict=True) if a != b}
@@ -285,17 +225,8 @@ def _reading(name: str, tokenizer: Any, sequence: str, alphabet: str) -> tuple[b
             other = next((a for a in ("N" if is_nucleic else "X") if a in known), None)
             unknown = [a for a in AMBIGUOUS[alphabet] + ("" if is_nucleic else "UO") if a not in known]
             return is_spaced, is_letterwise, turned | (dict.fromkeys(unknown, other) if other else {})
-    kind = "nucleotides" if is_nucleic else "amino acids"
     unknown = "".join(a for a in standard if not _is_known(tokenizer, a, is_spaced=False))
-    if unknown == GAP:
-        raise SubquadError(
-            f"{name}: its tokenizer does not know the gap {GAP} of an alignment; choose a model that does, or a table "
-            "of the sequences without gaps"
-        )
-    raise SubquadError(
-        f"{name}: its tokenizer does not know the letters {unknown or standard} ({kind}), neither joined nor separated "
-        "by spaces; choose a model of such sequences (those that read overlapping k-mers are not supported)"
-    )
+    raise SubquadError(f"{name}: its tokenizer does not know the letters {unknown or standard} one by one")
 
 
 def _reads_proteins(tokenizer: Any) -> bool:

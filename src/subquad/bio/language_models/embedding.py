@@ -65,17 +65,11 @@ def check_task(task: EmbeddingTask, model: LanguageModel, read: Table, *, with_s
         SubquadError: Sequences are too long; vectors of letters or scores are asked of a model whose tokens are several
             letters; or scores of rows that are not variants of a wild type.
     """
-    flags = [flag for flag, is_asked in (("--residues", task.has_residues), ("--scores", with_scores)) if is_asked]
-    if flags and not model.is_letterwise:
-        raise SubquadError(
-            f"{model.name}: its tokens are of several letters, so that there is no vector or score of a single one; "
-            f"leave out {' and '.join(flags)}"
-        )
+    if (task.has_residues or with_scores) and not model.is_letterwise:
+        raise SubquadError(f"{model.name}: its tokens are of several letters, so that no letter has a vector or score")
     _check_lengths(task, model, read)
     if with_scores and (read.mutants is None or read.wild_type is None):
-        raise SubquadError(
-            f"{read.path}: --scores needs variants of a wild type, and these sequences are none; leave out --scores"
-        )
+        raise SubquadError(f"{read.path}: scores need variants of a wild type, and these sequences are none")
 
 
 def _check_lengths(task: EmbeddingTask, model: LanguageModel, read: Table) -> None:
@@ -89,8 +83,7 @@ def _check_lengths(task: EmbeddingTask, model: LanguageModel, read: Table) -> No
         counted = {text: model.count_tokens(text) for text in long}
         long = {text: count for text, count in counted.items() if count > limit}
     raise_errors(
-        f"{read.path}: sequences longer than the {limit:,} {unit} that {model.name} reads; cut them to the part that "
-        "matters, or choose another model",
+        f"{read.path}: sequences longer than the {limit:,} {unit} that {model.name} reads",
         [f"row {row + 1}: {long[task.texts[k]]:,} {unit}" for row, k in enumerate(task.index) if task.texts[k] in long],
     )
 
@@ -148,7 +141,7 @@ def score_variants(read: Table, model: LanguageModel, directory: Path, *, batch_
             if not path.is_file():
                 logs = model.masked_log_probabilities(wild, some, letters)
                 if not np.isfinite(logs).all():
-                    raise SubquadError(f"{model.name}: its probabilities are not finite; choose --precision float32")
+                    raise SubquadError(f"{model.name}: its probabilities are not finite")
                 write_tensors(path, {"logs": torch.from_numpy(logs)})
             logs = read_tensors(path)["logs"].double().numpy()
             table |= {
@@ -180,26 +173,16 @@ def _embed(task: EmbeddingTask, model: LanguageModel, batches: Sequence[slice]) 
     for batch in batches:
         texts = task.texts[batch]
         for text, own in zip(texts, model.vectors(texts), strict=True):
-            if model.is_letterwise and len(own) != len(text):
-                raise SubquadError(
-                    f"{model.name}: its tokenizer makes {len(own)} tokens of the {len(text)} letters of {text[:50]!r} "
-                    f"({_rows(task, text)}); replace the letters that it does not know"
-                )
-            if not np.isfinite(own).all():
-                raise SubquadError(
-                    f"{model.name}: the vectors of {text[:50]!r} ({_rows(task, text)}) are not finite; choose "
-                    "--precision float32, or another model"
-                )
+            is_finite = bool(np.isfinite(own).all())
+            if not is_finite or (model.is_letterwise and len(own) != len(text)):
+                what = f"{len(own)} tokens of {len(text)} letters" if is_finite else "vectors that are not finite"
+                row = np.flatnonzero(task.index == task.texts.index(text))[0] + 1
+                raise SubquadError(f"{model.name}: makes {what} in row {row}")
             # nothing precedes a stop codon at the first position
             means.append(own.mean(0) if len(own) else np.zeros(own.shape[1], dtype=np.float32))
             residues.append(own.astype(np.float16))
     found = {"mean": torch.from_numpy(np.stack(means))}
     return found | ({"residues": torch.from_numpy(np.concatenate(residues))} if task.has_residues else {})
-
-
-def _rows(task: EmbeddingTask, text: str) -> str:
-    rows = np.flatnonzero(task.index == task.texts.index(text)) + 1
-    return f"row {rows[0]}" + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
 
 
 def _shard(directory: Path, name: str, number: int) -> Path:

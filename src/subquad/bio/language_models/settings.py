@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import validate_minima, validate_values
-from subquad.runs.options import Input, Model, Output
+from subquad.runs.options import Count, Input, Model, MoreInput, MoreModel, Output, Settings
 
 __all__ = ["EmbedSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedSettings:
+class EmbedSettings(Settings):
     """Language model, columns of the table, and what to compute."""
 
     model: Model[str]
@@ -20,7 +19,7 @@ class EmbedSettings:
     """Device of the model: `auto` (a GPU if there is one), `cpu`, or PyTorch's name of a device, such as cuda:1."""
     precision: Model[Literal["float32", "bfloat16"]] = "float32"
     """Numerical precision of the model."""
-    batch_tokens: Model[int] = 8192
+    batch_tokens: MoreModel[Count] = 8192
     """Maximum number of tokens of a batch, padding included; a longer sequence is a batch of its own."""
     sequence: Input[str | None] = None
     """Column with the sequences. Default: inferred, as in `fit`."""
@@ -31,13 +30,9 @@ class EmbedSettings:
     from the full sequences, if the table has them."""
     offset: Input[int | None] = None
     """Position in the table minus position in the wild type (counted from 1). Default: inferred from the variants."""
-    alphabet: Input[Literal["auto", "dna", "rna", "protein", "protein_stop"]] = "auto"
+    alphabet: MoreInput[Literal["auto", "dna", "rna", "protein", "protein_stop"]] = "auto"
     """Alphabet of the sequences; `auto` takes the smallest one that contains all letters."""
     residues: Output[bool] = False
     """Also write the vector of each letter. Needs a model with one token per letter."""
     scores: Output[bool] = False
     """Also write the masked-marginal score of each variant. Needs a masked language model with one token per letter."""
-
-    def __post_init__(self) -> None:
-        validate_values(self)
-        validate_minima(self, batch_tokens=1)

@@ -9,13 +9,16 @@ base pairs of a sequence stay together.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from subquad.bio.compared_models import ENSEMBLE, names_of
-from subquad.bio.data.dataset import ROW_TASK_TYPES, Target, TaskType
+from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.metrics.task_metrics import task_metrics
+from subquad.reporting.metrics import Metric
+from subquad.reporting.statistics import CLEARLY_BETTER, THRESHOLDS, Difference
 
 __all__ = [
     "BOOTSTRAP",
@@ -32,7 +35,7 @@ __all__ = [
     "score",
     "title",
     "undefined_metrics",
-    "verdict",
+    "verdict_of",
 ]
 
 MAIN_METRIC: dict[TaskType, str] = {
@@ -52,40 +55,38 @@ MIN_TEST_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricInfo:
-    """What is known about a metric."""
+class MetricInfo(Metric):
+    """What is known about a metric; `title` also handles metrics of single columns and classes."""
 
-    title: str
-    """Display name; `title` also handles metrics of single columns and classes."""
     chance: float = 0.0
     """Value that stands for an undefined metric."""
     needs: Literal["", "positives", "both classes", "two values"] = ""
     """What the measured values must have for the metric to be defined: rows of classes, or different measurements."""
-    is_lower_better: bool = False
     published: str = ""
     """Name in publications."""
 
 
+_rate = partial(MetricInfo, threshold=THRESHOLDS["accuracy"])
 METRICS = {
     "spearman": MetricInfo(title="Spearman", needs="two values", published="spearman"),
     "pearson": MetricInfo(title="Pearson", needs="two values", published="pearson"),
     "r2": MetricInfo(title="R²", needs="two values", published="r2"),
-    "rmse": MetricInfo(title="RMSE", is_lower_better=True, published="rmse"),
+    "rmse": MetricInfo(title="RMSE", better="lower", published="rmse"),
     "ndcg": MetricInfo(title="NDCG", needs="two values"),
-    "top10_recall": MetricInfo(title="top-10 % recall"),
+    "top10_recall": _rate(title="top-10 % recall"),
     "auroc": MetricInfo(title="AUROC", chance=0.5, needs="both classes", published="auroc"),
     "average_precision": MetricInfo(title="average precision", needs="positives", published="ap"),
     "mcc": MetricInfo(title="MCC", needs="both classes", published="mcc"),
-    "accuracy": MetricInfo(title="accuracy", published="accuracy"),
-    "balanced_accuracy": MetricInfo(title="balanced accuracy"),
-    "f1": MetricInfo(title="F1", needs="positives", published="f1"),
-    "f1_macro": MetricInfo(title="F1, macro average", published="f1"),
-    "f1_micro": MetricInfo(title="F1, micro average"),
-    "f1_shifted": MetricInfo(title="F1, ±1 position"),
-    "f1_max": MetricInfo(title="maximum F1", needs="positives", published="fmax"),
-    "brier": MetricInfo(title="Brier score", is_lower_better=True),
-    "precision": MetricInfo(title="precision"),
-    "recall": MetricInfo(title="recall"),
+    "accuracy": _rate(title="accuracy", published="accuracy"),
+    "balanced_accuracy": _rate(title="balanced accuracy"),
+    "f1": _rate(title="F1", needs="positives", published="f1"),
+    "f1_macro": _rate(title="F1, macro average", published="f1"),
+    "f1_micro": _rate(title="F1, micro average"),
+    "f1_shifted": _rate(title="F1, ±1 position"),
+    "f1_max": _rate(title="maximum F1", needs="positives", published="fmax"),
+    "brier": MetricInfo(title="Brier score", better="lower"),
+    "precision": _rate(title="precision"),
+    "recall": _rate(title="recall"),
     "auroc_per_sequence": MetricInfo(title="AUROC, mean over sequences", chance=0.5, needs="both classes"),
 }
 """All metrics by their key in `metrics.json`."""
@@ -172,10 +173,9 @@ def compare_models(
     Returns:
         `task_type`, `main_metric`; `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap
         intervals; `undefined`; `differences.<model>.<other>` for Lyra and the ensemble, by how much its main metric is
-        higher than that of each other model; `ensemble_versus_best`, the same for the best single model; and `wins`,
-        the single model that is clearly above every other one (the 95 % interval of each difference is above 0; Lyra
-        must also be clearly above its additive path), else None; and `bootstrap.<model>`, the main metric in each
-        bootstrap sample, None where a sample does not define it.
+        higher than that of each other model; `ensemble_versus_best`, the same for the best single model; `wins`, the
+        single model that is clearly better than every other one, else None; and `bootstrap.<model>`, the main metric in
+        each bootstrap sample, None where a sample does not define it.
     """
     main = MAIN_METRIC[target.task_type]
     test = {name: score(target, values) for name, values in predictions.items()}
@@ -210,17 +210,14 @@ def compare_models(
     best = max(single, key=lambda name: test[name][main])
     if ENSEMBLE in predictions:
         found["ensemble_versus_best"] = {"best": best, **gap(ENSEMBLE, best)}
-    is_clear = all(gap(best, name)["low"] > 0 for name in single if name != best)
+    is_clear = all(verdict_of(gap(best, name), main) == CLEARLY_BETTER for name in single if name != best)
     can_tell = len(target) >= MIN_TEST_ROWS and main not in undefined and len(single) > 1
-    if best == "lyra" and target.task_type in ROW_TASK_TYPES and "lyra-additive" not in predictions:
-        # its additive path alone may be as good
-        can_tell = False
     return found | {"wins": best if can_tell and is_clear and not _is_constant(target, predictions[best]) else None}
 
 
-def verdict(gap: Mapping[str, float]) -> str:
-    """Return `clearly above`, `tie` or `clearly below` for a difference with its 95 % interval."""
-    return "clearly above" if gap["low"] > 0 else "clearly below" if gap["high"] < 0 else "tie"
+def verdict_of(gap: Mapping[str, float], metric: str) -> str:
+    """Return what a difference `value`, `low` and `high` in a metric says of the first of two models."""
+    return METRICS[metric].verdict(Difference.read(gap))
 
 
 def _is_constant(target: Target, prediction: Any) -> bool:

@@ -4,10 +4,9 @@ Axes: n rows.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -16,34 +15,38 @@ from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
+from subquad.bio.data.files import naming
 from subquad.bio.data.inputs import check_strands
-from subquad.bio.metrics.conformal import Conformal, fit_conformal_columns
+from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
-from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.training_data import check_trainable, prepare
-from subquad.bio.settings import AlphabetName, FitSettings
-from subquad.errors import SubquadError, unknown
+from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError, reading, unknown
 from subquad.reporting.page import page
-from subquad.runs.damage import damage_as_error
-from subquad.runs.folder import CONFIG, load_config, open_run
+from subquad.runs.folder import load_config, open_run
+from subquad.runs.options import takes_settings
 
-__all__ = ["Estimator", "set_parameters"]
+__all__ = ["MORE_PARAMETERS", "PARAMETERS", "Estimator"]
 
 FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_target", "_form", "_intervals")
 """Attributes set by `fit`, beside the networks and the schema."""
 
 
-def set_parameters(estimator: "Estimator", parameters: Mapping[str, Any]) -> None:
-    """Set the parameters of an estimator's `__init__`, given as its `locals()`, as attributes."""
-    for name in estimator._get_param_names():
-        setattr(estimator, name, parameters[name])
+PARAMETERS = (
+    "ensemble_size", "epochs", "tokens", "batch_size", "learning_rate", "weight_decay", "alphabet", "ambiguity",
+    "validation_fraction",
+)  # fmt: skip
+"""Parameters of all estimators, which are settings of a fit."""
+MORE_PARAMETERS = {"model": "lyra", "target_transform": FitSettings.transform, "random_state": None}
+"""Further parameters of all estimators, with their defaults."""
 
 
+@takes_settings(FitSettings, *PARAMETERS, "strands", **MORE_PARAMETERS)
 class Estimator(BaseEstimator):
     """Base class; a subclass defines the form of y and of the predictions."""
 
@@ -61,24 +64,9 @@ class Estimator(BaseEstimator):
     """Form of y: `flat`, `wide`, `labels`, `text` or `lists`."""
     _intervals: list[dict[str, Any] | None] | None
 
-    def __init__(
-        self,
-        *,
-        model: Literal["lyra", "lyra-additive", "lyra-alone", "lyra-paper", "cnn", "mlp"] = "lyra",
-        ensemble_size: int | None = FitSettings.ensemble_size,
-        epochs: float | None = FitSettings.epochs,
-        tokens: int = FitSettings.tokens,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float = FitSettings.learning_rate,
-        weight_decay: float = FitSettings.weight_decay,
-        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: AlphabetName = FitSettings.alphabet,
-        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
-        strands: Literal["one", "both"] = FitSettings.strands,
-        validation_fraction: float = FitSettings.validation_fraction,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        set_parameters(self, locals())
+    if TYPE_CHECKING:
+        # `takes_settings` makes it
+        def __init__(self, **parameters: Any) -> None: ...
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, validation: Any = None) -> Self:
         """Fit the estimator.
@@ -105,7 +93,10 @@ class Estimator(BaseEstimator):
         settings = self._settings()
         check_consistent_length(X, y, groups, validation)
         inputs, schema = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
-        self._check_inputs(inputs)
+        # tags tell which estimators accept numbers alone
+        needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
+        if needs and not inputs.codes.shape[1]:
+            raise SubquadError("X: has numbers only, and this estimator needs sequences")
         weight = check_weights(sample_weight, len(inputs))
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
@@ -189,19 +180,14 @@ class Estimator(BaseEstimator):
             SubquadError: There is none, it is damaged, or it is of another class.
         """
         config = load_config(folder, "bio")
-        saved = config.get("estimator")
-        if saved is None:
-            raise SubquadError(f"{folder}: not written by an estimator; predict with `subquad bio predict`")
-        with damage_as_error(f"{folder}: its {CONFIG} is damaged; save it again"):
+        saved = config.get("estimator", {"class": "run of `subquad bio fit`"})
+        with reading(folder, "an estimator"):
             if saved["class"] != cls.__name__:
-                raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
-            check_config(config, Path(folder))
+                raise SubquadError(f"{folder}: has a {saved['class']}, no {cls.__name__}")
             estimator = cls(**saved["parameters"])
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])
             vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items() if key in FITTED})
-            for values in estimator._intervals or ():
-                _ = values and Conformal.from_dict(values)
         return estimator
 
     def __sklearn_tags__(self) -> Any:
@@ -216,12 +202,6 @@ class Estimator(BaseEstimator):
         # named otherwise, since scikit-learn takes any object with an attribute `transform` for a transformer;
         # no row is held out for a test: that is the task of cross-validation
         return FitSettings(**given, transform=self.target_transform, test_fraction=0.01)
-
-    def _check_inputs(self, inputs: Inputs) -> None:
-        # tags tell which estimators accept numbers alone
-        needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
-        if needs and not inputs.codes.shape[1]:
-            raise SubquadError("X: has numbers only, and this estimator needs sequences; pass strings of letters")
 
     def _split(
         self, inputs: Inputs, target: Target, groups: Any, *, validation: Any, seed: int
@@ -250,10 +230,8 @@ class Estimator(BaseEstimator):
         check_is_fitted(self, "ensemble_")
         inputs, _ = read_X(self, X, self._schema, alphabet=self.alphabet, ambiguity=self.ambiguity)
         inputs = replace(inputs, is_double_stranded=self._schema.strands == "both")
-        try:
+        with naming("X"):
             return inputs, finite_members(lambda: self.ensemble_.members(inputs), inputs, self._schema.covariates)
-        except SubquadError as error:
-            raise SubquadError(f"X: {error}") from error
 
 
 def _intervals(dataset: Dataset, ensemble: NetworkEnsemble) -> list[dict[str, Any] | None] | None:

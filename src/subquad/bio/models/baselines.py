@@ -7,10 +7,11 @@ ViennaRNA.
 Axes: n rows, T positions, m residues, F features, K columns of measurements, O outputs.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
@@ -25,10 +26,8 @@ from subquad.bio.models.linear import Linear, SparseMatrix
 from subquad.bio.models.members import Members
 from subquad.bio.models.ridge import fit_linear, refit_linear
 from subquad.bio.models.vienna import predict_pairs
-from subquad.errors import SubquadError
-from subquad.runs.damage import damage, damage_as_error
-from subquad.runs.markup import parse_json
-from subquad.runs.unpacking import check_expansion
+from subquad.errors import reading
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
 if TYPE_CHECKING:
     from subquad.bio.models.gaussian_process import GaussianProcess
@@ -49,27 +48,13 @@ MAX_BOOSTING_RESIDUES = 100_000
 """Maximum number of training residues of boosting; a random subset beyond."""
 BOOSTING_SECONDS = 40.0
 """Processor time of boosting, unless Lyra takes longer."""
-TRUSTED = (
-    "functools.partial",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.utils.validation.check_array",
-)
-"""Types allowed in saved files beside numbers, text, arrays and what skops trusts of scikit-learn."""
-USED = (
-    "sklearn._loss.",
-    "sklearn.compose._column_transformer.",
-    "sklearn.ensemble._hist_gradient_boosting.",
-    "sklearn.preprocessing.",
-    "sklearn.utils.",
-)
-"""Beginnings of the types of scikit-learn in saved files."""
 CHUNK = 1 << 17
 """Residues predicted at a time."""
 
 
 def baseline_file(directory: Path | str, name: str) -> Path:
     """Return the file of a fitted baseline in a run folder."""
-    return Path(directory) / f"{name}.skops"
+    return Path(directory) / f"{name}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +120,8 @@ class Baseline:
         return self._process.draws(self.features, inputs, count, seed=seed)
 
     def save(self, path: Path | str) -> None:
-        """Write the baseline into one file with skops, which stores data and no code."""
-        from skops.io import dump
-
-        from subquad.runs.storage import atomic
+        """Write the baseline into one file of safetensors: its arrays, and all else as JSON."""
+        from torch import from_numpy
 
         values = {
             "name": self.name,
@@ -147,41 +130,28 @@ class Baseline:
             "features": None if self.features is None else self.features.as_dict(),
             "model": None if self.model is None else self.model.as_dict(),
         }
-        with atomic(path) as temporary:
-            dump(values, temporary)
+        arrays: dict[str, np.ndarray] = {}
+        text = json.dumps(_packed(values, arrays))
+        write_tensors(path, {name: from_numpy(array) for name, array in arrays.items()}, {"baseline": text})
 
     @classmethod
     def load(cls, path: Path | str) -> "Baseline":
         """Return the baseline that `save` wrote.
 
         Raises:
-            SubquadError: No such file, or it holds anything other than a baseline.
+            SubquadError: No such file, or it is not the file of a baseline.
         """
-        from skops.io import get_untrusted_types, load
-
-        if not Path(path).is_file():
-            raise SubquadError(f"{path}: no such file; fit again")
-        if not is_zipfile(path):
-            raise SubquadError(f"{path}: damaged, or not the file of a fitted baseline; fit again")
-        with damage_as_error(f"{path}: damaged; fit again"):
-            untrusted = sorted(_unused_types(Path(path)) | {*get_untrusted_types(file=path)} - {*TRUSTED})
-        if untrusted:
-            raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
-        with damage_as_error(f"{path}: damaged; fit again"):
-            values = load(path, trusted=list(TRUSTED))
-        try:
-            is_residue = values["task_type"].startswith("residue")
+        with reading(path, "a fitted baseline"):
+            tensors, header = read_tensors_and_metadata(Path(path))
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            values = _unpacked(json.loads(header["baseline"]), arrays)
             if values["features"] is not None:
+                is_residue = values["task_type"].startswith("residue")
                 features = ResidueFeatures.from_dict if is_residue else features_from_dict
                 values["features"] = features(values["features"])
             if values["model"] is not None:
                 values["model"] = _model_class(values["name"]).from_dict(values["model"])
-                values["model"].check(values["features"])
             return cls(**values)
-        except damage() as error:
-            raise SubquadError(
-                f"{path}: damaged, or written by another version of subquad ({error}); fit again"
-            ) from error
 
     @property
     def _process(self) -> "GaussianProcess | None":
@@ -199,26 +169,26 @@ class Baseline:
         return np.mean(means, axis=0), np.mean(deviations, axis=0)
 
 
-def _unused_types(path: Path) -> set[str]:
-    """Return the types of scikit-learn and scipy in a file that no baseline has, though skops trusts them.
+def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Return a value as JSON, in which the names of arrays, which are added to `arrays`, take their places."""
+    if isinstance(value, np.ndarray):
+        name = str(len(arrays))
+        # PyTorch has few operations on uint32
+        arrays[name] = np.array(value, dtype=np.int64 if value.dtype == np.uint32 else value.dtype, order="C")
+        return {"array": name}
+    if isinstance(value, Mapping):
+        return {name: _packed(part, arrays) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_packed(part, arrays) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
 
-    Their compiled code follows what it is given without checks, and sparse matrices are compressed in themselves.
 
-    Raises:
-        SubquadError: The file would become much larger in memory.
-    """
-    with ZipFile(path) as archive:
-        parts = archive.infolist()
-        check_expansion(path, "its content", sum(part.file_size for part in parts), path.stat().st_size)
-        values, found = [parse_json(archive.read("schema.json").decode())], set()
-    while values:
-        value = values.pop()
-        if isinstance(value, dict) and "__class__" in value:
-            # this one makes a sparse matrix, whatever the type
-            module = "scipy.sparse" if value.get("__loader__") == "SparseMatrixNode" else value.get("__module__")
-            found.add(f"{module}.{value['__class__']}")
-        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return {name for name in found if name.startswith(("sklearn.", "scipy.")) and not name.startswith(USED)}
+def _unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(part, arrays) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return arrays[value["array"]] if "array" in value else {k: _unpacked(part, arrays) for k, part in value.items()}
 
 
 def _strands(inputs: Inputs) -> list[Inputs]:

@@ -10,7 +10,6 @@ Axes: n rows, F features, O outputs.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import fmean
 from typing import Any, Literal
 
@@ -21,8 +20,7 @@ from subquad.bio.features.pairs import letter_channels
 from subquad.bio.features.rows import Part
 from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.metrics.scores import score
-from subquad.bio.models.linear import check_array
-from subquad.bio.models.saved_trees import check_trees
+from subquad.bio.models.forest import Forest
 
 __all__ = ["Trees", "fit_trees"]
 
@@ -71,10 +69,8 @@ class Trees:
     view: View
     columns: list[int]
     """Features used in the views `numbers` and `letters`."""
-    models: list[Any]
+    models: list[Forest | float]
     """One model per column of measurements or label, otherwise one. A number stands for a constant column."""
-    counts: list[int]
-    """Number of trees of each model that are used, per class."""
     outputs: int
     edges: dict[int, np.ndarray]
     """Bin edges of columns with many values: scikit-learn's own binning takes minutes if rows are weighted."""
@@ -84,44 +80,21 @@ class Trees:
         X = _columns_of(features, inputs, *residues, view=self.view, columns=self.columns)
         _apply_bins(X, self.edges)
         classes = self.outputs if self.task_type == "multiclass" else 0
-        found = [_predict(model, X, count, classes) for model, count in zip(self.models, self.counts, strict=True)]
+        found = [_predict(model, X, classes) for model in self.models]
         return found[0] if classes else np.stack(found, axis=1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields."""
-        return dict(vars(self))
+        models = [dict(vars(model)) if isinstance(model, Forest) else model for model in self.models]
+        edges = {str(column): values for column, values in self.edges.items()}
+        return {**vars(self), "models": models, "edges": edges}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Trees":
         """Return the trees from the result of `as_dict`."""
-        return cls(**values)
-
-    def check(self, features: Any) -> None:
-        """Check trees from a file, which scikit-learn follows without checks.
-
-        Args:
-            features: Features that they were fitted on.
-
-        Raises:
-            ValueError: They have other columns than the features, or refer to nodes or columns that do not exist.
-        """
-        width = features.numbers_count if self.view == "residues" else max(len(self.columns), 1)
-        if self.view == "letters":
-            width = _categories(features) + len(self.columns)
-        if self.columns and not 0 <= min(self.columns) <= max(self.columns) < features.count:
-            raise ValueError(f"its trees read columns up to {max(self.columns)}, of {features.count} features")
-        if self.edges and not 0 <= min(self.edges) <= max(self.edges) < width:
-            raise ValueError(f"it has bins of column {max(self.edges)}, of {width}")
-        for column, own in self.edges.items():
-            check_array(f"the bins of column {column}", own, (len(own),))
-        for model, count in zip(self.models, self.counts, strict=True):
-            if not isinstance(model, float):
-                check_trees(model, count, width)
-                if (
-                    self.task_type == "multiclass"
-                    and not 0 <= min(model.classes_) <= max(model.classes_) < self.outputs
-                ):
-                    raise ValueError(f"its trees predict class {max(model.classes_)}, of {self.outputs}")
+        models = [model if isinstance(model, float) else Forest(**model) for model in values["models"]]
+        edges = {int(column): values for column, values in values["edges"].items()}
+        return cls(**{**values, "models": models, "edges": edges})
 
 
 def fit_trees(
@@ -237,8 +210,7 @@ def _fit_view(
         task_type=target.task_type,
         view=view,
         columns=columns,
-        models=[model for _, model, _ in found],
-        counts=[own["trees"] for *_, own in found],
+        models=[model if isinstance(model, float) else Forest.of(model, chosen["trees"]) for _, model, chosen in found],
         outputs=target.outputs,
         edges=edges,
     )
@@ -346,7 +318,7 @@ def _stages(model: Any, X: np.ndarray, classes: int) -> Iterator[np.ndarray]:
         yield probabilities
 
 
-def _predict(model: Any, X: np.ndarray, count: int, classes: int) -> np.ndarray:
-    if isinstance(model, float):
-        return np.eye(classes)[np.full(len(X), int(model))] if classes else np.full(len(X), model)
-    return next(islice(_stages(model, X, classes), count - 1, None))
+def _predict(model: Forest | float, X: np.ndarray, classes: int) -> np.ndarray:
+    if isinstance(model, Forest):
+        return model.predict(X, classes)
+    return np.eye(classes)[np.full(len(X), int(model))] if classes else np.full(len(X), model)

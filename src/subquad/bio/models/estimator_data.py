@@ -48,8 +48,10 @@ def read_X(
         ValueError: Numbers that are not finite, or other columns than in the fit.
     """
     if isinstance(X, Inputs):
-        return _given(estimator, X, schema)
+        return _as_given(estimator, X, schema)
     frame = _frame(X, schema)
+    if schema is not None and (frame is None) != (schema.source == "numbers"):
+        raise SubquadError(f"{WHERE}: the model was trained on {schema.source}, and X has others")
     if frame is None:
         return _numbers(estimator, X, schema)
     if schema is None:
@@ -61,7 +63,7 @@ def read_X(
     return _sequences(frame, sequence, partner, covariates, schema, alphabet=alphabet, ambiguity=ambiguity)
 
 
-def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
+def _as_given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
     T, E = X.codes.shape[1], X.covariates.shape[1]
     if schema is None:
         if X.partner_chain is not None:
@@ -111,8 +113,6 @@ def _is_text(column: Any) -> bool:
 def _numbers(estimator: Any, X: Any, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
     from sklearn.utils.validation import validate_data
 
-    if schema is not None and schema.source != "numbers":
-        raise SubquadError(f"{WHERE}: the model was trained on sequences, and X has none")
     is_first = schema is None
     least = 2 if is_first else 1
     values: Any = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=least)
@@ -130,10 +130,7 @@ def _sort_columns(frame: pd.DataFrame) -> tuple[str, str | None, list[str]]:
     """Return the columns of the sequences, of the partner sequences, and of the covariates."""
     texts = [name for name, column in frame.items() if _is_text(column)]
     if len(texts) > 2:
-        shown = ", ".join(map(repr, texts))
-        raise SubquadError(
-            f"{WHERE}: {len(texts)} columns are text ({shown}); keep one column of sequences, or two that pair"
-        )
+        raise SubquadError(f"{WHERE}: {len(texts)} columns are text ({', '.join(map(repr, texts))}); keep one or two")
     # a guide is shorter than the context that it lies on; of two chains the longer one is the first
     texts.sort(key=lambda name: -np.mean([len(text) for text in frame[name] if isinstance(text, str)]))
     covariates = [str(name) for name in frame.columns if name not in texts]
@@ -149,8 +146,6 @@ def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> N
 
 
 def _same_columns(frame: pd.DataFrame, schema: InputSchema) -> tuple[str, str | None, list[str]]:
-    if schema.source == "numbers":
-        raise SubquadError(f"{WHERE}: the model was trained on numbers alone, and X has sequences")
     sequence, covariates = schema.sequence or "sequence", list(schema.covariates)
     needed = [sequence, *([schema.partner] if schema.partner else []), *covariates]
     names = [str(name) for name in frame.columns]
@@ -186,7 +181,7 @@ def _sequences(
         )
     else:
         options = InputOptions.of_schema(schema, sequence=sequence, partner=partner)
-    made = read_inputs(WHERE, texts, replace(options, names_parameters=True))
+    made = read_inputs(WHERE, texts, options)
     covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
     # the wild type completes truncated proteins; as variants the sequences are not read
     wild_type = made.schema.wild_type if made.schema.alphabet == "protein_stop" else None

@@ -6,7 +6,7 @@ Axes: n rows, K columns of measurements or labels, C classes, L letters of a seq
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -18,15 +18,15 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.inputs import check_task
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
-from subquad.bio.models.base_estimator import Estimator, set_parameters
+from subquad.bio.models.base_estimator import MORE_PARAMETERS, PARAMETERS, Estimator
 from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
-from subquad.errors import SubquadError, unknown
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import CONFIG, load_config
+from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.errors import SubquadError, reading
+from subquad.runs.options import takes_settings
 
 __all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
@@ -83,13 +83,14 @@ class LyraRegressor(RegressorMixin, Estimator):
             level: Nominal coverage: 0.5, 0.8, 0.9 or 0.95.
 
         Raises:
-            SubquadError: X does not fit the model, no rows were held out, or there is no such level.
+            SubquadError: X does not fit the model, or no rows were held out.
+            ValueError: There is no such level.
         """
         _, members = self._members(X)
         if self._intervals is None:
             raise SubquadError("no rows were held out to calibrate intervals; fit with ten rows or more")
         if level not in LEVELS:
-            raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
+            raise ValueError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
         mean, spread = members.mean, members.std()
         ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
         for k, values in enumerate(self._intervals):
@@ -180,6 +181,7 @@ class LyraClassifier(ClassifierMixin, Estimator):
         return Target(task_type=task_type, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
 
 
+@takes_settings(FitSettings, *PARAMETERS, **MORE_PARAMETERS, values="auto")
 class LyraTagger(Estimator):
     """One value per residue: classes (secondary structure, binding) or numbers (disorder, reactivity).
 
@@ -195,34 +197,13 @@ class LyraTagger(Estimator):
 
     It works in searches and cross-validation; scikit-learn's `check_estimator` has no such y.
 
-    Args:
-        values: `classes` or `numbers`; `auto` treats fractional numbers as numbers and everything else as classes.
-
     Attributes:
         classes_: `(C,)` sorted classes; absent if numbers are predicted.
         ensemble_: The fitted networks.
     """
 
     values: str
-
-    def __init__(
-        self,
-        *,
-        values: Literal["auto", "classes", "numbers"] = "auto",
-        model: Literal["lyra", "lyra-alone", "lyra-paper", "cnn"] = "lyra",
-        ensemble_size: int | None = FitSettings.ensemble_size,
-        epochs: float | None = FitSettings.epochs,
-        tokens: int = FitSettings.tokens,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float = FitSettings.learning_rate,
-        weight_decay: float = FitSettings.weight_decay,
-        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: AlphabetName = FitSettings.alphabet,
-        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
-        validation_fraction: float = FitSettings.validation_fraction,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        set_parameters(self, locals())
+    """`classes` or `numbers`; `auto` treats fractional numbers as numbers and everything else as classes."""
 
     def predict(self, X: Any) -> list[Any]:
         """Return the values of each row in the form of y: a string, or an array `(L,)` of labels or numbers."""
@@ -262,7 +243,7 @@ class LyraTagger(Estimator):
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
         check_task(inputs, alphabet="auto", task_type="residue_binary")
         if self.values not in ("auto", "classes", "numbers"):
-            raise unknown("values", str(self.values), ["auto", "classes", "numbers"])
+            raise ValueError(f"values must be auto, classes or numbers, got {self.values!r}")
         rows = [own if isinstance(own, str) else np.asarray(own, dtype=object).tolist() for own in y]
         self._form = "text" if all(isinstance(own, str) for own in rows) else "lists"
         labels = residue_labels(rows)
@@ -355,11 +336,9 @@ def load(directory: Path | str) -> BioModel | Estimator:
     Raises:
         SubquadError: There is none, or it is damaged.
     """
-    directory = run_folder(directory)
-    saved = load_config(directory, "bio").get("estimator")
+    directory, config = folder_and_config(directory)
+    saved = config.get("estimator")
     if saved is None:
         return BioModel.load(directory)
-    name = saved.get("class") if isinstance(saved, dict) else None
-    if not isinstance(name, str) or name not in CLASSES:
-        raise SubquadError(f"{directory}: its {CONFIG} is damaged (no estimator {name!r}); save it again")
-    return CLASSES[name].load(directory)
+    with reading(directory, "an estimator"):
+        return CLASSES[saved["class"]].load(directory)

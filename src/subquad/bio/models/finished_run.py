@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.compared_models import COMPARED_MODELS, names_of
-from subquad.bio.data.dataset import ROW_TASK_TYPES, TaskType
+from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.metrics.scores import BOOTSTRAP, MIN_TEST_ROWS, overall, title
-from subquad.errors import SubquadError
-from subquad.runs.checksums import check_if_present
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import CONFIG, METRICS, load_config
-from subquad.runs.history import HISTORY, read_history
-from subquad.runs.records import check_record, damaged, read_record, shown
+from subquad.errors import SubquadError, reading
+from subquad.runs.folder import METRICS
+from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
 __all__ = [
@@ -36,7 +34,6 @@ TEST_ROWS = "test.csv"
 """File of a run with its test rows, measured and predicted."""
 TEST_SEQUENCES = "test.json"
 """The same for values per residue and base pairs: a list of test sequences."""
-REMEDY = "fit again, or copy the whole folder again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,41 +159,30 @@ def best_single(metrics: Mapping[str, Any]) -> str:
 
 
 def lead_of(metrics: Mapping[str, Any]) -> str:
-    """Return whether the best single model is clearly above all others, and whether none is better than a mean.
+    """Return whether the best single model is clearly better than all others, and whether none is better than a mean.
 
     Empty if there are no others, and it is better.
     """
-    single = [name for name in metrics["test"] if name not in names_of("ensemble")]
-    best = best_single(metrics)
-    if metrics.get("wins") == best:
-        return "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-    text = "" if len(single) == 1 else "The test rows do not separate it from at least one other single model."
-    if best == "lyra" and "lyra-additive" not in single and metrics["task_type"] in ROW_TASK_TYPES:
-        gaps = [gap for name, gap in metrics.get("differences", {}).get("lyra", {}).items() if name in single]
-        if gaps and all(gap["low"] > 0 for gap in gaps):
-            text = "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-        text += " Whether it is better than its additive path, which is not among the models, is unknown."
+    texts = []
+    if len([name for name in metrics["test"] if name not in names_of("ensemble")]) > 1:
+        is_clear = metrics.get("wins") == best_single(metrics)
+        seeds = "; training seeds were not varied" if is_clear else ""
+        texts.append(f"It is {'' if is_clear else 'not '}clearly better than every other single model{seeds}.")
     highest = max(own.get("r2", 1.0) for own in metrics["test"].values())
     if highest <= 0:
-        text += f" No model is closer to the test rows than their mean (R² of at most {highest:.3f})."
-    return text.strip()
+        texts.append(f"No model is closer to the test rows than their mean (R² of at most {highest:.3f}).")
+    return " ".join(texts)
 
 
 def read_test_rows(directory: Path | str, task_type: str) -> pd.DataFrame:
-    """Return the test rows of a run: sequences, groups, variants and measured classes as text, the rest as numbers.
-
-    Raises:
-        SubquadError: The file is missing or damaged.
-    """
+    """Return the test rows of a run: sequences, groups, variants and measured classes as text, the rest as numbers."""
     path = Path(directory) / TEST_ROWS
     text: Any = dict.fromkeys(("sequence", "group", "mutant"), str)
     if task_type in ("binary", "multiclass"):
         text["measured"] = str
     # a group or class named NA is not a missing value
-    try:
+    with reading(path, "test rows"):
         return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise SubquadError(f"{path}: missing or damaged ({error}); fit again") from error
 
 
 def read_finished_run(directory: Path | str) -> FinishedRun:
@@ -205,97 +191,22 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     Raises:
         SubquadError: There is none, or a file of it is damaged.
     """
-    directory = run_folder(directory)
-    config, metrics = load_config(directory, "bio"), read_record(directory / METRICS, remedy=REMEDY)
-    if "test" not in metrics:
-        raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
-    _check_metrics(metrics, directory / METRICS)
-    _check_config(config, directory / CONFIG, networks=metrics["parameters"])
-    check_if_present(directory / METRICS)
-    if metrics["task_type"] not in ROW_TASK_TYPES:
-        rows = read_json(directory / TEST_SEQUENCES)
-        if not rows or not isinstance(rows, list):
-            raise damaged(directory / TEST_SEQUENCES, "there is no list of test sequences", remedy=REMEDY)
-    else:
-        rows = read_test_rows(directory, metrics["task_type"])
-        _check_rows(rows, directory / TEST_ROWS, metrics, config["target"])
-    config = {**config, "settings": config["subquad"]["settings"]}
-    history = read_history(directory)
-    for part in dict.fromkeys(entry["part"] for entry in history):
-        # several networks of one model are numbered
-        if not {part, part.rpartition(" ")[0]} & {*COMPARED_MODELS}:
-            raise damaged(directory / HISTORY, f"part is {shown(part)}, which is no model", remedy=REMEDY)
-    return FinishedRun(
-        metrics=metrics,
-        config=config,
-        rows=rows,
-        history=history,
-    )
-
-
-def _check_rows(rows: pd.DataFrame, path: Path, metrics: Mapping[str, Any], target: Mapping[str, Any]) -> None:
-    """Check that the test rows have the columns of a run, with numbers and its classes.
-
-    Raises:
-        SubquadError: They have not.
-    """
-    numbers, outputs = ["row"], [*target["names"], *map(str, target["classes"])]
-    for name in ["measured", *metrics["test"]]:
-        own = [name] if name in rows else [f"{name}:{output}" for output in outputs if f"{name}:{output}" in rows]
-        if metrics["task_type"] == "multiclass" and name != "measured":
-            own = [f"{name}:{output}" for output in map(str, target["classes"])]
-        elif metrics["task_type"] == "multilabel" or not own:
-            own = [f"{name}:{output}" for output in target["names"]]
-        if name != "measured" or metrics["task_type"] not in ("binary", "multiclass"):
-            numbers += own
-    missing = [name for name in ("sequence", *numbers) if name not in rows]
-    if missing:
-        raise damaged(path, f"has no column {missing[0]}", remedy=REMEDY)
-    texts = [name for name in numbers if not pd.api.types.is_numeric_dtype(rows[name])]
-    if texts or rows["row"].isna().to_numpy().any():
-        raise damaged(path, f"column {[*texts, 'row'][0]} has values that are no numbers", remedy=REMEDY)
-    has_classes = metrics["task_type"] in ("binary", "multiclass")
-    known = {*map(str, target["classes"])}
-    if has_classes and not ("measured" in rows and {*rows["measured"].astype(str)} <= known):
-        raise damaged(path, "column measured has values that are no classes of the run", remedy=REMEDY)
-
-
-def _check_metrics(metrics: dict[str, Any], path: Path) -> None:
-    types = dict.fromkeys(("test", "rows", "seconds", "cpu_seconds", "differences", "parameters", "weights"), dict)
-    types |= {name: dict for name in ("undefined", "intervals") if name in metrics}
-    check_record(metrics, path, remedy=REMEDY, task_type=TaskType, main_metric=str, **types)
-    check_record(metrics["rows"], f"{path}: rows", remedy=REMEDY, train=int, validation=int, test=int)
-    check_record(metrics["seconds"], f"{path}: seconds", remedy=REMEDY, total=float)
-    for name, kind in (("cpu_seconds", float), ("weights", dict), ("differences", dict), ("parameters", int)):
-        each: dict[str, Any] = dict.fromkeys(metrics[name], kind)
-        check_record(metrics[name], f"{path}: {name}", remedy=REMEDY, **each)
-    if not metrics["test"]:
-        raise damaged(path, "test has no model", remedy=REMEDY)
-    main: str = metrics["main_metric"]
-    kind = float | None if main in metrics.get("undefined", {}) else float
-    for name, own in metrics["test"].items():
-        check_record(own, f"{path}: test: {name}", remedy=REMEDY, **{main: kind})
-
-
-def _check_config(config: dict[str, Any], path: Path, *, networks: Mapping[str, Any]) -> None:
-    types: dict[str, Any] = dict.fromkeys(("inputs", "target", "split", *(["networks"] if networks else [])), dict)
-    check_record(config, path, remedy=REMEDY, models=list[str], file=str, **types)
-    if not config["models"]:
-        raise damaged(path, "models has no model", remedy=REMEDY)
-    if networks:
-        check_record(config["networks"], f"{path}: networks", remedy=REMEDY, **dict.fromkeys(networks, dict))
-    check_record(config["split"], f"{path}: split", remedy=REMEDY, how=str)
-    check_record(config["target"], f"{path}: target", remedy=REMEDY, names=list[str], classes=list)
-    check_record(config["subquad"], f"{path}: subquad", remedy=REMEDY, settings=dict)
-    stamp = f"{path}: subquad: settings"
-    check_record(config["subquad"]["settings"], stamp, remedy=REMEDY, seed=int, fingerprint=str)
+    directory, config = folder_and_config(directory)
+    metrics = read_json(directory / METRICS)
+    with reading(directory, "a finished run"):
+        if "test" not in metrics:
+            raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
+        is_row = metrics["task_type"] in ROW_TASK_TYPES
+        return FinishedRun(
+            metrics=metrics,
+            config={**config, "settings": config["subquad"]["settings"]},
+            rows=read_test_rows(directory, metrics["task_type"]) if is_row else read_json(directory / TEST_SEQUENCES),
+            history=read_history(directory),
+        )
 
 
 def read_bootstrap(folder: Path, models: Iterable[str]) -> dict[str, list[float | None]]:
-    """Return the main metric of each model of a finished run in bootstrap samples of its test rows; None: undefined.
-
-    Raises:
-        SubquadError: The file is missing or damaged.
-    """
-    types = dict.fromkeys(models, list[float | None])
-    return read_record(folder / BOOTSTRAP, remedy=REMEDY, **types)
+    """Return the main metric of each model of a finished run in bootstrap samples of its test rows; None: undefined."""
+    with reading(folder / BOOTSTRAP, "bootstrap samples"):
+        samples = read_json(folder / BOOTSTRAP)
+        return {name: samples[name] for name in models}

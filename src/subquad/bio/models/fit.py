@@ -26,12 +26,10 @@ from subquad.bio.models.training import epochs_for, seconds_for
 from subquad.bio.models.training_data import TrainingData, check_trainable, prepare
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.progress import say
-from subquad.runs.disk import make_folder
 from subquad.runs.machine import peak_memory
-from subquad.runs.records import check_record, read_record
-from subquad.runs.storage import write_json
+from subquad.runs.storage import make_folder, read_json, write_json
 from subquad.train.distributed import processes, wait_for
 
 __all__ = [
@@ -246,12 +244,8 @@ def _read_validations(directory: Path) -> dict[str, Any]:
     path = directory / VALIDATION
     if not path.is_file():
         return {}
-    # it only tells how far the fit is
-    remedy = "delete it, and the same command resumes the fit"
-    known = read_record(path, remedy=remedy)
-    for name, own in known.items():
-        check_record(own, f"{path}: {name}", remedy=remedy, validation=float | None, cpu_seconds=float)
-    return known
+    with reading(path, "the progress of a fit"):
+        return {name: {**entry} for name, entry in read_json(path).items()}
 
 
 def _fit_baseline(
@@ -270,8 +264,8 @@ def _fit_baseline(
     # of several processes, the others take what the first one fits
     wait_for(record.is_file)
     # also read when just fitted, so that a resumed run has exactly the same numbers
-    remedy = f"delete it, and the same command fits {name} again"
-    return Baseline.load(model), read_record(record, remedy=remedy, cpu_seconds=float)["cpu_seconds"]
+    with reading(record, "the time of a fit"):
+        return Baseline.load(model), float(read_json(record)["cpu_seconds"])
 
 
 def _fit_stackings(
@@ -355,7 +349,7 @@ def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np
     """Return training and held-out rows of each fold of the training rows; units of the split stay together."""
     rows = dataset.split["train"]
     units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
-    hold = hold_out_units(units, "different training rows or groups", flag="--stack-folds")
+    hold = hold_out_units(units, "different training rows or groups")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
     return [(kept, held_out) for held_out, kept in folds]
 

@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
+from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.data.dataset import Inputs, InputSchema
+from subquad.bio.data.names import folder_and_config
 from subquad.bio.data.table import inputs_of
 from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.members import Members, finite_members
 from subquad.bio.models.networks import NetworkEnsemble
-from subquad.bio.models.saved_config import check_config
 from subquad.bio.models.stacking import Stacking, combine
-from subquad.errors import SubquadError, unknown
-from subquad.runs.checksums import check_if_present
-from subquad.runs.damage import damage, damage_as_error
-from subquad.runs.examples import run_folder
-from subquad.runs.folder import CONFIG, load_config, load_tensors
+from subquad.errors import reading, unknown
+from subquad.runs.folder import load_tensors
 
 __all__ = ["BioModel", "load_networks", "network_tensors"]
 
@@ -38,6 +35,8 @@ class BioModel:
     """The models that are networks, by name."""
     schema: InputSchema
     """How the inputs of the training table were read."""
+    stacking: Stacking | None
+    """The ensemble, if the folder has one."""
     config: dict[str, Any]
     """Contents of `config.json`."""
     directory: Path
@@ -49,18 +48,12 @@ class BioModel:
         Raises:
             SubquadError: There are none, or the weights do not fit the `config.json`.
         """
-        directory = run_folder(directory)
-        config = load_config(directory, "bio")
-        check_config(config, directory)
-        try:
-            networks = load_networks(directory, config)
-            schema = InputSchema.from_dict(config["inputs"])
-            model = cls(networks=networks, schema=schema, config=config, directory=directory)
-            if ENSEMBLE in model.models:
-                Stacking.from_dict(config["stacking"])
-        except damage() as error:
-            raise SubquadError(f"{directory}: its config.json is damaged ({error!r}); fit again") from error
-        return model
+        directory, config = folder_and_config(directory)
+        with reading(directory, "a model"):
+            networks, schema = load_networks(directory, config), InputSchema.from_dict(config["inputs"])
+            stacking = Stacking.from_dict(config["stacking"]) if ENSEMBLE in config["models"] else None
+            _ = [config["target"][name] for name in ("task_type", "classes", "names")]
+        return cls(networks=networks, schema=schema, stacking=stacking, config=config, directory=directory)
 
     @property
     def default(self) -> str:
@@ -98,20 +91,16 @@ class BioModel:
         return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
-        """Check that the folder holds a model.
+        """Check that the folder holds a model, and read its files once: searches predict hundreds of times.
 
         Raises:
-            SubquadError: It does not.
+            SubquadError: It does not, or they cannot be read.
         """
-        if name in self.models:
-            return
-        if len(self.models) == 1 and name in COMPARED_MODELS:
-            own = self.models[0]
-            raise SubquadError(
-                f"{self.directory}: holds {own} only, and no {name}; predict with --model {own}, or fit several models "
-                "with `subquad bio fit`"
-            )
-        raise unknown("model", name, self.models)
+        if name not in self.models:
+            raise unknown("model", name, self.models)
+        for member in self._used(name):
+            if member not in self.networks and member not in self._baselines:
+                self._baselines[member] = Baseline.load(baseline_file(self.directory, member))
 
     def members(self, inputs: Inputs, name: str | None = None, *, to_first: bool = False) -> Members:
         """Return the prediction of a model in the target's units, and those of its members.
@@ -129,13 +118,17 @@ class BioModel:
         return finite_members(lambda: self._members(inputs, name, to_first), inputs, self.schema.covariates)
 
     def _members(self, inputs: Inputs, name: str, to_first: bool) -> Members:
-        if name == ENSEMBLE:
-            stacking = Stacking.from_dict(self.config["stacking"])
-            used = [own for own, weight in stacking.weights.items() if weight]
-            return combine(stacking, {own: self._members(inputs, own, to_first) for own in used})
+        if name == ENSEMBLE and self.stacking is not None:
+            return combine(self.stacking, {own: self._members(inputs, own, to_first) for own in self._used(name)})
         if name in self.networks:
             return self.networks[name].members(inputs)
-        return self._baseline(name).members(inputs, to_first=to_first)
+        return self._baselines[name].members(inputs, to_first=to_first)
+
+    def _used(self, name: str) -> list[str]:
+        """Return the models that a model consists of: itself, or those of the ensemble that have a weight."""
+        if name != ENSEMBLE or self.stacking is None:
+            return [name]
+        return [member for member, weight in self.stacking.weights.items() if weight]
 
     def predict(self, inputs: Inputs, name: str | None = None) -> Any:
         """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
@@ -154,25 +147,14 @@ class BioModel:
 
         Returns:
             The ends; None if the fit calibrated no interval.
-
-        Raises:
-            SubquadError: What the fit saved is damaged.
         """
         saved = self.config.get("selected", {}).get("conformal", {}).get(name, ())
         values = saved[column] if column < len(saved) else None
-        if values is None:
-            return None
-        with damage_as_error(f"{self.directory / CONFIG}: selected: conformal: {name} is damaged; fit again"):
-            return Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
-
-    def _baseline(self, name: str) -> Baseline:
-        if name not in self._baselines:
-            self._baselines[name] = _load_baseline(self.directory, name)
-        return self._baselines[name]
+        return None if values is None else Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
 
     @cached_property
     def _baselines(self) -> dict[str, Baseline]:
-        """Baselines that were read already: searches predict hundreds of times."""
+        """Baselines that were read already."""
         return {}
 
     @property
@@ -218,7 +200,8 @@ class BioModel:
 
     def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray:
         """Return samples from the joint posterior of the default model, `(count, n, K)`; see `Baseline.draws`."""
-        return self._baseline(self.default).draws(self.inputs_of(sequences), count, seed=seed)
+        self.check_model(self.default)
+        return self._baselines[self.default].draws(self.inputs_of(sequences), count, seed=seed)
 
 
 def network_tensors(networks: Mapping[str, NetworkEnsemble]) -> dict[str, Tensor]:
@@ -227,34 +210,12 @@ def network_tensors(networks: Mapping[str, NetworkEnsemble]) -> dict[str, Tensor
 
 
 def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str, NetworkEnsemble]:
-    """Return the networks in a folder with the given `config.json`, by name.
-
-    Raises:
-        SubquadError: The weights do not fit.
-    """
-    found = {}
-    try:
-        tensors = load_tensors(directory) if config["networks"] else {}
-        for name, values in config["networks"].items():
-            prefix, spec = f"{name}.", values["spec"]
-            own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
-            starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
-            prior = _load_baseline(directory, "ridge") if starts_at_ridge else None
-            found[name] = NetworkEnsemble.from_dict(values, own, prior)
-    except damage() as error:
-        raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
-    return found
-
-
-def _load_baseline(directory: Path | str, name: str) -> Baseline:
-    """Return a baseline of a run.
-
-    Raises:
-        SubquadError: Its file is missing, damaged, or that of another baseline or run.
-    """
-    path = baseline_file(directory, name)
-    check_if_present(path)
-    found = Baseline.load(path)
-    if found.name != name:
-        raise SubquadError(f"{path}: holds the baseline {found.name}; copy the whole folder again")
+    """Return the networks in a folder with the given `config.json`, by name."""
+    found, tensors = {}, load_tensors(directory) if config["networks"] else {}
+    for name, values in config["networks"].items():
+        prefix, spec = f"{name}.", values["spec"]
+        weights = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+        starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
+        prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
+        found[name] = NetworkEnsemble.from_dict(values, weights, prior)
     return found

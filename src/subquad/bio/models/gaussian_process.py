@@ -26,7 +26,7 @@ from subquad.bio.features.pairs import RowFeatures, letter_channels
 from subquad.bio.features.rows import Part
 from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.features.substitutions import blosum62
-from subquad.bio.models.linear import SparseMatrix, check_array, scale_of
+from subquad.bio.models.linear import SparseMatrix, scale_of
 
 __all__ = ["GaussianProcess", "fit_gaussian_process"]
 
@@ -70,25 +70,6 @@ class Term:
         else:
             values = X[:, self.columns].toarray()
         return (values * self.scale - self.shift).astype(np.float32)
-
-    def check(self, features: RowFeatures) -> int:
-        """Return the number of columns, D, of a term from a file.
-
-        Raises:
-            ValueError: It has other columns than the features that it was fitted on.
-        """
-        known = features.varying if self.kind == "letters" else np.arange(features.count)
-        check_array("columns of a term", self.columns, (len(self.columns),))
-        if not np.isin(self.columns, known).all():
-            raise ValueError(f"a term has columns that are not among the {len(known)} of the features")
-        count = len(self.columns)
-        if self.kind == "letters":
-            # of the sequence alone, or of the partner too
-            widths = [part * count * _letter_table(features).shape[1] for part in (1, 2)]
-            count = next((width for width in widths if width == len(self.shift)), widths[0])
-        check_array("the shift of a term", self.shift, (count,))
-        check_array("the scale of a term", self.scale, (1,) if len(self.scale) == 1 else (count,))
-        return count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,20 +170,6 @@ class GaussianProcess:
     def from_dict(cls, values: Mapping[str, Any]) -> "GaussianProcess":
         """Return the process from the result of `as_dict`."""
         return cls(**{**values, "terms": [Term(**term) for term in values["terms"]]})
-
-    def check(self, features: RowFeatures) -> None:
-        """Check a process from a file.
-
-        Raises:
-            ValueError: It has other columns than the features that it was fitted on.
-            RuntimeError: Its hyperparameters are those of other terms.
-        """
-        n, K = len(self.X), len(self.mean)
-        shapes = {"y": (n, K), "noise": (n,), "mean": (K,), "spread": (K,)}
-        for name, shape in {"X": (n, sum(term.check(features) for term in self.terms)), **shapes}.items():
-            check_array(name, getattr(self, name), shape)
-        if len(self._processes) != K:
-            raise ValueError(f"it has hyperparameters of {len(self._processes)} columns, not {K}")
 
 
 def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tuple[GaussianProcess, dict[str, Any]]:

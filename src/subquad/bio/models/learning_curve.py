@@ -14,7 +14,7 @@ from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.bio.splits.split import fewer_rows
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.disk import make_folder
+from subquad.runs.storage import make_folder
 
 __all__ = ["learning_curve"]
 

@@ -25,7 +25,6 @@ __all__ = [
     "PENALTIES",
     "Linear",
     "SparseMatrix",
-    "check_array",
     "logistic_path",
     "ridge_path",
     "scale_of",
@@ -82,31 +81,9 @@ class Linear:
         """Return the model from the result of `as_dict`."""
         return cls(**values)
 
-    def check(self, features: Any) -> None:
-        """Check a model from a file.
-
-        Raises:
-            ValueError: It has other columns than the features that it was fitted on.
-        """
-        outputs, count = len(self.bias), features.count
-        for name, shape in {"weight": (outputs, count), "bias": (outputs,), "scale": (count,)}.items():
-            check_array(name, getattr(self, name), shape)
-
     def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
         """Return measurements or probabilities, `(n, O)`; see `subquad.bio.data.dataset.Target.outputs`."""
         return unlinked(self(X), task_type)
-
-
-def check_array(name: str, values: Any, shape: tuple[int, ...]) -> None:
-    """Check an array from a file.
-
-    Raises:
-        ValueError: It is no array of real numbers, or has another shape.
-    """
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise ValueError(f"{name} is no array of real numbers")
-    if values.shape != shape:
-        raise ValueError(f"{name} has the shape {values.shape}, and the features need {shape}")
 
 
 def scale_of(X: SparseMatrix, is_unit: np.ndarray) -> np.ndarray:

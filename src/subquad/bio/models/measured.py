@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from subquad.bio.data.dataset import Target
-from subquad.bio.data.files import column_of
-from subquad.bio.data.numbers import is_missing
 from subquad.bio.data.table import Table, read_like
 from subquad.bio.data.targets import read_target
 from subquad.errors import SubquadError, raise_errors, unknown
@@ -51,8 +49,6 @@ def read_measured(path: Path | str, model: "BioModel", *, column: str | None = N
     for name in names:
         if name not in frame.columns:
             raise SubquadError(f"{path}: {unknown('column', name, frame.columns)}; the fit reads it")
-    if all(is_missing(column_of(frame, name)).all() for name in names):
-        raise SubquadError(f"{path}: column {names[0]!r} is empty; write the measurements into it")
     target, has, _ = read_target(path, frame, names, None, task_type=task_type)
     return MeasuredTable(table=table, y=classes_of_model(path, target, model), has=has)
 

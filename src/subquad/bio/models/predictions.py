@@ -12,8 +12,6 @@ from subquad.bio.data.table import Table
 from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
 from subquad.bio.models.fitted import BioModel
-from subquad.errors import SubquadError, counted
-from subquad.runs.folder import CONFIG
 
 __all__ = ["add_predictions", "test_examples", "test_frame"]
 
@@ -40,11 +38,6 @@ def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
                 frame["prediction_std"] = spread[:, 0]
             _add_intervals(frame, model, by, prediction, spread)
         case "regression" | "multilabel":
-            if prediction.shape[1] != len(names):
-                raise SubquadError(
-                    f"{model.directory / CONFIG}: damaged: it names {counted(len(names), 'target')}, and {by} has "
-                    f"{counted(prediction.shape[1], 'output')}; fit again"
-                )
             for k, name in enumerate(names):
                 frame[f"prediction_{name}"] = prediction[:, k]
             _add_intervals(frame, model, by, prediction, spread)

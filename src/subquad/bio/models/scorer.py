@@ -4,7 +4,7 @@ Axes: m members, n sequences.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from subquad.bio.compared_models import COMPARED_MODELS
 from subquad.bio.data.alphabet import is_nucleotide, normalize
-from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
+from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema, PartnerChain
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
 from subquad.bio.settings import ALPHABETS
@@ -219,21 +219,11 @@ def open_scorer(
     """
     model = open_model(run)
     if model.task_type not in ROW_TASK_TYPES:
-        raise SubquadError(
-            f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column "
-            "with one measurement or class per row"
-        )
-    if model.schema.embedding is not None:
-        raise SubquadError(
-            f"the model was trained with {model.schema.embedding.title}, which new sequences do not have until the "
-            "language model has read them; fit a model without --embeddings, or use `subquad bio predict` on a table"
-        )
-    covariates = list(model.schema.covariates)
-    if covariates:
-        raise SubquadError(
-            f"the model also reads the covariate{'s'[: len(covariates) > 1]} {', '.join(map(str, covariates))}, which "
-            "new sequences do not have; fit a model without --covariates"
-        )
+        raise SubquadError(f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence")
+    embedding = model.schema.embedding
+    also = [*model.schema.covariates, *([] if embedding is None else [embedding.title])]
+    if also:
+        raise SubquadError(f"the model also reads {', '.join(also)}, which new sequences do not have")
     names = output_names(model)
     if target is None:
         text = wild_type if wild_type is None or partner is None else f"{partner}{SEPARATOR}{wild_type}"
@@ -252,83 +242,52 @@ def _default_output(model: "BioModel", names: Sequence[str], wild_type: str | No
     return column, names[column]
 
 
-def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
-    """Return the sequence to mutate: the one given, or the wild type of the run.
+def input_sequence(model: "BioModel", text: str | None, flag: str) -> str:
+    """Return the sequence to mutate: the one in the text, or the wild type of the run.
 
     Args:
         model: The model that will read it.
-        given: Letters, or the path of a FASTA file with one sequence; None: the wild type of the run.
+        text: Letters, or the path of a FASTA file with one sequence; None: the wild type of the run.
         flag: Its flag, for messages.
 
     Raises:
         SubquadError: There is no wild type, or the sequence has other letters or another length than the model reads.
     """
-    if given is None:
-        if model.wild_type is None:
-            raise SubquadError(
-                f"the run has no wild type; give the sequence with {flag}, as letters, or a FASTA or text file"
-            )
-        outside = sorted(set(model.wild_type) - set(model.alphabet))
-        if outside:
-            raise SubquadError(
-                f"the wild type of the run has {', '.join(outside)}, which no variant can be made of; give the "
-                f"sequence with {flag}, with another letter there"
-            )
-        return model.wild_type
-    sequence = normalize([read_sequence(given, flag)], model.schema.alphabet)[0][0]
-    length, first = model.schema.length, 1 + model.schema.offset
-    if SEPARATOR in sequence:
-        raise SubquadError(f"{flag} has two sequences with {SEPARATOR!r} between them; give the partner with --partner")
-    size = len(sequence)
-    if length is not None and size != length:
-        hint = f"; without {flag} the run's wild type is used" if model.wild_type else ""
-        raise SubquadError(
-            f"{flag} has {size} letters, but the model reads aligned sequences of {length} letters; give the "
-            f"full-length sequence, such as the wild type{hint}"
-        )
-    raise_errors(
-        f"{flag} has letters outside the model's alphabet, {model.schema.alphabet} ({model.alphabet}):",
-        [
-            f"{letter!r} at position {position}"
-            for position, letter in enumerate(sequence, start=first)
-            if letter not in model.alphabet
-        ],
-    )
-    return sequence
+    if text is None and model.wild_type is None:
+        raise SubquadError(f"the run has no wild type; give the sequence with {flag}")
+    what = "the wild type of the run" if text is None else flag
+    sequence = str(model.wild_type) if text is None else read_sequence(text, flag)
+    return _checked(sequence, what, model.schema, model.alphabet, first=1 + model.schema.offset)
 
 
-def partner_sequence(model: "BioModel", given: str | None) -> str | None:
+def partner_sequence(model: "BioModel", text: str | None) -> str | None:
     """Return the partner sequence of all sequences that are scored; None if the model reads single sequences.
 
     Args:
         model: The model that will read it.
-        given: Letters, or the path of a FASTA or text file with one sequence, from `--partner`.
+        text: Letters, or the path of a FASTA or text file with one sequence, from `--partner`.
 
     Raises:
-        SubquadError: The model reads pairs and no partner is given, or it does not; or the partner has other letters or
+        SubquadError: The model reads pairs and no partner is named, or it does not; or the partner has other letters or
             another length than the model reads.
     """
     schema = model.schema
-    if schema.partner is None:
-        if given is not None:
-            raise SubquadError("--partner: the model reads single sequences, without partner sequences; leave it out")
+    if (schema.partner is None) != (text is None):
+        reads = "single sequences" if schema.partner is None else f"pairs with a partner {schema.partner!r}"
+        raise SubquadError(f"--partner: {text or 'none'}, but the model reads {reads}")
+    if text is None:
         return None
-    if given is None:
-        raise SubquadError(
-            f"the model reads pairs of sequences; give the partner sequence (column {schema.partner!r} of the table of "
-            f"the fit), which stays the same in all mutants, with --partner"
-        )
-    chain = schema.partner_chain
-    alphabet = schema.alphabet if chain is None else chain.alphabet
-    partner = normalize([read_sequence(given, "--partner")], alphabet)[0][0]
-    letters = ALPHABETS[alphabet]
+    chain = schema.partner_chain or replace(schema, length=None)
+    return _checked(read_sequence(text, "--partner"), "--partner", chain, ALPHABETS[chain.alphabet])
+
+
+def _checked(sequence: str, what: str, schema: InputSchema | PartnerChain, letters: str, first: int = 1) -> str:
+    """Return a sequence with U or T as the model writes them, if the model can read it."""
+    sequence = normalize([sequence], schema.alphabet)[0][0]
+    if schema.length not in (None, len(sequence)):
+        raise SubquadError(f"{what} has {len(sequence)} letters, but the model reads aligned ones of {schema.length}")
     raise_errors(
-        f"--partner has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
-        [f"{letter!r} at position {place}" for place, letter in enumerate(partner, 1) if letter not in letters],
+        f"{what} has letters outside the alphabet {schema.alphabet} ({letters}):",
+        [f"{letter!r} at position {k}" for k, letter in enumerate(sequence, first) if letter not in letters],
     )
-    if chain is not None and chain.length not in (None, len(partner)):
-        raise SubquadError(
-            f"--partner has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
-            "letters"
-        )
-    return partner
+    return sequence

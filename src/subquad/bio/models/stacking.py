@@ -33,8 +33,6 @@ MIN_PROBABILITY = 1e-7
 MAX_ITEMS = 60_000
 """Maximum number of known values that weights are fitted on; a random subset beyond."""
 FOLDS = 5
-MAX_ROUNDING = 1e-3
-"""Largest difference of the sum of saved weights from 1."""
 DRAWS = 100
 """Number of bootstrap samples of the rows that the candidates are compared on."""
 SHARPNESS = 2
@@ -108,17 +106,7 @@ class Stacking:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Stacking":
-        """Return the stack from the JSON object of `as_dict`.
-
-        Raises:
-            ValueError: The weights are negative, or do not sum to 1, or a model has no shift or scale.
-        """
-        weights = np.array(list(values["weights"].values()), dtype=np.float64)
-        if not (weights >= 0).all() or abs(weights.sum() - 1) > MAX_ROUNDING:
-            raise ValueError(f"weights of the ensemble must not be negative and must sum to 1, got {values['weights']}")
-        lengths = {len(own) for part in ("shift", "scale") for own in values[part].values()}
-        if not {*values["weights"]} <= {*values["shift"]} & {*values["scale"]} or len(lengths) != 1:
-            raise ValueError("each model of the ensemble must have a shift and a scale of each column")
+        """Return the stack from the JSON object of `as_dict`."""
         return cls(**{**values, **{part: _by_name(values[part], values[part].values()) for part in ("shift", "scale")}})
 
 

@@ -13,7 +13,6 @@ from subquad.bio.compared_models import label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.settings import Direction
 from subquad.reporting.page import show
-from subquad.runs.checksums import check_if_present
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import read_json
 
@@ -79,7 +78,6 @@ def describe_quality(scorer: "Scorer") -> str:
 
 def _metrics(scorer: "Scorer") -> dict[str, Any]:
     path = scorer.model.directory / METRICS
-    check_if_present(path)
     return read_json(path) if path.is_file() else {}
 
 

@@ -6,7 +6,7 @@ Axes: B rows of a batch, F features, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subquad.bio.data.dataset import Dataset, Inputs, Target
+from subquad.bio.data.dataset import Dataset, Inputs
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import COMPOUND, AdditivePath, binned_features
 from subquad.bio.models.batches import Priors, as_predictions, epoch_batches, net_inputs, raw_outputs, shuffled_batches
@@ -27,7 +27,7 @@ from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.train.distributed import processes
 from subquad.train.loop import train
-from subquad.train.optim import ScheduleName, parameter_groups, schedule
+from subquad.train.optim import parameter_groups, schedule
 from subquad.train.settings import LoopSettings
 
 __all__ = [
@@ -43,10 +43,8 @@ __all__ = [
 MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 5.0, 40.0, 5
 MAX_STRETCH = 4.0
 """Maximum factor on the budget of tokens that the minimum number of passes over large tables may cost."""
-PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0, 2, 8, 3
-"""The published network is trained until it no longer improves: maximum number of passes, maximum factor on the budget,
-validations per pass, and validations without a new best after which training stops and after which its rate is halved.
-"""
+PAPER_EPOCHS, PAPER_STRETCH = 50.0, 10.0
+"""Number of passes of the published network, which has no fitted start, and maximum factor on the budget for them."""
 MIXES = (0.0, 0.5, 1.0)
 """Candidates for the weight of the direct head in the prediction of Lyra."""
 VALIDATION_TIME = 0.15
@@ -104,8 +102,6 @@ class _Passes:
     batches: Callable[[int], Sequence[np.ndarray]]
     """Function from the number of a pass to its batches."""
     validations: int
-    stopping: dict[str, Any] = field(default_factory=dict)
-    """When training stops early and when its rate is lowered; see `LoopSettings`."""
 
 
 def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
@@ -122,7 +118,7 @@ def seconds_for(dataset: Dataset, settings: FitSettings) -> float:
 
 
 def _paper_epochs(dataset: Dataset, settings: FitSettings) -> float:
-    """Return the maximum number of passes of the published network."""
+    """Return the number of passes of the published network."""
     if settings.epochs is not None:
         return settings.epochs
     return float(min(PAPER_STRETCH * settings.tokens / _tokens(dataset), PAPER_EPOCHS))
@@ -246,30 +242,49 @@ def train_net(
             mix = min(mixed, key=lambda mix: float(loss(_padded(mixed[mix]), subset)))
             cast("BioNet", model).mix.fill_(mix)
             outputs = mixed[mix]
-        return _finite_score(truth, as_predictions(outputs, inputs, task_type, options.scaler))
+        predictions = as_predictions(outputs, inputs, task_type, options.scaler)
+        if not all(np.isfinite(own).all() for own in predictions):
+            raise SubquadError("training diverged: predictions are no longer finite; lower the learning rate")
+        return score(truth, predictions)
 
     groups = _net_groups(net, settings)
     assert sum(len(group["params"]) for group in groups) == len(list(net.parameters())), "a parameter is not trained"
-    has_start = net.additive is not None or net.spec.has_prior
-    selected = _train_best(
+    has_start, monitor = net.additive is not None or net.spec.has_prior, MAIN_METRIC[task_type]
+    # strictly better than the start, of which the direct head is no part
+    least = float(np.nextafter(validate(net, (0.0,))[monitor], np.inf)) if has_start else -np.inf
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    result = train(
         net,
-        groups,
-        options,
         batches=passes.batches,
         step=step,
-        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // passes.validations), **passes.stopping),
-        schedule_name="constant" if passes.stopping else "one_cycle",
+        optimizer=torch.optim.AdamW(groups, fused=True),
+        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // passes.validations)),
+        schedule=schedule("one_cycle"),
         validate=validate,
-        monitor=MAIN_METRIC[task_type],
-        # strictly better than the start, of which the direct head is no part
-        least=float(np.nextafter(validate(net, (0.0,))[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
+        monitor=monitor,
+        maximize=True,
+        directory=options.directory,
+        name=options.name,
+        seed=options.seed,
+        quiet=options.quiet,
     )
-    taken = passes.epochs * selected["steps"] / steps
-    return {"epochs": round(float(taken), 2), "batch_size": passes.batch_size, **selected}
+    net.cpu()
+    value = result.best[monitor]
+    if value < least:
+        net.load_state_dict(before)
+    return {
+        "epochs": round(float(passes.epochs * result.steps / steps), 2),
+        "batch_size": passes.batch_size,
+        "steps": result.steps,
+        "best_step": result.best_step if value >= least else 0,
+        "stopped_early": result.stopped_early,
+        "validation": max(value, least),
+        "cpu_seconds": result.cpu_seconds,
+    }
 
 
 def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSettings, seed: int) -> _Passes:
-    rows, task_type, is_paper = dataset.split["train"], net.spec.task_type, net.spec.kind == "lyra-paper"
+    rows, task_type = dataset.split["train"], net.spec.task_type
     world = processes().num_processes
     # each of several processes takes a batch in each step
     most = max(len(rows) // world, 1)
@@ -279,12 +294,9 @@ def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSett
         fitting = int(np.clip(epochs * len(rows) / world / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
         batch_size = min(settings.batch_size or fitting, most)
         return _Passes(epochs, batch_size, shuffled_batches(rows, batch_size=batch_size, seed=seed), VALIDATIONS)
-    epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
+    epochs = (_paper_epochs if net.spec.kind == "lyra-paper" else epochs_for)(dataset, settings)
     batch_size = min(batch_size_for(dataset, settings), most)
     batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=seed)
-    if is_paper and settings.epochs is None:
-        validations = max(round(PAPER_VALIDATIONS * epochs), 1)
-        return _Passes(epochs, batch_size, batches, validations, {"patience": PATIENCE, "plateau": PLATEAU})
     return _Passes(epochs, batch_size, batches, _validations(dataset, validation, epochs))
 
 
@@ -306,60 +318,6 @@ def _feature_epochs(net: BioNet, dataset: Dataset, settings: FitSettings) -> flo
 def _padded(outputs: Sequence[np.ndarray]) -> Tensor:
     """Return the outputs of all rows, those of residues padded with zeros."""
     return nn.utils.rnn.pad_sequence([torch.from_numpy(own).float() for own in outputs], batch_first=True)
-
-
-def _finite_score(truth: Target, predictions: Any) -> dict[str, float]:
-    """Return the metrics of predictions.
-
-    Raises:
-        SubquadError: A prediction is not finite.
-    """
-    if not all(np.isfinite(own).all() for own in predictions):
-        raise SubquadError("training diverged: predictions are no longer finite; lower --learning-rate")
-    return score(truth, predictions)
-
-
-def _train_best(
-    module: nn.Module,
-    groups: list[dict[str, Any]],
-    options: TrainOptions,
-    *,
-    batches: Callable[[int], Sequence[np.ndarray]],
-    step: Callable[..., Mapping[str, Tensor]],
-    loop: LoopSettings,
-    schedule_name: ScheduleName,
-    validate: Callable[[nn.Module], dict[str, float]],
-    monitor: str,
-    least: float,
-) -> dict[str, Any]:
-    """Train a module, and restore its start if no validation reaches at least this value."""
-    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    result = train(
-        module,
-        batches=batches,
-        step=step,
-        optimizer=torch.optim.AdamW(groups, fused=True),
-        settings=loop,
-        schedule=schedule(schedule_name),
-        validate=validate,
-        monitor=monitor,
-        maximize=True,
-        directory=options.directory,
-        name=options.name,
-        seed=options.seed,
-        quiet=options.quiet,
-    )
-    module.cpu()
-    value = result.best[monitor]
-    if value < least:
-        module.load_state_dict(before)
-    return {
-        "steps": result.steps,
-        "best_step": result.best_step if value >= least else 0,
-        "stopped_early": result.stopped_early,
-        "validation": max(value, least),
-        "cpu_seconds": result.cpu_seconds,
-    }
 
 
 def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:

@@ -64,13 +64,9 @@ def check_trainable(dataset: Dataset) -> None:
         raise SubquadError("all training sequences are the same; there is nothing to learn from")
     if target.task_type in ("binary", "multiclass"):
         present = np.unique(target.y[dataset.split["train"]])
-        counts = {name: int((target.y == k).sum()) for k, name in enumerate(target.classes) if k not in present}
-        absent = [f"{name!r} ({count:,} in all)" for name, count in counts.items()]
+        absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
         if absent:
-            raise SubquadError(
-                f"no training row of class {', '.join(absent)}; measure more rows of it, leave it out, or choose "
-                "another split"
-            )
+            raise SubquadError(f"no training row of class {', '.join(absent)}; choose another split, or leave it out")
         return
     if target.task_type == "pairs":
         return
@@ -80,7 +76,4 @@ def check_trainable(dataset: Dataset) -> None:
         known = np.atleast_1d(own.any() if target.is_residue else own.any(0))
         names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
         if names:
-            raise SubquadError(
-                f"no {'training' if part == 'train' else part} row has a value in column {', '.join(names)}; leave it "
-                "out, or choose another split"
-            )
+            raise SubquadError(f"no {part} row has a value in column {', '.join(names)}; choose another split")

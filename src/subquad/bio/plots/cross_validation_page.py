@@ -1,18 +1,18 @@
 """Page of a cross-validation: means and standard deviations over folds, each fold, and all rows out-of-fold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from subquad.bio.compared_models import label_of
-from subquad.bio.metrics.scores import overall, title
+from subquad.bio.metrics.scores import METRICS, overall, title
 from subquad.bio.plots.figures import dot_plot
-from subquad.reporting.page import Link, Section, Table, page, picture, signed
-from subquad.reporting.statistics import fold_difference
-
-__all__ = ["is_tied", "mean_cell", "render", "verdict"]
+from subquad.errors import counted
+from subquad.reporting.metrics import difference_table
+from subquad.reporting.page import Block, Link, Section, Table, page, picture
+from subquad.reporting.statistics import NOT_CLEAR, Difference, fold_difference
 
 MAX_METRICS = 4
 
@@ -37,16 +37,13 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     main, mean, std = metrics["main_metric"], metrics["test"], metrics["std"]
     if main in metrics["undefined"]:
         return f"No model is named best: no fold defines {title(main)} ({metrics['undefined'][main]} in the test rows)."
-    best, folds, missing = _best(metrics), metrics["defined_folds"][main], metrics["folds"][_best(metrics)].count(None)
-    others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    tied = [label_of(model) for model in _tied(metrics, best)]
-    unclear = f" The folds do not distinguish it from {', '.join(tied)} (95 % intervals over folds)." if tied else ""
-    unclear += f" {missing} more {'folds do' if missing > 1 else 'fold does'} not define the metric." if missing else ""
+    best, over = _best(metrics), counted(metrics["defined_folds"][main], "fold")
     value = f"{label_of(best)}, {title(main)} {mean[best][main]:.3f} ± {std[best][main]:.3f}"
-    over = f"{folds} {'folds' if folds > 1 else 'fold'}"
-    if not others:
-        return f"Mean over {over}: {value}.{unclear}"
-    return f"Best on average over {over}: {value} ({others}); best in {metrics['best_folds'][best]} of {over}.{unclear}"
+    if len(mean) == 1:
+        return f"Mean over {over}: {value}."
+    unclear = [label_of(name) for name, gap in _gaps(metrics).items() if METRICS[main].verdict(gap) == NOT_CLEAR]
+    text = f"Best on average over {over}: {value}; best in {metrics['best_folds'][best]} of them."
+    return f"{text} No clear difference from {', '.join(unclear)}." if unclear else text
 
 
 def mean_cell(metrics: Mapping[str, Any], model: str, name: str) -> str | None:
@@ -60,62 +57,51 @@ def _best(metrics: Mapping[str, Any]) -> str:
     return max(metrics["test"], key=lambda model: metrics["test"][model][metrics["main_metric"]])
 
 
-def is_tied(best: Sequence[float], other: Sequence[float], *, test_to_training: float) -> bool:
-    """Return whether the 95 % interval of the mean difference over folds reaches zero, as `fold_difference`."""
-    found = fold_difference(best, other, test_to_training=test_to_training)
-    return found is None or found.low <= 0
-
-
-def _tied(metrics: Mapping[str, Any], best: str) -> list[str]:
-    """Return the models from which the folds do not distinguish the best one."""
+def _gaps(metrics: Mapping[str, Any]) -> dict[str, Difference | None]:
+    """Return the differences of the best model from the others over folds; None of too few folds."""
     values = {model: [value for value in own if value is not None] for model, own in metrics["folds"].items()}
     # all rows that are not test rows of a fold
     ratio = fmean(own["test"] / (own["train"] + own["validation"]) for own in metrics["rows"])
-    return [model for model in values if model != best and is_tied(values[best], values[model], test_to_training=ratio)]
+    ours = values.pop(_best(metrics))
+    return {model: fold_difference(ours, theirs, test_to_training=ratio) for model, theirs in values.items()}
 
 
-def _result(metrics: Mapping[str, Any]) -> list[Any]:
+def _result(metrics: Mapping[str, Any]) -> list[Block]:
     main, mean = metrics["main_metric"], metrics["test"]
     names = overall(next(iter(mean.values())))[:MAX_METRICS]
     rows = [
         [label_of(model), *(mean_cell(metrics, model, name) for name in names), metrics["best_folds"][model]]
         for model in mean
     ]
-    caption = "Mean and standard deviation over the folds, and the number of folds in which each model is best."
-    few = [name for name in names if metrics["defined_folds"][name] < len(metrics["rows"])]
-    if few:
-        counts = ", ".join(f"{metrics['defined_folds'][name]} define {title(name)}" for name in few)
-        caption += f" Folds that do not define a metric are left out: of {len(metrics['rows'])} folds, {counts}."
-    is_defined = main not in metrics["undefined"]
-    winner = None
-    if is_defined and len(mean) > 1 and not _tied(metrics, _best(metrics)):
-        winner = list(mean).index(_best(metrics))
-        caption += (
-            " The marked model is distinguished from all others: the 95 % intervals of the mean differences over "
-            "folds, by Student's t with Nadeau and Bengio's correction for overlapping training rows, are above 0."
+    caption = "Mean and standard deviation over the folds that define a metric, and the folds in which a model is best."
+    blocks: list[Block] = [Table(["model", *map(title, names), "best in folds"], rows, caption=caption)]
+    if main not in metrics["undefined"]:
+        gaps = [(label_of(name), METRICS[main], gap) for name, gap in _gaps(metrics).items() if gap is not None]
+        caption = (
+            "Mean differences over folds, by Student's t with Nadeau and Bengio's correction for overlapping training "
+            "rows."
         )
-    blocks: list[Any] = [Table(["model", *map(title, names), "best in folds"], rows, caption=caption, winner=winner)]
-    if is_defined:
+        if gaps:
+            blocks.append(difference_table(gaps, what=f"{label_of(_best(metrics))} minus", caption=caption))
         folds = {
             model: [np.nan if value is None else value for value in own] for model, own in metrics["folds"].items()
         }
-        names_of_folds = [f"fold {k}" for k in range(len(metrics["rows"]))]
-        figure = dot_plot(names_of_folds, folds, label=f"{title(main)}, test rows")
-        caption = "Each fold. Where all models move together, the folds differ in difficulty."
-        blocks.append(picture(figure, caption))
+        figure = dot_plot([f"fold {k}" for k in range(len(metrics["rows"]))], folds, label=f"{title(main)}, test rows")
+        blocks.append(picture(figure, "Each fold. Where all models move together, the folds differ in difficulty."))
     if "pooled" in metrics:
-        first = next(iter(metrics["differences"]))
-        gaps = {name: _gap(gap) for name, gap in metrics["differences"][first].items()}
-        rows = [[label_of(model), own[main], gaps.get(model)] for model, own in metrics["pooled"].items()]
+        first, gaps = next(iter(metrics["differences"].items()))
         caption = (
             "All rows together, predicted out-of-fold. If folds have different means (genes, proteins), this can be "
             "far below the mean over folds."
         )
+        rows = [
+            [
+                label_of(model),
+                own[main],
+                METRICS[main].difference(Difference.read(gaps[model])) if model in gaps else None,
+            ]
+            for model, own in metrics["pooled"].items()
+        ]
         header = ["model", title(main), f"{label_of(first)} minus model, 95 % interval"]
         blocks.append(Table(header, rows, caption=caption))
     return blocks
-
-
-def _gap(gap: Mapping[str, float]) -> str:
-    value, low, high = (signed(gap[name], 4) for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.compared_models import label_of, names_of
+from subquad.bio.compared_models import label_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.models.finished_run import FinishedRun
@@ -14,7 +14,6 @@ from subquad.bio.plots import examples, split_section
 from subquad.bio.plots.figures import (
     boxes,
     confusion,
-    coverage,
     dot_plot,
     histograms,
     learning_curve,
@@ -24,8 +23,6 @@ from subquad.bio.plots.figures import (
     residual_plot,
 )
 from subquad.reporting.page import Block, Section, Table, picture, show
-
-__all__ = ["main_figures", "sections"]
 
 MAX_WORST_ROWS = 15
 MAX_GROUPS = 25
@@ -211,20 +208,8 @@ def _with_width(one: Mapping[str, float | None]) -> str | None:
     return None if inside is None or width is None else f"{100 * inside:.1f} % ({show(width)})"
 
 
-def _with_article(model: str) -> str:
-    return f"the {label_of(model)}" if model in names_of("ensemble") else label_of(model)
-
-
 def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Return coverage and width of the intervals: a figure of one column, and a table with a row per column."""
-    blocks: list[Block] = []
-    name, place = _drawn_column(run)
-    shown = {} if name is None else conformal[run.shown].get(name, {})
-    drawn = {float(level): one["coverage"] for level, one in shown.items() if _with_width(one) is not None}
-    if name is not None and drawn:
-        figure = coverage(list(drawn), list(drawn.values()), int(np.isfinite(_measured(run, name)).sum()))
-        caption = f"Coverage of the prediction intervals of {_with_article(run.shown)}; dashed line: the nominal level."
-        blocks.append(picture(figure, caption + place))
+    """Return coverage and width of the prediction intervals, one row per model and column."""
     is_one = len(run.names) == 1
     rows = [
         [label_of(model), *([] if is_one else [column]), *map(_with_width, levels.values())]
@@ -232,19 +217,13 @@ def _coverage(run: FinishedRun, conformal: Mapping[str, Mapping[str, Any]]) -> l
         for column, levels in own.items()
     ]
     caption = (
-        "Coverage of the test rows at each nominal coverage, and the median width of the intervals "
-        "in parentheses. Of models with the nominal coverage, the one with the narrower intervals is better."
+        "Coverage of the test rows by the conformal prediction intervals at each nominal coverage, and their median "
+        "width (–: none is finite). They are calibrated on the validation rows, which also selected the models, so "
+        "that the coverage of new rows can be slightly lower."
     )
-    columns = [column for own in conformal.values() for column in own]
-    dashes = dict.fromkeys(column for column, row in zip(columns, rows, strict=True) if None in row)
-    unmeasured = [column for column in dashes if not np.isfinite(_measured(run, column)).any()]
-    if len(unmeasured) < len(dashes):
-        caption += " –: infinite intervals, because there were too few validation rows."
-    if unmeasured:
-        caption += f" – of {', '.join(unmeasured)}: no test row is measured."
     nominal = [f"{100 * float(level):.0f} %" for level in next(iter(conformal[run.shown].values()))]
     header = ["model", *([] if is_one else ["target"]), *nominal]
-    return [*blocks, Table(header, rows, caption=caption)]
+    return [Table(header, rows, caption=caption)]
 
 
 def _calibration(run: FinishedRun) -> list[Block]:
@@ -254,8 +233,8 @@ def _calibration(run: FinishedRun) -> list[Block]:
         tables = {model: _reliability(run, model) for model in run.models}
         of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"
         caption = (
-            f"Reliability diagram. {of}; band: 95 % interval of {_with_article(run.shown)}. Below the dashed line "
-            "predicted probabilities are too high, above it too low."
+            f"Observed rate against predicted probability. {of}, with the 95 % interval of {label_of(run.shown)}; "
+            "below the dashed line probabilities are too high."
         )
         blocks.append(picture(reliability_diagram(tables, band=run.shown), caption))
     return blocks
@@ -307,8 +286,7 @@ def _residuals(run: FinishedRun) -> list[Block]:
     known = np.flatnonzero(np.isfinite(measured))
     residual = (measured - predicted)[known]
     caption = (
-        f"Residuals of the predictions of {name} ({label_of(run.shown)}). A mean away from zero is a bias; a widening "
-        "band means that the error depends on the predicted value."
+        f"Residuals of the predictions of {name} ({label_of(run.shown)}), with their running mean and central 80 %."
     )
     blocks: list[Block] = [picture(residual_plot(predicted[known], residual), caption)]
     if "mutations" in run.rows and run.rows["mutations"].nunique() > 1:
@@ -351,11 +329,8 @@ def _groups(run: FinishedRun) -> list[Block]:
     more = f"; the {MAX_GROUPS} largest of {len(groups):,} groups" if len(groups) > MAX_GROUPS else ""
     caption = (
         f"{run.title} within each group of test rows (number of rows in parentheses{more}). The model "
-        f"{label_of(run.shown)} is best in {first:,} of {len(defined):,}. Ties count for each model. Metrics of small "
-        "groups are uncertain."
+        f"{label_of(run.shown)} is best in {first:,} of {len(defined):,} that define it."
     )
-    if len(defined) < len(groups):
-        caption += f" –: {run.title} is undefined, because all measured values of the group are equal."
     figure = dot_plot(names, values, label=run.title)
     cells = zip(*values.values(), strict=True)
     rows = [
@@ -381,10 +356,9 @@ def _learning(run: FinishedRun) -> list[Block]:
     std = {model: [point.get("std", {}).get(model, 0.0) for point in curve] for model in models}
     figure = learning_curve([point["rows"] for point in curve], values, std, label=run.title)
     caption = "Learning curve on the same test rows. If it still rises at its end, more measurements may help."
-    if any("std" in point for point in curve):
-        caption += " Means over random subsets; bands and ± are standard deviations."
     rows = [
         [point["rows"], *(f"{point[m]:.3f} ± {point['std'][m]:.3f}" if "std" in point else point[m] for m in models)]
         for point in curve
     ]
-    return [picture(figure, caption), Table(["training rows", *map(label_of, models)], rows)]
+    spread = "±: standard deviation over random subsets." if any("std" in point for point in curve) else ""
+    return [picture(figure, caption), Table(["training rows", *map(label_of, models)], rows, caption=spread)]

@@ -20,8 +20,6 @@ from subquad.bio.plots.figures import (
 )
 from subquad.reporting.page import Block, Picture, Table, picture
 
-__all__ = ["blocks", "main_figures", "sequence_metric"]
-
 MAX_POSITIONS = 600
 """Positions of a sequence that are drawn."""
 

@@ -4,20 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subquad.bio.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
+from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, colour_of, label_of, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.scores import METRICS, title, verdict
+from subquad.bio.metrics.scores import METRICS, title
 from subquad.bio.models.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.bio.plots import diagnostics
-from subquad.bio.plots.figures import forest, training_curves
-from subquad.reporting.page import Block, Section, Table, page, picture, signed
+from subquad.reporting.metrics import Metric, difference_table, metrics_table
+from subquad.reporting.page import Block, Section, Table, page, picture
+from subquad.reporting.statistics import Difference
+from subquad.reporting.style import history_figure, interval_figure
 
-__all__ = ["card", "render", "sections"]
-
-MAX_COLUMNS = 7
-"""Metrics in the first table; a later one has all."""
 MAX_ROWS = 60
 """Metrics of single columns or classes that are shown."""
+MEANINGS = {
+    "spearman": "Spearman's correlation compares the order of predictions and measurements: 1 is perfect, 0 random.",
+    "auroc": "AUROC is the probability that a positive ranks above a negative: 1 is perfect, 0.5 random.",
+    "accuracy": "Accuracy is the fraction that is assigned to the right class.",
+    "r2": "R² is the explained variance: 1 is perfect, 0 no better than the mean.",
+    "f1": "F1 combines precision (predicted pairs that exist) and recall (pairs that are predicted).",
+}
+"""What the main metrics mean."""
 
 
 def render(run: FinishedRun) -> str:
@@ -26,11 +32,7 @@ def render(run: FinishedRun) -> str:
 
 
 def sections(directory: Path | str) -> list[Section]:
-    """Return the sections of the report of a finished run, of which the first is the result.
-
-    Args:
-        directory: Folder of the run.
-    """
+    """Return the sections of the report of a finished run in a folder, of which the first is the result."""
     run = read_finished_run(directory)
     result, *others = _sections(run)
     return [Section(result.title, [_summary(run), *result.blocks]), *others]
@@ -39,35 +41,19 @@ def sections(directory: Path | str) -> list[Section]:
 def card(run: FinishedRun) -> str:
     """Return the model card, `README.md` of the run folder."""
     rows, settings = run.metrics["rows"], run.config["settings"]
+    tables = [_metrics(run), _differences(run)]
     lines = [
         f"# {_title(run)}",
-        "",
         " ".join([_summary(run), *_weights(run)]),
-        "",
-        "| model | " + " | ".join(title(name) for name in run.metric_names) + " |",
-        "|---|" + "---|" * len(run.metric_names),
-    ]
-    for model in run.models:
-        values = (run.metric(model, name) for name in run.metric_names)
-        cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {label_of(model)} | {cells} |")
-    differences = _differences(run)
-    if differences:
-        lines += ["", f"| difference in {run.title} | | 95 % interval | |", "|---|---|---|---|"]
-        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in differences.items()]
-    lines += [
-        "",
-        f"Metrics of {rows['test']:,} test rows. Model selection used {rows['validation']:,} validation rows, training "
-        f"{rows['train']:,} rows. Split: {run.config['split']['how']}.",
-        "",
+        *(table.as_markdown() for table in tables if table.rows),
+        f"Metrics of {rows['test']:,} test rows, with 95 % intervals. Model selection used {rows['validation']:,} "
+        f"validation rows, training {rows['train']:,} rows. Split: {run.config['split']['how']}.",
         "This folder holds the models. Use them with `subquad bio predict FOLDER TABLE.csv --out predictions.csv`; "
         f"without `--model` the model is {label_of(run.shown)}.",
-        "",
         f"Alphabet {run.config['inputs']['alphabet']}, seed {settings['seed']}, data fingerprint "
         f"{settings['fingerprint']}.",
-        "",
     ]
-    return "\n".join(lines)
+    return "\n\n".join(lines) + "\n"
 
 
 def _title(run: FinishedRun) -> str:
@@ -78,22 +64,20 @@ def _title(run: FinishedRun) -> str:
 def _sections(run: FinishedRun) -> list[Section]:
     found = [
         Section("Result", _result(run)),
-        Section("Metrics and intervals", _metrics(run)),
+        Section("Metrics by column or class", _single_metrics(run)),
         *diagnostics.sections(run),
         Section("Training and selected hyperparameters", _training(run)),
-        Section("How to read this page", _explanation(run)),
     ]
     return [section for section in found if section.blocks]
 
 
 def _summary(run: FinishedRun) -> str:
-    """Return which single model is best, whether the test rows tell it from the others, and what the ensemble has."""
+    """Return which single model is best, whether clearly, and the metric of the ensemble."""
     best = run.best_single
     if run.best is None:
         return f"No model is named best: {no_comparison(run.metrics)}."
     values = {name: own[run.main] for name, own in run.metrics["test"].items()}
-    is_row = run.task_type in ROW_TASK_TYPES
-    unit = "rows" if is_row else "sequences"
+    unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
     together = f" (ensemble {values[ENSEMBLE]:.3f})" if ENSEMBLE in values else ""
     text = f"Best single model on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {run.title} "
     return f"{text}{values[best]:.3f}{together}. {lead_of(run.metrics)}".rstrip()
@@ -117,110 +101,70 @@ def _weights(run: FinishedRun) -> list[str]:
     return [text]
 
 
-def _differences(run: FinishedRun) -> dict[str, tuple[str, str, str]]:
-    """Return by title the difference in the main metric, its 95 % interval, and what it says."""
-    if run.best is None:
-        return {}
-    differences, together = run.metrics["differences"], names_of("ensemble")
-    gaps = {
-        f"Lyra − {label_of(name)}": gap for name, gap in differences.get("lyra", {}).items() if name not in together
-    }
-    gap = run.metrics.get("ensemble_versus_best")
-    if gap is not None:
-        gaps[f"ensemble − best single model ({label_of(gap['best'])})"] = gap
-    gap = differences.get(ENSEMBLE, {}).get(WITHOUT_LYRA)
-    if gap is not None:
-        gaps[f"ensemble − {label_of(WITHOUT_LYRA)}"] = gap
-    return {
-        name: (signed(gap["value"], 4), f"{signed(gap['low'], 4)} to {signed(gap['high'], 4)}", verdict(gap))
-        for name, gap in gaps.items()
-    }
+def _metrics(run: FinishedRun) -> Table:
+    weights, seconds = run.metrics["weights"].get(ENSEMBLE, {}), run.metrics["cpu_seconds"]
+    meaning = MEANINGS.get(run.main, "")
+    caption = f"Held-out test rows, with 95 % bootstrap intervals over rows (↓: lower is better). {meaning}".rstrip()
+    reasons = {run.undefined[name] for name in run.metric_names if name in run.undefined}
+    if reasons:
+        caption = f"–: undefined, because there is {' and '.join(sorted(reasons))} among the test rows."
+    return metrics_table(
+        run.metrics,
+        {name: _metric_title(name) for name in run.metric_names},
+        {model: label_of(model) for model in run.models},
+        more={
+            **({"weight": weights} if weights else {}),
+            "CPU seconds": {model: round(own) for model, own in seconds.items()},
+        },
+        caption=caption,
+        winner=None if run.best is None else run.metrics.get("wins"),
+    )
+
+
+def _differences(run: FinishedRun) -> Table:
+    """Return the differences of Lyra and the ensemble from the other models in the main metric."""
+    metric, gaps = METRICS[run.main], list[tuple[str, Metric, Difference]]()
+    if run.best is not None:
+        differences = run.metrics["differences"]
+        gaps += [
+            (f"Lyra − {label_of(name)}", metric, Difference.read(gap))
+            for name, gap in differences.get("lyra", {}).items()
+            if name not in names_of("ensemble")
+        ]
+        if (gap := run.metrics.get("ensemble_versus_best")) is not None:
+            gaps.append((f"ensemble − best single model ({label_of(gap['best'])})", metric, Difference.read(gap)))
+        if (gap := differences.get(ENSEMBLE, {}).get(WITHOUT_LYRA)) is not None:
+            gaps.append((f"ensemble − {label_of(WITHOUT_LYRA)}", metric, Difference.read(gap)))
+    caption = f"Paired differences on the same test rows. Up to {metric.threshold:g} they do not matter."
+    return difference_table(gaps, what=f"difference in {run.title}", caption=caption)
 
 
 def _result(run: FinishedRun) -> list[Block]:
-    names = run.metric_names[:MAX_COLUMNS]
-    seconds, weights = run.metrics["cpu_seconds"], run.metrics["weights"].get(ENSEMBLE, {})
-    wins = run.metrics.get("wins")
-    rows = [
-        [
-            label_of(model),
-            *(run.metric(model, name) for name in names),
-            *([weights.get(model)] if weights else []),
-            round(seconds[model]) if model in seconds else None,
-        ]
-        for model in run.models
-    ]
-    caption = f"Metrics of the held-out test rows. The main metric is {run.title}."
-    if weights:
-        caption += " Weight: that of the model in the ensemble. An ensemble takes the time of its members"
-        caption += ", also that of their fits on the folds that chose the weights." if _is_out_of_fold(run) else "."
-    reasons = {run.undefined[name] for name in names if name in run.undefined}
-    caption += (
-        f" –: undefined, because there is {' and '.join(sorted(reasons))} among the test rows." if reasons else ""
-    )
-    table = Table(
-        header=["model", *(title(name) for name in names), *(["weight"] if weights else []), "CPU seconds"],
-        rows=rows,
-        caption=caption,
-        winner=None if run.best is None or wins is None else run.models.index(wins),
-    )
-    differences = [[name, *cells] for name, cells in _differences(run).items()]
-    header = [f"difference in {run.title}", "value", "95 % interval", ""]
-    paired = "Differences on the same test rows. The interval of a tie contains 0."
-    compared = [Table(header, differences, caption=paired)] if differences else []
-    # the summary stands above, as the lead of the page
-    return [*_weights(run), table, *compared, *diagnostics.main_figures(run)]
+    blocks: list[Block] = [*_weights(run), _metrics(run)]
+    differences = _differences(run)
+    if differences.rows:
+        blocks.append(differences)
+    if run.main not in run.undefined:
+        rows = []
+        for model in run.models:
+            value = run.metrics["test"][model][run.main]
+            rows.append((label_of(model), value, *(run.interval(model, run.main) or (value, value)), colour_of(model)))
+        caption = f"{run.title} with 95 % bootstrap intervals over the test rows."
+        blocks.append(picture(interval_figure(rows, label=run.title), caption))
+    return [*blocks, *diagnostics.main_figures(run)]
 
 
-def _metrics(run: FinishedRun) -> list[Block]:
-    blocks = [] if run.main in run.undefined else _intervals(run)
-    header = ["metric", *map(label_of, run.models)]
-    cells = [
-        [_metric_title(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.metric_names
-    ]
-    blocks.append(Table(header, cells, caption="All metrics, with their 95 % intervals below them."))
-    single = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
-    if single:
-        rows = [[_metric_title(name), *(run.metric(model, name) for model in run.models)] for name in single[:MAX_ROWS]]
-        more = f" The first {MAX_ROWS} of {len(single)}." if len(single) > MAX_ROWS else ""
-        blocks.append(Table(header, rows, caption=f"Metrics by column or class.{more}"))
-    return blocks
-
-
-def _intervals(run: FinishedRun) -> list[Block]:
-    rows, test = [], run.metrics["test"]
-    for model in run.models:
-        low, high = run.interval(model, run.main) or [test[model][run.main]] * 2
-        rows.append((label_of(model), model, test[model][run.main], low, high))
-    caption = (
-        f"{run.title} with 95 % bootstrap intervals over the test rows, without the variation between training runs."
-    )
-    blocks: list[Block] = [picture(forest(rows, label=run.title), caption)]
-    gaps = [
-        (f"{label_of(first)} − {label_of(name)}", name, gap["value"], gap["low"], gap["high"])
-        for first, own in run.metrics["differences"].items()
-        for name, gap in own.items()
-        if first == ENSEMBLE or name not in names_of("ensemble")
-    ]
-    if gaps:
-        caption = (
-            "Paired differences on the same bootstrap samples, which are more precise than the intervals above, "
-            "because difficult rows are difficult for all models. An interval that contains zero is a tie."
-        )
-        blocks.append(picture(forest(gaps, label=f"difference in {run.title}", zero=True), caption))
-    return blocks
+def _single_metrics(run: FinishedRun) -> list[Block]:
+    names = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
+    if not names:
+        return []
+    rows = [[_metric_title(name), *(run.metric(model, name) for model in run.models)] for name in names[:MAX_ROWS]]
+    more = f"The first {MAX_ROWS} of {len(names)}." if len(names) > MAX_ROWS else ""
+    return [Table(["metric", *map(label_of, run.models)], rows, caption=more)]
 
 
 def _metric_title(name: str) -> str:
-    return title(name) + (" (lower is better)" if name in METRICS and METRICS[name].is_lower_better else "")
-
-
-def _with_interval(run: FinishedRun, model: str, name: str) -> str:
-    value, ends = run.metric(model, name), run.interval(model, name)
-    if value is None:
-        return "–"
-    text = f"{value:.3f}" if ends is None else f"{value:.3f}\n{ends[0]:.3f} to {ends[1]:.3f}"
-    return text.replace("-", "−")
+    return title(name) + (" ↓" if name in METRICS and METRICS[name].better == "lower" else "")
 
 
 def _training(run: FinishedRun) -> list[Block]:
@@ -238,100 +182,33 @@ def _training(run: FinishedRun) -> list[Block]:
     ]
     if networks:
         blocks.append(Table(["network", "seeds", "parameters in all"], networks))
-    rows = [[label_of(name), text] for name, text in _hyperparameters(run.config.get("selected", {}), run.title)]
+    rows = _hyperparameters(run.config.get("selected", {}), run.title)
     if rows:
         blocks.append(Table(["model", "selected on the validation rows"], rows))
-    if any("loss" in line for line in run.history):
-        caption = (
-            "Training of the networks. The weights with the best validation metric are kept, or the initial ones if "
-            "they are better."
-        )
-        blocks.append(picture(training_curves(run.history, run.main, run.title), caption))
+    charts: dict[str, Any] = {"training loss": {}, f"{run.title}, validation rows": {}}
+    for part in dict.fromkeys(line["part"] for line in run.history):
+        # several networks of one model are numbered
+        model = part if part in COMPARED_MODELS else part.rpartition(" ")[0]
+        for chart, key in zip(charts, ("loss", f"validation_{run.main}"), strict=True):
+            points = [(line["step"], line[key]) for line in run.history if line["part"] == part and key in line]
+            if points:
+                name = label_of(model)
+                charts[chart][f"_{part}" if name in charts[chart] else name] = (points, colour_of(model))
+    if charts["training loss"]:
+        caption = "Training of the networks. The weights with the best validation metric are kept."
+        blocks.append(picture(history_figure({label: own for label, own in charts.items() if own}), caption))
     return blocks
 
 
-def _hyperparameters(chosen: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
+def _hyperparameters(chosen: Mapping[str, Any], main: str) -> list[list[str]]:
     names, rows = {"validation": f"validation {main}", "cpu_seconds": "CPU seconds of the training"}, []
-    for name, facts in chosen.items():
-        for one in facts if isinstance(facts, list) else [facts]:
-            scalars = {
-                key: value
-                for key, value in one.items()
+    for model, facts in chosen.items():
+        for entry in facts if isinstance(facts, list) else [facts]:
+            texts = [
+                f"{names.get(key, key.replace('_', ' '))} {f'{value:.3g}' if isinstance(value, float) else value}"
+                for key, value in entry.items()
                 if isinstance(value, str | int | float) and (key, value) != ("stopped_early", False)
-            }
-            if scalars and name != "conformal":
-                texts = [f"{names.get(key, key.replace('_', ' '))} {_short(value)}" for key, value in scalars.items()]
-                rows.append((name, ", ".join(texts)))
+            ]
+            if texts and model != "conformal":
+                rows.append([label_of(model), ", ".join(texts)])
     return rows
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _advice(run: FinishedRun) -> str:
-    """Return which model to prefer, as far as the test rows tell."""
-    if run.main in run.undefined:
-        return (
-            f"The test rows do not define {run.title}, so that they cannot rank the models. Choose a split whose test "
-            "rows have different measured values, or test on all rows: `subquad bio cross-validate`."
-        )
-    if run.best is None:
-        return (
-            "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows: "
-            "`subquad bio cross-validate`."
-        )
-    return (
-        "The best model is named by the main metric alone. If the interval of a difference contains zero, prefer the "
-        "simpler model: ridge regression is interpretable and fast."
-    )
-
-
-def _explanation(run: FinishedRun) -> list[Block]:
-    texts: list[Block] = [
-        "Test rows were used neither for training nor for model selection. Their metrics apply to new sequences that "
-        "are similar to the table; the section on the split shows how similar the test rows are to the training rows.",
-        _advice(run),
-        METRIC_EXPLANATIONS[run.task_type],
-    ]
-    if "conformal" in run.metrics:
-        selected = "hyperparameters and epochs"
-        if ENSEMBLE in run.metrics["weights"] and not _is_out_of_fold(run):
-            selected = "hyperparameters, epochs and the weights of the ensemble"
-        texts.append(
-            "Prediction intervals are split-conformal, calibrated on the validation rows. These also selected "
-            f"{selected}, so that the coverage of new rows like these can be slightly below the nominal one; the "
-            "section on calibration has that of the test rows. For dissimilar sequences they can be too narrow."
-        )
-    differences = run.metrics["differences"].get("lyra", {})
-    gaps = {name: gap for name, gap in differences.items() if name not in names_of("ensemble")}
-    if run.best is not None and gaps and not all(gap["low"] > 0 for gap in gaps.values()):
-        text = "Lyra is not clearly above every other single model here."
-        if "lyra-additive" in gaps:
-            text += " Its additive path, in a row of its own, shows what Lyra adds to it."
-        texts.append(text)
-    return texts
-
-
-METRIC_EXPLANATIONS = {
-    "regression": "Spearman's correlation measures the order of the predictions (1: perfect, 0: random); R² is the "
-    "explained variance; NDCG measures whether the best rows rank first; top-10 % recall is the fraction of the best "
-    "tenth that is in the predicted best tenth.",
-    "binary": "AUROC is the probability that a row of the positive class ranks above one of the other class (0.5: "
-    "random); average precision decreases if the positive class is rare; MCC is 1 without errors and 0 for random "
-    "predictions, at a threshold of 0.5.",
-    "multiclass": "Accuracy is the fraction of correct rows; balanced accuracy is its mean over classes, so that rare "
-    "classes count as much as common ones; MCC is 1 without errors and 0 for random predictions.",
-    "multilabel": "AUROC is the mean over labels of the probability that a row with the label ranks above one without "
-    "it (0.5: random); F1 counts errors at a threshold of 0.5.",
-    "residue_regression": "R² is the explained variance over all residues. Bootstrap samples are of whole sequences, "
-    "because residues of one sequence are similar.",
-    "residue_binary": "AUROC is the probability that a residue of the class ranks above another one, over all test "
-    "residues; its mean over sequences compares residues of the same sequence only.",
-    "residue_multiclass": "Accuracy is the fraction of correct residues; F1 is the mean over classes, so that rare "
-    "classes count as much. Bootstrap samples are of whole sequences.",
-    "pairs": "F1 combines precision (predicted pairs that exist) and recall (existing pairs that are predicted), "
-    "sequence by sequence; F1, ±1 position also accepts pairs that are shifted by one position.",
-}

@@ -18,35 +18,10 @@ from matplotlib.path import Path
 
 from subquad.errors import require
 from subquad.reporting.page import signed
-from subquad.reporting.vector_figure import ON_LIGHT, CellFigure, literal
+from subquad.reporting.style import BLUE, GREEN, GREY, INK, OCHRE, ON_LIGHT, literal, tidy
+from subquad.reporting.vector_figure import CellFigure
 from subquad.runs.storage import atomic
 
-__all__ = [
-    "BLUE",
-    "BY_PROPERTY",
-    "GREEN",
-    "GREY",
-    "HATCH_LEGEND",
-    "INK",
-    "OCHRE",
-    "base_pair_figure",
-    "correlation_text",
-    "draw_base_pairs",
-    "draw_points",
-    "hatch",
-    "hatch_patch",
-    "heat_map",
-    "logo",
-    "profile",
-    "rows_of",
-    "save",
-    "scatter",
-    "tidy",
-    "with_grey",
-]
-
-INK, GREEN, GREY, OCHRE, BLUE = "#1c2330", "#1f6f54", "#8a94a6", "#c08a3e", "#2f6db3"
-"""Colours of all pages of this field."""
 BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
 """Amino acids grouped by property: charged, polar, small, hydrophobic, aromatic; then the stop."""
 CELL = 0.145
@@ -57,11 +32,6 @@ WIDEST = 80
 """Most positions in one row of a heat map."""
 MAX_POINTS = 5000
 """Points that are drawn singly; more are drawn as a density."""
-
-
-def tidy(axes: Axes) -> None:
-    """Remove the upper and right side of the frame."""
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def rows_of(length: int, widest: int = WIDEST) -> list[range]:

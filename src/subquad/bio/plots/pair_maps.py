@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from subquad.bio.plots.maps import GREEN, GREY, HATCH_LEGEND, INK, OCHRE, hatch, hatch_patch, rows_of, tidy, with_grey
+from subquad.bio.plots.maps import HATCH_LEGEND, hatch, hatch_patch, rows_of, with_grey
 from subquad.reporting.page import show
+from subquad.reporting.style import GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.vector_figure import CellFigure
 
 __all__ = ["order_bars", "pair_map", "pair_stems"]

@@ -121,11 +121,12 @@ def _run_mmseqs(command: str, arguments: Sequence[Path | str], output: Path) -> 
     try:
         words = [get_mmseqs_binary(), command, *map(str, arguments), "--threads", threads, "-v", "1"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
+        is_done = done.returncode == 0 and output.is_file()
+        reason = "" if is_done else (done.stderr or done.stdout).strip()[-200:] or "no message"
     except (OSError, RuntimeError) as error:
-        raise SubquadError(f"MMseqs2 cannot be started ({error}); split by another way than homology") from error
-    if done.returncode or not output.is_file():
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise SubquadError(f"MMseqs2 failed ({last}); split by another way than homology")
+        reason = str(error)
+    if reason:
+        raise SubquadError(f"MMseqs2 failed ({reason}); split by another way than homology")
 
 
 def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:

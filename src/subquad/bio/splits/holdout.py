@@ -71,13 +71,12 @@ def _some_of_each_class(is_out: np.ndarray, classes: np.ndarray, keep: int) -> n
     return is_out
 
 
-def hold_out_units(units: np.ndarray, what: str, *, flag: str = "--folds") -> Holdout:
+def hold_out_units(units: np.ndarray, what: str) -> Holdout:
     """Return the method that holds out random whole groups or clusters.
 
     Args:
         units: `(n,)` index of the group of each row.
         what: Name of the groups, for messages.
-        flag: Option with the number of folds, for messages.
     """
 
     def hold_out(
@@ -86,10 +85,10 @@ def hold_out_units(units: np.ndarray, what: str, *, flag: str = "--folds") -> Ho
         _, unit, sizes = np.unique(units[rows], return_inverse=True, return_counts=True)
         order = random.permutation(len(sizes))
         if fold is not None:
-            _require_units(len(sizes), fold[1], what, remedy=f"reduce {flag}")
+            _require_units(len(sizes), fold[1], what)
             chosen = _balanced_parts(sizes, order, fold[1]) == fold[0]
         else:
-            _require_units(len(sizes), 2, what, remedy="use another --split-by")
+            _require_units(len(sizes), 2, what)
             chosen = _units_of_size(sizes, order, fraction * len(rows))
         is_out = chosen[unit.reshape(-1)]
         return rows[is_out], rows[~is_out]
@@ -97,10 +96,9 @@ def hold_out_units(units: np.ndarray, what: str, *, flag: str = "--folds") -> Ho
     return hold_out
 
 
-def _require_units(count: int, needed: int, what: str, *, remedy: str = "reduce --folds") -> None:
+def _require_units(count: int, needed: int, what: str) -> None:
     if count < needed:
-        what = what.removesuffix("s") if count == 1 else what
-        raise SubquadError(f"{count} {what} cannot be divided into {needed} parts; {remedy}")
+        raise SubquadError(f"{what}: {count}, but {needed} parts are needed; use fewer folds or another split")
 
 
 def _balanced_parts(sizes: np.ndarray, order: np.ndarray, parts: int) -> np.ndarray:
@@ -186,10 +184,7 @@ def hold_out_mutated(
     count = mutations.count[rows]
     numbers = np.unique(count)
     if len(numbers) < 2:
-        raise SubquadError(
-            f"all variants have {numbers[0]} mutation{'s' if numbers[0] != 1 else ''}; --split-by mutations needs "
-            "variants with fewer and with more of them; use --split-by position or random"
-        )
+        raise SubquadError(f"all variants have the same number of mutations, {numbers[0]}; use another split")
     above = np.array([(count > most).mean() for most in numbers[:-1]])
     most = numbers[np.abs(above - fraction).argmin()]
     out = rows[count > most]
@@ -217,11 +212,7 @@ def hold_out_positions(
     own = mutations.take(rows)
     positions = np.unique(own.position)
     needed = fold[1] if fold is not None else 2
-    if len(positions) < needed:
-        raise SubquadError(
-            f"variants are mutated at only {len(positions)} position{'s' if len(positions) != 1 else ''}, but {needed} "
-            "are needed to hold some out; use --split-by random"
-        )
+    _require_units(len(positions), needed, "mutated positions")
     order = np.roll(positions, -random.integers(len(positions))) if is_contiguous else random.permutation(positions)
     if fold is not None:
         is_out, is_kept = own.inside(np.array_split(order, fold[1])[fold[0]])
@@ -236,10 +227,7 @@ def hold_out_positions(
     kept = len(rows) - np.searchsorted(np.sort(np.minimum.reduceat(ranks, starts)), sizes)
     share = np.where((out > 0) & (kept > 0), out / np.maximum(out + kept, 1), np.inf)
     if not np.isfinite(share).any():
-        raise SubquadError(
-            "no positions can be held out: every choice leaves no variant that is mutated at those positions only; "
-            "use --split-by random or mutations"
-        )
+        raise SubquadError("no variant is mutated at held-out positions only, whatever positions are held out")
     is_out, is_kept = own.inside(order[: sizes[np.abs(share - fraction).argmin()]])
     return rows[is_out], rows[is_kept]
 
@@ -253,8 +241,7 @@ def proteingym_folds(positions: np.ndarray, folds: int, *, is_contiguous: bool) 
         SubquadError: There are fewer positions than folds.
     """
     unique = np.unique(positions)
-    if len(unique) < folds:
-        raise SubquadError(f"variants are mutated at only {len(unique)} positions, fewer than the {folds} --folds")
+    _require_units(len(unique), folds, "mutated positions")
     if not is_contiguous:
         return positions % folds
     part = np.repeat(np.arange(folds), [len(own) for own in np.array_split(unique, folds)])

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import PARTS
+from subquad.bio.data.files import naming
 from subquad.bio.data.numbers import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
@@ -28,7 +29,7 @@ from subquad.bio.splits.leakage import Leakage, find_leakage
 from subquad.bio.splits.near_duplicates import equal_sequences
 from subquad.bio.splits.split_column import are_folds, column_values, parts_of_column, split_column
 from subquad.bio.splits.units import KINDS, units_of
-from subquad.errors import SubquadError, raise_errors, unknown
+from subquad.errors import SubquadError
 
 __all__ = [
     "Split",
@@ -40,10 +41,6 @@ __all__ = [
 
 MIN_VALIDATION = 10
 """Minimum number of validation rows if they are reduced along with the training rows."""
-MIN_DISTINCT = 10
-"""Number of different sequences below which an empty part of the split is put down to identical ones."""
-SHOWN_LETTERS, SHOWN_ROWS = 40, 5
-"""Letters and row numbers of a sequence that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +95,10 @@ def make_split(table: Table, settings: FitSettings, *, seed: int, method: SplitM
     method, random = method or _method(table, settings), np.random.default_rng(seed)
     rows = np.flatnonzero(table.has_target)
     fold = None if settings.fold is None else (settings.fold, settings.folds)
-    try:
+    with naming(table.path):
         test, kept = method.hold_out_test(rows, fraction=settings.test_fraction, fold=fold, random=random)
         fraction = min(settings.validation_fraction * len(rows) / max(len(kept), 1), 0.5)
         validation, train = method.hold_out_validation(kept, fraction=fraction, fold=None, random=random)
-    except SubquadError as error:
-        raise SubquadError(f"{table.path}: {error}") from error
     which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
     parts = {"train": train, "validation": validation, "test": test}
     how = f"{method.describe(parts)}{which}"
@@ -148,18 +143,9 @@ def _method(table: Table, settings: FitSettings) -> SplitMethod:
         hold_out = hold_out_units(units, KINDS[name])
         return SplitMethod(hold_out, hold_out, lambda _: description, units, equal)
     if table.mutants is None:
-        raise SubquadError(
-            f"{table.path}: --split-by {name} needs variants of one wild type; name their column with --mutant, "
-            "or give --wild-type"
-        )
+        raise SubquadError(f"{table.path}: a split by {name} needs variants of one wild type")
     mutations = Mutations.of(table.mutants)
-    match name:
-        case "mutations":
-            return _by_number(mutations, equal)
-        case "position" | "modulo" | "contiguous":
-            return _by_position(mutations, equal, settings)
-        case _:
-            raise ValueError(f"no split {name!r}")
+    return _by_number(mutations, equal) if name == "mutations" else _by_position(mutations, equal, settings)
 
 
 def _random(table: Table, equal: np.ndarray, *, keep: int = 0) -> Holdout:
@@ -211,29 +197,22 @@ def _by_position(mutations: Mutations, equal: np.ndarray, settings: FitSettings)
 
 def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -> Split:
     frame = table.frame
-    if name not in frame.columns:
-        raise SubquadError(f"{table.path}: {unknown('column', name, frame.columns)} (--split)")
-    values = column_values(frame, name)
+    values = column_values(table.path, frame, name)
     marked = 0
     if are_folds(values):
         parts, how = _folds_of_column(table, settings, name, values)
     else:
         if settings.fold is not None:
-            raise SubquadError(
-                f"{table.path}: column {name!r} assigns rows to the test set; leave out --fold, or --split"
-            )
+            raise SubquadError(f"{table.path}: column {name!r} assigns rows to the test set and has no folds")
         part = np.where(table.has_target, parts_of_column(table.path, frame, name), "")
         parts = {word: np.flatnonzero(part == word) for word in PARTS}
         how, marked = f"column {name!r}", int((part == "duplicate").sum())
         empty = int((table.has_target & (frame[name].astype(str).str.strip() == "").to_numpy()).sum())
         if empty:
             how += f" (empty in {empty:,} measured rows, which are not used)"
-        for word in ("train", "test"):
-            if not len(parts[word]):
-                raise SubquadError(
-                    f"{table.path}: column {name!r} has no measured row with the value {word}; mark some rows as "
-                    f"{word}, or rename the column, so that subquad splits the table"
-                )
+        absent = [word for word in ("train", "test") if not len(parts[word])]
+        if absent:
+            raise SubquadError(f"{table.path}: column {name!r} has no measured row with the value {absent[0]}")
     groups, equal = _own_groups(table, parts), equal_sequences(table.inputs)
     if not len(parts["validation"]):
         # the validation set is drawn from training, in whole groups if the test set has groups of its own
@@ -299,9 +278,7 @@ def _finish(
         )
     if not len(test):
         raise SubquadError(
-            f"{table.path}: all {len(parts['test']):,} test rows are equal to or near-duplicates of training or "
-            "validation rows, and none is left; mark others as test, keep near-duplicates with --leak-distance 0, or "
-            "keep all with --keep-duplicates"
+            f"{table.path}: all test rows are (nearly) equal to training or validation rows; none is left"
         )
     parts = {**parts, "test": test}
     if settings.train_rows is not None:
@@ -317,36 +294,10 @@ def _finish(
 
 
 def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
-    remedy = {
-        "train": "give more rows, or a smaller --test-fraction",
-        "validation": "give more rows, or a larger --validation-fraction",
-        "test": "give more rows, a larger --test-fraction, or another --fold",
-    }
     for part in PARTS:
         if not len(parts[part]):
-            rows = _rows_by_sequence(table)
-            measured, hint = int(table.has_target.sum()), remedy[part]
-            title = (
-                f"{table.path}: no {part} rows in the split of {measured:,} rows with {len(rows):,} different sequences"
+            sequences = {table.sequences[row] for row in np.flatnonzero(table.has_target)}
+            raise SubquadError(
+                f"{table.path}: no {part} rows in the split of {table.has_target.sum():,} rows; equal sequences stay "
+                f"together, and {len(sequences):,} are different"
             )
-            if len(rows) < min(MIN_DISTINCT, measured):
-                hint = "identical sequences stay in one part; give more different sequences"
-                raise_errors(f"{title}; {hint}. The sequences and their rows:", _shown_duplicates(rows))
-            raise SubquadError(f"{title}; {hint}")
-
-
-def _rows_by_sequence(table: Table) -> dict[str, list[int]]:
-    """Return the measured rows, from 1, of each different sequence, those with the most rows first."""
-    found: dict[str, list[int]] = {}
-    for row in np.flatnonzero(table.has_target).tolist():
-        found.setdefault(table.sequences[row], []).append(row + 1)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
-
-
-def _shown_duplicates(found: dict[str, list[int]]) -> list[str]:
-    texts = []
-    for sequence, rows in found.items():
-        text = sequence if len(sequence) <= SHOWN_LETTERS else f"{sequence[: SHOWN_LETTERS - 1]}…"
-        places = ", ".join(map(str, rows[:SHOWN_ROWS])) + (", …" if len(rows) > SHOWN_ROWS else "")
-        texts.append(f"{text!r}: {len(rows):,} row{'s' if len(rows) > 1 else ''} ({places})")
-    return texts

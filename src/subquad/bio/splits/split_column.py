@@ -1,12 +1,12 @@
 """The column of a table that says to which part of the split, or to which fold, each row belongs."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from subquad.bio.data.columns import SPLIT_NAMES
+from subquad.bio.data.files import column_of
 from subquad.bio.data.numbers import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
@@ -40,9 +40,7 @@ def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSetti
         SubquadError: The column has other values than names of parts or numbers of folds.
     """
     name = split_column(frame, settings)
-    if name is None or name not in frame.columns:
-        return
-    if not are_folds(column_values(frame, name)):
+    if name is not None and not are_folds(column_values(path, frame, name)):
         parts_of_column(path, frame, name)
 
 
@@ -52,31 +50,19 @@ def parts_of_column(path: Path | str, frame: pd.DataFrame, name: str) -> np.ndar
     Raises:
         SubquadError: The column has other values than names of parts.
     """
-    values = column_values(frame, name)
-    found: dict[str, list[int]] = {}
-    for row in np.flatnonzero(~values.isin(list(PART_OF))):
-        found.setdefault(str(frame[name].iloc[row]), []).append(int(row) + 1)
+    values = column_values(path, frame, name)
+    wrong = np.flatnonzero(~values.isin(list(PART_OF)))
     raise_errors(
         f"{path}: column {name!r} must hold train, validation or test (or unused), or numbers of folds",
-        [f"{value!r}: {_rows(rows)}{_nearest(value)}" for value, rows in found.items()],
+        [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in wrong],
     )
     return values.map(PART_OF).to_numpy(dtype=object)
-
-
-def _rows(rows: list[int]) -> str:
-    shown = ", ".join(map(str, rows[:3]))
-    return f"row {shown}" if len(rows) == 1 else f"{len(rows):,} rows ({shown}{' …' if len(rows) > 3 else ''})"
-
-
-def _nearest(value: str) -> str:
-    near = get_close_matches(value.strip().lower(), PART_OF, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def find_split(frame: pd.DataFrame) -> str | None:
     """Return the column named split or set that contains the value train, or None."""
     for column in frame.columns:
-        if str(column).lower() in SPLIT_NAMES and set(column_values(frame, column)) & {"train", "training"}:
+        if str(column).lower() in SPLIT_NAMES and set(_lower(column_of(frame, column))) & {"train", "training"}:
             return str(column)
     return None
 
@@ -90,20 +76,25 @@ def count_folds(table: Table, settings: FitSettings) -> int:
     name = settings.split
     if name is None:
         return settings.folds
-    if name not in table.frame.columns:
-        raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
-    values = column_values(table.frame, name).loc[np.asarray(table.has_target)]
+    values = column_values(table.path, table.frame, name).loc[np.asarray(table.has_target)]
     if not are_folds(values):
-        raise SubquadError(
-            f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out "
-            "--split to have folds made"
-        )
+        raise SubquadError(f"{table.path}: column {name!r} has no fold numbers, but {values.iloc[0]!r}")
     return len(np.unique(to_numbers(values.loc[values != ""])))
 
 
-def column_values(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column in lower case, indexed from 0."""
-    return frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
+def column_values(path: Path | str, frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column in lower case, indexed from 0.
+
+    Raises:
+        SubquadError: The table has no such column.
+    """
+    if name not in frame.columns:
+        raise SubquadError(f"{path}: {unknown('column', name, frame.columns)} (--split)")
+    return _lower(column_of(frame, name))
+
+
+def _lower(column: pd.Series) -> pd.Series:
+    return column.astype(str).str.strip().str.lower().reset_index(drop=True)
 
 
 def are_folds(values: pd.Series) -> bool:

@@ -48,11 +48,7 @@ def units_of(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
     sizes = np.unique(units[rows], return_counts=True)[1]
     count, what = len(sizes), KINDS[settings.split_by]
     if count < 3:
-        remedy = f" at --identity {settings.identity} (raise it)" if settings.split_by == "homology" else ""
-        raise SubquadError(
-            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but "
-            "training, validation and test need three; use another --split-by"
-        )
+        raise SubquadError(f"{table.path}: {what}: {count}, but training, validation and test need three")
     largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
     return units, f"{description} ({count:,}{largest})"
 
@@ -62,8 +58,7 @@ def _indices(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.
     inputs = table.inputs.take(rows)
     match settings.split_by:
         case "group":
-            if table.groups is None:
-                raise SubquadError(f"{table.path}: --split-by group needs a group column; name it with --group")
+            assert table.groups is not None, "the settings name a group column"
             groups = np.unique(np.asarray(table.groups)[rows].astype(str), return_inverse=True)[1]
             return groups.reshape(-1), f"whole groups of {settings.group!r}"
         case "sequence":
@@ -72,14 +67,11 @@ def _indices(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.
             partners = equal_partners(inputs)
             if partners is None:
                 raise SubquadError(
-                    f"{table.path}: --split-by partner needs pairs of sequences; name the column of the partner "
-                    "sequences with --partner"
+                    f"{table.path}: a split by partner needs pairs of sequences; name the partner column"
                 )
             return partners, f"whole partner sequences of {table.schema.partner!r}"
-        case "homology":
-            return _clusters(table, settings, rows)
         case _:
-            raise ValueError(f"no units for the split {settings.split_by!r}")
+            return _clusters(table, settings, rows)
 
 
 def _clusters(table: Table, settings: FitSettings, rows: np.ndarray) -> tuple[np.ndarray, str]:

@@ -8,29 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from subquad import __version__
-from subquad.errors import SubquadError, raise_errors, unknown
-from subquad.hep.data.file_identity import training_note
+from subquad.errors import SubquadError, unknown
+from subquad.hep.data.fit_files import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
-from subquad.hep.data.variations import parse_variation
 from subquad.hep.evaluation.compared_runs import ComparedRuns, read_runs
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import is_baseline, score_files, stored_predictions
-from subquad.hep.evaluation.systematics import check_variable, varied_metrics
 from subquad.hep.metrics.classification import background_class
-from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model, with_observers_of
+from subquad.hep.metrics.predictions import Predictions, group_by_model, with_observers_of
 from subquad.hep.metrics.summary import measure, missing_classes, summarize, weight_notes
 from subquad.hep.models.networks import using_threads
-from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
-from subquad.hep.settings import EvaluateSettings
+from subquad.hep.plots.evaluation_page import draw, evaluation_page
+from subquad.hep.settings import EVALUATION, EvaluateSettings
 from subquad.progress import say
 from subquad.runs.folder import METRICS, REPORT
-from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import check_not_inside, plain, write_json
+from subquad.runs.storage import check_not_inside, check_report_folder, plain, write_json, write_report_folder
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
-
-KIND = "hep evaluation"
 
 
 def evaluate(
@@ -53,7 +48,7 @@ def evaluate(
             with the gradient-boosting baseline that was fitted beside it.
         scores: `name=scores.root` for each tagger that another program ran, with the branches `score_<class>` and
             `label_<class>`.
-        out: Folder to write: `metrics.json`, `report.html`, `report.pdf` and `figures/`.
+        out: Folder to write: `metrics.json` and `report.html`.
         force: Replace an earlier evaluation.
         quiet: Show no progress.
 
@@ -68,56 +63,39 @@ def evaluate(
     """
     settings, files = settings or EvaluateSettings(), list_files(files)
     compared = read_runs(list_files(runs))
-    check_not_inside(out, *compared.names, *files, flag="input")
-    check_not_inside(out, *(text.partition("=")[2] or text for text in scores), flag="--scores")
-    out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
+    check_not_inside(out, *compared.names, *files, *(text.partition("=")[2] or text for text in scores))
+    out = check_report_folder(out, kind=EVALUATION, file=METRICS, force=force)
     paths = _files_to_score(files, compared, scores, settings)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared, settings.event_weights, needs_weights=not paths)
     classes = compared.classes or external[0][1]
     of_first_run = next(iter(compared.configs.values()), {}).get("background")
     background = background_class(settings.background, classes, of_first_run)
-    variations = [parse_variation(text, settings.seed) for text in settings.vary]
-    varied: dict[str, list[ModelPredictions]] = {}
     if paths:
-        taggers = compared.taggers(settings.event_weights)
-        if variations:
-            check_variable(taggers)
-        predictions = score_files(taggers, paths, settings, classes, quiet=quiet)
-        for variation in variations:
-            scored = score_files(taggers, paths, settings, classes, variation=variation, quiet=quiet)
-            varied[variation.name] = group_by_model(scored)
+        predictions = score_files(compared.taggers(settings.event_weights), paths, settings, classes, quiet=quiet)
     else:
         predictions = stored_predictions(compared.configs, compared.names, classes)
-    own = group_by_model(predictions)
     predictions += _completed([one for one, _ in external], predictions, settings.event_weights)
     _check_weights(predictions)
     models = group_by_model(predictions)
-    at: dict[str, Any] = {"efficiency": settings.efficiency}
-    measured = measure(models, classes, background, **at)
+    measured = measure(models, classes, background, efficiency=settings.efficiency)
     evaluation = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
+        "subquad": {"kind": EVALUATION, "version": __version__, "settings": plain(settings)},
         **summarize(measured, models),
         "classes": list(classes),
         "background": background,
         "reference": _reference(settings.reference, [model.name for model in models]),
         "files": [str(path) for path in paths],
-        "notes": [
-            *_notes(compared, paths, predictions),
-            *missing_classes(predictions, classes),
-            *_variation_notes(settings),
-        ],
-        "variations": {name: varied_metrics(own, after, classes, background, **at) for name, after in varied.items()},
+        "notes": [*_notes(compared, paths, predictions), *missing_classes(predictions, classes)],
         "device": _device(settings),
         "runs": compared.described(),
         "models": measured,
     }
     say("drawing figures", quiet=quiet)
-    drawings, curves = draw(evaluation, models, varied)
+    drawings, curves = draw(evaluation, models)
     for model in measured:
         model.update(curves[model["name"]])
     with write_report_folder(out) as folder:
-        write_pdfs(folder, evaluation, drawings)
         (folder / REPORT).write_text(evaluation_page(evaluation, drawings), encoding="utf-8")
         write_json(folder / METRICS, evaluation)
     return evaluation
@@ -126,20 +104,10 @@ def evaluate(
 def _files_to_score(
     files: Sequence[Path | str], compared: ComparedRuns, scores: Sequence[str], settings: EvaluateSettings
 ) -> list[Path]:
-    event_weights, vary = settings.event_weights, settings.vary
-    if not compared.names and not scores:
-        raise SubquadError(
-            "nothing to evaluate; give folders that `subquad hep fit` wrote, or --scores name=scores.root"
-        )
-    if files and not compared.names:
-        raise SubquadError("--files needs a run that scores these jets; files given by --scores hold their own jets")
-    if vary and not files:
-        raise SubquadError(f"--vary {' '.join(vary)}: give --files with the jets to vary")
-    if event_weights is not None and not files and not scores:
-        raise SubquadError(
-            f"--event-weights {event_weights}: a run's own test jets have the weights that it was fitted with; give "
-            "--files with this branch"
-        )
+    if not compared.names and (files or not scores):
+        raise SubquadError("there is no run to evaluate")
+    if settings.event_weights is not None and not files and not scores:
+        raise SubquadError(f"{settings.event_weights}: a run's own test jets have their event weights; give files")
     return expand_files(files) if files else []
 
 
@@ -153,16 +121,13 @@ def _read_external(
         name, path = given.split("=", 1) if "=" in given else ("", given)
         name = name or Path(path).stem
         if name in compared.names.values() or is_baseline(name):
-            raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
+            raise SubquadError(f"{given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
         for file in expand_files(path):
             scored = read_external_scores(file, name, classes=classes, **options)
             first = next((one for one, _ in found if one.model == name), scored[0])
             if not scored[0].is_on_jets_of(first):
-                raise SubquadError(
-                    f"--scores {given}: {file} holds other jets than {first.source}; files of one name are trainings "
-                    "on the same jets: join the parts of one training to one file, such as by hadd"
-                )
+                raise SubquadError(f"{file}: has other jets than {first.source}, another training of {name}")
             found.append(scored)
     return found
 
@@ -178,10 +143,7 @@ def _completed(
     found = [with_observers_of(one, own[0]) if own else one for one in external]
     for one in found:
         if event_weights is not None and one.weights is None:
-            raise SubquadError(
-                f"{one.source}: has no branch {event_weights} with event weights, and other jets than "
-                f"{own[0].source}, whose weights would be taken; add this branch"
-            )
+            raise SubquadError(f"{one.source}: has no branch {event_weights} with event weights")
     return found
 
 
@@ -191,33 +153,20 @@ def _check_weights(predictions: Sequence[Predictions]) -> None:
     Raises:
         SubquadError: The event weights of some jets do not add up to more than 0.
     """
-    totals = {one.source: one.weights.sum(dtype=float) for one in predictions if one.weights is not None}
-    raise_errors(
-        "The event weights of the jets must add up to more than 0; name another branch with --event-weights, or give "
-        "other jets:",
-        [f"jets of {source}: {total:g}" for source, total in totals.items() if not total > 0],
-    )
+    for one in predictions:
+        if one.weights is not None and not (total := one.weights.sum(dtype=float)) > 0:
+            raise SubquadError(f"{one.source}: the event weights add up to {total:g}, which must be more than 0")
 
 
 def _reference(given: str | None, names: Sequence[str]) -> str:
     if given is not None and given not in names:
-        raise SubquadError(f"--reference: {unknown('model', given, names)}")
+        raise unknown("model", given, names)
     return given or names[0]
 
 
 def _device(settings: EvaluateSettings) -> str:
     with using_threads(settings.threads):
         return device_name()
-
-
-def _variation_notes(settings: EvaluateSettings) -> list[str]:
-    """Return a sentence on the variations and their seed."""
-    if not settings.vary:
-        return []
-    return [
-        f"Systematic variations of the particles: {', '.join(settings.vary)}, with seed {settings.seed}; features are "
-        "recomputed from the varied momenta, and external scores are not varied."
-    ]
 
 
 def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:
@@ -229,9 +178,7 @@ def _notes(compared: ComparedRuns, files: Sequence[Path], predictions: Sequence[
     """Return warnings that a reader needs in order to interpret the metrics."""
     notes = []
     for folder, config in compared.configs.items():
-        remedy = "give files that it was not trained on, or omit --files to use its own test jets"
-        note = training_note(folder, config, files, remedy=remedy)
-        if note:
+        if note := training_note(folder, config, files):
             notes.append(note)
         if "estimator" in config:
             notes.append(

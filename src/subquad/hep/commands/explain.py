@@ -5,7 +5,6 @@ Most of the time goes into permutations.
 Axes: J jets, C classes.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.batches import Batch, collate
-from subquad.hep.data.file_identity import training_note
+from subquad.hep.data.fit_files import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import attribute_all, input_means
@@ -35,19 +34,15 @@ from subquad.hep.models.networks import Network, forward, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.event_displays import JetDisplay
 from subquad.hep.plots.explain_page import explain_figures, explain_page
-from subquad.hep.settings import ExplainSettings
+from subquad.hep.settings import EXPLANATION, EXPLANATION_FILE, ExplainSettings
 from subquad.nn.kinematic import KinematicNet
 from subquad.progress import say
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import REPORT
-from subquad.runs.options import check_seed
-from subquad.runs.reports import check_report_folder, write_report_folder
-from subquad.runs.storage import check_not_inside, plain, write_json
+from subquad.runs.storage import check_not_inside, check_report_folder, plain, write_json, write_report_folder
 from subquad.train.bucketing import batches_by_length
 
 __all__ = ["explain"]
-
-KIND, EXPLANATION = "hep explanation", "explain.json"
 
 
 def explain(
@@ -67,7 +62,7 @@ def explain(
         run: Folder that `subquad hep fit` wrote.
         settings: Size of the sample, permutations and displays; defaults if None.
         files: Labelled jets, preferably not the training jets.
-        out: Folder to write: `explain.json`, `report.html` and `figures/`.
+        out: Folder to write: `explain.json` and `report.html`.
         only: Explain the logit of this class, for its jets; None for each jet's own class.
         seed: Seed of the permutations.
         force: Replace an earlier explanation.
@@ -78,14 +73,13 @@ def explain(
             overwritten.
     """
     settings, files = settings or ExplainSettings(), list_files(files)
-    check_seed(seed)
-    check_not_inside(out, run_folder(run), *files, flag="input")
-    out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
+    check_not_inside(out, run_folder(run), *files)
+    out = check_report_folder(out, kind=EXPLANATION, file=EXPLANATION_FILE, force=force)
     tagger = TrainedTagger.load(run).weighted_by(settings.event_weights)
     if only is not None and only not in tagger.classes:
-        raise SubquadError(f"--class: {unknown('class', only, tagger.classes)}")
+        raise unknown("class", only, tagger.classes)
     paths = expand_files(files)
-    note = training_note(tagger.path, tagger.config, paths, remedy="give files that it was not trained on")
+    note = training_note(tagger.path, tagger.config, paths)
     if note:
         say(f"Warning: {note}", quiet=quiet)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)
@@ -101,7 +95,7 @@ def explain(
         sample = _score(tagger, inputs, settings, target)
         found, displays = _explain(tagger, sample, settings, target, seed=seed, quiet=quiet)
     explanation = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
+        "subquad": {"kind": EXPLANATION, "version": __version__, "settings": plain(settings)},
         **{"run": str(run), "files": [str(path) for path in paths], "class": only, "seed": seed, "note": note},
         "event_weights": weight_text,
         **plain(found),
@@ -109,13 +103,8 @@ def explain(
     say("drawing figures", quiet=quiet)
     figures = explain_figures(explanation, displays)
     with write_report_folder(out) as folder:
-        (folder / "figures").mkdir()
-        for name, figure in figures.items():
-            # the name of a class may contain characters that those of files cannot
-            file = re.sub(r"\W+", "_", name)
-            figure.savefig(folder / "figures" / f"{file}.pdf", bbox_inches="tight")
         (folder / REPORT).write_text(explain_page(explanation, figures), encoding="utf-8")
-        write_json(folder / EXPLANATION, explanation)
+        write_json(folder / EXPLANATION_FILE, explanation)
     return explanation
 
 
@@ -157,9 +146,7 @@ def _score(tagger: TrainedTagger, inputs: JetDataset, settings: ExplainSettings,
     batches = [collate(inputs, rows) for rows in plan]
     labels = torch.cat([batch.labels for batch in batches]).numpy()
     if target is not None and not (labels == target).any():
-        raise SubquadError(
-            f"none of the {len(labels)} jets is {tagger.classes[target]}; give files with such jets, or increase --jets"
-        )
+        raise SubquadError(f"none of the {len(labels)} jets is {tagger.classes[target]}; give files with such jets")
     with torch.no_grad():
         probabilities = torch.cat([forward(tagger.net, batch) for batch in batches]).double().softmax(-1).numpy()
     return _Sample(

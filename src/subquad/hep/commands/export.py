@@ -67,8 +67,6 @@ def export(
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     settings, out = settings or ExportSettings(), as_file(out)
-    if out.suffix != ".onnx":
-        raise SubquadError(f"{out}: --out must end in .onnx")
     beside = out.parent / PREPROCESS
     is_weaver = settings.inputs == "weaver"
     for path in (out, beside) if is_weaver else (out,):

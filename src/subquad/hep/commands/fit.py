@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.errors import SubquadError, require
+from subquad.errors import SubquadError
 from subquad.hep.commands.fit_notes import data_notes, origin_notes, result_notes
-from subquad.hep.data.augmentation import check_reflections
 from subquad.hep.data.card import WEIGHT_COLUMN
-from subquad.hep.data.file_identity import joined_digests
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, move_store, source_of, temporary_store
@@ -40,7 +38,7 @@ from subquad.hep.models.networks import (
 )
 from subquad.hep.models.presets import check_neighbours, net_settings, training_defaults
 from subquad.hep.models.targets import Targets, standardized_targets, targets_of, true_targets
-from subquad.hep.models.training import RANGE_TEST, FittedNetwork, fit_network, monitor_of
+from subquad.hep.models.training import FittedNetwork, fit_network, monitor_of
 from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
@@ -49,7 +47,6 @@ from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, Run, check_run_folder
 from subquad.runs.history import read_history
 from subquad.runs.lock import locks_output
-from subquad.runs.options import check_seed
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
 from subquad.train.distributed import open_shared_run, processes, wait_for, wait_for_everyone
 
@@ -70,7 +67,7 @@ class _Fit:
     """Where the parts come from, in words."""
     is_marked: bool
     """Whether jets of the files to fit on are marked for another part."""
-    digests: Mapping[str, str]
+    digests: Sequence[str]
     """Size and fingerprint of each file for training and validation."""
     origin: Origin | None
     """The tagger that is fine-tuned."""
@@ -122,9 +119,6 @@ def fit(
         SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
     settings = settings or FitSettings()
-    check_seed(seed)
-    if settings.tensorboard:
-        require("tensorboard", "tensorboard")
     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
@@ -136,8 +130,6 @@ def fit(
         source = replace(source, layout=origin.layout(source.layout))
     net = replace(net, max_particles=source.layout.max_particles)
     check_momenta(net, source.layout)
-    if settings.reflect:
-        check_reflections(source.layout, has_jet_features=net.has_jet_features)
     check_neighbours(settings, net.max_particles)
     job = _read_and_split(source, net, settings, as_folder(out), origin=origin, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
@@ -186,9 +178,9 @@ def _read_and_split(
         "origin_fingerprint": None if origin is None else origin.fingerprint,
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
-    check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test, flag="FILES")
-    check_not_inside(out, settings.card, flag="--card")
-    check_not_inside(out, settings.from_ and run_folder(settings.from_), flag="--from")
+    check_not_inside(out, *source.files.train, *source.files.validation, *source.files.test)
+    check_not_inside(out, settings.card)
+    check_not_inside(out, settings.from_ and run_folder(settings.from_))
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     wait_for_everyone()
     with temporary_store(source, out, force=force, quiet=quiet) as folder:
@@ -218,9 +210,7 @@ def _read_and_split(
         split=_split_text(source, marked, settings, seed),
         is_marked=bool(marked),
         # jets that the origin was fitted on count as training jets of this tagger too
-        digests=source.digests
-        if origin is None
-        else joined_digests(source.digests, origin.tagger.config.get("digests", {}), origin.tagger.path),
+        digests=[*source.digests, *(() if origin is None else origin.tagger.config.get("digests", ()))],
         origin=origin,
         targets=targets,
         notes=notes,
@@ -258,10 +248,7 @@ def _check_test_weights(test: JetDataset) -> None:
     """
     weights = _event_weights(test)
     if weights is not None and not (total := weights.sum(dtype=float)) > 0:
-        raise SubquadError(
-            f"the event weights ({test.layout.event_weights}) of the {len(test):,} test jets add up to {total:g}, "
-            "which must be more than 0; check the weights, or give other test jets"
-        )
+        raise SubquadError(f"the event weights of the test jets add up to {total:g}, which must be more than 0")
 
 
 def _say_weights(dataset: JetDataset, *, quiet: bool) -> None:
@@ -319,7 +306,7 @@ def _metrics(
         "notes": [
             *job.notes,
             *missing_classes(models[0].trainings, job.classes),
-            *result_notes(summary["test"]["net"], scores, fitted.learning_rate, result.steps),
+            *result_notes(summary["test"]["net"], scores, preset.learning_rate, result.steps),
             *weight_notes(models[0].trainings),
         ],
         "jets": jets,
@@ -332,9 +319,7 @@ def _metrics(
         "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
-        "learning_rate": fitted.learning_rate,
-        **{name: getattr(preset, name) for name in ("optimizer", "weight_decay", "batch_size")},
-        "range_test": read_json(test) if (test := job.run.directory / RANGE_TEST).is_file() else None,
+        **{name: getattr(preset, name) for name in ("learning_rate", "optimizer", "weight_decay", "batch_size")},
         "monitor": monitor_of(job.settings, job.targets),
         "models": measured,
     }

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.hep.data.file_identity import training_note
+from subquad.hep.data.fit_files import training_note
 from subquad.hep.data.preparation import FitSource
 from subquad.hep.data.reweighting import is_inside
 from subquad.hep.data.store import JetDataset
@@ -50,11 +50,8 @@ def origin_notes(origin: Origin | None, source: FitSource, dataset: JetDataset) 
     if origin is None:
         return []
     tested = source.files.test or source.files.all()
-    remedy = "test on jets of other files with --test"
-    note = None
-    if processes().is_main_process:
-        note = training_note(origin.tagger.path, origin.tagger.config, tested, remedy=remedy)
-    note = broadcast_object(note)
+    is_main = processes().is_main_process
+    note = broadcast_object(training_note(origin.tagger.path, origin.tagger.config, tested) if is_main else None)
     return [origin.note(dataset.classes, dataset.layout.targets), *([f"Warning: {note}"] if note else [])]
 
 

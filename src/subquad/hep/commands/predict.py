@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError, require
-from subquad.hep.data.file_identity import training_note
+from subquad.hep.data.fit_files import training_note
 from subquad.hep.data.formats import Files, expand_files, file_of
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.models.networks import logits_and_targets, predict_outputs
@@ -47,15 +47,11 @@ def predict(
         SubquadError: There is no such model, files cannot be used, or `out` exists and `force` is off.
     """
     settings = settings or PredictSettings()
-    if Path(run).is_file():
-        raise SubquadError(f"{run}: is a file; the run comes first, and then the files of jets: predict RUN FILES …")
     tagger, paths = TrainedTagger.load(run), expand_files(files)
     if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
-        raise SubquadError(f"{out}: is one of the files to read; choose another --out")
+        raise SubquadError(f"{out}: is one of the files to read; choose another output")
     out = check_output(as_file(out), force=force)
-    if out.suffix != ".root":
-        raise SubquadError(f"{out}: --out must end in .root")
-    note = training_note(tagger.path, tagger.config, paths, remedy="judge it by jets that it was not trained on")
+    note = training_note(tagger.path, tagger.config, paths)
     if note:
         say(f"Warning: {note}", quiet=quiet)
     tagger.net.to(processes().device)
@@ -91,10 +87,7 @@ def _typed(column: np.ndarray, kind: np.dtype, place: str) -> np.ndarray:
         typed = column.astype(kind)
     differs = typed != column
     if differs.any() and not kind.kind == column.dtype.kind == "f":
-        raise SubquadError(
-            f"{place} is of type {kind} at first and later of type {column.dtype}, with the value "
-            f"{column[np.argmax(differs)]}; predict the files of each type by themselves, or give this branch one type"
-        )
+        raise SubquadError(f"{place} is {kind} at first and {column.dtype} later; give this branch one type")
     return typed
 
 

@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.hep.metrics.predictions import TEST_SCORES
-from subquad.hep.models.trained import REMEDY
-from subquad.hep.plots.comparison_page import FittedRun, check_comparable, comparison_page
+from subquad.hep.plots.comparison_page import FittedRun, compare
 from subquad.hep.plots.fit_page import fit_page
 from subquad.reporting.run_comparison import report_file, run_names
-from subquad.runs.checksums import check_if_present
-from subquad.runs.damage import damage_as_error
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
-from subquad.runs.records import read_record
-from subquad.runs.storage import atomic, read_tensors
+from subquad.runs.storage import atomic, read_json, read_tensors
 
 __all__ = ["report"]
 
@@ -30,29 +26,21 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
     Raises:
         SubquadError: There is no finished run, the output exists, or taggers of different classes are to be compared.
     """
-    folders = [run_folder(own) for own in (run, *others)]
+    folders = [run_folder(folder) for folder in (run, *others)]
     runs = {name: _read(folder) for name, folder in zip(run_names(folders), folders, strict=True)}
     out = report_file((run, *others), folders[0], out=out, force=force)
-    if others:
-        check_comparable(runs)
-    elif not (folders[0] / TEST_SCORES).is_file():
-        raise SubquadError(
-            f"{folders[0]}: no {TEST_SCORES} in it, from which its report is written; copy the whole folder of the "
-            "run, or score its jets again with `subquad hep evaluate --files`"
-        )
-    with damage_as_error(f"{', '.join(map(str, folders))}: results or settings are damaged; {REMEDY}"):
-        html = comparison_page(runs) if others else fit_page(folders[0])
+    if not others and not (folders[0] / TEST_SCORES).is_file():
+        raise SubquadError(f"{folders[0]}: no {TEST_SCORES} in it, from which its report is written")
+    with reading(", ".join(map(str, folders)), "a finished run"):
+        html = compare(runs) if others else fit_page(folders[0])
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out
 
 
 def _read(folder: Path) -> FittedRun:
-    config = load_config(folder, "hep")
+    config, path = load_config(folder, "hep"), folder / TEST_SCORES
     if "estimator" in config:
         raise SubquadError(f"{folder}: a tagger that was trained on jets in memory has no test jets to report on")
-    metrics = read_record(folder / METRICS, remedy=REMEDY, test=dict, jets=dict, seconds=dict, models=list[dict])
-    check_if_present(folder / METRICS)
-    path = folder / TEST_SCORES
     scores = {name: tensor.numpy() for name, tensor in read_tensors(path).items()} if path.is_file() else None
-    return FittedRun(config=config, metrics=metrics, scores=scores)
+    return FittedRun(config=config, metrics=read_json(folder / METRICS), scores=scores)

@@ -10,23 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, require
+from subquad.errors import SubquadError, reading, require
 from subquad.hep.settings import SimulateSettings
 from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
-from subquad.runs.checksums import CONFIG
-from subquad.runs.disk import make_folder, remove_temporaries
+from subquad.runs.folder import CONFIG
 from subquad.runs.lock import is_blank, locks_output
-from subquad.runs.records import damaged, read_record, shown
-from subquad.runs.storage import as_folder, write_json
+from subquad.runs.storage import as_folder, make_folder, read_json, remove_temporaries, write_json
 
 __all__ = ["simulate"]
 
 RECORD = "simulation.json"
 """The settings of the simulation in its folder, by which an interrupted one is resumed."""
-REMEDY = "choose another folder"
 
 PHYSICS = 2
 """Version of generator and detector: another version gives other jets for the same seed. Version 1, which older records
@@ -56,13 +53,10 @@ def simulate(
 
     Raises:
         MissingExtra: Pythia, FastJet or uproot is not installed.
-        SubquadError: `out` holds a run of another command, other files and no simulation, a file of the same name that
-            this command did not write, or a damaged record; or, without `force`, jets of other settings or of another
-            version of the physics.
+        SubquadError: `out` has files that this command did not write, a damaged record or, without `force`, jets of
+            other settings or of another version of the physics.
     """
     settings = settings or SimulateSettings()
-    if seed < 0:
-        raise SubquadError(f"--seed is {seed}; give 0 or more")
     pythia()
     for module in ("fastjet", "awkward", "uproot"):
         require(module, extra="hep")
@@ -96,31 +90,17 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     del asked["workers"]
     record = out / RECORD
     before = _read(record)
-    own = _files_of(before, out)
-    if others := [job.path for job in jobs if job.path.exists() and job.path not in own]:
-        raise SubquadError(f"{others[0]}: exists and was not written by this command; choose another folder")
-    if before is None and (present := sorted(out.glob("*.root"))):
-        raise SubquadError(
-            f"{present[0]}: was not written by this command; choose another folder, so that {out}/*.root are the "
-            "simulated jets"
-        )
-    if (out / CONFIG).exists():
-        raise SubquadError(f"{out}: holds a run of another command, which may replace the folder; {REMEDY}")
-    if before is None and not is_blank(out, RECORD):
-        raise SubquadError(f"{out}: not empty, and holds no simulation; {REMEDY}")
+    patterns = [] if before is None else [f"{name}_[0-9][0-9][0-9]*.root" for name in before["classes"]]
+    own = [path for pattern in patterns for path in sorted(out.glob(pattern))]
+    foreign = [job.path for job in jobs if job.path.exists() and job.path not in own]
+    is_other = (out / CONFIG).exists() or (before is None and not is_blank(out, RECORD))
+    if foreign or is_other:
+        raise SubquadError(f"{(foreign or [out])[0]}: was not written by this simulation; choose another folder")
     if before is not None and before != asked and not force:
-        if (version := before.get("physics", 1)) != PHYSICS:
-            raise SubquadError(
-                f"{out}: holds jets of version {version} of the simulated physics, and this is version {PHYSICS}; "
-                "choose another folder, so that versions are not mixed, or simulate again with --force"
-            )
         changed = ", ".join(
             f"{key} {before.get(key)!r} → {value!r}" for key, value in asked.items() if before.get(key) != value
         )
-        raise SubquadError(
-            f"{out}: holds jets of other settings ({changed}); give the same settings to resume, choose another "
-            "folder, or simulate again with --force"
-        )
+        raise SubquadError(f"{out}: has jets of other settings ({changed}); choose another folder, or overwrite it")
     if force:
         for path in own:
             path.unlink()
@@ -134,16 +114,8 @@ def _read(record: Path) -> dict[str, Any] | None:
     """Return the record of an earlier simulation; its classes are known ones, since names of files begin with them."""
     if not record.is_file():
         return None
-    before = read_record(record, remedy=REMEDY, classes=list[str])
-    for name in before["classes"]:
-        if name not in PROCESSES:
-            mistake = f"classes names {shown(name)}, and the classes are {', '.join(PROCESSES)}"
-            raise damaged(record, mistake, remedy=REMEDY)
-    return before
-
-
-def _files_of(before: dict[str, Any] | None, out: Path) -> list[Path]:
-    """Return the files of an earlier simulation, so that none of its jets remain."""
-    if before is None:
-        return []
-    return [path for name in before["classes"] for path in sorted(out.glob(f"{name}_[0-9][0-9][0-9]*.root"))]
+    with reading(record, "a simulation"):
+        before = read_json(record)
+        if not {*before["classes"]} <= PROCESSES.keys():
+            raise ValueError("unknown classes")
+        return before

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subquad.hep.data.augmentation import reflect
 from subquad.hep.data.nearest_particles import nearest_edges
 from subquad.hep.data.store import JetDataset
 from subquad.ops.edges import Edges
@@ -58,20 +57,13 @@ class Batch:
         return Batch(**{**values, **moved})
 
 
-def collate(
-    dataset: JetDataset,
-    indices: Tensor,
-    device: torch.device | str = "cpu",
-    *,
-    generator: torch.Generator | None = None,
-) -> Batch:
+def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
     """Return jets of a dataset, padded to the longest of them.
 
     Args:
         dataset: Where the jets are.
         indices: Which jets.
         device: Where the batch goes.
-        generator: Random numbers of their reflections; None for none.
     """
     lengths, layout = dataset.lengths[indices], dataset.layout
     places = torch.arange(max(1, int(lengths.max())))
@@ -79,8 +71,6 @@ def collate(
     table = torch.zeros(*mask.shape, dataset.particles.shape[1])
     # in the order of the rows on disk
     table[mask] = dataset.particles[(dataset.first[indices, None] + places)[mask]]
-    if generator is not None:
-        table = reflect(table, layout, generator)
     jet_features = None
     if layout.jet_standardizer is not None:
         jet_features = layout.jet_standardizer(dataset.jet_features[dataset.rows[indices]])

@@ -5,20 +5,19 @@ jets is opened.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from subquad.errors import SubquadError, raise_errors
-from subquad.hep.data.card_parser import LARGEST_INTEGER, WEIGHT_COLUMN, CardParser
+from subquad.errors import SubquadError, reading, unknown
 from subquad.hep.data.event_collections import Collections
-from subquad.hep.data.expressions import Expression
+from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.data.input_collections import InputCollection, Variable
-from subquad.hep.settings import Reweighting
-from subquad.runs.markup import defined_twice, parse_yaml
+from subquad.hep.settings import Reweighting, bin_edges, is_number
 
 __all__ = [
     "LAYOUT_PREFIX",
@@ -33,8 +32,25 @@ __all__ = [
 
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
-LONGEST_BRANCH = 1000
-"""Largest number of characters of a name that `branch_magic` makes; repeated doubling would fill the memory."""
+WEIGHT_COLUMN = "event_weight"
+"""Column with the event weights, in stores, predictions and external scores."""
+LARGEST_CARD, LONGEST_BRANCH, MOST_ENTRIES = 2**20, 1000, 2**20
+"""Characters of a card and of the name of a branch, and entries of a collection per jet."""
+KEYS = (
+    *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
+    *("inputs", "labels", "observers", "monitor_variables", "weights", "event_weights", "bucketing", "collections"),
+)
+GROUPS: dict[str, tuple[int, str] | None] = {
+    "features": None,
+    "points": (2, "Δη and Δφ"),
+    "vectors": (4, "px, py, pz and energy"),
+    "mask": (1, "a mask"),
+}
+"""Groups of inputs → number of their variables and what they are."""
+WEIGHT_KEYS = (
+    *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
+    *("reweight_classes", "class_weights", "reweight_threshold", "reweight_discard_under_overflow", "reweight_hists"),
+)
 _NOT_IN_JSON = {".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 """Numbers that YAML has and JSON has not, such as a clipping limit, by the text that stands for them in JSON."""
 
@@ -97,8 +113,8 @@ class Card:
         return self.inputs[0].vectors
 
     @property
-    def has_layout_names(self) -> bool:
-        """Whether it is the card of a public layout, whose variables may have the names of branches."""
+    def is_layout(self) -> bool:
+        """Whether it is the card of a public layout."""
         return self.name.startswith(LAYOUT_PREFIX)
 
     @property
@@ -111,21 +127,11 @@ class Card:
         return {"name": self.name, "options": _to_json(self.options)}
 
     def branch(self, column: str) -> str:
-        """Return the name in the files of a column.
-
-        Raises:
-            SubquadError: `branch_magic` makes a name of more than 1,000 characters.
-        """
-        name = column
+        """Return the name in the files of a column."""
         for part, replacement in self.branch_magic.items():
-            count = name.count(part)
-            if count and len(name) + count * (len(replacement) - len(part)) > LONGEST_BRANCH:
-                raise SubquadError(
-                    f"{self.name}: branch_magic: {part[:60]!r}: {replacement[:60]!r}: makes a name of more than "
-                    f"{LONGEST_BRANCH:,} characters of {column[:60]!r}; correct or remove this entry"
-                )
-            name = name.replace(part, replacement)
-        return name
+            # repeated doubling would fill the memory
+            column = column.replace(part, replacement)[:LONGEST_BRANCH]
+        return column
 
     def per_jet(self, *, is_training: bool) -> tuple[str, ...]:
         """Return the columns with one number per jet, besides the labels."""
@@ -134,109 +140,39 @@ class Card:
             names += [*self.reweighting.bins, *self.reweighting.classes]
         return tuple(dict.fromkeys(names))
 
-    def per_particle(self) -> tuple[str, ...]:
-        """Return the columns with one number per particle, without masks."""
-        return tuple(dict.fromkeys(name for one in self.inputs for name in one.columns))
-
-    def masks(self) -> tuple[str, ...]:
-        """Return the columns that are 0 for particles to drop."""
-        return tuple(one.mask for one in self.inputs if one.mask is not None)
+    def columns_of_inputs(self) -> tuple[str, ...]:
+        """Return the columns with one number per particle, masks included."""
+        masks = (one.mask for one in self.inputs if one.mask is not None)
+        return tuple(dict.fromkeys((*(name for one in self.inputs for name in one.columns), *masks)))
 
     def branches(self, *, is_training: bool, has_labels: bool = True, has_weights: bool = True) -> dict[str, str]:
         """Return the columns that a file must have, each with the key of the card that asks for it."""
-        columns = self._columns(is_training=is_training, has_labels=has_labels, has_weights=has_weights)
-        return {name: place for name, place in columns.items() if name not in self.new_variables}
-
-    def used_variables(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
-        """Return the new variables that are needed."""
-        columns = self._columns(is_training=is_training, has_labels=has_labels, has_weights=has_weights)
-        return columns.keys() & self.new_variables.keys()
-
-    def input_branches(self) -> set[str]:
-        """Return the branches that the inputs of the network are computed from."""
-        asked, found = [*self.per_particle(), *self.masks()], set[str]()
-        while asked:
-            name = asked.pop()
-            if name not in found:
-                found.add(name)
-                asked += self.new_variables[name].names if name in self.new_variables else ()
-        return found - self.new_variables.keys()
-
-    def label_origins(self) -> list[str]:
-        """Return the branches that labels are computed from, without labels that are branches themselves."""
-        own = {name for label in self.labels for name in label.names if label.text == name}
-        asked, found = sorted({name for label in self.labels for name in label.names}), dict[str, None]()
-        done = set[str]()
-        while asked:
-            name = asked.pop(0)
-            if name in self.new_variables and name not in done:
-                done.add(name)
-                asked += sorted(self.new_variables[name].names)
-            elif name not in self.new_variables and name not in own:
-                found[name] = None
-        return list(found)
-
-    def azimuths(self) -> dict[str, tuple[str, str | None]]:
-        """Return the columns that must be angles in radians, each with the key that takes it as one, and its mask."""
-        found = {
-            one.points[1].name: (f"{self.name}: inputs: {one.prefix}_points", one.mask)
-            for one in self.inputs
-            if one.points
-        }
-        asked, done = [(vector.name, one.mask) for one in self.inputs for vector in one.vectors], set[str]()
-        while asked:
-            name, mask = asked.pop(0)
-            if name in self.new_variables and name not in done:
-                done.add(name)
-                expression = self.new_variables[name]
-                asked += [(part, mask) for part in sorted(expression.names)]
-                for angle in sorted(expression.angles()):
-                    found.setdefault(angle, (f"{self.name}: new_variables: {name}", mask))
-        return found
-
-    def differences(self, name: str) -> set[str]:
-        """Return the columns that are a term of a difference in the definition of a column."""
-        asked, done, found = [name], set[str](), set[str]()
-        while asked:
-            own = asked.pop()
-            if own in self.new_variables and own not in done:
-                done.add(own)
-                found |= self.new_variables[own].differences()
-                asked += self.new_variables[own].names
-        return found
-
-    def repaired_branches(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
-        """Return the branches that stand in `nan_to_num` wherever they are used, and may be NaN or infinite."""
-        options = {"is_training": is_training, "has_labels": has_labels, "has_weights": has_weights}
-        used = (self.new_variables[name] for name in self.used_variables(**options))
-        places = [expression.repaired() for expression in (*self._expressions(**options), *used)]
-        direct = {*self.per_particle(), *self.masks(), *self.per_jet(is_training=is_training)}
-        return {name for inside, _ in places for name in inside}.difference(direct, *(bare for _, bare in places))
-
-    def _expressions(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> list[Expression]:
-        """Return the expressions that are no new variables."""
-        found = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
-        found += [self.event_weights] if has_weights else []
-        found += self.targets.values() if has_labels else []
-        return [expression for expression in found if expression is not None]
-
-    def _columns(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> dict[str, str]:
-        """Return branches and new variables, each with the key of the card that asks for it."""
-        asked: dict[str, str] = dict.fromkeys((*self.per_particle(), *self.masks()), "inputs")
+        asked = dict.fromkeys(self.columns_of_inputs(), "inputs")
         asked |= {
             name: "observers" if name in self.observers else "weights" for name in self.per_jet(is_training=is_training)
         }
-        for expression in self._expressions(is_training=is_training, has_labels=has_labels, has_weights=has_weights):
+        expressions = [self.selection if is_training else self.test_selection]
+        expressions += [*self.labels, *self.targets.values()] if has_labels else []
+        expressions += [self.event_weights] if has_weights else []
+        for expression in filter(None, expressions):
             asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}
-        found: dict[str, str] = {}
+        return self._origins(asked)
+
+    def input_branches(self) -> set[str]:
+        """Return the branches that the inputs of the network are computed from."""
+        return {*self._origins(dict.fromkeys(self.columns_of_inputs(), "inputs"))}
+
+    def _origins(self, asked: dict[str, str]) -> dict[str, str]:
+        """Return the branches that columns are computed from, each with the key of the card that asks for it."""
+        known: dict[str, str] = {}
         while asked:
             name, place = asked.popitem()
-            if name in found or name in self.file_magic:
+            if name in known or name in self.file_magic:
                 continue
-            found[name] = place
+            known[name] = place
             if name in self.new_variables:
                 asked |= dict.fromkeys(self.new_variables[name].names, f"new_variables: {name}")
-        return found
+        return {name: place for name, place in known.items() if name not in self.new_variables}
 
 
 def standardized_card(card: Card, found: Mapping[str, tuple[float, float]]) -> Card:
@@ -270,27 +206,17 @@ def read_card(path: Path | str) -> Card:
     """Return the card in a YAML file.
 
     Raises:
-        SubquadError: There is no such file, it is no YAML, or the card cannot be used; all errors are listed.
+        SubquadError: There is no such file, it is no YAML, or the card cannot be used.
     """
     path = Path(path)
-    # a device or a pipe may have no end
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise SubquadError(f"{path}: is a pipe or a device; --card must be a regular file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        options, twice = parse_yaml(text), defined_twice(text)
-    except FileNotFoundError:
-        raise SubquadError(f"{path}: no such file (--card)") from None
-    except IsADirectoryError:
-        raise SubquadError(f"{path}: a folder; give the file with the card (--card)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(options, dict):
-        raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")
-    messages = [*twice, *_large_integers(options)]
-    raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in messages])
-    # so that no file passes for a public layout
-    return card_of(options, f"./{path.name}" if path.name.startswith(LAYOUT_PREFIX) else path.name)
+    with reading(path, "a data card"):
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_CARD + 1)
+        if len(text) > LARGEST_CARD:
+            raise ValueError("it has more than 1 MiB")
+        options = yaml.safe_load(text)
+        # so that no file passes for a public layout
+        return card_of(options, f"./{path.name}" if path.name.startswith(LAYOUT_PREFIX) else path.name)
 
 
 def card_of(options: Mapping[str, Any], name: str) -> Card:
@@ -301,37 +227,215 @@ def card_of(options: Mapping[str, Any], name: str) -> Card:
         name: Name of the card, for messages.
 
     Raises:
-        SubquadError: The card cannot be used; all errors are listed.
+        SubquadError: The card cannot be used.
     """
-    parser = CardParser(name)
-    fields = parser.parse(_from_json(options))
-    raise_errors(f"{name}: this data card cannot be used:", parser.errors)
-    card = Card(**fields)
-    for column in {**card.branches(is_training=True), **card.branches(is_training=False)}:
-        card.branch(column)
-    return card
+    with reading(name, "a data card"):
+        return _Parser(name, _from_json(options)).card()
 
 
-def _large_integers(value: Any, place: str = "") -> Iterator[str]:
-    """Yield a message for each whole number of a card that is too large."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            # Python does not write integers of thousands of digits
-            yield from _large_integers(key, f"{place}name of a key: ")
-            yield from _large_integers(entry, f"{place}{_written(key)}: ")
-    elif isinstance(value, list | tuple):
-        for number, entry in enumerate(value, start=1):
-            yield from _large_integers(entry, f"{place}entry {number}: ")
-    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        yield (
-            f"{place}{_written(value)} is beyond the largest whole number of a card, {LARGEST_INTEGER}; correct it, "
-            "or write a number with a decimal point, such as 1.0e+20"
+class _Parser:
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self.name, self.options = name, options
+
+    def card(self) -> Card:
+        """Return the card."""
+        options = self.options
+        self.check_keys(options, KEYS, "")
+        new_variables = {
+            str(key): self.expression(text, f"new_variables: {key}")
+            for key, text in self.mapping("new_variables").items()
+            # weaver's cards may define a branch as itself
+            if key != text
+        }
+        file_magic = {
+            str(key): {re.compile(str(pattern)).pattern: value + 0 for pattern, value in values.items()}
+            for key, values in self.mapping("file_magic").items()
+        }
+        for key in file_magic.keys() & new_variables.keys():
+            self.check(False, f"{key} is defined by new_variables and by file_magic; rename one of them")
+        labels, classes = self.labels()
+        observers = tuple(dict.fromkeys(options.get("observers") or []))
+        targets = self.targets(observers)
+        event_weights, reweighting = self.weights()
+        if event_weights is not None:
+            is_other = WEIGHT_COLUMN not in observers or event_weights.text == WEIGHT_COLUMN
+            self.check(is_other, f"observers: {WEIGHT_COLUMN} is the name of the event weights; rename it")
+        selection = self.optional("selection")
+        collections = self.mapping("collections")
+        tree = options.get("treename")
+        return Card(
+            name=self.name,
+            options=dict(options),
+            tree=None if tree is None else str(tree),
+            selection=selection,
+            test_selection=self.optional("test_time_selection") or selection,
+            new_variables=new_variables,
+            inputs=self.inputs(),
+            labels=labels,
+            classes=classes,
+            targets=targets,
+            observers=observers,
+            event_weights=event_weights,
+            reweighting=reweighting,
+            branch_magic={str(key): str(value) for key, value in self.mapping("branch_magic").items()},
+            file_magic=file_magic,
+            collections=Collections(**collections) if collections else None,
         )
 
+    def check(self, holds: Any, message: str) -> None:
+        """Raise an error unless a condition holds."""
+        if not holds:
+            raise SubquadError(f"{self.name}: {message}")
 
-def _written(value: Any) -> str:
-    """Return a name or number as text; of a very large integer the first hex digits."""
-    return f"{hex(value)[:20]}…" if isinstance(value, int) and abs(value) >= 10**30 else str(value)
+    def check_keys(self, given: Mapping[str, Any], known: Iterable[str], place: str) -> None:
+        for name in given:
+            self.check(name in known, f"{place}{unknown('key', str(name), known)}")
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self.options.get(key) or {}
+        self.check(isinstance(value, Mapping), f"{key}: {value!r} is not a mapping `name: value`")
+        return value
+
+    def expression(self, text: Any, place: str) -> Expression:
+        return parse(text, f"{self.name}: {place}")
+
+    def optional(self, key: str) -> Expression | None:
+        text = self.options.get(key)
+        return None if text is None or not str(text).strip() else self.expression(" ".join(str(text).split()), key)
+
+    def labels(self) -> tuple[tuple[Expression, ...], tuple[str, ...] | None]:
+        """Return an expression per class and the names of the classes, or one expression of their number and None."""
+        labels = self.options["labels"]
+        self.check_keys(labels, ("type", "value", "value_custom"), "labels: ")
+        kind, value = labels.get("type"), labels.get("value")
+        if kind in ("simple", "hybrid") and isinstance(value, list) and len(value) > 1:
+            names = tuple(str(entry).removeprefix("label_") for entry in value)
+            return tuple(self.expression(entry, f"labels: {entry}") for entry in value), names
+        numbers = dict(value) if kind in ("custom", "hybrid") and isinstance(value, Mapping) else {}
+        self.check(
+            len(numbers) == 1,
+            "labels: give type: simple and two labels or more, or type: custom and a `name: number`",
+        )
+        ((key, text),) = numbers.items()
+        return (self.expression(text, f"labels: {key}"),), None
+
+    def targets(self, observers: Sequence[str]) -> dict[str, Expression]:
+        """Return the regression targets beside the classes."""
+        given = self.options["labels"].get("value_custom") or {}
+        targets = {str(name): self.expression(text, f"regression target {name}") for name, text in given.items()}
+        for name, target in targets.items():
+            self.check(name not in observers or target.text == name, f"regression target {name} is an observer too")
+        return targets
+
+    def weights(self) -> tuple[Expression | None, Reweighting | None]:
+        """Return event weights and the reweighting of the loss."""
+        given, reweighting, key = self.mapping("weights"), None, "weights: weight_branches"
+        self.check_keys(given, WEIGHT_KEYS, "weights: ")
+        text = ""
+        if given.get("use_precomputed_weights"):
+            branches = given["weight_branches"]
+            text = " * ".join(f"({branch})" for branch in branches) if len(branches) > 1 else str(branches[0])
+        elif given:
+            text, key = given.get("reweight_basewgt") or "", "weights: reweight_basewgt"
+            reweighting = self.reweighting(given)
+        own = self.optional("event_weights")
+        self.check(not text or own is None, f"{key} and event_weights both give event weights; remove one of them")
+        return self.expression(text, key) if text else own, reweighting
+
+    def reweighting(self, given: Mapping[str, Any]) -> Reweighting:
+        """Return the reweighting of classes and spectra."""
+        method, threshold = given.get("reweight_method"), given.get("reweight_threshold")
+        threshold = 10 if threshold is None else threshold
+        classes, totals = given["reweight_classes"], given.get("class_weights") or []
+        discard = given.get("reweight_discard_under_overflow")
+        self.check(method in ("flat", "ref"), f"weights: reweight_method is {method!r}; flat or ref")
+        self.check(is_number(threshold) and 0 <= threshold <= 100, "weights: reweight_threshold is no percentile")
+        are_numbers = all(is_number(weight) and 0 <= weight < math.inf for weight in totals)
+        self.check(are_numbers and len(totals) in (0, len(classes)), "weights: class_weights needs a number per class")
+        return Reweighting(
+            bins={str(name): bin_edges(str(name), values) for name, values in given["reweight_vars"].items()},
+            classes=tuple(classes),
+            method=str(method),
+            class_weights=tuple(map(float, totals)),
+            threshold=float(threshold),
+            drops_outside=discard is None or bool(discard),
+        )
+
+    def inputs(self) -> tuple[InputCollection, ...]:
+        """Return the collections: groups that share a prefix."""
+        groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for name, group in self.options["inputs"].items():
+            prefix, _, kind = str(name).rpartition("_")
+            known = [f"{prefix or 'pf'}_{own}" for own in GROUPS]
+            self.check(kind in GROUPS, f"inputs: {unknown('group', str(name), known)}")
+            self.check_keys(group, ("length", "pad_mode", "vars"), f"inputs: {name}: ")
+            groups.setdefault(prefix, {})[kind] = group
+        collections = tuple(self.collection(prefix, own) for prefix, own in groups.items())
+        self.check(collections, "inputs: no group of features, such as pf_features")
+        owners: dict[str, str] = {}
+        for one in collections if len(collections) > 1 else ():
+            self.check(one.points, f"inputs: with several collections each needs points; add {one.prefix}_points")
+            self.check(
+                len({bool(other.vectors) for other in collections}) == 1, "inputs: give vectors to all or to none"
+            )
+            for name in one.columns:
+                other = owners.setdefault(name, one.prefix)
+                self.check(other == one.prefix, f"inputs: {name} is in {other} and {one.prefix}; rename one of them")
+        return collections
+
+    def collection(self, prefix: str, groups: Mapping[str, Mapping[str, Any]]) -> InputCollection:
+        variables = {kind: self.variables(f"{prefix}_{kind}", kind, group["vars"]) for kind, group in groups.items()}
+        self.check("features" in groups, f"inputs: no group of features, {prefix}_features")
+        for kind, own in variables.items():
+            if (rule := GROUPS[kind]) is not None:
+                count, what = rule
+                self.check(len(own) == count, f"inputs: {prefix}_{kind} needs {what}, and has {len(own)} variables")
+        points, vectors = variables.get("points", ()), variables.get("vectors", ())
+        self.check(points or vectors, f"inputs: add {prefix}_points, coordinates for nearest neighbours, or vectors")
+        # only the second coordinate is compared modulo 2π
+        words = [{word for word in ("eta", "phi") if word in point.name.lower()} for point in points]
+        self.check(words != [{"phi"}, {"eta"}], f"inputs: {prefix}_points: write Δη first and Δφ second")
+        length, *others = {repr(group.get("length")): group.get("length") for group in groups.values()}.values()
+        is_length = isinstance(length, int) and 0 < length <= MOST_ENTRIES and not others
+        self.check(is_length, f"inputs: all groups of {prefix} need the same length, a whole number above 0")
+        return InputCollection(
+            prefix=prefix,
+            length=int(length or 0),
+            features=variables["features"],
+            points=points,
+            vectors=vectors,
+            mask=variables["mask"][0].name if "mask" in variables else None,
+        )
+
+    def variables(self, group: str, kind: str, given: Sequence[Any]) -> tuple[Variable, ...]:
+        preprocess = self.mapping("preprocess")
+        self.check_keys(preprocess, ("method", "data_fraction", "params"), "preprocess: ")
+        method = str(preprocess.get("method", "manual")).lower()
+        self.check(method.startswith(("manual", "auto")), f"preprocess: method is {method!r}; manual or auto")
+        is_features = kind == "features"
+        # weaver's params stand for all groups that a variable is in
+        params = (preprocess.get("params") or {}) if is_features else {}
+        variables = []
+        for entry in given:
+            name, *numbers = entry if isinstance(entry, list) else [entry]
+            place = f"inputs: {group}: {name}"
+            is_bare = is_features or kind == "mask" or all(number is None for number in numbers[:2])
+            self.check(is_bare, f"{place}: {kind} are taken as they are; define another unit in new_variables")
+            if name in params:
+                numbers = [params[name].get(key) for key in ("center", "scale", "min", "max")]
+            center, scale, low, high, *_ = [*numbers, None, None, None, None]
+            is_automatic = center == "auto" or (is_features and method.startswith("auto") and not numbers)
+            center, scale = None if center == "auto" else center, 1.0 if scale is None else scale
+            low, high = -5.0 if low is None else low, 5.0 if high is None else high
+            are_numbers = all(map(is_number, (center or 0, scale, low, high)))
+            is_finite = are_numbers and math.isfinite(center or 0) and math.isfinite(scale)
+            self.check(is_finite, f"{place}: write [name, subtract, multiply, clip_min, clip_max, pad]")
+            self.check(scale != 0 and low < high, f"{place}: these numbers make the variable constant")
+            self.check(name not in [variable.name for variable in variables], f"{place}: listed twice")
+            center = None if center is None else float(center)
+            limits = {"scale": float(scale), "low": float(low), "high": float(high)}
+            variables.append(Variable(name=str(name), center=center, **limits, is_automatic=is_automatic))
+        return tuple(variables)
 
 
 def _to_json(value: Any) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from subquad.errors import raise_errors
+from subquad.errors import reading
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.card_reader import CardReader
-from subquad.hep.data.columns import ChunkErrors
+from subquad.hep.data.columns import Place
 from subquad.hep.data.features import jet_features, particle_features
 from subquad.hep.data.file_chunks import inspect_files, iterate_chunks
 from subquad.hep.data.formats import iterate_columns
@@ -28,8 +28,6 @@ from subquad.hep.data.jets import (
     jets_of,
 )
 from subquad.hep.data.layout import Layout, check_names
-from subquad.hep.data.variations import Variation
-from subquad.progress import say
 
 __all__ = ["chunk_of", "first_jets", "read_chunks"]
 
@@ -44,7 +42,6 @@ def read_chunks(
     needs_weights: bool = True,
     needs_targets: bool = True,
     observers: Sequence[str] = (),
-    variation: Variation | None = None,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[JetChunk]:
@@ -60,12 +57,11 @@ def read_chunks(
         needs_weights: Refuse files without the layout's event weights.
         needs_targets: Read the layout's regression targets, which files must have then.
         observers: Further branches with one number per jet, beside the observers of the layout.
-        variation: Systematic variation of the momenta.
         title: Title of the progress bar.
         quiet: Print no progress.
 
     Raises:
-        SubquadError: Files or jets cannot be used; all of them are listed.
+        SubquadError: Files or jets cannot be used.
     """
     check_names(observers, layout.event_weights, "column of --observers")
     if layout.card is None:
@@ -77,7 +73,6 @@ def read_chunks(
             needs_weights=needs_weights,
             targets=layout.targets if needs_targets else (),
             observers=[name for name in observers if name not in OBSERVERS],
-            variation=variation,
             title=title,
             quiet=quiet,
         ):
@@ -86,12 +81,9 @@ def read_chunks(
     card = replace(layout.card, observers=tuple(dict.fromkeys((*layout.card.observers, *observers))))
     card = card if needs_targets else replace(card, targets={})
     reader = CardReader(layout, card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights)
-    reader.variation, reader.flagged = variation, [name for name in observers if name not in layout.card.observers]
     sources = reader.inspect(files, tree, quiet=quiet)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
-    values = [note for one in (reader.not_numbers, reader.infinite) for note in one.notes(layout.card.name)]
-    for note in (*values, *reader.angle_checks.notes(), *reader.weight_sums.notes(layout.event_weights)):
-        say(note, quiet=quiet)
+    reader.say_replaced(quiet=quiet)
 
 
 def first_jets(
@@ -108,13 +100,13 @@ def first_jets(
         tree: Name of the tree in ROOT files, unless the card names one.
 
     Raises:
-        SubquadError: Files or jets cannot be used; all of them are listed.
+        SubquadError: Files or jets cannot be used.
     """
-    card, reader = layout.card, None
+    card = layout.card
     if card is None:
-        sources, messages = inspect_files(files, tree)
-        check_branches(sources, messages, needs_labels=False)
-        names = [*PARTICLES, *OBSERVERS]
+        sources = inspect_files(files, tree)
+        check_branches(sources, needs_labels=False)
+        reader, names = None, [*PARTICLES, *OBSERVERS]
     else:
         # jet-level features of JetClass's branches are computed from observers
         observers = tuple(name for name in card.observers if layout.has_jetclass_features and name in OBSERVERS)
@@ -122,26 +114,15 @@ def first_jets(
         own = replace(layout, card=card, observers=observers)
         reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
-        reader.has_labels = False
+        reader.has_labels = reader.has_weights = False
         names = reader.branches(sources[0])
     with closing(iterate_columns(sources[0], names, count)) as chunks:
-        columns = dict(next(chunks))
-    entries = np.arange(len(next(iter(columns.values()))))
-    errors = ChunkErrors(file=f"{sources[0].path}", entries=entries, errors=[])
-    if card is None or reader is None:
-        jets = jets_of(columns, (), errors)
-        raise_errors("Some jets cannot be used:", errors.errors)
-        return columns, chunk_of(jets, layout)
-    chunk = reader.chunk(columns, sources[0], errors)
-    raise_errors("Some jets cannot be used:", errors.errors)
-    if card.collections is not None:
-        asked = card.branches(is_training=False, has_labels=False, has_weights=reader.has_weights)
-        wanted = [card.branch(name) for name in asked]
-        columns, event = card.collections.flattened(columns, wanted, errors)
-        errors = replace(errors, entries=errors.entries[event])
-    is_selected = reader.selects(columns, sources[0], errors)
-    columns = {name: column[is_selected] for name, column in columns.items()}
-    return columns, chunk
+        columns = next(chunks)
+    place = Place(file=str(sources[0].path), entries=np.arange(len(next(iter(columns.values())))))
+    with reading(sources[0].path, "a table of jets"):
+        if reader is None:
+            return dict(columns), chunk_of(jets_of(columns, (), place), layout)
+        return dict(reader.selected(columns, sources[0], place)[0]), reader.chunk(columns, sources[0], place)
 
 
 def chunk_of(jets: Jets, layout: Layout) -> JetChunk:

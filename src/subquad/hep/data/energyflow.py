@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError
+from subquad.hep.data.columns import Place
 from subquad.hep.data.padded_arrays import COUNTS, MASKS, PARTS, SequentialArray, arrays_of_rows
 
 __all__ = ["is_energyflow", "momenta_and_types"]
@@ -59,10 +60,7 @@ def momenta_and_types(path: Path, arrays: Mapping[str, SequentialArray]) -> dict
     x = arrays["X"]
     jets, places, features = x.shape
     if features != 4:
-        raise SubquadError(
-            f"{path}: array 'X' has the shape {list(x.shape)}; in EnergyFlow's layout it is [jets, particles, 4] with "
-            "pT, rapidity, azimuth and PDG id: save these four, without preprocessing"
-        )
+        raise SubquadError(f"{path}: array 'X' has the shape {list(x.shape)}; it must be [jets, particles, 4]")
 
     def make(rows: np.ndarray, begin: int) -> dict[str, np.ndarray]:
         return _converted(rows.astype(np.float64), path, begin)
@@ -79,24 +77,16 @@ def _converted(x: np.ndarray, path: Path, begin: int) -> dict[str, np.ndarray]:
     is_real = (x != 0).any(2)
     which = np.searchsorted(_CODES, np.abs(code)).clip(max=len(_CODES) - 1)
     is_unknown = is_real & (_CODES[which] != np.abs(code))
+    place = Place(file=str(path), entries=np.repeat(np.arange(begin, begin + len(x)), x.shape[1]))
     for is_bad, what, values, remedy in (
-        (pt < 0, "pT", pt, "drop such jets"),
+        (pt < 0, "pT in 'X' is", pt, ""),
         # a jet at 2π may have particles beyond it
-        (np.abs(phi) > 3 * np.pi, "the azimuth", phi, "give radians, from 0 to 2π"),
-        (is_unknown, "PDG id", code, "store unprocessed PDG ids of particles that reach a detector, or drop such jets"),
+        (np.abs(phi) > 3 * np.pi, "an azimuth in 'X' is", phi, "give radians, from 0 to 2π"),
+        (is_unknown, "a PDG id in 'X' is", code, "store unprocessed ids of particles that reach a detector"),
     ):
-        if is_bad.any():
-            jet, particle = np.argwhere(is_bad)[0]
-            raise SubquadError(
-                f"{path}: entry {begin + jet}: {what} of particle {particle}, by descending pT, is "
-                f"{values[jet, particle]:g} in array 'X'; {remedy}"
-            )
+        place.refuse(is_bad.ravel(), what, values.ravel(), remedy=remedy)
     if is_real.sum() >= MIN_PARTICLES and rapidity.min() >= 0 > phi.min():
-        raise SubquadError(
-            f"{path}: rapidities in array 'X' are {rapidity[is_real].min():g} to {rapidity[is_real].max():g} and "
-            f"azimuths {phi[is_real].min():g} to {phi[is_real].max():g}; exchange them: 'X' has pT, rapidity, azimuth "
-            "from 0 to 2π, and PDG id"
-        )
+        raise SubquadError(f"{path}: 'X' has azimuth before rapidity; it must be pT, rapidity, azimuth and PDG id")
     mass = np.where(is_real, _MASSES[which], 0)
     transverse = np.hypot(pt, mass)
     vectors = [pt * np.cos(phi), pt * np.sin(phi), transverse * np.sinh(rapidity), transverse * np.cosh(rapidity)]

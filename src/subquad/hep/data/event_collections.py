@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import require
-from subquad.hep.data.columns import ChunkErrors
+from subquad.hep.data.columns import Place
 
 __all__ = ["Collections"]
 
@@ -31,21 +31,20 @@ class Collections:
     particle_index: str
     """Branch with the particle of each link; -1 for none."""
 
-    def branches(self, columns: Iterable[str]) -> dict[str, str | None]:
-        """Return by key of the card the branches to read beside the inputs: links, and what jets and particles count.
+    def branches(self, columns: Iterable[str]) -> list[str]:
+        """Return the branches to read beside the inputs: links, and what the jets and particles are counted by.
 
         Args:
-            columns: Columns of a file; None stands for a collection that has none among them.
+            columns: Columns of a file.
         """
-        columns = list(columns)
-        counted = {
-            key: next((name for name in columns if name.startswith(f"{getattr(self, key)}_")), None)
-            for key in ("jets", "particles")
-        }
-        return {**counted, "jet_index": self.jet_index, "particle_index": self.particle_index}
+        counted = [
+            next((name for name in columns if name.startswith(f"{collection}_")), f"{collection}_*")
+            for collection in (self.jets, self.particles)
+        ]
+        return [*counted, self.jet_index, self.particle_index]
 
     def flattened(
-        self, columns: Mapping[str, Any], names: Iterable[str], errors: ChunkErrors
+        self, columns: Mapping[str, Any], names: Iterable[str], place: Place
     ) -> tuple[dict[str, Any], np.ndarray]:
         """Return columns of jets, and the event [J] of each jet as an index into the events of the chunk.
 
@@ -54,64 +53,45 @@ class Collections:
         Args:
             columns: Columns of events.
             names: Columns to return.
-            errors: Receives the errors of links.
+            place: Where the events are, for errors.
         """
         ak = require("awkward", extra="hep")
         link = f"{self.jet_index.rpartition('_')[0]}_"
-        lists = [name for name in columns if name.startswith((f"{self.jets}_", f"{self.particles}_", link))]
-        wrong = [name for name in lists if columns[name].ndim != 2]
-        for name in wrong:
-            errors.add_type(name, str(ak.type(columns[name]).content), "a list of numbers per event")
-        if wrong:
-            return {}, np.zeros(0, np.int64)
-        jets, particles = (_lengths(columns, f"{kind}_") for kind in (self.jets, self.particles))
+        jets, particles = (
+            ak.to_numpy(ak.num(next(columns[name] for name in columns if name.startswith(f"{collection}_")), axis=1))
+            for collection in (self.jets, self.particles)
+        )
         event_of_jet = np.repeat(np.arange(len(jets)), jets)
-        jet, particle, order = self._links(columns, jets, particles, errors)
+        jet, particle, order = self._links(columns, jets, particles, place)
         counts = np.bincount(jet, minlength=len(event_of_jet))
-        found = {}
+        flat = {}
         for name in names:
             column = columns[name]
             if name.startswith(f"{self.jets}_"):
-                found[name] = ak.flatten(column, axis=1)
+                flat[name] = ak.flatten(column, axis=1)
             elif name.startswith(f"{self.particles}_"):
-                found[name] = ak.unflatten(ak.flatten(column, axis=1)[particle], counts)
+                flat[name] = ak.unflatten(ak.flatten(column, axis=1)[particle], counts)
             elif name.startswith(link):
-                found[name] = ak.unflatten(ak.flatten(column, axis=1)[order], counts)
+                flat[name] = ak.unflatten(ak.flatten(column, axis=1)[order], counts)
             else:
-                found[name] = column[event_of_jet]
-        return found, event_of_jet
+                flat[name] = column[event_of_jet]
+        return flat, event_of_jet
 
     def _links(
-        self, columns: Mapping[str, Any], jets: np.ndarray, particles: np.ndarray, errors: ChunkErrors
+        self, columns: Mapping[str, Any], jets: np.ndarray, particles: np.ndarray, place: Place
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return jet, particle and number [L] of the links, sorted by jet; the numbers count through all events."""
         ak = require("awkward", extra="hep")
-        links = ak.to_numpy(ak.num(columns[self.jet_index], axis=1))
-        differs = links != ak.to_numpy(ak.num(columns[self.particle_index], axis=1))
-        if differs.any():
-            what = f"{self.jet_index} and {self.particle_index} have different lengths"
-            errors.add(differs, what, advice="they must be links of one collection")
-            none = np.zeros(0, np.int64)
-            return none, none, none
+        links, others = (ak.to_numpy(ak.num(columns[name], axis=1)) for name in (self.jet_index, self.particle_index))
+        place.refuse(links != others, f"{self.jet_index} and {self.particle_index} have different lengths")
         event = np.repeat(np.arange(len(links)), links)
-        is_used = np.ones(len(event), bool)
-        ends = []
+        is_used, ends = np.ones(len(event), bool), []
         for branch, sizes in ((self.jet_index, jets), (self.particle_index, particles)):
             index = ak.to_numpy(ak.flatten(columns[branch], axis=1)).astype(np.int64)
             is_bad = (index < -1) | (index >= sizes[event])
-            if is_bad.any():
-                i, is_bad_event = int(np.argmax(is_bad)), np.zeros(len(links), bool)
-                is_bad_event[event[is_bad]] = True
-                what = f"{branch} has the value {index[i]}, and the event has {sizes[event[i]]} of them"
-                errors.add(is_bad_event, what, advice="drop such events, or correct `collections` in the card")
-            is_used &= (index >= 0) & ~is_bad
+            place.refuse(is_bad, f"the event has too few of them for {branch} =", index, lengths=links)
+            is_used &= index >= 0
             ends.append(index + (np.cumsum(sizes) - sizes)[event])
         order = np.flatnonzero(is_used)
         order = order[np.argsort(ends[0][order], kind="stable")]
         return ends[0][order], ends[1][order], order
-
-
-def _lengths(columns: Mapping[str, Any], prefix: str) -> np.ndarray:
-    """Return [E]: the length of the collection of each event."""
-    ak = require("awkward", extra="hep")
-    return ak.to_numpy(ak.num(next(columns[name] for name in columns if name.startswith(prefix)), axis=1))

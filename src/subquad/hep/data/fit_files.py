@@ -1,15 +1,18 @@
-"""The files of a fit by the part that they are for: training, validation and testing."""
+"""The files of a fit by the part that they are for, and their contents, by which training jets are recognized."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import read_card
-from subquad.hep.data.formats import SUFFIXES, Files, expand_files, list_files
+from subquad.hep.data.formats import SUFFIXES, Files, expand_files, file_of, list_files, tree_of
 from subquad.runs.folder import check_free
+from subquad.runs.storage import fingerprint
 
-__all__ = ["FitFiles", "check_early", "fit_files"]
+__all__ = ["FitFiles", "check_early", "digest_of", "fit_files", "training_note"]
 
 PREFIXES = {"train": "train", "val": "validation", "test": "test"}
 """Beginnings of the names of folders, such as JetClass's train_100M, val_5M and test_20M, and their parts."""
@@ -69,6 +72,40 @@ def fit_files(files: Files, test: Files = ()) -> FitFiles:
     )
 
 
+def digest_of(path: Path) -> str:
+    """Return size and fingerprint of a file, and its tree if one is named, as `file.root:tree`."""
+    file = file_of(path)
+    status = file.stat()
+    digest = f"{status.st_size}-{_fingerprint(file.resolve(), status.st_mtime_ns)}"
+    return f"{digest}:{tree}" if (tree := tree_of(path)) else digest
+
+
+@cache
+def _fingerprint(file: Path, modified: int) -> str:
+    """Return the fingerprint of a file, which is read once as long as it is not modified."""
+    return fingerprint(file)
+
+
+def training_note(run: Path | str, config: Mapping[str, Any], files: Iterable[Path]) -> str | None:
+    """Return a warning that jets to score are among those that a tagger was fitted to; None if no file is.
+
+    Args:
+        run: Folder of the run.
+        config: Its `config.json`.
+        files: Files to score, of which those are read that are as large as a training file.
+    """
+    known = set(config.get("digests", ()))
+    sizes = {digest.partition("-")[0] for digest in known}
+    alike = [path for path in files if str(file_of(path).stat().st_size) in sizes]
+    names = [path.name for path in alike if {digest_of(path), digest_of(file_of(path))} & known]
+    if not names:
+        return None
+    listed = ", ".join(names[:3]) + ", …" * (len(names) > 3)
+    if config.get("is_marked"):
+        return f"{run} was trained on those jets of {listed} that are marked for it; measure it on the others."
+    return f"{run} was trained on jets of {listed}, so results are biased upwards; give other files."
+
+
 def check_early(files: Sequence[str], test: Sequence[str], *, card: str | None, out: Path, force: bool) -> None:
     """Check what needs neither jets nor torch, whose import takes seconds; a fit checks it again.
 
@@ -95,15 +132,11 @@ def _part_folders(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder by their parts; none if it is no folder, or has files of jets itself."""
     if not folder.is_dir() or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
         return {}
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        part = next((part for prefix, part in PREFIXES.items() if path.name.lower().startswith(prefix)), None)
-        if part is None or not path.is_dir():
-            continue
-        if part in found:
-            raise SubquadError(
-                f"{folder}: both {found[part].name} and {path.name} are folders for {part}; name the folder or files "
-                "to fit on, and those to test on by --test"
-            )
-        found[part] = path
-    return {part: found[part] for part in PREFIXES.values() if part in found}
+    parts: dict[str, Path] = {}
+    for path in sorted(filter(Path.is_dir, folder.iterdir())):
+        for prefix, part in PREFIXES.items():
+            if path.name.lower().startswith(prefix):
+                if part in parts:
+                    raise SubquadError(f"{folder}: {parts[part].name} and {path.name} are both for {part}; name one")
+                parts[part] = path
+    return {part: parts[part] for part in PREFIXES.values() if part in parts}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.errors import raise_errors, require
+from subquad.errors import SubquadError, require
 from subquad.hep.data.padded_arrays import jets_per_read, native
 
 __all__ = ["CollectionTable"]
@@ -38,7 +38,6 @@ class CollectionTable:
     layout = ""
 
     def __init__(self, path: Path, datasets: Mapping[str, Any], elsewhere: Mapping[str, str]) -> None:
-        self._path = path
         self.refused = {_column(name): reason for name, reason in elsewhere.items()}
         # column → its dataset, its field, and the field that tells real particles
         self._origins: dict[str, tuple[Any, str | None, str | None]] = {}
@@ -47,18 +46,15 @@ class CollectionTable:
         # without collections of particles, what occurs most often is the number of jets
         sizes = Counter(len(dataset) for dataset in collections or usable.values())
         self.entries = sizes.most_common(1)[0][0] if sizes else 0
-        others = ", ".join([_column(name) for name, dataset in usable.items() if len(dataset) == self.entries][:3])
         for name, dataset in usable.items():
             if len(dataset) != self.entries:
-                self.refused[_column(name)] = (
-                    f"it has {len(dataset):,} rows, and {others} {self.entries:,}, of which there is one per jet"
-                )
+                self.refused[_column(name)] = f"it has {len(dataset):,} rows, and there are {self.entries:,} jets"
             else:
                 self._add(name, dataset)
         self.columns = tuple(self._origins)
         if not self.columns:
             reasons = [f"{name}: {reason}" for name, reason in self.refused.items()]
-            raise_errors(f"{path}: no dataset holds columns of jets:", reasons or ["there is no dataset"])
+            raise SubquadError(f"{path}: no dataset has columns of jets ({'; '.join(reasons[:3])})")
 
     def _is_refused(self, name: str, dataset: Any) -> bool:
         reason = _refusal(name, dataset)
@@ -85,13 +81,8 @@ class CollectionTable:
         for name in names:
             dataset, *fields = self._origins[name]
             needed.setdefault(dataset, set()).update(field for field in fields if field)
-        sizes = {
-            f"dataset {dataset.name} of the shape {list(dataset.shape)}": math.prod(
-                (*dataset.shape[1:], len(fields), 8)
-            )
-            for dataset, fields in needed.items()
-        }
-        entries = jets_per_read(self._path, sizes, entries)
+        size = sum(math.prod((*dataset.shape[1:], len(fields), 8)) for dataset, fields in needed.items())
+        entries = jets_per_read(size, entries)
         for begin in range(0, self.entries, entries):
             rows = slice(begin, min(begin + entries, self.entries))
             taken = {
@@ -109,16 +100,10 @@ def _refusal(name: str, dataset: Any) -> str:
     """Return why a dataset cannot be columns of jets; empty if it can."""
     shape, names = list(dataset.shape or ()), dataset.dtype.names
     if name.rsplit("/", 1)[-1].startswith("block") and name.endswith("_values"):
-        return "it is a part of a data frame in pandas' fixed format; save the frame with to_hdf(…, format='table')"
-    if not shape:
-        return "it is a single value"
-    if names is None and len(shape) > 1:
-        return f"it is an array {shape} in a group or beside compound types, and nothing says which particles are real"
-    if names is None and dataset.dtype.kind not in "biuf":
-        return f"it is of type {dataset.dtype}, which is not a number"
-    if len(shape) > 2:
-        return f"it has the shape {shape}; a compound type must be [jets] or [jets, particles]"
-    if len(shape) == 2 and not {*VALID} & set(names or ()):
+        return "it is a data frame in pandas' fixed format; save it with to_hdf(…, format='table')"
+    if not 1 <= len(shape) <= (2 if names else 1) or (not names and dataset.dtype.kind not in "biuf"):
+        return f"its shape is {shape} and its type {dataset.dtype}; give [jets] or a compound type [jets, particles]"
+    if len(shape) == 2 and not {*VALID} & {*names}:
         return "it has no field `valid` that is true for real particles"
     return ""
 

@@ -12,22 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.columns import (
-    ChunkErrors,
-    add_particles,
-    check_energies,
-    class_indices,
-    jet_table,
-    observers_of,
-    particle_table,
-)
-from subquad.hep.data.file_chunks import inspect_files, iterate_chunks
+from subquad.errors import SubquadError, require
+from subquad.hep.data.columns import Place, class_indices, jet_table, observers_of, particle_table
+from subquad.hep.data.file_chunks import check_columns, inspect_files, iterate_chunks
 from subquad.hep.data.formats import Files, Source, expand_files
-from subquad.hep.data.momentum_checks import check_momenta
-from subquad.hep.data.value_notes import WeightSums
-from subquad.hep.data.variations import Variation, vary
-from subquad.progress import say
+from subquad.hep.data.momentum_checks import check_momenta, check_points
 
 __all__ = [
     "OBSERVERS",
@@ -141,7 +130,7 @@ def read(
         quiet: Print no progress.
 
     Raises:
-        SubquadError: A file has no such tree or branch, is cut short, or has values that no jet has; all are listed.
+        SubquadError: A file has no such tree or branch, is cut short, or has values that no jet has.
     """
     chunks = list(iterate_jets(expand_files(files), tree=tree, needs_labels=needs_labels, title=title, quiet=quiet))
     return Jets(
@@ -162,7 +151,6 @@ def iterate_jets(
     needs_weights: bool = True,
     targets: Sequence[str] = (),
     observers: Sequence[str] = (),
-    variation: Variation | None = None,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
@@ -176,108 +164,47 @@ def iterate_jets(
         needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
         targets: Branches with regression targets.
         observers: Further branches with one number per jet.
-        variation: Systematic variation of the momenta, which changes the observers too.
         title: Title of the progress bar.
         quiet: Print no progress.
     """
-    sources, errors = inspect_files(files, tree, quiet=quiet)
-    without = [source for source in sources if event_weights and event_weights not in source.columns]
-    if needs_weights:
-        errors += [
-            f"{one.path}: {one.description} has no branch {event_weights} with event weights; name another one with "
-            "--event-weights"
-            for one in without
-        ]
-    advice = dict.fromkeys(observers, "; name another one with --observers")
-    advice |= dict.fromkeys(targets, " with a regression target; name another one with --target")
-    errors += [
-        f"{one.path}: {one.description} has no branch {name}{remedy}"
-        for one in sources
-        for name, remedy in advice.items()
-        if name not in one.columns
-    ]
-    weights = [event_weights] if event_weights and not without else []
-    classes = check_branches(sources, errors, needs_labels)
-    sums = WeightSums()
-    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights, *advice]))
+    sources = inspect_files(files, tree, quiet=quiet)
+    has_weights = needs_weights or all(event_weights in source.columns for source in sources)
+    weights = [event_weights] if event_weights and has_weights else []
+    classes = check_branches(sources, needs_labels)
+    more = dict.fromkeys(weights, "event weights") | dict.fromkeys(observers, "observers")
+    more |= dict.fromkeys(targets, "regression targets")
+    for source in sources:
+        check_columns(source, more)
+    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *more]))
 
-    def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
-        if variation is not None:
-            generator = variation.generator(source.path.name, int(errors.entries[0]))
-            columns = vary(columns, variation, _momenta, generator, jets=OBSERVERS)
-        jets = jets_of(columns, classes, errors, needs_labels=needs_labels)
+    def chunk(columns: Mapping[str, Any], source: Source, place: Place) -> Jets:
+        jets = jets_of(columns, classes, place, needs_labels=needs_labels)
         named = {f"the regression target {name}": columns[name] for name in targets}
-        found = jet_table(columns, weights, errors)[:, 0] if weights else None
-        if found is not None:
-            sums.add(found, errors)
-        others = dict(zip(targets, jet_table(named, list(named), errors).T, strict=True))
-        return replace(
-            jets,
-            weights=found,
-            others={**observers_of(columns, observers, errors), **others},
-        )
+        true = dict(zip(targets, jet_table(named, list(named), place).T, strict=True))
+        found = jet_table(columns, weights, place)[:, 0] if weights else None
+        return replace(jets, weights=found, others={**observers_of(columns, observers, place), **true})
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
-    for note in sums.notes(event_weights):
-        say(note, quiet=quiet)
 
 
-def _momenta(columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the four-momenta [C, 4] and the numbers of particles [J]."""
-    ak = require("awkward", extra="hep")
-    flat = [ak.to_numpy(ak.flatten(columns[name])).astype(np.float64) for name in PARTICLES[:4]]
-    return np.stack(flat, axis=1), ak.to_numpy(ak.num(columns["part_px"]))
-
-
-def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:
+def check_branches(sources: Sequence[Source], needs_labels: bool) -> tuple[str, ...]:
     """Check that all files have the branches of JetClass, and return the classes; see `read`."""
-    found: list[tuple[str, ...]] = []
+    labels: list[tuple[str, ...]] = []
     for source in sources:
-        missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]
-        if len(missing) == len(PARTICLES) + len(OBSERVERS):
-            errors.append(_unknown_layout(source))
-            found.append(())
-            continue
-        if missing:
-            reasons = [f"{name} is not read, as {source.refused[name]}" for name in missing if name in source.refused]
-            advice = "give files in JetClass's layout, or fit a tagger on this layout with --card"
-            if len(missing) > len(source.columns):
-                # perhaps the particles lie in records, which are one branch
-                advice = f"it has {', '.join(source.columns)}; {advice}"
-            errors.append(
-                f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
-                f"{'; '.join(reasons[:3]) or advice}"
+        if not {*PARTICLES, *OBSERVERS} & {*source.columns}:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(source.refused.items())[:3])
+            columns = f"{', '.join(source.columns[:8])}{' …' * (len(source.columns) > 8)}"
+            raise SubquadError(
+                f"{source.path}: unknown layout: {columns or reasons}; describe the columns by a data card"
             )
-        labels = tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL))
-        if "" in labels:
-            errors.append(f"{source.path}: the branch {LABEL} names no class; rename it to label_<class>, or drop it")
-        elif needs_labels and not labels:
-            errors.append(
-                f"{source.path}: {source.description} has no branch label_*, so its jets have no class; add a branch "
-                "label_<class> for each class, or fit a tagger with a --card that describes the labels"
-            )
-        elif needs_labels and labels and found and set(labels) != set(found[0]):
-            differing = sorted(set(labels) ^ set(found[0]))
-            errors.append(
-                f"{source.path}: its label branches are not those of {sources[0].path} ({', '.join(differing)}); "
-                "give files with the same labels"
-            )
-        found.append(labels)
-    raise_errors("Some files cannot be used:", errors)
+        check_columns(source, dict.fromkeys((*PARTICLES, *OBSERVERS), "the layout of JetClass"))
+        labels.append(tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL)))
+        if needs_labels and (not labels[-1] or "" in labels[-1]):
+            raise SubquadError(f"{source.path}: {source.description} has no branches label_<class>")
+        if needs_labels and {*labels[-1]} != {*labels[0]}:
+            raise SubquadError(f"{source.path}: its label branches are not those of {sources[0].path}")
     # optional labels are copied only if all files have the same
-    return found[0] if needs_labels or all(set(labels) == set(found[0]) for labels in found) else ()
-
-
-def _unknown_layout(source: Source) -> str:
-    columns = f"{', '.join(source.columns[:8])}{' …' * (len(source.columns) > 8)}"
-    reasons = [f"{name} is not read, as {reason}" for name, reason in source.refused.items()]
-    return "; ".join(
-        [
-            f"{source.path}: unknown layout: the columns of {source.description} are {columns}",
-            *reasons[:3],
-            "describe them with --card, or give files in the layout of JetClass or another public data set (--layout)",
-        ]
-    )
+    return labels[0] if all({*own} == {*labels[0]} for own in labels) else ()
 
 
 def as_jets(data: Any) -> Jets:
@@ -287,48 +214,39 @@ def as_jets(data: Any) -> Jets:
         data: Such as `uproot.open(file)["tree"].arrays()`; labels are optional.
 
     Raises:
-        SubquadError: Branches are missing, or jets cannot be used; all are listed.
+        SubquadError: Branches are missing, or jets cannot be used.
     """
     if isinstance(data, Jets):
         return data
     fields = getattr(data, "fields", data)
     if isinstance(data, str | list | tuple | np.ndarray) or not isinstance(fields, Iterable):
-        raise SubquadError(
-            f"jets cannot be made from {type(data).__name__}; give what subquad.hep.read returns, or an awkward array "
-            "of JetClass's branches (convert it with subquad.hep.as_jets for cross-validation in scikit-learn)"
-        )
+        what = type(data).__name__
+        raise SubquadError(f"jets cannot be made from {what}; give an awkward array, or what subquad.hep.read returns")
     names = list(fields)
     missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in names]
-    remedy = "fit files of another layout by subquad.hep.fit with FitSettings(card=…)"
-    raise_errors(f"Some branches of JetClass are missing; {remedy}:", missing)
+    if missing:
+        raise SubquadError(f"some branches of JetClass are missing: {', '.join(missing)}")
     ak = require("awkward", extra="hep")
     classes = tuple(name.removeprefix(LABEL) for name in names if name.startswith(LABEL))
     columns = {name: ak.Array(data[name]) for name in (*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes))}
-    errors = ChunkErrors(file="the array", entries=np.arange(len(columns["jet_pt"])), errors=[], is_selectable=False)
-    jets = jets_of(columns, classes, errors)
-    raise_errors("Some files or jets cannot be used:", errors.errors)
-    return jets
+    return jets_of(columns, classes, Place(file="the array", entries=np.arange(len(columns["jet_pt"]))))
 
 
 def jets_of(
     columns: Mapping[str, Any],
     classes: Sequence[str],
-    errors: ChunkErrors,
+    place: Place,
     *,
     needs_labels: bool = True,
     may_be_padded: bool = False,
 ) -> Jets:
-    """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
-    before = len(errors.errors)
-    particles, lengths = particle_table(columns, PARTICLES, errors)
-    observers = jet_table(columns, OBSERVERS, errors)
-    # columns with errors are 0
-    if len(errors.errors) == before:
-        energies, advice = particles[:, PARTICLES.index("part_energy")], errors.drop("ak.all(part_energy > 0, axis=1)")
-        check_energies(energies, lengths, errors, advice=advice, may_be_zero=may_be_padded)
-        _check_signs(particles, lengths, observers, errors)
-    # the first observers are pT, η and φ
-    check_momenta(particles[:, :4], particles[:, 4:6], lengths, observers[:, :3], errors)
+    """Return jets from columns with JetClass's names."""
+    particles, lengths = particle_table(columns, PARTICLES, place)
+    observers = jet_table(columns, OBSERVERS, place)
+    if not may_be_padded:
+        # the first observer is pT
+        check_momenta(particles[:, :4], lengths, place, jet_pt=observers[:, 0])
+        check_points(particles[:, 4:6], particles[:, :4], lengths, PARTICLES[4:6], place)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels, no_labels = [LABEL + name for name in classes], np.full(len(lengths), -1)
     # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter
@@ -337,18 +255,6 @@ def jets_of(
         particles=particles[order],
         first=np.concatenate([[0], np.cumsum(lengths)]),
         observers=observers,
-        labels=class_indices(columns, labels, errors, needs_labels=needs_labels) if labels else no_labels,
+        labels=class_indices(columns, labels, place, needs_labels=needs_labels) if labels else no_labels,
         classes=tuple(classes),
     )
-
-
-def _check_signs(particles: np.ndarray, lengths: np.ndarray, observers: np.ndarray, errors: ChunkErrors) -> None:
-    """Add errors for momenta of jets that are not positive, and for negative uncertainties."""
-    for name in ("part_d0err", "part_dzerr"):
-        values = particles[:, PARTICLES.index(name)]
-        add_particles(values < 0, values, lengths, name, errors, advice="give 0 for particles without a track")
-    for name in ("jet_pt", "jet_energy"):
-        values = observers[:, OBSERVERS.index(name)]
-        if (values <= 0).any():
-            advice = errors.drop(f"{name} > 0")
-            errors.add(values <= 0, f"{name} is {values[np.argmax(values <= 0)]}", advice=advice)

@@ -234,10 +234,7 @@ def check_names(names: Sequence[str], weights: str, what: str) -> None:
         SubquadError: One of them has.
     """
     if WEIGHT_COLUMN in names and weights not in ("", WEIGHT_COLUMN):
-        raise SubquadError(
-            f"{WEIGHT_COLUMN}, a {what}, is the name of the event weights, which are those of {weights}; rename the "
-            "branch, or define it in a data card by another name"
-        )
+        raise SubquadError(f"{WEIGHT_COLUMN}, a {what}, is the name of the event weights ({weights}); rename it")
 
 
 def with_targets(layout: Layout, targets: Sequence[str]) -> Layout:
@@ -312,17 +309,8 @@ def fit_standardization(
                 if layout.features.owners:
                     column = column[particles[:, layout.features.owners[place]] != 0]
                 finite = column[torch.isfinite(column)].numpy()
-                if not len(column):
-                    prefix = next(one.prefix for one in card.inputs if variable in one.features)
-                    raise SubquadError(
-                        f"{card.name}: inputs: no training jet has entries of {prefix}, by which {variable.name} could "
-                        "be standardized; omit this collection, or give numbers"
-                    )
                 if not len(finite):
-                    raise SubquadError(
-                        f"{card.name}: inputs: {variable.name} has no finite value in the training jets, so that it "
-                        "cannot be standardized; omit it, or define it in new_variables without infinity"
-                    )
+                    raise SubquadError(f"{card.name}: inputs: {variable.name} has no finite value in the training jets")
                 low, center, high = np.percentile(finite, [16, 50, 84])
                 width = max(high - center, center - low)
                 found[variable.name] = (float(center), float(1 / width) if width > 0 else 1.0)

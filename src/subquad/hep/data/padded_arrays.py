@@ -18,15 +18,12 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import SubquadError, require
+from subquad.hep.data.columns import Place
 
 __all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "jets_per_read", "native", "rows_of"]
 
-LARGEST_JET = 2**25
-"""Bytes of all arrays of a jet: those of 1,000 particles with 20 numbers each are 160 kB."""
 LARGEST_READ = 2**29
 """Bytes of jets that are read at once, unless one jet has more."""
-MOST_PARTICLES = 2**27
-"""Particles of the jets that are read at once, from flat arrays: 10,000 jets have some hundred thousand."""
 
 MASKS = ("mask", "part_mask", "pf_mask", "valid")
 COUNTS = ("npart", "n_part", "n_parts", "nparticles", "n_particles", "num_particles", "jet_nparticles")
@@ -72,25 +69,9 @@ def rows_of(dataset: Any) -> Callable[[int], Any]:
     return take
 
 
-def jets_per_read(path: Path, sizes: Mapping[str, int], entries: int) -> int:
-    """Return how many jets to read at once, at most `entries`, so that they take little memory.
-
-    Args:
-        path: The file, for messages.
-        sizes: Bytes of a jet in each array.
-        entries: Number of jets to read at once if these are small.
-
-    Raises:
-        SubquadError: A jet is larger than any jet of particles.
-    """
-    size = sum(sizes.values())
-    if size > LARGEST_JET:
-        largest = max(sizes, key=lambda name: sizes[name])
-        raise SubquadError(
-            f"{path}: a jet has {size:,} bytes, of which {sizes[largest]:,} in {largest}; a jet may have "
-            f"{LARGEST_JET:,}: check the shape, which is [jets, particles] or [jets, features, particles]"
-        )
-    return min(entries, LARGEST_READ // max(size, 1)) or 1
+def jets_per_read(bytes_per_jet: int, entries: int) -> int:
+    """Return how many jets to read at once, at most `entries`, so that they take little memory."""
+    return min(entries, LARGEST_READ // max(bytes_per_jet, 1)) or 1
 
 
 def arrays_of_rows(
@@ -173,21 +154,17 @@ class PaddedTable:
 
     def _add(self, path: Path, name: str, shape: Sequence[int]) -> None:
         is_ragged = len(shape) == 1 and shape[0] != self.entries and self._count is not None
+        has_particles = self._mask is not None or self._count is not None or self._is_zero_padded
         if len(shape) == 1 and (shape[0] == self.entries or is_ragged):
             self._origins[name] = (name, None)
             if name == "labels":
                 self._origins["label"] = (name, None)
-        elif shape[0] != self.entries or len(shape) > 3:
-            raise SubquadError(
-                f"{path}: array {name!r} has the shape {list(shape)}, and there are {self.entries} jets; arrays must "
-                "have a row per jet, or a count such as npart must give the particles of each jet"
-            )
-        elif name in LABELS and len(shape) == 2:
+        elif shape[0] == self.entries and name in LABELS and len(shape) == 2:
             self._origins |= {f"label_{i}": (name, i) for i in range(shape[1])}
-        elif self._mask is None and self._count is None and not self._is_zero_padded:
+        elif shape[0] != self.entries or len(shape) > 3 or not has_particles:
             raise SubquadError(
-                f"{path}: array {name!r} has places for particles, but it is unknown which are real; add `mask` "
-                "[jets, places], or `npart` [jets]"
+                f"{path}: array {name!r} has the shape {list(shape)}; give a row for each of {self.entries} jets, and "
+                "`mask` or `npart` for particles"
             )
         elif len(shape) == 2 or 1 in shape[1:]:
             self._origins[name] = (name, 0)
@@ -202,61 +179,35 @@ class PaddedTable:
         ak = require("awkward", extra="hep")
         needed = {self._origins[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
         needed |= {"vectors"} if self._is_zero_padded else set()
-        flat = sorted(name for name in needed if len(self._arrays[name].shape) == 1 and not self._has_rows(name))
-        sizes = {name: 8 * math.prod(self._arrays[name].shape[1:]) for name in needed}
-        shapes = {f"array {name!r} of the shape {list(self._arrays[name].shape)}": size for name, size in sizes.items()}
-        entries, end = jets_per_read(self._path, shapes, entries), 0
+        flat = {name for name in needed if len(self._arrays[name].shape) == 1 and not self._has_rows(name)}
+        entries = jets_per_read(sum(8 * math.prod(self._arrays[name].shape[1:]) for name in needed), entries)
+        end = 0
         for begin in range(0, self.entries, entries):
             n = min(entries, self.entries - begin)
-            given = None if self._count is None else self._arrays[self._count].take(n)
+            taken = {} if self._count is None else {self._count: self._arrays[self._count].take(n)}
+            counts = None
             # beside a mask, a count may be one of all particles before padding
-            counts = None if given is None or (self._mask and not flat) else self._whole(given, begin)
-            if flat and counts is not None:
-                self._check_particles(counts, begin)
+            if self._count is not None and (flat or not self._mask):
+                given = taken[self._count]
+                # JetClass's jet_nparticles is a real number
+                is_bad = ~((given >= 0) & (given % 1 == 0) & (given < 2**31))
+                place = Place(file=str(self._path), entries=np.arange(begin, begin + n))
+                place.refuse(is_bad, f"{self._count} must be the number of particles, and is", given)
+                counts = given.astype(np.int64)
                 end += int(counts.sum())
-                self._check_flat(flat, end, is_last=begin + n == self.entries)
-            taken = {}
+            for name in flat:
+                size = self._arrays[name].shape[0]
+                if end > size or (begin + n == self.entries and end < size):
+                    raise SubquadError(
+                        f"{self._path}: {self._count!r} does not add up to the {size:,} entries of {name!r}"
+                    )
             for name in needed - {self._count}:
                 taken[name] = self._arrays[name].take(int(counts.sum()) if name in flat and counts is not None else n)
-            if self._count and given is not None:
-                taken[self._count] = given
             is_real = self._real(taken, counts, n)
             yield {name: ak.Array(self._column(name, taken, is_real, counts)) for name in names}
 
     def _has_rows(self, name: str) -> bool:
         return self._arrays[name].shape[0] == self.entries
-
-    def _whole(self, counts: np.ndarray, begin: int) -> np.ndarray:
-        """Return the numbers of particles of the jets from `begin` on; JetClass's jet_nparticles is a real number."""
-        # a larger one may be negative as int64
-        is_bad = ~((counts >= 0) & (counts % 1 == 0) & (counts < 2**53))
-        if is_bad.any():
-            j = int(np.argmax(is_bad))
-            raise SubquadError(
-                f"{self._path}: entry {begin + j}: {self._count} is {counts[j]}; it must be the number of particles"
-            )
-        return counts.astype(np.int64)
-
-    def _check_particles(self, counts: np.ndarray, begin: int) -> None:
-        """Check that the particles of the jets from `begin` on, which are read at once, are not too many."""
-        total, j = counts.sum(dtype=np.float64), int(counts.argmax())
-        if total > MOST_PARTICLES:
-            raise SubquadError(
-                f"{self._path}: {self._count!r} says {total:,.0f} particles for {len(counts):,} jets from entry "
-                f"{begin}, of which {counts[j]:,} in entry {begin + j}; at most {MOST_PARTICLES:,} are read: check the "
-                "counts"
-            )
-
-    def _check_flat(self, names: Sequence[str], end: int, *, is_last: bool) -> None:
-        """Check that the counts, which add up to `end` so far, are those of the particles of all jets."""
-        for name in names:
-            size = self._arrays[name].shape[0]
-            if end > size or (is_last and end < size):
-                so_far = "" if is_last else " or more"
-                raise SubquadError(
-                    f"{self._path}: array {name!r} has {size:,} entries, and the counts in {self._count!r} add up to "
-                    f"{end:,}{so_far}; they must count the particles of each jet in the array"
-                )
 
     def _real(self, taken: Mapping[str, np.ndarray], counts: np.ndarray | None, n: int) -> np.ndarray | None:
         if self._mask is not None:
@@ -283,11 +234,7 @@ class PaddedTable:
         if array.ndim == 3:
             array = self._parts(array, is_real)[:, part]
         if array.shape != is_real.shape:
-            others = "the other arrays have" if self._mask is None else f"{self._mask!r} has"
-            raise SubquadError(
-                f"{self._path}: array {origin!r} has {array.shape[1]} places for particles, and {others} "
-                f"{is_real.shape[1]}; all must have the same number"
-            )
+            raise ValueError(f"array {origin!r} has {array.shape[1]} places for particles, others {is_real.shape[1]}")
         return ak.unflatten(array[is_real], is_real.sum(1))
 
     def _parts(self, array: np.ndarray, is_real: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subquad.hep.data.features import RAW_FEATURES, STANDARDIZATION, TYPES
-from subquad.hep.data.tensor_functions import ELEMENTWISE, arcsinh, arctan2, hypot, log1p
+from subquad.hep.data.tensor_expressions import ELEMENTWISE, arcsinh, arctan2, hypot, log1p
 
 __all__ = ["angles_from_momenta", "jet_features", "momentum_features", "particle_features"]
 

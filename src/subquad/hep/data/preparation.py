@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,7 @@ from pathlib import Path
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.card import LAYOUT_PREFIX, Card, card_of, read_card
 from subquad.hep.data.chunks import read_chunks
-from subquad.hep.data.file_identity import are_same, digests_of
-from subquad.hep.data.fit_files import FitFiles
+from subquad.hep.data.fit_files import FitFiles, digest_of
 from subquad.hep.data.formats import Source, inspect_file
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import LABEL
@@ -21,9 +20,8 @@ from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_sour
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
 from subquad.progress import say
-from subquad.runs.disk import sync
-from subquad.runs.storage import fingerprint, plain
-from subquad.train.distributed import processes, wait_for
+from subquad.runs.storage import fingerprint, plain, sync
+from subquad.train.distributed import broadcast_object, processes, wait_for
 
 __all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store"]
 
@@ -38,8 +36,8 @@ class FitSource:
     files: FitFiles
     tree: str
     """Name of the tree in ROOT files."""
-    digests: Mapping[str, str]
-    """Size and fingerprint of each file for training and validation; see `file_identity`."""
+    digests: Sequence[str]
+    """Size and fingerprint of each file for training and validation."""
     layout: Layout
     """Columns to keep."""
     reweighting: Reweighting | None
@@ -96,71 +94,55 @@ def source_of(
     is_default = default is not None and settings.card is None and settings.layout is None
     card = default if is_default else _card(files.train, settings, quiet=quiet)
     _check_background(files.train, card, settings)
-    digests = digests_of(files.all())
+    # the first process reads the files for the others
+    digests = broadcast_object(list(map(digest_of, files.all())) if processes().is_main_process else [])
     _check_apart(files, digests, card, quiet=quiet)
     if card is not None and card.reweighting is not None:
         if reweighting is not None:
-            raise SubquadError(f"--reweight-vars: {card.name} defines a reweighting too; remove one of them")
+            raise SubquadError(f"{card.name} and the settings both define a reweighting; remove one of them")
         reweighting = card.reweighting
     layout = layout_of(net, card)
     if settings.event_weights is not None:
         if layout.event_weights:
-            raise SubquadError(
-                f"--event-weights: {layout.card.name if layout.card else 'the layout'} defines event weights too "
-                f"({layout.event_weights}); remove one of them"
-            )
+            raise SubquadError(f"the event weights {layout.event_weights} are defined already; remove one of them")
         layout = with_event_weights(layout, settings.event_weights)
     layout = with_targets(layout, settings.target)
-    needed = {"--reweight-vars": () if reweighting is None else tuple(reweighting.bins)}
-    needed["--decorrelate"] = () if settings.decorrelate is None else (settings.decorrelate,)
-    for flag, names in needed.items():
-        for name in names:
-            if name not in layout.observers:
-                raise SubquadError(f"{flag}: {unknown('observer', name, layout.observers)}")
+    needed = () if reweighting is None else tuple(reweighting.bins)
+    for name in needed if settings.decorrelate is None else (*needed, settings.decorrelate):
+        if name not in layout.observers:
+            raise unknown("observer", name, layout.observers)
     return FitSource(
         files=files,
         tree=settings.tree,
         layout=layout,
         reweighting=reweighting,
-        digests={str(path): digests[str(path)] for path in files.fitted()},
-        data=fingerprint(json.dumps([*digests.values()]), *([Path(settings.card)] if settings.card else [])),
+        digests=digests[: len(files.fitted())],
+        data=fingerprint(json.dumps(digests), *([Path(settings.card)] if settings.card else [])),
     )
 
 
-def _check_apart(files: FitFiles, digests: Mapping[str, str], card: Card | None, *, quiet: bool) -> None:
+def _check_apart(files: FitFiles, digests: Sequence[str], card: Card | None, *, quiet: bool) -> None:
     """Check that no two files to fit on have one content, and that no file to test on has that of one of them."""
-
-    def same(path: Path, others: Sequence[Path]) -> Path | None:
-        return next((other for other in others if are_same(digests[str(path)], digests[str(other)])), None)
-
-    fitted = files.fitted()
-    for number, path in enumerate(fitted):
-        copy = same(path, fitted[:number])
-        if copy is not None:
-            raise SubquadError(
-                f"{path}: has the same jets as {copy}, which would be trained, selected and tested on alike; omit one"
-            )
-    for path in files.test:
-        copy = same(path, fitted)
-        if copy is None:
+    fitted = len(files.fitted())
+    for number, path in enumerate(files.all()):
+        place = digests.index(digests[number])
+        if place == number or place >= fitted:
             continue
-        found = f"--test: {path} is also among the files to fit on{'' if copy == path else f' (as {copy})'}"
+        message = f"{path}: has the same jets as {files.all()[place]}, which is a file to fit on"
         # the selections of a card may take different jets of one file
-        if card is None or card.test_selection == card.selection:
-            raise SubquadError(f"{found}; test on jets of other files")
-        say(f"Warning: {found}; the selections of {card.name} have to keep their jets apart", quiet=quiet)
+        if number < fitted or card is None or card.test_selection == card.selection:
+            raise SubquadError(message)
+        say(f"Warning: {message}; the selections of {card.name} have to keep their jets apart", quiet=quiet)
 
 
 def _check_background(files: Sequence[Path], card: Card | None, settings: FitSettings) -> None:
     """Check that the background is a class, if the classes are known before the jets are read."""
     if settings.background is None:
         return
-    source = None if card is not None else _first_source(files, settings.tree)
-    columns = () if source is None else source.columns
-    of_branches = [name.removeprefix(LABEL) for name in columns if name.startswith(LABEL)]
-    classes = of_branches if card is None else card.classes
+    columns = () if card is not None else _first_source(files, settings.tree).columns
+    classes = [name.removeprefix(LABEL) for name in columns if name.startswith(LABEL)] if card is None else card.classes
     if classes and settings.background not in classes:
-        raise SubquadError(f"--background: {unknown('class', settings.background, classes)}")
+        raise unknown("class", settings.background, classes)
 
 
 def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card | None:
@@ -171,39 +153,28 @@ def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card 
     """
     if settings.card is not None:
         if settings.layout is not None:
-            raise SubquadError("--layout: --card describes the layout too; remove one of them")
+            raise SubquadError("a data card describes the layout too; omit the layout")
         return read_card(settings.card)
     source = _first_source(files, settings.tree)
-    found = "" if source is None else layout_of_source(source)
-    name = settings.layout or found
-    if source is None or name in ("", "jetclass"):
-        # files that cannot be opened, and branches that are missing, are reported together when the files are read
-        if source is not None and found == "jetclass":
+    recognized = layout_of_source(source)
+    name = settings.layout or recognized
+    if name in ("", "jetclass"):
+        # missing branches are reported when the files are read
+        if recognized == "jetclass":
             say(_layout_line(name, source.columns), quiet=quiet)
         return None
-    if not found or LAYOUTS[name].content != LAYOUTS[found].content:
-        columns = f"{', '.join(source.columns[:8])}{' …' * (len(source.columns) > 8)}"
-        advice = f"its layout is {found}; omit --layout"
-        raise SubquadError(
-            f"{source.path}: is not in the layout {name} ({LAYOUTS[name].content}); "
-            + (advice if found else f"its columns are {columns}; describe them with --card, in place of --layout")
-        )
+    if not recognized or LAYOUTS[name].content != LAYOUTS[recognized].content:
+        raise SubquadError(f"{source.path}: is not in the layout {name} ({LAYOUTS[name].content})")
     say(_layout_line(name, source.columns), quiet=quiet)
     return card_of(layout_card(name, source.columns), f"{LAYOUT_PREFIX}{name}")
 
 
-def _first_source(files: Sequence[Path], tree: str) -> Source | None:
-    """Return the content of the first file that can be opened and is not empty, or else of one that is."""
-    empty = None
-    for path in files:
-        try:
-            source = inspect_file(path, None, default=tree)
-        except SubquadError:
-            continue
-        if source.entries:
-            return source
-        empty = source
-    return empty
+def _first_source(files: Sequence[Path], tree: str) -> Source:
+    """Return the content of the first file that is not empty, or else of the last one."""
+    sources = [inspect_file(files[0], None, default=tree)]
+    while not sources[-1].entries and len(sources) < len(files):
+        sources.append(inspect_file(files[len(sources)], None, default=tree))
+    return sources[-1]
 
 
 def _layout_line(name: str, columns: Sequence[str]) -> str:

@@ -10,15 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
 
-from subquad.errors import SubquadError, require
+from subquad.errors import reading, require
 
 __all__ = ["RemotePath", "is_remote", "readable", "remote_files"]
-
-PACKAGES = {
-    **{"root": "fsspec-xrootd", "http": "'fsspec[http]'", "https": "'fsspec[http]'", "s3": "s3fs", "gs": "gcsfs"},
-    **{"gcs": "gcsfs", "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol"},
-}
-"""Packages that fsspec needs for a protocol."""
 
 
 class RemotePath(PosixPath):
@@ -73,31 +67,23 @@ def remote_files(url: str, suffixes: Collection[str]) -> list[RemotePath]:
         suffixes: Endings of the names of files of jets.
 
     Raises:
-        SubquadError: There is no such file, it cannot be reached, or a package is missing.
+        SubquadError: The server cannot be reached, or a package for it is missing.
     """
-    filesystem, path = _filesystem(url)
-    try:
+    with reading(url):
+        filesystem, path = _filesystem(url)
         if "*" in url or "[" in url:
-            found = [name for name in sorted(filesystem.glob(path)) if filesystem.isfile(name)]
+            names = [name for name in sorted(filesystem.glob(path)) if filesystem.isfile(name)]
         elif filesystem.isfile(path):
             return [RemotePath(url)]
         else:
             entries = filesystem.ls(path, detail=True) if filesystem.isdir(path) else []
-            names = sorted(entry["name"] for entry in entries)
-            found = [name for name in names if Path(name).suffix.lower() in suffixes]
-        if not found:
+            names = [
+                name for name in sorted(entry["name"] for entry in entries) if Path(name).suffix.lower() in suffixes
+            ]
+        if not names:
             # this raises an error where a server does not answer, which the calls above take for no file
             filesystem.exists(path)
-    except FileNotFoundError:
-        found = []
-    except (OSError, TimeoutError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SubquadError(
-            f"{url}: cannot be reached ({reason[:160]}); check the address and your credentials"
-        ) from error
-    if not found:
-        raise SubquadError(f"{url}: no such file, folder with files of jets, or pattern that matches a file")
-    return [RemotePath(filesystem.unstrip_protocol(name)) for name in found]
+        return [RemotePath(filesystem.unstrip_protocol(name)) for name in names]
 
 
 @contextmanager
@@ -111,17 +97,5 @@ def readable(path: Path) -> Iterator[Any]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path in it.
-
-    Raises:
-        SubquadError: The protocol is unknown, or its package is not installed.
-    """
-    protocol = url.partition("://")[0]
-    try:
-        return require("fsspec.core", extra="hep").url_to_fs(url)
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        remedy = f"install it with: pip install {package}" if package else " ".join(str(error).split())
-        raise SubquadError(f"{url}: the package for {protocol}:// is not installed; {remedy}") from error
-    except ValueError as error:
-        raise SubquadError(f"{url}: cannot be read ({' '.join(str(error).split())}); copy the file first") from error
+    """Return fsspec's file system of a URL, and the path in it."""
+    return require("fsspec.core", extra="hep").url_to_fs(url)

@@ -56,9 +56,7 @@ def kinematic_weights(
     counts = np.stack([np.bincount(place[m & counted], base[m & counted], minlength=cells) for m in members])
     for name, count in zip(names, counts, strict=True):
         if not (count > 0).any():
-            raise SubquadError(
-                f"reweighting: no jet of {name} is inside the bins of {', '.join(reweighting.bins)}; give wider bins"
-            )
+            raise SubquadError(f"reweighting: no jet of {name} is inside the bins of {', '.join(reweighting.bins)}")
     shapes = (_flat if reweighting.method == "flat" else _like_first)(counts, reweighting.threshold)
     totals = np.array(reweighting.class_weights or [1.0] * len(members))
     shapes *= (totals / (counts * shapes).sum(1).clip(1e-12))[:, None]

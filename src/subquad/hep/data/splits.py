@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import SubquadError
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.layout import fit_standardization
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
@@ -68,11 +68,9 @@ def check_counts(classes: Iterable[Any], counts: np.ndarray, where: str) -> None
         SubquadError: There are too few.
     """
     present = [name for name, count in zip(classes, counts, strict=True) if count]
-    few = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if 0 < count < MIN_JETS]
-    raise_errors(f"A class needs {MIN_JETS} jets or more, or none:", few)
-    if len(present) < 2:
-        found = f"all {counts.sum()} jets of {where} are {present[0]}" if present else f"{where}: there are no jets"
-        raise SubquadError(f"{found}; a tagger needs two classes or more, of {MIN_JETS} jets each")
+    if len(present) < 2 or (counts[counts > 0] < MIN_JETS).any():
+        listed = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count)
+        raise SubquadError(f"{where}: a tagger needs two classes of {MIN_JETS} jets or more ({listed or 'no jets'})")
 
 
 def part_indices(dataset: JetDataset, settings: FitSettings, seed: int) -> dict[str, Tensor]:
@@ -179,8 +177,5 @@ def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweight
         return weights
     for name, total in zip(classes, np.bincount(labels, weights, minlength=len(classes)), strict=True):
         if not total > 0:
-            raise SubquadError(
-                f"--reweight class: the weights of the jets of {name} add up to {total:g}, and cannot be scaled to the "
-                "total weight of the other classes; check the weights, or omit --reweight"
-            )
+            raise SubquadError(f"the weights of {name} add up to {total:g}, and cannot be scaled to other classes")
     return balance_classes(weights, labels, len(classes))

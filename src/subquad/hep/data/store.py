@@ -19,22 +19,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.hep.data.input_collections import membership
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.progress import say
-from subquad.runs.disk import sync
-from subquad.runs.records import check_record, damaged, read_record, shown
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, sync, write_json
 
 __all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
 
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
 INTEGERS = ("lengths", "labels", "parts")
-BYTES = 4
-"""Size of each number in the files."""
 
 PARTS = ("train", "test", "validation")
 """Names of the parts by their numbers."""
@@ -161,22 +157,14 @@ def open_store(folder: Path, key: str, layout: Layout) -> JetDataset | None:
     path = folder / INDEX
     if not path.is_file():
         return None
-    remedy = f"delete the folder {folder}, and the jets are read again"
-    index, sizes = read_record(path, remedy=remedy, key=str), _sizes(folder)
-    # mapping a file that is too short would fill it up with zeros
-    if index["key"] != key or index.get("bytes") != sizes or len(sizes) < len((*TABLES, *INTEGERS)):
-        return None
-    check_record(index, path, remedy=remedy, classes=list[str], shapes=dict)
-    check_record(index["shapes"], f"{path}: shapes", remedy=remedy, **dict.fromkeys(TABLES, list[int]))
-    for name in TABLES:
-        shape, width = index["shapes"][name], len(getattr(layout, name))
-        rows = sizes["lengths"] // BYTES if name != "particles" else shape[0] if shape else 0
-        if shape != [rows, width] or rows < 0 or BYTES * rows * width != sizes[name]:
-            mistake = f"shapes: {name} is {shown(shape)}, and its file has {sizes[name]:,} bytes in {width} columns"
-            raise damaged(path, mistake, remedy=remedy)
-    integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in INTEGERS}
-    tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
-    return _dataset(layout, index["classes"], **integers, **tables)
+    with reading(path, "a store of jets"):
+        index, sizes = read_json(path), _sizes(folder)
+        # mapping a file that is too short would fill it up with zeros
+        if index["key"] != key or index["bytes"] != sizes or len(sizes) < len((*TABLES, *INTEGERS)):
+            return None
+        integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in INTEGERS}
+        tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
+        return _dataset(layout, index["classes"], **integers, **tables)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -217,9 +205,7 @@ def write_store(
             marks = [np.zeros(0, np.int8), *(writer.add(chunk, name) for chunk in own)]
             parts.append(np.concatenate(marks))
             if not len(parts[0]):
-                selection = layout.card.selection if layout.card is not None else None
-                given = f"{selection.place}: {selection.text!r}" if selection is not None else "the card"
-                raise SubquadError(f"{given} selects no jet to fit on; check its units, or give other files")
+                raise SubquadError("the card selects no jet to fit on; check the units of its selection")
     parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks], quiet=quiet)
     # by Python, whose error says that the disk is full
     (folder / "parts").write_bytes(np.concatenate(parts).astype(np.int32).tobytes())
@@ -235,17 +221,10 @@ def _checked_marks(marks: np.ndarray, given: Sequence[int], *, quiet: bool) -> n
     if len(np.unique(marks)) == 1:
         # only one part of a data set was given
         if marks[0] and marks[0] < UNUSED:
-            say(
-                f"Warning: the files mark all jets to fit on for {PARTS[marks[0]]}; they are used for training all the "
-                "same, so that a tagger of these jets must not be compared with results on that part of the data set",
-                quiet=quiet,
-            )
+            say(f"Warning: all jets to fit on are marked for {PARTS[marks[0]]}, and used for training", quiet=quiet)
         return np.zeros_like(marks)
     if (marks != PARTS.index("train")).all():
-        raise SubquadError(
-            "the files have jets that are marked for testing and for validation, and none for training; add the "
-            "training jets, or fit on one of these parts"
-        )
+        raise SubquadError("the files have jets for testing and validation, and none for training; add these")
     return np.where((marks != 0) & np.isin(marks, given), UNUSED, marks)
 
 
@@ -257,10 +236,7 @@ def class_numbers(labels: np.ndarray) -> tuple[str, ...]:
     """
     largest = int(labels.max())
     if largest >= MOST_CLASSES:
-        raise SubquadError(
-            f"the labels go up to {largest:,}, but they have to be numbers of classes, of which there are at most "
-            f"{MOST_CLASSES:,}; give the column that numbers the classes from 0"
-        )
+        raise SubquadError(f"labels go up to {largest:,}; give numbers of classes, from 0 to {MOST_CLASSES - 1}")
     return tuple(map(str, range(largest + 1)))
 
 

@@ -1,27 +1,104 @@
-"""Expressions of a data card on padded tensors, for graphs that are exported.
+"""Expressions of a data card, and numpy's elementwise functions, on padded tensors, for graphs that are exported.
 
 What can be translated: numbers, columns, operators, comparisons, elementwise functions of numpy, and sums, means,
-extrema and counts over the particles of a jet. Sorting, indexing and four-vectors are refused by name.
+extrema and counts over the particles of a jet. Sorting, indexing and four-vectors are refused by name. Only operations
+are used that onnxruntime has in both precisions. Float32 values are computed in float64 and rounded, as numpy's differ
+from exact ones by less than a unit in the last place: neighbours in computed coordinates depend on it.
 
-Axes: B jets, P particles of a padded batch; another collection, such as secondary vertices, has a P of its own. Values
-are [B, P] (of particles), [B] (of jets) or numbers.
+Axes: B jets, P particles of a padded batch; another collection, such as secondary vertices, has a P of its own.
 """
 
-import ast
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
-from subquad.errors import SubquadError
-from subquad.hep.data.expressions import MATH_FUNCTIONS, MODULES, Expression
-from subquad.hep.data.tensor_functions import ELEMENTWISE, ignoring_nan, precise
+from subquad.hep.data.expressions import MATH_FUNCTIONS, Expression, Functions, functions_of
 
-__all__ = ["TensorColumns", "columns_of_entries"]
+__all__ = ["ELEMENTWISE", "Padded", "TensorColumns", "arcsinh", "arctan2", "hypot", "log1p"]
+
+
+def precise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the function computed in float64 and rounded to the precision of its arguments.
+
+    Args:
+        function: Function of float64 tensors.
+    """
+
+    def rounded(*given: Tensor | float) -> Tensor:
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        is_single = all(x.dtype == torch.float32 for x in tensors)
+        like = tensors[0]
+        values = [x.double() if isinstance(x, Tensor) else like.new_tensor(x, dtype=torch.float64) for x in given]
+        return function(*values).to(torch.float32 if is_single else torch.float64)
+
+    return rounded
+
+
+def ignoring_nan(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function of two numbers with the other number as its value where one of them is NaN.
+
+    Args:
+        function: Function of two tensors of one type.
+    """
+
+    def selected(left: Tensor, right: Tensor) -> Tensor:
+        if not left.dtype.is_floating_point:
+            return function(left, right)
+        value = torch.where(torch.isnan(right), left, function(left, right))
+        return torch.where(torch.isnan(left), right, value)
+
+    return selected
+
+
+def _arcsinh(x: Tensor) -> Tensor:
+    size = x.abs()
+    return x.sign() * (size + (size.square() + 1).sqrt()).log()
+
+
+def _arctan(x: Tensor) -> Tensor:
+    # onnxruntime has no arctan in float64: the angle is halved four times, and that of a tenth is a short series
+    x = x.clamp(-1e100, 1e100)
+    for _ in range(4):
+        x = x / (1 + (1 + x.square()).sqrt())
+    square, total = x.square(), torch.zeros_like(x)
+    for n in range(9, -1, -1):
+        total = (-1) ** n / (2 * n + 1) + square * total
+    return 16 * x * total
+
+
+def _arctan2(y: Tensor, x: Tensor) -> Tensor:
+    is_zero = x == 0
+    inside = _arctan(y / torch.where(is_zero, 1.0, x))
+    turned = inside + torch.where(x < 0, torch.where(y < 0, -math.pi, math.pi), 0.0)
+    return torch.where(is_zero, y.sign() * (math.pi / 2), turned)
+
+
+hypot = precise(lambda x, y: (x.square() + y.square()).sqrt())
+log1p = precise(lambda x: (1 + x).log())
+arcsinh = precise(_arcsinh)
+arctan2 = precise(_arctan2)
+
+ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(("abs", "absolute", "fabs"), torch.abs),
+    **{"sign": torch.sign, "negative": torch.neg, "square": torch.square},
+    **{"floor": torch.floor, "ceil": torch.ceil, "rint": torch.round, "round": torch.round},
+    **{"isnan": torch.isnan, "isinf": torch.isinf, "isfinite": lambda x: ~(torch.isnan(x) | torch.isinf(x))},
+    **{"sqrt": precise(torch.sqrt), "exp": precise(torch.exp), "log": precise(torch.log), "tanh": precise(torch.tanh)},
+    **{"sin": precise(torch.sin), "cos": precise(torch.cos), "tan": precise(lambda x: x.sin() / x.cos())},
+    **{"arctan": precise(_arctan), "arctan2": arctan2, "hypot": hypot, "arcsinh": arcsinh, "log1p": log1p},
+    **{"sinh": precise(lambda x: (x.exp() - (-x).exp()) / 2), "cosh": precise(lambda x: (x.exp() + (-x).exp()) / 2)},
+    "expm1": precise(lambda x: x.exp() - 1),
+    "log2": precise(lambda x: x.log() / math.log(2)),
+    "log10": precise(lambda x: x.log() / math.log(10)),
+    **{"power": precise(torch.pow), "float_power": precise(torch.pow), "reciprocal": precise(torch.reciprocal)},
+    **{name: precise(lambda x: x * (math.pi / 180)) for name in ("deg2rad", "radians")},
+    **{name: precise(lambda x: x * (180 / math.pi)) for name in ("rad2deg", "degrees")},
+}
+"""Functions by their names in numpy."""
 
 
 def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
@@ -29,262 +106,49 @@ def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, a / b, ((a - torch.remainder(a, b)) / b).round())
 
 
-_BINARY: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
-    **{ast.FloorDiv: precise(_floor_divide), ast.Mod: precise(torch.remainder), ast.Pow: ELEMENTWISE["power"]},
-}
-_OF_NUMBERS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
-    **{ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: lambda a, b: float(a) ** float(b)},
-}
-"""Operators on two numbers of a card, where they are not those on tensors."""
-_LOGICAL: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
-    **{ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor},
-}
-_COMPARE: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
-    **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
-    **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
-}
-_OPERATORS: Mapping[str, type[ast.AST]] = {
-    **{"add": ast.Add, "subtract": ast.Sub, "multiply": ast.Mult, "divide": ast.Div, "true_divide": ast.Div},
-    **{"floor_divide": ast.FloorDiv, "mod": ast.Mod, "remainder": ast.Mod},
-    **{"less": ast.Lt, "less_equal": ast.LtE, "greater": ast.Gt, "greater_equal": ast.GtE},
-    **{"equal": ast.Eq, "not_equal": ast.NotEq},
-    **{"logical_and": ast.BitAnd, "logical_or": ast.BitOr, "logical_xor": ast.BitXor},
-}
-_OF_TWO = ("arctan2", "hypot", "power", "float_power")
-"""Elementwise functions of two numbers."""
-_EXTREMES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    **{"maximum": torch.maximum, "minimum": torch.minimum},
-    **{"fmax": ignoring_nan(torch.maximum), "fmin": ignoring_nan(torch.minimum)},
-}
-_BARE = {"abs": "abs", "pow": "power", "round": "round", "_clip": "clip"}
-_REDUCTIONS = ("all", "any", "count", "count_nonzero", "max", "mean", "min", "num", "sum")
-
-
-class _Untranslatable(Exception):  # noqa: N818 (never leaves this module)
-    def __init__(self, node: ast.AST, reason: str) -> None:
-        super().__init__(reason)
-        self.node, self.reason = node, reason
-
-
-class TensorColumns(Mapping[str, Any]):
-    """Columns of padded jets and the new variables of a card, each of which is computed on first use.
+class Padded:
+    """Numbers of jets [B], or of padded particles [B, P]; operators act on them as numpy's on lists of particles.
 
     Args:
-        new_variables: Expressions of the card.
-        given: [B, P] or [B] for each column that is read from files.
-        mask_of: Returns for such a column [B, P] the mask that is True where a particle is real.
+        values: The numbers.
+        mask: [B, P], True where a particle is real; None for numbers of jets.
+        origins: Columns of particles that the numbers are computed from, particle by particle.
     """
 
-    def __init__(
-        self,
-        new_variables: Mapping[str, Expression],
-        given: Mapping[str, Any],
-        mask_of: Callable[[str], Bool[Tensor, "B P"]],
-    ) -> None:
-        self._new_variables, self._given, self._mask_of = new_variables, given, mask_of
-        self._known: dict[str, Any] = {}
+    # numpy's scalars leave operators to this class
+    __array_ufunc__ = None
 
-    def __getitem__(self, name: str) -> Any:
-        if name in self._new_variables:
-            if name not in self._known:
-                self._known[name] = self.evaluate(self._new_variables[name])
-            return self._known[name]
-        return self._given[name]
+    def __init__(self, values: Tensor, mask: Tensor | None = None, origins: frozenset[str] = frozenset()) -> None:
+        self.values, self.mask, self.origins = values, mask, origins
 
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._given, **self._new_variables})
+    def __neg__(self) -> "Padded":
+        return _applied(torch.neg, self)
 
-    def __len__(self) -> int:
-        return len({**self._given, **self._new_variables})
+    def __pos__(self) -> "Padded":
+        return self
 
-    def evaluate(self, expression: Expression) -> Any:
-        """Return the value of an expression.
-
-        Raises:
-            SubquadError: It has a part that is not translated.
-        """
-        try:
-            return _Walk(self).value(expression.tree)
-        except _Untranslatable as error:
-            raise SubquadError(
-                f"{expression.place}: {ast.unparse(error.node)!r} {error.reason}; fit with a card that does without "
-                "it, or, with one collection of inputs, export with --inputs weaver and compute it before the network"
-            ) from None
-
-    def mask(self, node: ast.AST) -> Bool[Tensor, "B P"]:
-        """Return the mask of a value [B, P] of an expression."""
-        asked = columns_of_entries(node, self._new_variables, lambda name: self._given[name].ndim == 2)
-        return self._mask_of(next(asked))
+    def __invert__(self) -> "Padded":
+        return _applied(torch.logical_not, self, is_logical=True)
 
 
-def columns_of_entries(
-    node: ast.AST, new_variables: Mapping[str, Expression], is_list: Callable[[str], bool]
-) -> Iterator[str]:
-    """Yield the columns of files with several numbers per jet that a value is computed from entry by entry.
-
-    Columns that are summed over, or reduced in another way, are not among them.
+def _applied(function: Callable[..., Tensor], *given: Any, is_logical: bool = False, keeps: int = 0) -> Padded:
+    """Return a function of numbers of particles, of jets, and of the card.
 
     Args:
-        node: The expression.
-        new_variables: Expressions of the card.
-        is_list: Returns whether a column of files has several numbers per jet.
+        function: Function of tensors.
+        *given: Padded numbers, and others.
+        is_logical: All are booleans.
+        keeps: Number of first arguments that are booleans.
     """
-    if isinstance(node, ast.Name):
-        if node.id in new_variables:
-            yield from columns_of_entries(new_variables[node.id].tree, new_variables, is_list)
-        elif node.id not in MODULES and is_list(node.id):
-            yield node.id
-    elif not _is_reduction(node):
-        match node:
-            case ast.Call(func=ast.Name(), args=args, keywords=keywords):
-                # the name of a function is no column
-                parts = [*args, *keywords]
-            case _:
-                parts = ast.iter_child_nodes(node)
-        for part in parts:
-            yield from columns_of_entries(part, new_variables, is_list)
-
-
-def _is_reduction(node: ast.AST) -> bool:
-    match node:
-        case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)) if module in MODULES:
-            return name in _REDUCTIONS and MODULES[module] != "math"
-        case ast.Call(func=ast.Attribute(attr=name)):
-            return name in _REDUCTIONS
-    return False
-
-
-class _Walk:
-    def __init__(self, columns: TensorColumns) -> None:
-        self.columns = columns
-
-    def value(self, node: ast.AST) -> Any:
-        match node:
-            case ast.Name(id=name):
-                return self.columns[name]
-            case ast.Constant(value=None | bool() | int() | float() as value):
-                return value
-            case ast.Attribute(value=ast.Name(id=module), attr=attr) if module in MODULES and hasattr(math, attr):
-                return getattr(math, attr)
-            case ast.BinOp(op=op, left=left, right=right):
-                return self.operate(node, type(op), self.value(left), self.value(right))
-            case ast.Compare(ops=[op], left=left, comparators=[right]):
-                return self.operate(node, type(op), self.value(left), self.value(right))
-            case ast.UnaryOp(op=ast.Invert(), operand=operand):
-                return ~self.boolean(node, self.value(operand))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -self.value(operand)
-            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-                return self.value(operand)
-            case ast.Call(func=func, args=args, keywords=keywords):
-                return self.call(node, func, args, {str(one.arg): one.value for one in keywords})
-        raise _Untranslatable(node, "is not translated to ONNX")
-
-    def boolean(self, node: ast.AST, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype != torch.bool:
-            raise _Untranslatable(node, "combines a branch, which is a float32 input of ONNX, as a boolean")
-        return value
-
-    def operate(self, node: ast.AST, kind: type[ast.AST], left: Any, right: Any) -> Any:
-        left, right = self.aligned(left, right)
-        if kind in _LOGICAL:
-            return _LOGICAL[kind](self.boolean(node, left), self.boolean(node, right))
-        if kind in _COMPARE:
-            return _COMPARE[kind](*_numbers(left, right))
-        if isinstance(left, Tensor) or isinstance(right, Tensor):
-            return _BINARY[kind](*_numbers(left, right))
-        return {**_BINARY, **_OF_NUMBERS}[kind](left, right)
-
-    def aligned(self, *values: Any) -> tuple[Any, ...]:
-        """Return values with a second axis for all if one is of particles."""
-        if not any(isinstance(x, Tensor) and x.ndim == 2 for x in values):
-            return values
-        return tuple(x[:, None] if isinstance(x, Tensor) and x.ndim == 1 else x for x in values)
-
-    def call(self, node: ast.AST, func: ast.expr, args: list[ast.expr], named: Mapping[str, ast.expr]) -> Any:
-        match func:
-            case ast.Name(id=name) if name in _BARE:
-                return self.elementwise(node, _BARE[name], args, named)
-            case ast.Attribute(value=ast.Name(id=module), attr=name) if module in MODULES:
-                if MODULES[module] == "math":
-                    name = MATH_FUNCTIONS.get(name, name)
-                if _is_reduction(node):
-                    return self.reduce(node, name, args[0], [*args[1:], *named.values()])
-                return self.elementwise(node, name, args, named)
-            case ast.Attribute(value=column, attr="astype"):
-                return self.cast(node, self.value(column), args[0])
-            case ast.Attribute(value=column, attr=name) if _is_reduction(node):
-                return self.reduce(node, name, column, [*args, *named.values()])
-        raise _Untranslatable(node, "is not translated to ONNX")
-
-    def elementwise(self, node: ast.AST, name: str, args: list[ast.expr], named: Mapping[str, ast.expr]) -> Any:
-        if name == "values_astype":
-            return self.cast(node, self.value(args[0]), args[1])
-        values = [self.value(one) for one in args]
-        options = {key: self.value(one) for key, one in named.items()}
-        values = list(self.aligned(*values))
-        first: Any = values[0] if values else None
-        match name, len(values):
-            case "where", 3:
-                one, other = _numbers(*values[1:])
-                return torch.where(self.boolean(node, first), one, other)
-            case "clip", _:
-                low = values[1] if len(values) > 1 else options.get("a_min")
-                high = values[2] if len(values) > 2 else options.get("a_max")
-                first = first if low is None else _extreme(torch.maximum, first, low)
-                return first if high is None else _extreme(torch.minimum, first, high)
-            case (("maximum" | "minimum" | "fmax" | "fmin"), 2):
-                return _extreme(_EXTREMES[name], *values)
-            case (("ones_like" | "zeros_like" | "full_like"), _):
-                number = {"ones_like": 1.0, "zeros_like": 0.0}.get(name)
-                return torch.full_like(_numbers(first, 0.0)[0], values[1] if number is None else number)
-            case "nan_to_num", 1:
-                return _nan_to_num(first, options)
-            case "logical_not", 1:
-                return ~self.boolean(node, first)
-        wanted = 2 if name in _OPERATORS or name in _OF_TWO else 1
-        if (name not in ELEMENTWISE and name not in _OPERATORS) or len(values) != wanted:
-            raise _Untranslatable(node, "is not translated to ONNX")
-        if options:
-            raise _Untranslatable(node, "has options that are not translated to ONNX")
-        if name in _OPERATORS:
-            return self.operate(node, _OPERATORS[name], *values)
-        if not any(isinstance(x, Tensor) for x in values):
-            return ELEMENTWISE[name](*(torch.tensor(float(x), dtype=torch.float64) for x in values)).item()
-        return ELEMENTWISE[name](*_numbers(*values))
-
-    def cast(self, node: ast.AST, value: Any, kind: ast.expr) -> Tensor:
-        name = ast.unparse(kind).strip("'\"").rpartition(".")[2]
-        if name in ("bool", "bool_"):
-            return value != 0
-        if name not in ("float32", "float64"):
-            raise _Untranslatable(node, "is a type that is not translated to ONNX")
-        return value.to(torch.float32 if name == "float32" else torch.float64)
-
-    def reduce(self, node: ast.AST, name: str, column: ast.expr, axis: list[ast.expr]) -> Tensor:
-        """Return [B]: a reduction over the real particles."""
-        value = self.value(column)
-        axes = [ast.literal_eval(one) for one in axis if isinstance(one, ast.Constant | ast.UnaryOp)]
-        if not (isinstance(value, Tensor) and value.ndim == 2 and len(axes) == len(axis) and axes in ([1], [-1], [])):
-            raise _Untranslatable(node, "is not a reduction over the particles of a jet (axis=1)")
-        mask = self.columns.mask(column)
-        if name in ("num", "count"):
-            return mask.double().sum(1)
-        if not axes:
-            raise _Untranslatable(node, "is not a reduction over the particles of a jet (axis=1)")
-        if name in ("any", "all", "count_nonzero"):
-            is_true = mask & (value != 0)
-            if name == "count_nonzero":
-                return is_true.double().sum(1)
-            return is_true.any(1) if name == "any" else ~(mask & (value == 0)).any(1)
-        dtype = value.dtype if value.dtype.is_floating_point else torch.float64
-        if name in ("sum", "mean"):
-            total = torch.where(mask, value.double(), 0.0).sum(1)
-            return (total / mask.double().sum(1) if name == "mean" else total).to(dtype)
-        least = -math.inf if name == "max" else math.inf
-        extreme = torch.where(mask, value.to(dtype), least)
-        return extreme.amax(1) if name == "max" else extreme.amin(1)
+    values = [x.values if isinstance(x, Padded) else x for x in given]
+    if any(isinstance(x, Tensor) and x.ndim == 2 for x in values):
+        values = [x[:, None] if isinstance(x, Tensor) and x.ndim == 1 else x for x in values]
+    logical, numbers = (values, []) if is_logical else (values[:keeps], values[keeps:])
+    if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in logical):
+        raise TypeError("a branch, which is a float32 input of ONNX, is combined as a boolean")
+    masks = [x.mask for x in given if isinstance(x, Padded) and x.mask is not None]
+    origins = frozenset[str]().union(*(x.origins for x in given if isinstance(x, Padded)))
+    return Padded(function(*logical, *_numbers(*numbers)), masks[0] if masks else None, origins)
 
 
 def _numbers(*values: Any) -> tuple[Any, ...]:
@@ -292,23 +156,151 @@ def _numbers(*values: Any) -> tuple[Any, ...]:
     tensors = [x for x in values if isinstance(x, Tensor)]
     if all(x.dtype == torch.bool for x in tensors) and len(tensors) == len(values):
         return values
-    is_single = tensors and all(x.dtype in (torch.float32, torch.bool) for x in tensors)
-    is_single = is_single and any(x.dtype == torch.float32 for x in tensors)
-    dtype = torch.float32 if is_single else torch.float64
+    is_single = all(x.dtype in (torch.float32, torch.bool) for x in tensors)
+    dtype = torch.float32 if is_single and any(x.dtype == torch.float32 for x in tensors) else torch.float64
     like = tensors[0] if tensors else torch.zeros(())
     return tuple(x.to(dtype) if isinstance(x, Tensor) else like.new_tensor(float(x), dtype=dtype) for x in values)
 
 
-def _extreme(function: Callable[[Tensor, Tensor], Tensor], left: Any, right: Any) -> Tensor:
-    return function(*_numbers(left, right))
+_BINARY: Mapping[str, Callable[..., Tensor]] = {
+    **{"add": torch.add, "sub": torch.sub, "mul": torch.mul, "truediv": torch.div, "pow": ELEMENTWISE["power"]},
+    **{"floordiv": precise(_floor_divide), "mod": precise(torch.remainder)},
+    **{"and": operator.and_, "or": operator.or_, "xor": operator.xor},
+    **{"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne},
+}
 
 
-def _nan_to_num(value: Tensor, options: Mapping[str, float]) -> Tensor:
-    limit = torch.finfo(value.dtype).max
-    for is_bad, number in (
-        (torch.isnan(value), options.get("nan", 0.0)),
-        (value == math.inf, options.get("posinf", limit)),
-        (value == -math.inf, options.get("neginf", -limit)),
-    ):
-        value = torch.where(is_bad, float(number), value)
-    return value
+def _add_operators() -> None:
+    for name, function in _BINARY.items():
+        options = {"is_logical": name in ("and", "or", "xor")}
+        setattr(Padded, f"__{name}__", lambda x, y, f=function, o=options: _applied(f, x, y, **o))
+        setattr(Padded, f"__r{name}__", lambda x, y, f=function, o=options: _applied(f, y, x, **o))
+
+
+_add_operators()
+
+
+def _elementwise(name: str) -> Callable[..., Any]:
+    def applied(*given: Any) -> Any:
+        if any(isinstance(x, Padded) for x in given):
+            return _applied(_EXTREMES.get(name) or ELEMENTWISE[name], *given)
+        return functions_of()["np"][name](*given)
+
+    return applied
+
+
+_EXTREMES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **{"maximum": torch.maximum, "minimum": torch.minimum},
+    **{"fmax": ignoring_nan(torch.maximum), "fmin": ignoring_nan(torch.minimum)},
+}
+
+
+def _clip(x: Padded, a_min: Any = None, a_max: Any = None) -> Padded:
+    x = x if a_min is None else _applied(torch.maximum, x, a_min)
+    return x if a_max is None else _applied(torch.minimum, x, a_max)
+
+
+def _filled(x: Padded, fill_value: float) -> Padded:
+    return _applied(lambda values, _: torch.full_like(values, fill_value), x, 0.0)
+
+
+def _nan_to_num(x: Padded, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Padded:
+    limit = torch.finfo(x.values.dtype).max
+
+    def replaced(values: Tensor) -> Tensor:
+        values = torch.where(torch.isnan(values), float(nan), values)
+        values = torch.where(values == math.inf, limit if posinf is None else float(posinf), values)
+        return torch.where(values == -math.inf, -limit if neginf is None else float(neginf), values)
+
+    return _applied(replaced, x)
+
+
+def _cast(x: Padded, to: Any) -> Padded:
+    name = getattr(to, "__name__", to)
+    if name in ("bool", "bool_"):
+        return _applied(lambda values: values != 0, x)
+    if name not in ("float32", "float64"):
+        raise TypeError(f"the type {name} is not translated to ONNX")
+    return Padded(x.values.to(getattr(torch, name)), x.mask, x.origins)
+
+
+def _reduction(name: str) -> Callable[..., Padded]:
+    """Return the reduction over the real particles of a jet."""
+
+    def reduced(x: Padded, axis: int | None = 1 if name in ("num", "count") else None) -> Padded:
+        if x.mask is None or axis not in (1, -1):
+            raise TypeError(f"{name} is not a reduction over the particles of a jet (axis=1)")
+        value, mask = x.values, x.mask
+        dtype = value.dtype if value.dtype.is_floating_point else torch.float64
+        match name:
+            case "num" | "count":
+                return Padded(mask.double().sum(1))
+            case "count_nonzero":
+                return Padded((mask & (value != 0)).double().sum(1))
+            case "any":
+                return Padded((mask & (value != 0)).any(1))
+            case "all":
+                return Padded(~(mask & (value == 0)).any(1))
+            case "sum" | "mean":
+                total = torch.where(mask, value.double(), 0.0).sum(1)
+                return Padded((total / mask.double().sum(1) if name == "mean" else total).to(dtype))
+        is_max = name == "max"
+        extreme = torch.where(mask, value.to(dtype), -math.inf if is_max else math.inf)
+        return Padded(extreme.amax(1) if is_max else extreme.amin(1))
+
+    return reduced
+
+
+class _Table(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        raise TypeError(f"{name} is not translated to ONNX")
+
+
+_REDUCTIONS = {
+    name: _reduction(name) for name in ("all", "any", "count", "count_nonzero", "max", "mean", "min", "num", "sum")
+}
+_TABLE = {
+    **{name: _elementwise(name) for name in (*ELEMENTWISE, *_EXTREMES)},
+    **{"add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv},
+    **{"true_divide": operator.truediv, "floor_divide": operator.floordiv, "mod": operator.mod},
+    **{"remainder": operator.mod, "less": operator.lt, "less_equal": operator.le, "greater": operator.gt},
+    **{"greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne},
+    **{"logical_and": operator.and_, "logical_or": operator.or_, "logical_xor": operator.xor},
+    **{"logical_not": operator.invert, "values_astype": _cast, "clip": _clip, "nan_to_num": _nan_to_num},
+    **{"where": lambda condition, x, y: _applied(torch.where, condition, x, y, keeps=1)},
+    **{"full_like": _filled, "ones_like": lambda x: _filled(x, 1.0), "zeros_like": lambda x: _filled(x, 0.0)},
+    **{name: getattr(math, name) for name in ("pi", "e", "inf", "nan")},
+    **{name: name for name in ("float32", "float64", "bool_")},
+}
+FUNCTIONS: Functions = {
+    **{module: _Table({**_TABLE, **_REDUCTIONS}) for module in ("np", "ak")},
+    "math": _Table(_TABLE | {name: _TABLE[own] for name, own in MATH_FUNCTIONS.items() if own in _TABLE}),
+    ".": _Table(_REDUCTIONS | {"astype": _cast}),
+    "": _Table({"abs": _TABLE["abs"], "pow": _TABLE["power"], "round": _TABLE["round"], "_clip": _clip}),
+    "vector": _Table(),
+}
+"""Functions of `expressions` on padded numbers."""
+
+
+class TensorColumns(Mapping[str, Padded]):
+    """Columns of padded jets and the new variables of a card, each of which is computed on first use.
+
+    Args:
+        new_variables: Expressions of the card.
+        given: Returns a column that is read from files.
+    """
+
+    def __init__(self, new_variables: Mapping[str, Expression], given: Callable[[str], Padded]) -> None:
+        self._new_variables, self._given, self._known = new_variables, given, dict[str, Any]()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            expression = self._new_variables.get(name)
+            self._known[name] = self._given(name) if expression is None else expression(self, FUNCTIONS)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)

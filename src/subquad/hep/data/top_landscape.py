@@ -79,11 +79,7 @@ def _names(table: Any, block: str) -> list[str]:
 
 def _check_names(path: Path, table: Any, block: str, expected: Sequence[str]) -> None:
     names, width = _names(table, block), _width(table, block)
-    missing = [name for name in expected if name not in names] if names else []
     if width != len(expected) or names not in ([], list(expected)):
-        what = f"has no column {missing[0]}" if missing else f"has {width} columns in {block}, or another order"
-        raise SubquadError(
-            f"{path}: table {table.name} {what}; the top tagging data set has E_0, PX_0, PY_0, PZ_0, E_1, … in this "
-            f"order, then {', '.join(_TRUTH)} ({_FLOATS}), and the integers {SPLIT}, {LABEL} ({_INTEGERS}); convert "
-            "other tables to NPZ with `vectors` [jets, 4, particles] and `labels`"
-        )
+        missing = [name for name in expected if name not in names] if names else []
+        what = f"no column {missing[0]}" if missing else f"{width} columns, or another order"
+        raise SubquadError(f"{path}: table {table.name}, {block}: {what}; it must have {', '.join(expected[:5])}, …")

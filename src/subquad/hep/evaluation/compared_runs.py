@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from subquad.errors import SubquadError, raise_errors
+from subquad.errors import SubquadError, reading
 from subquad.hep.evaluation.scoring import is_baseline
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import FitSettings
 from subquad.runs.examples import name_of_run, run_folder
-from subquad.runs.folder import load_config
+from subquad.runs.folder import CONFIG, load_config
 from subquad.runs.storage import plain
 
 __all__ = ["ComparedRuns", "model_names", "read_runs"]
 
 VARIES_BETWEEN_TRAININGS = (
     *("seed", "threads", "files", "tree", "validation", "test", "layout", "background", "no_boosting"),
-    *("tensorboard", "origin_fingerprint"),
+    "origin_fingerprint",
 )
 """Settings that may differ between trainings of one model."""
 
@@ -63,20 +63,17 @@ def read_runs(given: Sequence[Path | str]) -> ComparedRuns:
     """
     named = list(map(_named, given))
     chosen = dict(named)
-    twice = [str(folder) for place, (folder, _) in enumerate(named) if folder in dict(named[:place])]
-    raise_errors("Runs are given twice:", twice)
-    for name in filter(is_baseline, chosen.values()):
-        raise SubquadError(f"{name}: the name of the baseline; choose another name for the run")
-    folders = list(chosen)
-    configs = {folder: load_config(folder, "hep") for folder in folders}
-    first = next(iter(configs), None)
-    classes = tuple(configs[first]["classes"]) if first else ()
-    errors = [
-        f"{folder}: has the classes {', '.join(config['classes'])}, and {first} {', '.join(classes)}"
-        for folder, config in configs.items()
-        if set(config["classes"]) != set(classes)
-    ]
-    raise_errors("Taggers of different classes cannot be compared:", errors)
+    if len(chosen) < len(named) or any(map(is_baseline, chosen.values())):
+        raise SubquadError("a run is given twice, or has the name of the baseline")
+    configs = {folder: load_config(folder, "hep") for folder in chosen}
+    classes: tuple[str, ...] = ()
+    for folder, config in configs.items():
+        with reading(folder / CONFIG):
+            classes = classes or tuple(config["classes"])
+            if {*config["classes"]} != {*classes}:
+                raise SubquadError(
+                    f"{folder}: its classes are not those of {next(iter(configs))}: {', '.join(classes)}"
+                )
     return ComparedRuns(configs=configs, names=model_names(configs, chosen), classes=classes)
 
 
@@ -117,10 +114,7 @@ def model_names(configs: Mapping[Path, Mapping[str, Any]], chosen: Mapping[Path,
         name = (chosen or {}).get(folder) or ", ".join([str(own.get("preset")), *texts[folder]])
         training = (name, own.get("seed"))
         if training in trainings:
-            raise SubquadError(
-                f"{folder}: the same training as {trainings[training]} (seed {training[1]}); "
-                "trainings of one model must differ in their seed"
-            )
+            raise SubquadError(f"{folder}: the same training as {trainings[training]}, seed {training[1]}")
         trainings[training] = folder
         names[folder] = name
     return names

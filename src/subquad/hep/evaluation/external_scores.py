@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.columns import ChunkErrors, class_indices, jet_table
-from subquad.hep.data.formats import Source, inspect_file, iterate_columns
+from subquad.errors import SubquadError, require
+from subquad.hep.data.columns import Place, class_indices, jet_table
+from subquad.hep.data.file_chunks import check_columns
+from subquad.hep.data.formats import inspect_file, iterate_columns
 from subquad.hep.metrics.classification import normalized
 from subquad.hep.metrics.predictions import OBSERVERS, Predictions
 
@@ -43,67 +44,32 @@ def read_external_scores(
         SubquadError: The file is damaged, has no such tree, lacks a branch or holds invalid scores.
     """
     source = inspect_file(path, None, default="Events")
-    if not source.entries:
-        raise SubquadError(f"{path}: {source.description} is empty")
-    labelled = [b.removeprefix("label_") for b in source.columns if b.startswith("label_")]
-    scored = [one for one in labelled if {f"score_{one}", f"score_label_{one}"} & {*source.columns}]
+    columns = {*source.columns}
+    labelled = [name.removeprefix("label_") for name in source.columns if name.startswith("label_")]
+    scored = [name for name in labelled if {f"score_{name}", f"score_label_{name}"} & columns]
     names = tuple(classes or scored or labelled)
-    # files may have labels of classes that a tagger was not fitted on
-    others = [one for one in labelled if one not in names]
-    branches = _branches(source, names) | {f"label_{one}": f"label_{one}" for one in others}
+    if not source.entries or not names:
+        raise SubquadError(f"{path}: has no jets, or no branches label_<class>")
+    branches = {f"label_{name}": f"label_{name}" for name in names}
+    # weaver writes the names of labels
+    branches |= {f"score_{name}": f"score_{name}" for name in names}
+    branches |= {f"score_{name}": f"score_label_{name}" for name in names if f"score_label_{name}" in columns}
+    branches |= {key: branch for key, branch in OBSERVERS.items() if branch in columns}
     if event_weights is not None:
         branches.pop("weights", None)
-        if event_weights in source.columns:
-            branches["weights"] = event_weights
-        elif needs_weights:
-            raise SubquadError(
-                f"{path}: {source.description} has no branch {event_weights} with event weights; name another one with "
-                "--event-weights"
-            )
+        branches |= {"weights": event_weights} if needs_weights or event_weights in columns else {}
+    check_columns(source, dict.fromkeys(branches.values(), "scores of another tagger"))
     chunks = list(iterate_columns(source, list(branches.values()), source.entries))
     concatenate = require("awkward", extra="hep").concatenate
-    columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
-    errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[], is_selectable=False)
-    jet_table(columns, [f"score_{name}" for name in names], errors)
-    labels = class_indices(columns, [f"label_{name}" for name in names], errors, needs_labels=False)
-    if (labels < 0).any():
-        first = int(np.argmax(labels < 0))
-        own = [name for name in others if columns[f"label_{name}"][first] == 1]
-        if own:
-            errors.add(labels < 0, f"the jet is {own[0]}, which has no score")
-        else:
-            errors.add(labels < 0, "no label is 1", advice="exactly one label of a jet must be 1")
-    jet_table(columns, [key for key in dict.fromkeys(("weights", *OBSERVERS)) if key in columns], errors)
-    raise_errors("Some scores cannot be used:", errors.errors)
-    scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)
-    for is_bad, what in (((scores < 0).any(1), "a score is negative"), ((scores == 0).all(1), "all scores are 0")):
-        if np.any(is_bad):
-            errors.add(np.asarray(is_bad), what)
-    raise_errors("Some scores cannot be used:", errors.errors)
-    observers: dict[str, Any] = {key: np.asarray(columns[key], np.float32) for key in OBSERVERS if key in columns}
+    table = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
+    place = Place(file=str(path), entries=np.arange(source.entries))
+    labels = class_indices(table, [f"label_{name}" for name in names], place)
+    jet_table(table, [key for key in dict.fromkeys(("weights", *OBSERVERS)) if key in table], place)
+    scores = jet_table(table, [f"score_{name}" for name in names], place).astype(np.float64)
+    place.refuse((scores < 0).any(1) | (scores == 0).all(1), "scores must be 0 or more, and not all 0")
+    scores = np.stack([np.asarray(table[f"score_{name}"], np.float64) for name in names], axis=1)
+    observers: dict[str, Any] = {key: np.asarray(table[key], np.float32) for key in OBSERVERS if key in table}
     predictions = Predictions(
         model=name, source=str(path), probabilities=normalized(scores), labels=labels, **observers
     )
     return predictions, names
-
-
-def _branches(source: Source, classes: Sequence[str]) -> dict[str, str]:
-    """Return the branch of each score, label and observer."""
-    place = f"{source.path}: {source.description}"
-    if not classes:
-        raise SubquadError(f"{place} has no branch label_*, so the classes of its jets are unknown")
-    wanted = {
-        **{f"score_{name}": (f"score_{name}", f"score_label_{name}") for name in classes},
-        **{f"label_{name}": (f"label_{name}",) for name in classes},
-    }
-    found = {
-        column: next((branch for branch in known if branch in source.columns), None) for column, known in wanted.items()
-    }
-    missing = [column for column, branch in found.items() if branch is None]
-    if missing:
-        raise SubquadError(
-            f"{place} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; every class needs a score and a "
-            "label"
-        )
-    known = {column: branch for column, branch in found.items() if branch is not None}
-    return known | {key: branch for key, branch in OBSERVERS.items() if branch in source.columns}

@@ -18,7 +18,6 @@ from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
-from subquad.hep.data.variations import Variation
 from subquad.hep.metrics.predictions import OBSERVERS, TEST_SCORES, Predictions, concatenated, predictions_of_run
 from subquad.hep.models.networks import logits_and_targets, predict_outputs, using_threads
 from subquad.hep.models.trained import TrainedTagger
@@ -53,7 +52,6 @@ def score_files(
     settings: EvaluateSettings,
     classes: Sequence[str],
     *,
-    variation: Variation | None = None,
     quiet: bool,
 ) -> list[Predictions]:
     """Score the jets of files with all taggers and time the networks.
@@ -65,11 +63,10 @@ def score_files(
         files: Files of labelled jets.
         settings: Batch size, tree and threads.
         classes: Order of the classes.
-        variation: Systematic variation of the jets.
         quiet: Show no progress.
 
     Raises:
-        SubquadError: Files or jets that cannot be used or varied, or jets of a class that the taggers do not know.
+        SubquadError: Files or jets that cannot be used, or jets of a class that the taggers do not know.
     """
     scorers = [_Scorer(name, tagger, classes, settings) for name, each in taggers.items() for tagger in each]
     readers: dict[str, list[_Scorer]] = {}
@@ -78,8 +75,7 @@ def score_files(
         readers.setdefault(_reader_key(scorer.tagger), []).append(scorer)
     with using_threads(settings.threads):
         for group in readers.values():
-            options = {"tree": settings.tree, "variation": variation, "quiet": quiet}
-            options["title"] = "scoring jets" if variation is None else f"scoring jets, {variation.name}"
+            options = {"tree": settings.tree, "quiet": quiet, "title": "scoring jets"}
             for chunks in _chunks([scorer.tagger for scorer in group], files, **options):
                 for scorer, chunk in zip(group, chunks, strict=True):
                     scorer.add(chunk, files)
@@ -179,10 +175,7 @@ class _Scorer:
     def predictions(self, files: Sequence[Path]) -> Predictions:
         """Return all predictions."""
         if not self.parts:
-            raise SubquadError(
-                f"{files[0]}{' …' * (len(files) > 1)}: the data card of {self.tagger.path} selects no jet; give other "
-                "files"
-            )
+            raise SubquadError(f"{files[0]}{' …' * (len(files) > 1)}: the card of {self.tagger.path} selects no jet")
         return concatenated(self.parts)
 
 
@@ -193,10 +186,7 @@ def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], file
         unknown_labels = np.unique(chunk.labels[own < 0]).tolist()
         every = [chunk.classes[label] if chunk.classes else str(label) for label in unknown_labels]
         names = ", ".join(every[:MOST_NAMES]) + " …" * (len(every) > MOST_NAMES)
-        raise SubquadError(
-            f"{files[0]}{' …' * (len(files) > 1)}: jets of {names}, which the taggers do not know "
-            f"({', '.join(classes)}); give --files with jets of these classes only"
-        )
+        raise SubquadError(f"{files[0]}{' …' * (len(files) > 1)}: jets of {names}, which no tagger was fitted on")
     return np.array([classes.index(name) for name in tagger.classes])[own]
 
 
@@ -242,7 +232,7 @@ def _baseline_key(config: Mapping[str, Any]) -> str:
 def _stored(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Predictions]:
     """Return the predictions of a run for its own test jets by the name of the model."""
     if not (folder / TEST_SCORES).is_file():
-        raise SubquadError(f"{folder}: stores no test jets of its own; give --files")
+        raise SubquadError(f"{folder}: stores no test jets of its own; give files")
     stored = {key: tensor.numpy() for key, tensor in read_tensors(folder / TEST_SCORES).items()}
     order = [config["classes"].index(name) for name in classes]
     names = {"net": name, "boosting": BOOSTING}

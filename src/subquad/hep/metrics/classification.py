@@ -16,7 +16,8 @@ from sklearn.metrics import confusion_matrix
 from subquad.errors import SubquadError, unknown
 from subquad.hep.metrics.rejection import CONFIDENCE, rejections
 from subquad.hep.metrics.weighting import passed_and_total, sum_of_weights, weighted_mean
-from subquad.reporting.statistics import calibration_bins, wilson
+from subquad.reporting.metrics import Metric
+from subquad.reporting.statistics import THRESHOLDS, calibration_bins, wilson
 
 __all__ = [
     "METRICS",
@@ -30,15 +31,15 @@ __all__ = [
 ]
 
 METRICS = {
-    "accuracy": "top-1 accuracy",
-    "auc_ovo": "AUC, ovo",
-    "auc_ovr": "AUC, ovr",
-    "average_precision": "average precision",
-    "accuracy_ovr_macro": "accuracy, ovr",
-    "calibration_error": "calibration error",
-    "calibration_error_unscaled": "calibration error, T = 1",
+    "accuracy": Metric(title="top-1 accuracy", threshold=THRESHOLDS["accuracy"]),
+    "auc_ovo": Metric(title="AUC, ovo"),
+    "auc_ovr": Metric(title="AUC, ovr"),
+    "average_precision": Metric(title="average precision"),
+    "accuracy_ovr_macro": Metric(title="accuracy, ovr", threshold=THRESHOLDS["accuracy"]),
+    "calibration_error": Metric(title="calibration error", better="lower"),
+    "calibration_error_unscaled": Metric(title="calibration error, T = 1", better="lower"),
 }
-"""Metrics over all classes, and their names in tables; all are between 0 and 1, unless event weights are negative."""
+"""Metrics over all classes; all are between 0 and 1, unless event weights are negative."""
 
 RESAMPLES = 100
 

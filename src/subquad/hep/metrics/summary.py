@@ -13,8 +13,10 @@ from subquad.hep.metrics.paired import model_difference
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.regression import regression_metrics, regression_summary
 from subquad.hep.metrics.weighting import effective_number, weight_note
+from subquad.reporting.statistics import CLEARLY_BETTER, Difference
 
 __all__ = [
+    "difference_of",
     "differences",
     "errors_over_jets",
     "measure",
@@ -135,8 +137,8 @@ def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredi
     `intervals.test` covers jets and trainings; for rejections of several trainings and for 1/JSD it is the range over
     trainings. `intervals.trainings` is that of the mean over trainings alone, of models with several.
 
-    A model wins if the 95 % intervals of the differences of its top-1 accuracy from that of every other model are above
-    0, as `differences` returns them. `not_compared` says why there are none, such as `different jets`.
+    A model wins if its top-1 accuracy is clearly better than each other model's. `not_compared` says why there are no
+    differences, such as `different jets`.
 
     Args:
         measured: Metrics of the models, as `measure` returns them.
@@ -215,6 +217,17 @@ def differences(models: Sequence[ModelPredictions]) -> dict[str, dict[str, dict[
     return {best.name: own} if len(own) == len(found) else {}
 
 
+def difference_of(metrics: Mapping[str, Any], first: str, second: str) -> Difference | None:
+    """Return the difference of the top-1 accuracies of two models in `differences`; None if they were not compared."""
+    gaps = metrics["differences"]
+    if second in gaps.get(first, {}):
+        return Difference.read(gaps[first][second])
+    if first not in gaps.get(second, {}):
+        return None
+    value, low, high = (-gaps[second][first][end] for end in ("value", "high", "low"))
+    return Difference(value, low, high)
+
+
 def _are_on_same_jets(models: Sequence[ModelPredictions]) -> bool:
     first = models[0].trainings[0]
     return all(one.is_on_jets_of(first) for model in models for one in model.trainings)
@@ -228,4 +241,8 @@ def _not_compared(models: Sequence[ModelPredictions], gaps: Mapping[str, Any]) -
 
 
 def _winner(gaps: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str | None:
-    return next((best for best, own in gaps.items() if all(gap["low"] > 0 for gap in own.values())), None)
+    verdict = METRICS["accuracy"].verdict
+    is_best = {
+        best: all(verdict(Difference.read(gap)) == CLEARLY_BETTER for gap in own.values()) for best, own in gaps.items()
+    }
+    return next((best for best, is_clear in is_best.items() if is_clear), None)

@@ -6,7 +6,6 @@ inputs of a data card, such as secondary vertices, have places and a mask of the
 Axes: J jets, P places of a padded batch.
 """
 
-import ast
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,33 +17,33 @@ from subquad.errors import SubquadError, require
 from subquad.hep.data.card import Card
 from subquad.hep.data.jets import PARTICLES
 from subquad.hep.data.layout import Layout
-from subquad.hep.data.tensor_expressions import columns_of_entries
+from subquad.hep.data.tensor_expressions import Padded, TensorColumns
 
-__all__ = ["MASK", "BranchesOfCard", "branches_read", "masks_of_branches", "padded_branches"]
+__all__ = ["MASK", "branches_read", "columns_of_branches", "masks_of_branches", "padded_branches"]
 
 MASK = "particle_mask"
 """Name of the input that is 1 for particles and 0 for padding."""
 
 
-class BranchesOfCard(Mapping[str, Any]):
-    """Branches by the names of a card's columns."""
+def columns_of_branches(card: Card, branches: Mapping[str, Tensor], masks: Mapping[str, str]) -> TensorColumns:
+    """Return the columns of a card from padded branches, which also hold the masks.
 
-    def __init__(self, card: Card, branches: Mapping[str, Any]) -> None:
-        self._card, self._branches = card, branches
+    Args:
+        card: The card.
+        branches: [J, P] and [J].
+        masks: Name of the mask of each branch with several numbers per jet.
+    """
 
-    def __getitem__(self, name: str) -> Any:
-        if name in self._card.file_magic:
-            raise SubquadError(
-                f"{self._card.name}: file_magic: {name} depends on the name of the file, which is no input of the "
-                "exported network; fit with a card that does without it, or export with --inputs weaver"
-            )
-        return self._branches[self._card.branch(name)]
+    def column(name: str) -> Padded:
+        if name in card.file_magic:
+            raise SubquadError(f"{card.name}: file_magic: {name} depends on the file, and cannot be exported")
+        branch = card.branch(name)
+        values = branches[branch]
+        if values.ndim == 1:
+            return Padded(values)
+        return Padded(values, branches[masks[branch]] != 0, frozenset([branch]))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._branches)
-
-    def __len__(self) -> int:
-        return len(self._branches)
+    return TensorColumns(card.new_variables, column)
 
 
 def masks_of_branches(columns: Mapping[str, Any], layout: Layout) -> dict[str, str]:
@@ -66,16 +65,14 @@ def masks_of_branches(columns: Mapping[str, Any], layout: Layout) -> dict[str, s
     lists = {name: ak.num(column) for name, column in columns.items() if column.ndim == 2}
     if card is None:
         return dict.fromkeys(lists, MASK)
-    of_card, found = BranchesOfCard(card, columns), dict[str, str]()
-    for one in card.inputs:
-        trees = [ast.Name(name) for name in (*one.columns, *([one.mask] if one.mask else []))]
-        asked = [
-            card.branch(name)
-            for tree in trees
-            for name in columns_of_entries(tree, card.new_variables, lambda name: of_card[name].ndim == 2)
-        ]
+    # each with a mask of its own
+    each = {name: f"mask of {name}" for name in lists}
+    padded, found = columns_of_branches(card, padded_branches(columns, each), each), dict[str, str]()
+    for collection in card.inputs:
+        names = (*collection.columns, *([collection.mask] if collection.mask else []))
+        asked = sorted({branch for name in names for branch in padded[name].origins})
         known = next((found[name] for name in asked if name in found), None)
-        mask = known or (f"{one.prefix}_entry_mask" if found else MASK)
+        mask = known or (f"{collection.prefix}_entry_mask" if found else MASK)
         while mask in columns:
             # a branch of this name is an input too
             mask += "_"
@@ -85,13 +82,7 @@ def masks_of_branches(columns: Mapping[str, Any], layout: Layout) -> dict[str, s
     for name in sorted(wanted & lists.keys() - found.keys()):
         alike = {mask for other, mask in found.items() if np.array_equal(lists[name], lists[other])}
         if len(alike) != 1:
-            prefixes = " and ".join(one.prefix for one in card.inputs)
-            problem = f"as many entries per jet as several of {prefixes}" if alike else f"other numbers than {prefixes}"
-            remedy = "give other jets with --files" if alike else "fit with a card that does without it"
-            raise SubquadError(
-                f"{card.name}: it is unknown to which collection of inputs the branch {name} belongs, since its first "
-                f"{len(lists[name])} jets have {problem}; {remedy}"
-            )
+            raise SubquadError(f"{card.name}: it is unknown to which collection of inputs the branch {name} belongs")
         found[name] = alike.pop()
     return found
 

@@ -5,26 +5,25 @@ The network is the dense form of `subquad.hep.models.dense`, O(P²) per jet.
 Axes: B jets, P particles of a padded batch, L particles that the network takes, H features, C classes, T targets.
 """
 
-import ast
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.errors import SubquadError
 from subquad.hep.data.card import Card
 from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.data.layout import InputGroup
 from subquad.hep.data.padded_features import angles_from_momenta, jet_features, momentum_features, particle_features
-from subquad.hep.data.tensor_expressions import TensorColumns
-from subquad.hep.data.tensor_functions import hypot
-from subquad.hep.models.branch_inputs import MASK, BranchesOfCard
+from subquad.hep.data.tensor_expressions import TensorColumns, hypot
+from subquad.hep.models.branch_inputs import MASK, columns_of_branches
 from subquad.hep.models.dense import DenseTagger, input_names
 from subquad.hep.models.trained import TrainedTagger
 
 __all__ = ["BranchTagger"]
+
+Given = TypeVar("Given")
 
 
 class BranchTagger(nn.Module):
@@ -85,12 +84,8 @@ class BranchTagger(nn.Module):
 
     def _of_card(self, card: Card, branches: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]]:
         layout = self.layout
-        columns = TensorColumns(
-            card.new_variables,
-            BranchesOfCard(card, branches),
-            lambda name: branches[self.masks[card.branch(name)]] != 0,
-        )
-        collections = [_Entries(card, one, columns) for one in card.inputs]
+        columns = columns_of_branches(card, branches, self.masks)
+        collections = [_Entries(collection, columns) for collection in card.inputs]
         kept = torch.cat([one.kept for one in collections], 1)
 
         def table(role: Literal["points", "vectors"]) -> Float[Tensor, "B L H"]:
@@ -111,7 +106,8 @@ class BranchTagger(nn.Module):
 
         def of_jets() -> Tensor:
             if layout.has_jetclass_features:
-                return jet_features(columns, columns.mask(ast.Name("part_px")), layout.jet_features)
+                numbers: Any = _Values(columns)
+                return jet_features(numbers, _given(columns["part_px"].mask), layout.jet_features)
             if layout.vectors is not None:
                 return momentum_features(momenta(), collections[0].kept)
             x = _features(collections)
@@ -138,29 +134,34 @@ class BranchTagger(nn.Module):
         return standardizer(x)
 
 
-def _given(group: InputGroup | None) -> InputGroup:
-    assert group is not None
-    return group
+def _given(value: Given | None) -> Given:
+    assert value is not None
+    return value
+
+
+class _Values(TensorColumns):
+    """The numbers of columns without their masks."""
+
+    def __init__(self, columns: TensorColumns) -> None:
+        self._columns = columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._columns[name].values
 
 
 class _Entries:
     """The first entries of one collection of padded jets, as many as the card says."""
 
-    def __init__(self, card: Card, collection: InputCollection, columns: TensorColumns) -> None:
-        self.collection, self._card, self._columns = collection, card, columns
-        mask = columns.mask(ast.Name(collection.columns[0]))
+    def __init__(self, collection: InputCollection, columns: TensorColumns) -> None:
+        self.collection, self._columns = collection, columns
+        mask = _given(columns[collection.columns[0]].mask)
         self._count: Any = torch.sym_min(mask.shape[1], collection.length)
         self.kept = mask.narrow(1, 0, self._count)
         if collection.mask is not None:
             self.kept = self.kept & (self._column(collection.mask) != 0)
 
     def _column(self, name: str) -> Float[Tensor, "B L"]:
-        value = self._columns[name]
-        if not isinstance(value, Tensor) or value.ndim != 2:
-            raise SubquadError(
-                f"{self._card.name}: inputs: {name} has one number per jet; it must have one per particle"
-            )
-        value = value.float().narrow(1, 0, self._count)
+        value = self._columns[name].values.float().narrow(1, 0, self._count)
         # as when files are read
         return torch.where(torch.isnan(value), 0.0, value)
 

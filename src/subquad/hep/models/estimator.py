@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from subquad.hep.data.jets import as_jets
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.splits import check_counts, split_dataset, stratified_split
 from subquad.hep.data.store import dataset_of
-from subquad.hep.fit_settings import FitSettings, Graph, Inputs, Optimizer, Precision, PresetName, ScheduleName
+from subquad.hep.fit_settings import FitSettings
 from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.fine_tuning import origin_of
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
@@ -30,14 +30,22 @@ from subquad.hep.models.presets import check_neighbours, net_settings
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.models.training import fit_network
 from subquad.reporting.page import page
-from subquad.runs.checksums import check_if_present
 from subquad.runs.folder import METRICS, open_run
+from subquad.runs.options import takes_settings
 from subquad.runs.storage import read_json
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = ["PCNTagger"]
 
+PARAMETERS = (
+    *("preset", "inputs", "from_", "k", "graph", "chebyshev_order", "width", "layers", "epochs", "batch_size"),
+    *("learning_rate", "dropout", "optimizer", "schedule", "warmup_fraction", "patience", "ema_decay", "weight_decay"),
+    *("validation_fraction", "precision", "threads"),
+)
+"""Fields of `FitSettings` that are parameters of the estimator."""
 
+
+@takes_settings(FitSettings, *PARAMETERS, random_state=None)
 class PCNTagger(ClassifierMixin, BaseEstimator):
     """Classifier of jets in JetClass's branches, by a graph network on the particles of each jet.
 
@@ -68,56 +76,14 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             jets.
     """
 
-    def __init__(
-        self,
-        *,
-        preset: PresetName = FitSettings.preset,
-        inputs: Inputs | None = FitSettings.inputs,
-        from_: Path | str | None = FitSettings.from_,
-        k: int | None = FitSettings.k,
-        graph: Graph | None = FitSettings.graph,
-        chebyshev_order: int | None = FitSettings.chebyshev_order,
-        width: int | None = FitSettings.width,
-        layers: int | None = FitSettings.layers,
-        epochs: int = FitSettings.epochs,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float | Literal["auto"] | None = FitSettings.learning_rate,
-        dropout: float | None = FitSettings.dropout,
-        reflect: bool = FitSettings.reflect,
-        optimizer: Optimizer | None = FitSettings.optimizer,
-        schedule: ScheduleName | None = FitSettings.schedule,
-        warmup_fraction: float | None = FitSettings.warmup_fraction,
-        patience: int | None = FitSettings.patience,
-        ema_decay: float | None = FitSettings.ema_decay,
-        weight_decay: float | None = FitSettings.weight_decay,
-        validation_fraction: float = FitSettings.validation_fraction,
-        precision: Precision = FitSettings.precision,
-        threads: int = FitSettings.threads,
-        random_state: Any = None,
-    ) -> None:
-        self.preset = preset
-        self.inputs = inputs
-        self.from_ = from_
-        self.k = k
-        self.graph = graph
-        self.chebyshev_order = chebyshev_order
-        self.width = width
-        self.layers = layers
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.dropout = dropout
-        self.reflect = reflect
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_fraction = warmup_fraction
-        self.patience = patience
-        self.ema_decay = ema_decay
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.precision = precision
-        self.threads = threads
-        self.random_state = random_state
+    random_state: Any
+    from_: Path | str | None
+    threads: int
+    validation_fraction: float
+
+    if TYPE_CHECKING:
+        # `takes_settings` makes it
+        def __init__(self, **parameters: Any) -> None: ...
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the network and return the estimator.
@@ -238,7 +204,6 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         estimator.classes_ = np.array(saved["classes"])
         estimator.settings_ = _fit_settings(tagger.config["subquad"]["settings"])
         estimator.preset_, estimator.origin_ = tagger.config["preset"], tagger.config.get("from")
-        check_if_present(tagger.path / METRICS)
         estimator.validation_ = read_json(tagger.path / METRICS)["validation"]
         return estimator
 

@@ -87,7 +87,7 @@ class Origin:
     def card(self) -> Card | None:
         """Data card of the run, unless it is that of a public layout; files without a card are read by it."""
         card = self.tagger.layout.card
-        return None if card is None or card.has_layout_names else card
+        return None if card is None or card.is_layout else card
 
     def keeps_output_layer(self, classes: Sequence[str], targets: Sequence[str] = ()) -> bool:
         """Return whether these are the classes of the run, in any order, and its regression targets."""

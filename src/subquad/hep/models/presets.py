@@ -10,7 +10,7 @@ __all__ = ["ARCHITECTURE", "PRESETS", "Preset", "check_neighbours", "net_setting
 ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
 """Settings of the network that a fit may ask for."""
 
-WEIGHT_DECAY: dict[Optimizer, float] = {"muon": 0.05, "adamw": 0.01, "radam": 0.01, "sgd": 0.01}
+WEIGHT_DECAY: dict[Optimizer, float] = {"muon": 0.05, "adamw": 0.01}
 """Default weight decay of each optimizer."""
 FINE_TUNING = 1 / 3
 """Default learning rate of fine-tuning, as a fraction of that of the preset."""
@@ -153,8 +153,7 @@ def training_defaults(settings: FitSettings) -> Preset:
     return replace(
         preset,
         weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
-        # one that is to be found takes the place of the default
-        learning_rate=settings.learning_rate if isinstance(settings.learning_rate, float | int) else default,
+        learning_rate=default if settings.learning_rate is None else settings.learning_rate,
         schedule=(
             settings.schedule or name,
             # the warm-up belongs to the schedule of the preset

@@ -7,29 +7,19 @@ from typing import Any, Self
 
 import numpy as np
 
-from subquad.errors import SubquadError
-from subquad.hep.data.card import Card, card_of
+from subquad.errors import reading
+from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights, with_targets
 from subquad.hep.data.store import JetDataset, dataset_of
-from subquad.hep.data.variations import Variation
 from subquad.hep.models.networks import Network, load_network
 from subquad.hep.models.targets import Targets
 from subquad.hep.settings import NetSettings
-from subquad.runs.damage import damage
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, load_config, load_tensors
-from subquad.runs.records import check_fields, check_record, damaged, shown
 
 __all__ = ["TrainedTagger", "load"]
-
-ENTRIES = {
-    **{"classes": list[str], "preset": str, "seed": int | None, "temperature": float, "from": dict | None},
-    **{"digests": dict, "files": list[str], "is_marked": bool},
-}
-"""Types of the entries of `config.json` that are used after the tagger was opened."""
-REMEDY = "fit again, or copy the whole folder again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +48,17 @@ class TrainedTagger:
         """
         run = run_folder(run)
         config, tensors = load_config(run, "hep"), load_tensors(run)
-        try:
-            _check_entries(config, run / CONFIG)
-            settings, classes = _net_settings(config["net"], run), tuple(config["classes"])
-            card = _card(config["card"], run) if config.get("card") else None
+        with reading(run / CONFIG, "a tagger"):
+            settings, classes, card = NetSettings(**config["net"]), tuple(config["classes"]), config["card"]
             # the features that it was trained with, whatever those of a later version are
             names = {"features": config.get("particle_features", ()), "jet_features": config.get("jet_features", ())}
-            layout = layout_of(settings, card, **names)
+            layout = layout_of(settings, None if card is None else card_of(card["options"], card["name"]), **names)
             if card is None and config.get("event_weights"):
                 layout = with_event_weights(layout, config["event_weights"])
             targets = Targets.of_config(config.get("targets"))
             # those of a card are part of it
             layout = with_targets(layout, [name for name in targets.names if name not in layout.targets])
             net, layout = load_network(tensors, settings, layout, len(classes), targets=len(targets))
-        except damage() as error:
-            raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(
             path=run,
             config=config,
@@ -107,13 +93,12 @@ class TrainedTagger:
         needs_weights: bool = False,
         needs_targets: bool = False,
         observers: Sequence[str] = (),
-        variation: Variation | None = None,
         title: str = "scoring jets",
         quiet: bool = True,
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
         needs = {"needs_labels": needs_labels, "needs_weights": needs_weights, "needs_targets": needs_targets}
-        options = {"observers": observers, "variation": variation, "title": title, "quiet": quiet}
+        options = {"observers": observers, "title": title, "quiet": quiet}
         yield from read_chunks(files, self.layout, tree=tree, **needs, **options)
 
     def class_indices(self, chunk: JetChunk) -> np.ndarray:
@@ -129,42 +114,4 @@ class TrainedTagger:
 
 
 load = TrainedTagger.load
-"""The loader of runs of the kind `hep`; see `subquad.runs.loading`."""
-
-
-def _check_entries(config: dict[str, Any], place: Path) -> None:
-    check_record(config, place, remedy=REMEDY, **{name: kind for name, kind in ENTRIES.items() if name in config})
-    digests = config.get("digests", {})
-    check_record(digests, f"{place}: digests", remedy=REMEDY, **dict.fromkeys(digests, str))
-    for name in (*config["classes"], *(config.get("targets") or ())):
-        try:
-            # as branches are named after them; of a file whose name is not UTF-8, Python writes these bytes again
-            name.encode(errors="surrogateescape")
-        except UnicodeEncodeError:
-            raise damaged(place, f"the name {shown(name)} contains half a character", remedy=REMEDY) from None
-
-
-def _card(value: Any, run: Path) -> Card:
-    place = f"{run / CONFIG}: card"
-    check_record(value, place, remedy=REMEDY, name=str, options=dict)
-    try:
-        return card_of(value["options"], value["name"])
-    except SubquadError as error:
-        raise damaged(place, str(error), remedy=REMEDY) from error
-
-
-def _net_settings(value: Any, run: Path) -> NetSettings:
-    """Return the architecture in `config.json` after checking its entries, of which earlier versions wrote fewer.
-
-    The weights tell neither whether `k` is right nor `dropout`; a wrong one would be noticed among the jets, if at all.
-    """
-    place = f"{run / CONFIG}: net"
-    for name, entry in check_fields(NetSettings, value, place, remedy=REMEDY).items():
-        is_size = type(entry) is int and name != "dropout"
-        # a head may have no hidden layer
-        if (is_size and entry < (name != "hidden")) or (name == "dropout" and not 0 <= entry < 1):
-            raise damaged(place, f"{name} cannot be {shown(entry)}", remedy=REMEDY)
-    try:
-        return NetSettings(**value)
-    except SubquadError as error:
-        raise damaged(place, str(error), remedy=REMEDY) from error
+"""The loader of runs of the kind `hep`; see `subquad.runs.examples.LOADERS`."""

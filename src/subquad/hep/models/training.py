@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from subquad.errors import SubquadError
-from subquad.hep.data.augmentation import batch_generator, check_reflections
 from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.decorrelation import Decorrelation
@@ -28,23 +27,15 @@ from subquad.hep.models.presets import Preset, training_defaults
 from subquad.hep.models.targets import Targets
 from subquad.hep.models.temperature import divide_logits, fit_temperature, output_layer
 from subquad.hep.settings import FitSettings, NetSettings
-from subquad.progress import say
-from subquad.runs.storage import read_json, write_json
 from subquad.train.bucketing import bucketed_batches
-from subquad.train.distributed import broadcast_object, processes
-from subquad.train.events import event_writer
+from subquad.train.distributed import processes
 from subquad.train.loop import Backward, train
 from subquad.train.muon import MuonAdamW, muon_groups
 from subquad.train.optim import parameter_groups, schedule
-from subquad.train.range_test import range_test
 from subquad.train.settings import LoopSettings, TrainingResult
 
-__all__ = ["RANGE_TEST", "FittedNetwork", "fit_network", "monitor_of", "optimizer_of"]
+__all__ = ["FittedNetwork", "fit_network", "monitor_of", "optimizer_of"]
 
-RANGE_TEST = "learning_rate.json"
-"""File in the folder of a run with its learning-rate range test."""
-EVENTS = "tensorboard"
-"""Folder of TensorBoard's events in the folder of a run."""
 NEW_LAYER = 10
 """Learning rate of layers with initial weights, in multiples of that of layers which fine-tuning takes from a run."""
 
@@ -62,8 +53,6 @@ class FittedNetwork:
     """Seconds in which training waited for batches."""
     temperature: float
     """Number by which the logits, the weights of the last layer, were divided after the training."""
-    learning_rate: float
-    """Peak learning rate."""
 
 
 def fit_network(
@@ -88,7 +77,7 @@ def fit_network(
         net_settings: Architecture.
         classes: Number of classes.
         directory: Folder for checkpoints and the history; None keeps nothing.
-        seed: Seed of the initial weights, the order of the jets, reflections and dropout.
+        seed: Seed of the initial weights, the order of the jets and dropout.
         quiet: Print no progress.
         event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
         decorrelation: Penalty for correlations of the background's scores with `decorrelated` of the parts; its loss
@@ -97,9 +86,6 @@ def fit_network(
         start: Loads weights into the network, and returns the parameters that it leaves with initial weights; these
             learn `NEW_LAYER` times as fast.
     """
-    if settings.reflect:
-        layout = parts["train"].layout
-        check_reflections(layout, has_jet_features=layout.jet_standardizer is not None)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         net = build_network(net_settings, parts["train"].layout, classes, targets=len(targets))
@@ -108,13 +94,13 @@ def fit_network(
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
         options = {"new": new, "decorrelation": decorrelation, "targets": targets}
         plan = _Plan(net=net, parts=parts, settings=settings, seed=seed, **options)
-        result, epochs, rate = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
+        result, epochs = _train(plan, pool=pool, waiting=waiting, directory=directory, quiet=quiet)
         validation = parts["validation"]
         logits = logits_and_targets(net, predict_outputs(net, validation, is_shared=True))[0]
         if not torch.isfinite(logits).all():
             raise SubquadError(
                 "the training diverged: the outputs of the network for the validation jets are not finite; use a "
-                f"--learning-rate below {rate:g}, or check the units of the inputs"
+                f"--learning-rate below {training_defaults(settings).learning_rate:g}, or check the units of the inputs"
             )
         temperature = fit_temperature(logits, validation.labels, event_weights)
     divide_logits(net.head, temperature, targets=len(targets))
@@ -124,7 +110,6 @@ def fit_network(
         epochs=epochs,
         waiting=waiting.seconds,
         temperature=temperature,
-        learning_rate=rate,
     )
 
 
@@ -168,14 +153,6 @@ class _Plan:
             parts["regression"] = self.regression(predicted, replace(jets, weights=weights)).item()
         return {"accuracy": accuracy, "loss": loss + sum(parts.values()), **parts}
 
-    def optimizer(self, learning_rate: float, net: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer of the network, or of a copy of it."""
-        names = {name for name, parameter in self.net.named_parameters() if any(parameter is one for one in self.new)}
-        net = self.net if net is None else net
-        new = [parameter for name, parameter in net.named_parameters() if name in names]
-        preset = replace(training_defaults(self.settings), learning_rate=learning_rate)
-        return optimizer_of(cast(Network, net), preset, new=new)
-
 
 def optimizer_of(net: Network, preset: Preset, *, new: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
     """Return the optimizer of a network.
@@ -190,16 +167,10 @@ def optimizer_of(net: Network, preset: Preset, *, new: Sequence[nn.Parameter] = 
         for is_new, rate in ((False, group["lr"]), (True, NEW_LAYER * group["lr"])):
             own = [parameter for parameter in group["params"] if any(parameter is one for one in new) == is_new]
             groups += [{**group, "params": own, "lr": rate}] if own else []
-    match preset.optimizer:
-        case "muon":
-            return MuonAdamW(muon_groups(groups, output_layer(net.head).weight))
-        case "radam":
-            return torch.optim.RAdam(groups, decoupled_weight_decay=True)
-        case "sgd":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-        case "adamw":
-            # one pass over the weights in place of a dozen
-            return torch.optim.AdamW(groups, fused=True)
+    if preset.optimizer == "muon":
+        return MuonAdamW(muon_groups(groups, output_layer(net.head).weight))
+    # one pass over the weights in place of a dozen
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def monitor_of(settings: FitSettings, targets: Targets) -> str:
@@ -213,20 +184,15 @@ def monitor_of(settings: FitSettings, targets: Targets) -> str:
 
 def _train(
     plan: _Plan, *, pool: ThreadPoolExecutor, waiting: WaitingTime, directory: Path | None, quiet: bool
-) -> tuple[TrainingResult, float, float]:
-    """Train the network, and return the result, the number of epochs and the peak learning rate."""
+) -> tuple[TrainingResult, float]:
+    """Train the network, and return the result and the number of epochs."""
     net, settings, seed = plan.net, plan.settings, plan.seed
     training = plan.parts["train"]
     indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
 
     def batches(epoch: int) -> Sequence[Batch]:
         plan = bucketed_batches(indices, training.lengths, preset.batch_size, seed=seed, epoch=epoch, together=world)
-
-        def made(rows: Tensor) -> Batch:
-            generator = batch_generator(rows, seed=seed, epoch=epoch) if settings.reflect else None
-            return collate(training, rows, generator=generator)
-
-        return Prefetch(plan, made, pool, waiting)
+        return Prefetch(plan, lambda rows: collate(training, rows), pool, waiting)
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
         batch = item.to(next(model.parameters()).device)
@@ -243,16 +209,12 @@ def _train(
         return {**metrics, "regression": regression} if plan.targets else metrics
 
     steps_per_epoch = max(1, len(batches(0)) // world)
-    rate, found = preset.learning_rate, None
-    if settings.learning_rate == "auto":
-        found = _found_rate(plan, batches(0), step, directory, quiet=quiet)
-        rate = found["suggested"]
     name, warmup = preset.schedule
     result = train(
         net,
         batches=batches,
         step=step,
-        optimizer=plan.optimizer(rate),
+        optimizer=optimizer_of(net, preset, new=plan.new),
         settings=LoopSettings(
             steps=steps_per_epoch * settings.epochs,
             evaluate_every=steps_per_epoch,
@@ -266,36 +228,7 @@ def _train(
         maximize=monitor_of(settings, plan.targets) == "accuracy",
         directory=directory,
         name="fit",
-        record=event_writer(directory / EVENTS)
-        if directory and settings.tensorboard and processes().is_main_process
-        else lambda entry: None,
         seed=seed,
         quiet=quiet,
     )
-    return result, result.steps / steps_per_epoch, rate
-
-
-def _found_rate(
-    plan: _Plan, batches: Sequence[Batch], step: Any, directory: Path | None, *, quiet: bool
-) -> dict[str, Any]:
-    """Return the range test of a fit, which is saved in its folder; a resumed fit does not repeat it."""
-    path = None if directory is None else directory / RANGE_TEST
-    found: dict[str, Any] = {}
-    # the others may see the file before or after it is written
-    if processes().is_main_process and path is not None and path.is_file():
-        found = read_json(path)
-    elif processes().is_main_process:
-        device = processes().device
-        tested = range_test(
-            plan.net.to(device),
-            batches,
-            step,
-            lambda net: plan.optimizer(1.0, net),
-            precision=plan.settings.precision,
-            seed=plan.seed,
-        )
-        found = asdict(tested)
-        say(f"learning rate {tested.suggested:.2g}, by a range test of {len(tested.rates)} steps", quiet=quiet)
-        if path is not None:
-            write_json(path, found)
-    return broadcast_object(found)
+    return result, result.steps / steps_per_epoch

@@ -1,16 +1,15 @@
 """Histograms by class: of few classes in one panel, of many in one small panel per class. About 0.5 s each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.hep.metrics.predictions import Predictions
-from subquad.hep.plots.style import class_colours, draw_fractions, in_style, latex_name, panel_grid, panels
-
-__all__ = ["MAX_TOGETHER", "ClassHistograms", "draw_classes", "observer_histograms"]
+from subquad.hep.plots.style import class_colours, draw_fractions, latex_name
+from subquad.reporting.page import Picture, picture
+from subquad.reporting.style import panel_grid, panels
 
 MAX_TOGETHER = 4
 """Classes whose histograms are still told apart in one panel."""
@@ -18,42 +17,21 @@ COLUMNS, BINS = 5, 30
 """Small panels in a row, and bins of a histogram."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassHistograms:
-    """A figure with the distribution of one or several quantities in each class."""
-
-    name: str
-    """Name of a file for it."""
-    figure: Figure
-    caption: str
-    """What it shows."""
-
-
-def observer_histograms(predictions: Predictions, classes: Sequence[str], background: str) -> Iterator[ClassHistograms]:
+def observer_histograms(predictions: Predictions, classes: Sequence[str], background: str) -> Iterator[Picture]:
     """Yield soft-drop mass, pT and number of particles by class, as far as known; one figure if the classes are few."""
     known = {
-        "mass": ("soft-drop mass", "soft-drop mass [GeV]", predictions.sdmass),
-        "pt": ("pT", r"jet $p_T$ [GeV]", predictions.pt),
-        "particles": ("number of particles", "number of particles", predictions.multiplicity),
+        "soft-drop mass": ("soft-drop mass [GeV]", predictions.sdmass),
+        "pT": (r"jet $p_T$ [GeV]", predictions.pt),
+        "number of particles": ("number of particles", predictions.multiplicity),
     }
-    shown = {name: own for name, own in known.items() if own[2] is not None}
+    shown = {title: (label, values) for title, (label, values) in known.items() if values is not None}
     if shown and len(classes) <= MAX_TOGETHER:
-        titles = [title for title, _, _ in shown.values()]
-        text = f"{', '.join(titles[:-1])}{' and ' * (len(titles) > 1)}{titles[-1]}"
-        figure = _observers_figure(predictions, classes, background, {label: own for _, label, own in shown.values()})
-        yield ClassHistograms(name="jets", figure=figure, caption=f"{_capitalized(text)} of the test jets by class.")
+        figure = _observers_figure(predictions, classes, background, dict(shown.values()))
+        yield picture(figure, f"Test jets by class: {', '.join(shown)}.")
         return
-    for name, (title, label, values) in shown.items():
-        assert values is not None
-        yield ClassHistograms(
-            name=f"jets_{name}",
-            figure=_small_panels(predictions, classes, background, values, label),
-            caption=f"{_capitalized(title)} of the test jets, one panel per class. Thin line in each: {background}.",
-        )
-
-
-def _capitalized(text: str) -> str:
-    return text if text.startswith("pT") else text[0].upper() + text[1:]
+    for title, (label, values) in shown.items():
+        figure = _small_panels(predictions, classes, background, values, label)
+        yield picture(figure, f"Test jets by class: {title}. Thin line: {background}.")
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
@@ -68,7 +46,6 @@ def _edges(values: np.ndarray) -> np.ndarray:
     return np.linspace(low, high if high > low else low + 1, BINS + 1)
 
 
-@in_style
 def _observers_figure(
     predictions: Predictions, classes: Sequence[str], background: str, observers: Mapping[str, np.ndarray]
 ) -> Figure:
@@ -82,7 +59,6 @@ def _observers_figure(
     return figure
 
 
-@in_style
 def _small_panels(
     predictions: Predictions, classes: Sequence[str], background: str, values: np.ndarray, label: str
 ) -> Figure:

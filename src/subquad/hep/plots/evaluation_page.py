@@ -1,21 +1,15 @@
-"""The report of an evaluation: its figures, an HTML page, and a PDF with one figure per page. Some seconds."""
+"""The page of an evaluation: its metrics, verdicts and figures. Some seconds."""
 
-import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from subquad.errors import counted
+from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
-from subquad.hep.metrics.summary import uncertainty
+from subquad.hep.metrics.summary import difference_of
 from subquad.hep.plots.class_histograms import observer_histograms
 from subquad.hep.plots.figures import (
     calibration_figure,
@@ -31,134 +25,81 @@ from subquad.hep.plots.figures import (
 )
 from subquad.hep.plots.mass_shape_figure import has_mass_shapes, mass_shape_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
-from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import (
-    accuracy_text,
-    mass_shapes_table,
-    metrics_table,
-    rejections_table,
-    shifts_table,
-    unvaried_seeds,
-)
-from subquad.reporting.page import Section, Table, page, picture, show
+from subquad.hep.plots.tables import mass_shapes_table, models_table, rejections_table, seeds_text
+from subquad.reporting.metrics import difference_table, value_text
+from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.statistics import Difference
 
-__all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
+ROC, MASS_SHAPES, TARGETS = "ROC curves", "Mass decorrelation", "Regression targets"
 
-TITLE = "Comparison of jet taggers"
-MASS_SHAPES, TARGETS, VARIATIONS = "Mass decorrelation", "Regression targets", "Systematic variations"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure and its place in the report."""
-
-    name: str
-    """File name, without the number and `.pdf`."""
-    section: str
-    """Heading of its section on the page."""
-    figure: Figure
-    caption: str
-    """What it shows, and how to read it."""
-    is_half: bool = False
-    """The figure takes half the width of the page."""
+Drawings = Iterator[tuple[str, Picture]]
+"""Pictures, each with the title of its section."""
 
 
 def draw(
     evaluation: Mapping[str, Any],
     models: Sequence[ModelPredictions],
-    varied: Mapping[str, Sequence[ModelPredictions]] | None = None,
-) -> tuple[list[Drawing], dict[str, dict[str, Any]]]:
-    """Return the figures, and the values of the curves `mass` and `against_pt` by model.
+) -> tuple[dict[str, list[Picture]], dict[str, dict[str, Any]]]:
+    """Return the pictures by the title of their section, and the values of the curves `mass` and `against_pt` by model.
 
     Args:
         evaluation: Content of `metrics.json`.
         models: The models.
-        varied: Those of our runs on varied jets, by the name of the variation.
     """
-    classes, background = evaluation["classes"], evaluation["background"]
     curves: dict[str, dict[str, Any]] = {model.name: {"against_pt": {}, "mass": {}} for model in models}
-    drawings = [
-        *_signal_drawings(evaluation, models, curves, varied or {}),
-        *_model_drawings(models, classes, background, curves),
-        *_mass_shape_drawings(evaluation),
-        *_regression_drawings(models, classes, background),
-        Drawing(
-            name="calibration",
-            section="Calibration",
-            figure=calibration_figure(models, classes),
-            caption="Reliability diagram of each class: observed fraction of the class against the predicted "
-            "probability, with 68 % Wilson intervals. A calibrated tagger follows the diagonal. The legend gives the "
-            "calibration error of the class. Bins with fewer than ten jets are not drawn.",
-        ),
-    ]
-    if any(model.median_training.batches is not None for model in models):
-        drawings.append(
-            Drawing(
-                name="time",
-                section="Inference time",
-                figure=time_figure(models),
-                caption=f"Time of the network per jet, one point per batch of jets of similar length, on "
-                f"{evaluation['device']}. Reading and preprocessing are not included.",
-                is_half=True,
-            )
+    pictures: dict[str, list[Picture]] = {}
+    for title, drawn in _drawings(evaluation, models, curves):
+        pictures.setdefault(title, []).append(drawn)
+    return pictures, curves
+
+
+def _drawings(
+    evaluation: Mapping[str, Any],
+    models: Sequence[ModelPredictions],
+    curves: dict[str, dict[str, Any]],
+) -> Drawings:
+    classes, background = evaluation["classes"], evaluation["background"]
+    yield from _signal_drawings(evaluation, models, curves)
+    yield from _model_drawings(models, classes, background, curves)
+    measured = evaluation["models"]
+    if signals := [name for name in measured[0]["trainings"][0]["rejection"] if has_mass_shapes(measured, name)]:
+        caption = (
+            f"Rejection of {background} against 1 / JSD of its mass before and after the cut; upper right is better. "
+            "Pale bars: as many jets drawn at random, beyond which nothing can be measured."
         )
+        yield MASS_SHAPES, picture(mass_shape_figure(measured, background, signals), caption)
+    for model in models:
+        for target in model.median_training.predicted:
+            figure = regression_figure(model.median_training, target, classes, background)
+            yield TARGETS, picture(figure, f"{model.name}, {target}. {CAPTION}")
+    caption = (
+        "Observed fraction of each class against the predicted probability, with 68 % Wilson intervals and the "
+        "calibration error. A calibrated tagger follows the diagonal."
+    )
+    yield "Calibration", picture(calibration_figure(models, classes), caption)
+    if any(model.median_training.batches is not None for model in models):
+        caption = f"Time of the network per jet, one point per batch, on {evaluation['device']}."
+        yield "Inference time", picture(time_figure(models), caption, is_half=True)
     sample = next((model.median_training for model in models if model.median_training.sdmass is not None), None)
     if sample is not None:
-        drawings += [
-            Drawing(name=found.name, section="Test jets", figure=found.figure, caption=found.caption)
-            for found in observer_histograms(sample, classes, background)
-        ]
-    return drawings, curves
-
-
-def _regression_drawings(
-    models: Sequence[ModelPredictions], classes: Sequence[str], background: str
-) -> Iterator[Drawing]:
-    for number, model in enumerate(models, start=1):
-        for target in model.median_training.predicted:
-            yield Drawing(
-                name=f"target_{target}_{number}",
-                section=TARGETS,
-                figure=regression_figure(model.median_training, target, classes, background),
-                caption=f"{model.name}, {target}. {CAPTION}",
-            )
-
-
-def _mass_shape_drawings(evaluation: Mapping[str, Any]) -> list[Drawing]:
-    models, background = evaluation["models"], evaluation["background"]
-    signals = [name for name in models[0]["trainings"][0]["rejection"] if has_mass_shapes(models, name)]
-    if not signals:
-        return []
-    figure = mass_shape_figure(models, background, signals)
-    caption = (
-        f"Rejection of {evaluation['background']} against the inverse Jensen–Shannon divergence between its mass "
-        "before and after the cut, at signal efficiencies of 50 % (circles) and 30 % (squares): upper right is better. "
-        "Pale bars: as many jets drawn at random, beyond which no sculpting can be measured on these jets."
-    )
-    return [Drawing(name="mass_shape", section=MASS_SHAPES, figure=figure, caption=caption)]
+        yield from (("Test jets", drawn) for drawn in observer_histograms(sample, classes, background))
 
 
 def _signal_drawings(
     evaluation: Mapping[str, Any],
     models: Sequence[ModelPredictions],
     curves: dict[str, dict[str, Any]],
-    varied: Mapping[str, Sequence[ModelPredictions]],
-) -> Iterator[Drawing]:
+) -> Drawings:
     """Yield the ROC curves of each signal, and efficiency and rejection against pT."""
     with_pt = [model.median_training for model in models if model.median_training.pt is not None]
     edges = pt_edges(with_pt) if with_pt else None
-    section = "ROC curves" if edges is None else "ROC curves and pT dependence"
     classes, background = evaluation["classes"], evaluation["background"]
     b = classes.index(background)
     signals = [(i, name) for i, name in enumerate(classes) if name != background]
     first = models[0].median_training
     if len(models) == 1 and any(roc([first], i, b) is not None for i, _ in signals):
-        yield Drawing(
-            name="roc",
-            section=section,
-            figure=roc_figure(first, classes, background),
-            caption=f"Rejection of {background} against the efficiency of each signal; higher is better.",
-        )
+        caption = f"Rejection of {background} against the efficiency of each signal; higher is better."
+        yield ROC, picture(roc_figure(first, classes, background), caption)
     for i, name in signals:
         efficiency = evaluation["models"][0]["trainings"][0]["rejection"][name]["efficiency"]
         labels = {"signal": name, "background": background, "efficiency": efficiency}
@@ -167,19 +108,13 @@ def _signal_drawings(
         if rocs:
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
             jets = max(effective_jets(model.median_training, b) for model in models)
-            envelopes = _envelopes(rocs, varied, i, b)
-            ratio = f" (top) and its ratio to {reference} (bottom)" * has_ratios(rocs, reference)
-            yield Drawing(
-                name=f"roc_{name}",
-                section=section,
-                figure=ratio_figure(rocs, reference=reference, background_jets=jets, envelopes=envelopes, **labels),
-                caption=f"{name}: rejection of {background}{ratio}. Bands: "
-                "range over trainings around their median, or the 68 % interval over jets of a single training. "
-                "Grey: fewer than ten background jets pass. Dotted: the working point of the table."
-                + " Hatched: envelope of the systematic variations."
-                * bool(envelopes),
-                is_half=True,
+            ratio = f" and its ratio to {reference}" * has_ratios(rocs, reference)
+            caption = (
+                f"{name}: rejection of {background}{ratio}, with the 68 % interval over jets or the range over "
+                "trainings. Grey: fewer than ten background jets pass."
             )
+            figure = ratio_figure(rocs, reference=reference, background_jets=jets, **labels)
+            yield ROC, picture(figure, caption, is_half=True)
         pairs = {}
         for model in models if edges is not None else ():
             assert edges is not None
@@ -188,27 +123,11 @@ def _signal_drawings(
                 pairs[model.name] = found
                 curves[model.name]["against_pt"][name] = _as_json(found, edges)
         if pairs:
-            yield Drawing(
-                name=f"pt_{name}",
-                section=section,
-                figure=pt_figure(pairs, **labels),
-                caption=f"{name}: signal efficiency and background rejection against jet pT, at one threshold with an "
-                f"overall efficiency of {100 * efficiency:g} %; 68 % intervals. Triangles are lower limits: no "
-                "background jet passes there.",
-                is_half=True,
+            caption = (
+                f"{name}: efficiency and rejection against jet pT at one threshold, with 68 % intervals. Triangles are "
+                "lower limits: no background jet passes there."
             )
-
-
-def _envelopes(
-    rocs: Mapping[str, Curve], varied: Mapping[str, Sequence[ModelPredictions]], signal: int, background: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the smallest and the largest rejection over the variations, by model."""
-    found: dict[str, list[np.ndarray]] = {}
-    for model in (one for models in varied.values() for one in models):
-        curve = roc(model.trainings, signal, background)
-        if curve is not None and model.name in rocs:
-            found.setdefault(model.name, [rocs[model.name].value]).append(curve.value)
-    return {name: (np.min(values, axis=0), np.max(values, axis=0)) for name, values in found.items()}
+            yield ROC, picture(pt_figure(pairs, **labels), caption, is_half=True)
 
 
 def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
@@ -222,31 +141,16 @@ def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
 
 def _model_drawings(
     models: Sequence[ModelPredictions], classes: Sequence[str], background: str, curves: dict[str, dict[str, Any]]
-) -> list[Drawing]:
-    """Return the confusion matrix, the scores and the mass sculpting of each model."""
+) -> Drawings:
+    """Yield the confusion matrix, the scores and the mass sculpting of each model."""
     b = classes.index(background)
-    confusions, scores, masses = [], [], []
-    for number, model in enumerate(models, start=1):
-        one, suffix = model.median_training, f"_{number}" * (len(models) > 1)
+    for model in models:
+        one, is_half = model.median_training, len(models) > 1
         which = model.name if len(model.trainings) == 1 else f"{model.name} (training of median accuracy)"
-        confusions.append(
-            Drawing(
-                name=f"confusion{suffix}",
-                section="Confusion matrices",
-                figure=confusion_figure(one, classes),
-                caption=f"{which}: predicted class of the jets of each true class, in per cent; each row sums to 100.",
-                is_half=len(models) > 1,
-            )
-        )
-        scores.append(
-            Drawing(
-                name=f"scores{suffix}",
-                section="Scores",
-                figure=scores_figure(one, classes, background),
-                caption=f"{which}: score of each signal against {background}, for jets of the signal and of "
-                f"{background}.",
-            )
-        )
+        caption = f"{which}: predicted class of the jets of each true class, in per cent."
+        yield "Confusion matrices", picture(confusion_figure(one, classes), caption, is_half=is_half)
+        caption = f"{which}: score of each signal against {background}, for jets of the signal and of {background}."
+        yield "Scores", picture(scores_figure(one, classes, background), caption)
         edges = mass_edges(one, b)
         if edges is None:
             continue
@@ -258,127 +162,68 @@ def _model_drawings(
             ]
             for name, (_, after) in found.items()
         }
-        masses.append(
-            Drawing(
-                name=f"mass{suffix}",
-                section="Mass sculpting",
-                figure=mass_figure(found, edges=edges, background=background),
-                caption=f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction "
-                "of it. Legend: Jensen–Shannon distance to the mass before the cut and, in brackets, the distance of "
-                "equally many jets drawn at random: only the excess over it is mass sculpting.",
-            )
+        caption = (
+            f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction of it, with "
+            "the Jensen–Shannon distance to the mass before. In brackets: the distance of as many jets drawn at random."
         )
-    return [*confusions, *scores, *masses]
+        yield "Mass sculpting", picture(mass_figure(found, edges=edges, background=background), caption)
 
 
 def evaluation_tables(evaluation: Mapping[str, Any]) -> tuple[Table, Table]:
     """Return the metrics of all models, and their background rejections."""
-    measured = evaluation["models"]
-    metrics = metrics_table(measured, evaluation["wins"], not_compared=evaluation.get("not_compared"))
-    return metrics, rejections_table(measured, evaluation["background"])
+    names = {model["name"]: model["name"] for model in evaluation["models"]}
+    return models_table(evaluation, names), rejections_table(evaluation, names, evaluation["background"])
 
 
-def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
+def evaluation_page(evaluation: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> str:
     """Return the HTML page."""
-    figures: dict[str, list[Any]] = {}
-    for drawing in drawings:
-        block = picture(drawing.figure, drawing.caption, is_half=drawing.is_half)
-        figures.setdefault(drawing.section, []).append(block)
+    sections: dict[str, list[Any]] = {title: list(blocks) for title, blocks in pictures.items()}
     tables = {
-        MASS_SHAPES: mass_shapes_table(evaluation["models"], evaluation["background"]),
+        MASS_SHAPES: mass_shapes_table(evaluation, evaluation["background"]),
         TARGETS: regression_table(evaluation["models"]),
-        VARIATIONS: shifts_table(evaluation.get("variations") or {}),
     }
-    for section, table in tables.items():
+    for title, table in tables.items():
         if table is not None:
-            figures.setdefault(section, []).append(table)
+            sections.setdefault(title, []).append(table)
+    if evaluation.get("runs"):
+        rows = [
+            [run["run"], run["model"], run["seed"], run["settings"] or "the defaults"] for run in evaluation["runs"]
+        ]
+        sections["Runs"] = [Table(["run", "model", "seed", "settings"], rows)]
+    metrics, rejections = evaluation_tables(evaluation)
+    first = [*evaluation["notes"], metrics, *_differences(evaluation), rejections]
     return page(
-        TITLE,
+        "Comparison of jet taggers",
         lead=_lead(evaluation),
-        sections=[
-            Section("Metrics", [*evaluation["notes"], *evaluation_tables(evaluation)]),
-            *(Section(title, blocks) for title, blocks in figures.items()),
-            *([Section("Runs", [_runs_table(evaluation["runs"])])] if evaluation.get("runs") else []),
-        ],
+        sections=[Section("Metrics", first), *(Section(title, blocks) for title, blocks in sections.items())],
     )
 
 
-def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    return Table(
-        ["run", "model", "seed", "settings"],
-        [[run["run"], run["model"], run["seed"], run["settings"] or "the defaults"] for run in runs],
-        caption="Settings of the fits other than their defaults.",
-    )
+def _differences(evaluation: Mapping[str, Any]) -> list[Table]:
+    """Return the paired differences of the best model from all others, if the models were compared."""
+    return [
+        difference_table(
+            [(name, METRICS["accuracy"], Difference.read(gap)) for name, gap in gaps.items()],
+            what=f"{best} less",
+            caption="Differences in the top-1 accuracy, paired by jet.",
+        )
+        for best, gaps in evaluation["differences"].items()
+    ]
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
-    """Return the result: the top-1 accuracies, and the best model only if it is told apart from all others."""
-    models = evaluation["models"]
+    """Return the top-1 accuracies, and whether the best model is clearly better than the next one."""
+    models, limits = evaluation["models"], evaluation["intervals"]["test"]
     counts = {sum(one["jets"].values()) for model in models for one in model["trainings"]}
-    least, most = min(counts), max(counts)
-    jets = counted(most, "jet") if least == most else f"{least:,} to {counted(most, 'jet')}"
-    where = f"on {jets} of {len(evaluation['classes'])} classes"
-    values = {model["name"]: _accuracy(model) for model in models}
-    if len(models) == 1:
-        ((name, value),) = values.items()
-        return f"{name} reaches a top-1 accuracy of {value} {where}."
-    wins = evaluation["wins"]
+    jets = f"{min(counts):,} to {counted(max(counts), 'jet')}" if len(counts) > 1 else counted(max(counts), "jet")
+    values = {name: own["accuracy"] for name, own in evaluation["test"].items()}
+    order = sorted(values, key=lambda name: -values[name])
     # names of models with settings have commas
-    listed = "; ".join(f"{name} {value}" for name, value in values.items() if name != wins)
+    listed = "; ".join(f"{name} {value_text(values[name], limits[name].get('accuracy'))}" for name in order)
+    text = f"Top-1 accuracy, with 68 % intervals, on {jets} of {len(evaluation['classes'])} classes: {listed}."
+    if len(models) == 1:
+        return text
     if reason := evaluation.get("not_compared"):
-        return f"Top-1 accuracies {where}, not compared ({reason}): {listed}."
-    if wins is None:
-        text = f"No model has a significantly better top-1 accuracy than all others {where}: {listed}."
-    else:
-        text = f"{wins} has the best top-1 accuracy {where}, {values[wins]}, significantly above {listed}."
-    return f"{text} {unvaried_seeds(models)}".rstrip()
-
-
-def _accuracy(model: Mapping[str, Any]) -> str:
-    """Return the top-1 accuracy with its uncertainty, over jets and trainings."""
-    return accuracy_text(model["spread"]["accuracy"]["mean"], uncertainty(model, "accuracy"))
-
-
-def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
-    """Write `report.pdf`, a title page and one figure per page, and the figures in `figures/`, numbered by page."""
-    (folder / "figures").mkdir(parents=True)
-    with PdfPages(folder / "report.pdf", metadata={"Title": TITLE}) as pages:
-        pages.savefig(_title_page(evaluation))
-        for number, drawing in enumerate(drawings, start=2):
-            pages.savefig(drawing.figure)
-            name = re.sub(r"\W+", "_", drawing.name)
-            drawing.figure.savefig(folder / "figures" / f"{number:02}_{name}.pdf")
-
-
-@in_style
-def _title_page(evaluation: Mapping[str, Any]) -> Figure:
-    """Return a page with the tables."""
-    figure = Figure(figsize=(11.7, 8.3))
-    figure.text(0.05, 0.93, TITLE, fontsize=20)
-    lines = [line for text in (_lead(evaluation), *evaluation["notes"]) for line in textwrap.wrap(text, 130)]
-    top = _put_text(figure, lines, 0.91)
-    for table in evaluation_tables(evaluation):
-        height = 0.033 * (1 + len(table.rows))
-        axes = figure.add_axes((0.05, top - height, 0.9, height))
-        axes.set_axis_off()
-        cells = [[show(cell) for cell in row] for row in table.rows]
-        drawn = axes.table(
-            cells, colLabels=list(table.header), bbox=Bbox.unit(), cellLoc="right", colLoc="right", edges="B"
-        )
-        drawn.auto_set_font_size(False)
-        drawn.set_fontsize(9)
-        drawn.auto_set_column_width(list(range(len(table.header))))
-        for (row, column), cell in drawn.get_celld().items():
-            is_bold = row == 0 or (table.winner is not None and row == table.winner + 1)
-            cell.set_text_props(weight="bold" if is_bold else "normal")
-            cell.set_edgecolor("0.8")
-            if column == 0:
-                cell.set_text_props(ha="left")
-        top = _put_text(figure, textwrap.wrap(table.caption, 150), top - height - 0.01, size=8) - 0.03
-    return figure
-
-
-def _put_text(figure: Figure, lines: Sequence[str], top: float, *, size: float = 10) -> float:
-    """Write lines below `top`, and return the position below them."""
-    figure.text(0.05, top, "\n".join(lines), fontsize=size, va="top", linespacing=1.4)
-    return top - 0.0024 * size * len(lines) - 0.02
+        return f"{text} The models were not compared: {reason}."
+    gap = difference_of(evaluation, order[0], order[1])
+    return f"{text} {METRICS['accuracy'].compare(order[0], order[1], gap)} {seeds_text(evaluation)}".rstrip()

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from subquad.hep.plots.style import RED, colours, in_style, latex_name, panel_grid
-
-__all__ = ["PARTICLE_TYPES", "JetDisplay", "displays_figure"]
+from subquad.hep.plots.style import latex_name
+from subquad.reporting.style import PALETTE, RED, panel_grid
 
 PARTICLE_TYPES = {
     "isChargedHadron": "charged hadron",
@@ -29,7 +28,7 @@ PARTICLE_TYPES = {
 """Endings of the columns with the type of a particle, and the names of the types."""
 
 MARKERS = dict(zip(PARTICLE_TYPES.values(), ("o", "s", "D", "^", "v"), strict=True))
-COLOURS = dict(zip(PARTICLE_TYPES.values(), (colours(10)[i] for i in (0, 3, 4, 6, 9)), strict=True))
+COLOURS = dict(zip(PARTICLE_TYPES.values(), (PALETTE[i] for i in (0, 3, 4, 6, 9)), strict=True))
 HALO = "#ffd23f"
 
 
@@ -61,7 +60,6 @@ class JetDisplay:
     """[E]: attribution, relative to the largest."""
 
 
-@in_style
 def displays_figure(displays: Sequence[JetDisplay]) -> Figure:
     """Return the jets in Δη and Δφ, two per row, with a legend."""
     figure, grid = panel_grid(len(displays), columns=2, width=4.8, height=4.3, extra=0.6)

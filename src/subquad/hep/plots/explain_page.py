@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from subquad.errors import counted
 from subquad.hep.plots.event_displays import JetDisplay, displays_figure
-from subquad.hep.plots.style import colours, draw_cells, in_style, latex_name, panels
+from subquad.hep.plots.style import latex_name
 from subquad.ops.kinematics import VARIABLES
 from subquad.reporting.page import Section, Table, page, picture
+from subquad.reporting.style import INK, PALETTE, draw_cells, panels
 
 __all__ = ["explain_figures", "explain_page", "summary"]
 
@@ -83,7 +84,6 @@ def _grid(
     return np.array([[fractions[row][name] for name in columns] for row in rows], float)
 
 
-@in_style
 def _percent_figure(
     tables: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], *, is_wide: bool = False
 ) -> Figure:
@@ -91,33 +91,29 @@ def _percent_figure(
     height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.42 if is_wide else 0.9) * len(columns) + 0.6
     figure, grid = panels(1.3 + width * len(tables), height, columns=len(tables), sharey=True, squeeze=False)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=True):
-        draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", limits=(0, max(1, np.nanmax(100 * table, initial=0))))
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_wide else {}
-        axes.set_xticks(range(len(columns)), columns, **turned)
-        axes.set_yticks(range(len(rows)), [latex_name(name) for name in rows])
+        limits = (0, max(1, np.nanmax(100 * table, initial=0)))
+        names = [latex_name(name) for name in rows]
+        draw_cells(axes, 100 * table, rows=names, columns=columns, cmap="Blues", limits=limits)
         axes.set_title(title)
     return figure
 
 
-@in_style
 def _exponents_figure(exponents: np.ndarray, variables: Sequence[str]) -> Figure:
     """Return the trained exponents [graphs, variables] of the edge weights."""
     limit = max(0.1, float(np.abs(exponents).max()))
     figure, axes = panels(5.4, 1.2 + 0.36 * len(exponents))
-    image = draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", limits=(-limit, limit))
-    axes.set_xticks(range(len(variables)), variables)
-    axes.set_yticks(range(len(exponents)), [f"graph {g + 1}" for g in range(len(exponents))])
+    rows = [f"graph {g + 1}" for g in range(len(exponents))]
+    image = draw_cells(axes, exponents, "{:+.2f}", rows=rows, columns=variables, cmap="RdBu_r", limits=(-limit, limit))
     figure.colorbar(image, ax=axes, label="exponent")
     return figure
 
 
-@in_style
 def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
     """Return attributions beside permutation importance, the most important features first."""
     order = sorted(features, key=lambda name: -features[name]["permutation"][metric])[:FEATURES_IN_FIGURE]
     places = np.arange(len(order))
     figure, (left, right) = panels(9.6, 1.2 + 0.27 * len(order), columns=2, sharey=True)
-    left.barh(places, [100 * features[name]["attribution"] for name in order], color=colours(1)[0], height=0.7)
+    left.barh(places, [100 * features[name]["attribution"] for name in order], color=PALETTE[0], height=0.7)
     decreases = [features[name]["permutation"] for name in order]
     deviations = [entry[f"{metric}_deviation"] for entry in decreases]
     right.barh(
@@ -125,11 +121,11 @@ def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> 
         [100 * entry[metric] for entry in decreases],
         # a single permutation has none
         xerr=[np.nan if deviation is None else 100 * deviation for deviation in deviations],
-        color=colours(2)[1],
+        color=PALETTE[1],
         height=0.7,
         error_kw={"elinewidth": 1, "capsize": 2},
     )
-    right.axvline(0, color="k", linewidth=0.8)
+    right.axvline(0, color=INK, linewidth=0.8)
     left.set_yticks(places, order)
     left.set_ylim(len(order) - 0.4, -0.6)
     for axes in (left, right):

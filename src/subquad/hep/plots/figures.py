@@ -8,44 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from subquad.errors import require
 from subquad.hep.metrics.classification import confusion
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.rejection import discriminant
 from subquad.hep.metrics.weighting import effective_number
-from subquad.hep.plots.style import (
-    GREY,
-    RED,
-    class_colours,
-    draw_cells,
-    draw_fractions,
-    in_style,
-    label_within_decades,
-    latex_name,
-    line_looks,
-    panel_grid,
-    panels,
-    wrapped,
-)
-from subquad.reporting.vector_figure import BAND, SOFT
-
-__all__ = [
-    "calibration_figure",
-    "confusion_figure",
-    "effective_jets",
-    "has_ratios",
-    "history_figure",
-    "mass_figure",
-    "pt_figure",
-    "range_test_figure",
-    "ratio_figure",
-    "roc_figure",
-    "scores_figure",
-    "time_figure",
-]
+from subquad.hep.plots.style import GREY, class_colours, draw_fractions, latex_name, line_looks, wrapped
+from subquad.reporting import style
+from subquad.reporting.style import BAND, RED, SOFT, label_log_axis, panel_grid, panels
 
 BLUE = "#3f90da"
 CUT_COLOURS = (BLUE, "#e76300", RED)
@@ -53,7 +25,6 @@ FEW_JETS = 10
 """ROC curves are shaded where fewer background jets pass."""
 
 
-@in_style
 def roc_figure(predictions: Predictions, classes: Sequence[str], background: str) -> Figure:
     """Return the background rejection against the efficiency of each signal."""
     figure, axes = panels(7.2, 5.2)
@@ -103,22 +74,12 @@ def _shade_few_jets(axes: Axes, background_jets: float) -> None:
     axes.set_ylim(1, top)
 
 
-@in_style
 def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
     """Return the confusion matrix in per cent of each true class."""
-    size = 2.6 + 0.52 * len(classes)
-    figure, axes = panels(size + 0.8, size)
-    table = 100 * confusion(predictions.probabilities, predictions.labels, predictions.weights)
-    image = draw_cells(axes, table, "{:.0f}", cmap="Blues", limits=(0, 100), least=0.5)
-    names = [latex_name(name) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, label="per cent of the true class", shrink=0.85)
-    return figure
+    rates = confusion(predictions.probabilities, predictions.labels, predictions.weights)
+    return style.confusion_figure(rates, list(map(latex_name, classes)))
 
 
-@in_style
 def scores_figure(predictions: Predictions, classes: Sequence[str], background: str) -> Figure:
     """Return the distribution of each signal's score, for jets of the signal and of the background."""
     signals = [(i, name) for i, name in enumerate(classes) if name != background]
@@ -139,32 +100,18 @@ def scores_figure(predictions: Predictions, classes: Sequence[str], background: 
     return figure
 
 
-@in_style
 def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     """Return loss and top-1 accuracy of the training and validation jets against the steps."""
-    figure, grid = panels(8.4, 3.2, columns=2)
     # a penalty or regression targets add to the cross-entropy
     has_more = any(name in entry for entry in history for name in ("penalty", "regression"))
-    labels = {"loss": "loss" if has_more else "cross-entropy", "accuracy": "top-1 accuracy"}
-    for axes, (name, label) in zip(grid, labels.items(), strict=True):
-        for key, part, style in ((name, "training", "-"), (f"validation_{name}", "validation", "o-")):
-            points = [(entry["step"], entry[key]) for entry in history if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=part, markersize=3.5)
-        axes.set(xlabel="step", ylabel=label)
-        axes.legend(loc="lower right" if name == "accuracy" else "upper right", frameon=False)
-    return figure
-
-
-@in_style
-def range_test_figure(rates: Sequence[float], losses: Sequence[float], suggested: float) -> Figure:
-    """Return the average loss of a learning-rate range test, and the learning rate that it suggests."""
-    figure, axes = panels(4.6, 3.2)
-    axes.plot(rates, losses)
-    axes.axvline(suggested, color=RED, linewidth=1.0, linestyle="--", label=f"{suggested:.2g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="average loss")
-    axes.legend(loc="upper center", frameon=False)
-    return figure
+    charts = {}
+    for name, label in {"loss": "loss" if has_more else "cross-entropy", "accuracy": "top-1 accuracy"}.items():
+        keys = {"training": (name, BLUE), "validation": (f"validation_{name}", "#e76300")}
+        points = {
+            part: [(entry["step"], entry[key]) for entry in history if key in entry] for part, (key, _) in keys.items()
+        }
+        charts[label] = {part: (own, keys[part][1]) for part, own in points.items() if own}
+    return style.history_figure(charts)
 
 
 def _finite(curve: Curve, divisor: np.ndarray | float = 1.0) -> tuple[np.ndarray, ...]:
@@ -187,7 +134,6 @@ def has_ratios(curves: Mapping[str, Curve], reference: str) -> bool:
     return any(len(_finite(curve, curves[reference].value)[0]) for curve in others)
 
 
-@in_style
 def ratio_figure(
     curves: Mapping[str, Curve],
     *,
@@ -196,7 +142,6 @@ def ratio_figure(
     background: str,
     efficiency: float,
     background_jets: float,
-    envelopes: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """Return the background rejection against the efficiency of one signal; of several models also any ratios.
 
@@ -207,7 +152,6 @@ def ratio_figure(
         background: Class.
         efficiency: Working point, which is marked.
         background_jets: Number or effective number of background jets, the upper end of the axis.
-        envelopes: Smallest and largest rejection over systematic variations at the same efficiencies, by model.
     """
     rows = 2 if has_ratios(curves, reference) else 1
     figure, grid = panels(5.2, 4.9, rows=rows, sharex=True, height_ratios=(3, 1.25)[:rows], squeeze=False)
@@ -215,13 +159,6 @@ def ratio_figure(
     left = efficiency
     for look, (name, curve) in zip(line_looks(len(curves)), curves.items(), strict=True):
         _draw_band(top, curve, look, label=wrapped(name))
-        if envelopes and name in envelopes:
-            low, high = envelopes[name]
-            is_kept = np.isfinite(low) & np.isfinite(high)
-            hatched = {"facecolor": "none", "edgecolor": look["color"], "hatch": "////", "linewidth": 0.7, "alpha": 0.7}
-            top.fill_between(
-                curve.x[is_kept], low[is_kept], high[is_kept], label=wrapped(f"{name}, variations"), **hatched
-            )
         left = min([left, *_finite(curve)[0][:1]])
     for axes in below:
         _draw_ratios(axes, curves, curves[reference].value)
@@ -248,10 +185,7 @@ def _draw_ratios(axes: Axes, curves: Mapping[str, Curve], divisor: np.ndarray) -
     low, high = min(ratios), max(ratios)
     if high > 6 * low:
         axes.set(yscale="log", ylim=(low / 1.5, high * 1.5))
-        if high > 100 * low:
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            label_within_decades(axes.yaxis)
+        label_log_axis(axes.yaxis)
     else:
         room = 0.15 * max(high - low, 0.2)
         axes.set_ylim(max(0.0, low - room), high + room)
@@ -262,7 +196,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-@in_style
 def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, background: str, efficiency: float) -> Figure:
     """Return signal efficiency and background rejection of each model against pT, by `curves.against_pt`."""
     figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True)
@@ -284,8 +217,8 @@ def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, backgro
     top.set(ylabel=r"efficiency $\varepsilon_S$", ylim=(0, 1.32))
     low = max(0.8, lowest / 1.6)
     # two decades at least, so that the axis has a labelled tick
-    bottom.set(yscale="log", ylim=(low, max(largest * 1.6, 25 * low)), xlabel=r"jet $p_T$ [GeV]")
-    bottom.yaxis.set_minor_formatter(NullFormatter())
+    bottom.set(ylim=(low, max(largest * 1.6, 25 * low)), xlabel=r"jet $p_T$ [GeV]")
+    label_log_axis(bottom.yaxis)
     bottom.set_ylabel(r"rejection $1/\varepsilon_B$")
     percent = rf"overall $\varepsilon_S$ = {100 * efficiency:g} %"
     top.set_title(f"{latex_name(signal)} against {latex_name(background)}, {percent}", loc="left")
@@ -293,18 +226,16 @@ def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, backgro
     return figure
 
 
-@in_style
 def mass_figure(
     found: Mapping[str, tuple[np.ndarray, Sequence[Sculpted]]], *, edges: np.ndarray, background: str
 ) -> Figure:
     """Return the background's soft-drop mass before and after cuts on each signal's score, by `curves.sculpting`."""
-    histplot = require("mplhep", extra="hep").histplot
     figure, grid = panel_grid(len(found), columns=3, width=3.4, height=2.7, extra=0.4)
     for axes, (signal, (before, after)) in zip(grid, found.items(), strict=True):
-        histplot(before, edges, ax=axes, color=GREY, label="all", histtype="fill", alpha=0.3)
+        axes.stairs(before, edges, color=GREY, label="all", fill=True, alpha=0.3)
         for colour, cut in zip(CUT_COLOURS, after, strict=False):
             label = f"{100 * cut.efficiency:g} %: {cut.distance:.2f} ({cut.by_chance:.2f})"
-            histplot(cut.density, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.3)
+            axes.stairs(cut.density, edges, color=colour, label=label, linewidth=1.3)
         highest = max(density.max() for density in (before, *(cut.density for cut in after)))
         axes.set(xlim=(0, edges[-1]), ylim=(0, 1.75 * highest))
         axes.set_title(f"cut on {latex_name(signal)}", loc="left", fontsize=10)
@@ -314,7 +245,6 @@ def mass_figure(
     return figure
 
 
-@in_style
 def calibration_figure(models: Sequence[ModelPredictions], classes: Sequence[str]) -> Figure:
     """Return, for each class with jets, the observed fraction of the class against the predicted probability."""
     shown = [(c, name) for c, name in enumerate(classes) if any((m.median_training.labels == c).any() for m in models)]
@@ -326,7 +256,6 @@ def calibration_figure(models: Sequence[ModelPredictions], classes: Sequence[str
             label = f"{_short(model.name)}: {error:.3f}"
             _draw_band(axes, curve, look, marker="o", markersize=2.5, linewidth=1.2, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1.0 + 0.14 * (1 + len(models))), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-        axes.minorticks_off()
         axes.set_title(latex_name(name), loc="left", fontsize=10)
         axes.legend(frameon=False, loc="upper left", fontsize=8, handlelength=1.6)
     figure.supxlabel("predicted probability", fontsize=11)
@@ -334,7 +263,6 @@ def calibration_figure(models: Sequence[ModelPredictions], classes: Sequence[str
     return figure
 
 
-@in_style
 def time_figure(models: Sequence[ModelPredictions]) -> Figure:
     """Return the network's time per jet against the number of particles, one point per batch, for timed models."""
     timed = {model.name: model.median_training.batches for model in models}

@@ -7,26 +7,20 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import counted
+from subquad.hep.metrics.classification import METRICS
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model, predictions_of_run
-from subquad.hep.metrics.summary import differences, uncertainty
+from subquad.hep.metrics.summary import difference_of, differences
 from subquad.hep.models.presets import PRESETS
 from subquad.hep.plots.class_histograms import observer_histograms
-from subquad.hep.plots.figures import (
-    calibration_figure,
-    confusion_figure,
-    history_figure,
-    range_test_figure,
-    roc_figure,
-    scores_figure,
-)
+from subquad.hep.plots.figures import calibration_figure, confusion_figure, history_figure, roc_figure, scores_figure
 from subquad.hep.plots.regression import CAPTION, regression_figure, regression_table
-from subquad.hep.plots.tables import accuracy_text, metrics_table, rejections_table
-from subquad.reporting.page import Section, Table, difference_text, page, picture
-from subquad.runs.folder import CONFIG, METRICS
+from subquad.hep.plots.tables import models_table, rejections_table
+from subquad.reporting.metrics import value_text
+from subquad.reporting.page import Section, Table, page, picture
+from subquad.runs.folder import CONFIG
+from subquad.runs.folder import METRICS as METRICS_FILE
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, read_tensors
-
-__all__ = ["comparison_table", "fit_page", "model_card", "sections", "sections_of", "verdict"]
 
 MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 """Keys of the models in `metrics.json`, and their names in tables and figures."""
@@ -43,67 +37,40 @@ def sections(run: Path) -> list[Section]:
 def fit_page(run: Path) -> str:
     """Return the report of a finished run, from its folder."""
     lead, found = _lead_and_sections(run)
-    return page(_title(read_json(run / CONFIG)), lead=lead, sections=found)
+    files = [Path(file).name for file in read_json(run / CONFIG)["files"]]
+    return page(f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}", lead=lead, sections=found)
 
 
 def _lead_and_sections(run: Path) -> tuple[str, list[Section]]:
     """Return the verdict, which stands above all sections, and these."""
     scores = {name: tensor.numpy() for name, tensor in read_tensors(run / TEST_SCORES).items()}
-    metrics = read_json(run / METRICS)
+    metrics = read_json(run / METRICS_FILE)
     if "differences" not in metrics:
-        # of a run of an earlier version
+        # of the tagger that ships with subquad
         metrics["differences"] = differences(group_by_model(predictions_of_run(scores, KEYS, source="test jets")))
     return verdict(metrics), sections_of(metrics, read_json(run / CONFIG), scores, read_history(run))
 
 
-def _title(config: Mapping[str, Any]) -> str:
-    files = [Path(file).name for file in config["files"]]
-    return f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
-
-
-def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the models with their names in tables."""
-    return [{**model, "name": MODELS[model["name"]]} for model in metrics["models"]]
+def _names(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {model["name"]: MODELS[model["name"]] for model in metrics["models"]}
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
-    accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
-    jets, accuracy = metrics["jets"]["test"], accuracies["net"]
-    reached = accuracy_text(accuracy, uncertainty(metrics["models"][0], "accuracy"))
-    text = f"The tagger reaches a top-1 accuracy of {reached} on {counted(jets, 'test jet')}."
-    if "boosting" not in accuracies:
+    """Return the top-1 accuracy of the tagger, and whether it is clearly better than gradient boosting."""
+    test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
+    interval = limits.get("net", {}).get("accuracy")
+    reached = value_text(test["net"]["accuracy"], interval) + " (68 % interval)" * (interval is not None)
+    text = f"The tagger reaches a top-1 accuracy of {reached} on {counted(metrics['jets']['test'], 'test jet')}."
+    if "boosting" not in test:
         return text
-    text += f" Gradient boosting reaches {100 * accuracies['boosting']:.1f} %: "
-    if accuracy == accuracies["boosting"]:
-        return text + "the two are equal on these test jets."
-    gap, reason = _gap_text(metrics, accuracies), metrics.get("not_compared")
-    if reason:
-        return text + f"the difference of {gap} was not tested, since {reason}."
-    match metrics["wins"]:
-        case None:
-            return text + f"the difference of {gap} is not significant on these test jets."
-        case "boosting":
-            better, advice = "it is better", " More training jets or epochs may help the tagger."
-        case _:
-            better, advice = "the tagger is better", ""
-    return text + f"{better} by {gap}. Training seeds were not varied.{advice}"
-
-
-def _gap_text(metrics: Mapping[str, Any], accuracies: Mapping[str, float]) -> str:
-    """Return by how much the better model is better, with its interval unless a run of an earlier version has none."""
-    gaps = [gap for own in metrics.get("differences", {}).values() for gap in own.values()]
-    ends = [abs(accuracies["net"] - accuracies["boosting"])]
-    if gaps:
-        ends = [gaps[0][end] for end in ("value", "low", "high")]
-    # without the sign
-    text = difference_text(*(100 * end for end in ends), digits=1, unit=" points")[1:]
-    return f"{text} (95 % interval paired by jet)" if gaps else text
+    baseline = f"gradient boosting ({test['boosting']['accuracy']:.3f})"
+    gap = difference_of(metrics, "net", "boosting")
+    return f"{text} {METRICS['accuracy'].compare('Tagger', baseline, gap)} Training seeds were not varied."
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> Table:
     """Return the metrics of the tagger and, if it was fitted, of gradient boosting."""
-    return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]), not_compared=metrics.get("not_compared"))
+    return models_table(metrics, _names(metrics))
 
 
 def sections_of(
@@ -123,7 +90,7 @@ def sections_of(
     classes, background = config["classes"], config["background"]
     predictions = predictions_of_run(scores, MODELS, source="test jets")
     net = predictions[0]
-    return [
+    found = [
         Section(
             "Metrics",
             [
@@ -131,31 +98,26 @@ def sections_of(
                 comparison_table(metrics),
                 picture(
                     roc_figure(net, classes, background),
-                    f"ROC curves: rejection of {background} against the efficiency of each signal; higher is better. "
-                    "A curve begins where the first background jet passes.",
+                    f"ROC curves: rejection of {background} against the efficiency of each signal; higher is better.",
                 ),
             ],
         ),
-        Section("Background rejection", [rejections_table(_measured(metrics), background)]),
+        Section("Background rejection", [rejections_table(metrics, _names(metrics), background)]),
         _score_section(predictions, classes, background),
-        *_target_sections(metrics, net, classes, background),
-        Section(
-            "Jets",
-            [
-                _split_text(metrics, config),
-                *(picture(own.figure, own.caption) for own in observer_histograms(net, classes, background)),
-            ],
-        ),
-        Section(
-            "Training",
-            [
-                _training_text(metrics, config),
-                # a tagger that was copied without its history has none
-                *([picture(history_figure(history), "Loss and accuracy during training.")] if history else []),
-                *_range_test(metrics),
-            ],
-        ),
     ]
+    if (
+        table := regression_table([{**model, "name": MODELS[model["name"]]} for model in metrics["models"]])
+    ) is not None:
+        figures = [
+            picture(regression_figure(net, name, classes, background), f"{name}. {CAPTION}") for name in net.predicted
+        ]
+        found.append(Section("Regression targets", [table, *figures]))
+    found.append(
+        Section("Jets", [_split_text(metrics, config), *observer_histograms(net, classes, background)]),
+    )
+    # a tagger that was copied without its history has none
+    curves = [picture(history_figure(history), "Loss and accuracy during training.")] if history else []
+    return [*found, Section("Training", [_training_text(metrics, config), *curves])]
 
 
 def _score_section(predictions: Sequence[Predictions], classes: Sequence[str], background: str) -> Section:
@@ -174,43 +136,11 @@ def _score_section(predictions: Sequence[Predictions], classes: Sequence[str], b
             ),
             picture(
                 calibration_figure(group_by_model(predictions), classes),
-                "Reliability diagram: observed fraction of each class against the predicted probability, with the "
-                "calibration error of the class. A calibrated tagger follows the diagonal.",
+                "Observed fraction of each class against the predicted probability, with the calibration error. A "
+                "calibrated tagger follows the diagonal.",
             ),
-            _more_text(net),
         ],
     )
-
-
-def _more_text(net: Predictions) -> str:
-    """Return what `subquad hep evaluate` draws more of test jets whose pT and mass may not be known."""
-    names = ["ROC curves beside the baseline"]
-    names += ["the dependence on pT"] * (net.pt is not None) + ["mass sculpting"] * (net.sdmass is not None)
-    *others, last = names
-    return f"subquad hep evaluate draws more: {', '.join(others)}{' and ' * bool(others)}{last}."
-
-
-def _target_sections(
-    metrics: Mapping[str, Any], net: Predictions, classes: Sequence[str], background: str
-) -> list[Section]:
-    table = regression_table(_measured(metrics))
-    if table is None:
-        return []
-    figures = [
-        picture(regression_figure(net, name, classes, background), f"{name}. {CAPTION}") for name in net.predicted
-    ]
-    return [Section("Regression targets", [table, *figures])]
-
-
-def _range_test(metrics: Mapping[str, Any]) -> list[Any]:
-    found = metrics.get("range_test")
-    if found is None:
-        return []
-    caption = (
-        "Learning-rate range test: average loss at rates that grow from step to step, on a copy of the network. The "
-        "dashed line is the peak learning rate of the training, a tenth of the rate of the smallest loss."
-    )
-    return [picture(range_test_figure(**found), caption, is_half=True)]
 
 
 def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -225,37 +155,18 @@ def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    seconds, speed = metrics["seconds"], metrics["jets_per_second"]
-    return (
+    seconds, speed, net = metrics["seconds"], metrics["jets_per_second"], metrics["test"]["net"]
+    text = (
         f"Preset {config['preset']} with {counted(metrics['parameters'], 'parameter')}, trained for "
-        + counted(metrics["steps"], "step")
-        + _optimizer_text(metrics)
-        + f"; the best validation {metrics.get('monitor', 'accuracy')} was at step "
+        f"{counted(metrics['steps'], 'step')}; the best validation {metrics.get('monitor', 'accuracy')} was at step "
         f"{metrics['best_step']:,}. Training took {seconds['training']:,.0f} s "
-        f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
-        + (f". Gradient boosting took {seconds['boosting']:,.0f} s." if "boosting" in seconds else ".")
-        + _temperature_text(metrics)
+        f"({speed['train']:,.0f} jets per second). Inference runs at {speed['predict']:,.0f} jets per second."
     )
-
-
-def _optimizer_text(metrics: Mapping[str, Any]) -> str:
-    # runs of earlier versions do not have it
-    if "optimizer" not in metrics:
-        return ""
-    return (
-        f" by the optimizer {metrics['optimizer']}, with a peak learning rate of {metrics['learning_rate']:g} and a "
-        f"weight decay of {metrics['weight_decay']:g}"
-    )
-
-
-def _temperature_text(metrics: Mapping[str, Any]) -> str:
-    net = metrics["test"]["net"]
     if "calibration_error_unscaled" not in net:
-        return ""
+        return text
     return (
-        f" The logits are divided by the temperature {metrics['temperature']:.3f}, which maximizes the likelihood of "
-        f"the validation jets: the calibration error of the test jets is {net['calibration_error']:.4f}, and "
-        f"{net['calibration_error_unscaled']:.4f} without it."
+        f"{text} The temperature {metrics['temperature']:.3f}, fitted to the validation jets, changes the calibration "
+        f"error from {net['calibration_error_unscaled']:.4f} to {net['calibration_error']:.4f}."
     )
 
 

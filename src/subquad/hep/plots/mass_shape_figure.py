@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from subquad.hep.metrics.mass_shape import EFFICIENCIES
-from subquad.hep.plots.style import colours, in_style, label_within_decades, latex_name, panel_grid, wrapped
-
-__all__ = ["has_mass_shapes", "mass_shape_figure"]
+from subquad.hep.plots.style import latex_name, line_looks, wrapped
+from subquad.reporting.style import label_log_axis, panel_grid
 
 MARKERS = dict(zip(EFFICIENCIES, ("o", "s"), strict=True))
 
@@ -25,7 +23,6 @@ def _label(model: Mapping[str, Any], efficiency: float) -> str:
     return wrapped(f"{model['name']}, {100 * efficiency:g} %")
 
 
-@in_style
 def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, signals: Sequence[str]) -> Figure:
     """Return rejection against 1/JSD, one panel per signal and one colour per model.
 
@@ -40,8 +37,7 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
     width = 3.4 if len(signals) > 1 else 5.2
     figure, grid = panel_grid(len(signals), columns=3, width=width, height=2.9, extra=0.4 + 0.2 * rows)
     for axes, signal in zip(grid, signals, strict=True):
-        ends = []
-        for colour, model in zip(colours(len(models)), models, strict=True):
+        for look, model in zip(line_looks(len(models)), models, strict=True):
             for efficiency, marker in MARKERS.items():
                 cuts = [
                     cut
@@ -61,26 +57,20 @@ def mass_shape_figure(models: Sequence[Mapping[str, Any]], background: str, sign
                     *point,
                     xerr=[[point[0] - min(x)], [max(x) - point[0]]],
                     yerr=[[point[1] - ends_y[0]], [ends_y[1] - point[1]]],
-                    **{"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1.2},
+                    **{"fmt": marker, "color": look["color"], "markersize": 5, "linewidth": 1.2},
                     label=_label(model, efficiency),
                 )
                 chance = [cut["by_chance"] for cut in cuts if cut["by_chance"]]
                 if chance:
-                    axes.plot([median(chance)] * 2, ends_y, color=colour, alpha=0.35, linewidth=3)
-                ends += [*ends_y]
-        axes.set(xscale="log", yscale="log")
-        if ends and max(ends) < 12 * min(ends):
-            # an axis without a power of ten has no labelled tick
-            middle = float(np.sqrt(max(ends) * min(ends)))
-            axes.set_ylim(middle / 4, middle * 4)
-        for axis in (axes.xaxis, axes.yaxis):
-            label_within_decades(axis)
+                    axes.plot([median(chance)] * 2, ends_y, color=look["color"], alpha=0.35, linewidth=3)
+        label_log_axis(axes.xaxis)
+        label_log_axis(axes.yaxis)
         axes.set_title(latex_name(signal), loc="left", fontsize=10)
     # a panel lacks the models of which too few jets pass
     drawn = {name for axes in grid for name in axes.get_legend_handles_labels()[1]}
     shown = {
-        name: Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5)
-        for colour, model in zip(colours(len(models)), models, strict=True)
+        name: Line2D([], [], color=look["color"], marker=marker, linestyle="", markersize=5)
+        for look, model in zip(line_looks(len(models)), models, strict=True)
         for efficiency, marker in MARKERS.items()
         if (name := _label(model, efficiency)) in drawn
     }

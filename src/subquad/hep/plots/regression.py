@@ -9,10 +9,7 @@ from matplotlib.figure import Figure
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.regression import REGRESSION_METRICS, response
 from subquad.hep.plots.class_histograms import MAX_TOGETHER, draw_classes
-from subquad.hep.plots.style import in_style
 from subquad.reporting.page import Table
-
-__all__ = ["CAPTION", "regression_figure", "regression_table"]
 
 CAPTION = (
     "Left: predicted against true value, with the number of jets per cell; on the dotted line both are equal. Right: "
@@ -21,7 +18,6 @@ CAPTION = (
 )
 
 
-@in_style
 def regression_figure(one: Predictions, target: str, classes: Sequence[str], background: str) -> Figure:
     """Return predicted against true values of a target, and the response of each class."""
     predicted, true = one.predicted[target].astype(np.float64), one.true[target].astype(np.float64)

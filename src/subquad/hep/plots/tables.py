@@ -1,123 +1,89 @@
-"""Tables of taggers: metrics by model, and background rejections by signal, each with its uncertainty.
+"""Tables of taggers: metrics by model, background rejections by signal, mass decorrelation, and variations.
 
-A model is a mapping with `name`, `trainings` (metrics as `classification_metrics` returns them) and `spread`.
+`metrics` are those of a run or of an evaluation, `metrics.json`.
 """
 
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Mapping
+from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-
 from subquad.hep.metrics.classification import METRICS
-from subquad.hep.metrics.mass_shape import EFFICIENCIES, inverse_jsd
-from subquad.hep.metrics.regression import REGRESSION_METRICS
-from subquad.hep.metrics.summary import errors_over_jets
+from subquad.hep.metrics.mass_shape import EFFICIENCIES
+from subquad.reporting.metrics import metrics_table
 from subquad.reporting.page import Table
 
-__all__ = ["accuracy_text", "mass_shapes_table", "metrics_table", "rejections_table", "shifts_table", "unvaried_seeds"]
-
-UNSCALED = "calibration_error_unscaled"
-
-
-def accuracy_text(value: float, error: float | None) -> str:
-    """Return an accuracy in per cent with its error, as `81.7 ± 0.3 %`; a small error gets more decimals than one."""
-    if error is None:
-        return f"{100 * value:.1f} %"
-    digits = next((more for more in (1, 2, 3) if round(100 * error, more)), 1)
-    return f"{100 * value:.{digits}f} ± {100 * error:.{digits}f} %"
+SHOWN = ("accuracy", "auc_ovo", "average_precision", "accuracy_ovr_macro", "calibration_error")
+"""Metrics of the table of all models; the rest is in `metrics.json`."""
+TIMES = {"milliseconds_per_jet": "ms per jet", "latency_milliseconds": "ms of a single jet"}
 
 
-def unvaried_seeds(models: Sequence[Mapping[str, Any]]) -> str:
+def seeds_text(metrics: Mapping[str, Any]) -> str:
     """Return a sentence on the models with a single training; empty if all have several."""
-    single = [model["name"] for model in models if len(model["trainings"]) == 1]
-    if len(single) == len(models):
+    single = [model["name"] for model in metrics["models"] if len(model["trainings"]) == 1]
+    if len(single) == len(metrics["models"]):
         return "Training seeds were not varied."
     return f"Training seeds of {'; '.join(single)} were not varied." if single else ""
 
 
-def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None, *, not_compared: str | None = None) -> Table:
-    """Return the metrics over all classes, one row per model; the model that `wins`, if any, is marked.
-
-    `not_compared` says why no differences between the models were tested.
-    """
-    names = [model["name"] for model in models]
-    has_times = any(one.get("milliseconds_per_jet") for model in models for one in model["trainings"])
-    has_several = any(len(model["trainings"]) > 1 for model in models)
-    # a column without any value is left out
-    names_of = {
-        name: title
-        for name, title in METRICS.items()
-        if name != UNSCALED and any(name in model["spread"] for model in models)
-    }
-    classes = 1 + len(models[0]["trainings"][0]["rejection"])
-    error = "0.7417(52) means 0.7417 ± 0.0052, half the 68 % interval over jets (all of one that ends at the value)"
-    if has_several:
-        error += (
-            "; 0.7417(52)(31) is the mean over several trainings, whose 68 % interval by Student's t has the "
-            "half-width 0.0031"
-        )
-    # as a column it would make the table wider than the page
-    unscaled = [f"{model['name']} {_with_error(model, UNSCALED)}" for model in models if UNSCALED in model["spread"]]
-    if unscaled:
-        error += f". Calibration error before temperature scaling: {', '.join(unscaled)}"
-    alone = [f"{model['name']} {_time(model, 'latency_milliseconds')} ms" for model in models if _times(model)]
-    if alone:
-        error += f". A jet that is scored alone takes: {', '.join(alone)}"
-    result = "" if len(models) == 1 else f" {_result_text(models, wins, not_compared)}"
-    return Table(
-        ["model", *(["trainings"] if has_several else []), *names_of.values(), *(["ms per jet"] if has_times else [])],
-        [
-            [
-                model["name"],
-                *([len(model["trainings"])] if has_several else []),
-                *(_with_error(model, name) for name in names_of),
-                *([_time(model, "milliseconds_per_jet")] if has_times else []),
-            ]
-            for model in models
-        ],
-        caption=f"{error}. One-vs-rest accuracy is what the PCN "
-        f"paper calls accuracy; a tagger that assigns jets to no class reaches {1 - 1 / classes:.3g}.{result}",
-        winner=names.index(wins) if wins in names else None,
+def models_table(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Table:
+    """Return the metrics over all classes, one row per model of `names`; the model that wins, if any, is marked."""
+    trainings = {model["name"]: model["trainings"] for model in metrics["models"]}
+    more = {}
+    if any(len(own) > 1 for own in trainings.values()):
+        more["trainings"] = {name: len(own) for name, own in trainings.items()}
+    for key, title in TIMES.items():
+        times = {name: [one[key] for one in own if one.get(key)] for name, own in trainings.items()}
+        if any(times.values()):
+            more[title] = {name: f"{fmean(own):.3g}" for name, own in times.items() if own}
+    classes = 1 + len(metrics["models"][0]["trainings"][0]["rejection"])
+    return metrics_table(
+        metrics,
+        {key: METRICS[key].title for key in SHOWN},
+        names,
+        more=more,
+        caption="With 68 % intervals over jets and, of several trainings, over trainings. Accuracy, ovr, is what the "
+        f"PCN paper calls accuracy: a tagger that assigns jets to no class reaches {1 - 1 / classes:.3g}.",
+        winner=metrics["wins"],
     )
 
 
-def _result_text(models: Sequence[Mapping[str, Any]], wins: str | None, not_compared: str | None) -> str:
-    if not_compared:
-        return f"The models were not compared: {not_compared}."
-    how = "top-1 accuracy (95 % intervals of the differences from all others, paired by jet"
-    if wins is None:
-        return f"No model has a significantly better {how})."
-    return f"The marked model has the significantly best {how}). {unvaried_seeds(models)}".rstrip()
-
-
-def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Table:
+def rejections_table(metrics: Mapping[str, Any], names: Mapping[str, str], background: str) -> Table:
     """Return the background rejections, one row per signal."""
-    signals = models[0]["trainings"][0]["rejection"]
-    has_several = any(len(model["trainings"]) > 1 for model in models)
-    of_several = "median over trainings with their range, or of a single training " * has_several
+    limits = metrics["intervals"]["test"]
+    signals = metrics["models"][0]["trainings"][0]["rejection"]
+
+    def cell(model: str, signal: str) -> str:
+        value = metrics["test"][model]["rejection"].get(signal)
+        low, high = limits[model]["rejection"].get(signal, (None, None))
+        if value is None:
+            return "–" if low is None else f"> {_round(low)}"
+        return f"{_round(value)}\n[{_round(low)}, {'∞' if high is None else _round(high)}]"
+
     return Table(
-        ["signal", "efficiency", *(model["name"] for model in models)],
+        ["signal", "efficiency", *names.values()],
         [
-            [name, f"{100 * entry['efficiency']:g} %", *(_rejection(model, name) for model in models)]
-            for name, entry in signals.items()
+            [signal, f"{100 * entry['efficiency']:g} %", *(cell(model, signal) for model in names)]
+            for signal, entry in signals.items()
         ],
-        caption=f"Rejection of {background}, the inverse of its efficiency, at fixed signal efficiency: {of_several}"
-        "the value with its 68 % interval over jets of both classes. After “>” stands the lower limit of this interval "
-        "where no jet of the background passes: with 84 % confidence the rejection is larger.",
+        caption=f"Rejection of {background} at fixed signal efficiency, with its 68 % interval over jets, or of "
+        "several trainings their median and range. >: no background jet passes; the lower limit with 84 % confidence.",
     )
 
 
-def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> Table | None:
+def mass_shapes_table(metrics: Mapping[str, Any], background: str) -> Table | None:
     """Return 1/JSD of the background's mass before and after cuts, one row per signal and efficiency; None without."""
-    signals = [
-        name
-        for name in models[0]["trainings"][0]["rejection"]
-        if any(one["mass_shapes"].get(name) for model in models for one in model["trainings"])
-    ]
+    models = metrics["models"]
+
+    def cell(model: Mapping[str, Any], signal: str, efficiency: float) -> str:
+        value = metrics["test"][model["name"]].get(f"inverse_jsd_{100 * efficiency:.0f}", {}).get(signal)
+        cuts = [cut for one in model["trainings"] for cut in one["mass_shapes"].get(signal, ())]
+        chance = [cut["by_chance"] for cut in cuts if cut["efficiency"] == efficiency and cut["by_chance"]]
+        return "–" if value is None else f"{_round(value)}\n({_round(median(chance)) if chance else '∞'})"
+
     rows = [
-        [name, f"{100 * efficiency:g} %", *(_mass_shape(model, name, efficiency) for model in models)]
-        for name in signals
+        [signal, f"{100 * efficiency:g} %", *(cell(model, signal, efficiency) for model in models)]
+        for signal in models[0]["trainings"][0]["rejection"]
+        if any(one["mass_shapes"].get(signal) for model in models for one in model["trainings"])
         for efficiency in EFFICIENCIES
     ]
     if not rows:
@@ -125,111 +91,10 @@ def mass_shapes_table(models: Sequence[Mapping[str, Any]], background: str) -> T
     return Table(
         ["signal", "efficiency", *(model["name"] for model in models)],
         rows,
-        caption=f"Inverse of the Jensen–Shannon divergence between the mass of {background} before and after a cut at "
-        "fixed signal efficiency; larger is better. In brackets: the inverse of the mean divergence of as many jets "
-        "drawn at random, beyond which no difference from the mass before the cut can be measured. Of several "
-        "trainings the median. A dash: fewer than ten jets pass.",
+        caption=f"1 / Jensen–Shannon divergence of the mass of {background} before and after a cut; larger is better. "
+        "In brackets: as many jets drawn at random, beyond which nothing can be measured.",
     )
-
-
-def shifts_table(variations: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Return how much systematic variations shift the metrics, one row per variation and metric; None without any."""
-    models = list(dict.fromkeys(model for found in variations.values() for model in found["shifts"]))
-    rows = []
-    for name, found in variations.items():
-        cells = {model: _shift_cells(shift) for model, shift in found["shifts"].items()}
-        metrics = dict.fromkeys(metric for own in cells.values() for metric in own)
-        rows += [[name, metric, *(cells.get(model, {}).get(metric, "–") for model in models)] for metric in metrics]
-    if not rows:
-        return None
-    return Table(
-        ["variation", "metric", *models],
-        rows,
-        caption="Shifts against the same jets without the variation; the standard error of that of the accuracy is "
-        "paired by jet. Of rejections, whose shifts are relative, and of 1/JSD, the measure of mass decorrelation, the "
-        "largest shift of a signal is given; all of them are in metrics.json.",
-    )
-
-
-def _shift_cells(shift: Mapping[str, Any]) -> dict[str, str]:
-    """Return the shifts of a model by the names of the metrics."""
-    error = "" if shift["accuracy_error"] is None else f" ± {100 * shift['accuracy_error']:.2f}"
-    cells = {f"{METRICS['accuracy']} [points]": f"{100 * shift['accuracy']:+.2f}{error}"}
-    if "auc_ovo" in shift:
-        cells[f"{METRICS['auc_ovo']} [points]"] = f"{100 * shift['auc_ovo']:+.3f}"
-    if shift["rejection"]:
-        signal, value = _largest(shift["rejection"])
-        cells["rejection, largest shift"] = f"{100 * value:+.1f} % ({signal})"
-    for efficiency in EFFICIENCIES:
-        if by_signal := shift.get(f"inverse_jsd_{100 * efficiency:.0f}"):
-            signal, value = _largest(by_signal)
-            text = f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.1f}"
-            cells[f"1/JSD at {100 * efficiency:g} %, largest shift"] = f"{text} ({signal})"
-    targets = dict.fromkeys(target for name in REGRESSION_METRICS for target in shift.get(name, {}))
-    for target in targets:
-        for name, title in REGRESSION_METRICS.items():
-            if target in shift.get(name, {}):
-                cells[f"{title} of {target}"] = f"{shift[name][target]:+.4f}"
-    return cells
-
-
-def _largest(shifts: Mapping[str, float]) -> tuple[str, float]:
-    """Return the signal with the largest shift, and this shift."""
-    return max(shifts.items(), key=lambda item: abs(item[1]))
-
-
-def _mass_shape(model: Mapping[str, Any], signal: str, efficiency: float) -> str:
-    known = inverse_jsd(model["trainings"], signal, efficiency)
-    if not known:
-        return "–"
-    cuts = [
-        cut
-        for one in model["trainings"]
-        for cut in one["mass_shapes"].get(signal, ())
-        if cut["efficiency"] == efficiency
-    ]
-    return f"{_round(median(known))}  ({_round(median([cut['by_chance'] or np.inf for cut in cuts]))})"
-
-
-def _with_error(model: Mapping[str, Any], name: str) -> str:
-    """Return a metric with its uncertainties in the last digits: over jets and, of several trainings, over these."""
-    around = model["spread"].get(name)
-    if around is None:
-        return "–"
-    errors = errors_over_jets(model, name)
-    text = f"{around['mean']:.4f}" + (f"({1e4 * np.mean(errors):.0f})" if errors else "")
-    if around.get("interval") is None:
-        return text
-    low, high = around["interval"]
-    return text + ("" if errors else "(–)") + f"({1e4 * (high - low) / 2:.0f})"
-
-
-def _rejection(model: Mapping[str, Any], signal: str) -> str:
-    one = model["trainings"][0]["rejection"][signal]
-    around = model["spread"]["rejection"].get(signal)
-    if around is None:
-        return "–"
-    if len(model["trainings"]) == 1:
-        if one["value"] is None:
-            return f"> {one['low']:,.0f}"
-        return f"{_round(one['value'])}  [{_round(one['low'])}, {_limit(one['high'])}]"
-    if around["median"] is None:
-        return f"> {_round(min(one['rejection'][signal]['low'] for one in model['trainings']))}"
-    return f"{_round(around['median'])}  [{_round(around['min'])}, {_limit(around['max'])}]"
-
-
-def _limit(value: float | None) -> str:
-    return "∞" if value is None else _round(value)
 
 
 def _round(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _times(model: Mapping[str, Any], name: str = "latency_milliseconds") -> list[float]:
-    return [one[name] for one in model["trainings"] if one.get(name)]
-
-
-def _time(model: Mapping[str, Any], name: str) -> str:
-    times = _times(model, name)
-    return f"{np.mean(times):.3g}" if times else "–"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.llm.models.decoding import beyond_training
+from subquad.llm.models.loading import load, place
 from subquad.llm.serving.chat import ChatSession
-from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.settings import ChatSettings
 from subquad.progress import say
 
@@ -36,17 +36,20 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
             UTF-8.
     """
     settings = settings or ChatSettings()
-    model, tokenizer = load_for_generation(run, settings)
-    session = ChatSession(model, tokenizer, settings, seed=seed)
-    console, is_terminal, is_warned = Console(), sys.stdin.isatty(), False
-    if is_terminal:
-        say(f"{Path(run).resolve().name}: {COMMANDS}. Ctrl-C stops an answer.")
-    for line in _lines(console, is_terminal=is_terminal):
-        if line.startswith("/"):
-            if _is_quit(session, line):
-                return
-            continue
-        _answer(console, session, line)
+    model, tokenizer = load(run)
+    session = ChatSession(place(model, settings), tokenizer, settings, seed=seed)
+    console, is_warned = Console(), False
+    for line in _lines(console, Path(run).resolve().name):
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                _obey(session, line)
+            else:
+                _answer(console, session, line)
+        except SubquadError as error:
+            # a message that the template rejects does not end the chat
+            say(str(error))
         if not is_warned and (warning := beyond_training(model, session.length)):
             is_warned = True
             say(f"warning: {warning}; /reset starts a new chat")
@@ -54,60 +57,48 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
 
 def _answer(console: Console, session: ChatSession, line: str) -> None:
     with _interruptible() as is_stopped:
-        try:
-            for delta in session.answer(line, is_stopped):
-                console.out(delta.translate(CONTROLS), end="", highlight=False)
-                console.file.flush()
-        except SubquadError as error:
-            # a turn that the template rejects does not end the chat
-            say(str(error))
+        for delta in session.answer(line, is_stopped):
+            console.out(delta.translate(CONTROLS), end="", highlight=False)
+            console.file.flush()
         console.out("", highlight=False)
         if is_stopped():
             say("(stopped)")
 
 
-def _lines(console: Console, *, is_terminal: bool) -> Iterator[str]:
+def _lines(console: Console, name: str) -> Iterator[str]:
     """Yield the lines that are not empty."""
+    is_terminal = sys.stdin.isatty()
     if is_terminal:
+        say(f"{name}: {COMMANDS}. Ctrl-C stops an answer.")
         # gives `input` a history and the arrow keys, where Python was built with it
         with suppress(ImportError):
             import readline  # noqa: F401
     while True:
         try:
-            line = console.input("[bold green]> [/]") if is_terminal else sys.stdin.readline()
-        except EOFError:
-            return
-        except UnicodeDecodeError as error:
-            raise SubquadError(f"standard input: not {error.encoding}; give the turns as UTF-8") from error
+            with reading("standard input", "UTF-8"):
+                try:
+                    line = console.input("[bold green]> [/]" if is_terminal else "")
+                except EOFError:
+                    return
         except KeyboardInterrupt:
             if not is_terminal:
                 return
             say(f"\n{COMMANDS}")
             continue
-        if not line and not is_terminal:
-            return
         if line.strip():
             yield line.strip()
 
 
-def _is_quit(session: ChatSession, line: str) -> bool:
-    """Execute a command; return whether it ends the chat."""
+def _obey(session: ChatSession, line: str) -> None:
     name, _, text = line.partition(" ")
-    try:
-        match name:
-            case "/quit":
-                return True
-            case "/reset":
-                session.reset(session.system)
-                say("new chat")
-            case "/system":
-                session.reset(text.strip() or None)
-                say("new chat, with this system message" if text.strip() else "new chat, without a system message")
-            case _:
-                say(f"no command {name}: {COMMANDS}")
-    except SubquadError as error:
-        say(str(error))
-    return False
+    if name == "/reset":
+        session.reset(session.system)
+        say("new chat")
+    elif name == "/system":
+        session.reset(text.strip() or None)
+        say("new chat, with this system message" if text.strip() else "new chat, without a system message")
+    else:
+        say(f"no command {name}: {COMMANDS}")
 
 
 @contextmanager

@@ -1,16 +1,28 @@
-"""`subquad llm generate`: continue a text with a linearized model."""
+"""`subquad llm generate`: continue a text with a linearized model.
+
+A long text is read once: a file keeps its tokens and the state of each layer after them, whose size does not depend on
+the length of the text. The file is safetensors.
+"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
+import torch
 from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
-from subquad.llm.data.readers import check_characters
-from subquad.llm.serving.generation import load_for_generation, stream_text
+from subquad.errors import SubquadError, reading
+from subquad.llm.models.attention import attention_layers
+from subquad.llm.models.cache import hybrid_layer
+from subquad.llm.models.checkpoints import model_fingerprint
+from subquad.llm.models.decoding import has_softmax_layers, new_cache
+from subquad.llm.models.loading import load, place
+from subquad.llm.models.location import folder_of_run
+from subquad.llm.serving.generation import stream_text
 from subquad.llm.serving.settings import GenerateSettings
-from subquad.llm.serving.state_files import check_has_state, check_state_file, read_state, write_state
-from subquad.runs.storage import as_file, check_output
+from subquad.ops.linattn_state import HybridState
+from subquad.runs.storage import as_file, check_output, check_present, read_tensors_and_metadata, write_tensors
 
 __all__ = ["generate"]
 
@@ -36,60 +48,64 @@ def generate(
         save_state: File for the state after the prompt.
         force: Overwrite `save_state`.
         seed: Seed of the sampled tokens.
-        is_printed: Also print the prompt, unless it is standard input whose state is saved, and the text as it is
-            generated.
+        is_printed: Also print the text as it is generated, after the prompt, unless that is standard input whose state
+            is saved.
 
     Raises:
         SubquadError: The folder holds no linearized model, the prompt is empty or not UTF-8, the text would be too
             long, or a state cannot be used or written.
     """
     settings = settings or GenerateSettings()
-    target = None
-    if save_state is not None:
-        target = check_output(as_file(save_state, flag="--save-state"), force=force, flag="--save-state")
     if state is not None:
-        check_state_file(Path(state))
-    if prompt is None and sys.stdin.isatty():
-        raise SubquadError("give the text to continue with --prompt, or on standard input")
-    text = _standard_input() if prompt is None else prompt
-    try:
-        check_characters(text)
-    except SubquadError as error:
-        raise SubquadError(f"--prompt: {error}") from error
-    model, tokenizer = load_for_generation(run, settings)
-    if state is not None or target is not None:
-        check_has_state(model)
-    after = None if state is None else read_state(Path(state), run, model)
-
-    def save(tokens: list[int], cache: Cache) -> None:
-        if target is not None:
-            write_state(target, run, model, tokens, cache)
-
+        check_present(state)
+    target = None if save_state is None else check_output(as_file(save_state), force=force)
+    is_repeated = is_printed and (prompt is not None or target is None)
+    text = prompt or ""
+    if prompt is None:
+        if sys.stdin.isatty():
+            raise SubquadError("there is no text to continue; give a prompt, or a text on standard input")
+        with reading("standard input", "UTF-8"):
+            text = sys.stdin.read()
+    model, tokenizer = load(run)
+    model = place(model, settings)
+    if (state or target) and has_softmax_layers(model):
+        raise SubquadError(f"{run}: some layers keep softmax attention, so the model has no state of constant size")
+    about = {"model": model_fingerprint(folder_of_run(run)), "dtype": str(model.dtype)}
+    before = None if state is None else _read_state(Path(state), model, about, run)
+    on_read = None if target is None else partial(_write_state, target, about)
     deltas = []
-    # a text that is only read is not repeated
-    echo = text if is_printed and not (prompt is None and target is not None) else ""
-    for delta in stream_text(model, tokenizer, text, settings, seed=seed, after=after, on_read=save):
+    for delta in stream_text(model, tokenizer, text, settings, seed=seed, before=before, on_read=on_read):
         if is_printed:
             # the prompt too only after it was checked
-            print(echo + delta, end="", flush=True)
-            echo = ""
+            print(text + delta if is_repeated and not deltas else delta, end="", flush=True)
         deltas.append(delta)
     if is_printed:
         print()
     return "".join(deltas)
 
 
-def _standard_input() -> str:
-    try:
-        text = sys.stdin.read()
-        # in some locales Python passes other bytes on as lone surrogates
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SubquadError(
-            f"standard input: the byte at character {error.start} is not UTF-8; give the text as UTF-8"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SubquadError(
-            f"standard input: byte {error.start} is not {error.encoding}; give the text as UTF-8"
-        ) from error
-    return text
+def _write_state(path: Path, about: dict[str, str], tokens: list[int], cache: Cache) -> None:
+    tensors = {"tokens": torch.tensor(tokens)}
+    for index in range(len(cache.layers)):
+        state = hybrid_layer(cache, index).state
+        assert state is not None
+        tensors |= {f"layers.{index}.{name}": tensor for name, tensor in state._asdict().items()}
+    write_tensors(path, tensors, about)
+
+
+def _read_state(path: Path, model: PreTrainedModel, about: dict[str, str], run: Path | str) -> tuple[list[int], Cache]:
+    with reading(path, "a state of a text"):
+        tensors, metadata = read_tensors_and_metadata(path)
+        if metadata.get("model") != about["model"]:
+            raise SubquadError(f"{path}: not a state of the model {run}")
+        if metadata["dtype"] != about["dtype"]:
+            raise SubquadError(f"{path}: a state of {metadata['dtype']}, and the model is opened in {about['dtype']}")
+        tokens, cache = [int(token) for token in tensors["tokens"].tolist()], new_cache(model)
+        for index, attention in enumerate(attention_layers(model)):
+            empty = attention.hybrid.empty_state(1, dtype=model.dtype)
+            state = [tensors[f"layers.{index}.{name}"].to(model.device) for name in HybridState._fields]
+            if [(x.shape, x.dtype) for x in state] != [(x.shape, x.dtype) for x in empty]:
+                raise ValueError("it does not fit the model")
+            layer = hybrid_layer(cache, index)
+            layer.state, layer.length = HybridState(*state), len(tokens)
+        return tokens, cache

@@ -16,20 +16,19 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import counted
 from subquad.llm.data.packing import TextDataset
+from subquad.llm.metrics import ALWAYS_FINITE, LABELS, compare_losses
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, load_adapter
-from subquad.llm.models.attention import Mode, attention_mode
+from subquad.llm.models.attention import Mode, attention_layers, attention_mode
 from subquad.llm.models.checkpoints import embedding_weight, saved_config, saved_tensors
 from subquad.llm.models.location import locate
 from subquad.llm.models.model_card import teacher_metadata
 from subquad.llm.models.standalone import write_code
-from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
-from subquad.llm.plots.linearize_result import FEW_STEPS
+from subquad.llm.plots.linearize_page import FEW_STEPS, card, linearize_page
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
 from subquad.llm.training.budget import (
-    MODEL_NAMES,
     TokenBudget,
     budget_from_time,
     budget_from_tokens,
@@ -37,15 +36,14 @@ from subquad.llm.training.budget import (
     enough_minutes,
     expected_seconds,
 )
-from subquad.llm.training.controls import as_control, control_folder, controls_of
+from subquad.llm.training.controls import as_control, control_folder, controls_of, state_size
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES, choose_layers, restored_divergences
 from subquad.llm.training.lora import fine_tune, trainable_parameters
-from subquad.llm.training.metrics import ALWAYS_FINITE, compare_losses, sequence_losses, transfer_errors
+from subquad.llm.training.metrics import sequence_losses, transfer_errors
 from subquad.llm.training.sharding import gather, merge_lora
 from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.progress import say
-from subquad.runs.damage import system_errors
 from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
@@ -56,11 +54,26 @@ from subquad.train.settings import TrainingResult
 __all__ = ["Linearization"]
 
 NOTES = "evaluations.json"
+MEASURED = ("losses", "errors", "softmax_layers")
 TOO_LONG = 1.2
 """Expected time of a run, in times of --minutes, above which it is said."""
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
-DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
+DESCRIBED = ("feature_map_learning_rate", "distillation_weight", "dtype", "random_windows")
 """Settings that the page describes."""
+
+
+def _attention(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what the page says of the attention of a converted model and of its size."""
+    layers = attention_layers(model)
+    hybrid = layers[0].hybrid
+    names = ("window", "window_shape", "sinks", "cache", "has_moments", "has_linear")
+    return {
+        "layers": len(layers),
+        "all_layers": model.config.num_hidden_layers,
+        **{name: getattr(hybrid, name) for name in names},
+        "state_as_tokens": state_size(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
 
 
 @dataclass
@@ -78,8 +91,7 @@ class Linearization:
         path = self.run.directory / NOTES
         self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
         # not finite if a stage has diverged
-        measured = {kind: self.notes[kind] for kind in ("losses", "errors", "softmax_layers") if kind in self.notes}
-        self.notes |= null_as_nan(measured)
+        self.notes |= null_as_nan({kind: self.notes[kind] for kind in MEASURED if kind in self.notes})
         self.trainable: dict[str, int] = {}
         self.holdout = self.data.holdout.ids
 
@@ -169,7 +181,7 @@ class Linearization:
             quiet=self.quiet,
         )
         self.notes["about"] = {
-            **describe_attention(model),
+            **_attention(model),
             **{setting: getattr(settings, setting) for setting in DESCRIBED},
             "model": name,
             "from": None if settings.from_ is None else name_of_run(settings.from_),
@@ -285,7 +297,7 @@ class Linearization:
 
     def evaluate_restored(self, model: PreTrainedModel) -> None:
         """Measure the model whose chosen layers have softmax attention again, which the page describes."""
-        self.notes["about"] |= describe_attention(model)
+        self.notes["about"] |= _attention(model)
         self.notes["softmax_layers"]["chosen"] = list(self.settings.attention.softmax_layers)
         self.measure("restored", model, "hybrid")
 
@@ -328,7 +340,7 @@ class Linearization:
         """Return the content of `metrics.json`, given the outcomes of `transfer`, unless it was skipped, and `lora`."""
         step_tokens = tokens_per_step(self.settings)
         seconds = {**self.notes["seconds"], **{name: stage.seconds for name, stage in stages.items()}}
-        names = [name for name in MODEL_NAMES if name in self.notes["losses"]]
+        names = [name for name in LABELS if name in self.notes["losses"]]
         metrics = {
             **compare_losses({name: self.notes["losses"][name] for name in names}),
             "tokens": {name: stage.steps * step_tokens for name, stage in stages.items()},
@@ -344,9 +356,8 @@ class Linearization:
         directory, about = self.run.directory, self.notes["about"]
         history = read_history(directory)
         write_json(directory / NOTES, self.notes)
-        with system_errors(directory):
-            self.tokenizer.save_pretrained(directory)
-            model.generation_config.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        model.generation_config.save_pretrained(directory)
         is_adapter = self.settings.save == "adapter"
         model.config.trained_length = self.settings.sequence_length
         if self.settings.standalone:
@@ -355,6 +366,6 @@ class Linearization:
             config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
             tensors=tensors,
             metrics=metrics,
-            card=card(metrics, about, history),
+            card=card(metrics, self.notes, history),
             report=lambda: linearize_page(metrics, self.notes, history),
         )

@@ -20,19 +20,18 @@ from subquad.llm.data.text_files import check_held_out, check_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
 from subquad.llm.models.checkpoints import embedding_weight, model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, layers_to_replace
-from subquad.llm.models.exact_lengths import check_length, seen_exactly
+from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.location import folder_of_run, locate, name_of
 from subquad.llm.models.meta_model import OtherNamesError, check_folder, check_supported, open_meta_model
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult
 from subquad.llm.training.sharding import check_processes, read_shards, shard
-from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, check_run_folder
 from subquad.runs.lock import locks_output
 from subquad.runs.storage import check_not_inside, fingerprint, plain
-from subquad.train.distributed import open_shared_run, process_device, processes, wait_for_everyone
+from subquad.train.distributed import open_shared_run, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
 __all__ = ["linearize"]
@@ -81,9 +80,7 @@ def linearize(
     files, evaluation_files = _check(text, eval_text, settings)
     if empty is not None:
         _check_model(empty, settings)
-    given = {"MODEL": [checkpoint], "--text": files, "--eval-text": evaluation_files, "--from": [settings.from_]}
-    for flag, paths in given.items():
-        check_not_inside(out, *paths, flag=flag)
+    check_not_inside(out, checkpoint, *files, *evaluation_files, settings.from_)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
@@ -129,8 +126,6 @@ def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -
     settings.check_random_windows()
     if settings.shard:
         check_processes()
-    if settings.attention.kernel == "triton":
-        check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     check_held_out(files, evaluation_files)
     return files, evaluation_files
@@ -217,13 +212,10 @@ def _check_model(model: PreTrainedModel, settings: LinearizeSettings) -> None:
     check_targets(model, settings.lora_targets, attention=settings.attention)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and settings.sequence_length > longest:
-        raise SubquadError(f"--sequence-length {settings.sequence_length}: the model supports at most {longest} tokens")
+        raise SubquadError(f"the model supports at most {longest:,} tokens, not {settings.sequence_length:,}")
     layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
     if settings.softmax_layers and settings.softmax_layers >= layers:
-        raise SubquadError(
-            f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
-            "has to be left"
-        )
+        raise SubquadError(f"{settings.softmax_layers} softmax layers: none of {layers} is left to be linearized")
 
 
 def _tokenize(
@@ -244,7 +236,6 @@ def _tokenize(
         has_validation=settings.validate_every is not None,
         weights=settings.text_weights,
         train_on=settings.train_on,
-        shortest=seen_exactly(settings.attention) + 1,
         folder=folder,
         quiet=quiet,
     )

@@ -9,11 +9,8 @@ from subquad.llm.models.loading import load
 from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
-from subquad.runs.checksums import write_checksums
-from subquad.runs.damage import system_errors
 from subquad.runs.folder import CARD, REPORT
-from subquad.runs.reports import write_report_folder
-from subquad.runs.storage import as_folder, check_not_inside, check_output
+from subquad.runs.storage import as_folder, check_not_inside, check_output, write_report_folder
 
 __all__ = ["merge"]
 
@@ -44,21 +41,17 @@ def merge(
     given, out = out, check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
-    check_not_inside(out, adapter, flag="ADAPTER")
+    check_not_inside(out, adapter)
     # else it is the name of a checkpoint
     if base is not None and Path(base).exists():
-        check_not_inside(out, base, flag="--base")
-    if checkpoint_kind(adapter) == "linearized":
-        raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
+        check_not_inside(out, base)
     model, tokenizer = load(adapter, base=base)
-    with write_report_folder(out) as temporary, system_errors(out):
+    with write_report_folder(out) as temporary:
         if standalone:
             write_code(temporary, model)
         with without_progress_bars():
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        # transformers writes weights without checksums
-        write_checksums(temporary)
         for name in (CARD, REPORT):
             if (adapter / name).is_file():
                 # the model card, and the figures to which it refers

@@ -1,31 +1,26 @@
 """`subquad llm serve`: answer requests over HTTP until the process is stopped."""
 
 import asyncio
-import json
-import signal
+import os
 import socket
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from subquad.errors import SubquadError
-from subquad.llm.models.decoding import beyond_training
-from subquad.llm.serving.engine import Engine
-from subquad.llm.serving.generation import load_for_generation
-from subquad.llm.serving.protocol import error_body
-from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
-from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
-from subquad.runs.connections import ACCEPTED_TOGETHER, BUSY, QueueingServer, bounded_protocol, connection_limit
-from subquad.runs.listening import is_loopback, listen
+from subquad.runs.termination import Terminated
+
+if TYPE_CHECKING:
+    from subquad.llm.serving.engine import Engine
 
 __all__ = ["serve"]
 
-LAST_SECONDS = 30
-"""Time that requests have to send their error after they were ended."""
-REFUSAL = ("application/json", json.dumps(error_body(BUSY, status=503)).encode())
-"""Type and content of the reply to a connection beyond the limit."""
+SHUTDOWN_SECONDS = 10
+"""Time that requests have to finish after the first signal."""
 
 
 def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
@@ -36,82 +31,54 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         settings: Address, sizes and limits; None for the defaults.
 
     Raises:
-        SubquadError: The folder holds no linearized model, the port is in use, a state cannot be used, or the model
-            cannot compute any more.
+        SubquadError: The folder holds no linearized model, the port is in use, or the model cannot compute any more.
     """
     settings = settings or ServeSettings()
-    for path in settings.state:
-        check_state_file(path)
-    # before the model is loaded, since that takes longer
-    with listen(settings.host, settings.port) as listener:
-        model, tokenizer = load_for_generation(run, settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        # before torch is imported and the model is loaded, which takes longer
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    except (OSError, OverflowError) as error:
+        # without the address, which the message has; negative for a name that is not known
+        number = getattr(error, "errno", None) or -1
+        reason = os.strerror(number) if number > 0 else error
+        raise SubquadError(f"cannot listen on port {settings.port} of {settings.host}: {reason}") from error
+    with listener:
+        from subquad.llm.models.decoding import beyond_training
+        from subquad.llm.models.loading import load, place
+        from subquad.llm.serving.server import make_app
+
+        model, tokenizer = load(run)
         name = settings.name or Path(run).resolve().name
-        app = make_app(model, tokenizer, settings, name=name)
-        for path in settings.state:
-            app.state.engine.keep(read_state(path, run, model))
+        app = make_app(place(model, settings), tokenizer, settings, name=name)
+        engine: Engine = app.state.engine
         host, port = listener.getsockname()[:2]
         say(
             f"{name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (up to {settings.max_batch_size} "
-            f"sequences together, {app.state.engine.state_size}); Ctrl-C stops it"
+            f"sequences together, {engine.batch.bytes_per_sequence / 2**20:.1f} MiB of state each); Ctrl-C stops it"
         )
         if warning := beyond_training(model, app.state.max_context):
             say(f"warning: requests may be too long: {warning}; limit them with --max-context")
-        if api_key(settings) is None and not is_loopback(host):
-            say("warning: everyone who reaches this address can use the model; set a key with --api-key")
-        config = uvicorn.Config(
-            app,
-            http=bounded_protocol(connection_limit(), refusal=REFUSAL),
-            # a connection that became a web socket would not be limited
-            ws="none",
-            # uvloop accepts any number of connections together
-            loop="asyncio",
-            backlog=ACCEPTED_TOGETHER,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=settings.shutdown_timeout + LAST_SECONDS,
-            lifespan="on",
-        )
-        # uvicorn ends the process by SIGTERM itself, after its requests
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        try:
-            _Server(config, app.state.engine, seconds=settings.shutdown_timeout).run(sockets=[listener])
-        except KeyboardInterrupt:
-            # uvicorn raises it again after the shutdown
-            say("stopped")
-    if app.state.engine.has_failed:
-        raise SubquadError("the server has ended, since its model cannot compute any more (see above); start it again")
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", ws="none")
+        # uvicorn raises the signal again after the shutdown
+        with suppress(KeyboardInterrupt, Terminated):
+            _Server(config, engine).run(sockets=[listener])
+    if engine.has_failed:
+        raise SubquadError("the server has ended, since its model cannot compute any more (see above)")
 
 
-class _Server(QueueingServer):
-    """Ends the requests that are unfinished some seconds after the signal; their clients get an error.
+class _Server(uvicorn.Server):
+    """Ends the requests that are unfinished some seconds after the signal; their clients get an error."""
 
-    uvicorn would cut their connections, and print a traceback for each.
-    """
-
-    def __init__(self, config: uvicorn.Config, engine: Engine, *, seconds: int) -> None:
+    def __init__(self, config: uvicorn.Config, engine: "Engine") -> None:
         super().__init__(config)
-        self._engine, self._seconds = engine, seconds
+        self._engine = engine
 
     async def on_tick(self, counter: int) -> bool:
         # what starts processes again can start this one
         return await super().on_tick(counter) or self._engine.has_failed
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
-        if count := self._unfinished():
-            say(
-                f"waiting up to {self._seconds} s for {count} unfinished {'request' if count == 1 else 'requests'}; "
-                "Ctrl-C again ends them"
-            )
-        try:
-            await super().shutdown(sockets)
-        finally:
-            timer.cancel()
-
-    def _unfinished(self) -> int:
-        return self._engine.active + self._engine.waiting
-
-    def _end(self) -> None:
-        if count := self._unfinished():
-            say(f"{count} unfinished {'request was' if count == 1 else 'requests were'} ended")
-        self._engine.stop()
+        timer = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._engine.stop)
+        await super().shutdown(sockets)
+        timer.cancel()

@@ -5,11 +5,13 @@ The tokenizer's chat template is used if there is one. Otherwise the messages ar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from subquad.errors import SubquadError
 from subquad.llm.data.chat_templates import render_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Message", "Rendered", "render", "render_plain"]
 
@@ -32,7 +34,7 @@ class Rendered:
     """The text contains its own beginning and end tokens, since a chat template wrote it."""
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, with_answers: bool) -> Rendered:
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, with_answers: bool) -> Rendered:
     """Write a conversation in the format of the tokenizer's model.
 
     Costs one pass of the chat template, and two more per answer if their spans are requested.
@@ -62,10 +64,7 @@ def render_plain(messages: Sequence[Message]) -> Rendered:
     text, answers = "", []
     for message in messages:
         if message["role"] not in ROLES:
-            raise SubquadError(
-                f"unknown role {message['role']!r} (known: {', '.join(ROLES)}); other roles require a tokenizer with a "
-                "chat template that supports them"
-            )
+            raise SubquadError(f"without a chat template roles are {', '.join(ROLES)}, got {message['role']!r:.40}")
         content = message["content"].strip()
         if content:
             text += "\n\n" * bool(text)
@@ -75,12 +74,16 @@ def render_plain(messages: Sequence[Message]) -> Rendered:
     return Rendered(text=text, answers=tuple(answers), has_special_tokens=False)
 
 
-def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_prompt: bool = False) -> str:
+def _apply_template(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, is_prompt: bool = False
+) -> str:
     what = f"the roles {', '.join(message['role'] for message in messages)}"
     return render_chat(tokenizer, messages, is_prompt=is_prompt, what=what)
 
 
-def _find_answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+def _find_answers(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], text: str
+) -> list[tuple[int, int]]:
     spans = []
     for number, message in enumerate(messages):
         # an assistant message that comes first answers nothing
@@ -93,9 +96,6 @@ def _find_answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         # some templates insert a thought before the last answer, which then begins the span
         start = text.find(answer + end, len(prompt))
         if not text.startswith(prompt) or start < 0:
-            raise SubquadError(
-                f"answer {number + 1} cannot be located in the output of the tokenizer's chat template; "
-                "use --train-on all"
-            )
+            raise SubquadError(f"answer {number + 1} is not found in what the tokenizer's chat template writes")
         spans.append((len(prompt), start + len(answer + end)))
     return spans

@@ -92,17 +92,11 @@ class TextDataset:
         """
         count, length = self.training.ids.shape
         if count < batch_size:
-            raise SubquadError(
-                f"--batch-size: a step takes {batch_size} sequences of {length} tokens, and there are {count} training "
-                "sequences; give more text, or reduce --batch-size or --sequence-length"
-            )
+            raise SubquadError(f"a step takes {batch_size} sequences of {length} tokens, but the text has {count}")
         parts = (self.training, self.validation, self.holdout)
         highest = max(int(part.ids.max()) for part in parts if part.ids.numel())
         if highest >= vocabulary:
-            raise SubquadError(
-                f"the checkpoint's tokenizer produces token {highest}, but the model has only {vocabulary} tokens; it "
-                "belongs to another model"
-            )
+            raise SubquadError(f"the tokenizer makes token {highest}, and the model has {vocabulary}: another model's")
 
 
 def prepare_text(
@@ -115,7 +109,6 @@ def prepare_text(
     has_validation: bool = False,
     weights: Sequence[float] = (),
     train_on: TrainOn = "all",
-    shortest: int = 2,
     folder: Path | None = None,
     quiet: bool = True,
 ) -> TextDataset:
@@ -133,7 +126,6 @@ def prepare_text(
         has_validation: Reserve training sequences for validation.
         weights: Sampling weight of each file; without weights, files are sampled in proportion to their lengths.
         train_on: `answers` limits the loss to the answers of conversations.
-        shortest: Tokens of the shortest sequences that the model could learn from, for messages.
         folder: Folder for files with the tokens, which memory then does not hold; they have no names.
         quiet: Show no progress bar.
 
@@ -143,26 +135,27 @@ def prepare_text(
     """
     check_weights(files, weights)
     read = partial(tokenize, tokenizer, text_key=text_key, train_on=train_on, folder=folder, quiet=quiet)
-    pack = partial(_pack, sequence_length=sequence_length, shortest=shortest, folder=folder)
+    pack = partial(_pack, sequence_length=sequence_length, folder=folder)
     # with weights each file is packed separately, so that a sequence comes from one file
     groups = [[path] for path in files] if weights else [list(files)]
     streams = [(_names(group), read(group)) for group in groups]
     file_weights = tuple(map(float, weights)) or (1.0,)
-    _check_answers(streams, train_on)
+    if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
+        raise SubquadError(f"{_names(files)}: no conversations, so that there are no answers to train on")
     if evaluation_files:
         training_streams, holdout_streams = streams, [(_names(evaluation_files), read(evaluation_files))]
         holdout_source = holdout_streams[0][0]
         holdout_descriptions = holdout_streams[0][1].descriptions
     else:
-        training_streams, holdout_streams = _split_holdout(streams, sequence_length, shortest)
+        training_streams, holdout_streams = _split_holdout(streams, sequence_length)
         names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
         part = next((END for name, _ in holdout_streams if name.startswith(END)), LAST_TENTH)
         holdout_source = f"{part} {names}"
         holdout_descriptions = ()
     holdout_source += _repeated(training_streams, holdout_streams, is_given=bool(evaluation_files))
-    training = [pack(*stream, "training token") for stream in training_streams]
+    training = [pack(*stream) for stream in training_streams]
     training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
-    holdout = [pack(*stream, "held-out token") for stream in holdout_streams]
+    holdout = [pack(*stream) for stream in holdout_streams]
     interleaved = holdout[0]
     if len(holdout) > 1:
         interleaved = _concatenate(holdout, folder)[_interleave(_sizes(holdout), file_weights)]
@@ -182,7 +175,6 @@ def pack_text(
     *,
     sequence_length: int,
     text_key: str = "text",
-    shortest: int = 2,
 ) -> PackedSequences:
     """Tokenize text files and pack all of their text; for the arguments see `prepare_text`.
 
@@ -190,7 +182,7 @@ def pack_text(
         SubquadError: A file cannot be read, or the text is shorter than one sequence.
     """
     stream = tokenize(tokenizer, list(files), text_key=text_key, train_on="all", quiet=True)
-    return _pack(_names(files), stream, "token", sequence_length=sequence_length, shortest=shortest)
+    return _pack(_names(files), stream, sequence_length=sequence_length)
 
 
 def _repeated(training: Sequence[NamedStream], holdout: Sequence[NamedStream], *, is_given: bool) -> str:
@@ -202,26 +194,10 @@ def _repeated(training: Sequence[NamedStream], holdout: Sequence[NamedStream], *
     learned, names = [stream.ids for _, stream in training], ", ".join(name for name, _ in training)
     fractions = [repeated_fraction(stream.ids, learned) for _, stream in holdout]
     if is_given and fractions[0] >= MOST_REPEATED:
-        raise SubquadError(
-            f"--eval-text {holdout[0][0]}: {fractions[0]:.0%} of this text also stands in the training text ({names}); "
-            "a text that the model learns says nothing about its perplexity on other texts: give another one, or "
-            "remove it from --text"
-        )
+        raise SubquadError(f"{holdout[0][0]}: {fractions[0]:.0%} of this held-out text also stands in {names}")
     sizes = [len(stream) for _, stream in holdout]
     mean = sum(size * fraction for size, fraction in zip(sizes, fractions, strict=True)) / sum(sizes)
     return f", of which {mean:.0%} also stands in the training text" if mean >= MUCH_REPEATED else ""
-
-
-def _remedy(tokens: int, shortest: int) -> str:
-    """Return what to do about a text of so many tokens that is too short for a sequence."""
-    shorter = f", or a smaller --sequence-length (at least {shortest:,})" if tokens >= shortest else ""
-    return f"give more text{shorter}"
-
-
-def _check_answers(streams: Sequence[NamedStream], train_on: TrainOn) -> None:
-    if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
-        names = ", ".join(names for names, _ in streams)
-        raise SubquadError(f"--train-on answers: {names} has no conversations, only plain text")
 
 
 def epoch_batches(
@@ -274,10 +250,7 @@ def _split_validation(
     count = min(VALIDATION_SEQUENCES, total // 10) if has_validation else 0
     chosen = _interleave(available, weights)[:count]
     if has_validation and not len(chosen):
-        raise SubquadError(
-            f"{names}: {total} training sequences are too few to hold some out for --validate-every; give more text, "
-            "or a smaller --sequence-length"
-        )
+        raise SubquadError(f"{names}: {total} training sequences are too few to hold some out for validation")
     stops = torch.tensor(available).cumsum(0)
     counts = torch.bincount(torch.searchsorted(stops, chosen, right=True), minlength=len(available)).tolist()
     cuts = [len(packed) - number for packed, number in zip(training, counts, strict=True)]
@@ -285,9 +258,7 @@ def _split_validation(
     return kept, _concatenate([packed[cut:] for packed, cut in zip(training, cuts, strict=True)])
 
 
-def _split_holdout(
-    streams: Sequence[NamedStream], sequence_length: int, shortest: int
-) -> tuple[list[NamedStream], list[NamedStream]]:
+def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tuple[list[NamedStream], list[NamedStream]]:
     """Split the last tenth off each stream, but no less than one sequence.
 
     Raises:
@@ -296,11 +267,8 @@ def _split_holdout(
     before, after = [], []
     for names, tokens in streams:
         if len(tokens) < 2 * sequence_length:
-            raise SubquadError(
-                f"{names}: {counted(len(tokens), 'token')}, but two sequences of {sequence_length:,} are needed, one "
-                f"to train on and one to measure on; {_remedy(len(tokens) // 2, shortest)}"
-                + (", or a text to measure on by --eval-text" if len(tokens) >= sequence_length else "")
-            )
+            size = counted(len(tokens), "token")
+            raise SubquadError(f"{names}: {size}, and two sequences of {sequence_length:,} are needed")
         tenth = int(len(tokens) * HOLDOUT_FRACTION)
         cut = len(tokens) - max(tenth, sequence_length)
         before.append((names, tokens.part(0, cut)))
@@ -316,20 +284,10 @@ def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
     return [len(part) for part in parts]
 
 
-def _pack(
-    names: str,
-    tokens: TokenStream,
-    what: str,
-    *,
-    sequence_length: int,
-    shortest: int = 2,
-    folder: Path | None = None,
-) -> PackedSequences:
+def _pack(names: str, tokens: TokenStream, *, sequence_length: int, folder: Path | None = None) -> PackedSequences:
     if len(tokens) < sequence_length:
-        found = counted(len(tokens), what)
-        raise SubquadError(
-            f"{names}: {found}, shorter than one sequence of {sequence_length:,}; {_remedy(len(tokens), shortest)}"
-        )
+        size = counted(len(tokens), "token")
+        raise SubquadError(f"{names}: {size}, shorter than one sequence of {sequence_length:,}; give more text")
     shape = (len(tokens) // sequence_length, sequence_length)
     used = shape[0] * sequence_length
     dtype = torch.int16 if sequence_length <= 2**15 else torch.int32

@@ -12,15 +12,16 @@ The format is detected from the keys of the first row, in this order:
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, shortened
 from subquad.llm.data.conversations import Message
 
-__all__ = ["KNOWN_FORMATS", "RecordFormat", "detect_format", "text_format"]
+__all__ = ["RecordFormat", "detect_format"]
 
 DEFAULT_KEY = "text"
-KNOWN_FORMATS = "'text', 'messages', 'instruction' and 'output', 'prompt' and 'completion', or 'question' and 'answer'"
+KNOWN_FORMATS = "'text', 'messages', 'instruction', 'prompt' or 'question'"
 
 CONVERSATIONS = ("messages", "conversations")
 QUESTIONS = {
@@ -45,17 +46,25 @@ class RecordFormat:
     is_conversation: bool
     """Whether rows hold questions and answers."""
     read: Callable[[Mapping[str, Any]], list[str | list[Message]]]
-    """Returns the texts or conversations of a row; raises `SubquadError` if the row is invalid."""
+    """Returns the texts or conversations of a row."""
 
 
-def detect_format(keys: Collection[str], text_key: str = DEFAULT_KEY) -> RecordFormat | None:
-    """Return the format of rows with these keys; None if it is unknown."""
+def detect_format(path: Path, keys: Collection[str], text_key: str = DEFAULT_KEY) -> RecordFormat:
+    """Return the format of rows with these keys.
+
+    Raises:
+        SubquadError: It is unknown; the message names `path`.
+    """
     if text_key in keys:
-        return text_format(text_key)
+        return RecordFormat(
+            description=f"text under {text_key!r}",
+            keys=(text_key,),
+            is_conversation=False,
+            read=lambda row: [_string(row, text_key)],
+        )
     # a key that the user named is never replaced by another
-    if text_key != DEFAULT_KEY:
-        return None
-    for key in CONVERSATIONS:
+    formats = CONVERSATIONS if text_key == DEFAULT_KEY else ()
+    for key in formats:
         if key in keys:
             return RecordFormat(
                 description=f"conversations under {key!r}",
@@ -63,14 +72,14 @@ def detect_format(keys: Collection[str], text_key: str = DEFAULT_KEY) -> RecordF
                 is_conversation=True,
                 read=partial(_read_messages, key=key),
             )
-    if "instruction" in keys and "instances" in keys:
+    if formats and "instruction" in keys and "instances" in keys:
         return RecordFormat(
             description="'instruction' with 'input' as the question, 'output' as the answer, one each in 'instances'",
             keys=("instruction", "instances"),
             is_conversation=True,
             read=_read_instances,
         )
-    for question, (contexts, answers) in QUESTIONS.items():
+    for question, (contexts, answers) in QUESTIONS.items() if formats else ():
         answer = next((key for key in answers if key in keys), None)
         if question in keys and answer:
             context = next((key for key in contexts if key in keys), None)
@@ -83,65 +92,37 @@ def detect_format(keys: Collection[str], text_key: str = DEFAULT_KEY) -> RecordF
                 is_conversation=True,
                 read=partial(_read_question, parts=parts, answer=answer),
             )
-    return None
-
-
-def text_format(key: str) -> RecordFormat:
-    """Return the format of rows with a text under `key`."""
-    return RecordFormat(
-        description=f"text under {key!r}", keys=(key,), is_conversation=False, read=lambda row: [_string(row, key)]
-    )
+    wanted = KNOWN_FORMATS if formats else repr(text_key)
+    raise SubquadError(f"{path}: its rows need {wanted}, and have {shortened(', '.join(map(repr, keys)) or 'no keys')}")
 
 
 def _string(row: Mapping[str, Any], key: str) -> str:
-    if key not in row:
-        found = ", ".join(map(repr, row)) or "no keys"
-        raise SubquadError(f"no text under {key!r}; the row has {found} (see --text-key)")
     if not isinstance(row[key], str):
-        raise SubquadError(f"no text under {key!r}; found {_type_name(row[key])} (see --text-key)")
+        raise TypeError(f"{key!r} is {row[key]!r:.40}")
     return row[key]
 
 
-def _type_name(value: object) -> str:
-    return "nothing" if value is None else f"a value of type {type(value).__name__}"
-
-
 def _read_question(row: Mapping[str, Any], *, parts: tuple[str, ...], answer: str) -> list[str | list[Message]]:
-    first, *others = parts
-    texts = [_string(row, first), *(_string(row, key) for key in others if row.get(key) is not None)]
+    texts = [_string(row, key) for key in parts if key == parts[0] or row.get(key) is not None]
     question = "\n\n".join(text.strip() for text in texts if text.strip())
     if not question:
-        raise SubquadError(f"the question is empty: {first!r} has no text")
+        raise ValueError(f"{parts[0]!r} is empty")
     reply = _string(row, answer).strip().removesuffix(END_OF_TEXT).rstrip()
     return [[{"role": "user", "content": question}, {"role": "assistant", "content": reply}]]
 
 
 def _read_instances(row: Mapping[str, Any]) -> list[str | list[Message]]:
-    instruction, instances = _string(row, "instruction"), row.get("instances")
-    are_objects = isinstance(instances, list) and all(isinstance(instance, Mapping) for instance in instances)
-    if not isinstance(instances, list) or not instances or not are_objects:
-        raise SubquadError("'instances' is not a list of objects with 'input' and 'output'")
-    conversations = []
-    for instance in instances:
-        whole = {**instance, "instruction": instruction}
-        conversations += _read_question(whole, parts=("instruction", "input"), answer="output")
-    return conversations
+    how = {"parts": ("instruction", "input"), "answer": "output"}
+    rows = [{**instance, "instruction": row["instruction"]} for instance in row["instances"]]
+    return [conversation for whole in rows for conversation in _read_question(whole, **how)]
 
 
 def _read_messages(row: Mapping[str, Any], *, key: str) -> list[str | list[Message]]:
-    given, messages = row.get(key), []
-    if not isinstance(given, list) or not given:
-        raise SubquadError(
-            f"{key!r} is not a list of messages with 'role' and 'content'; found {_type_name(given or None)}"
-        )
-    for number, message in enumerate(given, start=1):
-        if not isinstance(message, Mapping):
-            raise SubquadError(f"message {number} is {_type_name(message)}, not an object with 'role' and 'content'")
-        names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
-        for name in names:
-            if not isinstance(message.get(name), str):
-                found = _type_name(message.get(name))
-                raise SubquadError(f"message {number} has no text under {name!r}; found {found}")
-        role, content = (message[name] for name in names)
-        messages.append({"role": SHAREGPT_ROLES.get(role, role) if names[0] == "from" else role, "content": content})
+    messages = []
+    for message in row[key]:
+        is_sharegpt = "from" in message and "role" not in message
+        role, content = (_string(message, name) for name in (("from", "value") if is_sharegpt else ("role", "content")))
+        messages.append({"role": SHAREGPT_ROLES.get(role, role) if is_sharegpt else role, "content": content})
+    if not messages:
+        raise ValueError(f"{key!r} is empty")
     return [messages]

@@ -1,12 +1,11 @@
 """Checks of text files before they are tokenized. Without torch, so that errors come at once."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from subquad.errors import SubquadError, collect_errors, raise_errors
+from subquad.errors import SubquadError
 from subquad.llm.data.conversations import Rendered
-from subquad.llm.data.readers import PLAIN, open_documents
+from subquad.llm.data.readers import open_documents
 from subquad.runs.storage import fingerprint
 
 __all__ = ["check_held_out", "check_text", "check_weights"]
@@ -19,17 +18,16 @@ def check_text(
     text_key: str = "text",
     weights: Sequence[float] = (),
 ) -> None:
-    """Read the first row of each file, so that unusable files are reported before a model is opened.
+    """Read the first rows of each file, so that unusable files are reported before a model is opened.
 
     Raises:
-        SubquadError: There is no file, files cannot be read, none has keys although one is named, or the number of
-            weights is wrong.
+        SubquadError: A file cannot be read, or the number of weights is wrong.
     """
     check_weights(files, weights)
-    every = (*files, *evaluation_files)
-    collect_errors(*(partial(_read_first, path, text_key) for path in every))
-    if text_key != "text" and all(path.name.lower().removesuffix(".gz").endswith(PLAIN) for path in every):
-        raise SubquadError(f"--text-key {text_key}: all files are plain text, which has no keys; omit it")
+    # whether a role is valid depends on the tokenizer, which is not open yet
+    empty = Rendered(text="", answers=(), has_special_tokens=False)
+    for path in (*files, *evaluation_files):
+        next(open_documents(path, text_key, render=lambda messages: empty).documents, None)
 
 
 def check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
@@ -38,13 +36,8 @@ def check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
     Raises:
         SubquadError: There are not.
     """
-    if not files:
-        raise SubquadError("--text: no training text was given")
-    if weights and len(weights) != len(files):
-        names = ", ".join(path.name for path in files)
-        raise SubquadError(
-            f"--text-weights: {len(weights)} weights for {len(files)} files ({names}); give one for each file of --text"
-        )
+    if not files or (weights and len(weights) != len(files)):
+        raise SubquadError(f"{len(weights)} weights for {len(files)} training texts")
 
 
 def check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> None:
@@ -57,21 +50,10 @@ def check_held_out(files: Sequence[Path], evaluation_files: Sequence[Path]) -> N
     Raises:
         SubquadError: A file is.
     """
-    if not evaluation_files:
-        # a part of one copy is held out, and the other copy is learned
-        resolved = [file.resolve() for file in files]
-        twice = [str(file) for place, file in enumerate(files) if resolved[place] in resolved[:place]]
-        raise_errors("a text is given twice, so that what is held out of one copy would be learned:", twice)
-    sizes = {file.stat().st_size for file in evaluation_files}
-    known = {fingerprint(file): file for file in files if file.stat().st_size in sizes}
-    same = [(path, known[mark]) for path in evaluation_files if (mark := fingerprint(path)) in known] if known else []
-    raise_errors(
-        "a text that the model learns says nothing about its perplexity on other texts:",
-        [f"--eval-text {path} is the same text as --text {trained}; give another one" for path, trained in same],
-    )
-
-
-def _read_first(path: Path, text_key: str) -> None:
-    # whether a role is valid depends on the tokenizer, which is not open yet
-    empty = Rendered(text="", answers=(), has_special_tokens=False)
-    next(open_documents(path, text_key, render=lambda messages: empty).documents)
+    # without a text for evaluation, a part of one copy is held out, and the other copy is learned
+    pairs = [(learned, measured) for learned in files for measured in evaluation_files]
+    pairs = pairs or [(file, earlier) for number, file in enumerate(files) for earlier in files[:number]]
+    for learned, measured in pairs:
+        is_same = learned.stat().st_size == measured.stat().st_size and fingerprint(learned) == fingerprint(measured)
+        if is_same:
+            raise SubquadError(f"{measured} is the same text as {learned}, which is learned; measure on another one")

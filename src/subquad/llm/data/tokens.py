@@ -17,7 +17,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
 from subquad.llm.data.mapped import GrowingRow
 from subquad.llm.data.readers import Document, Source, open_documents, tokenizer_errors
@@ -92,11 +91,6 @@ def tokenize(
     Raises:
         SubquadError: A file cannot be read, or answers are requested and the tokenizer gives no character offsets.
     """
-    if train_on == "answers" and not tokenizer.is_fast:
-        raise SubquadError(
-            "--train-on answers requires a fast tokenizer, which gives the place of each token in the text; the "
-            "model's tokenizer is not one, so use --train-on all"
-        )
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     descriptions, has_answers = [], False
     quiet = quiet or sum(sizes) < PROGRESS_BYTES

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from subquad.llm.plots.evaluation_tables import FINE_TUNED, LABELS, STUDENT, TEACHER, WINDOW
+from subquad.llm.metrics import FINE_TUNED, LABELS, STUDENT, TEACHER, WINDOW
 from subquad.reporting.statistics import (
     FEW_ITEMS,
     FEWEST_ITEMS,

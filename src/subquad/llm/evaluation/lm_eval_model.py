@@ -48,18 +48,13 @@ class LinearizedLM(HFLM):
         Raises:
             SubquadError: The folder holds no linearized model, or an argument is unknown.
         """
-        if mode not in MODES:
-            raise unknown("mode", mode, MODES)
-        # lm-eval asks for cuda unless it is told otherwise, and takes what there is
-        kind = "cpu" if device is not None and torch.device(device).type == "cpu" else "auto"
-        types = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}
-        if dtype not in types:
-            raise unknown("dtype", dtype, [*types])
-        placement: Any = {"device": kind, "dtype": types[dtype]}
         # lm-eval would ignore other names, since the model is open already
-        for name in options:
-            if name not in OPTIONS:
-                raise unknown("entry of --model_args", name, ["pretrained", "base", "mode", "dtype", *OPTIONS])
+        for name, known in ((mode, MODES), *((name, OPTIONS) for name in options)):
+            if name not in known:
+                raise unknown("entry of --model_args", name, [*known])
+        # lm-eval asks for cuda unless it is told otherwise, and takes what there is
+        is_cpu = device is not None and torch.device(device).type == "cpu"
+        placement: Any = {"device": "cpu" if is_cpu else "auto", "dtype": "float32" if dtype == "auto" else dtype}
         model, tokenizer = load(pretrained, base=base)
         for layer in attention_layers(model):
             layer.mode = mode  # pyright: ignore[reportAttributeAccessIssue] (checked above)

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, unknown
+from subquad.llm.metrics import LABELS, STUDENT, TEACHER
 from subquad.llm.models.attention import Mode
 from subquad.llm.models.checkpoints import (
-    gguf_config,
     has_tokenizer,
+    model_config,
     model_fingerprint,
     open_checkpoint,
     open_tokenizer,
@@ -23,18 +24,16 @@ from subquad.llm.models.loading import load, place
 from subquad.llm.models.location import (
     check_run,
     checkpoint_kind,
-    folder_of_run,
     locate,
     name_of,
     weight_files,
 )
-from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
-from subquad.llm.training.controls import MODES, control_folder, control_names, trained_controls
+from subquad.llm.training.controls import MODES, control_folder, trained_controls
 from subquad.ops.linattn_cache import CHOICE_VERSION
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
-from subquad.runs.folder import METRICS, WEIGHTS, check_weights
+from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
@@ -45,7 +44,7 @@ class ModelVariant:
     """Weights together with a mode of the attention layers."""
 
     role: str
-    """A key of `subquad.llm.plots.evaluation_tables.LABELS`."""
+    """A key of `subquad.llm.metrics.LABELS`."""
     path: Path
     """Folder or file of the weights."""
     mode: Mode
@@ -123,19 +122,11 @@ def models_to_evaluate(
         SubquadError: A folder has not all of these variants, or holds no finished model, or its teacher is not found or
             is another model.
     """
-    if len(set(folders)) != len(folders):
-        raise SubquadError("a folder is given twice")
-    folders = [folder_of_run(folder) for folder in folders]
-    models = [_evaluated_model(folder, teacher, only) for folder in folders]
-    # damaged weights are found before the first measurement; a folder of `save_pretrained` has no checksum
-    for folder in folders:
-        if (folder / WEIGHTS).is_file() and "subquad" in read_json(folder / "config.json"):
-            check_weights(folder)
-    return models
+    return [_evaluated_model(check_run(folder), teacher, only) for folder in dict.fromkeys(folders)]
 
 
 def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[str]) -> EvaluatedModel:
-    config = _config(folder)
+    config = read_json(folder / "config.json")
     attention = attention_of(config.get("hybrid_attention"), str(folder))
     name, path = _teacher(folder, config, teacher)
     softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
@@ -170,13 +161,8 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
     if only:
         known = [variant.role for variant in variants]
         for role in only:
-            if role in control_names(attention) and role not in known:
-                raise SubquadError(
-                    f"{folder}: --variants {role}: this control was not trained with the model; `subquad llm linearize "
-                    "--controls` trains it, or omit it"
-                )
             if role not in known:
-                raise SubquadError(f"{folder}: --variants: {unknown('variant of this model', role, known)}")
+                raise unknown(f"variant of {folder}", role, known)
         variants = [variant for variant in variants if variant.role in (TEACHER, STUDENT, *only)]
     variants.sort(key=lambda variant: list(LABELS).index(variant.role))
     about["roles"] = [variant.role for variant in variants]
@@ -184,16 +170,9 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, only: Sequence[st
         folder=folder,
         variants=variants,
         attention=attention,
-        longest=(_config_of(path) if base else config).get("max_position_embeddings"),
+        longest=getattr(model_config(path), "max_position_embeddings", None),
         about=about,
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(check_run(folder) / "config.json")
-    if not isinstance(config.get("hybrid_attention"), dict):
-        raise SubquadError(f"{folder / 'config.json'}: damaged: it has no hybrid_attention")
-    return config
 
 
 def trained_texts(folder: Path, texts: Sequence[Path]) -> list[Path]:
@@ -209,29 +188,14 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
     settings, base = config.get("subquad", {}).get("settings", {}), config.get("base", {})
     name = str(given) if given is not None else base.get("model", settings.get("model"))
     if name is None:
-        raise SubquadError(f"{folder}: it does not record the model that it was made from; name it with --teacher")
-    try:
-        path = locate(name if given is not None else _recorded(name, folder))
-    except SubquadError as error:
-        remedy = "" if given is not None else f"\n{folder} was made from {name}; if it has moved, use --teacher"
-        raise SubquadError(f"{error}{remedy}") from error
+        raise SubquadError(f"{folder}: it does not record the model that it was made from; name its teacher")
+    path = locate(name if given is not None else _recorded(name, folder))
     recorded = base.get("fingerprint", settings.get("model_fingerprint"))
-    if recorded not in (None, model_fingerprint(path)):
-        if given is None:
-            raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
-        if base:
-            raise SubquadError(
-                f"--teacher {given}: not the checkpoint of the adapter {folder}, which was {base['model']}"
-            )
-        say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
-    if path.is_dir() or recorded != model_fingerprint(path):
-        own = _config_of(path)
-        for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-            # an adapter has no sizes, and is checked by the fingerprint of its checkpoint
-            if key in own and key in config and own[key] != config[key]:
-                raise SubquadError(
-                    f"{path}: {key} is {own[key]}, and {config[key]} in {folder}; this is not its teacher"
-                )
+    if recorded in (None, model_fingerprint(path)):
+        return name, path
+    if given is None or base:
+        raise SubquadError(f"{path}: not the checkpoint, or changed since {folder} was made from it; name its teacher")
+    say(f"warning: {path} is not the checkpoint, or not the file, from which {folder} was made")
     return name, path
 
 
@@ -244,10 +208,6 @@ def _recorded(name: str, folder: Path) -> str:
         return name
     found = next((parent / name for parent in folder.resolve().parents if (parent / name).exists()), None)
     return name if found is None else str(found)
-
-
-def _config_of(checkpoint: Path) -> Mapping[str, Any]:
-    return read_json(checkpoint / "config.json") if checkpoint.is_dir() else gguf_config(checkpoint)
 
 
 def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
@@ -267,10 +227,7 @@ def _choice(attention: AttentionSettings) -> str:
 
 
 def _weights_fingerprint(folder: Path) -> str:
-    files = weight_files(folder)
-    if not files:
-        raise SubquadError(f"{folder}: no model.safetensors in it; the weights are missing, or the run is unfinished")
-    return fingerprint(folder / "config.json", *files)
+    return fingerprint(folder / "config.json", *weight_files(folder))
 
 
 def _training_tokens(folder: Path) -> dict[str, int] | None:

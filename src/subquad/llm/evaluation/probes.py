@@ -90,11 +90,8 @@ def passkey_prompt(
     while count and len(ids) > tokens:
         count -= 1
         ids = encode(count)
-    if not count:
-        longest = "" if text is None else f"; its text begins with a word of {len(parts[0]):,} characters"
-        raise SubquadError(f"--passkey {tokens}: the shortest prompt has {len(encode(1)):,} tokens{longest}")
-    if text is not None and count == len(parts) < tokens:
-        raise SubquadError(f"--passkey {tokens}: the text is too short, it is enough for {len(ids)} tokens")
+    if not count or (text is not None and count == len(parts) < tokens):
+        raise SubquadError(f"a prompt of {tokens:,} tokens with a passkey: the text gives at best one of {len(ids):,}")
     return torch.tensor(ids)
 
 

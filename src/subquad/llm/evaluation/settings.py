@@ -1,17 +1,13 @@
 """Settings of an evaluation. Imports the standard library and cyclopts only."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
-from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import PlacementSettings
-from subquad.runs.options import Input, Model, Output
+from subquad.runs.options import Count, Ge, Input, MoreInput, MoreModel, MoreOutput, Natural, Probability
 
-__all__ = ["TASKS", "EvaluateSettings"]
-
-TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "mmlu")
-"""Tasks by lm-eval's names; mmlu with five examples before each question, the others with none."""
+__all__ = ["EvaluateSettings"]
 
 SPEED_LENGTHS = (128, 512, 2048)
 """Context lengths at which speed is measured by default."""
@@ -22,73 +18,44 @@ class EvaluateSettings(PlacementSettings):
     """What is measured, and on how much data."""
 
     tasks: Input[tuple[str, ...]] = ()
-    """Tasks by lm-eval's names. Default: all that have files in `--data`."""
-    limit: Input[int | None] = None
-    """Number of items of each task (of each subject of mmlu), from the first. Default: all."""
-    sequence_length: Input[int] = 1024
+    """Tasks by lm-eval's names, such as `piqa hellaswag`, whose data lm-eval loads from the Hugging Face Hub."""
+    task_definitions: MoreInput[Path | None] = None
+    """Folder of lm-eval definitions (YAML) of further tasks."""
+    limit: Input[Count | None] = None
+    """Number of items of each task, from the first. Default: all."""
+    sequence_length: Input[Annotated[int, Ge(3)]] = 1024
     """Tokens of one sequence of `--text`."""
-    evaluation_tokens: Input[int] = 32_768
+    evaluation_tokens: Input[Annotated[int, Ge(3)]] = 32_768
     """Maximum number of tokens of each `--text`."""
-    text_key: Input[str] = "text"
+    text_key: MoreInput[str] = "text"
     """Key or column that holds the text of a row; without a `text`, conversations are detected."""
-    passkey: Input[tuple[int, ...]] = ()
+    passkey: Input[tuple[Count, ...]] = ()
     """Prompt lengths of passkey retrieval, in tokens. Default: not measured."""
-    passkey_depths: Input[tuple[float, ...]] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    passkey_depths: MoreInput[tuple[Probability, ...]] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Positions of the passkey: 0 is the start of the prompt, 1 its end."""
-    passkey_text: Input[Path | None] = None
+    passkey_text: MoreInput[Path | None] = None
     """Text that surrounds the passkey. Default: five sentences that are repeated, in which the passkey is easy to find,
     since nothing else is like it."""
-    passkey_trials: Input[int] = 4
+    passkey_trials: MoreInput[Count] = 4
     """Passkeys per length and depth."""
-    speed: Input[tuple[int, ...] | None] = None
+    speed: Input[tuple[Natural, ...] | None] = None
     """Context lengths at which speed and memory are measured, in tokens; 0 alone for none. Default: 128 512 2048."""
-    variants: Input[tuple[str, ...]] = ()
+    variants: MoreInput[tuple[str, ...]] = ()
     """What is measured beside teacher and student, such as `window` or `cache_fine_tuned`; the names are those in
     `evaluation.json`. Without `window` there is no gap that the student could close. Default: everything there is."""
-    batch_tokens: Model[int] = 4096
+    batch_tokens: MoreModel[Count] = 4096
     """Maximum number of tokens in one forward pass, with padding."""
-    resamples: Output[int] = 2000
+    resamples: MoreOutput[Annotated[int, Ge(100)]] = 2000
     """Bootstrap resamples of the intervals."""
 
     def __post_init__(self) -> None:
-        validate_values(self)
-        validate_minima(self, limit=1, passkey_trials=1, batch_tokens=1, resamples=100)
-        validate_minima(self, sequence_length=3, evaluation_tokens=3)
-        for task in self.tasks:
-            if task not in TASKS:
-                raise unknown("task", task, TASKS)
-        for variant in self.variants:
-            if variant not in LABELS:
-                raise unknown("variant", variant, list(LABELS))
-        object.__setattr__(self, "variants", tuple(self.variants))
-        # 0 alone asks for no speed
-        speed = () if self.speed is not None and tuple(self.speed) == (0,) else self.speed
-        for name, lengths in (("passkey", self.passkey), ("speed", speed)):
-            for length in lengths or ():
-                if length < 1:
-                    none = "; 0 for none stands alone" if name == "speed" and length == 0 else ""
-                    raise SubquadError(f"{flag_name(name)} must be at least 1 token, got {length}{none}")
-            object.__setattr__(self, name, None if lengths is None else tuple(sorted(set(lengths))))
-        for depth in self.passkey_depths:
-            if not 0 <= depth <= 1:
-                raise SubquadError(f"--passkey-depths must be from 0 to 1, got {depth}")
-        object.__setattr__(self, "passkey_depths", tuple(sorted({float(depth) for depth in self.passkey_depths})))
-        if self.passkey and not self.passkey_depths:
-            raise SubquadError("--passkey-depths: at least one depth is required")
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in ("passkey_text", "passkey_trials", "passkey_depths"):
-            if not self.passkey and getattr(self, name) != defaults[name]:
-                raise SubquadError(f"{flag_name(name)} requires --passkey, the lengths of the prompts")
-        # the default is one sequence, if it is longer
-        is_given = self.evaluation_tokens != defaults["evaluation_tokens"]
-        if is_given and self.evaluation_tokens < self.sequence_length:
-            raise SubquadError(
-                f"--evaluation-tokens {self.evaluation_tokens:,}: less than one sequence of {self.sequence_length:,} "
-                "tokens; give more, or a smaller --sequence-length"
-            )
-        object.__setattr__(self, "tasks", tuple(self.tasks))
+        super().__post_init__()
+        for name in ("passkey", "passkey_depths", "speed"):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(sorted(set(values))))
 
     @property
     def speed_lengths(self) -> tuple[int, ...]:
         """Context lengths at which speed and memory are measured."""
-        return SPEED_LENGTHS if self.speed is None else self.speed
+        # 0 alone asks for no speed
+        return SPEED_LENGTHS if self.speed is None else tuple(length for length in self.speed if length)

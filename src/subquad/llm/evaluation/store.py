@@ -2,20 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.progress import track
-from subquad.runs.records import read_record
 from subquad.runs.storage import as_folder, atomic, null_as_nan, plain, read_json
 
 __all__ = ["RESULT", "MeasurementStore", "Row"]
 
 FOLDER, RESULT = "measurements", "evaluation.json"
 OWN = frozenset({FOLDER, RESULT, "report.html"})
-REMEDY = "delete it, and its rows are measured again"
 
 Row = dict[str, Any]
 """The measurement of one item, sequence, trial or context length."""
@@ -41,16 +38,8 @@ class MeasurementStore:
         stored = sorted((self.directory / FOLDER).glob("[!.]*"))
         if (names and FOLDER not in names) or names - OWN or any(path.suffix != ".json" for path in stored):
             raise SubquadError(f"{out}: contains something other than an evaluation; choose another --out")
-        # an evaluation that was stopped is recognised by its rows
-        if stored and RESULT not in names and not any(map(_holds_rows, stored)):
-            raise SubquadError(
-                f"{stored[0]}: no rows of an evaluation, or damaged; choose another --out, or, if it is one, {REMEDY}"
-            )
         if RESULT in names and not (force or extend):
-            raise SubquadError(
-                f"{out}: contains a finished evaluation; choose another --out, add to it with --extend, or overwrite "
-                "it with --force"
-            )
+            raise SubquadError(f"{out}: contains a finished evaluation; extend it, or overwrite it")
 
     def clear(self) -> None:
         """Remove all rows and the results."""
@@ -65,7 +54,7 @@ class MeasurementStore:
         measure: Callable[[int, int], list[Row]],
         *,
         step: int,
-        prepare: Callable[[int], None] = lambda first: None,
+        prepare: Callable[[], object] = lambda: None,
         title: str = "",
     ) -> list[Row]:
         """Return `total` rows: the stored ones, and those that `measure(start, stop)` returns, stored `step` at a time.
@@ -76,7 +65,7 @@ class MeasurementStore:
             total: Number of rows.
             measure: Returns the rows from `start` to `stop`.
             step: Number of rows between two writes.
-            prepare: Called with the number of the first row that is missing, before it is measured.
+            prepare: Called before the first row is measured, if one is missing.
             title: Title of the progress bar.
 
         Raises:
@@ -85,11 +74,12 @@ class MeasurementStore:
         path, wanted = self.directory / FOLDER / f"{name}.json", plain(conditions)
         rows: list[Row] = []
         if path.is_file():
-            stored = read_record(path, remedy=REMEDY, conditions=dict, rows=list[dict])
-            rows = null_as_nan(stored["rows"][:total]) if stored["conditions"] == wanted else []
+            with reading(path, "rows of an evaluation"):
+                stored = read_json(path)
+                rows = null_as_nan(stored["rows"][:total]) if stored["conditions"] == wanted else []
         if len(rows) == total:
             return rows
-        prepare(len(rows))
+        prepare()
         with track(title or name, total, done=len(rows), quiet=self.quiet) as advance:
             while len(rows) < total:
                 start, stop = len(rows), min(len(rows) + step, total)
@@ -102,11 +92,3 @@ class MeasurementStore:
                     )
                 advance(stop - start)
         return rows
-
-
-def _holds_rows(path: Path) -> bool:
-    """Return whether a file holds stored rows, as far as it can be read."""
-    with suppress(SubquadError):
-        content = read_json(path)
-        return isinstance(content, dict) and {"conditions", "rows"} <= content.keys()
-    return False

@@ -17,7 +17,7 @@ from subquad.llm.models.exact_lengths import seen_exactly
 __all__ = ["summarize"]
 
 METRIC = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm"}
-"""The metric that papers report for a task, if it is not plain accuracy: log-likelihoods divided by answer length."""
+"""The metric that papers report for a task, if it is not the first: log-likelihoods divided by answer length."""
 
 RowsByRole = Mapping[str, list[tuple[Measurement, list[Row]]]]
 
@@ -71,17 +71,17 @@ def _tasks(
     items: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for role, found in rows.items():
         for measurement, own in found:
-            items[measurement.name][role] += own
+            items[measurement.name][role] += [item for row in own for item in row["items"]]
     result = {}
     for task, own in items.items():
-        first, metric = next(iter(own.values())), METRIC.get(task, "acc")
+        first = next(iter(own.values()))
+        names = [name for name in first[0] if name != "tokens"]
+        metric = METRIC.get(task, names[0])
         beyond = [index for index, row in enumerate(first) if row["tokens"] > seen_exactly(model.attention)]
         result[task] = {
             "metric": metric,
             "metrics": {
-                name: rates({role: [row[name] for row in table] for role, table in own.items()})
-                for name in ("acc", "acc_norm")
-                if name in first[0]
+                name: rates({role: [row[name] for row in table] for role, table in own.items()}) for name in names
             },
             "beyond_window": {"items": len(beyond), "fraction": len(beyond) / len(first)},
             "tokens": sorted(row["tokens"] for row in first)[len(first) // 2],

@@ -1,100 +1,80 @@
-"""lm-eval's task definitions over local files: prompts, answers and metrics are its own; nothing is downloaded."""
+"""lm-eval's tasks on a model in memory: the data, the prompts, the metrics and the class of the model are its own."""
 
 import io
-from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
-from itertools import groupby
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import lm_eval.tasks
-from datasets import Dataset, DatasetDict
-from lm_eval.api.task import ConfigurableTask
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import unknown
-from subquad.llm.evaluation.harness import HarnessModel
+from subquad.errors import reading
 from subquad.llm.evaluation.store import Row
-from subquad.llm.evaluation.task_items import Splits, read
+from subquad.llm.models.attention import Mode, attention_mode
+from subquad.llm.training.metrics import check_finite
 
-__all__ = ["SHOTS", "Question", "build", "item_rows", "questions"]
+__all__ = ["METRICS", "item_rows"]
 
-SHOTS = {"mmlu": 5}
-"""Few-shot examples before each question; none for the other tasks."""
-
-_FOLDERS = ("piqa", "arc", "hellaswag", "winogrande", "mmlu/default")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One item with its answers."""
-
-    row: Any
-    """The item as lm-eval's metrics read it."""
-    pairs: Sequence[tuple[str, str]]
-    """Context and continuation of each answer."""
+METRICS = ("acc", "acc_norm", "exact_match")
+"""Metrics of an item, by lm-eval's names, that are 0 or 1."""
+BATCH_SIZE = 8
 
 
-def build(folder: Path, task: str, subject: str | None = None) -> ConfigurableTask:
-    """Return lm-eval's task over the files in `folder`, for mmlu over one subject.
+def item_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    *,
+    mode: Mode,
+    limit: int | None = None,
+    folder: Path | None = None,
+) -> list[Row]:
+    """Return the metrics of each item of a task without examples, and the tokens read for its longest answer.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        task: Name of a task or of a group of tasks in lm-eval.
+        mode: What the attention layers compute.
+        limit: Number of items of each task; None for all.
+        folder: Folder of further definitions of tasks.
 
     Raises:
-        SubquadError: The files are missing or have invalid rows, or lm-eval has no such subject.
+        SubquadError: lm-eval has no such task, its data cannot be loaded, or the logits of an item are not finite.
     """
-    splits, name = read(folder, task, subject), task if subject is None else f"{task}_{subject}"
-    home = Path(lm_eval.tasks.__file__).parent
-    manager = TaskManager(include_defaults=False, include_path=[home / part for part in _FOLDERS])
-    if name not in manager.all_subtasks:
-        known = [known.removeprefix("mmlu_") for known in manager.all_subtasks if known.startswith("mmlu_")]
-        raise unknown("subject of mmlu", str(subject), known)
-    changes = {"task": name, "custom_dataset": _local(splits), "num_fewshot": SHOTS.get(task, 0)}
-    # a group of one task is lm-eval's way to override entries of its definition
-    with redirect_stderr(io.StringIO()):
-        made = manager.load({"group": "subquad", "task": [changes]})["tasks"][name]
-    if not isinstance(made, ConfigurableTask):
-        raise TypeError(f"lm-eval's {name} is a {type(made).__name__}")
-    return made
-
-
-def _local(splits: Splits) -> Callable[..., DatasetDict]:
-    def load(**_: Any) -> DatasetDict:
-        given = {name: Dataset.from_list(rows) for name, rows in splits.items()}
-        # some definitions require a split for examples even if none are shown
-        first = next(iter(given.values()))
-        return DatasetDict({"train": first, "validation": first, **given})
-
-    return load
-
-
-def questions(task: ConfigurableTask, limit: int | None = None) -> list[Question]:
-    """Return the first `limit` items with lm-eval's contexts and continuations."""
-    with redirect_stderr(io.StringIO()):
-        task.build_all_requests(limit=limit)
-    together = groupby(task.instances, key=lambda instance: instance.doc_id)
-    return [
-        Question(row=asked[0].doc, pairs=[_pair(instance) for instance in asked])
-        for asked in (list(part) for _, part in together)
-    ]
-
-
-def _pair(instance: Any) -> tuple[str, str]:
-    context, continuation = instance.args
-    return str(context), str(continuation)
-
-
-def item_rows(harness: HarnessModel, task: ConfigurableTask, asked: Sequence[Question]) -> list[Row]:
-    """Return lm-eval's metrics of each item, its log-likelihoods, and the tokens read for its longest answer."""
-    answers = iter(harness.score([pair for question in asked for pair in question.pairs]))
-    rows = []
-    for question in asked:
-        own = [next(answers) for _ in question.pairs]
-        metrics = task.process_results(question.row, [answer[:2] for answer in own])
-        rows.append(
-            {
-                **{name: float(value) for name, value in metrics.items()},
-                "loglikelihoods": [round(log_likelihood, 5) for log_likelihood, _, _ in own],
-                "tokens": max(length for _, _, length in own),
-            }
+    rows: list[Row] = []
+    with reading(task, "a task of lm-eval"), attention_mode(model, mode), redirect_stderr(io.StringIO()):
+        # their decorators hide the signatures
+        make_model, evaluate = cast(Any, HFLM), cast(Any, simple_evaluate)
+        results = evaluate(
+            make_model(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE),
+            tasks=[task],
+            num_fewshot=0,
+            limit=limit,
+            task_manager=_task_manager(task, folder),
+            bootstrap_iters=0,
+            log_samples=True,
         )
+        for name, samples in results["samples"].items():
+            for sample in samples:
+                texts = ["".join(map(str, arguments[:2])) for arguments in sample["arguments"]]
+                for answer in sample["filtered_resps"]:
+                    if isinstance(answer, tuple):
+                        check_finite(answer[0], model, mode, f"item {sample['doc_id']} of {name}")
+                metrics = {metric: float(sample[metric]) for metric in METRICS if metric in sample}
+                rows.append({**metrics, "tokens": max(len(tokenizer.encode(text)) for text in texts) - 1})
     return rows
+
+
+@cache
+def _task_manager(task: str, folder: Path | None) -> TaskManager:
+    """Return where lm-eval looks for a task; only for one of its own it reads all of its 13,000 definitions."""
+    if folder is not None:
+        further = TaskManager(include_defaults=False, include_path=str(folder))
+        if task in further.all_subtasks:
+            return further
+    return TaskManager(include_path=None if folder is None else str(folder))

@@ -11,17 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError, flag_name, shortened, unknown
+from subquad.errors import SubquadError, reading, unknown
 from subquad.llm.models.attention import FUSED, PROJECTIONS
 from subquad.llm.models.checkpoints import model_fingerprint, open_checkpoint, open_tokenizer
 from subquad.llm.models.convert import convert, feature_parameters, layers_to_replace
-from subquad.llm.models.location import SMOLLM2, WEIGHTS, checkpoint_kind, is_hub_name, locate, open_weights
+from subquad.llm.models.location import SMOLLM2, is_hub_name, locate
 from subquad.llm.settings import ADAPTER_TYPE, ALL_LINEAR, AttentionSettings, LinearizeSettings, attention_of
 from subquad.progress import say
-from subquad.runs.damage import damage
 from subquad.runs.examples import name_of_run
 from subquad.runs.folder import CONFIG, load_config, load_tensors
-from subquad.runs.records import check_record
 from subquad.runs.storage import plain
 
 __all__ = [
@@ -37,7 +35,6 @@ __all__ = [
 TRAINED = (".hybrid.", ".lora_")
 """Parts of the names of trained tensors."""
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
-REMEDY = "copy the whole folder again"
 
 
 def check_targets(
@@ -57,9 +54,7 @@ def check_targets(
         return
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
     if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in targets:
-        raise SubquadError(
-            f"--lora-targets {head}: its weight is tied to the embedding, which an update would change as well; omit it"
-        )
+        raise SubquadError(f"{head} cannot be updated: its weight is tied to the embedding, which would change too")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if attention is not None:
         # fused projections are split when the model is converted
@@ -70,9 +65,7 @@ def check_targets(
             layers |= dict.fromkeys(PROJECTIONS[:3], fused[0])
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise SubquadError(
-                f"--lora-targets: {unknown('layer', target, sorted({n.split('.')[-1] for n in layers}))}"
-            )
+            raise unknown("linear layer", target, sorted({name.split(".")[-1] for name in layers}))
 
 
 def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
@@ -140,11 +133,11 @@ def load_adapter(tuned: nn.Module, directory: Path) -> None:
     Raises:
         SubquadError: They do not fit.
     """
-    tensors, wanted = load_tensors(directory), adapter_tensors(tuned)
-    wrong = sorted({*tensors} ^ {*wanted}) or [name for name in wanted if tensors[name].shape != wanted[name].shape]
-    if wrong:
-        raise SubquadError(f"{directory}: {len(wrong)} tensors do not fit, such as {wrong[0]}; the folder is damaged")
-    tuned.load_state_dict(tensors, strict=False)
+    tensors = load_tensors(directory)
+    with reading(directory, "an adapter of this checkpoint"):
+        if wrong := tensors.keys() ^ adapter_tensors(tuned).keys():
+            raise ValueError(f"{len(wrong)} tensors do not fit, such as {min(wrong)}")
+        tuned.load_state_dict(tensors, strict=False)
 
 
 def adapter_settings(
@@ -161,81 +154,31 @@ def adapter_settings(
     Raises:
         SubquadError: It is no adapter of this checkpoint, or the settings ask for something else than it has.
     """
-    kind = checkpoint_kind(directory)
-    if kind in ("linearized", "softmax"):
-        what = "a whole model, whose updates are merged into its weights" if kind == "linearized" else "not linearized"
-        raise SubquadError(f"--from {directory}: {what}; only an adapter (--save adapter) can be trained further")
     config = load_config(directory, "llm")
-    base, lora = _base_of(directory, config), _lora_of(directory, config)
-    if model_fingerprint(checkpoint) != base["fingerprint"]:
-        raise SubquadError(
-            f"--from {directory}: the adapter was trained on another checkpoint than {checkpoint}; MODEL has to be "
-            f"the original one ({base['model']})"
-        )
-    _check_rank(directory, lora.lora_rank)
-    # the implementation may differ, since it is not part of the model
-    attention = replace(attention_of(config.get("hybrid_attention"), str(directory)), kernel=settings.attention.kernel)
-    adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
-    pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
-    pairs += [
-        ("attention.", field.name, settings.attention, attention, default.attention) for field in fields(attention)
-    ]
-    shown = []
-    for prefix, name, given, own, usual in pairs:
-        flag, value = flag_name(f"{prefix}{name}"), getattr(own, name)
-        # a value that follows from others was not given
-        if getattr(given, name) not in (getattr(usual, name), _derived(given, name), value):
-            raise SubquadError(
-                f"{flag} {getattr(given, name)}: the adapter {directory}, which --from continues, has {value}; omit it"
-            )
-        if value != getattr(usual, name):
-            shown.append(f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
-    say(
-        f"from {name_of_run(directory)}: its attention and LoRA settings ({', '.join(shown) or 'the defaults'})",
-        quiet=quiet,
-    )
+    _check_base(directory, config, checkpoint)
+    attention = attention_of(config.get("hybrid_attention"), str(directory))
+    with reading(directory / CONFIG, "an adapter"):
+        adopted = replace(settings, attention=attention, **config["lora"])
+    default = LinearizeSettings()
+    compared = [(name, settings, default, adopted) for name in LORA]
+    compared += [(part.name, settings.attention, default.attention, attention) for part in fields(attention)]
+    for name, asked, *known in compared:
+        if getattr(asked, name) not in [getattr(side, name) for side in known]:
+            raise SubquadError(f"{name} is {getattr(known[1], name)} in {directory}, whose training goes on; omit it")
+    say(f"from {name_of_run(directory)}, with its attention and LoRA settings", quiet=quiet)
     return adopted
 
 
-def _base_of(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is recorded of the checkpoint that an adapter belongs to."""
-    place = f"{directory / CONFIG}: base"
-    return check_record(config.get("base"), place, remedy=REMEDY, model=str, fingerprint=str)
-
-
-def _lora_of(directory: Path, config: Mapping[str, Any]) -> LinearizeSettings:
-    """Return the default settings with the LoRA updates of an adapter."""
-    kinds = {"lora_rank": int, "lora_alpha": float, "lora_targets": list[str]}
-    lora = check_record(config.get("lora"), f"{directory / CONFIG}: lora", remedy=REMEDY, **kinds)
-    try:
-        return LinearizeSettings(**lora)
-    except (SubquadError, *damage()) as error:
-        raise SubquadError(f"{directory / 'config.json'}: lora is damaged ({error})") from error
-
-
-def _check_rank(directory: Path, rank: int) -> None:
-    """Check that the rank in an adapter's config is that of its tensors, before updates of this rank are made.
+def _check_base(directory: Path, config: Mapping[str, Any], checkpoint: Path) -> None:
+    """Check that a checkpoint is the one that an adapter belongs to.
 
     Raises:
         SubquadError: It is another one.
     """
-    tensors = open_weights(directory / WEIGHTS)
-    for name in tensors.keys():  # noqa: SIM118 (no mapping)
-        if ".lora_A." in name and (stored := tensors.get_slice(name).get_shape()[0]) != rank:
-            raise SubquadError(
-                f"{directory / 'config.json'}: lora_rank = {shortened(str(rank))}, but {name} in {WEIGHTS} has rank "
-                f"{stored}; the folder is damaged"
-            )
-
-
-def _derived(settings: LinearizeSettings | AttentionSettings, name: str) -> Any:
-    """Return the value that a setting has by the others, if it is not given; None if there is none."""
-    if getattr(type(settings), name) is not None:
-        return None
-    try:
-        return getattr(replace(settings, **{name: None}), name)
-    except SubquadError:
-        return None
+    with reading(directory / CONFIG, "an adapter"):
+        model, fingerprint = config["base"]["model"], config["base"]["fingerprint"]
+    if model_fingerprint(checkpoint) != fingerprint:
+        raise SubquadError(f"{directory}: the adapter was trained on {model}, and {checkpoint} is another checkpoint")
 
 
 def open_adapter(
@@ -251,31 +194,18 @@ def open_adapter(
     Raises:
         SubquadError: The checkpoint is missing or another one, or the tensors do not fit it.
     """
-    recorded = _base_of(directory, config)
-    remedy = f"subquad llm merge {directory} --base FOLDER --out linear"
+    with reading(directory / CONFIG, "an adapter"):
+        recorded, lora = config["base"]["model"], LinearizeSettings(**config["lora"])
     try:
-        path = locate(recorded["model"] if base is None else base)
+        path = locate(recorded if base is None else base)
     except SubquadError as error:
-        if base is not None:
-            raise
-        raise SubquadError(
-            f"{directory}: an adapter of a checkpoint that is not found: {error}\nIf it has moved, merge the adapter: "
-            f"{remedy}"
-        ) from error
-    if model_fingerprint(path) != recorded["fingerprint"]:
-        raise SubquadError(
-            f"{directory}: the adapter was trained on another checkpoint than {path}, whose config.json or weights "
-            f"differ; merge it with the original one ({recorded['model']}): {remedy}"
-        )
-    lora = _lora_of(directory, config)
-    _check_rank(directory, lora.lora_rank)
+        raise SubquadError(f"{directory}: the checkpoint of this adapter is not found: {error}") from error
+    _check_base(directory, config, path)
     tokenizer, model = open_tokenizer(path), open_checkpoint(path)
     convert(model, attention_of(config.get("hybrid_attention"), str(directory)), check=False)
-    try:
+    with reading(directory, "an adapter"):
         tuned = add_lora(model, lora, seed=0)
-    except SubquadError as error:
-        raise SubquadError(f"{directory / CONFIG}: lora: {error}") from error
-    load_adapter(tuned, directory)
+        load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
     merged.config.trained_length = config.get("trained_length")
     return merged.requires_grad_(False).eval(), tokenizer

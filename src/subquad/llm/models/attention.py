@@ -8,7 +8,6 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,7 +30,6 @@ __all__ = [
     "FUSED",
     "IMPLEMENTATION",
     "PROJECTIONS",
-    "AttentionWeights",
     "HybridSelfAttention",
     "Mode",
     "Padding",
@@ -45,12 +43,8 @@ Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
 """What the attention layers compute: all terms (with features, Eq. (7) of arXiv:2410.10254), the softmax terms alone,
 those without cached tokens, the teacher's softmax attention, or hybrid and softmax attention for attention transfer."""
 
-AttentionWeights = Callable[[], tuple[Tensor, Tensor]]
-"""Computes the weights of the hybrid and of the softmax attention, each [B, Hq, T, T]; 0 for padding."""
-
-TransferCallback = Callable[[int, Tensor, Tensor, AttentionWeights], None]
-"""Called in attention transfer with a layer's index, the hybrid and the softmax output, each [B, Hq, T, K], and a
-function that computes the attention weights."""
+TransferCallback = Callable[[int, Tensor, Tensor], None]
+"""Called in attention transfer with a layer's index, and the hybrid and the softmax output, each [B, Hq, T, K]."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FUSED = "qkv_proj"
@@ -244,8 +238,7 @@ class HybridSelfAttention(nn.Module):
             q, k, v = (x.detach() for x in qkv)
             of_maps: Any = tuple(x.detach() for x in inputs)
             y = each_document(documents, lambda *given: self._hybrid(*given, mask=mask, cache=None), q, k, v, *of_maps)
-            weights = partial(self.hybrid.weights, q, k, inputs=of_maps or None, mask=mask)
-            self.on_transfer(self.layer_idx, y, target, weights)
+            self.on_transfer(self.layer_idx, y, target)
         return target
 
 
@@ -260,11 +253,9 @@ def new_hybrid(layer: HybridSelfAttention, settings: AttentionSettings) -> Hybri
         window_shape=settings.window_shape,
         sinks=settings.sinks or 0,
         cache=settings.cache or 0,
-        feature_heads=settings.feature_heads,
         scale=layer.scaling,
         horizon=settings.horizon or None,
         has_inputs=settings.has_inputs,
-        kernel=settings.kernel,
     ).to(layer.q_proj.weight.device)
 
 

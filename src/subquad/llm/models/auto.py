@@ -11,9 +11,9 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 
 __all__ = ["AdapterConfig", "AdapterError", "LinearizedConfig"]
@@ -26,17 +26,11 @@ class LinearizedConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Return the config of the linearized model.
-
-        Raises:
-            SubquadError: transformers has no causal language model of the base type.
-        """
+        """Return the config of the linearized model."""
         from subquad.llm.models.convert import linearized_classes
 
-        base = str(config_dict.get("base_model_type"))
-        if base not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise unknown("base_model_type", base, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-        _, config_class = linearized_classes(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]])
+        base = CONFIG_MAPPING[config_dict["base_model_type"]]
+        _, config_class = linearized_classes(MODEL_FOR_CAUSAL_LM_MAPPING[base])
         # files with code are not copied when the model is saved again
         own = {key: value for key, value in config_dict.items() if key != "auto_map"}
         return config_class.from_dict(own, **kwargs)
@@ -58,10 +52,7 @@ class AdapterConfig(PreTrainedConfig):
         Raises:
             AdapterError: Always.
         """
-        raise AdapterError(
-            "this folder holds an adapter: open it with `subquad.llm.load`, or merge it into its checkpoint with "
-            "`subquad llm merge` and open the result"
-        )
+        raise AdapterError("this folder holds an adapter: open it with subquad.llm.load, or merge it first")
 
 
 AutoConfig.register(MODEL_TYPE, LinearizedConfig)

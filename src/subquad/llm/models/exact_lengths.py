@@ -31,9 +31,7 @@ def check_length(attention: AttentionSettings, length: int) -> None:
     """
     exact = seen_exactly(attention)
     if length <= exact:
-        cache = "" if attention.has_features or not attention.cache else ", --attention.cache"
         raise SubquadError(
-            f"--sequence-length {length:,}: the student sees each token of a text of up to {exact:,} tokens exactly, "
-            f"as its teacher does, so that it has nothing to learn; use a longer one, or a smaller "
-            f"--attention.window{cache}"
+            f"sequences of {length:,} tokens: the student sees up to {exact:,} exactly, and has nothing to learn; use "
+            "longer ones"
         )

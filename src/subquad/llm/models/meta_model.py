@@ -8,21 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, reading
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known, make_plain
+from subquad.llm.models.checkpoints import make_plain, on_meta
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
-from subquad.llm.models.location import open_weights
-from subquad.llm.models.stored_shapes import check_layers, check_shape, check_shapes, on_meta, tensor_files
+from subquad.llm.models.location import tensor_files
 from subquad.llm.settings import AttentionSettings
-from subquad.runs.damage import OF_TRANSFORMERS, damage_as_error
-from subquad.runs.storage import read_json
 
 __all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_folder", "check_supported", "open_meta_model"]
 
@@ -62,9 +60,10 @@ class MetaModel:
             SubquadError: The checkpoint has no such weights, or other shapes.
         """
         prefix = self.names[id(module)]
-        wanted = {name: tensor for name, tensor in module.state_dict().items() if with_children or "." not in name}
-        tensors = {name: self._read(f"{prefix}.{name}".removeprefix("."), tensor) for name, tensor in wanted.items()}
-        module.load_state_dict(tensors, strict=with_children, assign=True)
+        wanted = [name for name in module.state_dict() if with_children or "." not in name]
+        tensors = {name: self._read(f"{prefix}.{name}".removeprefix(".")) for name in wanted}
+        with reading(self.path, "a checkpoint"):
+            module.load_state_dict(tensors, strict=with_children, assign=True)
         module.requires_grad_(False)
 
     def fill_outside(self) -> None:
@@ -87,26 +86,19 @@ class MetaModel:
             if not (is_tied and head is not None and parameter is head.weight):
                 self._find(name)
 
-    def _read(self, name: str, expected: Tensor) -> Tensor:
+    def _read(self, name: str, rows: Int[Tensor, " V"] | None = None) -> Tensor:
         file, stored = self._find(name)
         # opened anew for each tensor, since what was read stays mapped until the file is closed
-        with open_weights(file) as tensors:
-            tensor = tensors.get_tensor(stored).to(self.dtype, copy=True)
-        check_shape(file, stored, list(tensor.shape), list(expected.shape))
-        return tensor
+        with reading(file, "safetensors"), safetensors.safe_open(file, framework="pt") as tensors:
+            tensor = tensors.get_tensor(stored)
+            return tensor.to(self.dtype, copy=True) if rows is None else tensor[rows].to(self.dtype)
 
     def _find(self, name: str) -> tuple[Path, str]:
-        for stored in self._stored_names(name):
+        # in a checkpoint of the body alone, names lack its prefix
+        for stored in (name, name.removeprefix(f"{self.model.base_model_prefix}.")):
             if stored in self.files:
                 return self.files[stored], stored
-        raise OtherNamesError(
-            f"{self.path}: no {name} in its safetensors. Either a file is missing; or weights are stored under other "
-            "names than those in transformers, and cannot be read layer by layer: then omit --block-layers"
-        )
-
-    def _stored_names(self, name: str) -> tuple[str, str]:
-        # in a checkpoint of the body alone, names lack its prefix
-        return name, name.removeprefix(f"{self.model.base_model_prefix}.")
+        raise OtherNamesError(f"{self.path}: no {name} in its safetensors, so that layers cannot be read one by one")
 
     def embed(self, ids: Int[Tensor, "1 T"]) -> tuple[Float[Tensor, "1 T D"], list[LayerArguments]]:
         """Return the hidden states before the first layer, and the arguments with which the model calls each layer.
@@ -119,7 +111,7 @@ class MetaModel:
         embedding: Any = self.model.get_input_embeddings()
         implementation, empty = config._attn_implementation, embedding.weight
         rows, compact = ids.unique(return_inverse=True)
-        weight = self._read_rows(f"{self.names[id(embedding)]}.weight", rows)
+        weight = self._read(f"{self.names[id(embedding)]}.weight", rows)
         try:
             embedding.weight, embedding.padding_idx = nn.Parameter(weight, requires_grad=False), None
             config._attn_implementation = IMPLEMENTATION
@@ -133,11 +125,6 @@ class MetaModel:
                 layer.__dict__.pop("forward", None)
         return calls[0][0], [arguments for _, arguments in calls]
 
-    def _read_rows(self, name: str, rows: Int[Tensor, " V"]) -> Float[Tensor, "V D"]:
-        file, stored = self._find(name)
-        with open_weights(file) as tensors:
-            return tensors.get_tensor(stored)[rows].to(self.dtype)
-
     def layer_arguments(self, ids: Int[Tensor, "1 T"]) -> list[LayerArguments]:
         """Return the arguments with which the model calls each layer for sequences of this length.
 
@@ -146,10 +133,7 @@ class MetaModel:
         """
         arguments, others = (self.embed(given)[1] for given in (ids, ids.roll(1, 1)))
         if len(arguments) != len(self.layers) or not _equal(arguments, others):
-            raise SubquadError(
-                f"{type(self.model).__name__}: its layers depend on more than hidden states and positions, so they "
-                "cannot be trained separately; omit --block-layers"
-            )
+            raise SubquadError(f"{type(self.model).__name__}: its layers depend on the text, and cannot run alone")
         return arguments
 
 
@@ -166,7 +150,7 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
         SubquadError: It is not a folder of plain safetensors, or the model cannot be linearized.
     """
     check_folder(path)
-    model = _without_weights(path, dtype)
+    model = on_meta(path, dtype)
     meta = MetaModel(
         path=path,
         model=model.eval(),
@@ -179,9 +163,9 @@ def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype
     meta.check_names()
     meta.fill_outside()
     if (path / GENERATION).is_file():
-        with damage_as_error(f"{path / GENERATION}: damaged"):
+        with reading(path / GENERATION, "a config"):
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
-    make_plain(model, path)
+    make_plain(model)
     return meta
 
 
@@ -192,42 +176,23 @@ def check_folder(path: Path) -> None:
         SubquadError: It is a packed file.
     """
     if path.is_file():
-        raise SubquadError(
-            f"{path}: --block-layers reads layers one by one from safetensors, and this is one packed file; give a "
-            "Hugging Face folder, or omit --block-layers"
-        )
+        raise SubquadError(f"{path}: layers are read one by one from safetensors, and this is one packed file")
 
 
 def check_supported(path: Path, attention: AttentionSettings) -> PreTrainedModel | None:
-    """Check that a checkpoint can be linearized, by its config and the shapes of its weights, of which none is read.
+    """Check that a checkpoint can be linearized, by its config.
 
     Returns:
         The model on the meta device; None of a `.gguf` file, which is checked when it is opened.
 
     Raises:
-        SubquadError: It cannot, or the weights are those of another model.
+        SubquadError: It cannot.
     """
     if path.is_file():
         return None
-    model = _without_weights(path)
+    model = on_meta(path)
     layers_to_replace(model, attention)
-    check_shapes(path, model)
     return model
-
-
-def _without_weights(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return the model of a folder on the meta device."""
-    content = read_json(path / "config.json")
-    check_known(path, content)
-    check_layers(path, content)
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        check_layers(path, config)
-        return on_meta(config, dtype, attn_implementation="sdpa")
-    except SubquadError:
-        raise
-    except OF_TRANSFORMERS as error:
-        raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
 
 
 def _record(calls: list[tuple[Tensor, LayerArguments]], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -8,7 +8,6 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from subquad.llm.models.location import is_hub_name
-from subquad.runs.markup import parse_yaml
 
 __all__ = ["card_metadata", "teacher_metadata"]
 
@@ -31,32 +30,26 @@ def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
     """
     if checkpoint.is_file():
         return _gguf_metadata(checkpoint)
-    card = checkpoint / "README.md"
-    if not card.is_file():
-        return {}
     try:
-        found = parse_yaml(_metadata_block(card.read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, yaml.YAMLError):
+        text = (checkpoint / "README.md").read_text(encoding="utf-8-sig").lstrip()
+        content = yaml.safe_load(text.split("\n---", 1)[0]) if text.startswith("---") else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         # a card is text for people; one that cannot be read is no reason to stop
         return {}
-    if not isinstance(found, dict):
-        return {}
-    return {key: found[key] for key in INHERITED if isinstance(found.get(key), str | list)}
-
-
-def _metadata_block(text: str) -> str:
-    """Return the lines between the first two lines `---` of a card; empty if it does not begin with one."""
-    lines = text.lstrip().splitlines()
-    ends = [place for place, line in enumerate(lines) if line.rstrip() == "---"][:2]
-    return "\n".join(lines[1 : ends[1]]) if len(ends) == 2 and ends[0] == 0 else ""
+    return _texts({key: content.get(key) for key in INHERITED} if isinstance(content, dict) else {})
 
 
 def _gguf_metadata(file: Path) -> dict[str, Any]:
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
-    found = {key: fields[name].contents() for key, name in GGUF_NAMES.items() if name in fields}
-    return {key: value for key, value in found.items() if isinstance(value, str | list)}
+    return _texts({key: fields[name].contents() for key, name in GGUF_NAMES.items() if name in fields})
+
+
+def _texts(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that are a text or a list of texts."""
+    lists = {key: value if isinstance(value, list) else [value] for key, value in entries.items()}
+    return {key: entries[key] for key, values in lists.items() if all(isinstance(value, str) for value in values)}
 
 
 def card_metadata(model: str, teacher: Mapping[str, Any]) -> str:

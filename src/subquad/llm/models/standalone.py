@@ -12,21 +12,27 @@ from pathlib import Path
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad import __version__
-from subquad.errors import SubquadError
 
 __all__ = ["write_code"]
 
 SOURCE = Path(__file__).parents[3]
 ENTRY = "modeling_subquad"
 ROOT = "subquad.llm.models.convert"
-OPTIONS, SHAPES = "subquad.runs.options", "subquad_shapes"
+SHAPES, FLAGS = "subquad_shapes", "subquad_flags"
+OTHERS = {"jaxtyping": SHAPES, "cyclopts": FLAGS}
+"""Packages that are replaced: name → module in their place."""
 STUBS = {
-    OPTIONS: '''"""Groups of flags, which only the command line has."""
+    FLAGS: '''"""Flags, which only the command line has."""
 
-from typing import Annotated, TypeVar
 
-T = TypeVar("T")
-Input = Model = Training = Output = Annotated[T, "flag"]
+class Group:
+    """A group of flags, or a flag."""
+
+    def __init__(self, *given, **how):
+        """Keep nothing."""
+
+
+Parameter = Group
 ''',
     SHAPES: '''"""Shapes in annotations, which only subquad's tests check."""
 
@@ -42,8 +48,8 @@ class Float:
 Bool = Int = Float
 ''',
 }
-"""Modules that are replaced: name → text."""
-IMPORT = re.compile(r"^(\s*)from (subquad[\w.]*|jaxtyping) import", re.MULTILINE)
+"""Modules that stand in their place: name → text."""
+IMPORT = re.compile(r"^(\s*)from (subquad[\w.]*|jaxtyping|cyclopts) import", re.MULTILINE)
 
 
 def write_code(folder: Path, model: PreTrainedModel) -> None:
@@ -52,14 +58,7 @@ def write_code(folder: Path, model: PreTrainedModel) -> None:
     Args:
         folder: Folder of the model.
         model: The model; its config gets the entry `auto_map`.
-
-    Raises:
-        SubquadError: Its attention is computed by Triton kernels, which need subquad.
     """
-    if model.config.hybrid_attention["kernel"] != "torch":
-        raise SubquadError(
-            "--standalone needs --attention.kernel torch: the Triton kernels are not part of the code that is written"
-        )
     base = type(model).__mro__[1]
     own, config = type(model).__name__, type(model.config).__name__
     entry = (
@@ -90,7 +89,8 @@ def _modules(root: str) -> Iterator[tuple[str, str]]:
         if text is None:
             text = (SOURCE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
         yield name, text
-        waiting += [SHAPES if found == "jaxtyping" else found for _, found in IMPORT.findall(text)]
+        names: list[str] = [found for _, found in IMPORT.findall(text)]
+        waiting += [OTHERS.get(found, found) for found in names]
 
 
 def _flat(name: str) -> str:
@@ -99,4 +99,4 @@ def _flat(name: str) -> str:
 
 def _relative_import(found: re.Match[str]) -> str:
     indent, name = found.groups()
-    return f"{indent}from .{SHAPES if name == 'jaxtyping' else _flat(name)} import"
+    return f"{indent}from .{OTHERS.get(name, _flat(name))} import"

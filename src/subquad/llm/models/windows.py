@@ -1,6 +1,6 @@
 """Windows that are drawn for each training sequence, so that the linear branch learns to carry weight.
 
-Window dropout of arXiv:2510.05901 and windows of random size of arXiv:2509.24552. A model keeps its own window: drawn
+Windows of random size of arXiv:2509.24552. A model keeps its own window: drawn
 ones exist within `drawn_windows` only.
 
 Axes: B sequences.
@@ -18,8 +18,6 @@ from subquad.nn.attention import HybridAttention
 
 __all__ = ["drawn_windows", "each_window"]
 
-WINDOW = ("window", "window_shape", "sinks", "cache")
-
 
 @contextmanager
 def drawn_windows(model: nn.Module, windows: Sequence[int] | None) -> Iterator[None]:
@@ -27,8 +25,7 @@ def drawn_windows(model: nn.Module, windows: Sequence[int] | None) -> Iterator[N
 
     Args:
         model: A converted model, called without padding or cache.
-        windows: Tokens of each sequence's window in all layers; 0 for linear attention alone, without window, sinks and
-            sparse cache. None changes nothing.
+        windows: Tokens of each sequence's window in all layers. None changes nothing.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(getattr(module, "hybrid", None), nn.Module)]
     for layer in layers:
@@ -58,24 +55,14 @@ def each_window(
     """
     if windows is None:
         return each_document(documents, attend, *given)
-    parts, order = [], []
-    for window in sorted(set(windows)):
-        rows = [row for row, own in enumerate(windows) if own == window]
-        own_documents = None if documents is None else [documents[row] for row in rows]
-        with _with_window(hybrid, window):
-            parts.append(each_document(own_documents, attend, *(x[rows] for x in given)))
-        order += rows
-    return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
-
-
-@contextmanager
-def _with_window(hybrid: HybridAttention, window: int) -> Iterator[None]:
-    before = {name: getattr(hybrid, name) for name in WINDOW}
-    drawn = {"window": window} if window else {"window_shape": "none", "sinks": 0, "cache": 0}
+    parts, order, before = [], [], hybrid.window
     try:
-        for name, value in drawn.items():
-            setattr(hybrid, name, value)
-        yield
+        for window in sorted(set(windows)):
+            rows = [row for row, drawn in enumerate(windows) if drawn == window]
+            spans = None if documents is None else [documents[row] for row in rows]
+            hybrid.window = window
+            parts.append(each_document(spans, attend, *(x[rows] for x in given)))
+            order += rows
     finally:
-        for name, value in before.items():
-            setattr(hybrid, name, value)
+        hybrid.window = before
+    return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]

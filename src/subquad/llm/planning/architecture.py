@@ -3,18 +3,15 @@
 Takes seconds even for 405 billion weights; nothing is loaded, and no code from a checkpoint is run.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from subquad.errors import SubquadError, raise_errors, unknown
+from subquad.errors import reading
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.convert import feature_parameters, replace_attention
 from subquad.llm.planning.configs import read_architecture
@@ -24,7 +21,7 @@ from subquad.nn.attention import FeatureMap
 __all__ = ["ModelSizes", "sizes_of"]
 
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-OPTIONAL = ("num_key_value_heads", "head_dim")
+"""Sizes of which transformers has defaults."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -80,23 +77,18 @@ def sizes_of(
         SubquadError: The config cannot be read, or its model cannot be linearized.
     """
     architecture = read_architecture(config)
-    _check(config, architecture)
     options = {key: value for key, value in architecture.items() if key not in ("model_type", "quantization_config")}
-    try:
+    with reading(config, "a config"), torch.device("meta"):
+        for name in NEEDED:
+            if not architecture[name]:
+                raise ValueError(f"{name} is {architecture[name]}")
+        if any((architecture.get(name) or 1) > 1 for name in EXPERTS):
+            raise ValueError("a mixture of experts; costs are estimated for one MLP per layer")
         found = AutoConfig.for_model(architecture["model_type"], **options)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(found, attn_implementation="sdpa", trust_remote_code=False)
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SubquadError(f"{config}: transformers cannot build a model from this config: {reason}") from error
-    parameters = _count(model)
-    places = [module for module in model.modules() if hasattr(module, "self_attn")]
-    in_layers = [_count(place) for place in places]
-    try:
-        with torch.device("meta"):
-            replace_attention(model, attention, check=False)
-    except SubquadError as error:
-        raise SubquadError(f"{config}: {error}") from error
+        model = AutoModelForCausalLM.from_config(found, attn_implementation="sdpa", trust_remote_code=False)
+        parameters, places = _count(model), [module for module in model.modules() if hasattr(module, "self_attn")]
+        in_layers = [_count(place) for place in places]
+        replace_attention(model, attention, check=False)
     layers = attention_layers(model)
     first = layers[0].hybrid
     linear = [module for place in places for module in place.modules() if isinstance(module, nn.Linear)]
@@ -120,34 +112,6 @@ def sizes_of(
         feature_map=attention.feature_map or "hedgehog",
         longest=getattr(found, "max_position_embeddings", None),
     )
-
-
-def _check(place: str | Path, config: Mapping[str, Any]) -> None:
-    model_type = config["model_type"]
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise SubquadError(
-            f"{place}: {unknown('causal language model of type', model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
-        )
-    given = [name for name in OPTIONAL if config.get(name) is not None]
-    errors = [
-        f"{name}: missing" if name not in config else f"{name}: {config[name]!r} is not a positive integer"
-        for name in (*NEEDED, *given)
-        if not _is_count(config.get(name))
-    ]
-    raise_errors(f"{place}: sizes of the model are missing or invalid:", errors)
-    heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
-    if heads % kv_heads:
-        raise SubquadError(f"{place}: {heads} query heads are not a multiple of {kv_heads} key heads")
-    for name in EXPERTS:
-        if _is_count(config.get(name)) and config[name] > 1:
-            raise SubquadError(
-                f"{place}: a mixture of experts ({name} = {config[name]}); costs are estimated only for models with "
-                "one MLP per layer"
-            )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _count(module: torch.nn.Module) -> int:

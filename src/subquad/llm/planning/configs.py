@@ -1,13 +1,11 @@
 """Configs of models whose costs are estimated, read without torch, so that errors come at once."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, unknown
-from subquad.llm.models.location import SMOLLM2, check_architecture, download, is_hub_name
+from subquad.errors import reading, unknown
+from subquad.llm.models.location import SMOLLM2, download, is_hub_name
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
-from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.storage import read_json
 
 __all__ = ["KNOWN", "read_architecture"]
@@ -59,41 +57,18 @@ def read_architecture(config: str | Path) -> dict[str, Any]:
             Hugging Face Hub, whose config is downloaded to Hugging Face's cache.
 
     Raises:
-        SubquadError: There is no such file, it cannot be downloaded, or it is not the config of a model whose softmax
-            attention could be replaced.
+        SubquadError: There is no such file, it cannot be downloaded, or it is not the config of a softmax model.
     """
-    name = "smollm2-135m" if str(config) == SMOLLM2 else str(config)
-    path = Path(config)
+    name, path = "smollm2-135m" if str(config) == SMOLLM2 else str(config), Path(config)
     if not path.exists():
         if name in KNOWN:
             return KNOWN[name]
-        if name in EXAMPLE_RUNS:
-            raise SubquadError(f"{name}: a finished model; give a checkpoint from which a linearized model is made")
         if not is_hub_name(name):
             raise unknown("config.json, folder or known model", name, [*KNOWN, SMOLLM2])
-        path = download(name, has_weights=False) / "config.json"
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
-        raise SubquadError(f"{config}: no config.json in it; give a Hugging Face folder or its config.json")
-    if path.suffix.lower() in (".gguf", ".safetensors", ".bin"):
-        raise SubquadError(
-            f"{path}: contains weights, and sizes are counted from a config; give the config.json of the model, or one "
-            f"of the names {', '.join(KNOWN)}"
-        )
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise SubquadError(f"{path}: contains a {type(found).__name__}; the config of a model is a JSON object")
-    _check(config, found)
-    return found
-
-
-def _check(path: Path | str, config: Mapping[str, Any]) -> None:
-    model_type = config.get("model_type")
-    if "subquad" in config or model_type in (MODEL_TYPE, ADAPTER_TYPE):
-        raise SubquadError(
-            f"{path}: this model is linearized already; give the config.json of the model from which it was made"
-        )
-    if not isinstance(model_type, str):
-        raise SubquadError(f"{path}: no model_type in it; this is not the config of a transformers model")
-    check_architecture(path, config)
+        path = download(name, has_weights=False)
+    path = path / "config.json" if path.is_dir() else path
+    with reading(path, "a config"):
+        found = read_json(path)
+        if found["model_type"] in (MODEL_TYPE, ADAPTER_TYPE):
+            raise ValueError("its model is linearized already")
+        return found

@@ -8,47 +8,18 @@ not counted.
 
 **Memory.** Frozen weights are sharded over the GPUs (`linearize --shard`), except those of block-wise transfer; trained
 weights, their gradients and AdamW's two moments are replicated. With more than one GPU, each also gathers two layers
-(the current and the next one) and the weights outside the layers. `RUNTIME` is an allowance for CUDA, its libraries
-and fragmentation. Softmax kernels are assumed to be fused. Activations, in bytes per token:
+and the weights outside the layers. `RUNTIME` is an allowance for CUDA and its libraries. Attention transfer keeps the
+graph of one layer at a time, fine-tuning those of all layers, or with gradient checkpointing their inputs; one formula
+per function below, in bytes per token. A single process holds the whole model in main memory; each of several holds a
+layer, and the first one the whole model when it saves it.
 
-- Feature maps and attention of one layer, kept between forward and backward pass in float32: both feature maps (twice
-  for Hedgehog, whose softmax is kept too), queries, keys, values, output and normalizer:
-  $A = 4 [c (H_q + H) F + (H_q + 2 H_{kv}) K + H_q (K + 1)]$, with $c = 2$ for Hedgehog and 1 for T2R, and
-  $4 H_q F$ more with a horizon. Moments keep queries, keys and values alone.
-- With $C$ cached tokens, also the keys and values that they are chosen from, and the choice:
-  $8 H_{kv} K (1 + (C + 2 w) / T) + 8 H_{kv} C / w + C$; with moments $8 H_{kv} + 1$ more for the tokens that go.
-- Its backward pass writes the gradients of both maps, two sums over blocks of $w$ tokens, and twice the output:
-  $4 [(H_q + H) F + 2 H F (K + 1) / w + 2 H_q (K + 1)]$; more if heads share a map or the window slides. Or, if that is
-  more, the weights of the $S$ keys that a query can see by softmax, their gradient, and the keys and values of each
-  block: $4 [S (2 H_q + 2 H_{kv} K / w) + 3 H_q (K + 1)]$. The larger one is $W$. Moments write the first, and
-  $4 S (2.5 H_q + 2 H_{kv} K / w)$.
-- Attention transfer keeps one layer at a time: $A + W$, the softmax output $4 H_q K$, if $b < 4$ one more float32 copy
-  of the output and of the maps' inputs, and $b (2 D + 2 (H_q + H_{kv}) K)$ of the forward pass; or the MLP's
-  $b (2 D + 3 I) + 8 D$, if that is more. It does not depend on the number of layers.
-- Fine-tuning keeps for each layer $A$, two norms in float32, the inputs of the LoRA updates and of the MLP's products:
-  $A + 8 D + b (2 D + H_q K + 4 I)$; if $b < 4$ with $5 D$ instead of $2 D$, since each product casts a copy of its own,
-  and the float32 copy of the maps' inputs. At the end it needs the larger of $3 b$ bytes per entry of the vocabulary
-  and $W$. With gradient checkpointing it keeps $b D$ per layer, and everything else of one layer only.
-
-**Main memory** of the machine, over all processes, one per GPU. A single process holds the whole model there when it
-opens and when it saves it, and one block of layers (or the embeddings) in block-wise transfer. With several GPUs each
-process holds a layer or the weights outside the layers, and the first one the whole model when it saves it, unless
-with `--save adapter`. Each process adds 6 bytes per token of text, as much text as the longer stage reads, and
-`HOST_RUNTIME`, an allowance for Python, its libraries and CUDA (0.5 GB were measured without CUDA).
-
-**Disk.** Block-wise transfer (Eq. 8 of arXiv:2410.10254) stores the hidden states before and after the current block:
-$4 T D$ bytes in bfloat16 for $T$ different tokens, and $2 T D$ if there is one block. All boundaries at once, as the
-paper counts them, would be $2 T D \lceil L/k \rceil$.
+**Disk.** Block-wise transfer (Eq. 8 of arXiv:2410.10254) stores the hidden states before and after the current block.
 
 **Time.** A product with $P$ weights takes $2 P$ operations per token. Attention transfer runs the layers of the softmax
-model, its attention ($2 H_q K T$ per token, half of all pairs), and forward and backward pass of the hybrid attention
-($a$ operations per token forward, `subquad.ops.cost`, with its maps): $2 P + L (2 H_q K T + 3 a)$, since its backward
-pass needs no gradient of queries, keys and values. Fine-tuning runs forward and backward through the frozen weights,
-which need no gradients themselves, $2 P + 2 P$ with the output head; hybrid attention is $4 a$, since its weights are
-recomputed. Gradient checkpointing adds one forward pass of the layers. Distillation, which runs the teacher as well, is
-not counted. The sum is divided by the sustained operations per second. Attention transfer is limited by memory
-bandwidth rather than by operations, so prefer a measured rate. Block-wise transfer also runs each block but the last
-once more, to write the hidden states for the next one, which is not counted.
+model, its attention ($2 H_q K T$ per token), and forward and backward pass of the hybrid attention ($a$ operations per
+token forward): $2 P + L (2 H_q K T + 3 a)$. Fine-tuning runs both ways through the frozen weights, which need no
+gradients themselves, with the output head: $2 P + 2 P + 4 L a$; gradient checkpointing adds one forward pass of the
+layers. Attention transfer is limited by memory bandwidth rather than by operations, so prefer a measured rate.
 
 Letters as in `subquad.ops.linattn`; D width of the hidden states, I of the MLP, L layers.
 """
@@ -107,8 +78,8 @@ class CostEstimate:
     time: dict[str, dict[str, Any]]
     """`tokens`, `tokens_per_second`, `hours`, `gpu_hours` and `is_estimate` of `transfer` and `lora`."""
     generation: dict[str, Any]
-    """Bytes per sequence: `state` by kind of `feature_heads`, or of `moments` or `none`, and the softmax model's
-    `cache_bytes` by context."""
+    """Bytes per sequence: `state`, and the softmax model's `cache_bytes` by context; `crossover` is the context from
+    which on the cache is larger."""
 
 
 def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) -> CostEstimate:
@@ -124,9 +95,7 @@ def estimate_costs(config: str | Path, settings: PlanSettings = PlanSettings()) 
     attention = settings.attention
     sizes = sizes_of(config, attention, lora_rank=settings.lora_rank)
     if sizes.longest and settings.sequence_length > sizes.longest:
-        raise SubquadError(
-            f"--sequence-length {settings.sequence_length}: {config} supports at most {sizes.longest:,} tokens"
-        )
+        raise SubquadError(f"{config} supports at most {sizes.longest:,} tokens, not {settings.sequence_length:,}")
     blocks = math.ceil(sizes.layers / settings.block_layers)
     return CostEstimate(
         parameters={
@@ -248,10 +217,8 @@ def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float
     written = (Hq + H) * F + 2 * H * F * (K + 1) / attention.window + 2 * Hq * (K + 1)
     if Hq != H:
         written += Hq * (F + K + 1)
-    by_features = {"terrace": 0, "sliding": 1, "none": 2}[attention.window_shape]
-    written += by_features * (Hq * attention.window + 2 * H * F + H * (K + 1))
-    if attention.window_shape == "none":
-        return 4 * written
+    if attention.window_shape == "sliding":
+        written += Hq * attention.window + 2 * H * F + H * (K + 1)
     pairs = 2 * Hkv * K / attention.window
     if sizes.feature_map == "moments":
         # and a part of the masked scores
@@ -338,23 +305,23 @@ def _time(tokens: int, rate: float | None, operations: float, settings: PlanSett
 
 
 def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
-    """Return the bytes per sequence; `crossover` is the context from which on the cache is larger than the state."""
-    Hq, Hkv, _, K, F = _letters(sizes)
+    _, Hkv, H, K, F = _letters(sizes)
+    attention = settings.attention
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
-    states = {}
-    kinds = {"query": Hq, "kv": Hkv} if settings.attention.has_features else {sizes.feature_map: Hkv}
-    for name, heads in kinds.items():
-        state = hybrid_state(
-            1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads,
-            features=None if settings.attention.has_moments else F,
-            window=settings.attention.window, window_shape=settings.attention.window_shape,
-            sinks=settings.attention.sinks or 0, cache=settings.attention.cache or 0,
-            input_width=K if settings.attention.has_inputs else 0,
-            dtype=getattr(torch, settings.dtype), device="meta",
-        )  # fmt: skip
-        size = sizes.layers * sum(tensor.nbytes for tensor in state)
-        states[name] = {"bytes": size, "crossover": size // cache_per_token + 1}
-    return {"state": states, "cache_bytes": {str(context): context * cache_per_token for context in CONTEXTS}}
+    tensors = hybrid_state(
+        1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=H,
+        features=None if attention.has_moments else F,
+        window=attention.window, window_shape=attention.window_shape,
+        sinks=attention.sinks or 0, cache=attention.cache or 0,
+        input_width=K if attention.has_inputs else 0,
+        dtype=getattr(torch, settings.dtype), device="meta",
+    )  # fmt: skip
+    size = sizes.layers * sum(tensor.nbytes for tensor in tensors)
+    return {
+        "state": size,
+        "crossover": size // cache_per_token + 1,
+        "cache_bytes": {str(context): context * cache_per_token for context in CONTEXTS},
+    }
 
 
 def _letters(sizes: ModelSizes) -> tuple[int, int, int, int, int]:

@@ -1,71 +1,56 @@
-"""The HTML page and the model card of a linearized model, from the files of its run."""
+"""The page and the model card of a linearized model, from the files of its run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.modeling_utils import PreTrainedModel
-
 from subquad.errors import counted
-from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.model_card import card_metadata
-from subquad.llm.plots.evaluation_tables import branch, perplexity_text
-from subquad.llm.plots.linearize_figures import (
-    curves,
-    has_transfer,
-    is_smoothed,
-    layer_choice,
-    layer_errors,
-    losses_by_part,
-    perplexity_dots,
-)
-from subquad.llm.plots.linearize_result import (
-    FEW_STEPS,
+from subquad.llm.metrics import (
+    CONTROLS,
     LABELS,
-    STAGES,
-    all_perplexities,
-    change_between,
-    few_steps,
-    labels,
-    perplexities,
-    stage_of,
-    trained_steps,
-    verdict,
+    PERPLEXITY,
+    STUDENT,
+    TEACHER,
+    WINDOW,
+    WITHOUT_LINEAR,
+    perplexity_change,
 )
-from subquad.llm.plots.perplexity_changes import change_text, perplexity_cell, perplexity_interval
-from subquad.llm.training.controls import state_size
-from subquad.reporting.page import Picture, Section, Table, Verbatim, page, picture, show
+from subquad.llm.models.model_card import card_metadata
+from subquad.llm.plots.figures import layer_choice, layer_errors, perplexity_dots, training_curves
+from subquad.reporting.metrics import metrics_table, value_text
+from subquad.reporting.page import Block, Section, Table, Verbatim, page, picture
 from subquad.reporting.run_comparison import model_name
-from subquad.reporting.statistics import FEWEST_ITEMS
+from subquad.reporting.statistics import FEWEST_ITEMS, Difference
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["LABELS", "card", "describe_attention", "labels", "linearize_page", "sections", "training_blocks"]
-
+NOTES = "evaluations.json"
+FEW_STEPS = 4
+"""Steps of a stage below which a page gives no verdict; a convention."""
+STAGES = {"transfer": "attention transfer", "lora": "fine-tuning"}
+UPDATES = "the teacher's weights with LoRA updates, for as many tokens of the same texts as both stages"
 DESCRIPTIONS = {
-    "teacher": "the original model",
-    "teacher_fine_tuned": "control: LoRA updates of the teacher, on the same texts and as many tokens as both stages",
-    "window_fine_tuned": "control: the same with softmax attention over the window alone",
-    "wide_window_fine_tuned": "control: the same with a sliding window that takes as much memory as the state",
-    "cache_fine_tuned": "control: the same with the window and a larger cache that take as much memory as the state",
-    "window": "the teacher's weights with softmax attention over the window alone",
-    "cache": "the same with the sparse cache beside the window",
+    TEACHER: "the original model, with softmax attention",
+    "teacher_fine_tuned": f"control: {UPDATES}; softmax attention",
+    "window_fine_tuned": f"control: {UPDATES}; the student's window alone",
+    "wide_window_fine_tuned": f"control: {UPDATES}; a sliding window that takes as much memory as the student's state",
+    "cache_fine_tuned": f"control: {UPDATES}; window and cache that take as much memory as the student's state",
+    WINDOW: "the teacher's weights with softmax attention over the window alone",
+    "cache": "the teacher's weights with softmax attention over window and cache",
     "untrained": "the student before training",
-    "transferred": "stage 1: the attention's own parameters trained to reproduce the teacher's attention outputs",
-    "restored": "the same with softmax attention again in the layers that matter most; this model is fine-tuned",
+    "transferred": "after stage 1, which trains the attention's own parameters to reproduce the teacher's outputs",
+    "restored": "the same with softmax attention again in the layers that matter most",
     "earlier": "the adapter that this run continues",
-    "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
+    WITHOUT_LINEAR: "the student with its linear branch switched off",
+    STUDENT: "the saved model, after stage 2: LoRA updates of the weights",
 }
-
-Block = str | Table | Picture
 
 
 def sections(directory: Path | str) -> list[Section]:
     """Return the sections of a finished run's page, from its folder; the first can be shown alone."""
-    directory = Path(directory)
-    metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
-    history = read_history(directory)
+    metrics, notes = (read_json(Path(directory) / name) for name in (METRICS, NOTES))
+    history = read_history(Path(directory))
     first, *others = _sections(metrics, notes, history)
     return [Section(first.title, [verdict(metrics, notes, history), *first.blocks]), *others]
 
@@ -76,80 +61,27 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
     Args:
         metrics: Content of `metrics.json`.
         notes: Content of `evaluations.json`.
-        history: Entries of `history.jsonl`.
-    """
-    return page(
-        _title(notes["about"]),
-        lead=verdict(metrics, notes, history),
-        sections=_sections(metrics, notes, history),
-    )
-
-
-def _title(about: Mapping[str, Any]) -> str:
-    return f"{model_name(about['model'])} with {_replacement(about)}"
-
-
-def _replacement(about: Mapping[str, Any]) -> str:
-    """Return what takes the place of attention to all tokens."""
-    if not about.get("has_linear", True):
-        return "a window and a sparse cache" if about.get("cache") else "a window"
-    return "moments" if about.get("has_moments") else "linear attention"
-
-
-def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the page says of the attention of a converted model and of its size."""
-    layers = attention_layers(model)
-    hybrid, (state_numbers, state_tokens) = layers[0].hybrid, state_size(model)
-    return {
-        "layers": len(layers),
-        "all_layers": model.config.num_hidden_layers,
-        "window": hybrid.window,
-        "window_shape": hybrid.window_shape,
-        "sinks": hybrid.sinks,
-        "cache": hybrid.cache,
-        "has_moments": hybrid.has_moments,
-        "has_linear": hybrid.has_linear,
-        "state_numbers": state_numbers,
-        "state_as_tokens": state_tokens,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-
-
-def training_blocks(directory: Path) -> list[Block]:
-    """Return the training curves of a run; an empty list for a folder that `save_pretrained` wrote."""
-    notes = directory / "evaluations.json"
-    history = read_history(directory)
-    return _training(read_json(notes), history) if notes.is_file() and history else []
-
-
-def card(metrics: Mapping[str, Any], about: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return the model card, the `README.md` of the folder.
-
-    Args:
-        metrics: Content of `metrics.json`.
-        about: Entry `about` of `evaluations.json`.
         history: Entries of `history.jsonl`; without them the number of steps is not known.
     """
-    names = labels(about)
-    rows = "\n".join(
-        f"| {names[name]} | {perplexity_text(value)} |" for name, value in all_perplexities(metrics).items()
-    )
+    lead = verdict(metrics, notes, history)
+    return page(_title(notes["about"]), lead=lead, sections=_sections(metrics, notes, history))
+
+
+def card(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the model card, the `README.md` of the folder; arguments as those of `linearize_page`."""
+    about = notes["about"]
     teacher = about.get("teacher_card", {})
     licence = teacher.get("license_name", teacher.get("license"))
     licence = ", ".join(licence) if isinstance(licence, list) else licence
     stated = f": {licence}" if licence else "; its model card or file header names none"
-    few = few_steps(trained_steps(history))
     return f"""{card_metadata(about["model"], teacher)}
 # {_title(about)}
 
-{f"{few} " if few else ""}{_lead(about)}
+{verdict(metrics, notes, history)} {_attention(about)}
 
-| attention | perplexity |
-|---|---|
-{rows}
+{_perplexities(metrics, notes).as_markdown()}
 
-Perplexity on {about["evaluation_tokens"]:,} tokens of {about["held_out"]}, in sequences of {about["length"]:,} tokens.
-{_limits(about)} {_budget(metrics, about)}
+{_budget(metrics, about)}
 
 ```python
 import subquad.llm
@@ -162,171 +94,148 @@ The licence of the weights is that of {about["model"]}{stated}.
 """
 
 
-def _sections(
-    metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
-) -> list[Section]:
-    about, values = notes["about"], perplexities(metrics)
-    names = labels(about)
-    off = f"the saved model with its {branch(about)} switched off"
-    descriptions = {**DESCRIPTIONS, "fine_tuned_without_linear": off}
-    rows = [
-        [names[name], perplexity_cell(metrics, name), _against_saved(name, notes), descriptions[name]]
-        for name in all_perplexities(metrics)
-    ]
-    header = ["attention", "perplexity", "against the saved model", "description"]
-    intervals = {name: perplexity_interval(metrics, name) for name in values}
-    brackets = (
-        "Brackets: 95 % intervals over sequences; those of the changes against the saved model are paired by sequence "
-        "(Student's t), and narrower where texts differ more than models. Training seeds were not varied."
-    )
-    sequences = max(map(len, notes["losses"].values()), default=1) if "losses" in notes else 1
-    if sequences == 1:
-        brackets = "There is one sequence, which gives no intervals."
-        header, rows = [header[0], header[1], header[3]], [[row[0], row[1], row[3]] for row in rows]
-    elif not any(intervals.values()):
-        brackets = (
-            f"{sequences} sequences are too few for intervals of the perplexities (fewer than {FEWEST_ITEMS}). Those "
-            "of the changes against the saved model are paired by sequence (Student's t). Training seeds were not "
-            "varied."
-        )
-    table = Table(
-        header,
-        rows,
-        caption=f"Lower is better. All models on the same {about['evaluation_tokens']:,} held-out tokens: "
-        f"{about['held_out']}. The highlighted row is the saved model. {brackets}",
-        winner=list(all_perplexities(metrics)).index("fine_tuned"),
-    )
-    perplexity = [
-        _lead(about),
-        _budget(metrics, about),
-        table,
-        picture(
-            perplexity_dots(values, names, intervals),
-            "Perplexity on a logarithmic axis; lower is better. Vertical dotted line: the saved model."
-            + " Lines through the dots: 95 % intervals over sequences." * any(intervals.values()),
-        ),
-        _limits(about),
-    ]
-    return [
-        Section("Perplexity", perplexity),
-        Section("Training", _training(notes, history)),
-        Section("Sample", _sample(notes["samples"], about)),
-        Section("Method", _method(metrics, about)),
-    ]
+def trained_steps(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of steps of each stage, of a block if attention transfer went block by block."""
+    steps: dict[str, int] = {}
+    for entry in history:
+        if (stage := entry["part"].split("-")[0]) in STAGES:
+            steps[stage] = max(steps.get(stage, 0), entry["step"])
+    return steps
 
 
-def _lead(about: Mapping[str, Any]) -> str:
-    linear, layers = about["layers"], about.get("all_layers", about["layers"])
-    others = [f"to {_first_tokens(about['sinks'])} of the text"] if about.get("sinks") else []
-    if about.get("cache"):
-        others.append(f"to {counted(about['cache'], 'earlier token')} that each key head keeps")
-    besides = f" and {' and '.join(others)}" if others else ""
-    size = counted(about["window"], "token")
-    window = f"softmax attention in a window of {size} ({about['window_shape']}){besides}"
-    by = "moments of earlier keys and values" if about.get("has_moments") else "linear attention"
-    by = f"{by} {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}"
-    by = by if about.get("has_linear", True) else window
-    where = (
-        f"{linear} of {layers} layers" if linear != layers else "all layers" if layers == 1 else f"all {layers} layers"
+def verdict(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the perplexities of student, teacher and window, and how the student compares with its controls."""
+    test, limits = metrics["test"], metrics.get("intervals", {}).get("test", {})
+    shown = [name for name in (STUDENT, TEACHER, WINDOW) if name in test]
+    values = "; ".join(
+        f"{LABELS[name]} {value_text(test[name]['perplexity'], limits.get(name, {}).get('perplexity'))}"
+        for name in shown
     )
+    text, steps = f"Perplexity on held-out text: {values}.", trained_steps(history)
+    if any(count < FEW_STEPS for count in steps.values()):
+        trained = " and ".join(f"{counted(count, 'step')} of {STAGES[stage]}" for stage, count in steps.items())
+        return f"{text} Trained for {trained}, too few to judge the student by (at least {FEW_STEPS} of each)."
+    controls = {name: test[name]["perplexity"] for name in CONTROLS[1:] if name in test}
+    measured = {name: value for name, value in controls.items() if value is not None}
+    others = [name for name in (WITHOUT_LINEAR,) if name in test]
+    others += [min(measured, key=lambda name: measured[name])] if measured else []
+    compared = [PERPLEXITY.compare(LABELS[STUDENT].capitalize(), LABELS[name], _change(notes, name)) for name in others]
+    if not controls:
+        compared.append("No control was fine-tuned on the same texts, which alone may explain a gain.")
+    return " ".join([text, *compared, "Training seeds were not varied."])
+
+
+def _change(notes: Mapping[str, Any], name: str) -> Difference | None:
+    """Return by how many per cent the student's perplexity is above that of a model."""
+    losses = notes.get("losses", {})
+    return perplexity_change(losses[STUDENT], losses[name]) if {name, STUDENT} <= losses.keys() else None
+
+
+def _title(about: Mapping[str, Any]) -> str:
+    attention = "linear attention" if about["has_linear"] else "a window and a sparse cache"
+    return f"{model_name(about['model'])} with {attention if about['has_linear'] or about['cache'] else 'a window'}"
+
+
+def _attention(about: Mapping[str, Any]) -> str:
+    """Return what takes the place of softmax attention, and the size of the state."""
+    layers, count = about["layers"], about["all_layers"]
+    branch = "moments of earlier keys and values plus " if about["has_moments"] else "linear attention plus "
+    parts = [f"a window of {counted(about['window'], 'token')} ({about['window_shape']})"]
+    parts += [f"the first {counted(about['sinks'], 'token')}"] * bool(about["sinks"])
+    parts += [f"{counted(about['cache'], 'earlier token')} that each key head keeps"] * bool(about["cache"])
+    seen = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+    growth = ", however long the text" if layers == count else "; the other layers keep a cache that grows"
     return (
-        f"Softmax attention in {where} was replaced by {by}. "
-        f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of "
-        f"{counted(about['state_numbers'], 'number')}, the size of a key-value cache of "
-        f"{counted(about['state_as_tokens'], 'token')}"
-        f"{'; time and memory per token do not grow with the context' if linear == layers else ''}."
-    )
-
-
-def _first_tokens(count: int) -> str:
-    return "the first token" if count == 1 else f"the first {count} tokens"
-
-
-def _limits(about: Mapping[str, Any]) -> str:
-    return (
-        f"Measured to {about['length']:,} tokens, the length of the training sequences, on {about['held_out']}. Use "
-        "`subquad llm evaluate --text` to measure it on texts of another kind, and `--sequence-length` on longer ones."
+        f"In {layers} of {counted(count, 'layer')}, softmax attention to all tokens was replaced by "
+        f"{branch if about['has_linear'] else ''}softmax attention to {seen}. The state of such a layer "
+        f"is as large as a cache of {counted(about['state_as_tokens'], 'token')}{growth}."
     )
 
 
 def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     tokens, trained = metrics["tokens"], metrics["trainable_parameters"]
+    stages = [
+        f"{counted(tokens[stage], 'token')} of {name} ({counted(trained[stage], 'parameter')})"
+        for stage, name in STAGES.items()
+        if stage in tokens
+    ]
+    before = f"after the run {about['from']}, " if about.get("from") else ""
     early = [STAGES[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
     stopped = f" Stopped early, since validation did not improve: {', '.join(early)}." if early else ""
-    transfer = f"continuing {about['from']} with " if about.get("from") else ""
-    if "transfer" in tokens:
-        transfer = (
-            f"{tokens['transfer']:,} tokens of attention transfer ({trained['transfer']:,} of "
-            f"{counted(about['parameters'], 'parameter')}) and "
-        )
     return (
-        f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {transfer}"
-        f"{tokens['lora']:,} tokens of fine-tuning with LoRA ({counted(trained['lora'], 'parameter')}).{stopped}"
+        f"Trained on {about['text']}, in sequences of {counted(about['length'], 'token')}: {before}"
+        f"{' and '.join(stages)}, of {counted(about['parameters'], 'parameter')} in all.{stopped}"
     )
 
 
-def _against_saved(name: str, notes: Mapping[str, Any]) -> str | None:
-    """Return by how much a perplexity is above that of the saved model, with its interval."""
-    change = None if name == "fine_tuned" else change_between(notes, name, "fine_tuned")
-    return None if change is None else change_text(change)
+def _perplexities(metrics: Mapping[str, Any], notes: Mapping[str, Any]) -> Table:
+    about, models = notes["about"], {name: label for name, label in LABELS.items() if name in metrics["test"]}
+    gaps = {name: _change(notes, name) for name in models if name != STUDENT}
+    cells = {
+        name: f"{PERPLEXITY.difference(gap)}\n{PERPLEXITY.verdict(gap)}"
+        for name, gap in gaps.items()
+        if gap is not None
+    }
+    intervals = "95 % intervals over sequences, those of differences paired by sequence"
+    if not cells:
+        intervals = f"fewer than {FEWEST_ITEMS} sequences, which give no intervals"
+    return metrics_table(
+        metrics,
+        {"perplexity": "perplexity ↓"},
+        models,
+        more={**({"student against it": cells} if cells else {}), "description": DESCRIPTIONS},
+        caption=f"On {counted(about['evaluation_tokens'], 'token')} of {about['held_out']}; {intervals}. "
+        f"Differences up to {PERPLEXITY.threshold:g} % do not matter.",
+        winner=STUDENT,
+    )
+
+
+def _sections(
+    metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    about, limits = notes["about"], metrics.get("intervals", {}).get("test", {})
+    values = {name: metrics["test"][name]["perplexity"] for name in LABELS if name in metrics["test"]}
+    dots = perplexity_dots(
+        {name: value for name, value in values.items() if value is not None},
+        {name: entry.get("perplexity") for name, entry in limits.items()},
+    )
+    perplexity = [
+        _attention(about),
+        _perplexities(metrics, notes),
+        picture(dots, "Perplexity, on a logarithmic axis, with 95 % intervals; lower is better. Dotted: the student."),
+    ]
+    return [
+        Section("Perplexity", perplexity),
+        Section("Training", [_budget(metrics, about), *_training(notes, history)]),
+        Section("Sample", _sample(notes["samples"], about)),
+        Section("Method", _method(metrics, about)),
+    ]
 
 
 def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Block]:
-    about, blocks = notes["about"], list[Block]()
+    blocks, weight = list[Block](), notes["about"].get("distillation_weight", 0.0)
+    titles = {
+        "transfer": "attention transfer: mean squared error",
+        "lora": "fine-tuning: loss with distillation" if weight else "fine-tuning: next-token loss",
+    }
     # a model that was copied without its history has none
-    losses = losses_by_part(history)
-    drawn = [stage for stage in STAGES if any(len(own) > 1 for part, own in losses.items() if stage_of(part) == stage)]
-    if drawn:
-        blocks.append(picture(curves(about, history, drawn), _curves_caption(history, losses, drawn)))
-    for stage, name in STAGES.items():
-        values = [loss for part, own in losses.items() if stage_of(part) == stage for _, loss in own]
-        if values and stage not in drawn:
-            ends = " to ".join(dict.fromkeys(map(show, (min(values), max(values)))))
-            where = "" if len(values) == 1 else " in each block of layers"
-            blocks.append(
-                f"{name.capitalize()} took a single step{where}, with a training loss of {ends}; one point makes no "
-                "curve."
-            )
+    if history:
+        caption = "Loss of each stage; a dark line is a running mean, dots are validations."
+        blocks.append(picture(training_curves(history, titles), caption))
     # without attention transfer there are none
     if errors := notes.get("errors"):
-        blocks.append(_layer_errors(errors, labels(about), trained_steps(history).get("transfer")))
-    if choice := notes.get("softmax_layers"):
-        blocks.append(
-            picture(
-                layer_choice(choice),
-                "Divergence of the student's next-token probabilities from the teacher's, on training text, when one "
-                "layer gets its softmax attention back; the layers that keep it are green.",
-            )
+        caption = (
+            "Squared error of each layer's attention output, relative to its squared norm, on one held-out sequence "
+            "and the teacher's hidden states."
         )
+        blocks.append(picture(layer_errors(errors), caption))
+    if choice := notes.get("softmax_layers"):
+        caption = (
+            "Divergence of the student's predictions from the teacher's, on training text, when one layer gets its "
+            "softmax attention back. Green: the layers that keep it."
+        )
+        blocks.append(picture(layer_choice(choice), caption))
     return blocks
-
-
-def _curves_caption(
-    history: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[Any]], drawn: Sequence[str]
-) -> str:
-    caption = "Training loss of each stage" if len(drawn) > 1 else f"Training loss of {STAGES[drawn[0]]}"
-    caption += "; each value is a mean over the steps since the last one."
-    if any(is_smoothed(own) for part, own in losses.items() if stage_of(part) in drawn):
-        caption += " Dark line: running mean over a fifth of the values."
-    if any("validation_loss" in entry for entry in history if stage_of(entry["part"]) in drawn):
-        caption += " Dots: loss on the validation sequences."
-    return caption
-
-
-def _layer_errors(errors: Mapping[str, Sequence[float]], names: Mapping[str, str], steps: int | None) -> Block:
-    meaning = (
-        "of each layer's attention output, given the teacher's hidden states: squared error relative to the squared "
-        "norm, on one held-out sequence."
-    )
-    if any(len(own) < 2 for own in errors.values()):
-        values = "; ".join(f"{names[name]} {show(own[0])}" for name, own in errors.items() if own)
-        return f"Error {meaning} The model has one layer, which makes no curve: {values}."
-    short = (
-        ""
-        if steps is None or steps >= FEW_STEPS
-        else f" The student was trained for {counted(steps, 'step')}, too few to judge it by."
-    )
-    return picture(layer_errors(errors, names), f"Error {meaning}{short}")
 
 
 def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]:
@@ -334,7 +243,7 @@ def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]
         f"Teacher and student continue the same held-out text with the same seed ({about['sample']}). One sample shows "
         "style, not quality."
     ]
-    for name, key in (("Prompt", "prompt"), ("Teacher", "teacher"), ("Student", "fine_tuned")):
+    for name, key in (("Prompt", "prompt"), ("Teacher", TEACHER), ("Student", STUDENT)):
         blocks += [f"{name}:", Verbatim(samples[key])]
     return blocks
 
@@ -342,30 +251,15 @@ def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[Block]
 def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]:
     targets = about.get("lora_targets", [])
     where = "all linear layers" if targets == ["all-linear"] else ", ".join(targets) or "some layers"
-    maps = "the parameters of the moments" if about.get("has_moments") else "feature maps"
-    is_trained = about.get("has_linear", True) and about.get("feature_map_learning_rate")
-    also = f" and continues to train {maps}" if is_trained else ""
-    weight = about.get("distillation_weight", 0.0)
-    loss = "next-token loss"
+    weight, windows = about.get("distillation_weight", 0.0), about.get("random_windows") or ()
+    details = [f"LoRA updates of {where}, merged into the saved weights"]
+    if about["has_linear"]:
+        details.append("stage 2 also trains the linear branch" if about.get("feature_map_learning_rate") else "")
     if weight:
-        loss = f"{1 - weight:.0%} next-token loss and {weight:.0%} KL divergence from the teacher's probabilities"
+        details.append(f"{weight:.0%} of the loss of stage 2 is the KL divergence from the teacher's probabilities")
+    if windows:
+        details.append(f"windows of {', '.join(map(str, windows))} tokens drawn for each training sequence")
     products = "bfloat16" if "bfloat16" in (about.get("dtype"), about["precision"]) else "float32"
-    first = (
-        "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the output "
-        f"projection and on the teacher's hidden states, and trains {maps} and mixing terms only. Stage 2 trains"
-    )
-    if about.get("from"):
-        first = f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
-    elif not has_transfer(about):
-        first = "Without a linear branch there is no attention transfer. Fine-tuning trains"
-    windows = " ".join(map(str, about.get("random_windows") or ()))
-    drawn = f" Each of its training sequences has a window drawn from {windows} tokens." if windows else ""
-    return [
-        f"{first} LoRA updates of {where}{also} by {loss}; the updates are merged into the saved weights.{drawn}",
-        Table(
-            ["step", "seconds"],
-            [[name, value] for name, value in metrics["seconds"].items()],
-            caption=f"On {about['machine']}; weights in {about.get('dtype', 'float32')}, matrix products of training "
-            f"in {products}.",
-        ),
-    ]
+    rows = [[name, value] for name, value in metrics["seconds"].items()]
+    caption = f"On {about['machine']}; weights in {about.get('dtype', 'float32')}, products of training in {products}."
+    return [f"LoLCATs: {'; '.join(filter(None, details))}.", Table(["step", "seconds"], rows, caption=caption)]

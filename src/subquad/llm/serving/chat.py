@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator
 
 from transformers import PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.decoding import cache_bytes, eos_tokens, new_cache
-from subquad.llm.serving.generation import check_vocabulary, generate_tokens
-from subquad.llm.serving.sampling import TokenSampler, parameters_of
+from subquad.llm.models.decoding import cache_bytes
+from subquad.llm.serving.engine import Engine, Job
+from subquad.llm.serving.generation import token_sampler
 from subquad.llm.serving.settings import ChatSettings
-from subquad.llm.serving.tokenization import Detokenizer, chat_text, encode, encode_after
+from subquad.llm.serving.tokenization import chat_text, encode, encode_after
 
 __all__ = ["ChatSession"]
 
@@ -38,22 +37,20 @@ class ChatSession:
         Raises:
             SubquadError: The tokenizer has no chat template, or the template rejects the system message.
         """
-        self._model, self._tokenizer, self._settings, self._seed = model, tokenizer, settings, seed
-        self._eos = eos_tokens(model, tokenizer)
-        self._special_tokens = frozenset(tokenizer.all_special_ids) - self._eos
-        self.prompt_tokens = 0
-        """Tokens processed in the last turn before its answer."""
+        self._tokenizer, self._settings, self._seed = tokenizer, settings, seed
+        self._longest = getattr(model.config, "max_position_embeddings", None) or 2**31
+        self._engine = Engine(model, tokenizer, max_batch_size=1, prefix_states=1)
         self.reset(settings.system)
 
     @property
     def length(self) -> int:
-        """Tokens in the state."""
-        return self._cache.get_seq_length()
+        """Tokens of the chat."""
+        return len(self._tokens)
 
     @property
     def memory(self) -> int:
         """Size of the state in bytes: of softmax attention the key-value cache, which grows with the chat."""
-        return cache_bytes(self._cache) if self.length else 0
+        return sum(map(cache_bytes, self._engine.kept.values()))
 
     def reset(self, system: str | None) -> None:
         """Start again with this system message.
@@ -65,14 +62,9 @@ class ChatSession:
         # raises if the template does not support it
         chat_text(self._tokenizer, [*messages, {"role": "user", "content": "?"}])
         self.system, self.messages, self.turns = system, messages, 0
-        self._clear_state()
-
-    def _clear_state(self) -> None:
-        self._cache: Cache = new_cache(self._model)
-        self._text: str | None = ""
-        """Text that the state has processed together with `_pending`; None if unknown."""
-        self._pending: list[int] = []
-        """Tokens of the last answer that the model has not processed yet."""
+        self._text = ""
+        self._tokens: list[int] = []
+        self._engine.kept.clear()
 
     def answer(self, question: str, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[str]:
         """Yield the answer as it is generated, until it ends or `is_stopped`; the answer so far is kept in the chat.
@@ -85,54 +77,28 @@ class ChatSession:
         """
         messages = [*self.messages, {"role": "user", "content": question}]
         text = chat_text(self._tokenizer, messages)
-        # some templates rewrite earlier turns; the chat is processed from the start then
-        is_continued = bool(self._text) and text.startswith(self._text or "")
-        if is_continued:
-            prompt = [*self._pending, *encode_after(self._tokenizer, text[len(self._text or "") :])]
+        if self._text and text.startswith(self._text):
+            prompt = [*self._tokens, *encode_after(self._tokenizer, text[len(self._text) :])]
         else:
+            # the first turn, or a template that rewrites earlier ones
             prompt = encode(self._tokenizer, text, add_special_tokens=False)
-        check_vocabulary(self._model, prompt)
-        room = self._room(len(prompt) + (self.length if is_continued else 0))
-        if not is_continued:
-            self._clear_state()
-        # unknown until the answer is complete
-        self._text, self._pending, self.prompt_tokens = None, [], len(prompt)
-        settings = self._settings
-        sampler = TokenSampler(parameters_of(settings), self._seed, self.turns)
-        detokenizer, answer, is_plain, token = Detokenizer(self._tokenizer, prompt), "", True, None
-        for token in generate_tokens(
-            *(self._model, prompt, self._cache, sampler),
-            max_new_tokens=min(settings.max_new_tokens, room),
-            is_stopped=is_stopped,
-        ):
-            if token in self._eos:
-                break
-            is_plain = is_plain and token not in self._special_tokens
-            answer += (delta := detokenizer.add(token))
-            yield delta
-            if is_stopped():
-                break
-        if token is None:
-            # stopped before the answer
-            return
-        self.turns += 1
-        self._pending = [] if token in self._eos else [token]
-        answer += (delta := detokenizer.finish())
-        yield delta
-        self.messages = [*messages, {"role": "assistant", "content": answer}]
-        # a special token has no text, so the text alone would not reproduce the state
-        self._text = text + answer if is_plain else None
-
-    def _room(self, tokens: int) -> int:
-        """Return how many tokens may follow so many.
-
-        Raises:
-            SubquadError: The model supports no more tokens.
-        """
-        longest = getattr(self._model.config, "max_position_embeddings", None)
-        if longest and tokens >= longest:
+        room = self._longest - len(prompt)
+        if room <= 0:
             raise SubquadError(
-                f"with this turn the chat has {tokens:,} tokens, and the model supports at most {longest:,}; start a "
-                "new chat, or give a shorter turn"
+                f"with this turn the chat has {len(prompt):,} tokens, and the model supports {self._longest:,}"
             )
-        return longest - tokens if longest else self._settings.max_new_tokens
+        job = Job(
+            prompt=prompt,
+            max_tokens=min(self._settings.max_new_tokens, room),
+            sampler=token_sampler(self._settings, f"{self._seed} {self.turns}"),
+        )
+        answer = ""
+        for delta in self._engine.stream(job, is_stopped):
+            answer += delta
+            yield delta
+        if job.tokens:
+            self.turns += 1
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+            # the end of the turn is written by the template
+            said = job.tokens[:-1] if job.tokens[-1] in self._engine.eos else job.tokens
+            self._text, self._tokens = text + answer, [*prompt, *said]

@@ -1,4 +1,4 @@
-"""Incremental detokenization: no incomplete characters, and nothing of a stop string, even across tokens."""
+"""Texts and chats as tokens, and tokens as text: no incomplete characters, and nothing of a stop string."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 from subquad.llm.data.chat_templates import render_chat
-from subquad.llm.data.readers import check_characters, tokenizer_errors
+from subquad.llm.data.readers import tokenizer_errors
 
 __all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
 
@@ -31,7 +31,7 @@ class Detokenizer:
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._tokens = list(prompt[-CONTEXT:])
         # a character whose first bytes end the prompt is new text
-        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens).rstrip(INCOMPLETE)
+        self._decoded, self._prefix = len(self._tokens), self._decode().rstrip(INCOMPLETE)
         self._pending = ""
         self.is_stopped = False
 
@@ -44,14 +44,13 @@ class Detokenizer:
         """Return the pending text, since no token follows; sets `is_stopped` at a stop string."""
         return self._release(self._new_text(is_last=True), is_last=True)
 
-    def _decode(self, tokens: list[int]) -> str:
-        with tokenizer_errors(self._tokenizer):
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _decode(self) -> str:
+        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
     def _new_text(self, *, is_last: bool) -> str:
-        text = self._decode(self._tokens)
+        text = self._decode()
         if text.endswith(INCOMPLETE) and not is_last and len(self._tokens) - self._decoded <= LONGEST_CHARACTER:
             return ""
         new = text[len(self._prefix) :]
@@ -61,13 +60,12 @@ class Detokenizer:
             return ""
         # the tokens of the last addition stay as context, since the text of the next may depend on them
         self._tokens = self._tokens[self._decoded :]
-        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens)
+        self._decoded, self._prefix = len(self._tokens), self._decode()
         return new
 
     def _release(self, new: str, *, is_last: bool) -> str:
         text = self._pending + new
-        starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
-        if starts:
+        if starts := [start for stop in self._stops if (start := text.find(stop)) >= 0]:
             self.is_stopped, self._pending = True, ""
             return text[: min(starts)]
         pending = 0 if is_last else max((_overlap(text, stop) for stop in self._stops), default=0)
@@ -87,9 +85,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens:
     Raises:
         SubquadError: The text contains half of a character.
     """
-    check_characters(text)
-    # no warning about the length: positions beyond the context are checked by the callers
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SubquadError(f"character {error.start} of the text is half a character, or not UTF-8") from error
     with tokenizer_errors(tokenizer):
+        # no warning about the length: positions beyond the context are checked by the callers
         return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
@@ -97,9 +98,6 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the tokens of a text that continues another one, whose last tokens stay as they are.
 
     Some tokenizers insert a space before what they take for the start of a text, unless it follows a line end.
-
-    Raises:
-        SubquadError: The text contains half of a character.
     """
     line_end = encode(tokenizer, "\n", add_special_tokens=False)
     tokens = encode(tokenizer, f"\n{text}", add_special_tokens=False)
@@ -116,14 +114,8 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, s
         messages: Turns with `role` and `content`.
 
     Raises:
-        SubquadError: The tokenizer has no chat template, the template rejects the messages or makes too much, or one of
-            them contains half of a character.
+        SubquadError: The tokenizer has no chat template, or the template rejects the messages.
     """
-    for message in messages:
-        check_characters(message["content"])
     if not tokenizer.chat_template:
-        raise SubquadError(
-            "the model's tokenizer has no chat template, so the model cannot chat; "
-            "use text completion: `subquad llm generate` or /v1/completions"
-        )
+        raise SubquadError("the model cannot chat, since its tokenizer has no chat template; it can continue texts")
     return render_chat(tokenizer, messages, is_prompt=True)

@@ -61,11 +61,7 @@ class ActivationStore:
         """
         free, needed = shutil.disk_usage(self.directory).free, boundaries * self.bytes
         if free < needed:
-            raise SubquadError(
-                f"{self.directory}: the hidden states of {len(self.numbers) * self.sequence_length:,} tokens need "
-                f"{needed:,} more bytes on disk, but only {free:,} are free ({needed - free:,} too few); free disk "
-                "space, choose a folder on another disk, or reduce --transfer-tokens"
-            )
+            raise SubquadError(f"{self.directory}: the hidden states need {needed:,} bytes, and {free:,} are free")
 
     def write(self, boundary: int, batches: Iterable[Float[Tensor, "_ T D"]]) -> None:
         """Write a boundary, with the sequences in the order of `numbers`."""
@@ -87,9 +83,7 @@ class ActivationStore:
             for place, row in zip(places.tolist(), states, strict=True):
                 file.seek(place * self._sequence_bytes)
                 if file.readinto(row.view(torch.uint8).numpy().data) != self._sequence_bytes:
-                    raise SubquadError(
-                        f"{self.path(boundary)}: the file is truncated; delete it and repeat the command"
-                    )
+                    raise EOFError(f"{self.path(boundary)}: the file is truncated")
         return states.float()
 
     def remove(self, boundary: int) -> None:

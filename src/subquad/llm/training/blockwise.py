@@ -35,7 +35,6 @@ from subquad.llm.training.activation_store import ActivationStore
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import transfer
 from subquad.progress import say, track
-from subquad.runs.disk import make_folder
 from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metadata, write_json, write_tensors
 from subquad.train.distributed import process_device, processes
 from subquad.train.settings import TrainingResult
@@ -158,9 +157,10 @@ def transfer_blockwise(
     Raises:
         SubquadError: The checkpoint cannot be read layer by layer, or the disk is too small.
     """
-    _check_block_layers(block_layers)
+    if processes().num_processes > 1:
+        raise SubquadError(f"layers are trained block by block in one process, not in {processes().num_processes}")
     meta = open_meta_model(locate(checkpoint), settings.attention, getattr(torch, settings.dtype))
-    make_folder(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
         read = _sequences_read(len(sequences), steps_for(tokens, settings), settings, seed=seed, mixture=mixture)
@@ -182,15 +182,6 @@ def transfer_blockwise(
     header = read_tensors_and_metadata(directory / FEATURE_MAPS)[1]
     blocks = [TrainingResult(**block) for block in json.loads(header["blocks"])]
     return BlockwiseResult(feature_maps=directory / FEATURE_MAPS, blocks=blocks, seconds=float(header["seconds"]))
-
-
-def _check_block_layers(block_layers: int) -> None:
-    if block_layers < 1:
-        raise SubquadError(f"--block-layers must be at least 1, got {block_layers}")
-    if processes().num_processes > 1:
-        raise SubquadError(
-            f"--block-layers {block_layers} runs in one process, but {processes().num_processes} were started"
-        )
 
 
 def _sequences_read(
@@ -346,7 +337,7 @@ def load_feature_maps(model: nn.Module, path: Path | str) -> None:
     """Load the feature maps that `transfer_blockwise` wrote into a converted model, in place.
 
     Raises:
-        SubquadError: They belong to another model or other attention settings.
+        ValueError: They belong to another model or other attention settings.
     """
     tensors = read_tensors(path)
     own = {
@@ -355,14 +346,8 @@ def load_feature_maps(model: nn.Module, path: Path | str) -> None:
         if isinstance(module, HybridSelfAttention)
         for key, parameter in module.hybrid.named_parameters()
     }
-    expected, given = ({name: list(tensor.shape) for name, tensor in side.items()} for side in (own, tensors))
-    wrong = sorted(name for name in {*expected, *given} if expected.get(name) != given.get(name))
-    if wrong:
-        name = wrong[0]
-        raise SubquadError(
-            f"{path}: {len(wrong)} of its feature maps do not fit the model, such as {name}: its shape is "
-            f"{given.get(name, 'missing')} in the file and {expected.get(name, 'missing')} in the model"
-        )
+    if wrong := own.keys() ^ tensors.keys():
+        raise ValueError(f"{path}: {len(wrong)} feature maps do not fit the model, such as {min(wrong)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

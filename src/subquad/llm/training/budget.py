@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import reading
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
+from subquad.llm.metrics import CONTROLS, LABELS
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
-from subquad.llm.training.controls import MODES, control_names
+from subquad.llm.training.controls import control_names
 from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
 from subquad.llm.training.lora import draw_windows, fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
-from subquad.runs.records import check_record, read_record
-from subquad.runs.storage import write_json
+from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
 __all__ = [
-    "MODEL_NAMES",
     "TokenBudget",
     "budget_from_time",
     "budget_from_tokens",
@@ -39,14 +39,6 @@ __all__ = [
 ]
 
 BUDGET_FILE = "budget.json"
-COUNTS = ("evaluation_sequences", "transfer_tokens", "lora_tokens")
-"""Entries of a budget that are whole numbers."""
-MODEL_NAMES = (
-    "teacher", *MODES, "window", "cache", "untrained", "transferred", "restored", "earlier",
-    "fine_tuned", "fine_tuned_without_linear",
-)  # fmt: skip
-"""The models whose perplexity a run may measure."""
-
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
 MOMENTS_FRACTION = 0.1
@@ -146,12 +138,8 @@ def _read(directory: Path) -> TokenBudget | None:
     path, budget = directory / BUDGET_FILE, None
     if path.is_file():
         # a new budget might not be the one by which the run was trained so far
-        remedy = "start the run again with --force"
-        types = {"precision": Precision, **dict.fromkeys(COUNTS, int), "seconds_per_sequence": dict}
-        found = read_record(path, remedy=remedy, **types)
-        seconds = found["seconds_per_sequence"]
-        check_record(seconds, f"{path}: seconds_per_sequence", remedy=remedy, **dict.fromkeys(seconds, float))
-        budget = TokenBudget(**{name: found[name] for name in types})
+        with reading(path, "a budget"):
+            budget = TokenBudget(**read_json(path))
     return broadcast_object(budget)
 
 
@@ -189,14 +177,14 @@ def _controls(settings: LinearizeSettings) -> list[str]:
 
 def _measured_models(settings: LinearizeSettings) -> int:
     absent = {
-        *({*MODES} - {*_controls(settings)}),
+        *({*CONTROLS} - {*_controls(settings)}),
         # without a linear branch it is the untrained student
         *(() if settings.attention.cache and settings.attention.has_linear else ("cache",)),
         *(() if settings.attention.has_linear else ("transferred", "fine_tuned_without_linear")),
         *(() if settings.softmax_layers else ("restored",)),
         *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
     }
-    return len({*MODEL_NAMES} - absent)
+    return len({*LABELS} - absent)
 
 
 def divide_time(
@@ -303,7 +291,7 @@ def _time_steps(
         freeze_for_transfer(model)
         with autocast:
             seconds["transfer"] = _seconds(
-                lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
+                lambda: transfer_step(model, ids, torch.Tensor.backward, documents=documents), device
             ) / len(ids)
         model.zero_grad(set_to_none=True)
     tuned = add_lora(model, settings, seed=seed).train()

@@ -56,26 +56,22 @@ class Control:
 
 
 def control_names(attention: AttentionSettings) -> list[str]:
-    """Return the names of the controls of a student; without a window there is none of the same window."""
-    absent = {
-        # without a linear branch it is the student
-        *(() if attention.cache and attention.has_linear else ("cache_fine_tuned",)),
-        *(() if attention.window_shape != "none" else ("window_fine_tuned",)),
-    }
-    return [name for name in MODES if name not in absent]
+    """Return the names of the controls of a student."""
+    # without a linear branch the last one is the student
+    return [name for name in MODES if name != "cache_fine_tuned" or (attention.cache and attention.has_linear)]
 
 
-def state_size(model: nn.Module) -> tuple[int, int]:
-    """Return the numbers in the state of one layer, and the tokens whose keys and values are as many numbers."""
+def state_size(model: nn.Module) -> int:
+    """Return the number of tokens whose keys and values take as much memory as the state of one layer."""
     hybrid = attention_layers(model)[0].hybrid
     numbers = sum(tensor.numel() for tensor in hybrid.empty_state(1) if tensor.is_floating_point())
-    return numbers, -(-numbers // (2 * hybrid.kv_heads * hybrid.head_width))
+    return -(-numbers // (2 * hybrid.kv_heads * hybrid.head_width))
 
 
 def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]:
     """Return the controls of a converted model."""
     hybrid, sinks = attention_layers(model)[0].hybrid, attention.sinks or 0
-    tokens = state_size(model)[1]
+    tokens = state_size(model)
     # the linear branch's share of the state, in tokens of a cache: keys, values, mass and novelty
     linear = sum(tensor.numel() for tensor in (hybrid.empty_state(1).total, hybrid.empty_state(1).squares))
     spare = linear // (hybrid.kv_heads * (2 * hybrid.head_width + 2))
@@ -85,7 +81,7 @@ def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]
         "wide_window_fine_tuned": {"cache": 0, "window": tokens - sinks, "window_shape": "sliding"},
         "cache_fine_tuned": {"cache": (attention.cache or 0) + spare},
     }
-    alone = {"feature_map": "none", "feature_heads": "query", "horizon": 0.0, "kernel": "torch"}
+    alone = {"feature_map": "none", "horizon": 0.0}
     controls = {
         name: replace(attention, **alone, **changed[name]) for name in control_names(attention) if name in changed
     }

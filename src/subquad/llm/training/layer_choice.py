@@ -69,10 +69,6 @@ def choose_layers(divergences: dict[int, float], count: int) -> tuple[int, ...]:
         SubquadError: A divergence is not a finite number.
     """
     layers = [number for number in divergences if number >= 0]
-    for number in layers:
-        if not math.isfinite(divergences[number]):
-            raise SubquadError(
-                f"layer {number}: with its softmax attention the model's probabilities are not finite, so no layers "
-                "can be chosen; lower --transfer-learning-rate, or name layers with --attention.softmax-layers"
-            )
+    if not all(math.isfinite(divergences[number]) for number in layers):
+        raise SubquadError("layers cannot be chosen: the model's probabilities are not finite; it has diverged")
     return tuple(sorted(sorted(layers, key=lambda number: divergences[number])[:count]))

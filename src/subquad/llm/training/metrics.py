@@ -4,12 +4,10 @@ Axes: N sequences, T positions.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -17,21 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from subquad.errors import SubquadError
-from subquad.llm.models.attention import (
-    AttentionWeights,
-    Mode,
-    TransferCallback,
-    attention_layers,
-    attention_mode,
-)
+from subquad.llm.metrics import perplexity_of
+from subquad.llm.models.attention import Mode, TransferCallback, attention_layers, attention_mode
 from subquad.llm.models.documents import separate_documents
 from subquad.progress import say, track
-from subquad.reporting.statistics import bootstrap_means, mean_interval, paired_difference
 
 __all__ = [
-    "ALWAYS_FINITE",
     "check_finite",
-    "compare_losses",
     "perplexity",
     "run_teacher",
     "sequence_losses",
@@ -43,29 +33,13 @@ __all__ = [
 SLICE = 512
 """Tokens whose log-probabilities are computed at a time."""
 
-ALWAYS_FINITE = ("teacher", "fine_tuned")
-"""Models without whose losses a run has no result; others are compared with them."""
-LARGEST_LOSS = 700.0
-"""A larger one has no perplexity that a float can hold."""
-RESAMPLES = 2000
-"""Bootstrap samples of an interval."""
-
 
 def perplexity(
     model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
 ) -> float:
     """Return exp of the mean negative log-likelihood of every token but each sequence's first."""
     losses = sequence_losses(model, sequences, mode=mode, title=title, quiet=quiet)
-    return _perplexity_of(sum(losses) / len(losses))
-
-
-def _perplexity_of(loss: float) -> float:
-    if not loss < LARGEST_LOSS:
-        raise SubquadError(
-            f"the loss on held-out text is {loss:g}: training has diverged; start again with --force and lower "
-            "learning rates, or with more --warmup-fraction"
-        )
-    return math.exp(loss)
+    return perplexity_of(sum(losses) / len(losses))
 
 
 @torch.no_grad()
@@ -126,11 +100,7 @@ def check_finite(value: float, model: nn.Module, mode: Mode, text: str, *, title
     """
     if not math.isfinite(value):
         name = title or getattr(model, "name_or_path", "") or type(model).__name__
-        raise SubquadError(
-            f"{name} ({mode}): the logits of {text} are not finite; its weights are damaged or its training has "
-            "diverged, or numbers overflow in bfloat16: use --dtype float32, or linearize again with lower "
-            "learning rates or more --warmup-fraction"
-        )
+        raise SubquadError(f"{name} ({mode}): the logits of {text} are not finite: it has diverged, or overflows")
 
 
 @torch.no_grad()
@@ -157,7 +127,7 @@ def transfer_errors(
     # the model may be a block of layers, which keep their numbers in the whole model
     places = {layer.layer_idx: place for place, layer in enumerate(layers)}
 
-    def compare(layer: int, given: Tensor, target: Tensor, _: AttentionWeights) -> None:
+    def compare(layer: int, given: Tensor, target: Tensor) -> None:
         errors[places[layer]] += (given.detach().float() - target.float()).square().sum().cpu()
         norms[places[layer]] += target.float().square().sum().cpu()
 
@@ -192,44 +162,3 @@ def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: TransferCall
             # the body alone, since stage 1 needs no logits
             body: Any = model.base_model
             body(input_ids=ids.to(device), use_cache=False)
-
-
-def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return the perplexities of models, as in `metrics.json`.
-
-    Args:
-        losses: Name of each model → its loss on each of the same held-out sequences. Names that begin with `teacher`
-            are those of softmax models.
-
-    Returns:
-        `test.<model>.perplexity`, None if it is not finite; with at least four sequences,
-        `intervals.test.<model>.perplexity`, the 95 % interval over sequences, by Student's t or of many bootstrapped;
-        and `wins`, the student whose loss is below those of all other students by differences whose 95 % intervals,
-        paired by sequence as on the pages, do not contain 0; else None.
-
-    Raises:
-        SubquadError: The perplexity of the teacher or of the final model is not finite.
-    """
-    known = {name: own for name, own in losses.items() if name in ALWAYS_FINITE or fmean(own) < LARGEST_LOSS}
-    names, values = list(known), np.array(list(known.values())).T
-    metrics: dict[str, Any] = {
-        "test": {
-            name: {"perplexity": _perplexity_of(fmean(own)) if name in known else None} for name, own in losses.items()
-        }
-    }
-    if len(values) == 1:
-        return {**metrics, "wins": None}
-    means = bootstrap_means(values, resamples=RESAMPLES)
-    intervals = {
-        # no perplexity is below 1
-        name: {"perplexity": [math.exp(min(max(limit, 0.0), LARGEST_LOSS)) for limit in interval]}
-        for column, name in enumerate(names)
-        if (interval := mean_interval(values[:, column], means[:, column])) is not None
-    }
-    students = [column for column, name in enumerate(names) if not name.startswith("teacher")]
-    best = min(students, key=lambda column: values[:, column].mean())
-    others = [column for column in students if column != best]
-    gaps = [paired_difference(values[:, best], values[:, other]) for other in others]
-    is_clear = all(gap is not None and gap.high < 0 for gap in gaps)
-    found = {"intervals": {"test": intervals}} if intervals else {}
-    return {**metrics, **found, "wins": names[best] if is_clear else None}

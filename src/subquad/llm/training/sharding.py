@@ -38,10 +38,7 @@ def check_processes() -> None:
         SubquadError: There is only one process.
     """
     if processes().num_processes == 1:
-        raise SubquadError(
-            "--shard needs several processes, and there is only one; start them with "
-            "`torchrun --nproc-per-node 2 -m subquad llm linearize …`, or omit --shard"
-        )
+        raise SubquadError("sharding needs several processes: torchrun --nproc-per-node 2 -m subquad llm linearize …")
 
 
 def shard(model: PreTrainedModel) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from subquad.llm.data.packing import Mixture, epoch_batches
-from subquad.llm.settings import PLATEAU, LinearizeSettings
+from subquad.llm.settings import LinearizeSettings
 from subquad.train.distributed import processes
 from subquad.train.loop import Backward, train
 from subquad.train.optim import schedule
@@ -100,11 +100,7 @@ def train_stage(
         step=step,
         optimizer=torch.optim.AdamW(parameter_groups, weight_decay=0.0),
         settings=_loop_settings(settings, options),
-        schedule=schedule(
-            "constant" if settings.schedule == "plateau" else "linear",
-            warmup=warmup,
-            steps=steps_for(options["tokens"], settings),
-        ),
+        schedule=schedule("linear", warmup=warmup, steps=steps_for(options["tokens"], settings)),
         validate=validate if settings.validate_every else None,
         directory=options.get("directory"),
         name=name,
@@ -121,7 +117,6 @@ def _loop_settings(settings: LinearizeSettings, options: StageOptions) -> LoopSe
         precision=options["precision"],
         evaluate_every=settings.validate_every,
         patience=settings.patience,
-        plateau=PLATEAU if settings.schedule == "plateau" else None,
     )
 
 

@@ -1,22 +1,13 @@
 r"""Stage 1, attention transfer: the hybrid attention of each layer learns the output of its softmax attention.
 
-The loss of a layer (`transfer_loss`) is one of
+The loss of a layer is $\frac{1}{H T K} \sum_{h,t} \|y_{h,t} - \hat y_{h,t}\|^2$ over heads and positions, before the
+output projection, as in Section 3.2 of arXiv:2410.10254.
 
-- `mse`: $\frac{1}{H T K} \sum_{h,t} \|y_{h,t} - \hat y_{h,t}\|^2$ over heads and positions, before the output
-  projection, as in Section 3.2 of arXiv:2410.10254;
-- `relative`: the same divided by the mean square of $y$, since the scales of layers differ a hundredfold;
-- `attention_weights`: $(1 - \beta)$ times the first plus $\beta$ (`cross_entropy_fraction`) times the cross-entropy of
-  the attention weights, as in Hedgehog (arXiv:2402.04347): $-\frac{1}{H T} \sum_{h,t} \sum_s a_{h,t,s} \ln \hat
-  a_{h,t,s}$, with $a$ the softmax weights over all positions up to $t$ and $\hat a$ those of the hybrid attention. Its
-  minimum, the entropy of $a$, is at $\hat a = a$; not so with moments, some of whose weights can be negative, so that
-  others sum to more than 1. The weights are materialised: O(T²) in time and memory, at most seven
-  float32 numbers per head and pair of positions of one layer.
-
-Validation uses the relative error of the outputs in all three cases. All layers read the teacher's hidden states, so
+Validation uses the relative error of the outputs. All layers read the teacher's hidden states, so
 they are independent, and each runs its backward pass at once: memory is the teacher's forward pass and the graph of one
 layer.
 
-Axes: B sequences of a batch, N training sequences, Hq query heads, T positions.
+Axes: B sequences of a batch, N training sequences, T positions.
 """
 
 from collections.abc import Mapping
@@ -24,10 +15,9 @@ from typing import Unpack
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from subquad.llm.models.attention import AttentionWeights
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import LinearizeSettings
@@ -37,7 +27,7 @@ from subquad.train.loop import Backward
 from subquad.train.optim import parameter_groups
 from subquad.train.settings import TrainingResult
 
-__all__ = ["attention_weights_loss", "freeze_for_transfer", "transfer", "transfer_step"]
+__all__ = ["freeze_for_transfer", "transfer", "transfer_step"]
 
 
 MAPS_RATE, MOMENTS_RATE = 3e-2, 0.3
@@ -55,12 +45,7 @@ def freeze_for_transfer(model: nn.Module) -> int:
 
 
 def transfer_step(
-    model: nn.Module,
-    ids: Int[Tensor, "B T"],
-    backward: Backward,
-    *,
-    settings: LinearizeSettings = LinearizeSettings(),
-    documents: Int[Tensor, "B T"] | None = None,
+    model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward, *, documents: Int[Tensor, "B T"] | None = None
 ) -> Mapping[str, Tensor | float]:
     """Compute the loss of one batch and run the backward pass layer by layer.
 
@@ -68,46 +53,25 @@ def transfer_step(
         model: The converted model.
         ids: Tokens of the batch.
         backward: Called with the loss of each layer.
-        settings: Which loss.
         documents: Number of each token's document, if tokens must not attend to other documents.
 
     Returns:
-        Mean over layers of the loss and, for `attention_weights`, of its parts `outputs` and `weights`; and of each
-        layer its squared error relative to the teacher's outputs, as `error/LAYER`.
-
-    Raises:
-        ValueError: Documents are given with the loss `attention_weights`, which does not support them.
+        Mean over layers of the loss; and of each layer its squared error relative to the teacher's outputs, as
+        `error/LAYER`.
     """
-    if documents is not None and settings.transfer_loss == "attention_weights":
-        raise ValueError("the loss of attention weights does not support separate documents")
-    layers: dict[str, list[Tensor]] = {}
+    losses: list[Tensor] = []
+    errors: dict[str, Tensor] = {}
 
-    def learn(layer: int, given: Tensor, target: Tensor, weights: AttentionWeights) -> None:
-        outputs = F.mse_loss(given.float(), target.float())
-        parts = {"loss": outputs}
-        match settings.transfer_loss:
-            case "relative":
-                parts["loss"] = outputs / target.float().square().mean()
-            case "attention_weights":
-                cross_entropy, beta = attention_weights_loss(*weights()), settings.cross_entropy_fraction
-                loss = (1 - beta) * outputs + beta * cross_entropy
-                parts = {"loss": loss, "outputs": outputs, "weights": cross_entropy}
-        backward(parts["loss"])
-        parts[f"error/{layer}"] = outputs / target.float().square().mean()
-        for name, part in parts.items():
-            # a clone, since the mean shares memory with all squares that it was taken of
-            layers.setdefault(name, []).append(part.detach().clone())
+    def learn(layer: int, given: Tensor, target: Tensor) -> None:
+        loss = F.mse_loss(given.float(), target.float())
+        backward(loss)
+        # clones, since the means share memory with all squares that they were taken of
+        losses.append(loss.detach().clone())
+        errors[f"error/{layer}"] = (loss / target.float().square().mean()).detach().clone()
 
     with separate_documents(model, documents):
         run_teacher(model, ids, learn)
-    return {name: torch.stack(values).mean() for name, values in layers.items()}
-
-
-def attention_weights_loss(given: Float[Tensor, "B Hq T T"], target: Float[Tensor, "B Hq T T"]) -> Float[Tensor, ""]:
-    """Return the cross-entropy of attention weights, averaged over heads and positions; rows of padding are 0."""
-    # weights below the precision of a row's sum of 1 are clamped, so that the logarithm and its gradient stay finite
-    epsilon = torch.finfo(given.dtype).eps
-    return -(target * given.clamp(min=epsilon).log()).sum() / target.sum()
+    return {"loss": torch.stack(losses).mean(), **errors}
 
 
 def transfer(
@@ -134,7 +98,7 @@ def transfer(
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         own = None if documents is None else documents[rows]
-        return transfer_step(net, sequences[rows], backward, settings=settings, documents=own)
+        return transfer_step(net, sequences[rows], backward, documents=own)
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
         errors = transfer_errors(net, validation, documents=options.get("validation_documents"))
