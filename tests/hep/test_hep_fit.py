@@ -215,7 +215,7 @@ def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, cap
     assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["hep", "predict", str(tmp_path / "none"), files, "--out", str(tmp_path / "t.root")]) == 2
-    assert "no run of" in capsys.readouterr().err
+    assert "none: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "t.root").exists()
 
@@ -308,7 +308,7 @@ def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, t
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, got nan"),
         (
             {"preset": "auto-chebyshev", "width": 30},
-            "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4",
+            "--width must be a multiple of 4 with this preset, got 30",
         ),
         ({"chebyshev_order": 5}, "--chebyshev-order is 5; the preset auto has no Chebyshev filters; omit it"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),

@@ -76,8 +76,7 @@ class Run:
         try:
             if report is not None:
                 self._write(REPORT, report())
-        except OSError:
-            # such as a full disk; started again, the command writes the report
+        except OSError:  # such as a full disk; the same command writes the report
             raise
         except Exception as error:  # noqa: BLE001
             failed = error
@@ -201,7 +200,8 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not (directory / CONFIG).is_file():
-        raise SubquadError(f"{directory}: no run of `subquad {kind}`, since it has no {CONFIG}")
+        what = f"no run of `subquad {kind}`, since it has no {CONFIG}" if directory.exists() else "no such folder"
+        raise SubquadError(f"{directory}: {what}")
     stamp = stamp_of(directory)
     if stamp.get("kind") != kind:
         raise SubquadError(f"{directory}: is a run of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
