@@ -20,7 +20,7 @@ test: .venv/.ready-dev
 	$(PYTEST) -m "not long" $(CHECKED)
 
 # the commands of the documentation, the benchmarks, commands that are killed, and other tests that take more than
-# 3 seconds
+# 2 seconds
 test-long: .venv/.ready-dev
 	$(PYTEST) -m long
 

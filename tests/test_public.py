@@ -22,6 +22,7 @@ def test_importing_the_fields_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_commands_that_read_no_weights_start_without_torch():
     names = ["bio.commands.bench", "bio.commands.guides", "bio.commands.report", "hep.commands.simulate"]
     code = f"import sys, {', '.join(f'subquad.{name}' for name in names)}; print('torch' in sys.modules)"
@@ -29,6 +30,7 @@ def test_commands_that_read_no_weights_start_without_torch():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.long
 def test_operators_need_torch_and_jaxtyping_only():
     code = (
         "import importlib, pkgutil, sys\n"

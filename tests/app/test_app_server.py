@@ -42,6 +42,7 @@ def test_the_page_opens_with_results_of_an_earlier_server(client):
     assert "(finished)" in page
 
 
+@pytest.mark.long
 def test_only_files_of_jobs_are_served(client, workspace):
     job = workspace / "jobs" / JOB
     reply = client.get(f"/gradio_api/file={job}/out/report.html")
@@ -103,11 +104,13 @@ def test_other_computers_need_a_password(tmp_path):
     assert read_users(AppSettings(host="::1")) is None
 
 
+@pytest.mark.long
 def test_a_second_server_of_a_workspace_is_refused(tmp_path):
     with lock_folder(tmp_path / "work"), pytest.raises(SubquadError, match="another process"):
         serve(AppSettings(port=0, workspace=tmp_path / "work"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_page_opens_without_the_packages_of_the_fields(tmp_path):
     code = (

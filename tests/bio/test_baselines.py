@@ -73,6 +73,7 @@ MAKE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("fitted", [fit_ridge, fit_boosting])
 @pytest.mark.parametrize("task_type", MAKE)
@@ -232,6 +233,7 @@ def test_the_validation_rows_choose_between_letters_and_features(monkeypatch, vi
     assert (baseline.model.view, baseline.selected["view"]) == (view, view)
 
 
+@pytest.mark.long
 def test_trees_on_letters_find_interactions_that_features_miss():
     random = np.random.default_rng(0)
     codes = random.integers(0, 20, (1501, 4)).astype(np.int8)

@@ -303,6 +303,7 @@ def test_plates_are_filled_by_rows_with_controls_spread_over_them(count, wells, 
         plate_map(names, wells=48)
 
 
+@pytest.mark.long
 def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     model = Landscape(spread=0.2)
     frame = run_design(model, tmp_path, number=103)

@@ -90,6 +90,7 @@ def test_without_held_out_rows_there_are_no_intervals():
         LyraRegressor(**SHORT).fit(X, y).predict_interval(X)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
     X, y = assay()
@@ -207,6 +208,7 @@ def test_sequences_of_several_lengths_are_learned_from():
     assert model.predict(["KKKKK", "EEEEEEE"]).tolist() == sorted(model.predict(["KKKKK", "EEEEEEE"]), reverse=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_other_rows():
     X, y = assay(rows=83)
@@ -228,6 +230,7 @@ def test_an_ensemble_has_a_standard_deviation_and_a_single_network_has_none():
         LyraRegressor(**SHORT).fit(X, y).predict(X, return_std=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_predictions_have_the_shape_of_y():
     X, y = assay(rows=61)

@@ -149,6 +149,7 @@ def test_every_task_type_from_a_table_and_back(tmp_path, target, task_type, name
     assert (tmp_path / "run" / ("test.json" if task_type.startswith("residue") else "test.csv")).is_file()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_base_pairs_from_a_table_and_back(tmp_path):
     pytest.importorskip("RNA")
@@ -219,6 +220,7 @@ def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
     assert got["prediction"].notna().all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_published_network_is_fitted_alone(tmp_path):
     table(tmp_path / "t.csv")
@@ -411,6 +413,7 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
     ]
 
 
+@pytest.mark.long
 def test_a_sheet_of_an_excel_file_is_fitted_and_a_huge_number_or_an_empty_group_is_refused(tmp_path):
     frame = table(tmp_path / "t.csv").assign(gene="a")
     book = tmp_path / "b.xlsx"
@@ -538,6 +541,7 @@ def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, c
     assert "inf" not in (tmp_path / "p.csv").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_networks_read_the_positions_that_vary_also_in_folds(tmp_path, monkeypatch):
     frame = table(tmp_path / "t.csv", rows=101)

@@ -97,6 +97,7 @@ def test_embedded_amino_acids_are_as_far_apart_as_blosum62_says(monkeypatch):
     assert len(np.unique(cdist(nucleotides, nucleotides)[~np.eye(4, dtype=bool)].round(6))) == 1
 
 
+@pytest.mark.long
 def test_it_predicts_new_rows_and_knows_how_well():
     dataset = variants(900, noise=0.3)
     features, process, estimated = fitted(dataset)
@@ -118,6 +119,7 @@ def test_substitutions_at_a_position_that_training_lacks_are_less_certain():
     assert deviation[is_new].mean() > 1.3 * deviation[~is_new].mean()
 
 
+@pytest.mark.long
 def test_columns_are_fitted_to_the_rows_where_they_are_known():
     dataset = variants(300, columns=2)
     y = dataset.target.y.copy()
@@ -131,6 +133,7 @@ def test_columns_are_fitted_to_the_rows_where_they_are_known():
     assert len(estimated["noise"]) == 2
 
 
+@pytest.mark.long
 def test_rows_of_small_weight_hardly_count():
     dataset = variants(500)
     y = dataset.target.y.copy()

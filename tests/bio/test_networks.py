@@ -147,6 +147,7 @@ def test_padding_changes_no_prediction(kind, task_type):
         torch.testing.assert_close(padded[:, :11] if task_type != "regression" else padded, net(codes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "task_type", "is_aligned", "least"),
     [

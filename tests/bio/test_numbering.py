@@ -57,6 +57,7 @@ def test_the_test_rows_name_the_variants_of_the_table(run, table):
     assert set(written["mutant"]) <= set(given["mutant"])
 
 
+@pytest.mark.long
 def test_a_scan_numbers_positions_as_the_table_does(run, table, tmp_path):
     frame = scan(run, ScanSettings(table=str(table)), out=tmp_path / "scan", quiet=True)
     assert frame["mutant"].iloc[0].startswith("M24")

@@ -387,6 +387,7 @@ def test_a_fit_of_pairs_reports_them_and_predicts_again(run):
     assert "the model reads pairs" in message
 
 
+@pytest.mark.long
 def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):
     frame = scan(run / "run", ScanSettings(sequence=HEAVY, partner=LIGHT), out=run / "scan", quiet=True)
     assert set(frame["position"]) == {3, 4, 6}

@@ -118,6 +118,7 @@ def test_weights_that_predict_residues_no_better_than_their_frequencies_are_refu
         unirep.check_gates(unirep.replace(model, w=torch.zeros_like(model.w)), proteins)
 
 
+@pytest.mark.long
 def test_exchanged_letters_are_refused(unirep, proteins):
     proteins = proteins[:20]
     model = fitted_model(unirep, proteins, "ifou")

@@ -36,6 +36,7 @@ def intervals():
     return fit_conformal(truth, truth + random.normal(size=97), np.full(97, 0.5)).as_dict()
 
 
+@pytest.mark.long
 def test_letters_without_training_data_are_marked_in_the_scan_and_hatched_in_its_map(tmp_path, capsys):
     frame = scan(aligned(observed_letters=OBSERVED), ScanSettings(), out=tmp_path / "scan")
     unobserved = frame[frame["observed"] == "no"]
@@ -132,6 +133,7 @@ def test_designs_with_unobserved_letters_or_beyond_the_measurements_are_marked(t
         assert "designs are predicted above the highest measurement, 4" in place
 
 
+@pytest.mark.long
 def test_beta_of_a_model_with_a_single_member_is_refused_and_its_absence_is_stated(tmp_path, capsys):
     model = Landscape(members=1)
     with pytest.raises(SubquadError, match=r"which beta 0\.5 needs"):
@@ -154,6 +156,7 @@ def test_designs_keep_the_minimum_distance(tmp_path):
     assert min(sum(a != b for a, b in zip(x, y, strict=True)) for k, x in enumerate(free) for y in free[:k]) < 3
 
 
+@pytest.mark.long
 def test_double_mutants_with_unobserved_letters_are_marked_in_epistasis(tmp_path, capsys):
     model = aligned(observed_letters=OBSERVED, measured_range=[[-1.0, 70.0]])
     pairs = epistasis(model, EpistasisSettings(), out=tmp_path / "epistasis")

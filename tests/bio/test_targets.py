@@ -228,6 +228,7 @@ def test_invalid_structures_are_reported_by_row():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs SUBQUAD_DATA")
 def test_the_task_type_of_real_tables_is_inferred():

@@ -64,6 +64,7 @@ def reverse_rows(folder):
         file["tree"] = {name: arrays[name] for name in names}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind in ANSWERS if not kind.startswith("llm")])
 def test_answers_depend_neither_on_the_order_of_rows_nor_on_the_batch_size(kind, tmp_path, monkeypatch):
     expected = ANSWERS[kind](HERE / kind)

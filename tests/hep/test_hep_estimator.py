@@ -36,6 +36,7 @@ def test_the_parameters_are_scikit_learn_s():
         estimator.predict([])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_is_fitted_equally_on_files_and_from_awkward_arrays(files):
     jets = read(files)
@@ -52,6 +53,7 @@ def test_it_is_fitted_equally_on_files_and_from_awkward_arrays(files):
     np.testing.assert_array_equal(again.predict_proba(arrays), probabilities)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_cross_validation_and_searches_divide_jets(files):
     jets = read(files)
@@ -112,6 +114,7 @@ def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path,
     assert [(model["name"], len(model["trainings"])) for model in models] == [("standard", 3)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_jets_of_weight_0_have_no_effect(files):
     jets = read(files)

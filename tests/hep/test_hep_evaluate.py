@@ -169,6 +169,7 @@ def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_bas
     assert got["reference"] == "boosting"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkeypatch, no_figures):
     read_from = []
@@ -266,6 +267,7 @@ def test_invalid_external_scores_are_refused(tmp_path):
         read_external_scores(names, "other")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets, tmp_path):
     out = tmp_path / "evaluation"

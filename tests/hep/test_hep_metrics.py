@@ -38,6 +38,7 @@ def test_rejection_without_background_above_is_a_lower_limit():
     assert got["low"] == pytest.approx(1 / (1 - 0.15865**0.5), rel=1e-3)
 
 
+@pytest.mark.long
 def test_the_interval_of_a_rejection_covers_the_uncertainty_of_the_threshold():
     generator, covered, at_threshold = np.random.default_rng(0), [], []
     # scores of N(1, 1) and N(0, 1): the expected threshold of 98 % of the signal is 1 - 2.0537

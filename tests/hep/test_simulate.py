@@ -87,6 +87,7 @@ def test_each_jet_has_one_label_and_it_is_the_class_of_its_file(made):
         assert table[PROCESSES[path.name.split("_")[0]].label].all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 def test_jets_lie_within_the_cuts_and_are_the_sum_of_their_constituents(made):
@@ -123,6 +124,7 @@ def test_the_jets_do_not_depend_on_the_number_of_workers_and_do_depend_on_the_se
     assert not np.array_equal(other["jet_pt"], make_jets(TWO[0], 3, SEED)["jet_pt"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
@@ -134,6 +136,7 @@ def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
     assert all(path.stat().st_mtime_ns == times[path] for path in made if path != made[1])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
@@ -155,6 +158,7 @@ def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
         assert len(read_columns(path)["npart"]) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_pythia
 def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):

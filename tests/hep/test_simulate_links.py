@@ -244,6 +244,7 @@ def _soft_drop(constituents):
     return math.sqrt(max(vector[3] ** 2 - (vector[:3] ** 2).sum(), 0.0))
 
 
+@pytest.mark.long
 def test_soft_drop_and_subjettiness_equal_their_definitions():
     table = read_columns(example_path())
     sizes = table["npart"][:11]

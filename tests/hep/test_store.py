@@ -208,12 +208,12 @@ def test_settings_that_do_not_fit_the_jets_are_refused_before_these_are_read(jet
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(options))
     options["inputs"].pop("pf_vectors")
     (tmp_path / "bare.yaml").write_text(yaml.safe_dump(options))
-    for given, _ in (
-        ({"background": "QCd"}, r"--background: no class 'QCd'; did you mean 'QCD'\?"),
-        ({"background": "qcd", "card": cards["short"]}, r"--background: no class 'qcd'"),
-        ({"card": cards["bare"]}, "this preset needs the momenta of the particles, for variables of pairs, "),
-        ({"k": 7, "card": cards["short"]}, "--k is 7; a jet has at most 7 particles, so give fewer neighbours"),
-        ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
+    for given in (
+        {"background": "QCd"},
+        {"background": "qcd", "card": cards["short"]},
+        {"card": cards["bare"]},
+        {"k": 7, "card": cards["short"]},
+        {"k": 128},
     ):
         with pytest.raises(SubquadError):
             fit(jets, FitSettings(**given), out=tmp_path / "run", quiet=True)

@@ -40,13 +40,13 @@ def test_the_preset_decides_what_is_not_given():
 
 
 def test_values_that_cannot_work_are_refused():
-    for given, _ in (
-        ({"dropout": 1.0}, "--dropout is 1.0; give a fraction from 0 to less than 1"),
-        ({"warmup_fraction": -0.1}, "--warmup-fraction is -0.1"),
-        ({"patience": 0}, "--patience must be at least 1, got 0"),
-        ({"optimizer": "ranger"}, "--optimizer must be one of muon, adamw, got 'ranger'"),
-        ({"schedule": "plateau"}, "--schedule must be one of constant, linear, cosine, one_cycle"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0.0; give a value above 0"),
+    for given in (
+        {"dropout": 1.0},
+        {"warmup_fraction": -0.1},
+        {"patience": 0},
+        {"optimizer": "ranger"},
+        {"schedule": "plateau"},
+        {"learning_rate": 0.0},
     ):
         with pytest.raises(SubquadError):
             FitSettings(**given)

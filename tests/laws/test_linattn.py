@@ -186,6 +186,7 @@ def test_chunks_equal_the_definition_in_value_and_gradient(
     assert_equal_in_value_and_gradient(chunked, draw(B, T, **heads), mask=mask, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window_shape", SHAPES)
 @given(**shapes, sizes=st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13]), min_size=1, max_size=5))
 @few
@@ -355,6 +356,7 @@ def test_no_position_sees_a_later_one(window_shape, *, T, window, cut, seed):
         torch.testing.assert_close(y[:, :, :cut], other[:, :, :cut])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window_shape", SHAPES)
 @given(
     T=st.integers(1, 23),
@@ -463,6 +465,7 @@ def test_features_that_never_meet_give_no_weight_and_no_nan():
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_bfloat16_under_autocast_is_summed_in_float32(window_shape):
     inputs = {name: x.detach() for name, x in draw(2, 1009, dtype=torch.bfloat16).items()}

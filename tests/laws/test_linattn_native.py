@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(step_library() is None, reason="there is no C co
 K, V, F, U = 5, 7, 11, 3
 
 
+@pytest.mark.long
 @torch.no_grad()
 @examples(40)
 @given(

@@ -95,6 +95,7 @@ def test_chunks_equal_the_definition_in_value_and_gradient(
     assert_equal(hybrid_chunked, inputs, window=window, sinks=sinks, cache=cache, use_linear=use_linear, mask=mask)
 
 
+@pytest.mark.long
 @few
 @given(**CASES, sizes=st.sampled_from([(1,), (4, 1, 1), (7,), (2, 1, 9)]))
 def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(

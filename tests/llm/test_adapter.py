@@ -32,6 +32,7 @@ def adapter(folder, text, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_an_opened_adapter_equals_the_whole_model(adapter, folder, text, tmp_path):
     settings = replace(SMALL, lora_targets=("q_proj", "down_proj"), lora_rank=3)
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "whole", quiet=True)
@@ -53,6 +54,7 @@ def continued(adapter, **changes):
     return replace(SMALL, **{"transfer_tokens": None, "lora_tokens": 31 * 4, "from_": adapter, **changes})
 
 
+@pytest.mark.long
 def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
     settings = continued(adapter, save="adapter", sequence_length=29)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)

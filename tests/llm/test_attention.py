@@ -94,6 +94,7 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
             torch.testing.assert_close(model(ids).logits, expected)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hybrid", "without_linear", "window"])
 @given(
@@ -140,6 +141,7 @@ def test_a_cache_for_the_whole_text_equals_the_teacher_and_a_window_has_none():
             torch.testing.assert_close(model(ids).logits, plain(ids).logits)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "how",
     [{}, {"feature_map": "moments"}, {"feature_map": "moments", "cache": 5}, {"feature_map": "none", "cache": 5}],

@@ -164,6 +164,7 @@ def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, joint_maps,
     assert {path.name for path in tmp_path.iterdir()} == {"feature_maps.safetensors", "blockwise.json", "history.jsonl"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unclipped")
 @pytest.mark.parametrize("how", [{"attention": DEFAULT.attention}, {"warmup_fraction": 0.3, "batch_size": 2}])
 def test_blocks_with_other_settings_train_the_feature_maps_of_the_joint_form(llama, sequences, tmp_path, how):
@@ -240,6 +241,7 @@ def test_weights_are_found_in_shards_and_without_the_prefix_of_the_body(
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
+@pytest.mark.long
 def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, transferred, sequences, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "LoopSettings", partial(stages.LoopSettings, save_seconds=0.0))
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=2, **HOW)
@@ -307,6 +309,7 @@ def test_states_that_were_cut_are_recomputed(llama, transferred, sequences, tmp_
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
+@pytest.mark.long
 def test_lost_states_are_recomputed(llama, transferred, sequences, tmp_path, monkeypatch):
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
     expected = read_tensors(transferred(1))

@@ -179,6 +179,7 @@ def test_a_sequence_ends_at_an_end_of_text_token(model, tokenizer, monkeypatch):
     assert "".join(delta.text for delta in ended.deltas) == tokenizer.decode(free[:place])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [linear_model, mixed_model])
 def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_with_the_same_answer(make, tokenizer):
     model = make()

@@ -542,6 +542,7 @@ def test_a_loss_that_is_not_finite_is_null_in_the_stored_rows_and_read_as_nan(tm
     assert [str(row["losses"]) for row in rows] == ["[0.5, nan, nan]"] * 2
 
 
+@pytest.mark.long
 def test_a_finished_evaluation_is_overwritten_only_with_force(asked, evaluated, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)

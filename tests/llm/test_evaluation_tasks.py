@@ -54,11 +54,6 @@ def test_the_first_items_are_measured(model, tokenizer, folder):
     assert item_rows(model, tokenizer, "toy", mode="hybrid", folder=folder, limit=2) == rows[:2]
 
 
-def test_a_task_that_lm_eval_does_not_have_is_named(model, tokenizer, folder):
-    with pytest.raises(SubquadError, match="toy-and-more: cannot be read as a task of lm-eval"):
-        item_rows(model, tokenizer, "toy-and-more", mode="hybrid", folder=folder)
-
-
 def test_logits_that_are_not_finite_name_the_item(model, tokenizer, folder):
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.encode("a river")[-1]] = float("nan")

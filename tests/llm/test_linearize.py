@@ -195,6 +195,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
     assert all(torch.equal(results["whole"][key], results["stopped"][key]) for key in results["whole"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind, tokenizer, text):
@@ -218,6 +219,7 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
     assert window == pytest.approx(softmax, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_without_a_linear_branch_is_fine_tuned_alone(folder, text, tmp_path, capsys):
     attention = AttentionSettings(window=3, cache=5, feature_map="none")
@@ -243,6 +245,7 @@ def test_a_model_without_a_linear_branch_is_fine_tuned_alone(folder, text, tmp_p
     assert len(capsys.readouterr().out) > 9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
@@ -256,6 +259,7 @@ def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, tex
     assert metrics["trainable_parameters"]["lora"] > metrics["trainable_parameters"]["transfer"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearization
@@ -273,6 +277,7 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "lora"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_time_that_is_too_short_is_said_before_the_training(folder, text, tmp_path, capsys):
     how = LinearizeSettings(attention=small_attention(), sequence_length=31, minutes=0.001, evaluation_tokens=31)
@@ -480,6 +485,7 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_pa
     assert main(command) == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_published_recipe_is_shipped_and_flags_replace_its_entries(folder, text, tmp_path):
     out = tmp_path / "out"

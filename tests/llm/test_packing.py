@@ -59,6 +59,7 @@ def metaspace_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["byte-level", "metaspace"])
 @given(
     words=st.lists(st.sampled_from(WORDS), min_size=60, max_size=90),

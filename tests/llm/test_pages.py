@@ -126,6 +126,7 @@ def test_the_page_of_a_model_without_a_linear_branch_names_none():
     assert "without its linear branch" not in evaluation_page(found)
 
 
+@pytest.mark.long
 def test_pages_are_drawn_of_a_run_as_small_or_as_large_as_it_may_be():
     metrics, notes = files_of_a_run()
     # perplexities, curves and layers

@@ -215,6 +215,7 @@ def test_the_peak_of_a_step_is_close_to_the_estimate(tmp_path, stage, name, atte
     assert parts["activations"] + parts["gradients"] == pytest.approx(peak.most, rel=0.1)
 
 
+@pytest.mark.long
 def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
     attention = AttentionSettings(window=16)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))

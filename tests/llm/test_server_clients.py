@@ -184,6 +184,7 @@ def test_requests_whose_computation_fails_get_an_error_and_the_next_one_an_answe
     assert "MemoryError: no memory left" in capfd.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("path", POSTS)
