@@ -17,13 +17,15 @@ from support.saved import differences
 from subquad.runs.lock import LOCK
 
 KILLS = int(os.environ.get("SUBQUAD_KILLS", "2"))
+SLOWEST = ("bio bench", "bio cross-validate")
 SEED = int(os.environ.get("SUBQUAD_KILL_SEED", "0"))
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform != "linux", reason="after an import of torch, processes fork safely on Linux only"),
-    pytest.mark.parametrize("name", COMMANDS),
+    # those that take half of the time are killed by `make test-faults` only
+    pytest.mark.parametrize("name", [name for name in COMMANDS if KILLS > 2 or name not in SLOWEST]),
 ]
 
 

@@ -203,8 +203,8 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
             remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
             return (candidate,)
     shown = ", ".join(map(shortened, (numbers or left or [name for name in frame.columns if name])[:MOST_NAMES]))
-    what = "several columns may be the target" if left else "no column has measurements"
-    raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
+    what = f"several columns may be the target ({shown}); name it with --target" if left else "has no measurements"
+    raise SubquadError(f"{path}: {what}")
 
 
 def _has_numbers(frame: pd.DataFrame, name: str) -> bool:

@@ -212,7 +212,7 @@ def _check_model(model: PreTrainedModel, settings: LinearizeSettings) -> None:
     check_targets(model, settings.lora_targets, attention=settings.attention)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and settings.sequence_length > longest:
-        raise SubquadError(f"the model supports at most {longest:,} tokens, not {settings.sequence_length:,}")
+        raise SubquadError(f"the model supports at most {longest:,} tokens; give --sequence-length {longest}")
     layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
     if settings.softmax_layers and settings.softmax_layers >= layers:
         raise SubquadError(f"{settings.softmax_layers} softmax layers: none of {layers} is left to be linearized")

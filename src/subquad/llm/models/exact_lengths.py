@@ -32,6 +32,6 @@ def check_length(attention: AttentionSettings, length: int) -> None:
     exact = seen_exactly(attention)
     if length <= exact:
         raise SubquadError(
-            f"sequences of {length:,} tokens: the student sees up to {exact:,} exactly, and has nothing to learn; use "
-            "longer ones"
+            f"sequences of {length:,} tokens: the student sees up to {exact:,} exactly, and has nothing to learn; "
+            "give a longer --sequence-length or a smaller --attention.cache"
         )
