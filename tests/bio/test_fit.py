@@ -307,18 +307,16 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch, ca
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
     monkeypatch.setattr(model_fit, "fit_baseline", None)
-    with pytest.raises(SubquadError, match="an unfinished run with other settings \\(--seed was 0 and is 1\\)"):
+    with pytest.raises(SubquadError, match="an unfinished run with other settings"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     (tmp_path / "other").mkdir()
     table(tmp_path / "other" / "t.csv", seed=7)
-    with pytest.raises(SubquadError, match="other settings \\(the input files have other contents\\)"):
+    with pytest.raises(SubquadError, match="the input files changed"):
         fit(tmp_path / "other" / "t.csv", own, out=tmp_path / "killed", quiet=True)
     capsys.readouterr()
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed")
-    assert "lyra-additive: trained already" in capsys.readouterr().err
+    assert "trained already" in capsys.readouterr().err
     assert again["test"] == whole["test"]
-    assert "since the fit was resumed" in (tmp_path / "killed" / "report.html").read_text()
-    assert "since the fit was resumed" not in (tmp_path / "whole" / "report.html").read_text()
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
@@ -384,7 +382,6 @@ def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     assert few["std"]["ridge"] > 0
     assert few["ridge"] < some["ridge"] < whole["ridge"]
     assert "std" not in whole
-    assert "Means over random subsets" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_errors_are_reported_before_anything_is_written(tmp_path):

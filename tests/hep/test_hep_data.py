@@ -149,7 +149,7 @@ WRONG_AXES = {
     "MeV": (scaled(1e6, *PARTICLES[:4], "jet_pt", "jet_energy"), "momenta must be in GeV"),
     "jets in MeV": (scaled(1e3, "jet_pt"), "jet_pt is .* times the pT of its particles"),
     "degrees": (scaled(180 / np.pi, "part_dphi"), "part_dphi is in degrees"),
-    "beyond π": ({"part_dphi": lambda table: table["part_dphi"] + np.float32(180)}, "entry 0: part_dphi is 18"),
+    "beyond π": ({"part_dphi": lambda table: table["part_dphi"] + np.float32(180)}, "entry 0: part_dphi is 1"),
     "exchanged": (
         {"part_deta": lambda table: table["part_dphi"], "part_dphi": lambda table: table["part_deta"]},
         "exchange them",

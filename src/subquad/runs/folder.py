@@ -72,12 +72,19 @@ class Run:
         # such as the tokenizer, which transformers wrote
         for path in self.directory.iterdir():
             sync(path)
+        failed = None
         try:
             if report is not None:
                 self._write(REPORT, report())
-        finally:
-            write_json(self.directory / METRICS, metrics)
+        except OSError:
+            # such as a full disk; started again, the command writes the report
+            raise
+        except Exception as error:  # noqa: BLE001
+            failed = error
+        write_json(self.directory / METRICS, metrics)
         _remove_unneeded(self.directory)
+        if failed is not None:
+            raise failed
 
     def _write(self, name: str, text: str) -> None:
         with atomic(self.directory / name) as temporary:
