@@ -211,7 +211,7 @@ def test_clients_that_send_half_a_request_do_not_hold_up_the_others(small, sent)
     for connection in connections:
         connection.close()
     wait_for(lambda: not small.server.server_state.connections)
-    assert is_idle(small)
+    wait_for(lambda: is_idle(small))
 
 
 @pytest.fixture(scope="module")

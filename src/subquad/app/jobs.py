@@ -271,7 +271,9 @@ class Jobs:
     def delete(self, job: Job) -> None:
         """Stop a job and delete its folder."""
         self.stop(job)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        # without the lock, a job whose status is deleted already would be taken for one that waits
+        with self._lock:
+            shutil.rmtree(job.folder, ignore_errors=True)
         self._jobs.pop(job.name, None)
 
     def close(self) -> None:
