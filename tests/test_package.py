@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
 IMPORTED = {
-    "annotated-types": "annotated_types",
     "biopython": "Bio",
     "huggingface-hub": "huggingface_hub",
     "lm-eval": "lm_eval",

@@ -5,14 +5,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
-from annotated_types import Ge, Le, MinLen
 
 from subquad.errors import SubquadError
 from subquad.runs.options import (
     Count,
     Distinct,
     Fraction,
+    Ge,
     Input,
+    Le,
+    MinLen,
     MoreTraining,
     Positive,
     Seed,

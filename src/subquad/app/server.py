@@ -12,13 +12,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Lt
 from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, reading, require
 from subquad.progress import say
 from subquad.runs.lock import lock_folder
-from subquad.runs.options import Count, Settings
+from subquad.runs.options import Count, Ge, Lt, Settings
 
 __all__ = ["AppSettings", "make_app", "read_users", "serve"]
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
-
 from subquad.bio.compared_models import check_names
 from subquad.errors import SubquadError
 from subquad.runs.options import (
     Count,
     Distinct,
     Fraction,
+    Ge,
+    Gt,
     Input,
+    Le,
     Model,
     MoreInput,
     MoreModel,

@@ -8,14 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-
 from subquad.errors import SubquadError
 from subquad.runs.options import (
     Count,
     Distinct,
     Fraction,
+    Ge,
+    Gt,
     Input,
+    Le,
+    Lt,
     Model,
     MoreInput,
     MoreModel,

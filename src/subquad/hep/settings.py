@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-from annotated_types import MinLen
 from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, unknown
@@ -20,7 +19,7 @@ from subquad.hep.fit_settings import (
     is_number,
     reweighting_of,
 )
-from subquad.runs.options import Count, Distinct, Fraction, Input, Model, Natural, Output, Settings
+from subquad.runs.options import Count, Distinct, Fraction, Input, MinLen, Model, Natural, Output, Settings
 
 __all__ = [
     "CLASSES",

@@ -5,13 +5,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Lt, MinLen
 from cyclopts import Parameter
 
 from subquad.errors import SubquadError, flag_name, unknown
 from subquad.runs.options import (
     Count,
+    Ge,
     Input,
+    Lt,
+    MinLen,
     Model,
     MoreInput,
     MoreModel,

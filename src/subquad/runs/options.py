@@ -4,6 +4,7 @@ The flag with its help, the check, the default of an estimator, the field of the
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from inspect import Parameter as ArgumentOf
@@ -13,7 +14,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, counted, flag_name
@@ -37,6 +37,42 @@ MoreTraining = Annotated[T, Parameter(group=Group(f"{MORE}training", sort_key=7)
 MoreOutput = Annotated[T, Parameter(group=Group(f"{MORE}output", sort_key=8))]
 """The same for flags that few users need: `--help` counts them, and `--help-all` describes them."""
 
+
+@dataclass(frozen=True)
+class Bound:
+    """End of the range of a number. Pydantic does not know it: cyclopts words the errors of the marks that it knows."""
+
+    value: float
+
+
+class Ge(Bound):
+    """The number is at least this."""
+
+
+class Gt(Bound):
+    """The number is above this."""
+
+
+class Le(Bound):
+    """The number is at most this."""
+
+
+class Lt(Bound):
+    """The number is below this."""
+
+
+@dataclass(frozen=True)
+class MinLen:
+    """The tuple has at least so many values."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """No value of the tuple occurs twice."""
+
+
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -47,18 +83,18 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """Generators of random numbers take these."""
 
-BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
+BOUNDS = {
+    Ge: (operator.ge, "at least"),
+    Gt: (operator.gt, "above"),
+    Le: (operator.le, "at most"),
+    Lt: (operator.lt, "below"),
+}
 KINDS: dict[Any, tuple[type, str]] = {
     int: (Integral, "an integer"),
     float: (Real, "a number"),
     str: (str, "text"),
     bool: (bool, "true or false"),
 }
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """Mark of a tuple's type: no value occurs twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,23 +168,11 @@ def _checked_any(name: str, value: Any, members: tuple[Any, ...]) -> Any:
 def _check_mark(name: str, value: Any, mark: Any, marks: list[Any]) -> None:
     if isinstance(mark, Distinct) and len(set(value)) < len(value):
         raise SubquadError(f"{name} needs different values, got {' '.join(map(str, value))}")
-    if isinstance(mark, MinLen) and len(value) < mark.min_length:
-        raise SubquadError(f"{name} needs at least {counted(mark.min_length, 'value')}")
-    ranges = [one for one in marks if type(one) in BOUNDS]
-    if mark in ranges[:1] and not all(_is_within(value, bound) for bound in ranges):
-        words = [f"{BOUNDS[type(bound)][1]} {getattr(bound, BOUNDS[type(bound)][0])}" for bound in ranges]
+    if isinstance(mark, MinLen) and len(value) < mark.count:
+        raise SubquadError(f"{name} needs at least {counted(mark.count, 'value')}")
+    if isinstance(mark, Bound) and not BOUNDS[type(mark)][0](value, mark.value):
+        words = [f"{BOUNDS[type(bound)][1]} {bound.value}" for bound in marks if isinstance(bound, Bound)]
         raise SubquadError(f"{name} must be {' and '.join(words)}, got {value}")
-
-
-def _is_within(value: Any, bound: Any) -> bool:
-    match bound:
-        case Ge():
-            return value >= bound.ge
-        case Gt():
-            return value > bound.gt
-        case Le():
-            return value <= bound.le
-    return value < bound.lt
 
 
 def takes_settings(settings: type[Settings], *names: str, **others: Any) -> Callable[[type[T]], type[T]]:

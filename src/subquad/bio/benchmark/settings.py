@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, MinLen
-
 from subquad.errors import SubquadError
-from subquad.runs.options import Count, Distinct, Input, Model, MoreTraining, Positive, Seed, Settings, Training
+from subquad.runs.options import (
+    Count,
+    Distinct,
+    Ge,
+    Input,
+    MinLen,
+    Model,
+    MoreTraining,
+    Positive,
+    Seed,
+    Settings,
+    Training,
+)
 
 __all__ = ["BenchSettings"]
 

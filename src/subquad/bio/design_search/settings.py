@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
 from subquad.bio.settings import Direction
 from subquad.errors import SubquadError
 from subquad.runs.options import (
     Count,
+    Ge,
     Input,
     Model,
     MoreInput,

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
-
 from subquad.bio.settings import AMBIGUITY, Direction
 from subquad.errors import SubquadError
-from subquad.runs.options import Count, Input, Model, Natural, Output, Settings
+from subquad.runs.options import Count, Ge, Input, Le, Model, Natural, Output, Settings
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
 

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge
-
 from subquad.llm.settings import PlacementSettings
-from subquad.runs.options import Count, Input, MoreInput, MoreModel, MoreOutput, Natural, Probability
+from subquad.runs.options import Count, Ge, Input, MoreInput, MoreModel, MoreOutput, Natural, Probability
 
 __all__ = ["EvaluateSettings"]
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
 from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.options import (
     Count,
+    Ge,
     Input,
     Model,
     MoreModel,

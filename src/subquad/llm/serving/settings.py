@@ -4,11 +4,21 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le
-
 from subquad.errors import SubquadError
 from subquad.llm.settings import PlacementSettings
-from subquad.runs.options import Count, Model, MoreModel, MoreOutput, Natural, NonNegative, Output, Probability
+from subquad.runs.options import (
+    Count,
+    Ge,
+    Gt,
+    Le,
+    Model,
+    MoreModel,
+    MoreOutput,
+    Natural,
+    NonNegative,
+    Output,
+    Probability,
+)
 
 __all__ = ["LOOPBACK", "ChatSettings", "GenerateSettings", "ServeSettings"]
 
