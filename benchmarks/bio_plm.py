@@ -235,8 +235,9 @@ def embeddings(model, inputs, path):
                 parts.append(model.embed(texts[begin : begin + ROWS_PER_LINE]))
                 seconds += time.process_time() - began
                 advance(len(parts[-1]))
-        with atomic(path) as temporary:
-            np.savez(temporary, embedding=np.concatenate(parts), cpu_seconds=seconds)
+        # numpy adds .npz to a name, not to an open file
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, embedding=np.concatenate(parts), cpu_seconds=seconds)
     with np.load(path, allow_pickle=False) as file:
         return file["embedding"].astype(np.float64), float(file["cpu_seconds"])
 

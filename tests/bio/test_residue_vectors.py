@@ -205,7 +205,7 @@ def test_residues_are_predicted_from_their_vectors_and_a_saved_run_predicts_the_
     assert some["prediction"].tolist() == all_rows["prediction"][5:10].tolist()
     mean = Embeddings(mean=np.ones((60, DIMENSIONS), np.float32), model="esm")
     write_embeddings(tmp_path / "mean.safetensors", mean, frame["sequence"].tolist())
-    with pytest.raises(SubquadError, match="has no vectors of letters, with which the model was trained"):
+    with pytest.raises(SubquadError, match="the model was trained with embeddings by esm"):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", embeddings=tmp_path / "mean.safetensors")
 
 

@@ -122,10 +122,3 @@ def test_a_fit_of_which_one_process_is_killed_ends_at_once_and_is_resumed(rows, 
     for place in PLACES:
         assert history(tmp_path / "killed", place) == history(tmp_path / "whole", place)
     assert predictions(tmp_path / "killed").equals(predictions(tmp_path / "whole"))
-
-
-def test_a_command_of_one_process_is_refused(rows, tmp_path):
-    done = torchrun("subquad", "bio", "cross-validate", rows, *WORDS, "--out", tmp_path / "folds")
-    assert done.returncode == 1
-    assert "subquad: bio cross-validate runs in one process, and 2 were started (WORLD_SIZE=2)" in done.stderr
-    assert not (tmp_path / "folds").exists()

@@ -59,13 +59,3 @@ def test_the_responses_of_many_classes_have_a_panel_each(count, panels):
     assert len(drawn) == panels
     assert sum(len(axes.patches) for axes in drawn) == (count if panels == 1 else 2 * count - 1)
     assert {axes.get_xlim() for axes in drawn} == {(0, 2)}
-
-
-@pytest.mark.long
-def test_bins_of_whole_numbers_have_as_many_of_them_each():
-    *_, particles = observer_histograms(predictions_of(CLASSES), CLASSES, "A")
-    path = particles.figure.axes[0].patches[0].get_path().vertices
-    widths = np.diff(np.unique(path[:, 0]))
-    assert widths == pytest.approx(np.full(len(widths), widths[0]))
-    assert widths[0] == int(widths[0])
-    assert path[:, 0].min() == -0.5

@@ -51,13 +51,13 @@ def test_a_run_that_is_stopped_before_its_end_is_resumed_with_equal_settings_onl
     assert not (tmp_path / "checkpoint-fit.safetensors").exists()
 
 
-def test_sigterm_while_the_report_is_drawn_leaves_the_results(tmp_path):
+def test_a_run_that_is_terminated_while_its_report_is_drawn_is_resumed(tmp_path):
     def report():
         raise Terminated
 
     with pytest.raises(Terminated):
         finish(tmp_path, report=report)
-    assert load_config(tmp_path, "bio")
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_finished_run_and_foreign_files_are_not_overwritten(tmp_path):

@@ -98,7 +98,7 @@ def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _remove_unneeded(directory: Path) -> None:
     """Remove what a finished run no longer needs."""
     for pattern in UNFINISHED:
-        for path in directory.glob(pattern):
+        for path in [*directory.rglob(pattern)]:
             # what is left is removed when the folder is refused
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

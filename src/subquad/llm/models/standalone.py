@@ -18,14 +18,21 @@ __all__ = ["write_code"]
 SOURCE = Path(__file__).parents[3]
 ENTRY = "modeling_subquad"
 ROOT = "subquad.llm.models.convert"
-OPTIONS, SHAPES = "subquad.runs.options", "subquad_shapes"
+SHAPES, FLAGS = "subquad_shapes", "subquad_flags"
+OTHERS = {"jaxtyping": SHAPES, "cyclopts": FLAGS}
+"""Packages that are replaced: name → module in their place."""
 STUBS = {
-    OPTIONS: '''"""Groups of flags, which only the command line has."""
+    FLAGS: '''"""Flags, which only the command line has."""
 
-from typing import Annotated, TypeVar
 
-T = TypeVar("T")
-Input = Model = Training = Output = Annotated[T, "flag"]
+class Group:
+    """A group of flags, or a flag."""
+
+    def __init__(self, *given, **how):
+        """Keep nothing."""
+
+
+Parameter = Group
 ''',
     SHAPES: '''"""Shapes in annotations, which only subquad's tests check."""
 
@@ -41,8 +48,8 @@ class Float:
 Bool = Int = Float
 ''',
 }
-"""Modules that are replaced: name → text."""
-IMPORT = re.compile(r"^(\s*)from (subquad[\w.]*|jaxtyping) import", re.MULTILINE)
+"""Modules that stand in their place: name → text."""
+IMPORT = re.compile(r"^(\s*)from (subquad[\w.]*|jaxtyping|cyclopts) import", re.MULTILINE)
 
 
 def write_code(folder: Path, model: PreTrainedModel) -> None:
@@ -82,7 +89,8 @@ def _modules(root: str) -> Iterator[tuple[str, str]]:
         if text is None:
             text = (SOURCE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
         yield name, text
-        waiting += [SHAPES if found == "jaxtyping" else found for _, found in IMPORT.findall(text)]
+        names: list[str] = [found for _, found in IMPORT.findall(text)]
+        waiting += [OTHERS.get(found, found) for found in names]
 
 
 def _flat(name: str) -> str:
@@ -91,4 +99,4 @@ def _flat(name: str) -> str:
 
 def _relative_import(found: re.Match[str]) -> str:
     indent, name = found.groups()
-    return f"{indent}from .{SHAPES if name == 'jaxtyping' else _flat(name)} import"
+    return f"{indent}from .{OTHERS.get(name, _flat(name))} import"
