@@ -33,7 +33,7 @@ def bio_bench(folder):
     tasks = []
     for seed, name in enumerate(("one", "two")):
         table(folder / f"{name}.csv", rows=149, seed=seed)
-        settings = {"sequence": "sequence", "target": ["score"]}
+        settings = {"sequence": "sequence", "target": ["score"], "stack_folds": 1, "ensemble_size": 1}
         tasks.append({"id": f"tiny/{name}", "file": f"{name}.csv", "task_type": "regression", "settings": settings})
     (folder / "tasks.json").write_text(json.dumps(tasks))
     budget = ["--tokens", "3000", "--boosting-iterations", "3", "--models", "ridge", "boosting", "lyra"]
