@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, settings
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 # a slow machine is not a failure; the examples are the same in every run, except with SUBQUAD_HYPOTHESIS=random
-settings.register_profile("full", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "full", deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("fast", settings.get_profile("full"), max_examples=10)
 settings.register_profile("random", settings.get_profile("full"), derandomize=False)
 settings.load_profile(os.environ.get("SUBQUAD_HYPOTHESIS", "full"))
