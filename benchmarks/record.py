@@ -193,8 +193,10 @@ def compare(before, now):
         if new is not None:
             loss = direction * (value - new) if direction else abs(value - new)
             is_worse = loss > relative * abs(value) + absolute and (is_same_machine or "CPU-second" not in name)
-        worse += [name] * is_worse
-        print(f"{value:>12.5g} {'-' if new is None else format(new, '.5g'):>12} {'worse' * is_worse:5}  {name}")
+        worse += [name] if is_worse else []
+        print(
+            f"{value:>12.5g} {'-' if new is None else format(new, '.5g'):>12} {'worse' if is_worse else '':5}  {name}"
+        )
     for test, bounds in before["floors"].items():
         new, sign = now["floors"][test], -1 if "/llm/" in test else 1
         if len(new) < len(bounds) or any(sign * b < sign * a for a, b in zip(bounds, new, strict=False)):
@@ -219,9 +221,9 @@ def main():
         "figures": figures,
         "floors": floors(json.loads(RECORD.read_text(encoding="utf-8"))["floors"]),
     }
-    worse = compare(json.loads(arguments.compare.read_text(encoding="utf-8")), record) if arguments.compare else []
     if arguments.out:
         arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    worse = compare(json.loads(arguments.compare.read_text(encoding="utf-8")), record) if arguments.compare else []
     print(json.dumps(record | {"worse": worse}))
     return 1 if worse else 0
 
