@@ -215,7 +215,7 @@ def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, cap
     assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["hep", "predict", str(tmp_path / "none"), files, "--out", str(tmp_path / "t.root")]) == 2
-    assert "no run of" in capsys.readouterr().err
+    assert "none: no such folder" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "t.root").exists()
 

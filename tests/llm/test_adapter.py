@@ -125,7 +125,7 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
         assert not (tmp_path / "out").exists()
 
     fails("cannot be read as an adapter .*base", from_=run)
-    fails("no run of `subquad llm`", from_=tmp_path / "missing")
+    fails("missing: no such folder", from_=tmp_path / "missing")
     fails("not written by subquad", from_=folder)
     fails("lora_rank is 3 in .*; omit it", lora_rank=5)
     fails("window is 3 in .*; omit it", attention=replace(SMALL.attention, window=5))

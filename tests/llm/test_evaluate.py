@@ -562,7 +562,7 @@ def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_pa
     rejected("nothing to measure", linear, out=out)
     twice = [text, tmp_path / "else" / text.name]
     rejected(f"two texts have the same name: {text.name}", linear, out=out, text=twice)
-    rejected("no run of `subquad llm`", tmp_path / "none", out=out, text=[text])
+    rejected("none: no such folder", tmp_path / "none", out=out, text=[text])
     rejected("which is not linearized yet", base, out=out, text=[text])
     rejected("none.txt: no such file", linear, out=out, text=[tmp_path / "none.txt"])
     long = EvaluateSettings(sequence_length=500)

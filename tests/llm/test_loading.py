@@ -106,7 +106,7 @@ def test_what_can_be_refused_without_torch_is(tmp_path):
         linearize.format("smollm2", "a.txt", "o") + " --eval-text a.txt": "a.txt is the same text as a.txt",
         linearize.format("c.gguf", "a.txt", "o"): "c.gguf: no checkpoint",
         linearize.format("example:linear-smollm2", "a.txt", "o"): "example:linear-smollm2: no checkpoint",
-        "llm report nothing": "nothing: no run of `subquad llm`",
+        "llm report nothing": "nothing: no such folder",
         "llm plan nothing": "no config.json, folder or known model 'nothing'",
         "llm plan a.txt": "a.txt: ",
         "llm plan smollm2 --sequence-length 100": "sequences of 100 tokens: the student sees",

@@ -1,6 +1,7 @@
 """Run folders: files that are written, folders that are refused, and runs that are resumed."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,6 +105,7 @@ def change(path, **entries):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (shutil.rmtree, "no such folder"),
         (lambda run: (run / "config.json").unlink(), "has no config.json"),
         (lambda run: (run / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda run: (run / "config.json").write_text("[]"), "not written by subquad"),

@@ -201,7 +201,8 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not (directory / CONFIG).is_file():
-        raise SubquadError(f"{directory}: no run of `subquad {kind}`, since it has no {CONFIG}")
+        what = f"no run of `subquad {kind}`, since it has no {CONFIG}" if directory.exists() else "no such folder"
+        raise SubquadError(f"{directory}: {what}")
     stamp = stamp_of(directory)
     if stamp.get("kind") != kind:
         raise SubquadError(f"{directory}: is a run of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
