@@ -22,6 +22,7 @@ from subquad.runs.options import (
     MoreInput,
     MoreModel,
     MoreTraining,
+    Natural,
     NonNegative,
     Positive,
     Settings,
@@ -58,7 +59,7 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetSettings:
+class NetSettings(Settings):
     """Inputs and architecture of a network; saved in `config.json`.
 
     The defaults are those of the preset `standard`.
@@ -79,15 +80,15 @@ class NetSettings:
     """Space in which nearest neighbours are found: all features, as published, or Δη and Δφ."""
     has_jet_features: bool = True
     """Jet-level features are concatenated with the pooled particles before the head."""
-    k: int = 7
+    k: Count = 7
     """Nearest neighbours of each particle."""
-    chebyshev_order: int = 8
+    chebyshev_order: Count = 8
     """Chebyshev terms of each filter; continuous-filter convolutions have none."""
-    width: int = 64
+    width: Count = 64
     """Channels of each layer."""
-    layers: int = 3
+    layers: Count = 3
     """Number of filters or, of a `kinematic` network, of blocks."""
-    max_particles: int = 128
+    max_particles: Count = 128
     """Largest number of particles per jet; those of highest pT are kept."""
     is_normalised: bool = True
     """Layer normalization before each layer of a PCN but the first; `kinematic` networks always have it."""
@@ -95,21 +96,22 @@ class NetSettings:
     """Residual connection around each layer of a PCN but the first; `kinematic` networks always have it."""
     pool: Literal["mean", "mean_max"] = "mean_max"
     """Pooling over the particles of a PCN."""
-    hidden: int = 64
+    hidden: Natural = 64
     """Width of the hidden layer of a PCN's head; 0 for a linear head."""
-    dropout: float = 0.1
+    dropout: BelowOne = 0.1
     """Dropout rate in the head; E-PCN has none."""
     has_edges: bool = False
     """Edge convolutions between the filters of a PCN: the second network of the paper."""
-    graphs: int = 4
+    graphs: Count = 4
     """Weighted graphs of a `kinematic` network's Chebyshev filters, which divide the channels among them."""
-    feed: int = 2
+    feed: Count = 2
     """Expansion factor of the feed-forward blocks of a `kinematic` network."""
-    pool_heads: int = 4
+    pool_heads: Count = 4
     """Attention pooling heads of a `kinematic` network, in addition to mean and maximum."""
 
     def __post_init__(self) -> None:
         """Refuse architectures that do not exist."""
+        super().__post_init__()
         if self.kind == "kinematic" and self.filter == "chebyshev" and self.width % self.graphs:
             raise SubquadError(
                 f"--width is {self.width}; this preset divides it among {self.graphs} graphs, so give a multiple of "
