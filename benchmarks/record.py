@@ -188,7 +188,7 @@ def compare(before, now):
     worse, is_same_machine = [], before["machine"] == now["machine"]
     for name, value in before["figures"].items():
         # without --demo the whole demo is not measured
-        new, is_worse = now["figures"].get(name), not name.startswith("demo ")
+        new, is_worse = now["figures"].get(name), not name.startswith("demo")
         _, direction, relative, absolute = next(rule for rule in RULES if re.search(rule[0], name))
         if new is not None:
             loss = direction * (value - new) if direction else abs(value - new)

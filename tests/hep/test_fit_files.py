@@ -36,9 +36,9 @@ def names(paths):
         (["fit", "example:jets", "--card", "no.yaml", "--out", "run"], "no.yaml: no such file"),
         (["fit", "example:jets", "--out", str(run_folder("example:tagger"))], "has a finished run"),
         (["predict", "example:tagger", "no.root", "--out", "a.root"], "no such file"),
-        (["evaluate", "run=no_run", "--out", "a"], "no_run: no run"),
+        (["evaluate", "run=no_run", "--out", "a"], "no_run: no such folder"),
         (["explain", "example:tagger", "--files", "no.root", "--out", "a"], "no such file"),
-        (["export", "no_run", "--out", "a.onnx"], "no_run: no run"),
+        (["export", "no_run", "--out", "a.onnx"], "no_run: no such folder"),
     ],
 )
 def test_what_does_not_exist_is_reported_before_torch_is_imported(given, message, tmp_path):

@@ -308,7 +308,7 @@ def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, t
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, got nan"),
         (
             {"preset": "auto-chebyshev", "width": 30},
-            "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4",
+            "--width must be a multiple of 4 with this preset, got 30",
         ),
         ({"chebyshev_order": 5}, "--chebyshev-order is 5; the preset auto has no Chebyshev filters; omit it"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),

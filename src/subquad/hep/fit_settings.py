@@ -113,10 +113,7 @@ class NetSettings(Settings):
         """Refuse architectures that do not exist."""
         super().__post_init__()
         if self.kind == "kinematic" and self.filter == "chebyshev" and self.width % self.graphs:
-            raise SubquadError(
-                f"--width is {self.width}; this preset divides it among {self.graphs} graphs, so give a multiple of "
-                f"{self.graphs}"
-            )
+            raise SubquadError(f"--width must be a multiple of {self.graphs} with this preset, got {self.width}")
         if self.kind != "pcn" and self.graph != "angles":
             raise SubquadError(f"--graph is {self.graph}; this preset finds neighbours by angles only; omit it")
 

@@ -76,8 +76,7 @@ class Run:
         try:
             if report is not None:
                 self._write(REPORT, report())
-        except OSError:
-            # such as a full disk; started again, the command writes the report
+        except OSError:  # such as a full disk; the same command writes the report
             raise
         except Exception as error:  # noqa: BLE001
             failed = error
