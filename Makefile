@@ -16,16 +16,15 @@ FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
-# under 10 minutes on two cores
 test: .venv/.ready-dev
 	$(PYTEST) -m "not long" $(CHECKED)
 
 # the commands of the documentation, the benchmarks, commands that are killed, and other tests that take more than
-# 3 seconds: about 20 minutes
+# 3 seconds
 test-long: .venv/.ready-dev
 	$(PYTEST) -m long
 
-# no training, no processes, few examples per law: about 5 minutes on two cores
+# no training, no processes, few examples per law
 test-fast: .venv/.ready-dev
 	SUBQUAD_HYPOTHESIS=fast $(FAST)
 
@@ -33,7 +32,7 @@ test-fast: .venv/.ready-dev
 test-e2e: .venv/.ready-e2e
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/e2e --timeout 1800
 
-# long commands that are killed KILLS times each, terminated, short of disk space or started twice: an hour on one core
+# long commands that are killed KILLS times each, terminated, short of disk space or started twice
 test-faults: KILLS ?= 20
 test-faults: .venv/.ready-dev
 	SUBQUAD_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -s

@@ -8,7 +8,7 @@ from scipy import stats
 
 from subquad.hep.metrics.classification import weighted_auc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
-from subquad.reporting.statistics import Difference, clopper_pearson
+from subquad.reporting.statistics import FEWEST_ITEMS, Difference, clopper_pearson
 
 __all__ = ["accuracy_difference", "auc_difference", "model_difference"]
 
@@ -39,7 +39,7 @@ def model_difference(one: ModelPredictions, other: ModelPredictions) -> Differen
     # [trainings, J]: whether each jet is classified correctly
     right, its = (np.stack([own.probabilities.argmax(1) == own.labels for own in m.trainings]) for m in (one, other))
     J, weights = right.shape[1], one.trainings[0].weights
-    if J < 2:
+    if J < FEWEST_ITEMS:
         return None
     # of a mean over jets; without event weights all jets count the same
     parts = np.full(J, 1 / J) if weights is None else weights.astype(np.float64) / weights.sum(dtype=np.float64)
