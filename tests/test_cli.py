@@ -11,7 +11,6 @@ import pytest
 
 from subquad import __main__
 from subquad.cli import app, main
-from subquad.runs.termination import Terminated
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -201,7 +200,7 @@ def test_paths_are_checked_before_torch_is_imported(tmp_path, monkeypatch, capsy
     "case",
     [
         (KeyboardInterrupt(), 130, "interrupted; run the same command again, without --force, to go on"),
-        (Terminated(), 143, "terminated; run the same command again, without --force, to go on"),
+        (SystemExit(143), 143, "terminated; run the same command again, without --force, to go on"),
         (OSError(errno.EDQUOT, "full", "/disk/a"), 2, "/disk/a: the disk is full; free some space and run the same "),
         (PermissionError(13, "Permission denied", "/proc/x"), 2, "/proc/x: Permission denied"),
         (MemoryError(), 2, "this needs more memory than there is"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,6 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 from subquad import __version__
 from subquad.errors import DISK_FULL, SubquadError, missing_extra, reading, unknown
 from subquad.runs.options import MORE
-from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 FIELDS = ("bio", "llm", "hep")
 EXAMPLE = "\n\nFor example:\n\n    subquad"
@@ -31,6 +31,8 @@ COMMANDS = {
     "app": ("subquad.app.server:serve", f"Open the web page of the three fields.{EXAMPLE} app --workspace work"),
 }
 HELP_ALL = "--help-all"
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status after SIGTERM, which batch systems send before they kill a process."""
 AGAIN = "run the same command again, without --force, to go on"
 
 
@@ -180,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         an interruption and 143 after SIGTERM.
     """
     words = [*(sys.argv[1:] if arguments is None else arguments)]
-    end_on_sigterm()
+    # raised, so that temporary files are removed and child processes end; only the main thread has handlers
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     # threads that spin while they wait make a training step ten times slower if another process is busy
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     formatter: Any = app.help_formatter
@@ -211,7 +215,7 @@ def _status_and_message(error: BaseException, words: Sequence[str]) -> tuple[int
         return 2, str(SubquadError(_message(error)))
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted; {AGAIN}"
-    if isinstance(error, Terminated):
+    if isinstance(error, SystemExit) and error.code == TERMINATED:
         return TERMINATED, f"terminated; {AGAIN}"
     if isinstance(error, SystemExit):
         return (error.code, "") if isinstance(error.code, int) else (int(bool(error.code)), str(error.code or ""))

@@ -62,7 +62,7 @@ def test_two_processes_train_the_weights_of_one_with_both_batches(launcher, jetc
 def test_a_run_of_which_one_process_is_killed_ends_at_once_and_is_resumed(jetclass, tmp_path):
     # with dropout
     flags = ["--inputs", "particles+jet", "--epochs", "12", "--batch-size", "11", "--no-boosting", "--quiet"]
-    words = ["subquad", "hep", "fit", *jetclass[:2], *flags, "--out"]
+    words = ["support.saving", "hep", "fit", *jetclass[:2], *flags, "--out"]
     history = tmp_path / "killed" / "history.jsonl"
     kill_second_process(
         [*words, tmp_path / "killed"],

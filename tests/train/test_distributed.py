@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 from torch import distributed
 
-from subquad.runs.termination import Terminated, end_on_sigterm
 from subquad.train.distributed import wait_for_everyone
 
 PROCESS = """
@@ -35,11 +34,10 @@ wait_for_everyone()
 
 
 WAITING = """
-import time
+import signal, sys, time
 from accelerate import PartialState
-from subquad.runs.termination import end_on_sigterm
 from subquad.train.distributed import broadcast_object
-end_on_sigterm()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 is_first = PartialState(cpu=True).is_main_process
 print("ready", flush=True)
 time.sleep(600 * is_first)
@@ -97,9 +95,9 @@ def other_process(monkeypatch):
 
 
 def test_a_wait_for_other_processes_handles_sigterm(other_process):
-    end_on_sigterm()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with pytest.raises(Terminated):
+    with pytest.raises(SystemExit):
         wait_for_everyone()
     timer.join()

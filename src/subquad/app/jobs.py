@@ -34,7 +34,7 @@ SCRIPT = f'"$@" & echo $$ $! > "$0/{PROCESSES}"; wait $!; echo $? > "$0/{STATUS}
 """What runs a command: it notes the process and its exit status, also if the server has ended in the meantime."""
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_STOP = 15.0
-"""Time that a command has to write a checkpoint after SIGTERM."""
+"""Time that a command has to end after SIGTERM."""
 INTERRUPTED = [128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)]
 """Exit statuses of commands that were stopped."""
 TAIL = 20_000
@@ -251,7 +251,7 @@ class Jobs:
                 self._processes.append(process)
 
     def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
-        """Stop a job with SIGTERM, after which a training saves a checkpoint, and then with SIGKILL."""
+        """Stop a job with SIGTERM, and with SIGKILL if that does not end it."""
         with self._lock:
             if job.state == "waiting":
                 (job.folder / STATUS).write_text(str(INTERRUPTED[0]))

@@ -1,41 +1,22 @@
 """The training history of a run: one JSON object per line of `history.jsonl`."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from subquad.errors import reading
-from subquad.runs.storage import atomic, null_as_nan
+from subquad.runs.storage import atomic, null_as_nan, plain
 
 HISTORY = "history.jsonl"
 
 
-def remove_part(directory: Path | str, part: str) -> None:
-    """Remove the entries of a stage that starts again, and a line that a killed process wrote only half."""
-    path = Path(directory) / HISTORY
-    if not path.is_file():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _part_of(line) not in {part, None}]
-    if kept != lines:
-        with atomic(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
-
-
-def _part_of(line: bytes) -> str | None:
-    try:
-        return json.loads(line)["part"]
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def cut_history(directory: Path | str, length: int) -> None:
-    """Remove what was written after a checkpoint, which says how long the history was, in bytes."""
-    path = Path(directory) / HISTORY
-    if path.is_file():
-        with path.open("r+b") as file:
-            # entries are whole, even if the file is shorter than the checkpoint says
-            file.truncate(file.read(length).rfind(b"\n") + 1)
+def write_history(directory: Path | str, part: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write the entries of one stage of training in place of its earlier ones; those of other stages stay."""
+    kept = [entry for entry in read_history(directory) if entry["part"] != part]
+    with atomic(Path(directory) / HISTORY) as temporary:
+        lines = [json.dumps(plain(entry), allow_nan=False) + "\n" for entry in (*kept, *entries)]
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read_history(directory: Path | str) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ In memory, and in a checkpoint, it keeps the model, the optimizer's state, a cop
 their moving average.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
-from subquad.runs.history import HISTORY, cut_history, remove_part
-from subquad.runs.storage import plain, sync
-from subquad.runs.termination import Terminated, sigterm_deferred
+from subquad.runs.history import write_history
+from subquad.runs.storage import plain
 from subquad.train.checkpoint import load_checkpoint, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator, weights_of_batches
 from subquad.train.ema import ExponentialMovingAverage
@@ -34,9 +32,9 @@ __all__ = ["Backward", "train"]
 
 COUNTERS = (
     *("steps", "best_step", "best", "seconds", "cpu_seconds", "stopped_early", "has_ended", "since_best"),
-    *("epoch", "index", "sums", "count"),
+    *("epoch", "index", "sums", "count", "history"),
 )
-"""What a checkpoint has besides tensors, and the length of the history."""
+"""What a checkpoint has besides tensors."""
 
 Item = TypeVar("Item")
 Backward = Callable[[Tensor], None]
@@ -122,15 +120,8 @@ def train(
         if settings.ema_decay is not None:
             trainer.ema = ExponentialMovingAverage(trained_state(model), settings.ema_decay)
         trainer.restore()
-        # of several processes, none may stop between two steps while the others wait for it
-        with (
-            sigterm_deferred(enabled=accelerator.num_processes == 1) as is_terminated,
-            track(name, settings.steps, done=trainer.steps, quiet=quiet or trainer.has_ended) as advance,
-        ):
-            trainer.run(advance, is_terminated)
-        if not trainer.has_ended:
-            # a handler of the caller's took SIGTERM and returned
-            raise Terminated
+        with track(name, settings.steps, done=trainer.steps, quiet=quiet or trainer.has_ended) as advance:
+            trainer.run(advance)
         model.load_state_dict(trainer.best_weights, strict=False)
     return TrainingResult(**{entry.name: getattr(trainer, entry.name) for entry in fields(TrainingResult)})
 
@@ -169,14 +160,16 @@ class _Trainer:
     sums: dict[str, Any] = field(default_factory=dict)
     """Sums of the metrics of `count` batches, whose means are not logged yet."""
     count: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Entries of this stage in the history of the run."""
 
     @property
     def is_alone(self) -> bool:
         """Whether this process trains without others."""
         return self.accelerator.num_processes == 1
 
-    def run(self, advance: Advance, is_terminated: Callable[[], bool]) -> None:
-        """Take all steps that are left, until SIGTERM or until patience runs out."""
+    def run(self, advance: Advance) -> None:
+        """Take all steps that are left, or until patience runs out."""
         if self.has_ended:
             return
         settings, shown, clock = self.settings, {}, (time.monotonic(), time.process_time())
@@ -196,8 +189,6 @@ class _Trainer:
             clock = now
             # metrics of single parts, such as the error of each layer, would fill the line
             advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
-            if is_terminated():
-                return self._save()
             # of several processes, only one saves its sums of metrics that are not logged yet
             if (self.is_alone or self.count == 0) and now[0] - last_saved > settings.save_seconds:
                 self._save()
@@ -303,14 +294,11 @@ class _Trainer:
         return {f"validation_{self.monitor}": metrics[self.monitor]}
 
     def _record(self, metrics: Mapping[str, float]) -> None:
-        if self.checkpoint is None or not self.accelerator.is_main_process:
-            return
         line = {"part": self.name, "step": self.steps, "seconds": round(self.seconds, 2), **metrics}
-        with self.checkpoint.with_name(HISTORY).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        self.history.append(plain(line))
 
     def _save(self) -> None:
-        """Check that losses and weights are finite, and write a checkpoint if the run has a folder."""
+        """Check that losses and weights are finite, and write history and checkpoint if the run has a folder."""
         self._check_finite("the loss", self.sums.get("loss", 0.0))
         for name, parameter in self.model.named_parameters():
             # which the losses may not show
@@ -319,26 +307,20 @@ class _Trainer:
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
         self.sums = {key: float(value) for key, value in self.sums.items()}
-        state, history = {name: getattr(self, name) for name in COUNTERS}, self.checkpoint.with_name(HISTORY)
-        if history.exists():
-            # a checkpoint must not survive a power loss that the entries before it do not
-            sync(history)
-            state["history_bytes"] = history.stat().st_size
+        # the history first: a training that had ended writes it no more
+        write_history(self.checkpoint.parent, self.name, self.history)
+        state = {name: getattr(self, name) for name in COUNTERS}
         copies = {"best": self.best_weights, "ema": {} if self.ema is None else self.ema.weights}
         save_checkpoint(self.checkpoint, self.model, self.optimizer, copies=copies, state=state)
 
     def restore(self) -> None:
-        """Restore the checkpoint, if there is one, and remove the entries of the history that were written after it."""
-        path, is_main = self.checkpoint, self.accelerator.is_main_process
-        if path is not None and path.exists():
-            state, copies = load_checkpoint(path, self.model, self.optimizer)
-            for name in COUNTERS:
-                setattr(self, name, state[name])
-            self.best_weights = copies["best"]
-            if self.ema is not None:
-                self.ema.weights = copies["ema"]
-            if not self.has_ended and is_main:
-                cut_history(path.parent, state.get("history_bytes", 0))
-            self.accelerator.wait_for_everyone()
-        elif path is not None and is_main:
-            remove_part(path.parent, self.name)
+        """Restore the checkpoint, if there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        state, copies = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.best_weights = copies["best"]
+        if self.ema is not None:
+            self.ema.weights = copies["ema"]
+        self.accelerator.wait_for_everyone()

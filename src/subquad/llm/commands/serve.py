@@ -12,7 +12,6 @@ import uvicorn
 from subquad.errors import SubquadError
 from subquad.llm.serving.settings import ServeSettings
 from subquad.progress import say
-from subquad.runs.termination import Terminated
 
 if TYPE_CHECKING:
     from subquad.llm.serving.engine import Engine
@@ -61,7 +60,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             say(f"warning: requests may be too long: {warning}; limit them with --max-context")
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", ws="none")
         # uvicorn raises the signal again after the shutdown
-        with suppress(KeyboardInterrupt, Terminated):
+        with suppress(KeyboardInterrupt, SystemExit):
             _Server(config, engine).run(sockets=[listener])
     if engine.has_failed:
         raise SubquadError("the server has ended, since its model cannot compute any more (see above)")
