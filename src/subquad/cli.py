@@ -6,14 +6,12 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from traceback import print_exc
 from typing import Annotated, Any, get_args
 
-import cyclopts
 from attrs import evolve
-from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter, Token
+from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter
 from cyclopts.config import Dict
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
@@ -140,37 +138,6 @@ def _settings(path: Path, recipes: Mapping[str, Path]) -> dict[str, Any]:
     return content
 
 
-def _message(error: CycloptsError) -> str:
-    """Return a mistake in the words of the command line, or in a file of settings, as one sentence."""
-    match error:
-        case CoercionError(token=Token() as token) if error.target_type in (int, float):
-            name = _name(token) or (error.argument.name if error.argument else "an argument")
-            text = f"{name} must be {'an integer' if error.target_type is int else 'a number'}, got {token.value!r}"
-        case cyclopts.UnknownOptionError(token=token):
-            given = (_name(token) or token.value).rpartition(": ")[2]
-            names = [name for argument in error.argument_collection for name in argument.names]
-            near = [name for name in names if name.endswith(f".{given.lstrip('-')}")]
-            near = near or get_close_matches(f"--{given.lstrip('-')}", names, n=1)
-            text = f"{_name(token) or given}: no such option{f'; did you mean {near[0]}?' if near else ''}"
-        case cyclopts.UnusedCliTokensError():
-            text = f"unexpected {' '.join(map(repr, error.unused_tokens or ()))}"
-        case cyclopts.MissingArgumentError(argument=argument) if argument and "Did you mean" not in str(error):
-            text = f"{argument.name} {'needs a value' if error.keyword else 'is missing'}"
-        case _:
-            text = str(error).partition(" Available commands")[0].rstrip(".")
-    text = re.sub(r"\. ([A-Z])", lambda match: f"; {match[1].lower()}", text)
-    if text.endswith("?"):
-        return text
-    command = " ".join(["subquad", *(error.command_chain or ())])
-    return f"{text}; see `{command} --help`"
-
-
-def _name(token: Token) -> str:
-    """Return the flag that a word was given for, or the file and the key; empty for an argument without a name."""
-    key = (token.keyword or "").strip("[]").replace("][", ".")
-    return key if token.source in ("", "cli") else f"{token.source}: {key}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and print whatever it raises as one sentence.
 
@@ -212,7 +179,8 @@ def _status_and_message(error: BaseException, words: Sequence[str]) -> tuple[int
     if isinstance(error, SubquadError):
         return 2, str(error)
     if isinstance(error, CycloptsError):
-        return 2, str(SubquadError(_message(error)))
+        text = str(error).partition(" Available commands")[0]
+        return 2, f"{SubquadError(text)} See `{' '.join(['subquad', *(error.command_chain or ())])} --help`"
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted; {AGAIN}"
     if isinstance(error, SystemExit) and error.code == TERMINATED:

@@ -257,7 +257,7 @@ def test_all_errors_of_a_task_file_are_reported_at_once(tmp_path):
     ("given", "message"),
     [
         ({"seeds": (0, 0)}, "--seeds needs different values, got 0 0"),
-        ({"seeds": ()}, "--seeds needs at least 1 value"),
+        ({"seeds": ()}, "--seeds must be a list of at least 1"),
         ({"jobs": 0}, "--jobs must be at least 1, got 0"),
         ({"timeout": 0.0}, "--timeout must be above 0"),
         ({"train_on": ("a",)}, "--train-on must be TASK=TASK"),

@@ -233,7 +233,7 @@ def test_the_published_network_is_fitted_alone(tmp_path):
 def test_a_list_of_models_without_a_name_is_refused(tmp_path, capsys):
     table(tmp_path / "t.csv")
     assert main(["bio", "fit", str(tmp_path / "t.csv"), "--models", "--out", str(tmp_path / "run")]) == 2
-    assert "--models needs a value" in capsys.readouterr().err
+    assert "--models requires an argument" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

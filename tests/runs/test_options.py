@@ -50,7 +50,7 @@ def test_values_of_the_types_are_kept_and_lists_become_tuples():
         ({"rate": float("nan")}, "--rate must be a number, got nan"),
         ({"fraction": 1}, "--fraction must be above 0 and below 1, got 1"),
         ({"degree": 7}, "--degree must be at least 2 and at most 5, got 7"),
-        ({"seeds": ()}, "--seeds needs at least 1 value"),
+        ({"seeds": ()}, "--seeds must be a list of at least 1"),
         ({"seeds": (3, 3)}, "--seeds needs different values, got 3 3"),
         ({"seeds": (2**32,)}, "--seeds must be at least 0 and below 4294967296"),
         ({"seeds": 3}, "--seeds takes several values"),

@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from inspect import Parameter as ArgumentOf
 from inspect import Signature
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import SubquadError, counted, flag_name
+from subquad.errors import SubquadError, flag_name
 
 T = TypeVar("T")
 
@@ -40,32 +41,18 @@ MoreOutput = Annotated[T, Parameter(group=Group(f"{MORE}output", sort_key=8))]
 
 @dataclass(frozen=True)
 class Bound:
-    """End of the range of a number. Pydantic does not know it: cyclopts words the errors of the marks that it knows."""
+    """End of a range, which `holds` checks; cyclopts does not know it, so that its errors are worded here."""
 
+    holds: Callable[[Any, Any], bool]
+    words: str
     value: float
 
 
-class Ge(Bound):
-    """The number is at least this."""
-
-
-class Gt(Bound):
-    """The number is above this."""
-
-
-class Le(Bound):
-    """The number is at most this."""
-
-
-class Lt(Bound):
-    """The number is below this."""
-
-
-@dataclass(frozen=True)
-class MinLen:
-    """The tuple has at least so many values."""
-
-    count: int
+Ge, Gt = partial(Bound, operator.ge, "at least"), partial(Bound, operator.gt, "above")
+Le, Lt = partial(Bound, operator.le, "at most"), partial(Bound, operator.lt, "below")
+"""Marks of a number: `Annotated[int, Ge(2)]` is 2 or more."""
+MinLen = partial(Bound, lambda values, count: len(values) >= count, "a list of at least")
+"""Mark of a tuple with at least so many values."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +70,6 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """Generators of random numbers take these."""
 
-BOUNDS = {
-    Ge: (operator.ge, "at least"),
-    Gt: (operator.gt, "above"),
-    Le: (operator.le, "at most"),
-    Lt: (operator.lt, "below"),
-}
 KINDS: dict[Any, tuple[type, str]] = {
     int: (Integral, "an integer"),
     float: (Real, "a number"),
@@ -168,10 +149,8 @@ def _checked_any(name: str, value: Any, members: tuple[Any, ...]) -> Any:
 def _check_mark(name: str, value: Any, mark: Any, marks: list[Any]) -> None:
     if isinstance(mark, Distinct) and len(set(value)) < len(value):
         raise SubquadError(f"{name} needs different values, got {' '.join(map(str, value))}")
-    if isinstance(mark, MinLen) and len(value) < mark.count:
-        raise SubquadError(f"{name} needs at least {counted(mark.count, 'value')}")
-    if isinstance(mark, Bound) and not BOUNDS[type(mark)][0](value, mark.value):
-        words = [f"{BOUNDS[type(bound)][1]} {bound.value}" for bound in marks if isinstance(bound, Bound)]
+    if isinstance(mark, Bound) and not mark.holds(value, mark.value):
+        words = [f"{bound.words} {bound.value}" for bound in marks if isinstance(bound, Bound)]
         raise SubquadError(f"{name} must be {' and '.join(words)}, got {value}")
 
 
