@@ -114,7 +114,7 @@ def test_a_source_that_runs_no_code_is_accepted(text):
 
 def test_imports_of_computed_names_are_accepted_only_where_they_stand():
     text = IMPORT + "import_module(module)"
-    assert faults(text, "runs/examples.py") == []
+    assert faults(text, "llm/cli.py") == []
     assert faults(text, "runs/folder.py") == ["line 2: import of module, which is no literal"]
     assert {name for name, _ in COMPUTED} <= SOURCES.keys()
 
@@ -123,9 +123,7 @@ def test_the_tables_of_lazy_imports_name_modules_of_subquad_only():
     import subquad.bio
     import subquad.hep
     import subquad.llm
-    from subquad.runs.examples import LOADERS
 
     homes = [home for field in (subquad.bio, subquad.llm, subquad.hep) for home in field._HOMES.values()]
-    names = {name.partition(":")[0] for name in (*homes, *LOADERS.values())}
-    paths = {name: name.removeprefix("subquad.").replace(".", "/") for name in names}
+    paths = {name: name.removeprefix("subquad.").replace(".", "/") for name in homes}
     assert [name for name, path in paths.items() if not {f"{path}.py", f"{path}/__init__.py"} & SOURCES.keys()] == []

@@ -24,7 +24,6 @@ from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
-from subquad.runs.examples import load_run
 
 SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
@@ -468,8 +467,7 @@ def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
         with pytest.raises(SubquadError, match=rf"no model '{name}' \(there are: lyra\)"):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model=name, quiet=True)
     assert not (tmp_path / "p.csv").exists()
-    opened = load_run(tmp_path / "model")
-    assert isinstance(opened, LyraRegressor)
+    opened = LyraRegressor.load(tmp_path / "model")
     np.testing.assert_array_equal(opened.predict(X), model.predict(X))
 
 

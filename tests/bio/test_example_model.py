@@ -10,7 +10,7 @@ from subquad import bio
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.runs.examples import load_run, run_folder
+from subquad.runs.examples import run_folder
 
 NAME = "example:tdp43-model"
 
@@ -53,9 +53,8 @@ def test_a_damaged_file_of_a_model_is_not_reported_as_one_of_the_table(tmp_path)
     assert str(error.value).startswith(f"{run}/ridge.safetensors: ")
 
 
-def test_it_is_opened_by_every_loader():
-    for model in (load_run(NAME), bio.BioModel.load(NAME)):
-        assert model.directory == run_folder(NAME)
+def test_it_is_opened_by_its_name():
+    assert bio.BioModel.load(NAME).directory == run_folder(NAME)
 
 
 @pytest.mark.long

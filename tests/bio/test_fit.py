@@ -22,7 +22,6 @@ from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.runs.examples import load_run
 from subquad.runs.options import OutputOptions, RunOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -600,14 +599,6 @@ def test_metrics_show_weights_intervals_and_the_winner(run):
             assert low <= value + 1e-9
             assert value <= high + 1e-9
     assert metrics["wins"] is None or metrics["wins"] in MODELS
-
-
-@pytest.mark.slow
-def test_the_loader_of_all_fields_opens_a_fitted_model(run):
-    model = load_run(run)
-    assert isinstance(model, BioModel)
-    assert model.models == (*MODELS, "ensemble")
-    assert model.default == "ensemble"
 
 
 def with_weights(run, folder, weights):

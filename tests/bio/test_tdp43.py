@@ -13,11 +13,20 @@ import pytest
 from scipy.stats import spearmanr
 from support.weights import shuffle
 
-from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
+from subquad.bio import (
+    BioModel,
+    DesignSettings,
+    EpistasisSettings,
+    FitSettings,
+    design,
+    epistasis,
+    fit,
+    resolve_table,
+    scan,
+)
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.scores import score
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.runs.examples import load_run
 from subquad.runs.storage import read_json
 
 pytestmark = pytest.mark.long
@@ -64,7 +73,7 @@ def test_the_metrics_of_a_fit_are_those_of_the_saved_models(runs):
     truth = Target(task_type="regression", y=test[["measured"]].to_numpy())
 
     def spearman(run, name=None):
-        model = load_run(run)
+        model = BioModel.load(run)
         return score(truth, model.predict(model.inputs_of(test["sequence"]), name))["spearman"]
 
     assert spearman(fitted) == pytest.approx(metrics["ensemble"]["spearman"], abs=1e-6)

@@ -1,4 +1,4 @@
-"""What each saved run answers to its input, through `load_run` and the field's own prediction."""
+"""What each saved run answers to its input, through the loader and the prediction of its field."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 
 from subquad import bio, hep, llm
 from subquad.errors import SubquadError
-from subquad.runs.examples import load_run
 
 
 def bio_model(folder: Path) -> dict[str, list]:
@@ -17,7 +16,7 @@ def bio_model(folder: Path) -> dict[str, list]:
     pd = pytest.importorskip("pandas")
     answers = {}
     with tempfile.TemporaryDirectory() as work:
-        for model in load_run(folder).models:
+        for model in bio.BioModel.load(folder).models:
             out = Path(work) / f"{model}.csv"
             bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
             answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()
@@ -34,7 +33,7 @@ def bio_estimator(folder: Path) -> dict[str, list]:
 def llm_model(folder: Path) -> dict[str, list | str]:
     """Logits of the last token, the tokens of a greedy continuation, and the text after a state that was saved."""
     pytest.importorskip("transformers")
-    model, tokenizer = load_run(folder)
+    model, tokenizer = llm.load(folder)
     ids = tokens_of(folder, tokenizer)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1]
@@ -63,7 +62,6 @@ def llm_adapter(folder: Path) -> dict[str, list]:
 def bio_embedded(folder: Path) -> dict[str, list]:
     """Predictions from sequences and embeddings."""
     pd = pytest.importorskip("pandas")
-    load_run(folder)
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "scores.csv"
         bio.predict(folder, folder / "input.csv", embeddings=folder / "input.safetensors", out=out, quiet=True)
@@ -73,7 +71,6 @@ def bio_embedded(folder: Path) -> dict[str, list]:
 def hep_tagger(folder: Path) -> dict[str, list]:
     """Scores of the jets."""
     uproot = pytest.importorskip("uproot")
-    load_run(folder)
     with tempfile.TemporaryDirectory() as work:
         scored = hep.predict(folder, folder / "input.root", out=Path(work) / "scores.root", quiet=True)
         with uproot.open(scored) as file:

@@ -9,7 +9,7 @@ from subquad.hep.data import layout
 from subquad.hep.data.jets import read
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import NetSettings
-from subquad.runs.examples import EXAMPLE_RUNS, load_run, run_folder
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder
 
 
 def test_it_scores_jets_by_its_name(tmp_path):
@@ -21,10 +21,10 @@ def test_it_scores_jets_by_its_name(tmp_path):
     assert (probabilities.argmax(1) == jets.labels).mean() > 0.78
 
 
-def test_it_is_opened_by_every_loader():
-    for tagger in (load_run("example:tagger"), TrainedTagger.load("example:tagger")):
-        assert tagger.path == run_folder("example:tagger")
-        assert tagger.config["preset"] == "auto"
+def test_it_is_opened_by_its_name():
+    tagger = TrainedTagger.load("example:tagger")
+    assert tagger.path == run_folder("example:tagger")
+    assert tagger.config["preset"] == "auto"
     assert all(run_folder(name).is_dir() for name in EXAMPLE_RUNS)
 
 

@@ -28,7 +28,6 @@ from subquad.llm.models.model_card import card_metadata, teacher_metadata
 from subquad.llm.planning.configs import read_architecture
 from subquad.llm.serving.tokenization import encode
 from subquad.llm.settings import LinearizeSettings
-from subquad.runs.examples import load_run
 from subquad.runs.storage import read_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -188,8 +187,8 @@ def test_the_card_of_a_student_names_its_teacher_and_the_licence(tmp_path, front
 
 
 @pytest.mark.slow
-def test_the_loader_of_all_runs_opens_a_linearized_model(run):
-    model, tokenizer = load_run(run)
+def test_a_linearized_model_is_opened_with_its_tokenizer(run):
+    model, tokenizer = subquad.llm.load(run)
     assert attention_layers(model)
     assert tokenizer("the green bird")["input_ids"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.runs.examples import EXAMPLE_RUNS, load_run, run_folder, shipped_file
+from subquad.runs.examples import EXAMPLE_RUNS, run_folder, shipped_file
 from subquad.runs.folder import FORMAT, check_weights, load_config, load_tensors, open_run
 from subquad.runs.storage import read_json, write_json, write_tensors
 
@@ -136,14 +136,9 @@ def test_the_runs_that_ship_have_the_weights_that_were_saved(name):
     check_weights(run_folder(name))
 
 
-def test_a_folder_that_no_field_wrote_is_not_loaded(tmp_path):
-    with pytest.raises(SubquadError, match="no such file"):
-        load_run(tmp_path)
-    write_json(tmp_path / "config.json", {"subquad": {"kind": "chemistry"}})
-    with pytest.raises(SubquadError, match="chemistry"):
-        load_run(tmp_path)
+def test_an_unknown_example_is_refused_with_the_nearest_name():
     with pytest.raises(SubquadError, match="did you mean 'example:tagger'"):
-        load_run("example:tager")
+        run_folder("example:tager")
 
 
 def test_a_shipped_file_with_another_content_is_refused(tmp_path):

@@ -37,7 +37,6 @@ COMPUTED = {
     ("lazy.py", "homes[name]"),
     ("lazy.py", "follower"),
     ("lazy.py", "self.follower"),
-    ("runs/examples.py", "module"),
     ("app/forms.py", "f'subquad.{group}.cli'"),
     ("export.py", "name"),
     ("hep/commands/simulate.py", "module"),

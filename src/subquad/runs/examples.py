@@ -1,11 +1,8 @@
 """Files that ship with the package, and among them fitted runs, which can be opened before anything is trained."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from subquad.errors import SubquadError, unknown
-from subquad.runs.folder import stamp_of
 from subquad.runs.storage import sha256_of
 
 PREFIX = "example:"
@@ -15,12 +12,6 @@ EXAMPLE_RUNS = {
     "example:tagger": "hep/data/examples/tagger",
 }
 """Name of each run → its folder within the package."""
-LOADERS = {
-    "bio": "subquad.bio.models.estimators:load",
-    "llm": "subquad.llm.models.loading:load",
-    "hep": "subquad.hep.models.trained:load",
-}
-"""Kind of run → `module:function`, where the function takes the folder."""
 
 
 def run_folder(run: Path | str) -> Path:
@@ -51,25 +42,3 @@ def shipped_file(path: Path, sha256: str) -> Path:
     if not path.is_file() or sha256_of(path) != sha256:
         raise SubquadError(f"{path}: this file of the package is missing or has changed; install subquad again")
     return path
-
-
-def load_run(directory: Path | str) -> Any:
-    """Return the fitted model in a run folder, whichever field wrote it.
-
-    Args:
-        directory: Folder that `subquad bio fit`, `subquad llm linearize`, `subquad hep fit` or an estimator's `save`
-            wrote, or one of `EXAMPLE_RUNS`.
-
-    Returns:
-        What the field's own `load` returns: a `subquad.bio.BioModel` or estimator, the pair of a transformers model
-        and its tokenizer, or a trained tagger.
-
-    Raises:
-        SubquadError: There is no such folder, or subquad did not write it.
-    """
-    path = run_folder(directory)
-    name = str(stamp_of(path).get("kind"))
-    if name not in LOADERS:
-        raise SubquadError(f"{path}: {unknown('kind of run', name, LOADERS)}")
-    module, function = LOADERS[name].split(":")
-    return getattr(import_module(module), function)(path)

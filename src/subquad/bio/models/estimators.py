@@ -5,7 +5,6 @@ They work in scikit-learn's pipelines, searches and cross-validation.
 Axes: n rows, K columns of measurements or labels, C classes, L letters of a sequence, p pairs.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,15 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.inputs import check_task
-from subquad.bio.data.names import folder_and_config
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import MORE_PARAMETERS, PARAMETERS, Estimator
 from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
-from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, FitSettings
-from subquad.errors import SubquadError, reading
+from subquad.errors import SubquadError
 from subquad.runs.options import takes_settings
 
-__all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
+__all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger"]
 
 MIN_PROBABILITY = 1e-7
 """Distance of label probabilities from 0 and 1: float32 cannot represent smaller ones."""
@@ -325,20 +322,3 @@ def _sequence_tags(tags: Any) -> Any:
     tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
     tags.target_tags.one_d_labels, tags.target_tags.two_d_labels = False, False
     return tags
-
-
-CLASSES = {one.__name__: one for one in (LyraRegressor, LyraClassifier, LyraTagger, LyraPairing)}
-
-
-def load(directory: Path | str) -> BioModel | Estimator:
-    """Return the fitted model or estimator in a folder that `subquad bio fit` or an estimator's `save` wrote.
-
-    Raises:
-        SubquadError: There is none, or it is damaged.
-    """
-    directory, config = folder_and_config(directory)
-    saved = config.get("estimator")
-    if saved is None:
-        return BioModel.load(directory)
-    with reading(directory, "an estimator"):
-        return CLASSES[saved["class"]].load(directory)

@@ -19,7 +19,7 @@ from subquad.hep.settings import NetSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, load_config, load_tensors
 
-__all__ = ["TrainedTagger", "load"]
+__all__ = ["TrainedTagger"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,3 @@ class TrainedTagger:
     def dataset(self, chunk: JetChunk) -> JetDataset:
         """Return a chunk as the dataset that the network takes."""
         return dataset_of(chunk, self.layout)
-
-
-load = TrainedTagger.load
-"""The loader of runs of the kind `hep`; see `subquad.runs.examples.LOADERS`."""
