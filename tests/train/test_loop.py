@@ -385,11 +385,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         run(other, directory=tmp_path)
 
 
-def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        LoopSettings(steps=0)
-
-
 def validated_steps(steps, every):
     model, validated = nn.Linear(WIDTH, 1), []
     x, y = problem()

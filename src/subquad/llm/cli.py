@@ -16,7 +16,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import check_free, load_config
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
-from subquad.runs.storage import as_file, check_output, check_present
+from subquad.runs.storage import check_output, check_present
 
 __all__ = ["app"]
 
@@ -124,7 +124,7 @@ def generate(
     check_run(run)
     check_present(*filter(None, [state]))
     if save_state is not None:
-        check_output(as_file(save_state), force=force)
+        check_output(save_state, force=force)
     from subquad.llm.commands.generate import generate as run_generate
 
     run_generate(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from subquad.reporting.page import LARGE, Table, difference_text, show
+from subquad.reporting.page import LARGE, Table, show, signed
 from subquad.reporting.statistics import CLEARLY_BETTER, CLEARLY_WORSE, NOT_CLEAR, THRESHOLDS, Difference
 
 
@@ -23,10 +23,18 @@ class Metric:
     """Unit of a difference, with the space before it."""
 
     def difference(self, gap: Difference) -> str:
-        """Return a difference with its interval; `equal` if both models are the same."""
-        if gap.value == gap.low == gap.high == 0:
+        """Return a difference with its interval, `+3.1 % [+1.0, +5.2]`; `equal` if both models are the same.
+
+        Up to four decimals more than `digits` are written if the difference would read as 0 without them.
+        """
+        ends = (gap.value, gap.low, gap.high)
+        if not any(ends):
             return "equal"
-        return difference_text(gap.value, gap.low, gap.high, digits=self.digits, unit=self.unit)
+        # of an interval around 0, one limit tells how wide it is
+        least = (max if gap.low <= 0 <= gap.high else min)(map(abs, ends))
+        digits = next((more for more in range(self.digits, self.digits + 5) if round(least, more)), self.digits)
+        value, low, high = (signed(end, digits) for end in ends)
+        return f"{value}{self.unit} [{low}, {high}]"
 
     def verdict(self, gap: Difference | None) -> str:
         """Return what a difference says of the first of two models, one of `VERDICTS`.

@@ -109,22 +109,6 @@ def signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
 
 
-def difference_text(
-    value: float, low: float | None = None, high: float | None = None, *, digits: int, unit: str = ""
-) -> str:
-    """Return a difference and, if it is known, its interval: `+3.1 % [+1.0, +5.2]`.
-
-    Up to four decimals more than `digits` are written if the difference would read as 0 without them.
-    """
-    limits = [] if low is None or high is None else [low, high]
-    # of an interval around 0, one limit tells how wide it is
-    is_around = bool(limits) and limits[0] <= 0 <= limits[1]
-    least = (max if is_around else min)(abs(end) for end in (value, *limits))
-    digits = next((more for more in range(digits, digits + 5) if round(least, more)), digits)
-    interval = f" [{', '.join(signed(limit, digits) for limit in limits)}]" * bool(limits)
-    return f"{signed(value, digits)}{unit}{interval}"
-
-
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
     """Return a page as HTML, with the result in its `lead`; all text is escaped."""
     import jinja2

@@ -1,6 +1,6 @@
 """Reports of runs: the file to write, names of runs, and the page that compares several."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from subquad.reporting.metrics import Metric, difference_table, value_text
 from subquad.reporting.page import Block, Section, Table, page
 from subquad.reporting.statistics import Difference
 from subquad.runs.examples import EXAMPLE_RUNS
-from subquad.runs.folder import REPORT
+from subquad.runs.folder import REPORT, flat_settings
+from subquad.runs.storage import check_output
 
 MAX_SETTING = 60
 """Characters of a setting that are shown."""
@@ -64,9 +65,7 @@ def html_file(out: Path | str, *, force: bool) -> Path:
     path = Path(out)
     if path.suffix.lower() not in (".html", ".htm"):
         raise SubquadError(f"{path}: a report is an HTML page; its name must end in .html or .htm")
-    if path.exists() and not (force and path.is_file()):
-        raise SubquadError(f"{path}: exists already; choose another name, or overwrite it with --force")
-    return path
+    return check_output(path, force=force)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +139,12 @@ def comparison_page(
 
 def differing_settings(settings: Sequence[Mapping[str, Any]], *, ignored: Sequence[str] = ()) -> list[list[str]]:
     """Return a row for each setting in which runs differ: its flag, and its value in each run."""
-    flat = [dict(_flat(setting)) for setting in settings]
+    flat = list(map(flat_settings, settings))
     names = [
         name for name in dict.fromkeys(key for setting in flat for key in setting) if name.split(".")[0] not in ignored
     ]
     rows = [[name, *(setting.get(name) for setting in flat)] for name in names]
     return [[flag_name(row[0]), *map(_short, row[1:])] for row in rows if any(value != row[1] for value in row[2:])]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Run folders: `config.json`, `model.safetensors`, `metrics.json`, `history.jsonl`, `README.md` and `report.html`."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from subquad.runs.storage import (
     as_folder,
     atomic,
     check_writable,
-    make_folder,
     plain,
     read_json,
     read_tensors,
@@ -120,7 +119,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
     if is_resumed:
         remove_temporaries(directory)
     else:
-        make_folder(directory)
+        directory.mkdir(parents=True, exist_ok=True)
         # metrics first: without them the folder counts as unfinished, whenever this is interrupted
         (directory / METRICS).unlink(missing_ok=True)
         for entry in [entry for entry in directory.iterdir() if entry.name not in (CONFIG, LOCK)]:
@@ -137,10 +136,17 @@ def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any],
     """
     directory = check_free(out, force=force)
     if not is_blank(directory, CONFIG) and not force:
-        stamp, wanted = stamp_of(directory), plain(settings)
+        stamp = stamp_of(directory)
         if stamp.get("kind") != kind:
             raise SubquadError(f"{directory}: has an unfinished {stamp.get('kind')} run; --force replaces it")
-        if changed := list(_differences(stamp.get("settings", {}), wanted)):
+        begun, wanted = flat_settings(stamp.get("settings", {})), flat_settings(plain(settings))
+        differing = [name for name in sorted({*begun, *wanted}) if begun.get(name) != wanted.get(name)]
+        is_input = [name for name in differing if "fingerprint" in name or name.split(".")[0] == "data"]
+        changed = ["the input files changed"] * bool(is_input)
+        changed += [
+            f"{name} was {begun.get(name)!r} and is {wanted.get(name)!r}" for name in differing if name not in is_input
+        ]
+        if changed:
             shown = "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise SubquadError(f"{directory}: has an unfinished run with other settings ({shown}); --force replaces it")
     return directory
@@ -167,15 +173,14 @@ def check_free(out: Path | str, *, force: bool = False) -> Path:
     return directory
 
 
-def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield a text for each setting that differs, also inside others, as in `attention.window`."""
-    for name in sorted({*begun, *wanted}):
-        before, now = begun.get(name), wanted.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            yield from _differences(before, now, f"{prefix}{name}.")
-        elif before != now:
-            is_input = "fingerprint" in name or name == "data"
-            yield "the input files changed" if is_input else f"{prefix}{name} was {before!r} and is {now!r}"
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings with those inside others by names such as `attention.window`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (
+            flat_settings(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+        )
+    return flat
 
 
 def stamp_of(directory: Path | str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from filelock import FileLock, Timeout
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, check_writable, make_folder, remove_temporaries
+from subquad.runs.storage import as_folder, check_writable, remove_temporaries
 
 LOCK = ".lock"
 """Name of the file that a process which writes to a folder holds locked."""
@@ -50,7 +50,7 @@ def lock_folder(out: Path | str, *, wait: float = WAIT) -> Iterator[None]:
     deadline = time.monotonic() + wait
     while True:
         created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=max(0.0, deadline - time.monotonic()))
         try:
             lock.acquire()

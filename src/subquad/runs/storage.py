@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from subquad.errors import DISK_FULL, SubquadError, reading
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     folder is replaced as a whole; the next command restores it if this one is killed in between.
     """
     path = Path(path).absolute()
-    make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     remove_temporaries(path.parent, path.name)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
@@ -84,35 +86,15 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
     paths = folder.glob(".*.*.*") if name else folder.rglob(".*.*.*")
     for path in list(paths) if folder.is_dir() else ():
         match = TEMPORARY.fullmatch(path.name)
-        if match is None or (name and match[1] != name) or _is_alive(int(match[2])):
+        if match is None or (name and match[1] != name):
+            continue
+        # in containers, a killed process had the number of this one
+        if int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2])):
             continue
         if match[3] == "old" and not path.with_name(match[1]).exists():
             with suppress(OSError):
                 os.replace(path, path.with_name(match[1]))
         _remove(path)
-
-
-def _is_alive(process: int) -> bool:
-    # in containers, a killed process had the number of this one
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def make_folder(path: Path | str) -> None:
-    """Create a folder and those above it, unless they exist; `SubquadError` if the system does not allow it."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise SubquadError(f"{path}: cannot be created ({error.strerror})") from error
 
 
 def sync(path: Path) -> None:
@@ -139,13 +121,6 @@ def as_folder(out: Path | str) -> Path:
     return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
 
 
-def as_file(out: Path | str) -> Path:
-    """Return `out` as the path of a file to write; a folder is refused."""
-    if Path(out).is_dir():
-        raise SubquadError(f"{out}: the output must be a file, and this is a folder")
-    return Path(out)
-
-
 def check_writable(path: Path | str) -> None:
     """Check, before any work, that an output can be written.
 
@@ -161,19 +136,17 @@ def check_writable(path: Path | str) -> None:
 
 
 def check_output(path: Path | str, *, force: bool) -> Path:
-    """Return the path of an output, after checking that writing it is possible and destroys nothing.
-
-    Args:
-        path: A file or folder. An empty folder counts as absent.
-        force: Allow an existing output to be overwritten.
+    """Return the path of a file to write, after checking that writing it is possible and destroys nothing.
 
     Raises:
-        SubquadError: The output exists and `force` is off, or it cannot be written.
+        SubquadError: It exists and `force` is off, it is a folder, or it cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise SubquadError(f"{path}: the output must be a file, and this is a folder")
     check_writable(path)
     remove_temporaries(path.absolute().parent, path.name)
-    if not force and (any(path.iterdir()) if path.is_dir() else path.exists()):
+    if path.exists() and not force:
         raise SubquadError(f"{path}: exists already; choose another output, or overwrite it with --force")
     return path
 
@@ -234,7 +207,9 @@ def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -
     stamp = content.get("subquad") if isinstance(content, dict) else None
     if not isinstance(stamp, dict) or stamp.get("kind") != kind:
         raise SubquadError(f"{out}: not empty, and no {kind}; choose another output folder")
-    return check_output(out, force=force)
+    if not force:
+        raise SubquadError(f"{out}: exists already; choose another output, or overwrite it with --force")
+    return out
 
 
 @contextmanager

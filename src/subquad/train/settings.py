@@ -28,12 +28,6 @@ class LoopSettings:
     save_seconds: float = 20.0
     """Minimum time between two checkpoints, in seconds."""
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulation", "evaluate_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:

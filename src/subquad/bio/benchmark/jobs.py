@@ -22,7 +22,7 @@ from subquad.bio.data.names import file_of
 from subquad.bio.models.finished_run import read_bootstrap
 from subquad.errors import raise_errors, reading
 from subquad.runs.folder import CONFIG, METRICS
-from subquad.runs.storage import check_not_inside, fingerprint, make_folder, null_as_nan, plain, read_json, write_json
+from subquad.runs.storage import check_not_inside, fingerprint, null_as_nan, plain, read_json, write_json
 
 __all__ = [
     "Job",
@@ -163,7 +163,7 @@ def run_job(job: Job, timeout: float | None, running: set[subprocess.Popen] | No
         `message` (None if the run finished), `seconds` and `memory_mb`.
     """
     done, log = beside(job, "done.json"), beside(job, "log")
-    make_folder(log.parent)
+    log.parent.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     if job["force"]:
         # the metrics first: without them the run counts as unfinished, whenever this is interrupted

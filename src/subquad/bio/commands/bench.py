@@ -28,15 +28,7 @@ from subquad.errors import SubquadError, reading
 from subquad.progress import say, track
 from subquad.runs.lock import LOCK, is_blank, locks_output
 from subquad.runs.machine import describe_machine, peak_memory
-from subquad.runs.storage import (
-    as_folder,
-    atomic,
-    check_not_inside,
-    make_folder,
-    read_json,
-    remove_temporaries,
-    write_json,
-)
+from subquad.runs.storage import as_folder, atomic, check_not_inside, read_json, remove_temporaries, write_json
 
 __all__ = ["bench"]
 
@@ -78,7 +70,7 @@ def bench(
     chosen = read_tasks(tasks, settings, folder)
     check_not_inside(folder / RUNS, tasks)
     jobs = make_jobs(chosen, settings, folder, force=force)
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
     if not (folder / RECORD).is_file():
         write_json(folder / RECORD, {"benchmark": NAME, "version": __version__})

@@ -19,13 +19,7 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import CONFIG, Run, open_run
 from subquad.runs.lock import LOCK, lock_folder
-from subquad.runs.storage import (
-    as_file,
-    check_files_not_inside,
-    check_not_inside,
-    check_output,
-    fingerprint,
-)
+from subquad.runs.storage import check_files_not_inside, check_not_inside, check_output, fingerprint
 
 __all__ = ["embed"]
 
@@ -60,7 +54,7 @@ def embed(
             exists; nothing has been written then.
     """
     partial = Path(out).with_name(f"{Path(out).name}.partial")
-    out, path = check_output(as_file(out), force=force), resolve_table(table)
+    out, path = check_output(out, force=force), resolve_table(table)
     if out.suffix.lower() != ".safetensors":
         raise SubquadError(f"{out}: --out must end in .safetensors")
     _check_inputs(path, settings, out, partial)

@@ -24,7 +24,7 @@ from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, counted, raise_errors
 from subquad.progress import say, track
 from subquad.reporting.run_comparison import html_file
-from subquad.runs.storage import as_file, atomic, check_not_inside, check_output
+from subquad.runs.storage import atomic, check_not_inside, check_output
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -59,8 +59,8 @@ def guides(
         SubquadError: The file is not nucleotide FASTA, the model reads another context, or an output exists; nothing
             has been written then.
     """
-    check_written_table(as_file(out))
-    settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
+    check_written_table(Path(out))
+    settings, genes, out = settings or GuideSettings(), Path(genes), check_output(out, force=force)
     page = None if page is None else html_file(page, force=force)
     for path in [out, *([] if page is None else [page])]:
         check_not_inside(path, genes)

@@ -13,7 +13,7 @@ from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.storage import as_file, atomic, check_output
+from subquad.runs.storage import atomic, check_output
 
 __all__ = ["predict"]
 
@@ -53,8 +53,8 @@ def predict(
     Raises:
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
-    check_written_table(as_file(out))
-    out, fitted, path = check_output(as_file(out), force=force), BioModel.load(run), resolve_table(table)
+    check_written_table(Path(out))
+    out, fitted, path = check_output(out, force=force), BioModel.load(run), resolve_table(table)
     if out.exists() and out.samefile(file_of(path)):
         raise SubquadError(f"{out}: is the table itself; choose another name")
     if model is None and ENSEMBLE not in fitted.models and len(fitted.models) > 1:

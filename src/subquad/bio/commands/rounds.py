@@ -36,7 +36,6 @@ from subquad.runs.storage import (
     check_files_not_inside,
     check_writable,
     fingerprint,
-    make_folder,
     plain,
     read_json,
     remove_temporaries,
@@ -309,7 +308,7 @@ def _propose(
     batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
     # from here on the round has begun, and the same command resumes it
     begin()
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _write_csv(batch, folder / BATCH)
     plates, fasta, view, about = (folder / name for name in PROPOSED)
     _write_csv(proposal.plates, plates)
@@ -332,7 +331,7 @@ def _save(out: Path, record: dict[str, Any], step: Step) -> None:
 
     number = len([own for own in record["rounds"] if own["is_finished"]])
     record["rounds"] = [*record["rounds"][:number], step]
-    make_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     if step["is_finished"]:
         frames = {}
         for k in range(1, len(record["rounds"]) + 1):

@@ -29,7 +29,7 @@ from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError, reading
 from subquad.progress import say
 from subquad.runs.machine import peak_memory
-from subquad.runs.storage import make_folder, read_json, write_json
+from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import processes, wait_for
 
 __all__ = [
@@ -334,7 +334,7 @@ def _out_of_fold(
     rows, found, seconds = [], {name: [] for name in members}, dict.fromkeys(members, 0.0)
     for number, (train, held_out) in enumerate(folds):
         fold, folder = data.with_train(train), directory / f"fold-{number}"
-        make_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         own = replace(settings, ensemble_size=1)
         fitted, taken = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)
         for name, model in fitted.items():

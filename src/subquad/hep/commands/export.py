@@ -27,7 +27,7 @@ from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExportSettings
 from subquad.progress import say
 from subquad.runs.examples import name_of_run
-from subquad.runs.storage import as_file, atomic, check_output, write_json
+from subquad.runs.storage import atomic, check_output, write_json
 
 __all__ = ["EXPRESSIONS", "PREPROCESS", "export", "export_tagger", "graph_of", "preprocessing"]
 
@@ -66,7 +66,7 @@ def export(
             unknown to which collection a branch belongs, or probabilities differ by more than 1e-4.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
-    settings, out = settings or ExportSettings(), as_file(out)
+    settings, out = settings or ExportSettings(), Path(out)
     beside = out.parent / PREPROCESS
     is_weaver = settings.inputs == "weaver"
     for path in (out, beside) if is_weaver else (out,):

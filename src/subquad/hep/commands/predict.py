@@ -13,7 +13,7 @@ from subquad.hep.models.networks import logits_and_targets, predict_outputs
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import PredictSettings
 from subquad.progress import say
-from subquad.runs.storage import as_file, atomic, check_output
+from subquad.runs.storage import atomic, check_output
 from subquad.train.distributed import processes
 
 __all__ = ["predict"]
@@ -50,7 +50,7 @@ def predict(
     tagger, paths = TrainedTagger.load(run), expand_files(files)
     if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; choose another output")
-    out = check_output(as_file(out), force=force)
+    out = check_output(out, force=force)
     note = training_note(tagger.path, tagger.config, paths)
     if note:
         say(f"Warning: {note}", quiet=quiet)

@@ -18,7 +18,7 @@ from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
 from subquad.runs.folder import CONFIG
 from subquad.runs.lock import is_blank, locks_output
-from subquad.runs.storage import as_folder, make_folder, read_json, remove_temporaries, write_json
+from subquad.runs.storage import as_folder, read_json, remove_temporaries, write_json
 
 __all__ = ["simulate"]
 
@@ -104,7 +104,7 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     if force:
         for path in own:
             path.unlink()
-    make_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
     if force or before is None:
         write_json(record, asked)

@@ -22,7 +22,7 @@ from subquad.llm.models.location import folder_of_run
 from subquad.llm.serving.generation import stream_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.ops.linattn_state import HybridState
-from subquad.runs.storage import as_file, check_output, check_present, read_tensors_and_metadata, write_tensors
+from subquad.runs.storage import check_output, check_present, read_tensors_and_metadata, write_tensors
 
 __all__ = ["generate"]
 
@@ -58,7 +58,7 @@ def generate(
     settings = settings or GenerateSettings()
     if state is not None:
         check_present(state)
-    target = None if save_state is None else check_output(as_file(save_state), force=force)
+    target = None if save_state is None else check_output(save_state, force=force)
     is_repeated = is_printed and (prompt is not None or target is None)
     text = prompt or ""
     if prompt is None:
