@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of the operating system when there is no space."""
 LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
@@ -91,9 +93,7 @@ def _limited_memory(path: Path | str) -> Iterator[None]:
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
     size = Path(path).stat().st_size if Path(path).is_file() else 0
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    used = sum(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
-    allowed = used + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
+    allowed = psutil.Process().memory_info().data + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)
     if before[0] != resource.RLIM_INFINITY:
         allowed = min(allowed, before[0])
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, before[1]))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.runs.checkpoint_files import check_no_other_files
 
 
 def changed(path, **entries):
@@ -36,47 +35,16 @@ def given(checkpoint, tmp_path):
     return shutil.copytree(checkpoint, tmp_path / "given")
 
 
-def weights_elsewhere(folder, name):
-    index = folder / "model.safetensors.index.json"
-    weights = json.loads(index.read_text())["weight_map"]
-    changed(index, weight_map={key: name(file) for key, file in weights.items()})
-    return index
-
-
-OTHERS = {
-    "a shard in another folder": lambda folder: weights_elsewhere(folder, lambda file: f"../secret/{file}"),
-    "a shard by its absolute path": lambda folder: weights_elsewhere(
-        folder, lambda file: str(folder.parent / "secret" / file)
-    ),
-    "a shard by a path of Windows": lambda folder: weights_elsewhere(folder, lambda file: f"..\\secret\\{file}"),
-    "a shard that is no name": lambda folder: weights_elsewhere(folder, lambda file: 3),
-    "other weights": lambda folder: changed(folder / "config.json", transformers_weights="../secret/x.safetensors"),
-    "a tokenizer": lambda folder: changed(
-        folder / "tokenizer_config.json", tokenizer_file=str(folder.parent / "secret" / "tokenizer.json")
-    ),
-    "merges": lambda folder: changed(
-        folder / "tokenizer_config.json", merges_file=str(folder.parent / "secret" / "tokenizer.json")
-    ),
-    "versions": lambda folder: changed(
-        folder / "tokenizer_config.json", fast_tokenizer_files=["../secret/tokenizer.5.0.0.json"]
-    ),
-    "another model": lambda folder: changed(
-        folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(folder.parent / "secret")
-    ),
-}
-
-
-@pytest.mark.parametrize("change", OTHERS)
-def test_a_checkpoint_that_names_other_files_is_refused(change, given):
+def test_a_checkpoint_beside_an_adapter_is_refused(given):
     from subquad.llm.models.location import locate
 
     locate(given)
-    OTHERS[change](given)
-    with pytest.raises(SubquadError, match=r"given/[\w.]+\.json: (names a file|an adapter of PEFT|cannot be read)"):
+    changed(given / "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(given.parent / "secret"))
+    with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT"):
         locate(given)
 
 
-def test_a_saved_language_model_that_names_other_files_is_refused(tmp_path):
+def test_a_saved_language_model_beside_an_adapter_is_refused(tmp_path):
     pytest.importorskip("transformers")
     from subquad import llm
 
@@ -84,20 +52,6 @@ def test_a_saved_language_model_that_names_other_files_is_refused(tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
     with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT"):
         llm.load(folder)
-
-
-def test_a_protein_language_model_that_names_other_files_is_refused(tmp_path):
-    pytest.importorskip("transformers")
-    from support.bio_language_models import esm
-
-    from subquad.bio.language_models.checkpoint import open_language_model
-
-    (tmp_path / "esm").mkdir()
-    folder = esm(tmp_path / "esm")
-    shutil.copy(folder / "vocab.txt", tmp_path / "secret.txt")
-    changed(folder / "tokenizer_config.json", vocab_file=str(tmp_path / "secret.txt"))
-    with pytest.raises(SubquadError, match=r"tokenizer_config\.json: names a file outside its folder"):
-        open_language_model(str(folder), "MKTA", alphabet="protein", device="cpu", precision="float32", with_head=False)
 
 
 def test_a_gguf_file_beside_an_adapter_is_refused_as_transformers_would_open_the_model_of_that(tmp_path):
@@ -112,37 +66,6 @@ def test_a_gguf_file_beside_an_adapter_is_refused_as_transformers_would_open_the
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(SubquadError, match=r"adapter_config\.json: an adapter of PEFT"):
         locate(tmp_path / "model.gguf")
-
-
-def test_names_of_files_that_are_gone_or_in_the_folder_are_left_alone(tmp_path):
-    changed(tmp_path / "config.json", model_type="llama")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    entries = {"vocab_file": "/nowhere/vocab.txt", "tokenizer_file": None, "merges_file": "x" * 5000}
-    changed(tmp_path / "tokenizer_config.json", **entries, spm_file=str(tmp_path / "tokenizer.json"))
-    check_no_other_files(tmp_path)
-    check_no_other_files(tmp_path / "missing")
-
-
-def test_relative_names_are_of_files_in_the_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "given"
-    folder.mkdir()
-    monkeypatch.chdir(tmp_path)
-    for name in ("tokenizer.json", "given/tokenizer.json"):
-        Path(name).write_text("{}")
-    changed(folder / "tokenizer_config.json", tokenizer_file="tokenizer.json")
-    check_no_other_files(folder)
-    check_no_other_files(Path("given"))
-    changed(folder / "tokenizer_config.json", vocab_file="given/../tokenizer.json")
-    with pytest.raises(SubquadError, match=r"names a file outside its folder, given/\.\./tokenizer\.json"):
-        check_no_other_files(folder)
-
-
-def test_an_entry_that_transformers_ignores_may_name_any_file(tmp_path):
-    folder = tmp_path / "given"
-    folder.mkdir()
-    (tmp_path / "special_tokens_map.json").write_text("{}")
-    changed(folder / "tokenizer_config.json", special_tokens_map_file=str(tmp_path / "special_tokens_map.json"))
-    check_no_other_files(folder)
 
 
 def test_a_model_in_the_cache_of_hugging_face_is_opened(given, tmp_path):

@@ -13,7 +13,6 @@ from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     as_folder,
     atomic,
-    check_writable,
     plain,
     read_json,
     read_tensors,
@@ -160,7 +159,6 @@ def check_free(out: Path | str, *, force: bool = False) -> Path:
             is off.
     """
     directory = as_folder(out)
-    check_writable(directory)
     if is_blank(directory, CONFIG):
         return directory
     if not (directory / CONFIG).is_file():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from filelock import FileLock, Timeout
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, check_writable, remove_temporaries
+from subquad.runs.storage import as_folder, remove_temporaries
 
 LOCK = ".lock"
 """Name of the file that a process which writes to a folder holds locked."""
@@ -42,7 +42,6 @@ def lock_folder(out: Path | str, *, wait: float = WAIT) -> Iterator[None]:
         SubquadError: Another process holds the lock, or the folder cannot be written.
     """
     folder = as_folder(out)
-    check_writable(folder)
     # batch systems set RANK for other purposes too
     if started_processes() > 1 and os.environ.get("RANK", "0") != "0":
         yield

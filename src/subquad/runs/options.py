@@ -6,10 +6,8 @@ The flag with its help, the check, the default of an estimator, the field of the
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from functools import partial
-from inspect import Parameter as ArgumentOf
-from inspect import Signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -163,20 +161,10 @@ def takes_settings(settings: type[Settings], *names: str, **others: Any) -> Call
         **others: Further parameters, such as scikit-learn's `random_state`, with their defaults.
     """
     defaults = {field.name: field.default for field in fields(settings) if field.name in names} | others
-    signature = Signature(
-        [ArgumentOf(name, ArgumentOf.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
-    )
+    parameters = make_dataclass("Parameters", [(n, Any, default) for n, default in defaults.items()], kw_only=True)
 
     def decorate(estimator: type[T]) -> type[T]:
-        def initialize(self: Any, **parameters: Any) -> None:
-            bound = signature.bind(**parameters)
-            bound.apply_defaults()
-            vars(self).update(bound.arguments)
-
-        vars(initialize)["__signature__"] = signature.replace(
-            parameters=[ArgumentOf("self", ArgumentOf.POSITIONAL_OR_KEYWORD), *signature.parameters.values()]
-        )
-        setattr(estimator, "__init__", initialize)  # noqa: B010 (pyright)
+        setattr(estimator, "__init__", vars(parameters)["__init__"])  # noqa: B010 (pyright)
         return estimator
 
     return decorate

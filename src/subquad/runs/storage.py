@@ -113,10 +113,15 @@ def sync(path: Path) -> None:
 
 
 def as_folder(out: Path | str) -> Path:
-    """Return `out` as the path of a folder to write; a file and the name of an example are refused."""
+    """Return `out` as the path of a folder to write, after checking, before any work, that this is possible.
+
+    Raises:
+        SubquadError: It is a file or the name of an example, or `check_writable` refuses it.
+    """
     path = Path(out)
     if str(out).startswith("example:") or path.is_file():
         raise SubquadError(f"{out}: the output must be a folder, and this is no folder")
+    check_writable(path)
     # a link cannot be replaced by a folder, and `.` and `..` are no names
     return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
 
@@ -199,7 +204,6 @@ def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -
         SubquadError: `out` cannot be written, has other files, or has such a report and `force` is off.
     """
     out = as_folder(out)
-    check_writable(out)
     remove_temporaries(out.absolute().parent, out.name)
     if not out.is_dir() or not any(out.iterdir()):
         return out

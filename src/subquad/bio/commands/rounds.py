@@ -34,7 +34,6 @@ from subquad.runs.storage import (
     as_folder,
     atomic,
     check_files_not_inside,
-    check_writable,
     fingerprint,
     plain,
     read_json,
@@ -88,7 +87,6 @@ def rounds(
     if not (settings.measured or settings.propose):
         raise SubquadError("rounds need measurements to read, a number of variants to propose, or both")
     out, source = as_folder(out), Path(source)
-    check_writable(out)
     record = _record(out, source)
     remove_temporaries(out)
     # what an earlier round stated holds for all

@@ -16,7 +16,7 @@ import torch
 from subquad.bio.data.alphabet import AMBIGUOUS, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, reading, require
-from subquad.runs.checkpoint_files import check_no_other_files
+from subquad.runs.checkpoint_files import check_no_adapter
 from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
@@ -134,7 +134,7 @@ def open_language_model(
     default = "cuda" if torch.cuda.is_available() else "cpu"
     with reading(device, "a device of PyTorch"):
         chosen = torch.empty(1, device=default if device == "auto" else device).device
-    check_no_other_files(Path(name))
+    check_no_adapter(Path(name))
     with reading(name, "a checkpoint of transformers"), _without_warnings():
         from transformers import AutoConfig, AutoTokenizer
 

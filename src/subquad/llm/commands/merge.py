@@ -10,7 +10,7 @@ from subquad.llm.models.location import checkpoint_kind, folder_of_run
 from subquad.llm.models.standalone import write_code
 from subquad.llm.training.controls import FOLDER as CONTROLS
 from subquad.runs.folder import CARD, REPORT
-from subquad.runs.storage import as_folder, check_not_inside, check_output, write_report_folder
+from subquad.runs.storage import as_folder, check_not_inside, remove_temporaries, write_report_folder
 
 __all__ = ["merge"]
 
@@ -38,9 +38,13 @@ def merge(
         SubquadError: The adapter cannot be loaded, or `out` exists.
     """
     adapter = folder_of_run(adapter)
-    given, out = out, check_output(as_folder(out), force=force)
-    if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
-        raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
+    given, out = out, as_folder(out)
+    remove_temporaries(out.absolute().parent, out.name)
+    if out.exists() and any(out.iterdir()):
+        if checkpoint_kind(out) not in ("linearized", "adapter"):
+            raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
+        if not force:
+            raise SubquadError(f"{out}: exists already; choose another output, or overwrite it with --force")
     check_not_inside(out, adapter)
     # else it is the name of a checkpoint
     if base is not None and Path(base).exists():

@@ -10,7 +10,7 @@ import safetensors
 
 from subquad.errors import SubquadError, reading, require, shortened
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
-from subquad.runs.checkpoint_files import check_no_other_files
+from subquad.runs.checkpoint_files import check_no_adapter
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
@@ -81,8 +81,7 @@ def locate(model: str | Path) -> Path:
         raise SubquadError(f"{path}: a model that subquad wrote, or no config.json; give the original checkpoint")
     if is_gguf:
         require("gguf", "llm")
-    # transformers looks for the files of an adapter and of a tokenizer beside a file
-    check_no_other_files(folder, of_gguf=is_gguf)
+    check_no_adapter(folder, of_gguf=is_gguf)
     return path
 
 
@@ -126,7 +125,7 @@ def check_run(run: Path | str) -> Path:
     # a folder of `save_pretrained` has no entry of the run
     if kind != "linearized" or "subquad" in read_json(folder / "config.json"):
         load_config(folder, "llm")
-    check_no_other_files(folder)
+    check_no_adapter(folder)
     return folder
 
 
