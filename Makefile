@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
+# some containers set it, and then each process would compile all sources again
+unexport PYTHONDONTWRITEBYTECODE
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # shapes are checked while the operators and networks are tested
