@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from traceback import print_exc
 from typing import Annotated, Any, get_args
@@ -19,6 +20,7 @@ from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 from subquad import __version__
 from subquad.errors import DISK_FULL, SubquadError, missing_extra, reading, unknown
 from subquad.runs.options import MORE
+from subquad.runs.storage import check_not_inside
 from subquad.runs.termination import TERMINATED, Terminated, end_on_sigterm
 
 FIELDS = ("bio", "llm", "hep")
@@ -117,7 +119,11 @@ def _launch(
         recipes = {path.stem: path for path in folder.glob("*.yaml")} if tokens[:1] == ("llm",) else {}
         # plan reads the recipes of linearize, which has more settings
         is_plan = tokens[:2] == ("llm", "plan")
-        values = Dict(_settings(config, recipes), source=str(config), use_commands_as_keys=False, allow_unknown=is_plan)
+        content = _settings(config, recipes)
+        words = [part for token in tokens for part in token.split("=", 1)]
+        # what --force overwrites
+        check_not_inside(str(dict(pairwise(words)).get("--out", content.get("out", os.devnull))), config)
+        values = Dict(content, source=str(config), use_commands_as_keys=False, allow_unknown=is_plan)
         app.config = (values, _refuse_fractions)
     try:
         app(tokens, exit_on_error=False, print_error=False)

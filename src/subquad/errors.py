@@ -15,7 +15,7 @@ from typing import Any
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of the operating system when there is no space."""
-LEAST_MEMORY, MEMORY_PER_BYTE = 8 * 2**30, 100
+LEAST_MEMORY, MEMORY_PER_BYTE = 3 * 2**30, 100
 """Bytes of memory that reading a file may take: so many in all, or so many per byte of the file if that is more."""
 MOST_NAMES, MOST_LETTERS, MOST_ERRORS = 20, 100, 10
 """How many known names a message lists, letters of a value it quotes, and errors of one input it lists."""
@@ -83,14 +83,18 @@ def _library(error: BaseException) -> str:
 
 @contextmanager
 def _limited_memory(path: Path | str) -> Iterator[None]:
-    """Let a file take no more memory than is plausible for its size; on Linux, in the main thread of a process."""
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+    """Let a file or folder take no more memory than is plausible for its size.
+
+    Only on Linux, in the main thread of a process, and for what is on a disk of this machine.
+    """
+    is_possible = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+    if not is_possible or not Path(path).exists():
         yield
         return
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    size = sum(entry.stat().st_size for entry in (Path(path), *Path(path).glob("*")) if entry.is_file())
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     used = sum(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
     allowed = used + max(LEAST_MEMORY, MEMORY_PER_BYTE * size)

@@ -294,10 +294,10 @@ def test_files_that_are_no_fasta_of_nucleotides_are_refused(tmp_path):
 
 def test_a_page_has_the_name_of_one(tmp_path):
     path, out = fasta(tmp_path / "g.fa", one=random_gene(97)), tmp_path / "g.csv"
-    with pytest.raises(SubquadError, match=r"page\.csv: a report is an HTML page"):
+    with pytest.raises(SubquadError, match=r"page\.csv: must end in \.html"):
         guides(path, out=out, page=tmp_path / "page.csv", quiet=True)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SubquadError, match=r"notes\.txt: a report is an HTML page"):
+    with pytest.raises(SubquadError, match=r"notes\.txt: must end in \.html"):
         guides(path, out=out, page=tmp_path / "notes.txt", force=True, quiet=True)
     assert not out.exists()
 

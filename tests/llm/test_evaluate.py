@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.llm_models import SMALL, WORDS, prefilled, small_attention, tiny_model, write_task, write_text
+from support.llm_models import SMALL, WORDS, prefilled, small_attention, task_manager, tiny_model, write_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -74,13 +74,17 @@ def linear(tmp_path_factory, base, text):
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory):
-    """Return a folder with the definition of a task with a short and a long item."""
+def with_task(tmp_path_factory):
+    """Return what is measured, a task with a short and a long item too."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
     items = [
         {"question": "the bird", "choices": [" sings", " falls"], "answer": 0},
         {"question": "the " * 90, "choices": ["a", "old"], "answer": 1},
     ]
-    return write_task(tmp_path_factory.mktemp("tasks"), items)
+    manager = task_manager(tmp_path_factory.mktemp("tasks"), items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subquad.llm.evaluation.tasks._task_manager", lambda: manager)
+        yield replace(QUICK, tasks=("toy",))
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +94,8 @@ def asked(linear, text):
 
 
 @pytest.fixture(scope="module")
-def with_task(tasks):
-    """Return what is measured, the task too."""
-    return replace(QUICK, tasks=("toy",), task_definitions=tasks)
-
-
-@pytest.fixture(scope="module")
 def evaluated(asked, with_task, tmp_path_factory):
     """Return the folder of a finished evaluation."""
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
     out = tmp_path_factory.mktemp("evaluated") / "out"
     subquad.llm.evaluate(settings=with_task, out=out, **asked)
     return out

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.llm_models import small_attention, tiny_model, write_task
+from support.llm_models import small_attention, task_manager, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_mode
@@ -24,9 +24,9 @@ def model(tokenizer):
     return convert(tiny_model("llama", vocab_size=len(tokenizer)), small_attention())
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return write_task(tmp_path / "tasks", ITEMS)
+@pytest.fixture(autouse=True)
+def _task(tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.llm.evaluation.tasks._task_manager", lambda: task_manager(tmp_path / "tasks", ITEMS))
 
 
 @torch.no_grad()
@@ -37,8 +37,8 @@ def log_likelihood(model, tokenizer, context, continuation):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "window", "softmax"])
-def test_an_item_is_right_if_its_answer_is_the_most_likely_one(model, tokenizer, folder, mode):
-    rows = item_rows(model, tokenizer, "toy", mode=mode, folder=folder)
+def test_an_item_is_right_if_its_answer_is_the_most_likely_one(model, tokenizer, mode):
+    rows = item_rows(model, tokenizer, "toy", mode=mode)
     with attention_mode(model, mode):
         for item, row in zip(ITEMS, rows, strict=True):
             values = [log_likelihood(model, tokenizer, item["question"], choice) for choice in item["choices"]]
@@ -49,13 +49,13 @@ def test_an_item_is_right_if_its_answer_is_the_most_likely_one(model, tokenizer,
             assert row["tokens"] == longest - 1
 
 
-def test_the_first_items_are_measured(model, tokenizer, folder):
-    rows = item_rows(model, tokenizer, "toy", mode="hybrid", folder=folder)
-    assert item_rows(model, tokenizer, "toy", mode="hybrid", folder=folder, limit=2) == rows[:2]
+def test_the_first_items_are_measured(model, tokenizer):
+    rows = item_rows(model, tokenizer, "toy", mode="hybrid")
+    assert item_rows(model, tokenizer, "toy", mode="hybrid", limit=2) == rows[:2]
 
 
-def test_logits_that_are_not_finite_name_the_item(model, tokenizer, folder):
+def test_logits_that_are_not_finite_name_the_item(model, tokenizer):
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.encode("a river")[-1]] = float("nan")
     with pytest.raises(SubquadError, match=r"\(window\): the logits of item 1 of toy are not finite"):
-        item_rows(model, tokenizer, "toy", mode="window", folder=folder)
+        item_rows(model, tokenizer, "toy", mode="window")

@@ -113,7 +113,7 @@ def test_what_cannot_be_reported_or_compared_is_refused(run, tmp_path):
         report(folder, run("other"))
     text = tmp_path / "corpus.txt"
     text.write_text("mine")
-    with pytest.raises(SubquadError, match=r"its name must end in \.html"):
+    with pytest.raises(SubquadError, match=r"must end in \.html"):
         report(folder, out=text, force=True)
     assert text.read_text() == "mine"
     (folder / "metrics.json").unlink()

@@ -160,8 +160,10 @@ def write_checkpoint(folder, tokenizer):
     return folder
 
 
-def write_task(folder, items):
-    """Write the definition of a task `toy` for lm-eval, whose items have a question, choices and the right one."""
+def task_manager(folder, items):
+    """Return lm-eval's definition of a task `toy`, whose items have a question, choices and the right one."""
+    from lm_eval.tasks import TaskManager
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (folder / "toy.yaml").write_text(
@@ -170,4 +172,4 @@ def write_task(folder, items):
         'doc_to_text: "{{question}}"\ndoc_to_choice: choices\ndoc_to_target: answer\ntarget_delimiter: ""\n'
         "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
     )
-    return folder
+    return TaskManager(include_defaults=False, include_path=str(folder))

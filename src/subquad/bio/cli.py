@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.names import check_written_table, folder_and_config
+from subquad.bio.data.names import TABLES, folder_and_config
 from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
@@ -35,10 +35,6 @@ class TableOptions(OutputOptions):
 
     out: Output[Path]
     """Output file: .csv or .tsv, alone or with .gz."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_written_table(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +63,7 @@ def fit(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
-    _check_inputs(table, settings.embeddings)
+    _check_table(table, settings)
     check_free(options.out, force=options.force)
     from subquad.bio.commands.fit import fit as run_fit
     from subquad.bio.commands.printing import print_models
@@ -98,7 +94,7 @@ def cross_validate(
         table: CSV, TSV, Excel (of several sheets FILE.xlsx#SHEET), Parquet or FASTA, plain or gzipped, with sequences
             or variants and measurements; or example:NAME for a table that ships with subquad.
     """
-    _check_inputs(table, settings.embeddings)
+    _check_table(table, settings)
     check_free(options.out, force=options.force)
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
     from subquad.bio.commands.printing import print_folds
@@ -136,7 +132,7 @@ def predict(
             ensemble, or of a run without one the last model of the report's table.
     """
     _check_inputs(table, embeddings, run=run)
-    check_output(options.out, force=options.force)
+    check_output(options.out, suffixes=TABLES, force=options.force)
     from subquad.bio.commands.predict import predict as run_predict
     from subquad.bio.commands.printing import print_rows, with_intervals, with_short_names
 
@@ -172,7 +168,7 @@ def embed(
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants; or example:NAME.
     """
     _check_inputs(table)
-    check_output(options.out, force=options.force)
+    check_output(options.out, suffixes=(".safetensors",), force=options.force)
     from subquad.bio.commands.embed import embed as run_embed
 
     found = run_embed(table, settings, **_keywords(options))
@@ -354,7 +350,7 @@ def guides(
         page: HTML page to write, with the best guides of each gene on its map.
     """
     _check_inputs(genes, run=model)
-    check_output(options.out, force=options.force)
+    check_output(options.out, suffixes=TABLES, force=options.force)
     from subquad.bio.commands.guides import guides as run_guides
     from subquad.bio.commands.printing import print_rows
 
@@ -405,6 +401,14 @@ def _check_inputs(*files: Path | str | None, run: Path | str | None = None) -> N
         folder_and_config(run)
     for file in filter(None, files):
         check_present(resolve_table(file))
+
+
+def _check_table(table: str, settings: FitSettings) -> None:
+    """Check a table, which is read again later, before torch is imported, which takes longer."""
+    from subquad.bio.data.table import read_table
+
+    _check_inputs(table, settings.embeddings)
+    read_table(table, settings)
 
 
 def _check_report(options: OutputOptions, name: str) -> None:

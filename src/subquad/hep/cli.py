@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from subquad.errors import SubquadError
 from subquad.hep.settings import (
     EVALUATION,
     EXPLANATION,
@@ -59,7 +58,9 @@ def fit(
     """
     from subquad.hep.data.fit_files import check_early
 
-    check_early(files, test, card=settings.card, out=options.out, force=options.force)
+    if settings.from_:
+        _check_inputs(runs=[settings.from_])
+    check_early(files, test, card=settings.card, tree=settings.tree, out=options.out, force=options.force)
     from subquad.hep.commands.fit import fit as run_fit
     from subquad.train.distributed import processes
 
@@ -89,7 +90,7 @@ def predict(
             example:jets.
     """
     _check_inputs(files, runs=[run])
-    _check_file(options, ".root")
+    check_output(options.out, suffixes=(".root",), force=options.force)
     from subquad.hep.commands.predict import predict as run_predict
 
     path = run_predict(run, files, settings, **vars(options))
@@ -212,7 +213,7 @@ def export(
         files: Jets for the comparison. Default: example:jets if it has the branches, else the training files.
     """
     _check_inputs(files, runs=[run])
-    _check_file(options, ".onnx")
+    check_output(options.out, suffixes=(".onnx",), force=options.force)
     from subquad.hep.commands.export import PREPROCESS
     from subquad.hep.commands.export import export as run_export
 
@@ -265,12 +266,6 @@ def _check_inputs(files: Sequence[str] = (), *, runs: Sequence[Path | str] = ())
         from subquad.hep.data.formats import expand_files
 
         expand_files(local)
-
-
-def _check_file(options: OutputOptions, suffix: str) -> None:
-    if options.out.suffix != suffix:
-        raise SubquadError(f"{options.out}: must end in {suffix}")
-    check_output(options.out, force=options.force)
 
 
 def _print_fit(metrics: dict[str, Any], out: Path) -> None:

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from subquad.errors import require
 from subquad.llm.evaluation.settings import EvaluateSettings
+from subquad.llm.evaluation.store import MeasurementStore
 from subquad.llm.models.exact_lengths import check_length
 from subquad.llm.models.location import check_run, locate
 from subquad.llm.planning.configs import read_architecture
@@ -273,6 +274,7 @@ def evaluate(
     check_present(*(text or ()))
     for run in runs:
         check_run(run)
+    MeasurementStore(options.out, force=options.force, extend=extend)
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(

@@ -62,10 +62,7 @@ def html_file(out: Path | str, *, force: bool) -> Path:
     Raises:
         SubquadError: It exists already, or its name does not end in `.html` or `.htm`.
     """
-    path = Path(out)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise SubquadError(f"{path}: a report is an HTML page; its name must end in .html or .htm")
-    return check_output(path, force=force)
+    return check_output(out, suffixes=(".html", ".htm"), force=force)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,15 +135,18 @@ def check_writable(path: Path | str) -> None:
         raise SubquadError(f"{path}: no permission to write in {above}")
 
 
-def check_output(path: Path | str, *, force: bool) -> Path:
+def check_output(path: Path | str, *, suffixes: tuple[str, ...] = ("",), force: bool) -> Path:
     """Return the path of a file to write, after checking that writing it is possible and destroys nothing.
 
     Raises:
-        SubquadError: It exists and `force` is off, it is a folder, or it cannot be written.
+        SubquadError: It ends in none of the suffixes, it exists and `force` is off, it is a folder, or it cannot be
+            written.
     """
     path = Path(path)
     if path.is_dir():
         raise SubquadError(f"{path}: the output must be a file, and this is a folder")
+    if not path.name.lower().endswith(suffixes):
+        raise SubquadError(f"{path}: must end in {' or '.join(suffixes)}")
     check_writable(path)
     remove_temporaries(path.absolute().parent, path.name)
     if path.exists() and not force:

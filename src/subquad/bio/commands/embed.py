@@ -54,9 +54,7 @@ def embed(
             exists; nothing has been written then.
     """
     partial = Path(out).with_name(f"{Path(out).name}.partial")
-    out, path = check_output(out, force=force), resolve_table(table)
-    if out.suffix.lower() != ".safetensors":
-        raise SubquadError(f"{out}: --out must end in .safetensors")
+    out, path = check_output(out, suffixes=(".safetensors",), force=force), resolve_table(table)
     _check_inputs(path, settings, out, partial)
     read = read_sequences(
         path,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.fasta import read_fasta
-from subquad.bio.data.names import check_written_table, separator_of
+from subquad.bio.data.names import TABLES, separator_of
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
 from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, pack
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
@@ -59,8 +59,8 @@ def guides(
         SubquadError: The file is not nucleotide FASTA, the model reads another context, or an output exists; nothing
             has been written then.
     """
-    check_written_table(Path(out))
-    settings, genes, out = settings or GuideSettings(), Path(genes), check_output(out, force=force)
+    settings, genes = settings or GuideSettings(), Path(genes)
+    out = check_output(out, suffixes=TABLES, force=force)
     page = None if page is None else html_file(page, force=force)
     for path in [out, *([] if page is None else [page])]:
         check_not_inside(path, genes)

@@ -7,7 +7,7 @@ import pandas as pd
 from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import naming
-from subquad.bio.data.names import check_written_table, file_of, separator_of
+from subquad.bio.data.names import TABLES, file_of, separator_of
 from subquad.bio.data.table import read_like
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.predictions import add_predictions
@@ -53,8 +53,7 @@ def predict(
     Raises:
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
-    check_written_table(Path(out))
-    out, fitted, path = check_output(out, force=force), BioModel.load(run), resolve_table(table)
+    out, fitted, path = check_output(out, suffixes=TABLES, force=force), BioModel.load(run), resolve_table(table)
     if out.exists() and out.samefile(file_of(path)):
         raise SubquadError(f"{out}: is the table itself; choose another name")
     if model is None and ENSEMBLE not in fitted.models and len(fitted.models) > 1:

@@ -333,7 +333,12 @@ class InputSchema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
-        """Return the schema that `as_dict` wrote."""
+        """Return the schema that `as_dict` wrote.
+
+        Raises:
+            KeyError, TypeError: It is damaged.
+        """
+        ALPHABETS[values["alphabet"]]
         parts = {"alignment": PartnerAlignment, "partner_chain": PartnerChain, "embedding": EmbeddingSchema}
         made = {key: make(**values[key]) for key, make in parts.items() if values.get(key) is not None}
         return cls(**{**values, **made})

@@ -7,7 +7,10 @@ from subquad.errors import SubquadError
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config
 
-__all__ = ["check_written_table", "file_and_sheet", "file_of", "folder_and_config", "separator_of"]
+__all__ = ["TABLES", "file_and_sheet", "file_of", "folder_and_config", "separator_of"]
+
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+"""Formats in which tables are written."""
 
 
 def file_of(path: Path | str) -> Path:
@@ -27,17 +30,6 @@ def file_and_sheet(path: Path | str) -> tuple[Path, str | None]:
 def separator_of(path: Path) -> str:
     """Return the column separator of a table: tabs for `.tsv`, otherwise commas."""
     return "\t" if ".tsv" in path.suffixes else ","
-
-
-def check_written_table(out: Path) -> None:
-    """Check that the name of a table to write says a format that is written.
-
-    Raises:
-        SubquadError: Another suffix than `.csv` and `.tsv`, alone or before `.gz`.
-    """
-    suffixes = [suffix for suffix in out.suffixes[-2:] if suffix != ".gz"]
-    if suffixes[-1:] not in ([".csv"], [".tsv"]):
-        raise SubquadError(f"{out}: tables are written as .csv or .tsv, alone or with .gz")
 
 
 def folder_and_config(run: Path | str) -> tuple[Path, dict[str, Any]]:

@@ -88,7 +88,8 @@ class SequenceFeatures(Features):
                 each other.
         """
         features = super().from_dict(values)
-        if features.widths != tuple(features._widths):
+        # k-mers first, since each is a block
+        if features.kmer > len(features.widths) or features.widths != tuple(features._widths):
             raise ValueError("its features have other columns than those of this version")
         for name in ("covariate", "embedding"):
             if len(getattr(features, f"{name}_mean")) != len(getattr(features, f"{name}_scale")):

@@ -21,6 +21,7 @@ from subquad.runs.storage import fingerprint
 
 __all__ = ["LanguageModel", "checkpoint_fingerprint", "open_language_model"]
 
+MOST_LAYERS = 1000
 NOT_READ = ("pooler", "contact_head", "position_ids")
 """Parts of the names of weights that the vector of a token does not depend on."""
 NO_LIMIT = 1_000_000
@@ -140,6 +141,9 @@ def open_language_model(
 
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            # transformers would make each of them, which takes hours if the number is damaged
+            if getattr(config, "num_hidden_layers", 0) > MOST_LAYERS:
+                raise ValueError(f"it has {config.num_hidden_layers:,} layers")
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except ValueError as error:
             if "trust_remote_code" in str(error):

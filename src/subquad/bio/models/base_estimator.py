@@ -187,7 +187,9 @@ class Estimator(BaseEstimator):
             estimator = cls(**saved["parameters"])
             (estimator.ensemble_,) = load_networks(folder, config).values()
             estimator._schema = InputSchema.from_dict(config["inputs"])
-            vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items() if key in FITTED})
+            fitted = saved["fitted"]
+            estimator._form = fitted["_form"]
+            vars(estimator).update({key: _from_json(value) for key, value in fitted.items() if key in FITTED})
         return estimator
 
     def __sklearn_tags__(self) -> Any:

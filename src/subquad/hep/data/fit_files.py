@@ -8,7 +8,7 @@ from typing import Any
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import read_card
-from subquad.hep.data.formats import SUFFIXES, Files, expand_files, file_of, list_files, tree_of
+from subquad.hep.data.formats import SUFFIXES, Files, expand_files, file_of, inspect_file, list_files, tree_of
 from subquad.runs.folder import check_free
 from subquad.runs.storage import fingerprint
 
@@ -106,25 +106,27 @@ def training_note(run: Path | str, config: Mapping[str, Any], files: Iterable[Pa
     return f"{run} was trained on jets of {listed}, so results are biased upwards; give other files."
 
 
-def check_early(files: Sequence[str], test: Sequence[str], *, card: str | None, out: Path, force: bool) -> None:
+def check_early(
+    files: Sequence[str], test: Sequence[str], *, card: str | None, tree: str, out: Path, force: bool
+) -> None:
     """Check what needs neither jets nor torch, whose import takes seconds; a fit checks it again.
 
     Args:
         files: Files to fit on, or a folder with the parts of a data set.
         test: Files to test on.
         card: Data card.
+        tree: Name of the tree in ROOT files.
         out: Folder to write.
         force: A finished run in it will be replaced.
 
     Raises:
-        SubquadError: A local file or the card does not exist, the card cannot be used, or `out` cannot be written
-            or holds a finished run.
+        SubquadError: A local file or the card does not exist, the card or the first file cannot be read, or `out`
+            cannot be written or holds a finished run.
     """
-    if card is not None:
-        read_card(card)
+    own_tree = None if card is None else read_card(card).tree
     # remote files would be listed twice
     if not any("://" in name for name in (*files, *test)):
-        fit_files(files, test)
+        inspect_file(fit_files(files, test).train[0], own_tree, default=tree)
     check_free(out, force=force)
 
 

@@ -29,6 +29,9 @@ _ARRAYS = {"HDF5": hdf5, "NPZ": npz}
 """Readers of files of arrays."""
 _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
+BYTES_OF_KEY = 26
+"""Least size of a key in a folder of a ROOT file."""
+
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
 
@@ -197,8 +200,10 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Gener
 def _opened(path: Path, kind: str) -> Iterator[Any]:
     """Yield uproot's file, pyarrow's, or a table of arrays."""
     if kind == "ROOT":
+        uproot = require("uproot", extra="hep")
+        uproot.reading.ReadOnlyDirectory.hook_before_keys = _check_keys
         # as a key a URL is not divided at its colons
-        with require("uproot", extra="hep").open({str(path): None} if isinstance(path, RemotePath) else path) as root:
+        with uproot.open({str(path): None} if isinstance(path, RemotePath) else path) as root:
             yield root
     elif kind == "Parquet":
         with readable(path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
@@ -206,6 +211,13 @@ def _opened(path: Path, kind: str) -> Iterator[Any]:
     else:
         with _ARRAYS[kind](path) as table:
             yield table
+
+
+def _check_keys(_: Any, *, num_keys: int, keys_chunk: Any, **__: Any) -> None:
+    """Refuse the damaged count of a folder's keys, of which uproot would read as many, beyond the end of the file."""
+    size = len(keys_chunk.raw_data)
+    if num_keys * BYTES_OF_KEY > size:
+        raise ValueError(f"a folder in it has {num_keys:,} keys in {size:,} bytes")
 
 
 def _kind(path: Path) -> str:
@@ -224,8 +236,7 @@ def _inspect_root(given: Path, root: Any, own_tree: str | None, tree: str) -> So
     # the only tree of a file is taken whatever its name, unless the file was given as file.root:tree
     chosen = str(own_tree or (trees[0] if len(trees) == 1 else tree))
     if chosen not in trees:
-        listed = ", ".join(trees) or "none"
-        raise SubquadError(f"{file_of(given)}: no tree {chosen!r}; its trees: {listed}; name one as FILE.root:TREE")
+        raise SubquadError(f"{file_of(given)}: {unknown('tree', chosen, trees)}; name one as FILE.root:TREE")
     table = root[chosen]
     columns = tuple(table.keys(recursive=False))
     return Source(path=given, kind="ROOT", tree=chosen, entries=table.num_entries, columns=columns)

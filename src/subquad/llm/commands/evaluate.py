@@ -54,7 +54,7 @@ def evaluate(
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     texts = [Path(path) for path in text]
     _check(texts, settings)
-    check_not_inside(out, *texts, settings.task_definitions)
+    check_not_inside(out, *texts, settings.passkey_text)
     store = MeasurementStore(out, force=force, extend=extend, quiet=quiet)
     models = models_to_evaluate(folders, teacher=teacher, only=settings.variants)
     for model in models:

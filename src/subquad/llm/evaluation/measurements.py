@@ -102,16 +102,14 @@ def _task(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, task: 
 
     from subquad.llm.evaluation.tasks import item_rows
 
-    how = {"limit": settings.limit, "folder": settings.task_definitions}
-
     def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
-        return [{"items": item_rows(model, tokenizer, task, mode=mode, **how)}]
+        return [{"items": item_rows(model, tokenizer, task, mode=mode, limit=settings.limit)}]
 
     return Measurement(
         kind="tasks",
         name=task,
         file=f"task-{task}",
-        conditions={**how, "lm_eval": version("lm_eval")},
+        conditions={"limit": settings.limit, "lm_eval": version("lm_eval")},
         # lm-eval has all items at once
         total=1,
         step=1,

@@ -19,8 +19,6 @@ class EvaluateSettings(PlacementSettings):
 
     tasks: Input[tuple[str, ...]] = ()
     """Tasks by lm-eval's names, such as `piqa hellaswag`, whose data lm-eval loads from the Hugging Face Hub."""
-    task_definitions: MoreInput[Path | None] = None
-    """Folder of lm-eval definitions (YAML) of further tasks."""
     limit: Input[Count | None] = None
     """Number of items of each task, from the first. Default: all."""
     sequence_length: Input[Annotated[int, Ge(3)]] = 1024

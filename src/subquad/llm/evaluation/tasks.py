@@ -3,7 +3,6 @@
 import io
 from contextlib import redirect_stderr
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 from lm_eval import simple_evaluate
@@ -31,7 +30,6 @@ def item_rows(
     *,
     mode: Mode,
     limit: int | None = None,
-    folder: Path | None = None,
 ) -> list[Row]:
     """Return the metrics of each item of a task without examples, and the tokens read for its longest answer.
 
@@ -41,7 +39,6 @@ def item_rows(
         task: Name of a task or of a group of tasks in lm-eval.
         mode: What the attention layers compute.
         limit: Number of items of each task; None for all.
-        folder: Folder of further definitions of tasks.
 
     Raises:
         SubquadError: lm-eval has no such task, its data cannot be loaded, or the logits of an item are not finite.
@@ -55,7 +52,7 @@ def item_rows(
             tasks=[task],
             num_fewshot=0,
             limit=limit,
-            task_manager=_task_manager(task, folder),
+            task_manager=_task_manager(),
             bootstrap_iters=0,
             log_samples=True,
         )
@@ -71,10 +68,6 @@ def item_rows(
 
 
 @cache
-def _task_manager(task: str, folder: Path | None) -> TaskManager:
-    """Return where lm-eval looks for a task; only for one of its own it reads all of its 13,000 definitions."""
-    if folder is not None:
-        further = TaskManager(include_defaults=False, include_path=str(folder))
-        if task in further.all_subtasks:
-            return further
-    return TaskManager(include_path=None if folder is None else str(folder))
+def _task_manager() -> TaskManager:
+    """Return lm-eval's 13,000 definitions of tasks, which take seconds to read."""
+    return TaskManager()
