@@ -7,7 +7,6 @@ import uproot
 import yaml
 from support.hep_layouts import FLAT_CARD, write_flat
 
-from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import read_chunks
@@ -32,12 +31,6 @@ def options_of(variables=None, **groups):
 def chunks_of(path, options, *, is_training=True):
     layout = layout_of(NetSettings(has_jet_features=False), card_of(options, "mine.yaml"))
     return [*read_chunks([path], layout, is_training=is_training, quiet=False)]
-
-
-def error_of(path, options, **more):
-    with pytest.raises(SubquadError) as caught:
-        chunks_of(path, options, **more)
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -59,16 +59,6 @@ def as_nullable_parquet(path, table):
     return path
 
 
-def as_decimal_parquet(path, table):
-    """As databases write it: decimal numbers, which hold these 9 digits exactly enough for float32."""
-    arrays = {name: ak.to_arrow(ak.Array(value), extensionarray=False) for name, value in table.items()}
-    number = pa.decimal128(38, 18)
-    kinds = {name: number if pa.types.is_floating(own.type) else own.type for name, own in arrays.items()}
-    kinds |= {name: pa.large_list(number) for name, own in arrays.items() if pa.types.is_large_list(own.type)}
-    pq.write_table(pa.table({name: own.cast(kinds[name]) for name, own in arrays.items()}), path)
-    return path
-
-
 def as_flat_npz(path, table):
     # jet_nparticles, a real number, is the count
     values = {name: ak.Array(value) for name, value in table.items()}

@@ -73,30 +73,6 @@ def test_particles_and_vertices_of_a_jet_are_one_set(vertex_files):
     np.testing.assert_allclose(pt, kept["sv_pt"][j], rtol=1e-4)
 
 
-OTHER_UNITS = {
-    "in MeV": (
-        {f"mev_{name}": f"1000 * sv_{name}" for name in ("px", "py", "pz", "energy")},
-        {"sv_vectors": ["mev_px", "mev_py", "mev_pz", "mev_energy"]},
-        r"the sum of sv_vectors has .* times the transverse momentum of that of pf_vectors .*; give both in GeV",
-    ),
-    "in degrees": (
-        {"sv_degrees": "np.rad2deg(sv_dphi)"},
-        {"sv_points": ["sv_deta", "sv_degrees"]},
-        r"sv_points: by the four-vectors, sv_degrees is in degrees; give radians, such as np.deg2rad\(sv_degrees\)",
-    ),
-    "with another origin": (
-        {},
-        {"sv_points": ["sv_eta", "sv_phi"]},
-        r"sv_points do not have the origin of pf_points \(off by .*; give both relative to the axis",
-    ),
-    "without energies": (
-        {"sv_nothing": "0 * sv_mass"},
-        {"sv_vectors": ["sv_px", "sv_py", "sv_pz", "sv_nothing"]},
-        r"the energy by sv_vectors of particle 0 is 0.0",
-    ),
-}
-
-
 def test_undefined_vertices_can_be_repaired_by_the_card(vertex_files, tmp_path):
     with uproot.open(vertex_files[0]) as file:
         jets = file["tree"].arrays()

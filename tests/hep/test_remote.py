@@ -73,32 +73,3 @@ def test_a_fit_on_remote_files_keeps_their_urls(jets, remote, tmp_path):
     fit("memory://jets/*.root:tree", settings, out=tmp_path / "run", quiet=True)
     files = json.loads((tmp_path / "run" / "config.json").read_text())["files"]
     assert sorted(files) == sorted(f"memory:///jets/{path.name}:tree" for path in jets)
-
-
-class XrootdLike(fsspec.get_filesystem_class("memory")):
-    """What differs in fsspec-xrootd 0.5: names without folders, and errors that only `exists` raises."""
-
-    protocol = "xrootdlike"
-    is_down = False
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("xrootdlike://"))
-
-    def ls(self, path, detail=True, **_):
-        entries = super().ls(path, detail=True)
-        return entries if detail else [entry["name"].rpartition("/")[2] for entry in entries]
-
-    def exists(self, path, **_):
-        if self.is_down:
-            raise OSError("Failed to submit request: [FATAL] Connection error")
-        return super().exists(path)
-
-    def isfile(self, path):
-        return not self.is_down and super().isfile(path)
-
-    def isdir(self, path):
-        return not self.is_down and super().isdir(path)
-
-    def glob(self, path, **arguments):
-        return [] if self.is_down else super().glob(path, **arguments)
