@@ -22,8 +22,6 @@ from subquad.app.jobs import OUT
 from subquad.errors import SubquadError
 from subquad.runs.options import MORE
 
-__all__ = ["OFFERED", "QUIET", "BuiltForm", "Form", "arguments"]
-
 SET_BY_PAGE = {"out", "force", "quiet"}
 EARLIER = "earlier"
 OFFERED: dict[str, Any] = {"allow_custom_value": True}

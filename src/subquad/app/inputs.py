@@ -15,8 +15,6 @@ from subquad.app.jobs import Jobs
 from subquad.errors import SubquadError, reading
 from subquad.runs.folder import load_config
 
-__all__ = ["JETS", "RUNS", "TABLES", "TEXTS", "Inputs", "Source"]
-
 
 @dataclass(frozen=True)
 class Source:

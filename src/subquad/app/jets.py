@@ -6,8 +6,6 @@ from subquad.app.forms import Form
 from subquad.app.inputs import JETS, RUNS, Source
 from subquad.app.tab import Context, Example, FieldTab
 
-__all__ = ["build_jets"]
-
 TAGGER = RUNS["hep"]
 CARD = Source((".yaml", ".yml"), is_optional=True)
 FORMS = (

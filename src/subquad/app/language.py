@@ -13,8 +13,6 @@ from subquad.app.inputs import RUNS, TEXTS
 from subquad.app.tab import Context, Extra, FieldTab
 from subquad.errors import SubquadError
 
-__all__ = ["build_language"]
-
 MODEL = RUNS["llm"]
 FORMS = (
     ("Linearize", Form(

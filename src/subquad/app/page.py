@@ -14,8 +14,6 @@ from subquad.app.language import build_language
 from subquad.app.sequences import build_sequences
 from subquad.app.tab import Context, FieldTab
 
-__all__ = ["build_page", "look"]
-
 SECONDS = 1.5
 """Time between two looks at the jobs."""
 HEAD = """<header class="sq-head"><h1>subquad</h1>

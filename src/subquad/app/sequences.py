@@ -16,8 +16,6 @@ from subquad.bio.data.files import read_frame
 from subquad.bio.data.names import file_of
 from subquad.errors import SubquadError
 
-__all__ = ["build_sequences"]
-
 MODEL = RUNS["bio"]
 OTHER_TABLES = replace(TABLES, examples=(), is_optional=True)
 MEASURED_OR_MODEL = Source(TABLES.endings, (*MODEL.examples, *TABLES.examples), MODEL.commands, MODEL.field)

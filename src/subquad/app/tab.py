@@ -14,9 +14,6 @@ from subquad.app.jobs import Job, Jobs
 from subquad.app.views import result_view, status_view, steps_view
 from subquad.errors import SubquadError
 
-__all__ = ["Context", "Example", "Extra", "FieldTab"]
-
-
 SCROLL = "() => document.getElementById('sq-results-{}').scrollIntoView({{behavior: 'smooth', block: 'nearest'}})"
 
 

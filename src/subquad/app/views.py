@@ -9,8 +9,6 @@ from markupsafe import Markup
 
 from subquad.app.jobs import Job
 
-__all__ = ["result_view", "status_view", "steps_view", "table_view"]
-
 STATES = {
     "waiting": "waits for another job",
     "running": "is running",
