@@ -25,8 +25,6 @@ from typing import Any, Literal, NamedTuple
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["OUT", "Job", "Jobs", "Progress", "State"]
-
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
 RECORD, LOG, STATUS, PROCESSES, OUT = "job.json", "log.txt", "status", "processes", "out"
@@ -225,7 +223,7 @@ class Jobs:
             waiting = [job for job, state in states.items() if state == "waiting"]
             free = self._most - sum(state == "running" for state in states.values())
             for job in waiting[: max(free, 0)]:
-                # without space on the disk it goes on waiting; it may also have been stopped in the meantime
+                # without space or memory it goes on waiting; it may also have been stopped in the meantime
                 with self._lock, suppress(OSError):
                     if job.state == "waiting" and not self._is_closed:
                         self._launch(job)
@@ -237,18 +235,12 @@ class Jobs:
             fcntl.flock(log, fcntl.LOCK_EX)
             log.write(f"$ subquad {shlex.join(job.words)}\n".encode())
             log.flush()
-            try:
-                process = subprocess.Popen(
-                    ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,
-                    # a group of its own: Ctrl-C in the server's terminal reaches the server only, which stops the job
-                    start_new_session=True,
-                )  # fmt: skip
-            except OSError as error:
-                log.write(f"subquad: {error}\n".encode())
-                (job.folder / STATUS).write_text("1")
-            else:
-                self._processes.append(process)
+            self._processes.append(subprocess.Popen(
+                ["/bin/sh", "-c", SCRIPT, str(job.folder), *self._program, *job.words],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env=environment,
+                # a group of its own: Ctrl-C in the server's terminal reaches the server only, which stops the job
+                start_new_session=True,
+            ))  # fmt: skip
 
     def stop(self, job: Job, *, seconds: float = SECONDS_TO_STOP) -> None:
         """Stop a job with SIGTERM, after which a training saves a checkpoint, and then with SIGKILL."""
