@@ -24,7 +24,6 @@ from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, place
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings
-from subquad.train.distributed import has_accelerator
 
 # a shell lets what it starts in the background ignore Ctrl-C, and so these tests and what they start
 PROGRAM = """
@@ -273,7 +272,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
         os.close(ours)
 
 
-@pytest.mark.skipif(has_accelerator(), reason="there is an accelerator here")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
 def test_a_device_that_is_not_there_is_an_error(chatty):
     with pytest.raises(SubquadError, match="no device cuda"):
         subquad.llm.generate(chatty, "the", GenerateSettings(device="cuda"))

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, flag_name
+from subquad.errors import SubquadError, flag_name, shortened
 from subquad.reporting.metrics import Metric, difference_table, value_text
 from subquad.reporting.page import Block, Section, Table, page
 from subquad.reporting.statistics import Difference
 from subquad.runs.examples import EXAMPLE_RUNS
 from subquad.runs.folder import REPORT, flat_settings
 from subquad.runs.storage import check_output
-
-MAX_SETTING = 60
-"""Characters of a setting that are shown."""
 
 
 def run_name(folder: Path | str) -> str:
@@ -146,4 +143,4 @@ def differing_settings(settings: Sequence[Mapping[str, Any]], *, ignored: Sequen
 
 def _short(value: Any) -> str:
     text = "–" if value in (None, [], "") else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= MAX_SETTING else text[:MAX_SETTING] + " …"
+    return shortened(text)

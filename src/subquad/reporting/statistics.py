@@ -75,10 +75,9 @@ def bootstrap_means(values: np.ndarray, *, resamples: int, seed: int = 0) -> np.
     return np.stack([values[generator.integers(N, size=N)].mean(0) for _ in range(resamples)])
 
 
-def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+def percentile_interval(samples: np.ndarray) -> tuple[float, float]:
     """Return the central interval of bootstrap samples `(R,)`."""
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(samples, (tail, 100 - tail))
+    low, high = np.percentile(samples, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -93,19 +92,12 @@ def mean_interval(values: np.ndarray, means: np.ndarray) -> tuple[float, float] 
     return None if mean is None else (mean.low, mean.high)
 
 
-def paired_difference(one: np.ndarray, other: np.ndarray, *, weights: np.ndarray | None = None) -> Difference | None:
+def paired_difference(one: np.ndarray, other: np.ndarray) -> Difference | None:
     """Return the mean difference of values `(N,)` of the same items, with its interval by Student's t.
 
-    Items may have weights `(N,)`. The difference is None of fewer than `FEWEST_ITEMS`.
+    None of fewer than `FEWEST_ITEMS`. It is `fold_difference` for items that share no training rows.
     """
-    N = len(one)
-    if N < FEWEST_ITEMS:
-        return None
-    parts = np.full(N, 1 / N) if weights is None else weights / weights.sum()
-    differences = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
-    mean = float((differences * parts).sum())
-    error = float((((differences - mean) * parts) ** 2).sum() * N / (N - 1)) ** 0.5
-    return Difference.by_student(mean, error, N - 1)
+    return fold_difference(one, other, test_to_training=0)
 
 
 def ratio_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float] | None:
@@ -134,7 +126,7 @@ def fold_difference(one: ArrayLike, other: ArrayLike, *, test_to_training: float
     K folds of $n_2$ test rows and $n_1$ others (Nadeau and Bengio, Machine Learning 52 (2003) 239); `test_to_training`
     is $n_2/n_1$. None of fewer than `FEWEST_ITEMS` folds.
     """
-    differences = np.subtract(one, other)
+    differences = np.subtract(one, other, dtype=float)
     K = len(differences)
     if K < FEWEST_ITEMS:
         return None
@@ -146,8 +138,6 @@ def fold_difference(one: ArrayLike, other: ArrayLike, *, test_to_training: float
 class CalibrationBins:
     """Predicted probabilities against observed rates, in B bins of equal width."""
 
-    edges: np.ndarray
-    """`(B + 1,)` limits of the bins, from 0 to 1."""
     counts: np.ndarray
     """`(B,)` number of predictions, or the sum of their weights."""
     predicted: np.ndarray
@@ -182,4 +172,4 @@ def calibration_bins(
     predicted, observed = (
         np.bincount(bin_of, weights=part, minlength=bins) / known for part in (probabilities, is_true)
     )
-    return CalibrationBins(np.linspace(0, 1, bins + 1), counts, predicted, observed, effective)
+    return CalibrationBins(counts, predicted, observed, effective)

@@ -19,16 +19,11 @@ _waits = count()
 """Numbers of the times at which processes waited for everyone, the same in all of them."""
 
 
-def has_accelerator() -> bool:
-    """Return whether torch finds an accelerator such as a GPU; without one, processes communicate by gloo."""
-    return torch.accelerator.is_available()
-
-
 def processes() -> PartialState:
     """Return accelerate's state: number of processes, rank of this one, and its device."""
     # accelerate sets up communication between CPU processes only when told that there is no accelerator, and would then
     # take WORLD_SIZE alone for a launcher
-    return PartialState(cpu=started_processes() > 1 and not has_accelerator())
+    return PartialState(cpu=started_processes() > 1 and not torch.accelerator.is_available())
 
 
 def broadcast_object(value: Value) -> Value:

@@ -25,7 +25,7 @@ from subquad.runs.history import HISTORY, cut_history, remove_part
 from subquad.runs.storage import plain, sync
 from subquad.runs.termination import Terminated, sigterm_deferred
 from subquad.train.checkpoint import load_checkpoint, save_checkpoint, trained_state
-from subquad.train.distributed import all_reduce_gradients, has_accelerator, weights_of_batches
+from subquad.train.distributed import all_reduce_gradients, weights_of_batches
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import Schedule, schedule
 from subquad.train.settings import LoopSettings, TrainingResult
@@ -97,7 +97,7 @@ def train(
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bfloat16" else "no",
         gradient_accumulation_steps=settings.accumulation,
-        cpu=not has_accelerator(),
+        cpu=not torch.accelerator.is_available(),
     )
     trainer = _Trainer(
         accelerator=accelerator,

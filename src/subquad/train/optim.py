@@ -50,14 +50,9 @@ def schedule(name: ScheduleName, *, warmup: float = 0.0, steps: int | None = Non
     Args:
         name: `constant`; `linear` or `cosine` decay to 0; `one_cycle`, a cosine rise from 1/25 over the
             first 30 % of progress and a cosine decay to 0 (arXiv:1708.07120).
-        warmup: Fraction of progress over which the factor first rises linearly from 0.
+        warmup: Fraction of progress, below 1, over which the factor first rises linearly from 0.
         steps: Number of steps, if it is known; a warm-up of at most one step is left out.
-
-    Raises:
-        ValueError: `warmup` is not in [0, 1).
     """
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup must be in [0, 1), got {warmup}")
     if warmup * (steps or math.inf) <= 1:
         # the first step would have the rate 0, and there is no other to rise to
         warmup = 0.0
