@@ -1,11 +1,8 @@
 """`subquad app`: the web page on this computer. The modules of the page are imported when it is served."""
 
-import gc
-import ipaddress
 import os
 import signal
 import socket
-from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
@@ -16,14 +13,15 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, reading, require
 from subquad.progress import say
+from subquad.runs.examples import write_python_topics
 from subquad.runs.lock import lock_folder
 from subquad.runs.options import Count, Ge, Lt, Settings
-
-__all__ = ["AppSettings", "make_app", "read_users", "serve"]
 
 T = TypeVar("T")
 
 FLAGS = Parameter(name="*", consume_multiple=1)
+THIS_COMPUTER = ("localhost", "127.0.0.1", "::1")
+"""Addresses that no other computer reaches."""
 Server = Annotated[T, Parameter(group=Group("Server", sort_key=1))]
 """A flag about where the page is served, and to whom."""
 Work = Annotated[T, Parameter(group=Group("Work", sort_key=2))]
@@ -58,21 +56,16 @@ def serve(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:
             page without a password.
     """
     users, uvicorn = read_users(settings), require("uvicorn", "app")
-    root = (cache_folder() if settings.workspace is None else settings.workspace).resolve()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = (settings.workspace or cache / "subquad" / "app").resolve()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with closing(socket.socket(family)) as listener, lock_folder(root):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as error:
-            raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
-        # a fifth of the start would go into the search for garbage, of which there is none yet
-        gc.disable()
-        app, jobs = make_app(settings, root, users)
-        gc.freeze()
-        gc.enable()
+    try:
         # a browser that is faster than the server waits
-        listener.listen()
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
+    with listener, lock_folder(root):
+        app, jobs = make_app(settings, root, users)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         # the command line turns SIGTERM into an exception, which would end uvicorn before it has closed anything
@@ -110,11 +103,11 @@ def make_app(settings: AppSettings, root: Path, users: list[tuple[str, str]] | N
     from subquad.app.tab import Context
 
     jobs = Jobs(root / "jobs", settings.max_jobs)
-    _write_example(uploads)
+    write_python_topics(uploads / "example" / "python-help-topics.txt")
     inner = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if users is None:
         # a name that another web site lets point to this computer is refused
-        inner.add_middleware(trusted_host, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
+        inner.add_middleware(trusted_host, allowed_hosts=["[::1]", *THIS_COMPUTER])
     blocks = build_page(Context(jobs, Inputs(uploads, settings.data, jobs)))
     # gradio before 6.24 has no history of runs
     no_history = {"run_history": False} if "run_history" in signature(gr.mount_gradio_app).parameters else {}
@@ -133,7 +126,7 @@ def read_users(settings: AppSettings) -> list[tuple[str, str]] | None:
         SubquadError: The file has no line NAME:PASSWORD, or there is none and other computers can reach the page.
     """
     if settings.password_file is None:
-        if not _is_loopback(settings.host):
+        if settings.host not in THIS_COMPUTER:
             raise SubquadError(f"--host {settings.host}: other computers could use this one; add --password-file FILE")
         return None
     with reading(settings.password_file, "lines NAME:PASSWORD"):
@@ -142,26 +135,3 @@ def read_users(settings: AppSettings) -> list[tuple[str, str]] | None:
     if not users:
         raise SubquadError(f"{settings.password_file}: has no line NAME:PASSWORD")
     return users
-
-
-def cache_folder() -> Path:
-    """Return the default workspace, in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "subquad" / "app"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _write_example(uploads: Path) -> None:
-    """Write the help topics that every Python contains, 460 kB of English, so that there is a text to train on."""
-    from pydoc_data.topics import topics
-
-    path = uploads / "example" / "python-help-topics.txt"
-    if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
