@@ -12,7 +12,6 @@ from subquad.errors import SubquadError
 from subquad.runs.lock import LOCK, is_blank
 from subquad.runs.storage import (
     as_folder,
-    atomic,
     check_writable,
     plain,
     read_json,
@@ -22,6 +21,7 @@ from subquad.runs.storage import (
     sync,
     write_json,
     write_tensors,
+    write_text,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Run:
             write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
             stamp["sha256"] = sha256_of(self.directory / WEIGHTS)
         if card is not None:
-            self._write(CARD, card)
+            write_text(self.directory / CARD, card)
         write_json(self.directory / CONFIG, {**config, "subquad": stamp})
         # such as the tokenizer, which transformers wrote
         for path in self.directory.iterdir():
@@ -74,7 +74,7 @@ class Run:
         failed = None
         try:
             if report is not None:
-                self._write(REPORT, report())
+                write_text(self.directory / REPORT, report())
         except OSError:  # such as a full disk; the same command writes the report
             raise
         except Exception as error:  # noqa: BLE001
@@ -83,10 +83,6 @@ class Run:
         _remove_unneeded(self.directory)
         if failed is not None:
             raise failed
-
-    def _write(self, name: str, text: str) -> None:
-        with atomic(self.directory / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
 
 
 def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,11 +101,7 @@ def _remove_unneeded(directory: Path) -> None:
 def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Run:
     """Open the folder `out` for a new run, or resume the unfinished run in it.
 
-    Args:
-        out: The folder to write.
-        kind: What the folder has: `bio`, `bio folds`, `llm` or `hep`.
-        settings: Settings of the run, anything that `plain` turns into JSON.
-        force: Delete all that is in the folder, also files that were put into it.
+    With `force`, all that is in the folder is deleted, also files that were put into it.
 
     Raises:
         SubquadError: As `check_run_folder`.

@@ -24,7 +24,7 @@ from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, counted, raise_errors
 from subquad.progress import say, track
 from subquad.reporting.run_comparison import html_file
-from subquad.runs.storage import atomic, check_not_inside, check_output
+from subquad.runs.storage import atomic, check_not_inside, check_output, write_text
 
 if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
@@ -85,10 +85,7 @@ def guides(
         from subquad.bio.guide_search.page import render
 
         score = None if scorer is None else scorer.title
-        with atomic(page) as temporary:
-            temporary.write_text(
-                render(frame, maps, settings=settings, title=genes.name, score=score), encoding="utf-8"
-            )
+        write_text(page, render(frame, maps, settings=settings, title=genes.name, score=score))
     return frame
 
 

@@ -8,7 +8,7 @@ from subquad.bio.plots.fit_page import render
 from subquad.errors import reading
 from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.examples import run_folder
-from subquad.runs.storage import atomic
+from subquad.runs.storage import write_text
 
 __all__ = ["report"]
 
@@ -35,6 +35,5 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
             html = compare(runs, {name: read_bootstrap(folder, runs[name].models) for name, folder in by_name})
         else:
             html = render(runs[names[0]])
-    with atomic(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(out, html)
     return out

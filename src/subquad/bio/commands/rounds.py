@@ -40,6 +40,7 @@ from subquad.runs.storage import (
     read_json,
     remove_temporaries,
     write_json,
+    write_text,
 )
 
 __all__ = ["rounds"]
@@ -313,8 +314,7 @@ def _propose(
     plates, fasta, view, about = (folder / name for name in PROPOSED)
     _write_csv(proposal.plates, plates)
     for path, text in ((fasta, proposal.fasta), (view, html)):
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
     write_json(about, record)
     best = proposal.designs["prediction"].iloc[0]
     return {"proposed": len(batch), "best_prediction": float(best), "measured_before": len(measured.sequences)}
@@ -338,6 +338,5 @@ def _save(out: Path, record: dict[str, Any], step: Step) -> None:
             path = out / f"round-{k}" / MEASURED
             if path.is_file():
                 frames[k] = pd.read_csv(path)
-        with atomic(out / "rounds.html") as temporary:
-            temporary.write_text(render(record, frames), encoding="utf-8")
+        write_text(out / "rounds.html", render(record, frames))
     write_json(out / RECORD, record)

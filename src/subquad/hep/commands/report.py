@@ -9,7 +9,7 @@ from subquad.hep.plots.fit_page import fit_page
 from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import METRICS, load_config
-from subquad.runs.storage import atomic, read_json, read_tensors
+from subquad.runs.storage import read_json, read_tensors, write_text
 
 __all__ = ["report"]
 
@@ -33,8 +33,7 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
         raise SubquadError(f"{folders[0]}: no {TEST_SCORES} in it, from which its report is written")
     with reading(", ".join(map(str, folders)), "a finished run"):
         html = compare(runs) if others else fit_page(folders[0])
-    with atomic(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(out, html)
     return out
 
 

@@ -17,7 +17,7 @@ from subquad.llm.models.loading import chosen_device
 from subquad.llm.plots.evaluation_page import evaluation_page, trained_on
 from subquad.progress import say
 from subquad.runs.lock import locks_output
-from subquad.runs.storage import atomic, check_not_inside, plain, write_json
+from subquad.runs.storage import check_not_inside, plain, write_json, write_text
 from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
@@ -89,8 +89,7 @@ def evaluate(
         # a figure that cannot be drawn costs no results
         write_json(store.directory / RESULT, evaluation)
         raise
-    with atomic(store.directory / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(store.directory / "report.html", page)
     write_json(store.directory / RESULT, evaluation)
     return evaluation
 

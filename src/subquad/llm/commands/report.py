@@ -9,7 +9,7 @@ from subquad.reporting.run_comparison import report_file, run_names
 from subquad.runs.examples import name_of_run, run_folder
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
-from subquad.runs.storage import atomic, read_json
+from subquad.runs.storage import read_json, write_text
 
 __all__ = ["report"]
 
@@ -38,8 +38,7 @@ def report(run: Path | str, *others: Path | str, out: Path | str | None = None, 
             raise SubquadError(f"{name_of_run(folders[0])}: no {NOTES} in it; it can only be compared with another run")
         else:
             html = linearize_page(first.metrics, first.notes, read_history(folders[0]))
-    with atomic(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(out, html)
     return out
 
 
