@@ -203,6 +203,7 @@ def test_paths_are_checked_before_torch_is_imported(tmp_path, monkeypatch, capsy
         (KeyboardInterrupt(), 130, "interrupted; run the same command again, without --force, to go on"),
         (Terminated(), 143, "terminated; run the same command again, without --force, to go on"),
         (OSError(errno.EDQUOT, "full", "/disk/a"), 2, "/disk/a: the disk is full; free some space and run the same "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "the disk is full; free some space"),
         (PermissionError(13, "Permission denied", "/proc/x"), 2, "/proc/x: Permission denied"),
         (MemoryError(), 2, "this needs more memory than there is"),
         (ValueError("a\nb"), 1, "ValueError: a b (this is a fault in subquad; --traceback shows where)"),

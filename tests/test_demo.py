@@ -49,7 +49,7 @@ def test_a_failed_job_is_reported_and_the_others_are_finished(tmp_path, commands
 
 
 def test_a_text_that_is_not_there_is_refused_before_any_work(tmp_path):
-    with pytest.raises(SubquadError, match=r"missing\.txt: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
         demo(out=tmp_path / "demo", text=tmp_path / "missing.txt")
     assert not (tmp_path / "demo").exists()
 

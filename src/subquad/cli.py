@@ -221,8 +221,10 @@ def _status_and_message(error: BaseException, words: Sequence[str]) -> tuple[int
         return TERMINATED, f"terminated; {AGAIN}"
     if isinstance(error, SystemExit):
         return (error.code, "") if isinstance(error.code, int) else (int(bool(error.code)), str(error.code or ""))
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return 2, f"{f'{error.filename}: ' if error.filename else ''}the disk is full; free some space and {AGAIN}"
+    # libraries in Rust, such as safetensors, put the number into the text
+    if getattr(error, "errno", None) in DISK_FULL or any(f"(os error {number})" in str(error) for number in DISK_FULL):
+        name = getattr(error, "filename", None)
+        return 2, f"{f'{name}: ' if name else ''}the disk is full; free some space and {AGAIN}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return 2, f"{error.filename}: {error.strerror}"
     field = next((word for word in words if word in FIELDS), None)

@@ -12,8 +12,9 @@ from subquad.errors import SubquadError, require
 from subquad.progress import say
 from subquad.reporting.page import Link, Section, page
 from subquad.reporting.tables import print_table
+from subquad.runs.examples import write_python_topics
 from subquad.runs.folder import METRICS, REPORT, open_run
-from subquad.runs.storage import atomic, check_present, fingerprint, read_json
+from subquad.runs.storage import atomic, fingerprint, read_json, write_text
 
 TITLES = {
     "llm": "A state of constant size: SmolLM2-135M-Instruct",
@@ -51,7 +52,6 @@ def demo(
     Raises:
         SubquadError: A package or `text` is missing, or a job failed; the others are finished first.
     """
-    check_present(*([] if text is None else [text]))
     settings = {"quick": quick, "seed": seed, "text": None if text is None else fingerprint(text)}
     open_run(out, kind="demo", settings=settings, force=force)
     failed, children = [], list[subprocess.Popen[str]]()
@@ -122,8 +122,7 @@ def _write_page(out: Path) -> Path:
         "are finished. Each section begins with the result.",
         sections=[_section(name, out) if name in finished else Section(TITLES[name], [left]) for name in TITLES],
     )
-    with atomic(out / REPORT) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(out / REPORT, html)
     return out / REPORT
 
 
@@ -133,7 +132,8 @@ def _commands(out: Path, text: Path | None, *, quick: bool, seed: int, quiet: bo
     def command(words: str, source: Path | str, flags: str, folder: str) -> str:
         return f"{words} {quote(str(source))} {flags} --seed {seed} --out {quote(str(out / folder))}"
 
-    corpus, table, jets, simulate = text or _python_topics(out), "example:tdp43", "example:jets", []
+    corpus, table = text or write_python_topics(out / "python_topics.txt"), "example:tdp43"
+    jets, simulate = "example:jets", []
     budget = "--transfer-tokens 6144 --lora-tokens 15360 --evaluation-tokens 3072 --sequence-length 1536"
     training, epochs = "--boosting-iterations 100 --tokens 1000000", ""
     if quick:
@@ -162,12 +162,3 @@ def _some_variants(out: Path) -> Path:
     with atomic(out / "tdp43_3000.csv") as temporary:
         frame.sample(3_000, random_state=0).sort_index().to_csv(temporary, index=False)
     return out / "tdp43_3000.csv"
-
-
-def _python_topics(out: Path) -> Path:
-    """Write the help topics that every Python contains, 460 kB of English, as a text file."""
-    from pydoc_data.topics import topics
-
-    with atomic(out / "python_topics.txt") as temporary:
-        temporary.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
-    return out / "python_topics.txt"

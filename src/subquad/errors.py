@@ -83,10 +83,7 @@ def _library(error: BaseException) -> str:
 
 @contextmanager
 def _limited_memory(path: Path | str) -> Iterator[None]:
-    """Let a file or folder take no more memory than is plausible for its size.
-
-    Only on Linux, in the main thread of a process, and for what is on a disk of this machine.
-    """
+    """Let what is on a disk take no more memory than is plausible for its size; on Linux, in the main thread."""
     is_possible = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
     if not is_possible or not Path(path).exists():
         yield

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -69,7 +69,7 @@ def fit(
     from subquad.bio.commands.printing import print_models
     from subquad.train.distributed import processes
 
-    metrics = run_fit(table, settings, **_keywords(options))
+    metrics = run_fit(table, settings, **vars(options))
     if not options.quiet and processes().is_main_process:
         print_models(metrics, options.out)
 
@@ -99,7 +99,7 @@ def cross_validate(
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
     from subquad.bio.commands.printing import print_folds
 
-    metrics = run_cross_validate(table, settings, **_keywords(options))
+    metrics = run_cross_validate(table, settings, **vars(options))
     if not options.quiet:
         print_folds(metrics, options.out)
 
@@ -136,7 +136,7 @@ def predict(
     from subquad.bio.commands.predict import predict as run_predict
     from subquad.bio.commands.printing import print_rows, with_intervals, with_short_names
 
-    frame = run_predict(run, table, model=model, sequence=sequence, embeddings=embeddings, **_keywords(options))
+    frame = run_predict(run, table, model=model, sequence=sequence, embeddings=embeddings, **vars(options))
     if not options.quiet:
         names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
         first = [name for name in frame.columns[:1] if name and name not in names]
@@ -171,7 +171,7 @@ def embed(
     check_output(options.out, suffixes=(".safetensors",), force=options.force)
     from subquad.bio.commands.embed import embed as run_embed
 
-    found = run_embed(table, settings, **_keywords(options))
+    found = run_embed(table, settings, **vars(options))
     if not options.quiet:
         rows, numbers = found.mean.shape
         print(f"Wrote {options.out} ({rows:,} rows, {numbers:,} numbers each).")
@@ -228,7 +228,7 @@ def scan(
     from subquad.bio.commands.printing import print_rows, with_intervals
     from subquad.bio.commands.scan import scan as run_scan
 
-    frame = run_scan(run, settings, **_keywords(options))
+    frame = run_scan(run, settings, **vars(options))
     if options.quiet:
         return
     if "difference" in frame:
@@ -261,7 +261,7 @@ def epistasis(
     from subquad.bio.commands.epistasis import epistasis as run_epistasis
     from subquad.bio.commands.printing import print_rows
 
-    pairs = run_epistasis(source, settings, **_keywords(options))
+    pairs = run_epistasis(source, settings, **vars(options))
     if not options.quiet:
         if len(pairs):
             names = ("i", "j", "rms_specific", "rms", "max", "mean", "double_mutants")
@@ -291,7 +291,7 @@ def design(
     from subquad.bio.commands.design import design as run_design
     from subquad.bio.commands.printing import print_rows, with_intervals
 
-    frame = run_design(run, settings, **_keywords(options))
+    frame = run_design(run, settings, **vars(options))
     if not options.quiet:
         names = ("name", "mutants", "prediction", "90 % interval", "ucb", "distance", "well")
         print_rows(with_intervals(frame), names, "designs")
@@ -321,7 +321,7 @@ def rounds(
     from subquad.bio.commands.printing import print_round
     from subquad.bio.commands.rounds import rounds as run_rounds
 
-    record = run_rounds(source, settings, **_keywords(options))
+    record = run_rounds(source, settings, **vars(options))
     if not options.quiet:
         print_round(record, options.out)
 
@@ -354,7 +354,7 @@ def guides(
     from subquad.bio.commands.guides import guides as run_guides
     from subquad.bio.commands.printing import print_rows
 
-    frame = run_guides(genes, settings, model=model, page=page, **_keywords(options))
+    frame = run_guides(genes, settings, model=model, page=page, **vars(options))
     if not options.quiet:
         print_rows(frame, ("gene", "strand", "start", "guide", "pam", "off_targets", "score"), "best guides")
         print(f"Wrote {options.out}{f' and {page}' if page else ''}.")
@@ -383,7 +383,7 @@ def bench(
     from subquad.errors import raise_errors
 
     out = options.out
-    results = run_bench(tasks, settings, **_keywords(options))
+    results = run_bench(tasks, settings, **vars(options))
     if not options.quiet:
         print("\n".join(summary_lines(results)))
         print(
@@ -413,8 +413,3 @@ def _check_table(table: str, settings: FitSettings) -> None:
 
 def _check_report(options: OutputOptions, name: str) -> None:
     check_report_folder(options.out, kind=f"bio {name}", file=f"{name}.json", force=options.force)
-
-
-def _keywords(options: OutputOptions) -> dict[str, Any]:
-    """Return the options as keywords of a command's function."""
-    return dict(vars(options))

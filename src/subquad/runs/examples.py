@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from subquad.errors import SubquadError, unknown
-from subquad.runs.storage import sha256_of
+from subquad.runs.storage import sha256_of, write_text
 
 PREFIX = "example:"
 EXAMPLE_RUNS = {
@@ -41,4 +41,13 @@ def shipped_file(path: Path, sha256: str) -> Path:
     """
     if not path.is_file() or sha256_of(path) != sha256:
         raise SubquadError(f"{path}: this file of the package is missing or has changed; install subquad again")
+    return path
+
+
+def write_python_topics(path: Path) -> Path:
+    """Write the help topics that every Python contains, 460 kB of English, as a text to train on, unless it exists."""
+    from pydoc_data.topics import topics
+
+    if not path.is_file():
+        write_text(path, "\n\n".join(topics[name] for name in sorted(topics)))
     return path

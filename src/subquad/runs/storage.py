@@ -37,13 +37,12 @@ def atomic(path: Path | str) -> Iterator[Path]:
     remove_temporaries(path.parent, path.name)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        with _full_disk_named(path):
-            yield new
-            for written in [*new.rglob("*"), new]:
-                sync(written)
-            if path.is_dir():
-                os.replace(path, old)
-            os.replace(new, path)
+        yield new
+        for written in [*new.rglob("*"), new]:
+            sync(written)
+        if path.is_dir():
+            os.replace(path, old)
+        os.replace(new, path)
     finally:
         # an error here would hide that of the work
         with suppress(OSError):
@@ -52,20 +51,6 @@ def atomic(path: Path | str) -> Iterator[Path]:
         for left in (new, old):
             _remove(left)
     sync(path.parent)
-
-
-@contextmanager
-def _full_disk_named(path: Path) -> Iterator[None]:
-    """Let errors for lack of space, which libraries turn into text, be what they are and name the output."""
-    try:
-        yield
-    except Exception as error:
-        number = getattr(error, "errno", None)
-        if text := re.search(r"\(os error (\d+)\)", str(error)):
-            number = int(text[1])
-        if number in DISK_FULL:
-            raise OSError(number, os.strerror(number), str(path)) from error
-        raise
 
 
 def _remove(path: Path) -> None:
@@ -192,11 +177,7 @@ def check_files_not_inside(out: Path | str, settings: Any, *names: str) -> None:
 def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -> Path:
     """Return `out` as the path of a report folder to write, after checking that writing it destroys nothing.
 
-    Args:
-        out: The folder; an empty one counts as absent.
-        kind: Kind of the report, as in the entry `subquad: kind` of its JSON file.
-        file: Name of that JSON file.
-        force: Replace an earlier report of this kind.
+    An earlier report, whose JSON `file` has the entry `subquad: kind`, is replaced with `force` only.
 
     Raises:
         SubquadError: `out` cannot be written, has other files, or has such a report and `force` is off.
@@ -255,12 +236,16 @@ def null_as_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write a value as JSON; NaN and infinity become null."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text as UTF-8."""
     with atomic(path) as temporary:
         # half of a pair of surrogates, which JSON can hold as `\ud800` only
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a value as JSON; NaN and infinity become null."""
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:

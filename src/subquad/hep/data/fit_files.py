@@ -111,14 +111,6 @@ def check_early(
 ) -> None:
     """Check what needs neither jets nor torch, whose import takes seconds; a fit checks it again.
 
-    Args:
-        files: Files to fit on, or a folder with the parts of a data set.
-        test: Files to test on.
-        card: Data card.
-        tree: Name of the tree in ROOT files.
-        out: Folder to write.
-        force: A finished run in it will be replaced.
-
     Raises:
         SubquadError: A local file or the card does not exist, the card or the first file cannot be read, or `out`
             cannot be written or holds a finished run.

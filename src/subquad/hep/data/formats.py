@@ -29,9 +29,6 @@ _ARRAYS = {"HDF5": hdf5, "NPZ": npz}
 """Readers of files of arrays."""
 _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
-BYTES_OF_KEY = 26
-"""Least size of a key in a folder of a ROOT file."""
-
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
 
@@ -216,7 +213,8 @@ def _opened(path: Path, kind: str) -> Iterator[Any]:
 def _check_keys(_: Any, *, num_keys: int, keys_chunk: Any, **__: Any) -> None:
     """Refuse the damaged count of a folder's keys, of which uproot would read as many, beyond the end of the file."""
     size = len(keys_chunk.raw_data)
-    if num_keys * BYTES_OF_KEY > size:
+    # a key has 26 bytes and a name
+    if num_keys * 26 > size:
         raise ValueError(f"a folder in it has {num_keys:,} keys in {size:,} bytes")
 
 
