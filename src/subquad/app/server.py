@@ -1,5 +1,6 @@
 """`subquad app`: the web page on this computer. The modules of the page are imported when it is served."""
 
+import gc
 import os
 import signal
 import socket
@@ -65,7 +66,11 @@ def serve(settings: Annotated[AppSettings, FLAGS] = AppSettings()) -> None:
     except OSError as error:
         raise SubquadError(f"port {settings.port} of {settings.host}: {error.strerror or error}") from error
     with listener, lock_folder(root):
+        # a fifth of the start would go into the search for garbage, of which there is none yet
+        gc.disable()
         app, jobs = make_app(settings, root, users)
+        gc.freeze()
+        gc.enable()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         say(f"subquad is at http://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
         # the command line turns SIGTERM into an exception, which would end uvicorn before it has closed anything

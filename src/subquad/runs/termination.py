@@ -1,4 +1,4 @@
-"""SIGTERM, which batch systems send before they kill a process: a training saves a checkpoint first."""
+"""SIGTERM, which batch systems send before they kill a process, and Ctrl-C: a training saves a checkpoint first."""
 
 import signal
 import threading
@@ -28,17 +28,26 @@ def end_on_sigterm() -> None:
 
 
 @contextmanager
-def sigterm_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether SIGTERM was received; it is handled at the end of the `with` block."""
-    is_ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    if not enabled or is_ignored or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
+def stop_deferred(*, enabled: bool = True) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGTERM or Ctrl-C came; the block ends with it, or with a second one."""
     received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+
+    def receive(number: int, _: Any) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    is_possible = enabled and threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if is_possible}
+    previous = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, receive)
     try:
         yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        restore()
         if received:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(received[0])

@@ -23,7 +23,7 @@ from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.runs.history import HISTORY, cut_history, remove_part
 from subquad.runs.storage import plain, sync
-from subquad.runs.termination import Terminated, sigterm_deferred
+from subquad.runs.termination import Terminated, stop_deferred
 from subquad.train.checkpoint import load_checkpoint, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, weights_of_batches
 from subquad.train.ema import ExponentialMovingAverage
@@ -124,10 +124,10 @@ def train(
         trainer.restore()
         # of several processes, none may stop between two steps while the others wait for it
         with (
-            sigterm_deferred(enabled=accelerator.num_processes == 1) as is_terminated,
+            stop_deferred(enabled=accelerator.num_processes == 1) as is_stopped,
             track(name, settings.steps, done=trainer.steps, quiet=quiet or trainer.has_ended) as advance,
         ):
-            trainer.run(advance, is_terminated)
+            trainer.run(advance, is_stopped)
         if not trainer.has_ended:
             # a handler of the caller's took SIGTERM and returned
             raise Terminated
@@ -175,8 +175,8 @@ class _Trainer:
         """Whether this process trains without others."""
         return self.accelerator.num_processes == 1
 
-    def run(self, advance: Advance, is_terminated: Callable[[], bool]) -> None:
-        """Take all steps that are left, until SIGTERM or until patience runs out."""
+    def run(self, advance: Advance, is_stopped: Callable[[], bool]) -> None:
+        """Take all steps that are left, until SIGTERM, Ctrl-C, or until patience runs out."""
         if self.has_ended:
             return
         settings, shown, clock = self.settings, {}, (time.monotonic(), time.process_time())
@@ -196,7 +196,7 @@ class _Trainer:
             clock = now
             # metrics of single parts, such as the error of each layer, would fill the line
             advance(1, **{key: shown[key] for key in [key for key in shown if "/" not in key][:3]})
-            if is_terminated():
+            if is_stopped():
                 return self._save()
             # of several processes, only one saves its sums of metrics that are not logged yet
             if (self.is_alone or self.count == 0) and now[0] - last_saved > settings.save_seconds:

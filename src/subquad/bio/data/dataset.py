@@ -333,11 +333,7 @@ class InputSchema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
-        """Return the schema that `as_dict` wrote.
-
-        Raises:
-            KeyError, TypeError: It is damaged.
-        """
+        """Return the schema that `as_dict` wrote; KeyError or TypeError is raised if it is damaged."""
         ALPHABETS[values["alphabet"]]
         parts = {"alignment": PartnerAlignment, "partner_chain": PartnerChain, "embedding": EmbeddingSchema}
         made = {key: make(**values[key]) for key, make in parts.items() if values.get(key) is not None}

@@ -150,7 +150,8 @@ class BioModel:
         """
         saved = self.config.get("selected", {}).get("conformal", {}).get(name, ())
         values = saved[column] if column < len(saved) else None
-        return None if values is None else Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
+        with reading(self.directory, "a model"):
+            return None if values is None else Conformal.from_dict(values).interval(prediction, spread, INTERVAL)
 
     @cached_property
     def _baselines(self) -> dict[str, Baseline]:

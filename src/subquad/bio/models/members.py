@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import Inputs
-from subquad.errors import raise_errors
+from subquad.errors import SubquadError, raise_errors, shortened
 
 __all__ = ["Members", "deviation", "finite_members"]
 
@@ -69,10 +69,16 @@ def finite_members(predict: Callable[[], Members], inputs: Inputs, covariates: M
         covariates: Names of their covariates.
 
     Raises:
-        SubquadError: Predictions are not finite; it names their rows.
+        SubquadError: Predictions are not finite; it names their rows. Or files of the model contradict each other.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        members = predict()
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            members = predict()
+            members.std()
+    # a saved model whose files are each readable
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        text = shortened(f"{type(error).__name__}: {error}")
+        raise SubquadError(f"the model cannot predict ({text}); its files may be damaged") from error
     mean = members.mean
     if isinstance(mean, list):
         is_finite = np.array([bool(np.isfinite(own).all()) for own in mean], dtype=bool)

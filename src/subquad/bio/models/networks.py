@@ -108,8 +108,6 @@ class NetworkEnsemble:
         features = None if values["features"] is None else features_from_dict(values["features"])
         if features is not None and features.count != spec.features:
             raise ValueError(f"the network reads {spec.features} features, and there are {features.count}")
-        if values["ensemble_size"] < 1:
-            raise ValueError("it has no networks")
         nets = []
         for k in range(values["ensemble_size"]):
             prefix = f"{k}."

@@ -54,7 +54,7 @@ def describe_direction(direction: Direction | None, title: str) -> str:
     if direction is None:
         return (
             f"Direction: assumed that a higher {title} is better, because --direction was not given; if a lower one "
-            "is, repeat with --direction minimize."
+            "is, repeat with --direction minimize --force."
         )
     return f"Direction: a {'higher' if direction == 'maximize' else 'lower'} {title} is better, as stated."
 
