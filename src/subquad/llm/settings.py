@@ -12,6 +12,7 @@ from subquad.runs.options import (
     Count,
     Ge,
     Input,
+    Le,
     Lt,
     MinLen,
     Model,
@@ -48,7 +49,7 @@ AtLeastTwo = Annotated[int, Ge(2)]
 class AttentionSettings(Settings):
     """The hybrid attention that replaces softmax attention; saved with the model."""
 
-    window: Model[Count] = 64
+    window: Model[Annotated[int, Ge(1), Le(8192)]] = 64
     """Tokens of the softmax window, or of one of its blocks (`terrace`)."""
     window_shape: MoreModel[Literal["terrace", "sliding"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
@@ -56,7 +57,7 @@ class AttentionSettings(Settings):
     sinks: MoreModel[Natural | None] = None
     """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4,
     at most `window`."""
-    cache: MoreModel[Natural | None] = None
+    cache: MoreModel[Annotated[int, Ge(0), Le(65536)] | None] = None
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
     most from the rest (sparse cache); 0 for none, as in the paper. Needs the window shape `terrace`. Default: 384
     with it, else 0."""
