@@ -207,7 +207,7 @@ def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, cap
     assert main(["hep", "predict", run, files, "--out", str(tmp_path / "t.txt")]) == 2
     assert "t.txt: must end in .root" in capsys.readouterr().err
     assert main(["hep", "predict", run, files, "--out", run, "--force"]) == 2
-    assert "must end in .root" in capsys.readouterr().err
+    assert "this is a folder" in capsys.readouterr().err
     assert main(["hep", "fit", files, "--out", run]) == 2
     assert "has a finished run" in capsys.readouterr().err
     assert main(["hep", "fit", files, "--seed", "-1", "--out", str(tmp_path / "new")]) == 2

@@ -23,7 +23,6 @@ from subquad.hep.data.jets import read
 from subquad.hep.data.preparation import move_store, source_of, temporary_store
 from subquad.hep.data.splits import stratified_split, with_present_classes
 from subquad.hep.models.presets import PRESETS, net_settings
-from subquad.runs.folder import Run
 
 SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
 NET = PRESETS["standard"].net
@@ -129,7 +128,7 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
     monkeypatch.setattr(preparation, "write_store", stop)
     # nor because the disk was full while the results were written
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_write", full)
+        patch.setattr("subquad.runs.folder.write_text", full)
         with pytest.raises(OSError, match="No space left"):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     # of a copy to another file system after which the process was killed

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,15 +116,13 @@ def test_a_page_that_cannot_be_drawn_costs_no_results(asked, tmp_path, monkeypat
     def fails(evaluation):
         raise ZeroDivisionError
 
-    @contextmanager
-    def full(path):
+    def full(path, text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield
 
     given = {**asked, "out": tmp_path / "out"}
     # which the next start writes
     with monkeypatch.context() as patch:
-        patch.setattr("subquad.llm.commands.evaluate.atomic", full)
+        patch.setattr("subquad.llm.commands.evaluate.write_text", full)
         with pytest.raises(OSError, match="No space left"):
             subquad.llm.evaluate(settings=replace(QUICK, variants=("teacher",)), **given)
     assert not (tmp_path / "out" / "evaluation.json").exists()
