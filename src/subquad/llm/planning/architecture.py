@@ -20,7 +20,6 @@ from subquad.nn.attention import FeatureMap
 
 __all__ = ["ModelSizes", "sizes_of"]
 
-MOST_LAYERS = 1000
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Sizes of which transformers has defaults."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -84,7 +83,7 @@ def sizes_of(
             if not architecture[name]:
                 raise ValueError(f"{name} is {architecture[name]}")
         # transformers would make each of them, which takes hours if the number is damaged
-        if architecture["num_hidden_layers"] > MOST_LAYERS:
+        if architecture["num_hidden_layers"] > 1000:
             raise ValueError(f"it has {architecture['num_hidden_layers']:,} layers")
         if any((architecture.get(name) or 1) > 1 for name in EXPERTS):
             raise ValueError("a mixture of experts; costs are estimated for one MLP per layer")
