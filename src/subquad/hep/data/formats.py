@@ -211,7 +211,7 @@ def _opened(path: Path, kind: str) -> Iterator[Any]:
 
 
 def _check_keys(_: Any, *, num_keys: int, keys_chunk: Any, **__: Any) -> None:
-    """Refuse the damaged count of a folder's keys, of which uproot would read as many, beyond the end of the file."""
+    """Refuse a damaged number of keys in a folder; uproot would read that many, beyond the end of the file."""
     size = len(keys_chunk.raw_data)
     # a key has 26 bytes and a name
     if num_keys * 26 > size:
