@@ -217,7 +217,7 @@ def test_a_signal_saves_a_checkpoint_at_the_end_of_its_step(tmp_path, number, er
     options = {"steps": 601, "evaluate_every": 200}
     model, again = network(), network()
     run(model, directory=whole, **options)
-    previous = {own: signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGINT)}
+    previous = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         end_on_sigterm()
         # a shell that starts the tests in the background lets them ignore it
@@ -225,8 +225,8 @@ def test_a_signal_saves_a_checkpoint_at_the_end_of_its_step(tmp_path, number, er
         with pytest.raises(error):
             run(network(), directory=ended, terminate_at=299, number=number, **options)
     finally:
-        for own, handler in previous.items():
-            signal.signal(own, handler)
+        for name, handler in previous.items():
+            signal.signal(name, handler)
     _, header = read_tensors_and_metadata(ended / "checkpoint-fit.safetensors")
     assert json.loads(header["state"])["steps"] == 299
     run(again, directory=ended, **options)
