@@ -75,7 +75,7 @@ def test_a_report_that_a_killed_process_was_replacing_is_restored(tmp_path, move
         write_json(folder / "scan.json", {"subquad": {"kind": "scan"}})
     done = subprocess.run([sys.executable, "-c", KILLED, out, str(moves)], check=False)
     assert done.returncode == -9
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob(".subquad-*"))) == 1
     with pytest.raises(SubquadError, match="exists already"):
         check_report_folder(out, kind="scan", file="scan.json", force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["scan"]
@@ -84,9 +84,9 @@ def test_a_report_that_a_killed_process_was_replacing_is_restored(tmp_path, move
 
 def test_what_living_processes_write_stays(tmp_path):
     for process in (os.getppid(), 2**22 + 1):
-        (tmp_path / f".a.json.{process}.new").touch()
+        (tmp_path / f".subquad-a.json.{process}").mkdir()
     remove_temporaries(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f".a.json.{os.getppid()}.new"]
+    assert [path.name for path in tmp_path.iterdir()] == [f".subquad-a.json.{os.getppid()}"]
 
 
 def test_a_report_replaces_reports_of_its_kind_only(tmp_path):

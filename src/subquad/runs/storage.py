@@ -21,44 +21,43 @@ if TYPE_CHECKING:
     # commands that read no weights start a second earlier without torch
     from torch import Tensor
 
-TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.(new|old)")
-"""Temporary names: the name of the output, the process that writes it, and whether it is the new or the earlier one."""
+TEMPORARY = re.compile(r"\.subquad-(.+)\.(\d+)")
+"""Names of hidden folders: the name of the output, and the process that writes it."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path next to `path` that is renamed to `path` on success and removed on failure.
+    """Yield a path of the same name in a hidden folder next to `path`; it is moved to `path` on success.
 
     The content is on the disk before the new name, so that after a power loss `path` is whole or as it was. An earlier
-    folder is replaced as a whole; the next command restores it if this one is killed in between.
+    folder is replaced as a whole. The next command removes the hidden folder of a process that was killed, with the
+    temporary files of the libraries that wrote into it, and restores the earlier folder.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_temporaries(path.parent, path.name)
-    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    hidden = path.with_name(f".subquad-{path.name}.{os.getpid()}")
+    written = hidden / "new" / path.name
     try:
-        yield new
-        for written in [*new.rglob("*"), new]:
-            sync(written)
+        written.parent.mkdir(parents=True, exist_ok=True)
+        yield written
+        for entry in [*written.rglob("*"), written]:
+            sync(entry)
         if path.is_dir():
-            os.replace(path, old)
-        os.replace(new, path)
+            os.replace(path, hidden / "earlier")
+        os.replace(written, path)
     finally:
-        # an error here would hide that of the work
-        with suppress(OSError):
-            if old.exists() and not path.exists():
-                os.replace(old, path)
-        for left in (new, old):
-            _remove(left)
+        _remove_hidden(hidden, path)
     sync(path.parent)
 
 
-def _remove(path: Path) -> None:
+def _remove_hidden(hidden: Path, path: Path) -> None:
+    """Remove a hidden folder, after the earlier output in it was restored if there is no new one."""
+    # an error here would hide that of the work
     with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        if (hidden / "earlier").exists() and not path.exists():
+            os.replace(hidden / "earlier", path)
+        shutil.rmtree(hidden)
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
@@ -68,18 +67,14 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
         folder: The folder.
         name: Name of one output; by default all, also in folders below.
     """
-    paths = folder.glob(".*.*.*") if name else folder.rglob(".*.*.*")
+    paths = folder.glob(".subquad-*") if name else folder.rglob(".subquad-*")
     for path in list(paths) if folder.is_dir() else ():
         match = TEMPORARY.fullmatch(path.name)
         if match is None or (name and match[1] != name):
             continue
         # in containers, a killed process had the number of this one
-        if int(match[2]) != os.getpid() and psutil.pid_exists(int(match[2])):
-            continue
-        if match[3] == "old" and not path.with_name(match[1]).exists():
-            with suppress(OSError):
-                os.replace(path, path.with_name(match[1]))
-        _remove(path)
+        if int(match[2]) == os.getpid() or not psutil.pid_exists(int(match[2])):
+            _remove_hidden(path, path.with_name(match[1]))
 
 
 def sync(path: Path) -> None:

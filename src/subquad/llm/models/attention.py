@@ -100,12 +100,15 @@ class HybridSelfAttention(nn.Module):
             if getattr(original, name, None) is not None:
                 setattr(self, name, getattr(original, name))
         self.hybrid = new_hybrid(self, settings)
-        # the rotary function of the model, from the module that defines its attention
-        self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
+        self._original_module = type(original).__module__
         self.mode = "hybrid"
         self.on_transfer: TransferCallback | None = None
         self.documents: Spans | None = None
         self.windows: Sequence[int] | None = None
+
+    def _rotate(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Call the model's rotary function, which can be a module itself and must not become a child of this one."""
+        return getattr(sys.modules[self._original_module], ROTARY)(*tensors)
 
     @torch.compiler.disable
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
