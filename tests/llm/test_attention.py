@@ -49,17 +49,13 @@ def tokens(*shape, seed=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_layer_has_no_children_but_those_of_its_teacher_and_the_hybrid_attention(kind):
-    names = {name for layer in attention_layers(converted(kind)) for name, _ in layer.named_children()}
-    assert names <= {*PROJECTIONS, *NORMS, "hybrid"}
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_softmax_mode_equals_the_original_model(kind):
+def test_softmax_mode_equals_the_original_model_and_layers_gain_the_hybrid_attention_alone(kind):
     model, ids = tiny_model(kind).double(), tokens(2, 31)
     expected = model(ids).logits
     convert(model, AttentionSettings())
+    names = {name for layer in attention_layers(model) for name, _ in layer.named_children()}
+    assert names <= {*PROJECTIONS, *NORMS, "hybrid"}
     with attention_mode(model, "softmax"):
         torch.testing.assert_close(model(ids).logits, expected)
 

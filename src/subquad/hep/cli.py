@@ -22,8 +22,6 @@ from subquad.runs.folder import METRICS, load_config
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 from subquad.runs.storage import check_output, check_report_folder
 
-__all__ = ["app"]
-
 app = App(name="hep", help="Tag jets in ROOT files with networks on graphs of particles, such as PCN.")
 
 # flags of several values take them as `--files a.root b.root`

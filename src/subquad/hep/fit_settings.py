@@ -29,22 +29,6 @@ from subquad.runs.options import (
     Training,
 )
 
-__all__ = [
-    "FitSettings",
-    "Graph",
-    "LayoutName",
-    "NetSettings",
-    "Optimizer",
-    "Precision",
-    "PresetName",
-    "Reweighting",
-    "ScheduleName",
-    "Threads",
-    "bin_edges",
-    "is_number",
-    "reweighting_of",
-]
-
 PresetName = Literal["auto", "auto-chebyshev", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]

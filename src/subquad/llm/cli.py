@@ -19,8 +19,6 @@ from subquad.runs.folder import check_free, load_config
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 from subquad.runs.storage import check_output, check_present
 
-__all__ = ["app"]
-
 app = App(name="llm", help="Replace softmax attention in a trained language model by linear attention (LoLCATs).")
 
 # flags of several values take them as `--text a.txt b.txt`

@@ -28,8 +28,6 @@ from subquad.runs.options import (
     Training,
 )
 
-__all__ = ["ADAPTER_TYPE", "MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
-
 MODEL_TYPE = "subquad"
 """`model_type` in the config of a linearized model."""
 ADAPTER_TYPE = "subquad_adapter"

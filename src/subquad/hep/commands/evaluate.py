@@ -25,8 +25,6 @@ from subquad.runs.folder import METRICS, REPORT
 from subquad.runs.storage import check_not_inside, check_report_folder, plain, write_json, write_report_folder
 from subquad.train.distributed import device_name
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     runs: Files = (),

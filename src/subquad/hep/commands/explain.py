@@ -42,8 +42,6 @@ from subquad.runs.folder import REPORT
 from subquad.runs.storage import check_not_inside, check_report_folder, plain, write_json, write_report_folder
 from subquad.train.bucketing import batches_by_length
 
-__all__ = ["explain"]
-
 
 def explain(
     run: Path | str,

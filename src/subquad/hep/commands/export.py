@@ -29,8 +29,6 @@ from subquad.progress import say
 from subquad.runs.examples import name_of_run
 from subquad.runs.storage import atomic, check_output, write_json
 
-__all__ = ["EXPRESSIONS", "PREPROCESS", "export", "export_tagger", "graph_of", "preprocessing"]
-
 PREPROCESS = "preprocess.json"
 UNLIMITED = 1e32
 """Bound that weaver writes for a variable without bounds."""

@@ -50,8 +50,6 @@ from subquad.runs.lock import locks_output
 from subquad.runs.storage import as_folder, check_not_inside, read_json, write_tensors
 from subquad.train.distributed import open_shared_run, processes, wait_for, wait_for_everyone
 
-__all__ = ["fit"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:

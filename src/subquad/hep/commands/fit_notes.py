@@ -16,16 +16,6 @@ from subquad.hep.models.presets import training_defaults
 from subquad.hep.settings import FitSettings, Reweighting
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = [
-    "chance_notes",
-    "data_notes",
-    "flawless_notes",
-    "label_notes",
-    "origin_notes",
-    "outside_notes",
-    "result_notes",
-]
-
 CHANCE_AUC = 0.7
 """AUC up to which a tagger that is no more accurate than the most frequent class is called so."""
 

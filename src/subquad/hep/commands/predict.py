@@ -16,8 +16,6 @@ from subquad.progress import say
 from subquad.runs.storage import atomic, check_output
 from subquad.train.distributed import processes
 
-__all__ = ["predict"]
-
 
 def predict(
     run: Path | str,

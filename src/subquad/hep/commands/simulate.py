@@ -20,8 +20,6 @@ from subquad.runs.folder import CONFIG
 from subquad.runs.lock import is_blank, locks_output
 from subquad.runs.storage import as_folder, read_json, remove_temporaries, write_json
 
-__all__ = ["simulate"]
-
 RECORD = "simulation.json"
 """The settings of the simulation in its folder, by which an interrupted one is resumed."""
 

@@ -18,8 +18,6 @@ from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
 from subquad.runs.hdf5 import datasets_of
 
-__all__ = ["ArrayTable", "hdf5", "npz"]
-
 
 class ArrayTable(Protocol):
     """A file as columns of jets."""

@@ -17,8 +17,6 @@ from subquad.hep.data.nearest_particles import nearest_edges
 from subquad.hep.data.store import JetDataset
 from subquad.ops.edges import Edges
 
-__all__ = ["Batch", "Prefetch", "WaitingTime", "collate"]
-
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 

@@ -19,17 +19,6 @@ from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.data.input_collections import InputCollection, Variable
 from subquad.hep.settings import Reweighting, bin_edges, is_number
 
-__all__ = [
-    "LAYOUT_PREFIX",
-    "WEIGHT_COLUMN",
-    "Card",
-    "Variable",
-    "card_like",
-    "card_of",
-    "read_card",
-    "standardized_card",
-]
-
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
 WEIGHT_COLUMN = "event_weight"

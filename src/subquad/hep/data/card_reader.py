@@ -34,8 +34,6 @@ from subquad.hep.data.layout import Layout
 from subquad.hep.data.momentum_checks import angles_from_momenta, check_momenta, check_points
 from subquad.progress import say
 
-__all__ = ["CardColumns", "CardReader"]
-
 
 class CardColumns(Mapping[str, Any]):
     """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""

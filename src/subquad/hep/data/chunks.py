@@ -29,8 +29,6 @@ from subquad.hep.data.jets import (
 )
 from subquad.hep.data.layout import Layout, check_names
 
-__all__ = ["chunk_of", "first_jets", "read_chunks"]
-
 
 def read_chunks(
     files: Sequence[Path],

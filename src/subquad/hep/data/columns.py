@@ -11,17 +11,6 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 
-__all__ = [
-    "Place",
-    "class_indices",
-    "column_of_numbers",
-    "jet_table",
-    "jet_totals",
-    "normalized",
-    "observers_of",
-    "particle_table",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:

@@ -14,8 +14,6 @@ from subquad.errors import SubquadError
 from subquad.hep.data.columns import Place
 from subquad.hep.data.padded_arrays import COUNTS, MASKS, PARTS, SequentialArray, arrays_of_rows
 
-__all__ = ["is_energyflow", "momenta_and_types"]
-
 _LEPTONS = {11: (0.000511, -1, "Electron"), 13: (0.105658, -1, "Muon")}
 _NEUTRAL = {22: (0.0, 0, "Photon"), **dict.fromkeys((12, 14, 16), (0.0, 0, ""))}
 _HADRONS = {

@@ -15,8 +15,6 @@ import numpy as np
 from subquad.errors import require
 from subquad.hep.data.columns import Place
 
-__all__ = ["Collections"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Collections:

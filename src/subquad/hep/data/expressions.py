@@ -16,8 +16,6 @@ import numpy as np
 
 from subquad.errors import SubquadError, require, shortened, unknown
 
-__all__ = ["MATH_FUNCTIONS", "METHODS", "MODULES", "VECTOR_PARTS", "Expression", "Functions", "functions_of", "parse"]
-
 Functions = Mapping[str, Mapping[str, Any]]
 """Functions by module: `np`, `ak`, `math`, empty for bare names, a dot for methods, `vector` for parts of vectors."""
 

@@ -11,20 +11,6 @@ from subquad.hep.data.columns import jet_totals
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
 from subquad.hep.data.momentum_checks import angles_from_momenta
 
-__all__ = [
-    "JETCLASS_FEATURES",
-    "JET_FEATURES",
-    "MOMENTUM_FEATURES",
-    "PARTICLE_SUMS",
-    "RAW_FEATURES",
-    "STANDARDIZATION",
-    "STANDARD_FEATURES",
-    "TYPES",
-    "jet_features",
-    "momentum_features",
-    "particle_features",
-]
-
 TYPES = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
 
 RAW_FEATURES = ("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr", *TYPES)

@@ -11,8 +11,6 @@ from subquad.hep.data.columns import Place
 from subquad.hep.data.formats import Source, inspect_file, iterate_columns
 from subquad.progress import say, track
 
-__all__ = ["check_columns", "inspect_files", "iterate_chunks"]
-
 Chunk = TypeVar("Chunk")
 
 ENTRIES_PER_CHUNK = 10_000

@@ -12,8 +12,6 @@ from subquad.hep.data.formats import SUFFIXES, Files, expand_files, file_of, ins
 from subquad.runs.folder import check_free
 from subquad.runs.storage import fingerprint
 
-__all__ = ["FitFiles", "check_early", "digest_of", "fit_files", "training_note"]
-
 PREFIXES = {"train": "train", "val": "validation", "test": "test"}
 """Beginnings of the names of folders, such as JetClass's train_100M, val_5M and test_20M, and their parts."""
 

@@ -19,8 +19,6 @@ from subquad.hep.data.examples import EXAMPLES, example_path
 from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_files
 from subquad.hep.data.top_landscape import SPLIT
 
-__all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files", "tree_of"]
-
 Files = Path | str | Iterable[Path | str]
 """One or several files: names, patterns, folders, or `example:jets`."""
 

@@ -17,8 +17,6 @@ import numpy as np
 from subquad.errors import SubquadError, require
 from subquad.hep.data.padded_arrays import jets_per_read, native
 
-__all__ = ["CollectionTable"]
-
 VALID = ("valid", "mask")
 """Names of the field that is true for real particles."""
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["InputCollection", "Variable", "columns_of", "membership", "table_columns", "united"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:

@@ -18,17 +18,6 @@ from subquad.hep.data.file_chunks import check_columns, inspect_files, iterate_c
 from subquad.hep.data.formats import Files, Source, expand_files
 from subquad.hep.data.momentum_checks import check_momenta, check_points
 
-__all__ = [
-    "OBSERVERS",
-    "PARTICLES",
-    "Jets",
-    "as_jets",
-    "check_branches",
-    "iterate_jets",
-    "jets_of",
-    "read",
-]
-
 PARTICLES = (
     *("part_px", "part_py", "part_pz", "part_energy", "part_deta", "part_dphi"),
     *("part_d0val", "part_d0err", "part_dzval", "part_dzerr", "part_charge"),

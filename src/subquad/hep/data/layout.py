@@ -25,18 +25,6 @@ from subquad.hep.data.input_collections import membership, table_columns
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
-__all__ = [
-    "ANGLES_FROM_MOMENTA",
-    "InputGroup",
-    "Layout",
-    "Standardizer",
-    "check_names",
-    "fit_standardization",
-    "layout_of",
-    "with_event_weights",
-    "with_targets",
-]
-
 MOMENTUM = ("px", "py", "pz", "energy")
 FEATURES = {"raw": RAW_FEATURES, "jetclass": JETCLASS_FEATURES, "standard": STANDARD_FEATURES}
 ANGLES = ("deta", "dphi")

@@ -10,8 +10,6 @@ import numpy as np
 from subquad.errors import SubquadError
 from subquad.hep.data.columns import Place, jet_totals
 
-__all__ = ["angles_from_momenta", "check_momenta", "check_points", "eta_and_phi", "wrapped"]
-
 MOST_PARTICLES = 20_000
 """Particles from which the meaning of two angles is recognized; more would take longer."""
 MAX_JET_PT = 50_000.0

@@ -15,8 +15,6 @@ from torch import Tensor
 from subquad.ops.chebyshev import TIE, knn_adjacency
 from subquad.ops.edges import Edges, edges_of
 
-__all__ = ["edges_by_tree", "nearest_edges"]
-
 ALL_DISTANCES = 64
 """Largest number of particles for which comparing all is faster, by a factor of 2 to 3 with 40 particles."""
 APART = 1e6

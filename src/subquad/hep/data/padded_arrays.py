@@ -20,8 +20,6 @@ import numpy as np
 from subquad.errors import SubquadError, require
 from subquad.hep.data.columns import Place
 
-__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "jets_per_read", "native", "rows_of"]
-
 LARGEST_READ = 2**29
 """Bytes of jets that are read at once, unless one jet has more."""
 

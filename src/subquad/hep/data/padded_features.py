@@ -15,8 +15,6 @@ from torch import Tensor
 from subquad.hep.data.features import RAW_FEATURES, STANDARDIZATION, TYPES
 from subquad.hep.data.tensor_expressions import ELEMENTWISE, arcsinh, arctan2, hypot, log1p
 
-__all__ = ["angles_from_momenta", "jet_features", "momentum_features", "particle_features"]
-
 Branches = Mapping[str, Tensor]
 """[B, P] for each branch of particles and [B] for each of jets, float32."""
 

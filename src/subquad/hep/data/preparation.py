@@ -23,8 +23,6 @@ from subquad.progress import say
 from subquad.runs.storage import fingerprint, plain, sync
 from subquad.train.distributed import broadcast_object, processes, wait_for
 
-__all__ = ["JETS", "FitSource", "move_store", "source_of", "temporary_store"]
-
 JETS = "jets"
 """Folder of the store in a run that is not finished."""
 

@@ -13,8 +13,6 @@ from subquad.hep.data.features import TYPES
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 
-__all__ = ["LAYOUTS", "PARTICLE_EXPRESSIONS", "PublicLayout", "layout_card", "layout_of_source", "missing_inputs"]
-
 MOMENTUM = ("part_px", "part_py", "part_pz", "part_energy")
 _TYPES = ("part_charge", *(f"part_{name}" for name in TYPES))
 _IMPACT = ("part_d0val", "part_d0err", "part_dzval", "part_dzerr")

@@ -12,8 +12,6 @@ from typing import Any
 
 from subquad.errors import reading, require
 
-__all__ = ["RemotePath", "is_remote", "readable", "remote_files"]
-
 
 class RemotePath(PosixPath):
     """A file at a URL, with those methods of a path that readers of files need.

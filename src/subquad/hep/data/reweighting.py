@@ -13,8 +13,6 @@ import numpy as np
 from subquad.errors import SubquadError
 from subquad.hep.settings import Reweighting
 
-__all__ = ["balance_classes", "is_inside", "kinematic_weights", "unit_mean"]
-
 
 def balance_classes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Return [J]: the weights, scaled to the same sum for each class."""

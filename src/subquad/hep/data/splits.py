@@ -18,17 +18,6 @@ from subquad.hep.data.reweighting import balance_classes, kinematic_weights, uni
 from subquad.hep.data.store import JetDataset
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting
 
-__all__ = [
-    "MIN_JETS",
-    "check_counts",
-    "part_indices",
-    "reweighted",
-    "split_dataset",
-    "stratified_split",
-    "thinned",
-    "with_present_classes",
-]
-
 MIN_JETS = 5
 """Smallest number of jets of a class: fewer cannot be split into three parts."""
 

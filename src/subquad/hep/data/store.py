@@ -26,8 +26,6 @@ from subquad.hep.data.layout import Layout
 from subquad.progress import say
 from subquad.runs.storage import read_json, sync, write_json
 
-__all__ = ["PARTS", "JetDataset", "class_numbers", "dataset_of", "open_store", "write_store"]
-
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
 INTEGERS = ("lengths", "labels", "parts")

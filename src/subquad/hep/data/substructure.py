@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["RADIUS", "jets_of_vectors", "substructure"]
-
 RADIUS = 0.8
 """Radius of the jets."""
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from subquad.hep.data.expressions import MATH_FUNCTIONS, Expression, Functions, functions_of
 
-__all__ = ["ELEMENTWISE", "Padded", "TensorColumns", "arcsinh", "arctan2", "hypot", "log1p"]
-
 
 def precise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return the function computed in float64 and rounded to the precision of its arguments.

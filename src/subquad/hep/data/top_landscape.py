@@ -15,8 +15,6 @@ import numpy as np
 from subquad.errors import SubquadError
 from subquad.hep.data.padded_arrays import SequentialArray, arrays_of_rows, rows_of
 
-__all__ = ["SPLIT", "pandas_table", "top_arrays"]
-
 SPLIT = "ttv"
 """Column with the part of each jet: 0 for training, 1 for testing, 2 for validation."""
 

@@ -13,8 +13,6 @@ from subquad.runs.examples import name_of_run, run_folder
 from subquad.runs.folder import CONFIG, load_config
 from subquad.runs.storage import plain
 
-__all__ = ["ComparedRuns", "model_names", "read_runs"]
-
 VARIES_BETWEEN_TRAININGS = (
     *("seed", "threads", "files", "tree", "validation", "test", "layout", "background", "no_boosting"),
     "origin_fingerprint",

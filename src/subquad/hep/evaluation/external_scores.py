@@ -16,8 +16,6 @@ from subquad.hep.data.formats import inspect_file, iterate_columns
 from subquad.hep.metrics.classification import normalized
 from subquad.hep.metrics.predictions import OBSERVERS, Predictions
 
-__all__ = ["read_external_scores"]
-
 
 def read_external_scores(
     path: Path,

@@ -26,8 +26,6 @@ from subquad.runs.storage import read_tensors
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes
 
-__all__ = ["BOOSTING", "is_baseline", "score_files", "stored_predictions"]
-
 SINGLE_JETS = 50
 """Jets that are scored one by one for the latency."""
 MOST_NAMES = 10

@@ -22,8 +22,6 @@ from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 from subquad.progress import track
 
-__all__ = ["Attribution", "InputMeans", "attribute", "attribute_all", "grad_cam", "input_means"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class InputMeans:

@@ -17,8 +17,6 @@ from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import Attribution, InputMeans, attribute
 from subquad.hep.plots.event_displays import PARTICLE_TYPES, JetDisplay
 
-__all__ = ["display_of", "displays_of", "select_jets"]
-
 DISPLACED = 3.0
 """Significance |d0| / σ(d0) above which a track counts as displaced."""
 

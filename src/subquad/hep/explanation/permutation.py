@@ -19,15 +19,6 @@ from subquad.hep.data.batches import Batch
 from subquad.hep.metrics.classification import weighted_auc
 from subquad.hep.models.networks import Network, forward, logits_and_targets
 
-__all__ = [
-    "FEATURE_GROUPS",
-    "Importance",
-    "feature_groups",
-    "jet_feature_importance",
-    "mean_auc",
-    "particle_importance",
-]
-
 OTHER = "other features"
 PATTERNS = {
     "kinematics": re.compile(

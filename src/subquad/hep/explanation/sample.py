@@ -15,8 +15,6 @@ from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExplainSettings
 from subquad.progress import say
 
-__all__ = ["read_sample"]
-
 
 def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> JetDataset:
     """Return at most `settings.jets` jets as inputs of the network, equally many from each file.

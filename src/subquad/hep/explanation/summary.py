@@ -20,8 +20,6 @@ from subquad.hep.models.networks import Network
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import track
 
-__all__ = ["Features", "by_class", "by_columns", "fractions_by_class", "permute_all"]
-
 JET_LEVEL = "jet-level features"
 """Name of the group of all jet-level features."""
 

@@ -19,17 +19,6 @@ from subquad.hep.metrics.weighting import passed_and_total, sum_of_weights, weig
 from subquad.reporting.metrics import Metric
 from subquad.reporting.statistics import THRESHOLDS, calibration_bins, wilson
 
-__all__ = [
-    "METRICS",
-    "background_class",
-    "classification_metrics",
-    "confusion",
-    "interval_around",
-    "normalized",
-    "spread",
-    "weighted_auc",
-]
-
 METRICS = {
     "accuracy": Metric(title="top-1 accuracy", threshold=THRESHOLDS["accuracy"]),
     "auc_ovo": Metric(title="AUC, ovo"),

@@ -14,21 +14,6 @@ from subquad.hep.metrics.rejection import CONFIDENCE, discriminant, inverse, rej
 from subquad.hep.metrics.weighting import passed_and_total
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
-__all__ = [
-    "GRID",
-    "MIN_JETS",
-    "Curve",
-    "Sculpted",
-    "against_pt",
-    "density",
-    "distance",
-    "mass_edges",
-    "pt_edges",
-    "reliability",
-    "roc",
-    "sculpting",
-]
-
 GRID = np.arange(1, 201) / 200
 """Signal efficiencies of a ROC curve; 0.5, 0.99 and 0.995 are among them."""
 

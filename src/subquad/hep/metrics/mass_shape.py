@@ -12,8 +12,6 @@ from subquad.hep.metrics.curves import MIN_JETS, density, distance, mass_edges
 from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.rejection import discriminant, rejection, threshold_at
 
-__all__ = ["EFFICIENCIES", "inverse_jsd", "mass_shapes"]
-
 EFFICIENCIES = (0.5, 0.3)
 """Signal efficiencies of the cuts."""
 

@@ -10,8 +10,6 @@ from subquad.hep.metrics.classification import weighted_auc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.reporting.statistics import FEWEST_ITEMS, Difference, clopper_pearson
 
-__all__ = ["accuracy_difference", "auc_difference", "model_difference"]
-
 GROUPS = 20
 """Groups of jets that the jackknife leaves out in turn."""
 

@@ -10,17 +10,6 @@ import numpy as np
 
 from subquad.hep.metrics.weighting import weighted_mean
 
-__all__ = [
-    "OBSERVERS",
-    "TEST_SCORES",
-    "ModelPredictions",
-    "Predictions",
-    "concatenated",
-    "group_by_model",
-    "predictions_of_run",
-    "with_observers_of",
-]
-
 TEST_SCORES = "test_scores.safetensors"
 """File in the folder of a run: probabilities, labels and observers of its test jets."""
 

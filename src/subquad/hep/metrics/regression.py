@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["REGRESSION_METRICS", "regression_metrics", "regression_summary", "response"]
-
 REGRESSION_METRICS = {"bias": "bias", "resolution": "resolution", "pearson": "Pearson"}
 """Metrics of a target, and their names in tables."""
 

@@ -10,17 +10,6 @@ import numpy as np
 from subquad.hep.metrics.weighting import equivalent_counts, passed_and_total, sum_of_weights
 from subquad.reporting.statistics import clopper_pearson, wilson
 
-__all__ = [
-    "CONFIDENCE",
-    "discriminant",
-    "inverse",
-    "rejection",
-    "rejection_at",
-    "rejections",
-    "signal_efficiency",
-    "threshold_at",
-]
-
 SIGNAL_EFFICIENCIES = {"Hqql": 0.99, "Tbl": 0.995}
 """Signal efficiency at which the rejection is measured, as in the table of JetClass; 0.5 for the other classes."""
 

@@ -15,17 +15,6 @@ from subquad.hep.metrics.regression import regression_metrics, regression_summar
 from subquad.hep.metrics.weighting import effective_number, weight_note
 from subquad.reporting.statistics import CLEARLY_BETTER, Difference
 
-__all__ = [
-    "difference_of",
-    "differences",
-    "errors_over_jets",
-    "measure",
-    "missing_classes",
-    "summarize",
-    "uncertainty",
-    "weight_notes",
-]
-
 
 def measure(
     models: Sequence[ModelPredictions], classes: Sequence[str], background: str, *, efficiency: float | None = None

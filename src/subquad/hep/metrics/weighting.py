@@ -7,15 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "effective_number",
-    "equivalent_counts",
-    "passed_and_total",
-    "sum_of_weights",
-    "weight_note",
-    "weighted_mean",
-]
-
 NO_JET = -np.log((1 - 0.6827) / 2)
 """Upper limit of the 68.3 % interval of a number of jets of which none was observed."""
 ROUNDING = 1e-12

@@ -8,8 +8,6 @@ from subquad.errors import require
 from subquad.hep.data.splits import thinned
 from subquad.hep.data.store import JetDataset
 
-__all__ = ["boosting_probabilities", "fit_boosting"]
-
 MAX_JETS = 500_000
 """Largest number of training jets: more would take memory and hours, and improve it little."""
 

@@ -24,8 +24,6 @@ from subquad.hep.models.dense import outputs_of_graph
 from subquad.hep.models.networks import logits_and_targets, predict_outputs
 from subquad.hep.models.trained import TrainedTagger
 
-__all__ = ["comparison_files", "export_branches"]
-
 EXAMPLE = "example:jets"
 COMPARED = 200
 """Number of entries that are compared."""

@@ -19,8 +19,6 @@ from subquad.hep.data.jets import PARTICLES
 from subquad.hep.data.layout import Layout
 from subquad.hep.data.tensor_expressions import Padded, TensorColumns
 
-__all__ = ["MASK", "branches_read", "columns_of_branches", "masks_of_branches", "padded_branches"]
-
 MASK = "particle_mask"
 """Name of the input that is 1 for particles and 0 for padding."""
 

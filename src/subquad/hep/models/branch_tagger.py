@@ -21,8 +21,6 @@ from subquad.hep.models.branch_inputs import MASK, columns_of_branches
 from subquad.hep.models.dense import DenseTagger, input_names
 from subquad.hep.models.trained import TrainedTagger
 
-__all__ = ["BranchTagger"]
-
 Given = TypeVar("Given")
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from subquad.ops.distance_correlation import distance_correlation
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["MAX_JETS", "MIN_JETS", "Decorrelation"]
-
 MIN_JETS = 4
 """Smallest number of background jets in a batch: of fewer the distance correlation is not estimated."""
 MAX_JETS = 2048

@@ -25,17 +25,6 @@ from subquad.nn.kinematic import EPCN, KinematicNet, scaled_variables
 from subquad.ops.chebyshev import chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = [
-    "MULTIPLICITIES",
-    "OUTPUT",
-    "TARGETS",
-    "DenseTagger",
-    "dense_kinematic",
-    "example_inputs",
-    "input_names",
-    "outputs_of_graph",
-]
-
 MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
 """Sizes of the example inputs."""
 OUTPUT = "softmax"

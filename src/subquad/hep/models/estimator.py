@@ -35,8 +35,6 @@ from subquad.runs.options import takes_settings
 from subquad.runs.storage import read_json
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["PCNTagger"]
-
 PARAMETERS = (
     *("preset", "inputs", "from_", "k", "graph", "chebyshev_order", "width", "layers", "epochs", "batch_size"),
     *("learning_rate", "dropout", "optimizer", "schedule", "warmup_fraction", "patience", "ema_decay", "weight_decay"),

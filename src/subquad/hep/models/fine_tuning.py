@@ -19,8 +19,6 @@ from subquad.runs.examples import name_of_run
 from subquad.runs.folder import WEIGHTS
 from subquad.runs.storage import fingerprint
 
-__all__ = ["Origin", "origin_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:

@@ -26,21 +26,6 @@ from subquad.nn.weights import load_weights
 from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes, sum_over_processes
 
-__all__ = [
-    "Network",
-    "build_network",
-    "check_momenta",
-    "forward",
-    "load_network",
-    "logits_and_targets",
-    "network_tensors",
-    "outputs_of",
-    "predict_logits",
-    "predict_outputs",
-    "target_count",
-    "using_threads",
-]
-
 Network = PCN | EPCN | KinematicNet
 
 _THREADS = Lock()

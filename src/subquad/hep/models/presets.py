@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from subquad.errors import SubquadError
 from subquad.hep.fit_settings import FitSettings, NetSettings, Optimizer, ScheduleName
 
-__all__ = ["ARCHITECTURE", "PRESETS", "Preset", "check_neighbours", "net_settings", "training_defaults"]
-
 ARCHITECTURE = ("k", "chebyshev_order", "width", "layers", "graph", "dropout")
 """Settings of the network that a fit may ask for."""
 

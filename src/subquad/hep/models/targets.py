@@ -15,8 +15,6 @@ from torch.nn.functional import smooth_l1_loss
 from subquad.errors import SubquadError
 from subquad.hep.data.store import JetDataset
 
-__all__ = ["Targets", "standardized_targets", "targets_of", "true_targets"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:

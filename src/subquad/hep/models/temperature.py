@@ -15,8 +15,6 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-__all__ = ["divide_logits", "fit_temperature", "output_layer"]
-
 LIMITS = (0.05, 20.0)
 """Smallest and largest temperature; the likelihood of jets that are all classified correctly has no maximum."""
 

@@ -19,8 +19,6 @@ from subquad.hep.settings import NetSettings
 from subquad.runs.examples import run_folder
 from subquad.runs.folder import CONFIG, load_config, load_tensors
 
-__all__ = ["TrainedTagger"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTagger:

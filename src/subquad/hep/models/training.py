@@ -34,8 +34,6 @@ from subquad.train.muon import MuonAdamW, muon_groups
 from subquad.train.optim import parameter_groups, schedule
 from subquad.train.settings import LoopSettings, TrainingResult
 
-__all__ = ["FittedNetwork", "fit_network", "monitor_of", "optimizer_of"]
-
 NEW_LAYER = 10
 """Learning rate of layers with initial weights, in multiples of that of layers which fine-tuning takes from a run."""
 

@@ -13,8 +13,6 @@ from subquad.ops.kinematics import VARIABLES
 from subquad.reporting.page import Section, Table, page, picture
 from subquad.reporting.style import INK, PALETTE, draw_cells, panels
 
-__all__ = ["explain_figures", "explain_page", "summary"]
-
 FEATURES_IN_FIGURE, FEATURES_IN_TABLE = 24, 20
 """Features in the bar chart, and in the table by class."""
 

@@ -17,8 +17,6 @@ from jaxtyping import Bool, Float, Int
 from subquad.hep.simulation.generator import Events
 from subquad.hep.simulation.towers import ECAL, HCAL, Calorimeter
 
-__all__ = ["CHARGED_HADRON", "ELECTRON", "MUON", "NEUTRAL_HADRON", "PHOTON", "Candidates", "detect"]
-
 CHARGED_HADRON, NEUTRAL_HADRON, PHOTON, ELECTRON, MUON = range(5)
 
 # the solenoid: field in tesla, radius and half length of the tracker in mm

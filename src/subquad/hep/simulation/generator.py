@@ -18,8 +18,6 @@ from jaxtyping import Float, Int
 from subquad.errors import MissingExtra
 from subquad.hep.simulation.processes import COMMON, Process, is_neutrino
 
-__all__ = ["Decay", "Events", "Generator", "pythia"]
-
 MAX_SEED = 900_000_000
 
 # the cuts on a jet, widened for shower and detector

@@ -15,8 +15,6 @@ from subquad.hep.simulation.detector import Candidates
 from subquad.hep.simulation.generator import Decay, Events, distance
 from subquad.hep.simulation.processes import Process
 
-__all__ = ["ETA_MAX", "PT_RANGE", "Jets", "find_jets"]
-
 PT_RANGE = (500.0, 1000.0)
 ETA_MAX = 2.0
 

@@ -7,8 +7,6 @@ charged leptons of the decay lie within ΔR < 0.8 of its axis.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["COMMON", "PROCESSES", "Process", "is_neutrino"]
-
 COMMON = (
     "Print:quiet = on",
     "Beams:eCM = 13000.",

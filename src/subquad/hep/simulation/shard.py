@@ -21,8 +21,6 @@ from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.writer import columns, joined, write_jets
 
-__all__ = ["make_jets"]
-
 _MAX_EVENTS, _MIN_EVENTS = 64, 8
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["ECAL", "HCAL", "Calorimeter"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calorimeter:

@@ -20,8 +20,6 @@ from typing import Any
 
 from subquad.errors import SubquadError
 
-__all__ = ["Job", "run_jobs"]
-
 # kinds of messages of a worker
 _JETS, _DONE, _REFUSED, _FAILED = "jets", "done", "refused", "failed"
 

@@ -15,8 +15,6 @@ from subquad.hep.simulation.jets import Jets
 from subquad.hep.simulation.processes import PROCESSES, Process
 from subquad.runs.storage import atomic
 
-__all__ = ["BRANCHES", "TREE", "columns", "joined", "read_columns", "shuffled", "write_jets"]
-
 TREE = "tree"
 
 _KINDS = {

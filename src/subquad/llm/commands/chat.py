@@ -16,8 +16,6 @@ from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
 from subquad.progress import say
 
-__all__ = ["chat"]
-
 CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Control characters, which would let a model's text control the terminal."""
 COMMANDS = "/reset starts a new chat, /system TEXT starts one with this system message, /quit (or Ctrl-D) ends"

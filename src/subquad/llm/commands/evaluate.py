@@ -20,8 +20,6 @@ from subquad.runs.lock import locks_output
 from subquad.runs.storage import check_not_inside, plain, write_json, write_text
 from subquad.train.distributed import device_name
 
-__all__ = ["evaluate"]
-
 
 @locks_output
 def evaluate(

@@ -24,8 +24,6 @@ from subquad.llm.serving.settings import GenerateSettings
 from subquad.ops.linattn_state import HybridState
 from subquad.runs.storage import check_output, check_present, read_tensors_and_metadata, write_tensors
 
-__all__ = ["generate"]
-
 
 def generate(
     run: Path | str,

@@ -51,8 +51,6 @@ from subquad.runs.storage import null_as_nan, plain, read_json, write_json
 from subquad.train.distributed import broadcast_object, device_name, process_device, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
-__all__ = ["Linearization"]
-
 NOTES = "evaluations.json"
 MEASURED = ("losses", "errors", "softmax_layers")
 TOO_LONG = 1.2

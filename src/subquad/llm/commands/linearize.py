@@ -34,8 +34,6 @@ from subquad.runs.storage import check_not_inside, fingerprint, plain
 from subquad.train.distributed import open_shared_run, processes, wait_for_everyone
 from subquad.train.settings import TrainingResult
 
-__all__ = ["linearize"]
-
 TextFiles = str | Path | Sequence[str | Path]
 
 

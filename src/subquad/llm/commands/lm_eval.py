@@ -9,8 +9,6 @@ import sys
 import subquad.llm  # noqa: F401
 from subquad.errors import SubquadError, require
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """Run lm-eval with the arguments of this process; return the exit status."""

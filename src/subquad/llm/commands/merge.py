@@ -12,8 +12,6 @@ from subquad.llm.training.controls import FOLDER as CONTROLS
 from subquad.runs.folder import CARD, REPORT
 from subquad.runs.storage import as_folder, check_not_inside, remove_temporaries, write_report_folder
 
-__all__ = ["merge"]
-
 
 def merge(
     adapter: Path | str,

@@ -6,8 +6,6 @@ from pathlib import Path
 from subquad.llm.planning.cost_estimate import CostEstimate, estimate_costs
 from subquad.llm.planning.settings import PlanSettings
 
-__all__ = ["plan"]
-
 
 def plan(configs: str | Path | Sequence[str | Path], settings: PlanSettings | None = None) -> dict[str, CostEstimate]:
     """Estimate the costs of linearizing models.

@@ -11,8 +11,6 @@ from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json, write_text
 
-__all__ = ["report"]
-
 
 def report(run: Path | str, *others: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
     """Write the report of a linearized model, or the comparison of several, and return its path.

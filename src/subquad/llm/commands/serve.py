@@ -17,8 +17,6 @@ from subquad.runs.termination import Terminated
 if TYPE_CHECKING:
     from subquad.llm.serving.engine import Engine
 
-__all__ = ["serve"]
-
 SHUTDOWN_SECONDS = 10
 """Time that requests have to finish after the first signal."""
 

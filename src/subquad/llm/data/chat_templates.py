@@ -11,8 +11,6 @@ from subquad.errors import SubquadError, shortened
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["render_chat"]
-
 ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What the program of a template raises."""
 

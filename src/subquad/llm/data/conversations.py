@@ -13,8 +13,6 @@ from subquad.llm.data.chat_templates import render_chat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Message", "Rendered", "render", "render_plain"]
-
 Message = Mapping[str, str]
 """One turn: its `role` and its `content`."""
 

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["GrowingRow", "open_rows", "stored", "write_rows"]
-
 MOST_IN_MEMORY = 1 << 20
 """Numbers that a growing row keeps in memory before it writes them."""
 TYPES = {torch.int16: np.int16, torch.int32: np.int32, torch.int64: np.int64, torch.bool: np.bool_}

@@ -21,8 +21,6 @@ from subquad.llm.data.repeated_text import repeated_fraction
 from subquad.llm.data.text_files import check_weights
 from subquad.llm.data.tokens import TokenStream, TrainOn, tokenize
 
-__all__ = ["Mixture", "PackedSequences", "TextDataset", "epoch_batches", "prepare_text"]
-
 HOLDOUT_FRACTION = 0.1
 VALIDATION_SEQUENCES = 8
 BLOCK_TOKENS = 1 << 22

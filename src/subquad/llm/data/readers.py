@@ -19,8 +19,6 @@ from subquad.errors import SubquadError, reading, require, shortened
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import RecordFormat, detect_format
 
-__all__ = ["PLAIN", "Document", "Source", "check_characters", "open_documents", "tokenizer_errors"]
-
 PLAIN = (".txt", ".md")
 """Ends of the names of files without rows."""
 SUFFIXES = (*PLAIN, ".jsonl", ".json")

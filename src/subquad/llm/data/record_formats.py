@@ -18,8 +18,6 @@ from typing import Any
 from subquad.errors import SubquadError, shortened
 from subquad.llm.data.conversations import Message
 
-__all__ = ["RecordFormat", "detect_format"]
-
 DEFAULT_KEY = "text"
 KNOWN_FORMATS = "'text', 'messages', 'instruction', 'prompt' or 'question'"
 

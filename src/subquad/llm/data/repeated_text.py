@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["repeated_fraction"]
-
 RUN = 32
 """Tokens of a run, a power of two: long enough that different texts hardly share one."""
 BASE = 6364136223846793005

@@ -16,8 +16,6 @@ from subquad.llm.data.packing import Mixture, PackedSequences, TextDataset
 from subquad.runs.storage import as_folder, read_json, write_json
 from subquad.train.distributed import broadcast_object, processes, wait_for
 
-__all__ = ["read_once"]
-
 INDEX = "index.json"
 PARTS = ("training", "validation", "holdout")
 TENSORS = ("ids", "documents", "loss_mask")

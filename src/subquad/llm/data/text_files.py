@@ -8,8 +8,6 @@ from subquad.llm.data.conversations import Rendered
 from subquad.llm.data.readers import open_documents
 from subquad.runs.storage import fingerprint
 
-__all__ = ["check_held_out", "check_text", "check_weights"]
-
 
 def check_text(
     files: Sequence[Path],

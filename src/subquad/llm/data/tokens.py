@@ -22,8 +22,6 @@ from subquad.llm.data.mapped import GrowingRow
 from subquad.llm.data.readers import Document, Source, open_documents, tokenizer_errors
 from subquad.progress import track
 
-__all__ = ["TokenStream", "TrainOn", "tokenize"]
-
 TrainOn = Literal["all", "answers"]
 
 CHUNK_CHARACTERS = 65_536

@@ -20,8 +20,6 @@ from subquad.reporting.statistics import (
     wilson,
 )
 
-__all__ = ["compare"]
-
 NO_GAP = "teacher and window are not told apart, so that no gap is shown"
 FEWEST_RATES = 20
 """Items from which on the gap of rates is computed."""

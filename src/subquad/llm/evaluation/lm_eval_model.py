@@ -11,8 +11,6 @@ from subquad.llm.models.attention import Mode, attention_layers
 from subquad.llm.models.loading import load, place
 from subquad.llm.settings import PlacementSettings
 
-__all__ = ["LinearizedLM"]
-
 OPTIONS = (
     "add_bos_token", "backend", "batch_size", "chat_template_args", "enable_thinking", "logits_cache", "max_batch_size",
     "max_length", "mixed_precision_dtype", "prefix_token_id", "softmax_dtype", "think_end_token", "tokenizer",

@@ -4,8 +4,6 @@ from contextlib import suppress
 
 from lm_eval.api.registry import model_registry
 
-__all__ = ["LM_EVAL_NAME"]
-
 LM_EVAL_NAME = "subquad"
 """Value of lm-eval's `--model` for linearized models."""
 

@@ -25,8 +25,6 @@ from subquad.llm.training.metrics import check_finite
 from subquad.runs.storage import fingerprint
 from subquad.train.distributed import device_name
 
-__all__ = ["MeasuredRows", "Measurement", "measure_rows", "measurements_of"]
-
 KEY_DIGITS = 5
 
 

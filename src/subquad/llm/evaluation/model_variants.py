@@ -36,8 +36,6 @@ from subquad.runs.examples import name_of_run
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
 
-__all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
-
 
 @dataclass(frozen=True)
 class ModelVariant:

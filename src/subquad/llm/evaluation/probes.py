@@ -23,8 +23,6 @@ from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.decoding import cache_bytes, forward, new_cache
 from subquad.llm.training.metrics import token_losses
 
-__all__ = ["loss_rows", "passkey_prompt", "passkey_row", "position_bins", "speed_row"]
-
 INSTRUCTION = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
     "I will quiz you about the important information there.\n"

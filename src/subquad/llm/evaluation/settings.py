@@ -7,8 +7,6 @@ from typing import Annotated
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.options import Count, Ge, Input, MoreInput, MoreModel, MoreOutput, Natural, Probability
 
-__all__ = ["EvaluateSettings"]
-
 SPEED_LENGTHS = (128, 512, 2048)
 """Context lengths at which speed is measured by default."""
 

@@ -9,8 +9,6 @@ from subquad.errors import SubquadError, reading
 from subquad.progress import track
 from subquad.runs.storage import as_folder, atomic, null_as_nan, plain, read_json
 
-__all__ = ["RESULT", "MeasurementStore", "Row"]
-
 FOLDER, RESULT = "measurements", "evaluation.json"
 OWN = frozenset({FOLDER, RESULT, "report.html"})
 

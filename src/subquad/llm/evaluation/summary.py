@@ -14,8 +14,6 @@ from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import Row
 from subquad.llm.models.exact_lengths import seen_exactly
 
-__all__ = ["summarize"]
-
 METRIC = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm"}
 """The metric that papers report for a task, if it is not the first: log-likelihoods divided by answer length."""
 

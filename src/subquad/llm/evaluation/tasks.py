@@ -16,8 +16,6 @@ from subquad.llm.evaluation.store import Row
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.training.metrics import check_finite
 
-__all__ = ["METRICS", "item_rows"]
-
 METRICS = ("acc", "acc_norm", "exact_match")
 """Metrics of an item, by lm-eval's names, that are 0 or 1."""
 BATCH_SIZE = 8

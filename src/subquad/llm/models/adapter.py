@@ -22,16 +22,6 @@ from subquad.runs.examples import name_of_run
 from subquad.runs.folder import CONFIG, load_config, load_tensors
 from subquad.runs.storage import plain
 
-__all__ = [
-    "adapter_config",
-    "adapter_settings",
-    "adapter_tensors",
-    "add_lora",
-    "check_targets",
-    "load_adapter",
-    "open_adapter",
-]
-
 TRAINED = (".hybrid.", ".lora_")
 """Parts of the names of trained tensors."""
 LORA = ("lora_rank", "lora_alpha", "lora_targets")

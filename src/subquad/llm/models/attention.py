@@ -26,19 +26,6 @@ from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
 
-__all__ = [
-    "FUSED",
-    "IMPLEMENTATION",
-    "PROJECTIONS",
-    "HybridSelfAttention",
-    "Mode",
-    "Padding",
-    "TransferCallback",
-    "attention_layers",
-    "attention_mode",
-    "new_hybrid",
-]
-
 Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
 """What the attention layers compute: all terms (with features, Eq. (7) of arXiv:2410.10254), the softmax terms alone,
 those without cached tokens, the teacher's softmax attention, or hybrid and softmax attention for attention transfer."""

@@ -16,8 +16,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from subquad.errors import SubquadError
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 
-__all__ = ["AdapterConfig", "AdapterError", "LinearizedConfig"]
-
 
 class LinearizedConfig(PreTrainedConfig):
     """The class that transformers finds under the type name; it returns the config of the base model in the folder."""

@@ -8,8 +8,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from subquad.ops.linattn import HybridState
 
-__all__ = ["HybridLayer", "hybrid_layer"]
-
 
 class HybridLayer(CacheLayerMixin):
     """Cache of one layer: a state of constant size instead of keys and values."""

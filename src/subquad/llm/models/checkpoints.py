@@ -18,21 +18,6 @@ from subquad.errors import SubquadError, reading
 from subquad.llm.models.location import tensor_files, weight_files
 from subquad.runs.storage import fingerprint
 
-__all__ = [
-    "embedding_weight",
-    "has_tokenizer",
-    "make_plain",
-    "model_config",
-    "model_fingerprint",
-    "on_meta",
-    "open_checkpoint",
-    "open_tokenizer",
-    "open_weights",
-    "saved_config",
-    "saved_tensors",
-    "without_progress_bars",
-]
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Entries of a generation config with the tokens that begin, end and fill texts."""

@@ -28,17 +28,6 @@ from subquad.llm.models.attention import (
 from subquad.llm.settings import MODEL_TYPE, AttentionSettings, attention_of
 from subquad.runs.storage import plain
 
-__all__ = [
-    "adopt",
-    "convert",
-    "decoder_layers",
-    "feature_parameters",
-    "layers_to_replace",
-    "linearized_classes",
-    "replace_attention",
-    "replace_in_layer",
-]
-
 KEPT = "sliding_attention"
 """Layers of this type have a window already and are kept."""
 UNSUPPORTED = ("attn_logit_softcapping", "sinks", "qk_clip")

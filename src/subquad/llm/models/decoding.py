@@ -18,18 +18,6 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 
-__all__ = [
-    "beyond_training",
-    "cache_argument",
-    "cache_bytes",
-    "eos_tokens",
-    "forward",
-    "forward_all",
-    "has_softmax_layers",
-    "new_cache",
-    "trained_length",
-]
-
 
 def new_cache(model: PreTrainedModel) -> Cache:
     """Return an empty cache; hybrid attention puts its states into it at the first token."""

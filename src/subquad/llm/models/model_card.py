@@ -9,8 +9,6 @@ from huggingface_hub import ModelCardData
 
 from subquad.llm.models.location import is_hub_name
 
-__all__ = ["card_metadata", "teacher_metadata"]
-
 INHERITED = ("license", "license_name", "license_link", "language")
 """Entries of the teacher's card that hold for the student too."""
 GGUF_NAMES = {

@@ -13,8 +13,6 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad import __version__
 
-__all__ = ["write_code"]
-
 SOURCE = Path(__file__).parents[3]
 ENTRY = "modeling_subquad"
 ROOT = "subquad.llm.models.convert"

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from subquad.llm.models.documents import Spans, each_document
 from subquad.nn.attention import HybridAttention
 
-__all__ = ["drawn_windows", "each_window"]
-
 
 @contextmanager
 def drawn_windows(model: nn.Module, windows: Sequence[int] | None) -> Iterator[None]:

@@ -18,8 +18,6 @@ from subquad.llm.planning.configs import read_architecture
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import FeatureMap
 
-__all__ = ["ModelSizes", "sizes_of"]
-
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Sizes of which transformers has defaults."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")

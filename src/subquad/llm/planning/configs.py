@@ -8,8 +8,6 @@ from subquad.llm.models.location import SMOLLM2, download, is_hub_name
 from subquad.llm.settings import ADAPTER_TYPE, MODEL_TYPE
 from subquad.runs.storage import read_json
 
-__all__ = ["KNOWN", "read_architecture"]
-
 
 def _architecture(
     model_type: str, vocabulary: int, width: int, inner: int, *, layers: int, heads: int, kv_heads: int, length: int,

@@ -39,18 +39,6 @@ from subquad.nn.attention import FEATURE_MAPS
 from subquad.ops.cost import hybrid_chunked
 from subquad.ops.linattn import hybrid_state
 
-__all__ = [
-    "CONTEXTS",
-    "GB",
-    "STAGES",
-    "CostEstimate",
-    "Stage",
-    "estimate_costs",
-    "kept_in_lora",
-    "kept_in_transfer",
-    "memory",
-]
-
 Stage = Literal["transfer", "transfer_in_blocks", "lora"]
 """Attention transfer of all layers at once, of one block of layers, and fine-tuning."""
 STAGES: tuple[Stage, ...] = get_args(Stage)

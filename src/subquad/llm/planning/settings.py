@@ -19,8 +19,6 @@ from subquad.runs.options import (
     Training,
 )
 
-__all__ = ["PlanSettings"]
-
 ITEM_SIZES = {"bfloat16": 2, "float32": 4}
 FLOPS = {"bfloat16": 0.4 * 400e12, "float32": 0.4 * 67e12}
 """Sustained operations per second of one H100: 40 % of its peak for large matrix products."""

@@ -6,8 +6,6 @@ from subquad.llm.planning.cost_estimate import GB, STAGES, CostEstimate
 from subquad.llm.planning.settings import PlanSettings
 from subquad.reporting.tables import print_table
 
-__all__ = ["digits", "print_costs"]
-
 Estimates = Mapping[str, CostEstimate]
 
 

@@ -12,8 +12,6 @@ from subquad.llm.serving.generation import token_sampler
 from subquad.llm.serving.settings import ChatSettings
 from subquad.llm.serving.tokenization import chat_text, encode, encode_after
 
-__all__ = ["ChatSession"]
-
 
 class ChatSession:
     """A chat with a model."""

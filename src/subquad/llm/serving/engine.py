@@ -29,8 +29,6 @@ from subquad.llm.serving.sampling import NOT_FINITE, TokenSampler, sample
 from subquad.llm.serving.tokenization import Detokenizer
 from subquad.ops.linattn import HybridState
 
-__all__ = ["FAILED", "STOPPED", "Delta", "Engine", "EngineClosed", "Job", "StateBatch"]
-
 FAILED = "the computation failed, for example because memory ran out; see the server's log"
 STOPPED = "the server was stopped, or its model cannot compute any more"
 LENGTH_DEPENDENT_ROTARY = {"dynamic", "longrope"}

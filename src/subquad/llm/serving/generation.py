@@ -14,8 +14,6 @@ from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.tokenization import encode, encode_after
 from subquad.progress import say
 
-__all__ = ["generate_text", "stream_text", "token_sampler"]
-
 
 def stream_text(
     model: PreTrainedModel,

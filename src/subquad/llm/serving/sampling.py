@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["NOT_FINITE", "TokenSampler", "sample"]
-
 NOT_FINITE = "the model's logits are not finite: its weights are damaged, or numbers overflow in its type"
 """Error where `sample` chooses no token."""
 

@@ -34,8 +34,6 @@ from subquad.llm.serving.sampling import TokenSampler
 from subquad.llm.serving.settings import LOOPBACK, ServeSettings
 from subquad.llm.serving.tokenization import chat_text, encode
 
-__all__ = ["make_app"]
-
 COMPLETION_TOKENS = 16
 """Default length of an answer of /v1/completions; OpenAI's value."""
 OPEN_PATHS = ("/health", "/metrics")

@@ -20,8 +20,6 @@ from subquad.runs.options import (
     Probability,
 )
 
-__all__ = ["LOOPBACK", "ChatSettings", "GenerateSettings", "ServeSettings"]
-
 LOOPBACK = ("127.0.0.1", "localhost")
 """Addresses that only this computer can reach."""
 

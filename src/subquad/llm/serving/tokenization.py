@@ -8,8 +8,6 @@ from subquad.errors import SubquadError
 from subquad.llm.data.chat_templates import render_chat
 from subquad.llm.data.readers import tokenizer_errors
 
-__all__ = ["Detokenizer", "chat_text", "encode", "encode_after"]
-
 INCOMPLETE = "\ufffd"
 LONGEST_CHARACTER = 16
 """Tokens that may wait for the rest of a character; longer runs are invalid bytes."""

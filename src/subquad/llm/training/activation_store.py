@@ -17,8 +17,6 @@ from torch import Tensor
 from subquad.errors import SubquadError
 from subquad.runs.storage import atomic
 
-__all__ = ["ActivationStore"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationStore:

@@ -39,8 +39,6 @@ from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metad
 from subquad.train.distributed import process_device, processes
 from subquad.train.settings import TrainingResult
 
-__all__ = ["FEATURE_MAPS", "BlockwiseResult", "load_feature_maps", "transfer_blockwise"]
-
 FEATURE_MAPS, SECONDS = "feature_maps.safetensors", "blockwise.json"
 NOT_TRAINED = TrainingResult(steps=0, best_step=0, best={}, seconds=0.0, cpu_seconds=0.0, stopped_early=False)
 """Result of a block whose layers all keep softmax attention."""

@@ -28,16 +28,6 @@ from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = [
-    "TokenBudget",
-    "budget_from_time",
-    "budget_from_tokens",
-    "choice_sequences",
-    "divide_time",
-    "enough_minutes",
-    "expected_seconds",
-]
-
 BUDGET_FILE = "budget.json"
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""

@@ -18,17 +18,6 @@ from subquad.llm.models.attention import Mode, attention_layers, new_hybrid
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.folder import METRICS
 
-__all__ = [
-    "MODES",
-    "Control",
-    "as_control",
-    "control_folder",
-    "control_names",
-    "controls_of",
-    "state_size",
-    "trained_controls",
-]
-
 MODES: dict[str, Mode] = {
     "teacher_fine_tuned": "softmax",
     "window_fine_tuned": "hybrid",

@@ -18,8 +18,6 @@ from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.progress import track
 
-__all__ = ["CHOICE_SEQUENCES", "choose_layers", "restored_divergences"]
-
 CHOICE_SEQUENCES = 2
 """Sequences of the training text on which the divergences are measured."""
 

@@ -29,9 +29,6 @@ from subquad.llm.training.stages import StageOptions, train_stage
 from subquad.train.loop import Backward
 from subquad.train.settings import TrainingResult
 
-__all__ = ["draw_windows", "fine_tune", "fine_tune_step", "trainable_parameters"]
-
-
 WINDOW_SEED = 2
 """Added to the seed of drawn windows; the order of the sequences has 0 and 1."""
 

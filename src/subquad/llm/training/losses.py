@@ -14,8 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["language_model_loss"]
-
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**25
 """Logits processed at a time: they fit a processor's cache, or occupy a GPU."""
 

@@ -20,16 +20,6 @@ from subquad.llm.models.attention import Mode, TransferCallback, attention_layer
 from subquad.llm.models.documents import separate_documents
 from subquad.progress import say, track
 
-__all__ = [
-    "check_finite",
-    "perplexity",
-    "run_teacher",
-    "sequence_losses",
-    "token_losses",
-    "transfer_errors",
-    "without_dropout",
-]
-
 SLICE = 512
 """Tokens whose log-probabilities are computed at a time."""
 

@@ -28,8 +28,6 @@ from subquad.llm.models.meta_model import MetaModel
 from subquad.llm.settings import AttentionSettings
 from subquad.train.distributed import process_device, processes
 
-__all__ = ["check_processes", "gather", "merge_lora", "read_shards", "shard"]
-
 
 def check_processes() -> None:
     """Check that weights can be sharded.

@@ -18,8 +18,6 @@ from subquad.train.loop import Backward, train
 from subquad.train.optim import schedule
 from subquad.train.settings import LoopSettings, TrainingResult
 
-__all__ = ["Precision", "StageOptions", "steps_for", "tokens_per_step", "train_stage"]
-
 Precision = Literal["float32", "bfloat16"]
 """Data type of matrix products in training."""
 

@@ -27,9 +27,6 @@ from subquad.train.loop import Backward
 from subquad.train.optim import parameter_groups
 from subquad.train.settings import TrainingResult
 
-__all__ = ["freeze_for_transfer", "transfer", "transfer_step"]
-
-
 MAPS_RATE, MOMENTS_RATE = 3e-2, 0.3
 """Default learning rates for feature maps, and for moments, which have two numbers per head that few steps have to
 move."""
