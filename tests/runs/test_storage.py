@@ -21,7 +21,6 @@ from subquad.runs.storage import (
     check_writable,
     fingerprint,
     null_as_nan,
-    plain,
     read_json,
     read_tensors,
     remove_temporaries,
