@@ -61,7 +61,7 @@ test-oldest: .venv-oldest/.ready
 test-newest: BIN = .venv-newest/bin
 test-newest: .venv-newest/.ready
 	$(BIN)/pip freeze --exclude-editable | diff constraints/tested.txt - || true
-	SUBQUAD_HYPOTHESIS=fast $(FAST)
+	SUBQUAD_HYPOTHESIS=fast $(FAST) $(if $(REPORT),--junit-xml $(REPORT))
 
 # renew constraints/tested.txt with the newest versions; before it is committed, all tests must pass with it
 lock:

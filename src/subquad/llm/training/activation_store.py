@@ -87,8 +87,3 @@ class ActivationStore:
     def remove(self, boundary: int) -> None:
         """Delete a boundary's file if it exists."""
         self.path(boundary).unlink(missing_ok=True)
-
-    def remove_temporary(self) -> None:
-        """Delete temporary files of an interrupted run."""
-        for temporary in self.directory.glob(".states-*.bin.*"):
-            shutil.rmtree(temporary)

@@ -222,7 +222,6 @@ class _BlockwiseTransfer:
     def run(self) -> None:
         """Train the remaining blocks in order, and merge their feature maps."""
         store = self.store
-        store.remove_temporary()
         remaining = [number for number in range(len(self.blocks)) if not self.feature_maps(number).is_file()]
         if remaining:
             written = max((number for number in range(remaining[0] + 1) if store.has(number)), default=-1)
