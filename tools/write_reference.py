@@ -155,10 +155,12 @@ def _tree(module: str) -> ast.Module:
 
 def _public(module: str) -> list[str]:
     """Return the public names of a module, sorted; it is not imported."""
-    for node in _tree(module).body:
+    body = _tree(module).body
+    for node in body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
             return sorted(ast.literal_eval(node.value))
-    return []
+    definitions = (node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef))
+    return sorted(name for name in definitions if not name.startswith("_"))
 
 
 def _expanded(pattern: str) -> list[str]:

@@ -140,7 +140,7 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
     with pytest.raises(KeyboardInterrupt):
         run(variants, model, out, **options)
     assert not out.exists()
-    assert (tmp_path / "out.safetensors.partial" / "embeddings-00000.safetensors").is_file()
+    assert (tmp_path / ".subquad-out.safetensors.partial" / "embeddings-00000.safetensors").is_file()
     with pytest.raises(SubquadError, match=r"unfinished run with other settings \(residues was True and is False\)"):
         run(variants, model, out, **options | {"residues": False})
     again = []
@@ -152,7 +152,7 @@ def test_an_interrupted_command_keeps_its_shards_and_ends_with_the_same_file(mod
     assert header == expected
     assert set(tensors) == {"mean", "residues", "lengths", "scores"}
     assert all(torch.equal(tensor, other[name]) for name, tensor in tensors.items())
-    assert not (tmp_path / "out.safetensors.partial").exists()
+    assert not (tmp_path / ".subquad-out.safetensors.partial").exists()
 
 
 def test_an_existing_file_is_kept_without_force(model, proteins, tmp_path):

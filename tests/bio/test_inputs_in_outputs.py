@@ -105,7 +105,7 @@ def test_tables_of_a_benchmark_that_lie_in_its_runs_are_kept(tmp_path):
 
 
 def test_files_that_an_embedding_reads_are_kept(tmp_path):
-    partial, model = tmp_path / "e.safetensors.partial", tmp_path / "model"
+    partial, model = tmp_path / ".subquad-e.safetensors.partial", tmp_path / "model"
     for folder in (partial, model):
         folder.mkdir()
     pd.DataFrame({"sequence": ["ACD"]}).to_csv(partial / "t.csv", index=False)

@@ -216,7 +216,7 @@ def test_a_round_is_replaced_only_with_force(start, tmp_path):
     measured = pd.read_csv(tmp_path / "rounds" / "round-1" / "batch.csv").assign(activity=range(2))
     measured.to_csv(tmp_path / "rounds" / "round-2" / "plate_reader.csv", index=False)
     settings = RoundsSettings(measured=(tmp_path / "rounds" / "round-2" / "plate_reader.csv",))
-    with pytest.raises(SubquadError, match=r"round-2: holds plate_reader.csv, and is the folder of the next round"):
+    with pytest.raises(SubquadError, match=r"round-2: not empty, and is the folder of the next round"):
         rounds(start / "run", settings, out=tmp_path / "rounds", quiet=True)
     assert (tmp_path / "rounds" / "round-2" / "plate_reader.csv").is_file()
     path = tmp_path / "rounds" / "rounds.json"

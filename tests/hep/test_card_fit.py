@@ -22,7 +22,7 @@ from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.store import dataset_of
-from subquad.runs.folder import open_run
+from subquad.runs.folder import WORK, open_run
 
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
 
@@ -62,7 +62,7 @@ def test_a_card_of_jetclass_is_fitted_and_predicts_from_the_model_alone(kind, ob
     config = json.loads((run / "config.json").read_text())
     assert config["classes"] == ["QCD", "Hbb", "Hcc"]
     assert tuple(config["jet_features"]) == observers
-    assert not (run / "jets").exists()
+    assert not (run / WORK).exists()
     card.unlink()
     with uproot.open(predict(run, files[1], out=tmp_path / "scores.root", quiet=True)) as file:
         scores = file["Events"].arrays(library="np")

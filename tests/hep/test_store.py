@@ -20,9 +20,11 @@ from subquad.hep.data import file_chunks, preparation
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
-from subquad.hep.data.preparation import move_store, source_of, temporary_store
+from subquad.hep.data.preparation import JETS, move_store, source_of, temporary_store
 from subquad.hep.data.splits import stratified_split, with_present_classes
 from subquad.hep.models.presets import PRESETS, net_settings
+from subquad.runs.folder import WORK
+from subquad.runs.lock import LOCK
 
 SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
 NET = PRESETS["standard"].net
@@ -101,12 +103,12 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
     ]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 9, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.jets", "run"]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".subquad-run.jets", "run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
     metrics = fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     assert metrics["test"] == fit(jets, SETTINGS, out=tmp_path / "whole", quiet=True)["test"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
-    assert not (tmp_path / "run" / "jets").exists()
+    assert not (tmp_path / "run" / WORK).exists()
 
 
 @pytest.mark.long
@@ -118,13 +120,13 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
         patch.setattr(fit_command, "predict_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
-    assert (tmp_path / "run" / "jets" / "index.json").is_file()
+    assert (tmp_path / "run" / JETS / "index.json").is_file()
     # --force removes what is in the folder, so that the jets are read again and kept
     with monkeypatch.context() as patch:
         patch.setattr(fit_command, "predict_outputs", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", force=True, quiet=True)
-    assert (tmp_path / "run" / "jets" / "index.json").is_file()
+    assert (tmp_path / "run" / JETS / "index.json").is_file()
     monkeypatch.setattr(preparation, "write_store", stop)
     # nor because the disk was full while the results were written
     with monkeypatch.context() as patch:
@@ -132,10 +134,10 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
         with pytest.raises(OSError, match="No space left"):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     # of a copy to another file system after which the process was killed
-    (tmp_path / ".run.jets").mkdir()
+    (tmp_path / ".subquad-run.jets").mkdir()
     assert fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)["steps"] == 9
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert not (tmp_path / "run" / "jets").exists()
+    assert not (tmp_path / "run" / WORK).exists()
 
 
 def full(*_):
@@ -156,7 +158,7 @@ def test_an_interrupted_fit_is_resumed_in_a_linked_or_in_the_current_folder(is_l
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             fit(files, SETTINGS, out=tmp_path / "link" if is_link else ".", quiet=True)
-        assert (folder / "jets" / "index.json").is_file()
+        assert (folder / JETS / "index.json").is_file()
         # the second time, nothing is read
         monkeypatch.setattr(preparation, "write_store", None)
 
@@ -165,18 +167,18 @@ def test_a_store_is_moved_to_another_file_system(tmp_path, monkeypatch):
     rename = Path.rename
 
     def across(path, target):
-        if path.name == ".run.jets":
+        if path.name == ".subquad-run.jets":
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", across)
     for content in ("old", "new"):
-        (tmp_path / ".run.jets").mkdir(exist_ok=True)
+        (tmp_path / ".subquad-run.jets").mkdir(exist_ok=True)
         (tmp_path / "run").mkdir(exist_ok=True)
-        (tmp_path / ".run.jets" / "index.json").write_text(content)
-        move_store(tmp_path / ".run.jets", tmp_path / "run" / "jets")
-        assert (tmp_path / "run" / "jets" / "index.json").read_text() == content
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["jets"]
+        (tmp_path / ".subquad-run.jets" / "index.json").write_text(content)
+        move_store(tmp_path / ".subquad-run.jets", tmp_path / "run" / JETS)
+        assert (tmp_path / "run" / JETS / "index.json").read_text() == content
+    assert [path.name for path in (tmp_path / "run" / WORK).iterdir()] == ["jets"]
 
 
 def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):

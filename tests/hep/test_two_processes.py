@@ -11,6 +11,7 @@ from support.launched import ACCELERATE, TORCHRUN, kill_second_process, torchrun
 
 from subquad.hep import FitSettings, fit
 from subquad.hep.models import training
+from subquad.runs.folder import WORK
 from subquad.train.distributed import processes
 from subquad.train.loop import LoopSettings
 
@@ -31,7 +32,7 @@ def test_two_processes_divide_all_jets(jets, tmp_path):
     metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert len(rows) == len(set(rows)) == metrics["jets"]["train"] == 66
     assert metrics["steps"] == 3
-    assert not (tmp_path / "two" / "jets").exists()
+    assert not (tmp_path / "two" / WORK).exists()
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])

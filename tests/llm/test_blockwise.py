@@ -23,6 +23,7 @@ from subquad.llm.settings import HORIZON, LinearizeSettings
 from subquad.llm.training import activation_store, blockwise, stages
 from subquad.llm.training.blockwise import load_feature_maps, transfer_blockwise
 from subquad.llm.training.transfer import transfer
+from subquad.runs.folder import WORK
 from subquad.runs.storage import read_tensors
 
 pytestmark = pytest.mark.slow
@@ -283,12 +284,12 @@ def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, transfe
             patch.setattr(place, name, killer)
             with pytest.raises(KeyboardInterrupt):
                 run(directory=out)
-        names = {path.name for path in out.iterdir()}
+        names = {path.name for path in (out / WORK).iterdir()}
         assert set(left) <= names
         assert "feature_maps.safetensors" not in names
     given = read_tensors(run(directory=out).feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
-    assert not list(out.glob("*states-*"))
+    assert not list(out.rglob("*states-*"))
     # a finished one returns at once
     with monkeypatch.context() as patch:
         patch.setattr(blockwise, "_BlockwiseTransfer", stop)
@@ -303,7 +304,7 @@ def test_states_that_were_cut_are_recomputed(llama, transferred, sequences, tmp_
         patch.setattr(blockwise, "asdict", stop)
         with pytest.raises(KeyboardInterrupt):
             run(directory=tmp_path / "out")
-    (states,) = (tmp_path / "out").glob("states-*.bin")
+    (states,) = (tmp_path / "out").rglob("states-*.bin")
     states.write_bytes(states.read_bytes()[:-100])
     given = read_tensors(run(directory=tmp_path / "out").feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
@@ -317,11 +318,9 @@ def test_lost_states_are_recomputed(llama, transferred, sequences, tmp_path, mon
         patch.setattr(blockwise._BlockwiseTransfer, "merge", stop)
         with pytest.raises(KeyboardInterrupt):
             run(directory=tmp_path / "out")
-    (tmp_path / "out" / "feature_maps-2.safetensors").unlink()
-    (tmp_path / "out" / ".states-3.bin.left").mkdir()
+    (tmp_path / "out" / WORK / "feature_maps-2.safetensors").unlink()
     given = read_tensors(run(directory=tmp_path / "out").feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
-    assert not (tmp_path / "out" / ".states-3.bin.left").exists()
 
 
 @pytest.mark.long

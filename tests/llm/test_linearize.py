@@ -24,6 +24,7 @@ from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.budget import budget_from_tokens, divide_time, expected_seconds
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
+from subquad.runs.folder import WORK
 from subquad.runs.storage import read_tensors
 
 
@@ -44,7 +45,7 @@ def test_the_folder_is_in_hugging_faces_layout(run):
     names = {path.name for path in run.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
     assert {"metrics.json", "history.jsonl", "report.html"} <= names
-    assert not [name for name in names if name.startswith("checkpoint-")]
+    assert not [name for name in names if name == WORK]
     config = json.loads((run / "config.json").read_text())
     assert config["model_type"] == "subquad"
     assert config["base_model_type"] == "llama"
@@ -188,7 +189,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
                 patch.setattr(transfer_module, "transfer_step", counted)
                 with pytest.raises(KeyboardInterrupt):
                     transfer(model, sequences, SMALL, **how)
-            assert list((tmp_path / name).glob("checkpoint-*"))
+            assert list((tmp_path / name / WORK).glob("checkpoint-*"))
             model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), small_attention())
         transfer(model, sequences, SMALL, **how)
         results[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}

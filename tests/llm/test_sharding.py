@@ -13,6 +13,7 @@ from support.llm_models import SMALL
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.training.controls import MODES, control_folder
+from subquad.runs.folder import WORK
 from subquad.runs.storage import read_tensors
 
 pytestmark = pytest.mark.long
@@ -61,7 +62,7 @@ def two(request, command, tmp_path_factory):
         killed = launch("-m", "support.llm_killed_run", steps, *command)
         assert killed.returncode == 1
         assert "SIGKILL" in killed.stderr
-        assert (path / "checkpoint-lora.safetensors").is_file()
+        assert (path / WORK / "checkpoint-lora.safetensors").is_file()
     done = launch("-m", "subquad", *command)
     assert done.returncode == 0, done.stderr
     return path, done.stdout

@@ -14,6 +14,7 @@ from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.training import lora, stages, transfer
 from subquad.llm.training.blockwise import transfer_blockwise
+from subquad.runs.folder import WORK
 from subquad.runs.storage import read_tensors, read_tensors_and_metadata
 
 pytestmark = pytest.mark.slow
@@ -148,7 +149,7 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
             patch.setattr(place, name, killed)
             with pytest.raises(KeyboardInterrupt):
                 run(out=tmp_path / "out")
-        header = read_tensors_and_metadata(tmp_path / "out" / f"checkpoint-{checkpoint}.safetensors")[1]
+        header = read_tensors_and_metadata(tmp_path / "out" / WORK / f"checkpoint-{checkpoint}.safetensors")[1]
         state = json.loads(header["state"])
         assert state["since_best"] == since_best
     metrics = run(out=tmp_path / "out")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, unknown
-from subquad.hep.fit_settings import (
+from subquad.hep.fit_settings import (  # noqa: F401 (settings of all commands are found here)
     FitSettings,
     Graph,
     LayoutName,
@@ -20,29 +20,6 @@ from subquad.hep.fit_settings import (
     reweighting_of,
 )
 from subquad.runs.options import Count, Distinct, Fraction, Input, MinLen, Model, Natural, Output, Settings
-
-__all__ = [
-    "CLASSES",
-    "EVALUATION",
-    "EXPLANATION",
-    "EXPLANATION_FILE",
-    "EvaluateSettings",
-    "ExplainSettings",
-    "ExportSettings",
-    "FitSettings",
-    "Graph",
-    "LayoutName",
-    "NetSettings",
-    "Precision",
-    "PredictSettings",
-    "PresetName",
-    "Reweighting",
-    "SimulateSettings",
-    "Simulation",
-    "bin_edges",
-    "is_number",
-    "reweighting_of",
-]
 
 ExportInputs = Literal["branches", "weaver"]
 

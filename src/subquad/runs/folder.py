@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,8 @@ FORMAT = 1
 """Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
 CONFIG, METRICS = "config.json", "metrics.json"
 WEIGHTS, REPORT, CARD = "model.safetensors", "report.html", "README.md"
-UNFINISHED = ("checkpoint-*.safetensors", "feature_maps*.safetensors", "blockwise.json", "states-*.bin", "jets")
-"""Patterns of what a run needs only until it is finished."""
+WORK = ".subquad-work"
+"""Folder in a run's folder of all that the run needs only until it is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +79,13 @@ class Run:
         except Exception as error:  # noqa: BLE001
             failed = error
         write_json(self.directory / METRICS, metrics)
-        _remove_unneeded(self.directory)
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
         if failed is not None:
             raise failed
 
 
 def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "kind": kind, "version": __version__, "settings": plain(settings)}
-
-
-def _remove_unneeded(directory: Path) -> None:
-    """Remove what a finished run no longer needs."""
-    for pattern in UNFINISHED:
-        for path in [*directory.rglob(pattern)]:
-            # what is left is removed when the folder is refused
-            with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Run:
@@ -158,9 +148,8 @@ def check_free(out: Path | str, *, force: bool = False) -> Path:
     if not (directory / CONFIG).is_file():
         raise SubquadError(f"{directory}: not empty and not written by subquad; choose another output folder")
     stamp_of(directory)
-    if (directory / METRICS).is_file() and not force:
-        # if the run was killed after its last file was written
-        _remove_unneeded(directory)
+    # a run that was killed after its last file is resumed, and removes its work
+    if (directory / METRICS).is_file() and not (directory / WORK).is_dir() and not force:
         raise SubquadError(f"{directory}: has a finished run; choose another folder, or overwrite it with --force")
     return directory
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from subquad.errors import SubquadError
 from subquad.runs.storage import as_folder, check_writable, remove_temporaries
 
-LOCK = ".lock"
+LOCK = ".subquad-lock"
 """Name of the file that a process which writes to a folder holds locked."""
 WAIT = 3.0
 """Seconds to wait for a process that was just killed, or whose parent was."""

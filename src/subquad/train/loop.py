@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
+from subquad.runs.folder import WORK
 from subquad.runs.history import HISTORY, cut_history, remove_part
 from subquad.runs.storage import plain, sync
 from subquad.runs.termination import Terminated, stop_deferred
@@ -29,8 +30,6 @@ from subquad.train.distributed import all_reduce_gradients, weights_of_batches
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import Schedule, schedule
 from subquad.train.settings import LoopSettings, TrainingResult
-
-__all__ = ["Backward", "train"]
 
 COUNTERS = (
     *("steps", "best_step", "best", "seconds", "cpu_seconds", "stopped_early", "has_ended", "since_best"),
@@ -79,7 +78,7 @@ def train(
         validate: Function from the model, in eval mode and without gradients, to metrics on held-out data.
         monitor: The metric of `validate` that selects the best weights.
         maximize: Whether a larger value of it is better.
-        directory: Folder of `checkpoint-{name}.safetensors` and `history.jsonl`; None writes nothing.
+        directory: Folder of the run, for its history and for a checkpoint in its working folder; None writes nothing.
         name: Name of this stage of the run, for the history, the checkpoint and the progress bar.
         counts: Function from an item to the number of examples or tokens that its loss is the mean of, by which the
             batches of a step are weighted; None: all alike.
@@ -111,7 +110,7 @@ def train(
         validate=validate,
         monitor=monitor,
         sign=-1.0 if maximize else 1.0,
-        checkpoint=None if directory is None else directory / f"checkpoint-{name}.safetensors",
+        checkpoint=None if directory is None else directory / WORK / f"checkpoint-{name}.safetensors",
         name=name,
         counts=counts,
         seed=seed,
@@ -306,7 +305,7 @@ class _Trainer:
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
         line = {"part": self.name, "step": self.steps, "seconds": round(self.seconds, 2), **metrics}
-        with self.checkpoint.with_name(HISTORY).open("a", encoding="utf-8") as file:
+        with (self.checkpoint.parents[1] / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain(line), allow_nan=False) + "\n")
 
     def _save(self) -> None:
@@ -319,7 +318,7 @@ class _Trainer:
         if self.checkpoint is None or not self.accelerator.is_main_process:
             return
         self.sums = {key: float(value) for key, value in self.sums.items()}
-        state, history = {name: getattr(self, name) for name in COUNTERS}, self.checkpoint.with_name(HISTORY)
+        state, history = {name: getattr(self, name) for name in COUNTERS}, self.checkpoint.parents[1] / HISTORY
         if history.exists():
             # a checkpoint must not survive a power loss that the entries before it do not
             sync(history)
@@ -338,7 +337,7 @@ class _Trainer:
             if self.ema is not None:
                 self.ema.weights = copies["ema"]
             if not self.has_ended and is_main:
-                cut_history(path.parent, state.get("history_bytes", 0))
+                cut_history(path.parents[1], state.get("history_bytes", 0))
             self.accelerator.wait_for_everyone()
         elif path is not None and is_main:
-            remove_part(path.parent, self.name)
+            remove_part(path.parents[1], self.name)

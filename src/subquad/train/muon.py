@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LEAST_SIDE", "MuonAdamW", "muon_groups", "orthogonalized"]
-
 LEAST_SIDE = 32
 """Smallest number of rows and of columns of a matrix that Muon updates; smaller ones embed a few variables."""
 MOMENTUM = 0.95

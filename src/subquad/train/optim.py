@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-__all__ = ["Schedule", "ScheduleName", "parameter_groups", "schedule"]
-
 Schedule = Callable[[float], float]
 """Function from progress in [0, 1] to the factor on the learning rate of every group."""
 

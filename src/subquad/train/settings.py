@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LoopSettings", "TrainingResult"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:

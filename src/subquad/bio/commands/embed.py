@@ -21,8 +21,6 @@ from subquad.runs.folder import CONFIG, Run, open_run
 from subquad.runs.lock import LOCK, lock_folder
 from subquad.runs.storage import check_files_not_inside, check_not_inside, check_output, fingerprint
 
-__all__ = ["embed"]
-
 KIND = "bio embed"
 """What the `config.json` of a folder of shards says."""
 
@@ -39,7 +37,7 @@ def embed(
 
     The table is read as by `fit`: columns are inferred, and variants of a wild type become full sequences. Of a pair,
     the sequence is embedded and not its partner; of a protein with a stop codon, the letters before it. Special tokens
-    and padding are not part of the mean. An interrupted command resumes from the folder `OUT.partial`.
+    and padding are not part of the mean. An interrupted command resumes from a hidden folder next to OUT.
 
     Args:
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped; or `example:NAME`. It needs no measurements.
@@ -53,7 +51,7 @@ def embed(
         SubquadError: The table or the checkpoint cannot be read, the model does not suit the sequences, or the output
             exists; nothing has been written then.
     """
-    partial = Path(out).with_name(f"{Path(out).name}.partial")
+    partial = Path(out).with_name(f".subquad-{Path(out).name}.partial")
     out, path = check_output(out, suffixes=(".safetensors",), force=force), resolve_table(table)
     _check_inputs(path, settings, out, partial)
     read = read_sequences(

@@ -43,8 +43,6 @@ from subquad.runs.storage import (
     write_text,
 )
 
-__all__ = ["rounds"]
-
 KIND, RECORD = "bio rounds", "rounds.json"
 Step = dict[str, Any]
 """Entry of a round in `rounds.json`."""
@@ -107,9 +105,8 @@ def rounds(
         is_resumed = _check_last(out, done.pop(), step, number, force=force)
     run, table = _current(done, out, source)
     model, folder = BioModel.load(run), out / f"round-{number}"
-    others = sorted(path.name for path in folder.iterdir() if path.name not in OWN) if folder.is_dir() else []
-    if number > known and others:
-        raise SubquadError(f"{folder}: holds {others[0]}, and is the folder of the next round; move it elsewhere")
+    if number > known and folder.is_dir() and any(folder.iterdir()):
+        raise SubquadError(f"{folder}: not empty, and is the folder of the next round; move it elsewhere")
     check_files_not_inside(folder, settings, "measured", "table", "start")
     if model.schema.partner:
         raise SubquadError(f"{run}: reads pairs of sequences, and rounds propose single ones; use design")
@@ -127,8 +124,7 @@ def rounds(
             _save(out, record, step | {REPLACING: True})
             # while they exist, the models of the earlier round would count as those of this one
             (folder / RUN / METRICS).unlink(missing_ok=True)
-            if folder.is_dir():
-                shutil.rmtree(folder)
+            _remove(folder, OWN)
         _save(out, record, step)
         step |= _compare(model, found, target, direction, folder / MEASURED)
         table = folder / TABLE
@@ -146,11 +142,14 @@ def rounds(
         step |= _propose(run, model, table, own, folder, begin=begin, seed=seed, quiet=quiet)
         if not settings.measured:
             # of a round that this one replaces
-            for name in (MEASURED, TABLE):
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / RUN, ignore_errors=True)
+            _remove(folder, (MEASURED, TABLE, RUN))
     _save(out, record, step | {"is_finished": True})
     return record
+
+
+def _remove(folder: Path, names: tuple[str, ...]) -> None:
+    for path in (folder / name for name in names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _record(out: Path, source: Path) -> dict[str, Any]:

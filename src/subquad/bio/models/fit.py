@@ -28,17 +28,10 @@ from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError, reading
 from subquad.progress import say
+from subquad.runs.folder import WORK
 from subquad.runs.machine import peak_memory
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import processes, wait_for
-
-__all__ = [
-    "VALIDATION",
-    "FittedModels",
-    "fit_models",
-    "fit_network",
-    "models_of",
-]
 
 VALIDATION = "validation.json"
 """File of a run to which each model is added when it is fitted: its main metric on the validation rows (mean over its
@@ -335,7 +328,7 @@ def _out_of_fold(
     """Return the target of the training rows, predictions by models of other folds, and the time of each model."""
     rows, found, seconds = [], {name: [] for name in members}, dict.fromkeys(members, 0.0)
     for number, (train, held_out) in enumerate(folds):
-        fold, folder = data.with_train(train), directory / f"fold-{number}"
+        fold, folder = data.with_train(train), directory / WORK / f"fold-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(settings, ensemble_size=1)
         fitted, taken = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)

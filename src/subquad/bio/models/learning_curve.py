@@ -14,8 +14,7 @@ from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.bio.splits.split import fewer_rows
 from subquad.errors import SubquadError
 from subquad.progress import say
-
-__all__ = ["learning_curve"]
+from subquad.runs.folder import WORK
 
 
 def learning_curve(
@@ -53,7 +52,7 @@ def learning_curve(
         found = []
         for repeat in range(settings.learning_repeats):
             say(f"learning curve: {size:,} rows, subset {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
-            folder = directory / f"rows-{size}-{repeat}"
+            folder = directory / WORK / f"rows-{size}-{repeat}"
             folder.mkdir(parents=True, exist_ok=True)
             draws = [np.random.default_rng([seed, repeat, k]) for k in range(2)]
             own = replace(dataset, split=fewer_rows(dataset.split, size, *draws))

@@ -88,8 +88,7 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     del asked["workers"]
     record = out / RECORD
     before = _read(record)
-    patterns = [] if before is None else [f"{name}_[0-9][0-9][0-9]*.root" for name in before["classes"]]
-    own = [path for pattern in patterns for path in sorted(out.glob(pattern))]
+    own = [] if before is None else [path for path in sorted(out.glob("*_*.root")) if _is_of(before, path)]
     foreign = [job.path for job in jobs if job.path.exists() and job.path not in own]
     is_other = (out / CONFIG).exists() or (before is None and not is_blank(out, RECORD))
     if foreign or is_other:
@@ -108,12 +107,22 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
         write_json(record, asked)
 
 
+def _is_of(record: dict[str, Any], path: Path) -> bool:
+    """Return whether a file has the name of a file of that simulation."""
+    name, _, shard = path.stem.rpartition("_")
+    if name not in record["classes"] or not (shard.isascii() and shard.isdecimal()):
+        return False
+    is_named = path.name == f"{name}_{int(shard):03d}.root"
+    return is_named and int(shard) * record["jets_per_file"] < record["jets_per_class"]
+
+
 def _read(record: Path) -> dict[str, Any] | None:
     """Return the record of an earlier simulation; its classes are known ones, since names of files begin with them."""
     if not record.is_file():
         return None
     with reading(record, "a simulation"):
         before = read_json(record)
+        _ = before["jets_per_file"] + 0, before["jets_per_class"] + 0
         if not {*before["classes"]} <= PROCESSES.keys():
             raise ValueError("unknown classes")
         return before

@@ -20,10 +20,11 @@ from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_sour
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
 from subquad.progress import say
+from subquad.runs.folder import WORK
 from subquad.runs.storage import fingerprint, plain, sync
 from subquad.train.distributed import broadcast_object, processes, wait_for
 
-JETS = "jets"
+JETS = f"{WORK}/jets"
 """Folder of the store in a run that is not finished."""
 
 
@@ -195,7 +196,7 @@ def temporary_store(source: FitSource, out: Path, *, force: bool, quiet: bool) -
         force: Take no store in `out`, since what is in the folder will be removed.
         quiet: Print no progress.
     """
-    begun, beside = out / JETS, out.absolute().parent / f".{out.name}.{JETS}"
+    begun, beside = out / JETS, out.absolute().parent / f".subquad-{out.name}.jets"
     group = processes()
     if not force and source.open(begun) is not None:
         if group.is_main_process:
@@ -216,6 +217,7 @@ def temporary_store(source: FitSource, out: Path, *, force: bool, quiet: bool) -
 def move_store(folder: Path, target: Path) -> None:
     """Move a complete store, also to another file system, such as one that is mounted at the run's folder."""
     shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
     try:
         folder.rename(target)
     except OSError as error:

@@ -38,7 +38,7 @@ def read_once(prepare: Callable[[Path], TextDataset], out: Path) -> TextDataset:
     if group.num_processes == 1:
         return prepare(next(folder for folder in (near, *near.parents) if folder.is_dir()))
     # a name of its own, since a folder that a killed run left is removed while others look for this one
-    name = f".{out.name}.tokens-"
+    name = f".subquad-{out.name}.tokens-"
     folder = near / f"{name}{broadcast_object(uuid.uuid4().hex)}"
     if group.is_main_process:
         for stale in near.glob(f"{glob.escape(name)}*"):

@@ -35,6 +35,7 @@ from subquad.llm.training.activation_store import ActivationStore
 from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import transfer
 from subquad.progress import say, track
+from subquad.runs.folder import WORK
 from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metadata, write_json, write_tensors
 from subquad.train.distributed import process_device, processes
 from subquad.train.settings import TrainingResult
@@ -144,7 +145,7 @@ def transfer_blockwise(
         settings: Attention, loss, batch size, learning rate, schedule and validation.
         block_layers: Layers trained at a time.
         tokens: Training tokens; the text is repeated if it is shorter.
-        directory: Folder of hidden states, checkpoints and feature maps.
+        directory: Folder of the run, whose working folder gets hidden states, checkpoints and feature maps.
         precision: Data type of matrix products.
         validation: Sequences for model selection in each block, used if `validate_every` is set.
         mixture: Proportions in which the sequences of several files are sampled.
@@ -158,8 +159,9 @@ def transfer_blockwise(
     if processes().num_processes > 1:
         raise SubquadError(f"layers are trained block by block in one process, not in {processes().num_processes}")
     meta = open_meta_model(locate(checkpoint), settings.attention, getattr(torch, settings.dtype))
-    directory.mkdir(parents=True, exist_ok=True)
-    if not (directory / FEATURE_MAPS).is_file():
+    work = directory / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
         read = _sequences_read(len(sequences), steps_for(tokens, settings), settings, seed=seed, mixture=mixture)
         numbers = torch.cat((read, torch.arange(len(sequences), len(sequences) + len(validation))))
@@ -168,18 +170,19 @@ def transfer_blockwise(
             meta=meta,
             arguments=meta.layer_arguments(sequences[:1]),
             store=ActivationStore(
-                directory=directory, numbers=numbers, sequence_length=length, width=width, dtype=states_dtype
+                directory=work, numbers=numbers, sequence_length=length, width=width, dtype=states_dtype
             ),
             ids=torch.cat((sequences, validation)),
             training_sequences=len(sequences),
             settings=settings,
             block_layers=block_layers,
+            directory=directory,
             options={"tokens": tokens, "precision": precision, "mixture": mixture, "seed": seed},
             quiet=quiet,
         ).run()
-    header = read_tensors_and_metadata(directory / FEATURE_MAPS)[1]
+    header = read_tensors_and_metadata(work / FEATURE_MAPS)[1]
     blocks = [TrainingResult(**block) for block in json.loads(header["blocks"])]
-    return BlockwiseResult(feature_maps=directory / FEATURE_MAPS, blocks=blocks, seconds=float(header["seconds"]))
+    return BlockwiseResult(feature_maps=work / FEATURE_MAPS, blocks=blocks, seconds=float(header["seconds"]))
 
 
 def _sequences_read(
@@ -204,11 +207,12 @@ class _BlockwiseTransfer:
     training_sequences: int
     settings: LinearizeSettings
     block_layers: int
+    directory: Path
     options: dict[str, Any]
     quiet: bool
 
     @property
-    def directory(self) -> Path:
+    def work(self) -> Path:
         return self.store.directory
 
     @property
@@ -217,7 +221,7 @@ class _BlockwiseTransfer:
         return [range(start, min(start + self.block_layers, layers)) for start in range(0, layers, self.block_layers)]
 
     def feature_maps(self, number: int) -> Path:
-        return self.directory / f"feature_maps-{number}.safetensors"
+        return self.work / f"feature_maps-{number}.safetensors"
 
     def run(self) -> None:
         """Train the remaining blocks in order, and merge their feature maps."""
@@ -308,10 +312,10 @@ class _BlockwiseTransfer:
     def timed(self, name: str, work: Callable[[], None]) -> None:
         start = time.monotonic()
         work()
-        write_json(self.directory / SECONDS, {**self.seconds(), name: time.monotonic() - start})
+        write_json(self.work / SECONDS, {**self.seconds(), name: time.monotonic() - start})
 
     def seconds(self) -> dict[str, float]:
-        path = self.directory / SECONDS
+        path = self.work / SECONDS
         return read_json(path) if path.is_file() else {}
 
     def merge(self) -> None:
@@ -324,10 +328,10 @@ class _BlockwiseTransfer:
             results.append(json.loads(header["result"]))
         seconds = sum(self.seconds().values()) + sum(result["seconds"] for result in results)
         header = {"blocks": json.dumps(results), "seconds": str(round(seconds, 3))}
-        write_tensors(self.directory / FEATURE_MAPS, feature_maps, header)
+        write_tensors(self.work / FEATURE_MAPS, feature_maps, header)
         for number in range(len(self.blocks)):
             self.feature_maps(number).unlink()
-            (self.directory / f"checkpoint-transfer-{number}.safetensors").unlink(missing_ok=True)
+            (self.work / f"checkpoint-transfer-{number}.safetensors").unlink(missing_ok=True)
 
 
 def load_feature_maps(model: nn.Module, path: Path | str) -> None:
