@@ -181,7 +181,7 @@ def test_every_page_with_commands_is_run_or_is_known_to_show_them_only():
     assert [page for page in WRITTEN if commands(page) and page not in known] == []
 
 
-@pytest.mark.parametrize("page", ["coming-from.md", "why-subquadratic.md"])
+@pytest.mark.parametrize("page", ["coming-from.md"])
 def test_the_python_of_an_explanation_runs(page):
     for block in re.findall(r"^```python\n(.*?)^```", WRITTEN[page], re.DOTALL | re.MULTILINE):
         exec(compile(block, page, "exec"), {})

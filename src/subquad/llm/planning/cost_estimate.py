@@ -36,7 +36,7 @@ from subquad.llm.planning.architecture import ModelSizes, sizes_of
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import FEATURE_MAPS
-from subquad.ops.cost import hybrid_chunked
+from subquad.ops.cost import hybrid_chunked_operations
 from subquad.ops.linattn import hybrid_state
 
 Stage = Literal["transfer", "transfer_in_blocks", "lora"]
@@ -270,14 +270,14 @@ def _operations_in_lora(sizes: ModelSizes, settings: PlanSettings) -> float:
 def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
     Hq, Hkv, H, K, F = _letters(sizes)
     attention, T = settings.attention, settings.sequence_length
-    cost = hybrid_chunked(
+    operations = hybrid_chunked_operations(
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape,
         sinks=attention.sinks or 0, cache=attention.cache or 0,
     )  # fmt: skip
     if sizes.feature_map in ("moments", "none"):
-        return cost.operations / T
+        return operations / T
     columns = F // FEATURE_MAPS[sizes.feature_map].features_per_column
-    return cost.operations / T + 2 * K * columns * (Hq + H)
+    return operations / T + 2 * K * columns * (Hq + H)
 
 
 def _time(tokens: int, rate: float | None, operations: float, settings: PlanSettings) -> dict[str, Any]:
