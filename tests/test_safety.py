@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "subquad"
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 RULES = ("S102", "S301", "S302", "S307", "S403", "S506", "S614")
 """Exec, pickle and its kin, marshal, eval, the import of pickle, yaml.load, torch.load."""
-OTHERS = ("tests/", "benchmarks/", "tools/", "notebooks/")
+OTHERS = ("tests/", "benchmarks/", "tools/")
 """Folders beside src, where other rules apply."""
 SWITCHED_OFF = re.compile(rf"noqa(?!: )|noqa:[^#\n]*({'|'.join(RULES)})", re.IGNORECASE)
 

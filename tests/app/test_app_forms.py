@@ -1,6 +1,7 @@
 """Forms: what is entered on the page becomes the words of a command that the command line takes."""
 
 import time
+import zipfile
 
 import gradio as gr
 import pandas as pd
@@ -39,6 +40,24 @@ def words_of(command, inputs, folder, **entered):
 def parsed(words):
     out = FORMS[" ".join(words[:2])].file or "out"
     return app.parse_args([*words, "--out", out], exit_on_error=False, print_error=False)[1].arguments
+
+
+def test_a_sheet_may_have_any_name(inputs, tmp_path):
+    path = tmp_path / "uploads" / "hash" / "sheets.xlsx"
+    with pd.ExcelWriter(tmp_path / "plain.xlsx") as file:
+        for name in ("first", "aXb"):
+            pd.DataFrame({"sequence": ["ACD"]}).to_excel(file, sheet_name=name)
+    # which openpyxl does not write
+    with zipfile.ZipFile(tmp_path / "plain.xlsx") as plain, zipfile.ZipFile(path, "w") as changed:
+        for name in plain.namelist():
+            changed.writestr(name, plain.read(name).replace(b"aXb", b"a/b"))
+    assert ("sheets.xlsx, a/b", f"{path}#a/b") in inputs.choices(TABLES)
+    assert inputs.checked(TABLES, [f"{path}#a/b"]) == [f"{path}#a/b"]
+
+
+def test_control_characters_are_refused(inputs, tmp_path):
+    with pytest.raises(SubquadError, match="cannot be named here"):
+        words_of("bio fit", inputs, tmp_path, wild_type="AC\0D")
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -187,6 +187,13 @@ def test_a_browser_cannot_name_a_path(jobs, tmp_path):
     assert jobs.find(None) is None
 
 
+def test_a_job_that_cannot_be_started_has_failed_and_stops_no_other(jobs):
+    job = jobs.start(jobs.new(), ["bio", "fit", "a\0b"], title="With a NUL")
+    wait(job, "failed")
+    assert "null byte" in job.log
+    wait(start(jobs), "finished")
+
+
 def test_a_damaged_job_hides_no_other(jobs):
     (jobs.new() / "job.json").write_text("{")
     (jobs.new() / "job.json").write_text('{"words": 3}')

@@ -53,6 +53,20 @@ def test_only_files_of_jobs_are_served(client, workspace):
         assert client.get(f"/gradio_api/file={path}").status_code == 403, path
 
 
+def test_an_event_that_names_a_file_of_the_server_gets_nothing(client, workspace):
+    config = client.get("/config").json()
+    number = next(entry["id"] for entry in config["dependencies"] if entry["targets"][0][1] == "upload")
+    before = {*(workspace / "uploads").rglob("*")}
+    for path in ("/etc/passwd", f"{workspace}/secret.txt"):
+        files = [{"path": path, "orig_name": "a.csv", "meta": {"_type": "gradio.FileData"}}]
+        event = {"data": [files], "fn_index": number, "session_hash": "a", "trigger_id": None, "event_data": None}
+        assert client.post("/gradio_api/queue/join", json=event).status_code == 200
+        answers = client.get("/gradio_api/queue/data", params={"session_hash": "a"}).text
+        assert "Cannot move" in answers
+        assert '"success":true' not in answers
+    assert {*(workspace / "uploads").rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     "name", ["../../../escaped.csv", "/tmp/escaped.csv", "..\\..\\escaped.csv", "a/../../escaped.csv"]
 )

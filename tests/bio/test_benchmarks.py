@@ -13,7 +13,6 @@ RUNS = {
     "bio_speed": ("step", "forward", "kernel"),
     "bio_esm": ("ratio_to_float32", "ratio_to_faster", "parameters"),
     "bio_growth": ("exponents", "peak_mib"),
-    "bio_walsh": ("r2",),
 }
 
 

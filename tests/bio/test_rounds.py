@@ -126,7 +126,7 @@ def test_a_round_that_is_stopped_while_it_is_replaced_begins_anew(start, tmp_pat
     rounds(start / "run", settings, out=out, quiet=True)
 
     def stop(path, **how):
-        if Path(path).name == "round-2":
+        if Path(path) == out / "round-2" / "run":
             raise KeyboardInterrupt
         remove(path, **how)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from support.bio_tables import SHORT
 
-from subquad.bio import BioModel, FitSettings, LyraClassifier, LyraRegressor, fit, predict
+from subquad.bio import BioModel, FitSettings, LyraClassifier, fit, predict
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target, with_both_strands
 from subquad.bio.data.table import read_table
 from subquad.bio.models.fit import _folds
@@ -90,23 +90,6 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     np.testing.assert_allclose(
         model.predict_sequences(sequences), model.predict_sequences(list(map(other, sequences))), atol=1e-6
     )
-
-
-@pytest.mark.long
-def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
-    errors = {"one": [], "both": []}
-    for seed in range(3):
-        X, y = enhancers(rows=150, seed=seed)
-        new, measured = enhancers(rows=301, seed=10 + seed)
-        turned = list(map(other, new))
-        settings = {"epochs": 20.0, "ensemble_size": 1, "random_state": seed}
-        models = {way: LyraRegressor(**settings, strands=way).fit(X, y) for way in errors}
-        np.testing.assert_allclose(models["both"].predict(new), models["both"].predict(turned), atol=1e-6)
-        assert np.abs(models["one"].predict(new) - models["one"].predict(turned)).max() > 0.05
-        for way, model in models.items():
-            errors[way].append(np.square(model.predict(new) - measured).mean())
-    # the mean of three trainings, since the best of one depends on its seed
-    assert np.mean(errors["both"]) < 0.9 * np.mean(errors["one"]), errors
 
 
 @pytest.mark.parametrize(

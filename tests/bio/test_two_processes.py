@@ -1,7 +1,6 @@
 """`bio fit` by two processes: they divide the rows, and train the weights of one process with both batches."""
 
 import json
-from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from support.bio_recorded_fit import no_dropout
 from support.bio_tables import table
-from support.launched import ACCELERATE, kill_second_process, torchrun
+from support.launched import kill_second_process, torchrun
 
 from subquad.bio import FitSettings, fit
 from subquad.bio.models import training
@@ -78,37 +77,9 @@ def test_two_processes_train_the_weights_of_one_with_both_batches(rows, tmp_path
     pd.testing.assert_frame_equal(one, two, atol=1e-4, rtol=1e-4)
 
 
-def test_two_processes_divide_all_rows_and_the_first_one_writes_each_file(rows, tmp_path):
-    # one batch has more rows than there are for two
-    words = [*WORDS, "--models", "boosting", "lyra", "--epochs", "2", "--batch-size", "1000", "--out"]
-    out = tmp_path / "run"
-    words = ["support.bio_recorded_fit", tmp_path, out, "bio", "fit", rows, *words, out]
-    done = torchrun(*words, launcher=ACCELERATE)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Next: open") == done.stderr.count("training lyra (") == 1
-    (mine, changed), (other, other_changed) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    metrics = json.loads((out / "metrics.json").read_text())
-    count = metrics["rows"]["train"]
-    # two steps of the additive path and two of Lyra, in each of two folds too, of half of the rows each
-    assert [len(batch) for batch in mine] == [len(batch) for batch in other]
-    assert [len(batch) for batch in mine[:2]] == [count // 2] * 2
-    assert len(mine) == 12
-    for batch, second in zip(mine, other, strict=True):
-        assert not {*batch} & {*second}
-    assert other_changed == []
-    replaced = Counter(path for event, path in changed if event == "os.rename")
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert {"config.json", "metrics.json", "model.safetensors", "report.html", "boosting.safetensors"} < files
-    # these grow with each model, and the configuration tells whose folder it is before and after
-    grown = {str(path.relative_to(out)) for path in out.rglob("validation.json")} | {"config.json"}
-    histories = {str(path.relative_to(out)) for path in out.rglob("history.jsonl")}
-    assert {path for path in files if replaced[path] != 1} == grown | histories
-    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
-
-
 def test_a_fit_of_which_one_process_is_killed_ends_at_once_and_is_resumed(rows, tmp_path):
     # with dropout
-    words = ["--models", "ridge", "lyra", "--epochs", "20", "--batch-size", "11", "--quiet", "--out"]
+    words = ["--models", "ridge", "lyra", "--epochs", "9", "--batch-size", "11", "--quiet", "--out"]
     words = ["subquad", "bio", "fit", rows, *WORDS, *words]
     folds = tmp_path / "killed" / WORK / "fold-0" / "history.jsonl"
     kill_second_process([*words, tmp_path / "killed"], lambda: folds.exists() and folds.read_text().count("loss") > 3)

@@ -135,4 +135,4 @@ def test_tasks_of_a_machine_that_is_lost_run_on_another(lose, is_shared, machine
     if is_shared:
         # and no finished one was; otherwise its files may be lost with the machine on which they lie
         assert sorted(name for name, _ in seen(events, "end")) == TASKS
-    assert not [*out.rglob(".lock"), *out.rglob(".shared-*"), *out.rglob(".*subquad-*")]
+    assert not [*out.rglob(".subquad-lock"), *out.rglob(".shared-*"), *out.rglob(".*subquad-*")]

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from support.forked import Command
@@ -43,6 +44,7 @@ def stop_and_start_again(whole, folder, stop, *, status, stops):
     while stopped < stops:
         runs += 1
         out, is_over = folder / f"run-{runs}", False
+        kept = leave_files(out)
         while not is_over:
             # a checkpoint at every step, or none in so short a training
             command = whole.start(out, save_seconds=moments.choice([0.0, 20.0]))
@@ -54,9 +56,35 @@ def stop_and_start_again(whole, folder, stop, *, status, stops):
                 assert end in (0, status, -signal.SIGTERM), command.output()
                 stopped += end == status
             is_over = end not in (status, -signal.SIGTERM)
+            if not is_over and whole.takes_files and (out / whole.out.name).is_dir():
+                kept |= leave_files(out / whole.out.name)
         assert whole.is_finished(command, end), command.output()
+        for path, content in kept.items():
+            assert path.read_bytes() == content
+            path.unlink()
+            with suppress(OSError):
+                path.parent.rmdir()
         assert differences(whole.out.parent, out) == []
     print(f"{whole.name}: {stopped} times {stop.__name__} in {runs} runs of {whole.seconds:.1f} s")
+
+
+def leave_files(folder):
+    """Write files of a user's into a folder, with names that files of subquad have or had, and return their content."""
+    kept = {}
+    for name in (
+        "jets/t.csv",
+        "checkpoint-a.safetensors",
+        "states-0.bin",
+        ".tmpAb3x",
+        ".lock",
+        ".out.1.new",
+        "notes.txt",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"the user's {name}".encode())
+        kept[path] = path.read_bytes()
+    return kept
 
 
 @pytest.fixture

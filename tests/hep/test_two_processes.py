@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.launched import ACCELERATE, TORCHRUN, kill_second_process, torchrun
+from support.launched import ACCELERATE, kill_second_process, torchrun
 
 from subquad.hep import FitSettings, fit
 from subquad.hep.models import training
@@ -35,11 +35,10 @@ def test_two_processes_divide_all_jets(jets, tmp_path):
     assert not (tmp_path / "two" / WORK).exists()
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])
-def test_two_processes_train_the_weights_of_one_with_both_batches(launcher, jetclass, tmp_path, monkeypatch):
+def test_two_processes_train_the_weights_of_one_with_both_batches(jetclass, tmp_path, monkeypatch):
     flags = ["--inputs", "particles", "--epochs", "2", "--batch-size", "11", "--no-boosting", "--quiet"]
     words = ("subquad", "hep", "fit", *jetclass[:2], *flags, "--out", tmp_path / "two")
-    done = torchrun(*words, launcher=launcher)
+    done = torchrun(*words, launcher=ACCELERATE)
     assert done.returncode == 0, done.stderr
     alone = SimpleNamespace(num_processes=2, device=processes().device, is_main_process=True)
     monkeypatch.setattr(training, "processes", lambda: alone)

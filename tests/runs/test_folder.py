@@ -8,7 +8,7 @@ import torch
 
 from subquad.errors import SubquadError
 from subquad.runs.examples import EXAMPLE_RUNS, run_folder, shipped_file
-from subquad.runs.folder import FORMAT, check_weights, load_config, load_tensors, open_run
+from subquad.runs.folder import FORMAT, WORK, check_weights, load_config, load_tensors, open_run
 from subquad.runs.storage import read_json, write_json, write_tensors
 from subquad.runs.termination import Terminated
 
@@ -89,11 +89,17 @@ def test_a_run_is_cleared_with_links_to_folders_but_not_what_they_point_to(tmp_p
 
 def test_what_a_run_needs_until_it_is_finished_is_removed(tmp_path):
     run = open_run(tmp_path, kind="hep", settings={})
-    (tmp_path / "jets").mkdir()
-    for name in ("checkpoint-fit.safetensors", "jets/particles"):
+    for name in ("checkpoint-mine.safetensors", "jets/mine.root", f"{WORK}/jets/particles"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     run.finish(config={}, tensors=None, metrics={})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "metrics.json"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "metrics.json", "checkpoint-mine.safetensors", "jets"}
+    # a run that was killed after its last file is not refused, so that it ends in order
+    (tmp_path / WORK).mkdir()
+    open_run(tmp_path, kind="hep", settings={}).finish(config={}, tensors=None, metrics={})
+    with pytest.raises(SubquadError, match="finished run"):
+        open_run(tmp_path, kind="hep", settings={})
 
 
 def change(path, **entries):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.runs.lock import lock_folder, locks_output
+from subquad.runs.lock import LOCK, lock_folder, locks_output
 
 HOLDER = """
 import sys
@@ -40,7 +40,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_killed(holder, tmp_p
     holder.kill()
     holder.wait()
     with lock_folder(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").is_file()
+        assert (tmp_path / "run" / LOCK).is_file()
     # the folder was not made here
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -81,7 +81,7 @@ def test_a_process_waits_for_one_that_removes_the_folder(tmp_path):
     assert began.wait(60)
     with lock_folder(folder, wait=60):
         order.append("second")
-        assert (folder / ".lock").is_file()
+        assert (folder / LOCK).is_file()
     thread.join(60)
     assert order == ["first", "second"]
 
@@ -111,4 +111,4 @@ def test_a_single_process_holds_the_lock_whatever_rank_a_batch_system_gives_it(t
     for name, value in {**processes, "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with lock_folder(tmp_path / "run"):
-        assert (tmp_path / "run" / ".lock").is_file()
+        assert (tmp_path / "run" / LOCK).is_file()

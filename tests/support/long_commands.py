@@ -120,6 +120,8 @@ class LongCommand:
     """What it answers, with status 2, if it is started once more after its last file; None if it ends as before."""
     imports: str | None = None
     """Optional package that it needs."""
+    takes_files: bool = True
+    """Whether it goes on in a folder into which its user has put other files."""
 
 
 COMMANDS = {
@@ -132,7 +134,7 @@ COMMANDS = {
     "hep fit": LongCommand(write=hep_fit),
     "llm linearize": LongCommand(write=llm_linearize),
     "llm linearize --block-layers": LongCommand(write=llm_linearize_blocks),
-    "llm evaluate": LongCommand(write=llm_evaluate, finished="finished evaluation"),
+    "llm evaluate": LongCommand(write=llm_evaluate, finished="finished evaluation", takes_files=False),
 }
 """Name → each command that resumes, some in several forms."""
 
@@ -155,6 +157,10 @@ class Whole:
         return Command(
             [*self.words, "--out", folder / self.out.name], folder.with_name(f"{folder.name}.log"), **options
         )
+
+    @property
+    def takes_files(self):
+        return COMMANDS[self.name].takes_files
 
     def is_finished(self, command, status):
         """Return whether a command that was started again ended as it does, or with the answer that it had ended."""

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from subquad.errors import SubquadError
+from subquad.runs.folder import WORK
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_tensors_and_metadata
 from subquad.runs.termination import Terminated, end_on_sigterm
@@ -227,7 +228,7 @@ def test_a_signal_saves_a_checkpoint_at_the_end_of_its_step(tmp_path, number, er
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)
-    _, header = read_tensors_and_metadata(ended / "checkpoint-fit.safetensors")
+    _, header = read_tensors_and_metadata(ended / WORK / "checkpoint-fit.safetensors")
     assert json.loads(header["state"])["steps"] == 299
     run(again, directory=ended, **options)
     for name, tensor in model.state_dict().items():
@@ -369,7 +370,7 @@ def test_frozen_parameters_stay_and_are_not_in_the_checkpoint(tmp_path):
     assert torch.equal(model[0].weight, before)
     from safetensors.torch import load_file
 
-    names = load_file(tmp_path / "checkpoint-fit.safetensors").keys()
+    names = load_file(tmp_path / WORK / "checkpoint-fit.safetensors").keys()
     assert "model.3.weight" in names
     assert "model.0.weight" not in names
 
@@ -406,7 +407,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_nothing_of_it_is_saved(tmp_p
             directory=tmp_path,
             quiet=True,
         )
-    tensors, header = read_tensors_and_metadata(tmp_path / "checkpoint-fit.safetensors")
+    tensors, header = read_tensors_and_metadata(tmp_path / WORK / "checkpoint-fit.safetensors")
     assert json.loads(header["state"])["steps"] == 6
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert [entry["step"] for entry in read_history(tmp_path)] == [3, 6]
@@ -431,7 +432,7 @@ def test_weights_that_are_not_finite_end_the_run_even_if_the_loss_is(tmp_path):
             directory=tmp_path,
             quiet=True,
         )
-    assert not list(tmp_path.glob("checkpoint-*"))
+    assert not list(tmp_path.rglob("checkpoint-*"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -26,6 +26,7 @@ SET_BY_PAGE = {"out", "force", "quiet"}
 EARLIER = "earlier"
 OFFERED: dict[str, Any] = {"allow_custom_value": True}
 """Of lists that change: gradio would refuse each event of a page whose entry is gone, so the functions check it."""
+CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -209,8 +210,9 @@ class BuiltForm:
         for text in texts:
             # a page that is served to others must not read the files of its owner, nor those of its owner's network
             is_flag = argument.index is not None and text.startswith("-")
-            if is_flag or text.startswith(("/", "~")) or "://" in text or ".." in Path(text).parts:
-                raise SubquadError(f"{label_of(name)}: {text} cannot be named here; upload the file instead")
+            is_path = text.startswith(("/", "~")) or "://" in text or ".." in Path(text).parts
+            if is_flag or is_path or CONTROL.search(text):
+                raise SubquadError(f"{label_of(name)}: {text!r} cannot be named here; upload the file instead")
         return texts
 
 

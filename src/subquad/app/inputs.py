@@ -58,10 +58,10 @@ class Inputs:
         files = [*self._results(source), *self._files(source)]
         taken: set[str] = set()
         choices = []
-        for label, path in files:
+        for label, path, sheet in files:
             shown = label if label not in taken else f"{label} ({path.parent.name[:8]})"
             taken.add(label)
-            choices.append((shown, str(path)))
+            choices.append((shown, f"{path}{sheet}"))
         return [*choices, *((name, name) for name in source.examples)]
 
     def checked(self, source: Source, values: Iterable[str]) -> list[str]:
@@ -81,22 +81,23 @@ class Inputs:
         titles = {str(job.out): job.record["title"] for job in self._jobs.list()}
         return titles.get(value, Path(value).name)
 
-    def _results(self, source: Source) -> Iterator[tuple[str, Path]]:
+    def _results(self, source: Source) -> Iterator[tuple[str, Path, str]]:
         for job in self._jobs.list():
             if job.command in source.commands and job.state == "finished":
-                yield f"{job.record['title']}, {job.time}", job.out
+                yield f"{job.record['title']}, {job.time}", job.out, ""
 
-    def _files(self, source: Source) -> Iterator[tuple[str, Path]]:
+    def _files(self, source: Source) -> Iterator[tuple[str, Path, str]]:
+        """Yield the label, the file or folder, and `#` with the name of the sheet if it is not the first one."""
         uploads = sorted(self._uploads.glob("*/*"), key=lambda path: path.stat().st_mtime, reverse=True)
         offered = [path.resolve() for folder in self._data for path in (folder, *sorted(folder.glob("*")))]
         for path in (*uploads, *offered):
             is_file = path.is_file() and path.name.lower().removesuffix(".gz").endswith(source.endings)
             if source.endings and is_file:
                 names = _sheets(path, path.stat().st_mtime) if path.suffix.lower() == ".xlsx" else []
-                yield from ((f"{path.name}, {name}", path.with_name(f"{path.name}#{name}")) for name in names[1:])
-                yield path.name, path
+                yield from ((f"{path.name}, {name}", path, f"#{name}") for name in names[1:])
+                yield path.name, path, ""
             elif source.field and path.is_dir() and _is_run(path, source.field):
-                yield path.name, path
+                yield path.name, path, ""
 
 
 @lru_cache(maxsize=256)

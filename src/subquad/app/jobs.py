@@ -223,11 +223,21 @@ class Jobs:
             waiting = [job for job, state in states.items() if state == "waiting"]
             free = self._most - sum(state == "running" for state in states.values())
             for job in waiting[: max(free, 0)]:
-                # without space or memory it goes on waiting; it may also have been stopped in the meantime
-                with self._lock, suppress(OSError):
+                with self._lock:
+                    # it may have been stopped in the meantime
                     if job.state == "waiting" and not self._is_closed:
-                        self._launch(job)
+                        self._try_to_launch(job)
             self._changed.wait(SECONDS_BETWEEN_LOOKS if waiting else None)
+
+    def _try_to_launch(self, job: Job) -> None:
+        """Start a job; without space or memory it goes on waiting, and any other error is its end."""
+        try:
+            self._launch(job)
+        except OSError:
+            pass
+        except Exception as error:  # noqa: BLE001 (no job may stop the others)
+            (job.folder / LOG).write_text(f"subquad: cannot be started ({error})\n", encoding="utf-8")
+            (job.folder / STATUS).write_text("1")
 
     def _launch(self, job: Job) -> None:
         environment = {**os.environ, "COLUMNS": "100", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}

@@ -121,6 +121,8 @@ def make_app(settings: AppSettings, root: Path, users: list[tuple[str, str]] | N
         max_file_size=settings.max_upload * 2**20, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, **no_history, **look(),
     )  # fmt: skip
+    # what turns on gradio's check of the paths that a browser names
+    blocks.has_launched = True
     return app, jobs
 
 

@@ -53,7 +53,9 @@ def status_view(job: Job) -> str:
 def result_view(job: Job) -> str:
     """Return the report of a job, or else its table, and links to all files that it wrote."""
     out = job.out.parent if job.out.suffix else job.out
-    files = sorted((path for path in out.rglob("*") if path.is_file()), key=lambda path: (len(path.parts), path.name))
+    # without those of an unfinished run
+    files = [path for path in out.rglob("*") if path.is_file() and "/." not in str(path.relative_to(out.parent))]
+    files.sort(key=lambda path: (len(path.parts), path.name))
     pages = sorted((path for path in files if path.suffix == ".html"), key=lambda path: path.stat().st_mtime)
     parts = []
     if pages:
@@ -65,7 +67,6 @@ def result_view(job: Job) -> str:
             _address(path), path.name, path.relative_to(out), _size(path)
         )
         for path in files[:MOST_FILES]
-        if not path.name.startswith(".")
     ]
     if links:
         is_open = Markup(" open") if job.state == "finished" and not pages else Markup("")
