@@ -184,7 +184,7 @@ def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_
             thread.join(60)
 
     # of a start that was killed
-    left = out.with_name(".out.tokens-earlier")
+    left = out.with_name(".subquad-out.tokens-earlier")
     left.mkdir(parents=True)
     write_json(left / "index.json", {"key": "an earlier key"})
     run(prepare)
@@ -198,7 +198,7 @@ def test_several_processes_map_what_the_first_one_has_read(tokenizer, text, tmp_
     assert read == [True, True]
     assert not [*out.parent.iterdir()]
     # another run that was started in its own folder
-    other = out.with_name("..tokens-x1")
+    other = out.with_name(".subquad-.tokens-x1")
     other.mkdir()
     out.mkdir()
     monkeypatch.chdir(out)

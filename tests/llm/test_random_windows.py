@@ -143,7 +143,7 @@ def test_a_resumed_stage_draws_the_same_windows(tmp_path, monkeypatch):
     whole = trained(SETTINGS)
     with pytest.raises(KeyboardInterrupt):
         trained(SETTINGS, tmp_path, stop_after=3)
-    assert list(tmp_path.glob("checkpoint-*"))
+    assert list(tmp_path.rglob("checkpoint-*"))
     resumed = trained(SETTINGS, tmp_path)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 

@@ -59,6 +59,7 @@ def write_code(folder: Path, model: PreTrainedModel) -> None:
     """
     base = type(model).__mro__[1]
     own, config = type(model).__name__, type(model.config).__name__
+    modules = dict(_modules(ROOT))
     entry = (
         f'"""{own}: hybrid attention in {base.__name__}, from subquad {__version__}."""\n\n'
         f"from transformers import {base.__name__}\n\n"
@@ -66,10 +67,11 @@ def write_code(folder: Path, model: PreTrainedModel) -> None:
         f"{own}, {config} = linearized_classes({base.__name__})\n"
         "# transformers copies the file in which a class was defined when it saves a model\n"
         f"{own}.__module__ = {config}.__module__ = __name__\n"
-    )
+        "# transformers 5.5 copies no other files of a local folder than those that this one names\n"
+    ) + "".join(f"from .{_flat(name)} import __name__ as _\n" for name in modules)
     header = f"# From subquad {__version__}, under the Apache License 2.0.\n"
     (folder / f"{ENTRY}.py").write_text(header + entry, encoding="utf-8")
-    for name, text in _modules(ROOT):
+    for name, text in modules.items():
         flat = IMPORT.sub(_relative_import, text)
         (folder / f"{_flat(name)}.py").write_text(header + flat, encoding="utf-8")
     model.config.auto_map = {"AutoConfig": f"{ENTRY}.{config}", "AutoModelForCausalLM": f"{ENTRY}.{own}"}
