@@ -1,12 +1,18 @@
 """The server: who may open the page, which files it takes and gives away, and that its workspace has one server."""
 
+import asyncio
+import gzip
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
 
+from subquad.app import server
+from subquad.app.preview import preview
 from subquad.app.server import AppSettings, make_app, read_users, serve
 from subquad.errors import SubquadError
 from subquad.runs.lock import lock_folder
@@ -91,7 +97,61 @@ def test_a_foreign_name_of_this_computer_is_refused(client):
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_a_page_with_passwords_shows_nothing_without_one(workspace):
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
+def test_another_site_cannot_write(client, headers):
+    assert client.post("/gradio_api/upload", files={"files": ("a.csv", b"a")}, headers=headers).status_code == 403
+    same = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
+    assert client.post("/gradio_api/upload", files={"files": ("a.csv", b"a")}, headers=same).status_code == 200
+
+
+def test_uploads_that_no_job_reads_make_space_when_they_are_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "UPLOADS", 3)
+    for name in ("old", "read", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_bytes(b"x" * 90)
+    for name in ("old", "read"):
+        os.utime(tmp_path / name, (0, 0))
+    jobs = SimpleNamespace(list=lambda: [SimpleNamespace(words=["bio", "fit", str(tmp_path / "read" / "a.csv")])])
+    space = server.Guard(None, tmp_path, jobs, most=100)
+    assert space._make_space()
+    assert {path.name for path in tmp_path.iterdir()} == {"read", "new"}
+    (tmp_path / "new" / "b.csv").write_bytes(b"x" * 90)
+    assert not space._make_space()
+
+
+def test_a_page_with_damaged_uploads_starts(tmp_path):
+    folder = tmp_path / "uploads" / "hash"
+    folder.mkdir(parents=True)
+    for name in ("a.csv", "a.xlsx", "a.parquet", "a.fasta"):
+        (folder / name).write_bytes(b"\0PK\xff")
+    application, jobs = make_app(AppSettings(), tmp_path, None)
+    with TestClient(application, base_url="http://127.0.0.1") as client:
+        assert "a.xlsx" in client.get("/").text
+    jobs.close()
+
+
+@pytest.mark.long
+def test_a_table_of_any_size_has_no_preview(tmp_path):
+    with gzip.open(tmp_path / "large.csv.gz", "wb") as file:
+        file.write(b"sequence,score\n")
+        for _ in range(400):
+            file.write(b"A,1\n" * 2**20)
+    names, text = preview(str(tmp_path / "large.csv.gz"), 0)
+    assert (names, "too large" in text) == ([], True)
+    assert preview("example:tdp43", 0)[0] == ["sequence", "toxicity", "split"]
+
+
+def test_a_page_with_passwords_shows_nothing_without_one_and_is_slow_to_say_so(workspace, monkeypatch):
+    waited, sleep = [], asyncio.sleep
+
+    async def wait(seconds, *given):
+        waited.append(seconds)
+        await sleep(seconds, *given)
+
+    monkeypatch.setattr(server, "SECONDS_OF_LOGIN", 0.0123)
+    monkeypatch.setattr(server.asyncio, "sleep", wait)
     application, jobs = make_app(AppSettings(), workspace, [("ada", "lovelace")])
     with TestClient(application, base_url="http://192.0.2.1") as client:
         address = f"/gradio_api/file={workspace}/jobs/{JOB}/out/report.html"
@@ -101,6 +161,7 @@ def test_a_page_with_passwords_shows_nothing_without_one(workspace):
         assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
         assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
         assert client.get(address).text == "<p>The report</p>"
+    assert waited.count(0.0123) == 2
     jobs.close()
 
 

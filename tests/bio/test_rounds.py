@@ -18,7 +18,6 @@ from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.settings import FitSettings
-from subquad.cli import main
 from subquad.errors import SubquadError
 
 WILD = "MKTAYIAKQRQ"
@@ -328,14 +327,3 @@ def test_a_batch_prefers_high_values_and_keeps_its_distance():
     assert pick_batch(values, codes, **options, min_distance=2).tolist() == [1, 3]
     each = np.array([[0, 0, 0, 1.0], [0, 0, 5, 0], [0, 0, 5, 1]])
     assert pick_batch(each, codes, **options).tolist() == [3, 2, 0]
-
-
-def test_the_command_states_what_to_do_next(start, tmp_path, capsys):
-    out = tmp_path / "rounds"
-    assert main(["bio", "rounds", str(start / "run"), "--out", str(out)]) == 2
-    assert "rounds need measurements to read, a number of variants to propose, or both" in capsys.readouterr().err
-    arguments = ["--propose", "3", "--generations", "1", "--max-mutations", "2"]
-    assert main(["bio", "rounds", str(start / "run"), *arguments, "--out", str(out)]) == 0
-    printed = capsys.readouterr()
-    assert f"Next: write the measurements into {out / 'round-1' / 'batch.csv'}" in printed.out
-    assert "assumed that a higher activity is better" in printed.err

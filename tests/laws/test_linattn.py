@@ -9,6 +9,7 @@ from support.examples import examples
 from support.laws import assert_same_law
 from torch.nn import functional
 
+from subquad.ops.attention_sizes import seen_whole
 from subquad.ops.linattn import (
     hybrid_chunked,
     hybrid_prefill,
@@ -18,7 +19,6 @@ from subquad.ops.linattn import (
     hybrid_weights,
 )
 from subquad.ops.linattn_cache import Marks, evict
-from subquad.ops.window_lengths import seen_whole
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]

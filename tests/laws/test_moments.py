@@ -8,10 +8,10 @@ from support.examples import examples
 from support.laws import assert_same_law
 from torch.nn import functional
 
+from subquad.ops.attention_sizes import seen_whole
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
 from subquad.ops.linattn_state import moments_of
 from subquad.ops.moments import far_terms
-from subquad.ops.window_lengths import seen_whole
 
 K, V, U = 5, 7, 3
 few = examples(25)

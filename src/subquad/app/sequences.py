@@ -1,18 +1,16 @@
 """The tab of sequences: fit models to a table of measurements, predict, and scan, design and measure variants."""
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-import pandas as pd
+from markupsafe import Markup
 
 from subquad.app.forms import QUIET, BuiltForm, Form
 from subquad.app.inputs import RUNS, TABLES, Source
+from subquad.app.preview import preview
 from subquad.app.tab import Context, Example, FieldTab
-from subquad.app.views import table_view
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import read_frame
 from subquad.bio.data.names import file_of
 from subquad.errors import SubquadError
 
@@ -68,7 +66,6 @@ EXAMPLE = Example(
     "Example: all single mutants of TDP-43", "Single mutants of example:tdp43-model",
     ("bio", "scan", "example:tdp43-model", "--direction=minimize"),
 )  # fmt: skip
-PREVIEW_ROWS = 3
 
 
 def build_sequences(context: Context) -> FieldTab:
@@ -86,32 +83,22 @@ def build_sequences(context: Context) -> FieldTab:
 def _follow_table(context: Context, built: BuiltForm) -> None:
     """Show the first rows of the chosen table, and let its columns be chosen by their names."""
     fields = [built.fields[name] for name in built.form.columns if name in built.fields]
-    preview = built.notes["table"]
+    shown = built.notes["table"]
+
+    def described(value: str | None) -> tuple[list[str], str]:
+        if not value:
+            return [], ""
+        try:
+            table = context.inputs.checked(TABLES, [value])[0]
+            return preview(table, file_of(resolve_table(table)).stat().st_mtime)
+        except (SubquadError, OSError) as error:
+            return [], str(Markup('<p class="sq-hint">{}</p>').format(error))
 
     def on_table(value: str | None) -> Any:
-        names, shown = [], ""
-        if value:
-            try:
-                table = context.inputs.checked(TABLES, [value])[0]
-                names, shown = _described(table, file_of(resolve_table(table)).stat().st_mtime)
-            except (SubquadError, OSError) as error:
-                gr.Warning(str(error))
-        return [shown, *(gr.update(choices=names, value=[] if entry.multiselect else None) for entry in fields)]
+        names, html = described(value)
+        return [html, *(gr.update(choices=names, value=[] if entry.multiselect else None) for entry in fields)]
 
-    if (first := built.fields["table"].value) is not None:
-        names, preview.value = _described(first, 0)
-        for entry in fields:
-            entry.choices = [(name, name) for name in names]
-    built.fields["table"].change(on_table, [built.fields["table"]], [preview, *fields], **QUIET)
-
-
-@lru_cache(maxsize=16)
-def _described(table: str, changed: float) -> tuple[list[str], str]:
-    """Return the names of the columns of a table, and its first rows.
-
-    Raises:
-        SubquadError: It cannot be read.
-    """
-    frame = read_frame(resolve_table(table))
-    rows = pd.DataFrame(frame.head(PREVIEW_ROWS))
-    return [*map(str, frame)], f'{table_view(rows)}<p class="sq-hint">{len(frame):,} rows</p>'
+    names, shown.value = described(built.fields["table"].value)
+    for entry in fields:
+        entry.choices = [(name, name) for name in names]
+    built.fields["table"].change(on_table, [built.fields["table"]], [shown, *fields], **QUIET)

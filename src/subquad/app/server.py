@@ -1,9 +1,13 @@
 """`subquad app`: the web page on this computer. The modules of the page are imported when it is served."""
 
+import asyncio
 import gc
 import os
+import shutil
 import signal
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
@@ -27,6 +31,13 @@ Server = Annotated[T, Parameter(group=Group("Server", sort_key=1))]
 """A flag about where the page is served, and to whom."""
 Work = Annotated[T, Parameter(group=Group("Work", sort_key=2))]
 """A flag about files and jobs."""
+
+UPLOADS = 20
+"""Space of all uploads, in largest files."""
+SECONDS_KEPT = 3600.0
+"""Age at which an upload that no job reads may be removed to make space."""
+LOGINS, SECONDS_OF_LOGIN = 4, 1.0
+"""Passwords that are looked at at the same time, and how long each takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +124,14 @@ def make_app(settings: AppSettings, root: Path, users: list[tuple[str, str]] | N
     if users is None:
         # a name that another web site lets point to this computer is refused
         inner.add_middleware(trusted_host, allowed_hosts=["[::1]", *THIS_COMPUTER])
+    most = settings.max_upload * 2**20
+    inner.add_middleware(Guard, uploads=uploads, jobs=jobs, most=most)
     blocks = build_page(Context(jobs, Inputs(uploads, settings.data, jobs)))
     # gradio before 6.24 has no history of runs
     no_history = {"run_history": False} if "run_history" in signature(gr.mount_gradio_app).parameters else {}
     app = gr.mount_gradio_app(
         inner, blocks, path="/", auth=users, allowed_paths=[str(root / "jobs")],
-        max_file_size=settings.max_upload * 2**20, footer_links=[], show_error=True, ssr_mode=False,
+        max_file_size=most, footer_links=[], show_error=True, ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False, **no_history, **look(),
     )  # fmt: skip
     # what turns on gradio's check of the paths that a browser names
@@ -142,3 +155,46 @@ def read_users(settings: AppSettings) -> list[tuple[str, str]] | None:
     if not users:
         raise SubquadError(f"{settings.password_file}: has no line NAME:PASSWORD")
     return users
+
+
+class Guard:
+    """Refuses what other sites send, as browsers tell in two headers; slows passwords; bounds the uploads."""
+
+    def __init__(self, app: Callable[..., Any], uploads: Path, jobs: Any, most: int) -> None:
+        """Guard an ASGI application whose largest upload has `most` bytes."""
+        self.app, self._uploads, self._jobs, self._most = app, uploads, jobs, most
+        self._logins = asyncio.Semaphore(LOGINS)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+            is_foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
+            if is_foreign or site not in ("same-origin", "none"):
+                await _reply(403, "This request comes from another site.", send)
+                return
+            if scope["path"].endswith("/login"):
+                async with self._logins:
+                    await asyncio.sleep(SECONDS_OF_LOGIN)
+            if scope["path"].endswith("/upload") and not await asyncio.to_thread(self._make_space):
+                await _reply(413, "The space for uploads is full; delete jobs.", send)
+                return
+        await self.app(scope, receive, send)
+
+    def _make_space(self) -> bool:
+        """Remove old uploads that no job reads as long as one more has no space; return whether it has."""
+        folders = [path for path in self._uploads.iterdir() if path.is_dir() and path.name != "example"]
+        sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folders}
+        used, read = sum(sizes.values()), str([job.words for job in self._jobs.list()])
+        for path in sorted(folders, key=lambda path: path.stat().st_mtime):
+            is_old = time.time() - path.stat().st_mtime > SECONDS_KEPT
+            if used + self._most > UPLOADS * self._most and is_old and str(path) not in read:
+                shutil.rmtree(path, ignore_errors=True)
+                used -= sizes[path]
+        return used + self._most <= UPLOADS * self._most
+
+
+async def _reply(status: int, text: str, send: Callable[..., Any]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text.encode()})

@@ -53,6 +53,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from subquad.ops.attention_sizes import WindowShape
 from subquad.ops.linattn_blocks import hybrid_blocks, unfold, with_ones
 from subquad.ops.linattn_cache import Choice, Sources, choose, no_marks, pick, with_cached
 from subquad.ops.linattn_definition import check_arguments, features_or_none, hybrid_quadratic, hybrid_weights
@@ -76,7 +77,6 @@ from subquad.ops.linattn_step import StepPlace, attend_once, leave, push, step_p
 from subquad.ops.linattn_windows import pair_masks, positions, summed
 from subquad.ops.moments import moment_blocks
 from subquad.ops.precision import autocast_disabled
-from subquad.ops.window_lengths import WindowShape
 
 __all__ = [
     "HybridState",

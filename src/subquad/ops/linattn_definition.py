@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from subquad.ops.attention_sizes import WindowShape
 from subquad.ops.linattn_cache import DECAY
 from subquad.ops.linattn_state import HybridState, divide, hide, scale_of, widen
 from subquad.ops.linattn_windows import is_near, ring_slots
 from subquad.ops.moments import far_weights
 from subquad.ops.precision import autocast_disabled
-from subquad.ops.window_lengths import WindowShape
 
 __all__ = ["check_arguments", "features_or_none", "hybrid_quadratic", "hybrid_weights"]
 

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from subquad.ops.attention_sizes import WindowShape
 from subquad.ops.linattn_blocks import with_ones
 from subquad.ops.linattn_cache import Marks, no_marks, pick
 from subquad.ops.linattn_windows import positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
-from subquad.ops.window_lengths import WindowShape
 
 __all__ = ["HybridState", "hybrid_state"]
 

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from subquad.ops.attention_sizes import WindowShape
 from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, pick
 from subquad.ops.linattn_state import HybridState, MapOfKeys, divide, hide, moments_of, sum_of, widen
 from subquad.ops.linattn_windows import positions, ring_slots, summed
 from subquad.ops.moments import far_terms
 from subquad.ops.precision import autocast_disabled
-from subquad.ops.window_lengths import WindowShape
 
 __all__ = ["StepPlace", "attend_once", "leave", "push", "step_place"]
 

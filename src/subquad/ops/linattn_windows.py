@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from subquad.ops.window_lengths import WindowShape
+from subquad.ops.attention_sizes import WindowShape
 
 __all__ = [
     "earlier_tokens",

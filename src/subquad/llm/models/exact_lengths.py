@@ -2,7 +2,7 @@
 
 from subquad.errors import SubquadError
 from subquad.llm.settings import AttentionSettings
-from subquad.ops.window_lengths import seen_whole
+from subquad.ops.attention_sizes import seen_whole
 
 
 def seen_in_window(attention: AttentionSettings) -> int:

@@ -36,7 +36,7 @@ from subquad.llm.planning.architecture import ModelSizes, sizes_of
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import FEATURE_MAPS
-from subquad.ops.cost import hybrid_chunked_operations
+from subquad.ops.attention_sizes import hybrid_chunked_operations
 from subquad.ops.linattn import hybrid_state
 
 Stage = Literal["transfer", "transfer_in_blocks", "lora"]

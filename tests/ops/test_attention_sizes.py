@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from subquad.ops.cost import hybrid_chunked_operations
+from subquad.ops.attention_sizes import hybrid_chunked_operations
 from subquad.ops.linattn import hybrid_chunked
 
 HEADS = {"B": 2, "Hq": 6, "Hkv": 2, "K": 5, "V": 7, "F": 3}

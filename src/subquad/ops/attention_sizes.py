@@ -1,10 +1,19 @@
-"""Operations of hybrid attention, computed from the sizes: products of the forward pass, masked pairs included.
+"""Sizes of hybrid attention, without torch, so that settings can be checked at once.
 
 Axes: B rows, T positions, Hq query heads, Hkv key heads, Hf heads of the keys' feature map, K key width, V value width,
 F features, w window.
 """
 
-__all__ = ["hybrid_chunked_operations"]
+from typing import Literal
+
+__all__ = ["WindowShape", "hybrid_chunked_operations", "seen_whole"]
+
+WindowShape = Literal["sliding", "terrace", "none"]
+
+
+def seen_whole(window: int, window_shape: WindowShape, sinks: int) -> int:
+    """Return the number of tokens up to which every token sees all earlier ones by softmax."""
+    return {"sliding": window + sinks, "terrace": (sinks // window + 2) * window, "none": 0}[window_shape]
 
 
 def hybrid_chunked_operations(
